@@ -1,0 +1,90 @@
+"""Every exception of mpim_lab, in one tree.
+
+    MpimError
+    ├── InvalidMessage (ValueError)      bad channel, bad payload, too large
+    ├── InvalidParameter (ValueError)    a knob outside its bounds, an unknown fault
+    ├── AlreadySubscribed                the channel has a handler in this queue
+    ├── SlowSubscriber                   a handler fell too far behind; its subscription was ended
+    ├── QueueClosed                      the queue or connection was closed by its owner
+    ├── NotConnected                     no connection in time; nothing was written
+    ├── QueueFull                        the limit on waiting commands was not freed in time; nothing was written
+    ├── ConnectionLost                   the line broke after the command was written
+    ├── CommandTimeout                   written, and no answer in time
+    ├── CommandRejected                  the server answered with an error
+    ├── LoginRejected                    the server refused user, password or database
+    ├── ServerFailed                     a server could not be started, or ended by itself
+    ├── FaultUnavailable                 this server does not offer that fault
+    └── LoadFailed                       a load process ended without a result
+
+Each class says by `definite` whether the operation certainly did NOT happen (`True`) or may have happened (`False`).
+Only a definite failure may be retried without thinking; for the others idempotency exists. The word is Maelstrom's
+(https://github.com/jepsen-io/maelstrom/blob/main/doc/protocol.md#errors).
+"""
+
+
+class MpimError(Exception):
+    """Base of every error of this package."""
+
+    definite = True
+
+
+class InvalidMessage(MpimError, ValueError):
+    """The channel or payload cannot be sent; nothing was written."""
+
+
+class InvalidParameter(MpimError, ValueError):
+    """A parameter is outside its stated bounds."""
+
+
+class AlreadySubscribed(MpimError):
+    """This queue already has a handler on that channel or pattern."""
+
+
+class SlowSubscriber(MpimError):
+    """A handler fell too far behind; its subscription was ended, as its policy says."""
+
+
+class QueueClosed(MpimError):
+    """The queue was closed by its owner; nothing was written."""
+
+
+class NotConnected(MpimError):
+    """There was no connection within the time-out; nothing was written."""
+
+
+class QueueFull(MpimError):
+    """The limit on waiting commands or bytes was not freed within the time-out; nothing was written."""
+
+
+class ConnectionLost(MpimError):
+    """The line broke after the command was written: the server may have run it."""
+
+    definite = False
+
+
+class CommandTimeout(MpimError):
+    """The command was written and not answered in time: the server may have run it, or may yet."""
+
+    definite = False
+
+
+class CommandRejected(MpimError):
+    """The server answered the command with an error."""
+
+
+class LoginRejected(NotConnected):
+    """The server refused the user, the password or the database number."""
+
+
+class ServerFailed(MpimError):
+    """A server process could not be started, or ended by itself."""
+
+
+class FaultUnavailable(MpimError):
+    """The fault cannot be caused on this server; the message says why."""
+
+
+class LoadFailed(MpimError):
+    """A load process ended without a result; the message carries its last lines."""
+
+    definite = False

@@ -1,0 +1,83 @@
+"""What can happen to a message, as frozen records that observers take.
+
+Every part of the system reports to an optional observer, a plain callable that takes one `Event`. Nothing is built
+and nothing is paid where there is none. `mpim_lab.lab.trace.Trace` is an observer; every picture is drawn from one.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What happened, in the past tense. A message's life reads from top to bottom."""
+
+    ACCEPTED = "accepted"  # the application handed the message to the queue
+    CHECKED = "checked"  # the sender asked whether anybody listens; `count` = listeners
+    PUBLISHED = "published"  # the server answered; `count` = subscribers it handed the message to
+    RECEIVED = "received"  # it arrived at a subscriber's connection
+    HANDLED = "handled"  # the subscriber's handler returned
+    DROPPED = "dropped"  # a full inbox threw it away
+    FAILED = "failed"  # publish or handler raised; `detail` = the error
+    CONFIRMED = "confirmed"  # the receiver's confirmation came back to the sender
+    TOLD = "told"  # the sender's caller was told `detail`, e.g. "delivered"
+
+    CONNECTED = "connected"  # `count` = how many times this connection has been made
+    DISCONNECTED = "disconnected"  # `detail` = why
+    RESUBSCRIBED = "resubscribed"  # the gap is over: `seconds` long, `count` = channels
+    SUBSCRIBED = "subscribed"
+    UNSUBSCRIBED = "unsubscribed"
+
+    FAULT_BEGAN = "fault began"  # `detail` = which fault
+    FAULT_ENDED = "fault ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened at one place.
+
+    `at` is in seconds of the machine's monotonic clock, comparable between processes of one machine.
+    """
+
+    kind: Kind
+    at: float
+    actor: str
+    message_id: str = ""
+    channel: str = ""
+    detail: str = ""
+    count: int | None = None
+    seconds: float | None = None
+
+
+Observer = Callable[[Event], None]
+
+now = time.monotonic
+
+
+def message_id(payload: bytes) -> str:
+    """Name a message in a trace: the first word of its payload, at most 24 characters.
+
+    >>> message_id(b"m17 see you at eight")
+    'm17'
+    """
+    return payload[:24].split(b" ", 1)[0].decode("utf-8", "replace")
+
+
+class Reporter:
+    """Reports what happens at one actor. `is_on` is False where there is no observer: then build nothing."""
+
+    def __init__(self, actor: str, observer: Observer | None) -> None:
+        self.actor, self.is_on, self._observer = actor, observer is not None, observer
+
+    def message(self, kind: Kind, payload: bytes, channel: str, *, detail: str = "", count: int | None = None) -> None:
+        """Report what happened to a message."""
+        if self._observer is not None:
+            self._observer(Event(kind, now(), self.actor, message_id(payload), channel, detail, count))
+
+    def note(
+        self, kind: Kind, *, channel: str = "", detail: str = "", count: int | None = None, seconds: float | None = None
+    ) -> None:
+        """Report what happened to no message in particular: to a connection, a subscription, a server."""
+        if self._observer is not None:
+            self._observer(Event(kind, now(), self.actor, "", channel, detail, count, seconds))

@@ -1,0 +1,44 @@
+"""Chapter 1: alice sends, bob receives, over Pub/Sub; a fault strikes; who got what, and what was alice told?"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mpim_lab.experiments.pubsub_stage import CHANNEL, PHOTO_BYTES, Stage
+from mpim_lab.lab.checker import Verdict, check_trace
+from mpim_lab.lab.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults import DESCRIPTIONS, plan
+from mpim_lab.lab.server import open_server
+from mpim_lab.lab.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery(Experiment):
+    """alice sends `messages` to bob, one after the other; a fault lasts for `lasts` of her publishes."""
+
+    title: ClassVar[str] = "Who gets the message?"
+    faults: ClassVar[tuple[str, ...]] = tuple(DESCRIPTIONS)
+
+    design: str = knob("sketch", "how alice sends", choices=("sketch", "confirmed"))
+    fault: str = knob("away", "what goes wrong", choices=("none", *DESCRIPTIONS))
+    messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
+    lasts: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
+    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = knob(7, "chooses where the fault strikes, and the texts", low=0, high=9_999)
+
+    async def perform(self, run: Run) -> Verdict:
+        """Send everything, fault included; the verdict is bob's."""
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        async with (
+            open_server() as server,
+            Stage(server, run, design=self.design, planned=planned, lasts=self.lasts) as stage,
+        ):
+            photo = PHOTO_BYTES if self.fault == "slow" else 0
+            for payload in Workload(self.seed, self.messages, min_bytes=photo):
+                if run.stopping:
+                    break
+                await stage.send(payload)
+                await asyncio.sleep(self.pace_ms / 1e3)
+            await stage.faults.end_all()
+            await stage.settle()
+        return check_trace(run.trace, "bob", CHANNEL)

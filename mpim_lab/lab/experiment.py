@@ -1,0 +1,122 @@
+"""Experiment: parameters with bounds → a run → Result(trace, verdict, metrics). Usable with or without a notebook."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar
+
+from mpim_lab.errors import FaultUnavailable, InvalidParameter
+from mpim_lab.lab.checker import Verdict
+from mpim_lab.lab.trace import Trace
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What a panel must know to draw one parameter: bounds or choices, step and help."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def refuses(self, value: Any) -> str | None:
+        """Say what is wrong with `value`, or None."""
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(self.choices)}"
+        if self.low is not None and not (isinstance(value, (int, float)) and self.low <= value <= (self.high or value)):
+            return f"must be a number from {self.low:g} to {self.high:g}" if self.high else f"must be at least {self.low:g}"
+        return None
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """Declare a parameter of an experiment: a dataclass field that knows its bounds and its help text."""
+    return field(default=default, metadata={"knob": Knob(help, low, high, step, tuple(choices))})
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave. `metrics` are measured and differ from run to run; the verdict of a seeded run does not."""
+
+    experiment: "Experiment"
+    trace: Trace
+    verdict: Verdict
+    metrics: dict[str, float]
+
+    def __repr__(self) -> str:
+        return f"{self.experiment!r}\n{self.verdict}"
+
+
+class Run:
+    """One run going on: watch `trace`, cause a fault with `inject`, end it with `stop`, await `result`."""
+
+    def __init__(self, experiment: "Experiment") -> None:
+        self.experiment = experiment
+        self.trace = Trace()
+        self.metrics: dict[str, float] = {}
+        self.stopping = False
+        self.injector: Callable[[str], Awaitable[None]] | None = None
+        self._task: asyncio.Task[Verdict] = asyncio.create_task(experiment.perform(self))
+
+    async def inject(self, fault: str) -> None:
+        """Cause a fault now. Raises InvalidParameter for an unknown one, FaultUnavailable where it cannot be caused."""
+        if fault not in self.experiment.faults:
+            raise InvalidParameter(f"{fault!r} is not a fault of this experiment; it has {', '.join(self.experiment.faults)}")
+        if self.injector is None or self._task.done():
+            raise FaultUnavailable(f"{fault!r} cannot be caused: the run is not going on")
+        await self.injector(fault)
+
+    def stop(self) -> None:
+        """Ask the run to end early, at its next message; its result still comes."""
+        self.stopping = True
+
+    @property
+    def done(self) -> bool:
+        return self._task.done()
+
+    async def result(self) -> Result:
+        """Wait for the end; raises what the run raised."""
+        verdict = await asyncio.shield(self._task)
+        return Result(self.experiment, self.trace, verdict, self.metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(ABC):
+    """Base of every chapter's experiments: a frozen dataclass whose fields are knobs.
+
+    Raises InvalidParameter when a field is outside its bounds.
+    """
+
+    title: ClassVar[str]
+    faults: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for parameter, bounds in self.knobs():
+            if complaint := bounds.refuses(getattr(self, parameter.name)):
+                raise InvalidParameter(f"{parameter.name}={getattr(self, parameter.name)!r}: {complaint}")
+
+    @classmethod
+    def knobs(cls) -> list[tuple[Field[Any], Knob]]:
+        """The parameters and their bounds, in the order they were declared."""
+        return [(parameter, parameter.metadata["knob"]) for parameter in fields(cls) if "knob" in parameter.metadata]
+
+    @abstractmethod
+    async def perform(self, run: Run) -> Verdict:
+        """Do the run: report to `run.trace`, set `run.injector`, obey `run.stopping`, fill `run.metrics`."""
+
+    def start(self) -> Run:
+        """Start a run in the background, in the running event loop."""
+        return Run(self)
+
+    async def run(self) -> Result:
+        """Run to the end."""
+        return await self.start().result()

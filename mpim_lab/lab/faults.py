@@ -1,0 +1,214 @@
+"""Faults: seeded, and placed by message instead of by clock, so that the same seed breaks the same messages every time.
+
+A fault strikes just before one of the sender's attempts (after whatever it checked) and lasts for some. `Faults` counts
+them; `FaultyQueue` is the sender's queue with the faults in front of `publish`. How a fault is caused is a pair of
+functions, begin and end; those below act on real connections and real processes.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
+from mpim_lab.events import Kind
+from mpim_lab.lab.server import EmbeddedServer, ExternalServer
+from mpim_lab.lab.trace import Trace
+from mpim_lab.mq.pubsub import MessageQueue
+
+DESCRIPTIONS = {
+    "away": "the subscriber leaves between the sender's status check and its publish, and comes back later",
+    "cut": "the subscriber's connection is cut (CLIENT KILL); it cannot reconnect while the fault lasts",
+    "kill": "the server is killed (SIGKILL) and started again",
+    "pause": "the server is stopped (SIGSTOP) and goes on later, as if nothing had happened (SIGCONT)",
+    "slow": "the subscriber's handler stalls; the server cuts it off at its output buffer limit",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`kind` strikes just before attempt `before` (the first is 1) and lasts for `lasts` attempts."""
+
+    kind: str
+    before: int
+    lasts: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in DESCRIPTIONS:
+            raise InvalidParameter(f"{self.kind!r} is no fault; there are {', '.join(DESCRIPTIONS)}")
+        if self.before < 1 or self.lasts < 1:
+            raise InvalidParameter(f"{self}: attempts are counted from 1, and a fault lasts for at least one")
+
+
+def plan(seed: int, kind: str, messages: int, lasts: int) -> list[Fault]:
+    """Choose where faults strike, never before the second message: one that lasts, or for "away" `lasts` short ones.
+
+    >>> plan(7, "away", messages=24, lasts=3)
+    [Fault(kind='away', before=10, lasts=1), Fault(kind='away', before=13, lasts=1), Fault(kind='away', before=22, lasts=1)]
+    """
+    chance = random.Random(f"{seed} {kind}")
+    if kind == "away":
+        places = sorted(chance.sample(range(2, messages + 1), min(lasts, messages - 1)))
+        return [Fault(kind, place, 1) for place in places]
+    return [Fault(kind, chance.randint(2, max(2, messages - lasts - 2)), lasts)]
+
+
+Cause = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]
+
+
+class Faults:
+    """Begin and end faults as the sender's attempts are counted. At most one of a kind at a time."""
+
+    def __init__(self, causes: Mapping[str, Cause], trace: Trace) -> None:
+        self._causes, self._trace = causes, trace
+        self._planned: list[Fault] = []
+        self._active: dict[str, int] = {}  # kind → the last attempt it lasts for
+        self._attempts = 0
+
+    @property
+    def active(self) -> frozenset[str]:
+        """The kinds that last now."""
+        return frozenset(self._active)
+
+    def add(self, fault: Fault) -> None:
+        """Plan a fault. Raises FaultUnavailable if it cannot be caused here."""
+        if fault.kind not in self._causes:
+            raise FaultUnavailable(f"{fault.kind!r} cannot be caused here")
+        self._planned.append(fault)
+
+    def inject(self, kind: str, lasts: int) -> None:
+        """Plan a fault before the next attempt."""
+        if kind not in self._active:
+            self.add(Fault(kind, self._attempts + 1, lasts))
+
+    async def before_attempt(self) -> None:
+        """Count an attempt and begin what is due."""
+        self._attempts += 1
+        for fault in [fault for fault in self._planned if fault.before <= self._attempts]:
+            self._planned.remove(fault)
+            if fault.kind not in self._active:
+                self._active[fault.kind] = self._attempts + fault.lasts - 1
+                self._trace.mark(Kind.FAULT_BEGAN, "lab", fault.kind)
+                await self._causes[fault.kind][0]()
+
+    async def after_attempt(self) -> None:
+        """End what has lasted long enough."""
+        for kind in [kind for kind, last in self._active.items() if last <= self._attempts]:
+            await self._end(kind)
+
+    async def end_all(self) -> None:
+        """End whatever lasts."""
+        for kind in list(self._active):
+            await self._end(kind)
+
+    async def _end(self, kind: str) -> None:
+        await self._causes[kind][1]()
+        del self._active[kind]
+        self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
+
+
+class FaultyQueue:
+    """The sender's queue, with faults between its status check and its publish; everything else is the queue's own.
+
+    An attempt is a publish, or a check after which no publish comes (nobody there, no answer).
+    """
+
+    def __init__(self, queue: MessageQueue, faults: Faults) -> None:
+        self._queue, self._faults = queue, faults
+
+    async def listeners(self, channel: str) -> int:
+        """As the queue's own."""
+        listeners = 0
+        try:
+            listeners = await self._queue.listeners(channel)
+        finally:
+            if not listeners:
+                await self._faults.before_attempt()
+                await self._faults.after_attempt()
+        return listeners
+
+    async def publish(self, channel: str, payload: bytes | str) -> int:
+        """Publish once the faults that are due have struck."""
+        await self._faults.before_attempt()
+        try:
+            return await self._queue.publish(channel, payload)
+        finally:
+            await self._faults.after_attempt()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+
+class Hold:
+    """Something that may be held back: a handler, a reconnection. Open at first."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def close(self) -> None:
+        """Hold back from now on."""
+        self._open.clear()
+
+    def open(self) -> None:
+        """Let go."""
+        self._open.set()
+
+    async def passed(self) -> None:
+        """Return at once while open, otherwise when it opens."""
+        await self._open.wait()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, and longer while held back: for the `sleep` of a MessageQueue."""
+        await asyncio.sleep(seconds)
+        await self._open.wait()
+
+
+async def cut_connections(url: str, name: str) -> None:
+    """Cut every connection of the client called `name`, as an operator would: CLIENT KILL."""
+    async with Redis.from_url(url, protocol=3, decode_responses=True) as control:
+        for client in await control.client_list():
+            if client["name"] == name:
+                await control.client_kill_filter(_id=client["id"])
+
+
+async def limit_output_buffer(url: str, max_bytes: int) -> None:
+    """Let the server cut off a subscriber once `max_bytes` wait for it (its default is 32 MiB)."""
+    async with Redis.from_url(url, protocol=3, decode_responses=True) as control:
+        await control.config_set("client-output-buffer-limit", f"pubsub {max_bytes} 0 0")
+        with contextlib.suppress(ResponseError):
+            # Valkey 9 shares payloads of 16 KiB and more between buffers and does not count them: a subscriber of such
+            # messages is never cut off, however far behind. Measured on 9.1.2; Redis 7.0 counts them. Count them here.
+            await control.config_set("min-string-size-avoid-copy-reply", 2**30)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, within_s: float = 10.0) -> None:
+    """Wait for something to become true. Raises ServerFailed, saying what did not happen in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not (await met if inspect.isawaitable(met := condition()) else met):
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        raise ServerFailed(f"{what} did not happen within {within_s:g} s") from None
+
+
+def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, Cause]:
+    """The faults that strike the server's process, as far as it is ours to strike."""
+
+    async def kill() -> None:
+        server.kill()
+
+    async def pause() -> None:
+        server.pause()
+
+    async def resume() -> None:
+        server.resume()
+
+    causes: dict[str, Cause] = {"kill": (kill, server.start), "pause": (pause, resume)}
+    return {kind: cause for kind, cause in causes.items() if server.unavailable(kind) is None}

@@ -1,0 +1,129 @@
+"""Trace: every event of a run, collected once; every picture, table and verdict reads it."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zlib import crc32
+
+import pandas as pd
+
+from mpim_lab.events import Event, Kind, now
+
+
+@dataclass(frozen=True, slots=True)
+class RateSample:
+    """What one load process counted in one interval: `messages` in `seconds`, latencies in milliseconds."""
+
+    at: float
+    actor: str
+    seconds: float
+    messages: int
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+class Trace:
+    """Collect events; usable as an observer.
+
+    Above `sample_above_per_s` events a second it keeps one message in `one_in` (whole lives, chosen by message id) and
+    says so; events without a message (connections, faults) are always kept. Holds at most `limit` events: then it
+    keeps the first ones, counts the rest in `left_out`, and says so too.
+
+        >>> trace = Trace()
+        >>> trace(Event(Kind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
+        >>> trace
+        Trace(1 event of 1 message by alice; complete)
+    """
+
+    def __init__(self, *, sample_above_per_s: int = 5_000, limit: int = 200_000) -> None:
+        self.events: list[Event] = []
+        self.rates: list[RateSample] = []
+        self.one_in = 1
+        self.left_out = 0
+        self._limit = limit
+        self._sample_above_per_s = sample_above_per_s
+        self._second, self._in_second = 0.0, 0
+
+    def __call__(self, event: Event) -> None:
+        """Record one event."""
+        if event.at - self._second >= 1.0:
+            self._second, self._in_second = event.at, 0
+        self._in_second += 1
+        if self._in_second > self._sample_above_per_s * self.one_in:
+            self._keep_half_of_the_messages()
+        if self._is_kept(event) and len(self.events) < self._limit:
+            self.events.append(event)
+        else:
+            self.left_out += 1
+
+    def _is_kept(self, event: Event) -> bool:
+        return self.one_in == 1 or not event.message_id or crc32(event.message_id.encode()) % self.one_in == 0
+
+    def _keep_half_of_the_messages(self) -> None:
+        self.one_in *= 2
+        kept = [event for event in self.events if self._is_kept(event)]
+        self.left_out += len(self.events) - len(kept)
+        self.events = kept
+
+    def mark(self, kind: Kind, actor: str, detail: str = "") -> None:
+        """Record something that happened to no message, now: a fault, a connection."""
+        self(Event(kind, now(), actor, detail=detail))
+
+    def of(self, *kinds: Kind) -> Iterator[Event]:
+        """Yield the events of these kinds, in the order they were recorded."""
+        return (event for event in self.events if event.kind in kinds)
+
+    def by_message(self) -> dict[str, list[Event]]:
+        """Group the events by message id, messages in the order they were first seen."""
+        lives: dict[str, list[Event]] = {}
+        for event in self.events:
+            if event.message_id:
+                lives.setdefault(event.message_id, []).append(event)
+        return lives
+
+    @property
+    def started_at(self) -> float:
+        """The time of the first event, in seconds of the monotonic clock; 0.0 for an empty trace."""
+        return min((event.at for event in self.events), default=0.0)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row an event, in order; `at_ms` counts from the first event."""
+        start = self.started_at
+        columns = ["at_ms", "kind", "actor", "message_id", "channel", "detail", "count", "seconds"]
+        rows = [asdict(event) | {"kind": str(event.kind), "at_ms": (event.at - start) * 1e3} for event in self.events]
+        return pd.DataFrame(rows, columns=columns)
+
+    def to_json_lines(self, path: str | Path | None = None) -> str:
+        """One JSON object an event, one event a line; also written to `path` if given."""
+        text = "".join(json.dumps(asdict(event), ensure_ascii=False) + "\n" for event in self.events)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json_lines(cls, text: str) -> "Trace":
+        """Read back what `to_json_lines` wrote."""
+        trace = cls()
+        for line in text.splitlines():
+            record = json.loads(line)
+            trace.events.append(Event(**record | {"kind": Kind(record["kind"])}))
+        return trace
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __repr__(self) -> str:
+        lives = self.by_message()
+        actors = _listed({event.actor for event in self.events if event.message_id})
+        whole = "complete" if not self.left_out else f"sampled, one message in {self.one_in}, {self.left_out} events left out"
+        events, messages = _counted(len(self.events), "event"), _counted(len(lives), "message")
+        return f"Trace({events} of {messages} by {actors or 'nobody'}; {whole})"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,241 @@
+"""Connection: one pipelined RESP3 connection that every task shares, from its first byte to its last.
+
+Commands of one turn of the event loop leave in one write; the server answers in order, so the n-th reply belongs to
+the n-th command that waits. That is all it takes to be fast: 128 tasks that each await one reply cost one system call
+a turn instead of 128.
+
+This file is the message path and knows nothing of reconnecting: `link.py` replaces a lost connection by a new one. A
+command that was written is never written again, because the server may have run it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import hiredis
+
+from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.deadlines import Deadlines
+
+Command = tuple[bytes | str, ...]
+_NOTHING = object()
+# In RESP3 the server answers SUBSCRIBE with a push, in the order of the other replies: it takes a reply's place.
+_CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a connection may hold and how long it may wait.
+
+    `max_commands` and `max_bytes` count what is written or about to be and not yet answered or taken by the socket;
+    beyond them callers wait, first come, first served, for at most `timeout_s`. A silent line is asked for a sign of
+    life every `heartbeat_s`.
+    """
+
+    timeout_s: float = 5.0
+    connect_timeout_s: float = 5.0
+    heartbeat_s: float = 15.0
+    max_commands: int = 16_384
+    max_bytes: int = 16 * 1024 * 1024
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+class Connection(asyncio.Protocol):
+    """The two halves of the path: `send` a command, take in replies and pushes.
+
+    `blocked` is True while the connection is not ready or its limits are reached: do not `send` then.
+    `on_room` is called when room comes back, `on_lost` once, with the reason, at the end.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        on_push: Callable[[list[Any]], None],
+        on_room: Callable[[], None],
+        on_lost: Callable[[MpimError], None],
+    ) -> None:
+        self.blocked = True
+        self.is_ready = False
+        self._limits, self._on_push, self._on_room, self._on_lost = limits, on_push, on_room, on_lost
+        self._loop: asyncio.AbstractEventLoop
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._issued = 0
+        self._deadlines = Deadlines(limits.timeout_s)
+        self._heard_at = 0.0
+        self._writing_paused = self._reading_paused = False
+        self._reason: MpimError | None = None
+
+    # The path
+
+    def send(self, command: Command) -> asyncio.Future[Any]:
+        """Write a command at the end of this loop turn; the future is its reply."""
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # raises before anything is changed
+        outgoing = self._outgoing
+        if not outgoing:
+            self._loop.call_soon(self._flush)
+        outgoing.append(packed)
+        reply = self._loop.create_future()
+        waiting = self._waiting
+        waiting.append(reply)
+        self._outgoing_bytes += len(packed)
+        if self._outgoing_bytes >= self._limits.max_bytes or len(waiting) >= self._limits.max_commands:
+            self.blocked = True
+        return reply
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._outgoing:
+            self._issued += len(self._outgoing)
+            written = b"".join(self._outgoing)
+            self._outgoing.clear()
+            self._outgoing_bytes = 0
+            self._transport.write(written)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what the server sent: replies go to the commands that wait, pushes to `on_push`."""
+        self._heard_at = self._loop.time()
+        self._reader.feed(data)
+        self._take_in()
+
+    def _take_in(self, *, all_of_it: bool = False) -> None:
+        gets, waiting, push_type = self._reader.gets, self._waiting, hiredis.PushNotification
+        try:
+            while (all_of_it or not self._reading_paused) and (reply := gets()) is not _NOTHING:
+                if type(reply) is push_type and reply[0] not in _CONFIRMATIONS:
+                    self._on_push(reply)
+                    continue
+                future = waiting.popleft()
+                if future.done():  # timed out or cancelled: its place in the order is used up, nobody reads it
+                    continue
+                if type(reply) is hiredis.ReplyError:
+                    future.set_exception(CommandRejected(str(reply)))
+                else:
+                    future.set_result(reply)
+        except (hiredis.HiredisError, IndexError) as error:
+            self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
+        if self.blocked:
+            self.release()
+
+    def release(self) -> None:
+        """Lift the block if the limits allow it."""
+        if not self.is_full:
+            self.blocked = False
+            self._on_room()
+
+    @property
+    def is_full(self) -> bool:
+        """No command may be sent now: not logged in, or a limit is reached."""
+        too_much = self._writing_paused or self._outgoing_bytes >= self._limits.max_bytes
+        return too_much or self.free_places <= 0 or not self.is_ready or self._reason is not None
+
+    @property
+    def free_places(self) -> int:
+        """How many more commands may wait for an answer."""
+        return self._limits.max_commands - len(self._waiting)
+
+    def ready(self) -> None:
+        """The login is done: commands of all callers may come."""
+        self.is_ready = True
+        self.release()
+
+    # How long is too long
+
+    def tick(self) -> None:
+        """Fail what is overdue, and give up a line on which nothing was heard meanwhile. Called a few times per time-out."""
+        now = self._loop.time()
+        if self._reading_paused:  # we are the slow one; the answers may be there, unread
+            return
+        answered = self._issued + len(self._outgoing) - len(self._waiting)
+        overdue = self._deadlines.overdue(now, answered)
+        self._deadlines.note(now, self._issued)
+        error = CommandTimeout(f"written, but not answered within {self._limits.timeout_s:g} s; it may have been run")
+        for _, future in zip(range(overdue), self._waiting, strict=False):
+            _fail(future, error)
+        silence_s = now - self._heard_at
+        if overdue and silence_s >= self._limits.timeout_s:
+            self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
+        elif not self._waiting and silence_s >= self._limits.heartbeat_s:
+            self.send((b"PING",)).add_done_callback(_retrieved)
+
+    # Slow readers, slow sockets
+
+    def pause_reading(self) -> None:
+        """Take in nothing more, from this moment on: the caller's inbox is full."""
+        self._reading_paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take in again, beginning with what was read already."""
+        self._reading_paused = False
+        self._heard_at = self._loop.time()
+        self._take_in()
+        if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The socket takes no more for now."""
+        self._writing_paused = self.blocked = True
+
+    def resume_writing(self) -> None:
+        """The socket takes more again."""
+        self._writing_paused = False
+        self.release()
+
+    # From the first byte to the last
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._transport.set_write_buffer_limits(high=self._limits.max_bytes)
+
+    def abort(self, reason: MpimError) -> None:
+        """Give the line up at once."""
+        self._reason = self._reason or reason
+        self.blocked = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def close(self, reason: MpimError) -> None:
+        """Wait until everything written is answered, at most the time-out, then close."""
+        self.blocked = True
+        if self._waiting and self._transport is not None and not self._reading_paused:
+            await asyncio.wait([self._waiting[-1]], timeout=self._limits.timeout_s)
+        self._reason = self._reason or reason
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The line is gone: what was written may have been run, what was not written certainly was not."""
+        self._take_in(all_of_it=True)  # a paused reader may hold whole messages
+        reason = self._reason or ConnectionLost(f"the line broke: {exc or 'the server closed it'}")
+        was_ready, self.is_ready, self.blocked = self.is_ready, False, True
+        written = len(self._waiting) - len(self._outgoing)
+        for index, future in enumerate(self._waiting):
+            if index < written:
+                _fail(future, ConnectionLost(f"{reason}; the command was written and may have been run"))
+            else:
+                _fail(future, NotConnected(f"{reason}; the command was not written"))
+        self._waiting.clear()
+        self._outgoing.clear()
+        self._outgoing_bytes = 0
+        if was_ready:
+            self._on_lost(reason)
+
+
+def _fail(future: asyncio.Future[Any], error: MpimError) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _retrieved(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,231 @@
+"""Link: keeps one connection up. Dials, logs in, subscribes again, backs off, makes callers wait while the line is down.
+
+    state      a command ...                              when it fails, raises
+    up         is written at the end of this loop turn    CommandTimeout, CommandRejected, ConnectionLost
+    full       waits for room (max_commands, max_bytes)   QueueFull
+    down       waits for the line                         NotConnected
+    closed     is refused                                 QueueClosed
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from mpim_lab.errors import (
+    CommandRejected,
+    LoginRejected,
+    MpimError,
+    NotConnected,
+    QueueClosed,
+    QueueFull,
+)
+from mpim_lab.events import Kind, Observer, Reporter, now
+from mpim_lab.mq.address import Address
+from mpim_lab.mq.connection import Command, Connection, Limits
+
+_log = logging.getLogger(__name__)
+
+
+class Link:
+    """A connection that comes back by itself.
+
+    `greeting` gives the commands to repeat on each new connection (subscriptions). `sleep` is what waits between two
+    attempts to reconnect; a laboratory may hold it back.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        name: str = "",
+        limits: Limits | None = None,
+        on_push: Callable[[list[Any]], None] = lambda push: None,
+        greeting: Callable[[], Iterable[Command]] = tuple,
+        observer: Observer | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.address, self.name, self.limits = address, name, limits or Limits()
+        self.client_id = 0
+        self._on_push, self._greeting, self._sleep = on_push, greeting, sleep
+        self._reporter = Reporter(name, observer)
+        self._callers: deque[asyncio.Future[None]] = deque()
+        self._times_made = 0
+        self._opened = self._closed = False
+        self._reading_allowed = asyncio.Event()
+        self._reading_allowed.set()
+        self._lost_at: float | None = None
+        self._cause: MpimError | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self.connection = self._new_connection()
+
+    @property
+    def is_connected(self) -> bool:
+        """Logged in, and the line has not broken as far as anybody here knows."""
+        return self.connection.is_ready
+
+    @property
+    def is_open(self) -> bool:
+        """Opened by its owner and not closed."""
+        return self._opened and not self._closed
+
+    async def open(self) -> None:
+        """Connect for the first time. Raises NotConnected or LoginRejected."""
+        self._opened = True
+        await self._dial()
+        self._ticker = asyncio.create_task(_tick(self))
+
+    async def call(self, *command: bytes | str) -> Any:
+        """Send one command and await its reply. Raises as the table above says."""
+        connection = self.connection
+        if connection.blocked:
+            connection = await self.room()
+        return await connection.send(command)
+
+    async def room(self) -> Connection:
+        """Wait, first come, first served, until a command may be sent; gives the connection to send it on at once."""
+        if not self._opened:
+            raise NotConnected("not opened yet: write `async with MessageQueue(url) as mq:`")
+        first_in_line = False
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                while not self._closed:
+                    await self._turn(first_in_line)
+                    if not self.connection.is_full:
+                        return self.connection
+                    first_in_line = True
+        except TimeoutError:
+            raise self._why_no_room() from self._cause
+        raise QueueClosed("the queue is closed")
+
+    async def _turn(self, first_in_line: bool) -> None:
+        caller: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._callers.appendleft if first_in_line else self._callers.append)(caller)
+        try:
+            await caller
+        except BaseException:  # cancelled: hand the turn on
+            with contextlib.suppress(ValueError):
+                self._callers.remove(caller)
+            self.connection.release()
+            raise
+
+    def _why_no_room(self) -> MpimError:
+        waited = f"waited {self.limits.timeout_s:g} s"
+        if not self.is_connected:
+            return NotConnected(f"no connection to {self.address} ({self._cause or 'never opened'}); {waited}")
+        most = f"{self.limits.max_commands:,} commands or {self.limits.max_bytes:,} bytes"
+        return QueueFull(f"{most} are waiting for the server already; {waited} for room")
+
+    def _admit(self) -> None:
+        """Let as many callers go on as there are free places; whoever comes later queues behind the rest."""
+        for _ in range(min(len(self._callers), self.connection.free_places)):
+            caller = self._callers.popleft()
+            if not caller.done():
+                caller.set_result(None)
+        self.connection.blocked = bool(self._callers)
+
+    # Connecting, for the first time and again
+
+    def _new_connection(self) -> Connection:
+        return Connection(self.limits, self._on_push, self._admit, self._on_lost)
+
+    async def _dial(self) -> None:
+        """One attempt to connect, log in and subscribe again. Raises NotConnected, LoginRejected, ConnectionLost."""
+        connection = self.connection = self._new_connection()
+        try:
+            async with asyncio.timeout(self.limits.connect_timeout_s):
+                await self.address.connect(lambda: connection)
+                await self._log_in(connection)
+            await self._reading_allowed.wait()  # with a full inbox, subscribing would only fill the socket
+            async with asyncio.timeout(self.limits.connect_timeout_s):
+                count = await self._greet(connection)
+        except BaseException as error:
+            self._cause = error if isinstance(error, MpimError) else NotConnected(f"cannot reach {self.address}: {_said(error)}")
+            connection.abort(self._cause)
+            if isinstance(error, OSError | TimeoutError):
+                raise self._cause from error
+            raise
+        self._times_made += 1
+        connection.ready()
+        self._report_connected(count)
+
+    async def _log_in(self, connection: Connection) -> None:
+        try:
+            replies = [connection.send(command) for command in self.address.login(self.name)]
+            hello, *_ = await asyncio.gather(*replies)
+        except CommandRejected as error:
+            raise LoginRejected(f"{self.address} refused the login: {error}") from error
+        self.client_id = int(hello[b"id"])
+
+    async def _greet(self, connection: Connection) -> int:
+        replies = [connection.send(command) for command in self._greeting()]
+        for refused in await asyncio.gather(*replies, return_exceptions=True):
+            if isinstance(refused, CommandRejected):  # one channel is refused; the others go on
+                _log.error("%s: not subscribed again: %s", self.name, refused)
+                self._reporter.note(Kind.FAILED, detail=f"not subscribed again: {refused}")
+            elif isinstance(refused, BaseException):
+                raise refused
+        return len(replies)
+
+    def _on_lost(self, reason: MpimError) -> None:
+        if self._closed:
+            return
+        self._cause, self._lost_at = reason, now()
+        self._reporter.note(Kind.DISCONNECTED, detail=str(reason))
+        self._keeper = asyncio.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        attempt = 0
+        while not self._closed:
+            attempt += 1
+            await self._sleep(self.limits.backoff.delay_s(attempt, random.random()))
+            with contextlib.suppress(MpimError):  # kept as the cause, told to whoever waits
+                return await self._dial()
+
+    def _report_connected(self, channels: int) -> None:
+        self._reporter.note(Kind.CONNECTED, count=self._times_made)
+        if self._lost_at is not None and channels:
+            self._reporter.note(Kind.RESUBSCRIBED, count=channels, seconds=now() - self._lost_at)
+        self._lost_at = None
+
+    # Slow readers
+
+    def pause_reading(self) -> None:
+        """Take in nothing more until `resume_reading`: the inbox is full."""
+        self._reading_allowed.clear()
+        self.connection.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take in again, beginning with what was read already."""
+        if not self._reading_allowed.is_set():
+            self._reading_allowed.set()
+            self.connection.resume_reading()
+
+    # The end
+
+    async def close(self) -> None:
+        """Let what was written be answered, within the time-out; refuse everything else. Twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in (self._keeper, self._ticker):
+            if task is not None:
+                task.cancel()
+        for caller in self._callers:
+            if not caller.done():
+                caller.set_result(None)  # it will find the link closed
+        await self.connection.close(QueueClosed("the queue is closed"))
+
+
+async def _tick(link: Link) -> None:
+    while True:
+        await asyncio.sleep(link.limits.timeout_s / 4)
+        link.connection.tick()
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -1,0 +1,52 @@
+"""Message: what a handler gets, and what may be sent."""
+
+from typing import NamedTuple
+
+from mpim_lab.errors import InvalidMessage
+
+
+class Message(NamedTuple):
+    """What a handler gets: the channel, the payload, and the pattern it matched if it was subscribed by pattern."""
+
+    channel: str
+    payload: bytes
+    pattern: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The payload as text; bytes that are not UTF-8 show as U+FFFD."""
+        return self.payload.decode("utf-8", "replace")
+
+
+def wire_name(channel: str, prefix: str = "") -> bytes:
+    """The channel's name as the server has it. Raises InvalidMessage.
+
+    >>> wire_name("user:1001", prefix="lab-7f3a:")
+    b'lab-7f3a:user:1001'
+    """
+    if type(channel) is not str or not channel:
+        raise InvalidMessage(f"a channel is a non-empty string, not {channel!r}")
+    try:
+        return (prefix + channel).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMessage(f"the channel {channel!r} cannot be written as UTF-8") from error
+
+
+def wire_payload(payload: bytes | str, max_bytes: int) -> bytes:
+    """The payload as bytes, text as UTF-8. Raises InvalidMessage for another type or more than `max_bytes`."""
+    if type(payload) is not bytes:
+        payload = _as_bytes(payload)
+    if len(payload) > max_bytes:
+        raise InvalidMessage(f"the payload has {len(payload):,} bytes; this queue takes at most {max_bytes:,}")
+    return payload
+
+
+def _as_bytes(payload: object) -> bytes:
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    if not isinstance(payload, str):
+        raise InvalidMessage(f"a payload is bytes or text, not {type(payload).__name__}")
+    try:
+        return payload.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMessage("the payload cannot be written as UTF-8") from error
