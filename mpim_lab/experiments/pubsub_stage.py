@@ -8,6 +8,7 @@ from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import Kind
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.experiment import Run
+from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import (
     Cause,
     Fault,
@@ -19,10 +20,10 @@ from mpim_lab.lab.faults import (
     server_faults,
     until,
 )
-from mpim_lab.lab.server import EmbeddedServer, ExternalServer
+from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.confirmation import ConfirmedSender, ConfirmingReceiver
-from mpim_lab.mq.connection import Limits
+from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.naive.pubsub import SketchSender
@@ -53,14 +54,20 @@ class Stage:
     """alice and bob with their queues on one server, and everything that can go wrong between them."""
 
     def __init__(
-        self, server: EmbeddedServer | ExternalServer, run: Run, *, design: str, planned: list[Fault], lasts: int
+        self,
+        server: EmbeddedServer | ExternalServer,
+        run: Run,
+        *,
+        design: str | type[Any],
+        planned: list[Fault],
+        lasts: int,
     ) -> None:
         self.server, self.run, self._planned, self._lasts = server, run, planned, lasts
         self.line, self.hand = Hold(), Hold()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": QUICK, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.line.sleep, **common)
-        if design == "sketch":
+        if design != "confirmed":
             self._receiver: _PlainReceiver | ConfirmingReceiver = _PlainReceiver(self.bob, self._handle)
         else:
             self._receiver = ConfirmingReceiver(self.bob, BOB, self._handle, limit=1)
@@ -89,8 +96,10 @@ class Stage:
         self.line.open()
         await self._open.aclose()
 
-    def _make_sender(self, design: str) -> SketchSender | ConfirmedSender:
+    def _make_sender(self, design: str | type[Any]) -> Any:
         faulty = cast(MessageQueue, FaultyQueue(self.alice, self.faults))
+        if not isinstance(design, str):
+            return design(faulty)
         if design == "sketch":
             return SketchSender(faulty)
         attempts = self._lasts + 20
@@ -99,10 +108,10 @@ class Stage:
     async def send(self, payload: bytes) -> None:
         """alice sends one message; an error is what she is told."""
         try:
-            await self._sender.send(BOB, payload)
+            told = await self._sender.send(BOB, payload)
         except MpimError as error:
-            may = "" if error.definite else ", perhaps sent"
-            self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=f"failed{may}: {type(error).__name__}")
+            told = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
+        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(told))
         if not self.faults.active:
             await self.settle()
 
@@ -132,7 +141,10 @@ class Stage:
             "slow": (self.hand.close, self._catch_up),
         }
         for kind, (begin, end) in server_faults(self.server).items():
-            causes[kind] = (_then(begin, self._all_lines_down) if kind == "kill" else begin, _then(end, self._all_lines_up))
+            causes[kind] = (
+                _then(begin, self._all_lines_down) if kind == "kill" else begin,
+                _then(end, self._all_lines_up),
+            )
         return causes
 
     async def _cut(self) -> None:

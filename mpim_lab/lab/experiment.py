@@ -7,6 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
+from mpim_lab.events import Kind
 from mpim_lab.lab.checker import Verdict
 from mpim_lab.lab.trace import Trace
 
@@ -26,7 +27,11 @@ class Knob:
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
         if self.low is not None and not (isinstance(value, (int, float)) and self.low <= value <= (self.high or value)):
-            return f"must be a number from {self.low:g} to {self.high:g}" if self.high else f"must be at least {self.low:g}"
+            return (
+                f"must be a number from {self.low:g} to {self.high:g}"
+                if self.high
+                else f"must be at least {self.low:g}"
+            )
         return None
 
 
@@ -52,6 +57,11 @@ class Result:
     verdict: Verdict
     metrics: dict[str, float]
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What each message's sender was told last, by message id."""
+        return {event.message_id: event.detail for event in self.trace.of(Kind.TOLD)}
+
     def __repr__(self) -> str:
         return f"{self.experiment!r}\n{self.verdict}"
 
@@ -70,7 +80,9 @@ class Run:
     async def inject(self, fault: str) -> None:
         """Cause a fault now. Raises InvalidParameter for an unknown one, FaultUnavailable where it cannot be caused."""
         if fault not in self.experiment.faults:
-            raise InvalidParameter(f"{fault!r} is not a fault of this experiment; it has {', '.join(self.experiment.faults)}")
+            raise InvalidParameter(
+                f"{fault!r} is not a fault of this experiment; it has {', '.join(self.experiment.faults)}"
+            )
         if self.injector is None or self._task.done():
             raise FaultUnavailable(f"{fault!r} cannot be caused: the run is not going on")
         await self.injector(fault)
@@ -79,8 +91,14 @@ class Run:
         """Ask the run to end early, at its next message; its result still comes."""
         self.stopping = True
 
+    async def cancel(self) -> None:
+        """End the run at once, without a result, and wait until it has cleaned up."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
     @property
     def done(self) -> bool:
+        """The run has ended, one way or another."""
         return self._task.done()
 
     async def result(self) -> Result:
@@ -118,5 +136,10 @@ class Experiment(ABC):
         return Run(self)
 
     async def run(self) -> Result:
-        """Run to the end."""
-        return await self.start().result()
+        """Run to the end; a run whose caller is cancelled ends with it."""
+        run = self.start()
+        try:
+            return await run.result()
+        except asyncio.CancelledError:
+            await run.cancel()
+            raise

@@ -18,7 +18,8 @@ from redis.exceptions import ResponseError
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
 from mpim_lab.events import Kind
-from mpim_lab.lab.server import EmbeddedServer, ExternalServer
+from mpim_lab.lab.external import ExternalServer
+from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.lab.trace import Trace
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -49,8 +50,10 @@ class Fault:
 def plan(seed: int, kind: str, messages: int, lasts: int) -> list[Fault]:
     """Choose where faults strike, never before the second message: one that lasts, or for "away" `lasts` short ones.
 
-    >>> plan(7, "away", messages=24, lasts=3)
-    [Fault(kind='away', before=10, lasts=1), Fault(kind='away', before=13, lasts=1), Fault(kind='away', before=22, lasts=1)]
+    >>> [fault.before for fault in plan(7, "away", messages=24, lasts=3)]
+    [2, 17, 18]
+    >>> plan(7, "cut", messages=24, lasts=3)
+    [Fault(kind='cut', before=4, lasts=3)]
     """
     chance = random.Random(f"{seed} {kind}")
     if kind == "away":

@@ -116,7 +116,11 @@ class Trace:
     def __repr__(self) -> str:
         lives = self.by_message()
         actors = _listed({event.actor for event in self.events if event.message_id})
-        whole = "complete" if not self.left_out else f"sampled, one message in {self.one_in}, {self.left_out} events left out"
+        whole = (
+            "complete"
+            if not self.left_out
+            else f"sampled, one message in {self.one_in}, {self.left_out} events left out"
+        )
         events, messages = _counted(len(self.events), "event"), _counted(len(lives), "message")
         return f"Trace({events} of {messages} by {actors or 'nobody'}; {whole})"
 

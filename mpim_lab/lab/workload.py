@@ -24,8 +24,8 @@ PHRASES = (
 class Workload:
     """`messages` chat messages from `sender`; each payload is "<id> <text>", padded to `min_bytes` if asked.
 
-        >>> [payload.split()[0] for payload in Workload(seed=1, messages=3)]
-        [b'm1', b'm2', b'm3']
+    >>> [payload.split()[0] for payload in Workload(seed=1, messages=3)]
+    [b'm1', b'm2', b'm3']
     """
 
     seed: int

@@ -15,10 +15,10 @@ from mpim_lab.errors import InvalidParameter
 class Address:
     """A server's address. The password is never shown.
 
-        >>> Address.parse("redis://alice:secret@127.0.0.1:6380/2")
-        Address(redis://alice:***@127.0.0.1:6380/2)
-        >>> Address.parse("unix:///tmp/v.sock")
-        Address(unix:///tmp/v.sock)
+    >>> Address.parse("redis://alice:secret@127.0.0.1:6380/2")
+    Address(redis://alice:***@127.0.0.1:6380/2)
+    >>> Address.parse("unix:///tmp/v.sock")
+    Address(unix:///tmp/v.sock)
     """
 
     host: str = "127.0.0.1"
@@ -38,9 +38,13 @@ class Address:
         try:
             options: dict[str, Any] = dict(parse_url(url))
         except (ValueError, AttributeError, TypeError) as error:
-            raise InvalidParameter(f"not a server's URL ({error}); write redis://host:port/db or unix:///path") from error
+            raise InvalidParameter(
+                f"not a server's URL ({error}); write redis://host:port/db or unix:///path"
+            ) from error
         secure = options.pop("connection_class", None) is SSLConnection
-        known = {name: options[name] for name in ("host", "port", "path", "username", "password", "db") if name in options}
+        known = {
+            name: options[name] for name in ("host", "port", "path", "username", "password", "db") if name in options
+        }
         tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
         return cls(**known, tls=tls if secure else None)
 

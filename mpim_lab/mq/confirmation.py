@@ -68,12 +68,12 @@ class ConfirmedSender:
                 await asyncio.sleep(self._backoff.delay_s(attempt, chance=0.5))
         finally:
             del self._unconfirmed[identity]
-        told = "delivered" if confirmed.is_set() else "unconfirmed"
-        self._queue.reporter.message(Kind.TOLD, payload, channel, detail=told)
-        return told
+        return "delivered" if confirmed.is_set() else "unconfirmed"
 
     async def _try(self, channel: str, payload: bytes, confirmed: asyncio.Event) -> None:
-        with contextlib.suppress(MpimError, TimeoutError):  # perhaps handled, perhaps not: repeating is right either way
+        with contextlib.suppress(
+            MpimError, TimeoutError
+        ):  # perhaps handled, perhaps not: repeating is right either way
             if await self._queue.publish(channel, payload):
                 async with asyncio.timeout(self._confirm_within_s):
                     await confirmed.wait()

@@ -11,55 +11,50 @@ command that was written is never written again, because the server may have run
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import hiredis
+from hiredis import PushNotification, ReplyError
 
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected
-from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.deadlines import Deadlines
+from mpim_lab.mq.limits import Limits
 
-Command = tuple[bytes | str, ...]
 _NOTHING = object()
-# In RESP3 the server answers SUBSCRIBE with a push, in the order of the other replies: it takes a reply's place.
-_CONFIRMATIONS = frozenset({b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"})
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a connection may hold and how long it may wait.
+def pack(*command: bytes | str) -> bytes:
+    r"""Write a command as RESP has it.
 
-    `max_commands` and `max_bytes` count what is written or about to be and not yet answered or taken by the socket;
-    beyond them callers wait, first come, first served, for at most `timeout_s`. A silent line is asked for a sign of
-    life every `heartbeat_s`.
+    >>> pack("PING")
+    b'*1\r\n$4\r\nPING\r\n'
     """
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+    return packed
 
-    timeout_s: float = 5.0
-    connect_timeout_s: float = 5.0
-    heartbeat_s: float = 15.0
-    max_commands: int = 16_384
-    max_bytes: int = 16 * 1024 * 1024
-    backoff: Backoff = field(default_factory=Backoff)
+
+PING = pack("PING")
 
 
 class Connection(asyncio.Protocol):
     """The two halves of the path: `send` a command, take in replies and pushes.
 
     `blocked` is True while the connection is not ready or its limits are reached: do not `send` then.
-    `on_room` is called when room comes back, `on_lost` once, with the reason, at the end.
+    `on_push` gets every RESP3 push and gives False for one that is a reply: the answer to SUBSCRIBE is a push, in the order
+    of the other replies. `on_room` is called when room comes back, `on_lost` once, with the reason, at the end.
     """
 
     def __init__(
         self,
         limits: Limits,
-        on_push: Callable[[list[Any]], None],
+        on_push: Callable[[list[Any]], bool],
         on_room: Callable[[], None],
         on_lost: Callable[[MpimError], None],
     ) -> None:
         self.blocked = True
         self.is_ready = False
         self._limits, self._on_push, self._on_room, self._on_lost = limits, on_push, on_room, on_lost
+        self._max_commands, self._max_bytes = limits.max_commands, limits.max_bytes
         self._loop: asyncio.AbstractEventLoop
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
@@ -74,18 +69,16 @@ class Connection(asyncio.Protocol):
 
     # The path
 
-    def send(self, command: Command) -> asyncio.Future[Any]:
-        """Write a command at the end of this loop turn; the future is its reply."""
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # raises before anything is changed
-        outgoing = self._outgoing
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
+        """Write a packed command at the end of this loop turn; the future is its reply."""
+        outgoing, waiting = self._outgoing, self._waiting
         if not outgoing:
             self._loop.call_soon(self._flush)
         outgoing.append(packed)
-        reply = self._loop.create_future()
-        waiting = self._waiting
+        reply: asyncio.Future[Any] = self._loop.create_future()
         waiting.append(reply)
-        self._outgoing_bytes += len(packed)
-        if self._outgoing_bytes >= self._limits.max_bytes or len(waiting) >= self._limits.max_commands:
+        self._outgoing_bytes = size = self._outgoing_bytes + len(packed)
+        if size >= self._max_bytes or len(waiting) >= self._max_commands:
             self.blocked = True
         return reply
 
@@ -104,19 +97,20 @@ class Connection(asyncio.Protocol):
         self._take_in()
 
     def _take_in(self, *, all_of_it: bool = False) -> None:
-        gets, waiting, push_type = self._reader.gets, self._waiting, hiredis.PushNotification
+        gets, waiting, on_push = self._reader.gets, self._waiting, self._on_push
         try:
             while (all_of_it or not self._reading_paused) and (reply := gets()) is not _NOTHING:
-                if type(reply) is push_type and reply[0] not in _CONFIRMATIONS:
-                    self._on_push(reply)
+                kind = type(reply)
+                if kind is PushNotification and on_push(reply):
                     continue
                 future = waiting.popleft()
-                if future.done():  # timed out or cancelled: its place in the order is used up, nobody reads it
-                    continue
-                if type(reply) is hiredis.ReplyError:
-                    future.set_exception(CommandRejected(str(reply)))
-                else:
-                    future.set_result(reply)
+                try:
+                    if kind is ReplyError:
+                        future.set_exception(CommandRejected(str(reply)))
+                    else:
+                        future.set_result(reply)
+                except asyncio.InvalidStateError:
+                    pass  # timed out or cancelled: its place in the order is used up, nobody reads it
         except (hiredis.HiredisError, IndexError) as error:
             self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
         if self.blocked:
@@ -161,7 +155,7 @@ class Connection(asyncio.Protocol):
         if overdue and silence_s >= self._limits.timeout_s:
             self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
         elif not self._waiting and silence_s >= self._limits.heartbeat_s:
-            self.send((b"PING",)).add_done_callback(_retrieved)
+            self.send(PING).add_done_callback(_retrieved)
 
     # Slow readers, slow sockets
 

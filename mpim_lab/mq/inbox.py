@@ -12,7 +12,9 @@ from mpim_lab.mq.message import Message
 class WhenFull(StrEnum):
     """What to do with a subscriber that is slower than its messages."""
 
-    WAIT = "wait"  # stop reading from the server: nothing is lost here, but the server's buffer grows until it cuts us off
+    WAIT = (
+        "wait"  # stop reading from the server: nothing is lost here, but the server's buffer grows until it cuts us off
+    )
     DROP_OLDEST = "drop oldest"  # the newest matter more: positions, prices
     DISCONNECT = "disconnect"  # end the subscription with SlowSubscriber: fail fast
 

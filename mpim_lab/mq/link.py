@@ -1,10 +1,10 @@
 """Link: keeps one connection up. Dials, logs in, subscribes again, backs off, makes callers wait while the line is down.
 
-    state      a command ...                              when it fails, raises
-    up         is written at the end of this loop turn    CommandTimeout, CommandRejected, ConnectionLost
-    full       waits for room (max_commands, max_bytes)   QueueFull
-    down       waits for the line                         NotConnected
-    closed     is refused                                 QueueClosed
+state      a command ...                              when it fails, raises
+up         is written at the end of this loop turn    CommandTimeout, CommandRejected, ConnectionLost
+full       waits for room (max_commands, max_bytes)   QueueFull
+down       waits for the line                         NotConnected
+closed     is refused                                 QueueClosed
 """
 
 import asyncio
@@ -25,7 +25,8 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind, Observer, Reporter, now
 from mpim_lab.mq.address import Address
-from mpim_lab.mq.connection import Command, Connection, Limits
+from mpim_lab.mq.connection import Connection, pack
+from mpim_lab.mq.limits import Limits
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class Link:
         *,
         name: str = "",
         limits: Limits | None = None,
-        on_push: Callable[[list[Any]], None] = lambda push: None,
-        greeting: Callable[[], Iterable[Command]] = tuple,
+        on_push: Callable[[list[Any]], bool] = lambda push: False,
+        greeting: Callable[[], Iterable[bytes]] = tuple,
         observer: Observer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -75,16 +76,23 @@ class Link:
 
     async def open(self) -> None:
         """Connect for the first time. Raises NotConnected or LoginRejected."""
+        if self._closed:
+            raise QueueClosed("the queue is closed")
         self._opened = True
-        await self._dial()
+        try:
+            await self._dial()
+        except BaseException:
+            self._opened = False
+            raise
         self._ticker = asyncio.create_task(_tick(self))
 
     async def call(self, *command: bytes | str) -> Any:
         """Send one command and await its reply. Raises as the table above says."""
+        packed = pack(*command)
         connection = self.connection
         if connection.blocked:
             connection = await self.room()
-        return await connection.send(command)
+        return await connection.send(packed)
 
     async def room(self) -> Connection:
         """Wait, first come, first served, until a command may be sent; gives the connection to send it on at once."""
@@ -144,7 +152,9 @@ class Link:
             async with asyncio.timeout(self.limits.connect_timeout_s):
                 count = await self._greet(connection)
         except BaseException as error:
-            self._cause = error if isinstance(error, MpimError) else NotConnected(f"cannot reach {self.address}: {_said(error)}")
+            self._cause = (
+                error if isinstance(error, MpimError) else NotConnected(f"cannot reach {self.address}: {_said(error)}")
+            )
             connection.abort(self._cause)
             if isinstance(error, OSError | TimeoutError):
                 raise self._cause from error
@@ -155,7 +165,7 @@ class Link:
 
     async def _log_in(self, connection: Connection) -> None:
         try:
-            replies = [connection.send(command) for command in self.address.login(self.name)]
+            replies = [connection.send(pack(*command)) for command in self.address.login(self.name)]
             hello, *_ = await asyncio.gather(*replies)
         except CommandRejected as error:
             raise LoginRejected(f"{self.address} refused the login: {error}") from error

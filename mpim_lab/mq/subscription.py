@@ -33,6 +33,7 @@ def is_async(handler: Handler) -> bool:
 
 def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[Message], bool]:
     """Call a plain handler at once, within the loop turn in which the message arrived."""
+    is_on = reporter.is_on
 
     def take(message: Message) -> bool:
         try:
@@ -40,9 +41,9 @@ def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[M
                 raise TypeError("a plain handler must return None; write `async def` if it awaits")
         except Exception as error:
             report_failed(reporter, message, error)
-        else:
-            if reporter.is_on:
-                reporter.message(Kind.HANDLED, message.payload, message.channel)
+            return True
+        if is_on:
+            reporter.message(Kind.HANDLED, message.payload, message.channel)
         return True
 
     return take

@@ -23,9 +23,7 @@ class SketchSender:
         channel, reporter = user_channel(uid), self._queue.reporter
         listeners = await self._queue.listeners(channel)
         reporter.message(Kind.CHECKED, payload, channel, count=listeners)
-        told = "offline"
-        if listeners:
-            await self._queue.publish(channel, payload)
-            told = "delivered"
-        reporter.message(Kind.TOLD, payload, channel, detail=told)
-        return told
+        if not listeners:
+            return "offline"
+        await self._queue.publish(channel, payload)
+        return "delivered"

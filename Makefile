@@ -1,0 +1,66 @@
+# Nothing but Python 3.11 or newer and make is needed. `make` alone lists what there is.
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8888
+BIN     = $(VENV)/bin
+# Set LAB_FLAGS=--no-browser where there is no screen.
+LAB_FLAGS ?=
+TESTS  ?=
+LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
+
+.PHONY: help lab test check browser load bench notebooks lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
+
+# The stamps make a second run need no network: nothing is installed while these files are unchanged.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "mpim_lab needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 lab"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' does not work; on Debian and Ubuntu: sudo apt install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing into $(VENV) (a minute or two, once) ..."
+	$(LOCKED) hatchling editables
+	$(LOCKED) --no-build-isolation -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-all: $(VENV)/.installed
+	$(LOCKED) --no-build-isolation -e '.[test,check,browser,peers]'
+	@touch $@
+
+lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
+	@echo "JupyterLab: http://127.0.0.1:$(PORT)/lab (the line below has the link with its token; Ctrl-C twice ends it)"
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb --ip=127.0.0.1 --port=$(PORT) \
+	  --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	  $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
+
+test: $(VENV)/.installed ## unit, integration and notebook tests
+	$(BIN)/python -m pytest -q tests/unit tests/integration mpim_lab $(TESTS)
+	$(BIN)/python -m pytest -q --nbval --nbval-cell-timeout=60 -p no:randomly -o pythonpath= notebooks tests/notebooks
+
+check: $(VENV)/.installed-all ## ruff and strict mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+browser: $(VENV)/.installed-all ## chapter 1 in a real JupyterLab in a real browser (needs Chromium)
+	$(BIN)/python -m pytest -q tests/browser $(TESTS)
+
+load: $(VENV)/.installed ## the long runs: a hundred repeats with one seed
+	$(BIN)/python -m pytest -q tests/load $(TESTS)
+
+bench: $(VENV)/.installed-all ## how fast, beside the peers, on this machine
+	$(BIN)/mpim-lab bench pubsub
+
+notebooks: $(VENV)/.installed ## run every notebook and store its outputs
+	$(BIN)/mpim-lab notebooks
+
+lock: ## choose new versions for requirements.lock (needs uv)
+	uv pip compile --universal --python-version 3.11 --all-extras --upgrade --no-annotate --no-header \
+	  --no-emit-index-url -q pyproject.toml -o requirements.lock
+	$(PYTHON) -m mpim_lab.packaging_files
+
+clean: ## remove the environment and everything made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

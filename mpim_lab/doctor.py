@@ -1,0 +1,110 @@
+"""Doctor: what is present, what is missing, and what to do about it, in plain words."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from mpim_lab.errors import MpimError
+from mpim_lab.events import now
+from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.mq.pubsub import MessageQueue
+
+NEEDED = ("jupyterlab", "redis", "hiredis", "ipywidgets", "anywidget", "pandas", "plotly", "nbval")
+OPTIONAL_PACKAGES = {
+    "uvloop": "a faster event loop for the load processes; without it they use asyncio's",
+    "valkey-glide": "a peer of `mpim-lab bench`: pip install 'mpim_lab[peers]'",
+    "coredis": "a peer of `mpim-lab bench`: pip install 'mpim_lab[peers]'",
+}
+OPTIONAL_PROGRAMS = {
+    "redis-server": "the second server the tests run on",
+    "redis-cli": "lets you look at the lab's server from a terminal",
+    "redis-benchmark": "the limit in `mpim-lab bench`",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `needed`: the lab does not work without it."""
+
+    name: str
+    ok: bool
+    needed: bool
+    found: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        mark = "✔" if self.ok else "✘" if self.needed else "–"
+        return f"{mark} {self.name}: {self.found}" + (f"  → {self.advice}" if self.advice and not self.ok else "")
+
+
+async def diagnose() -> list[Check]:
+    """Look at everything; a server is really started and a message really sent."""
+    checks = [_python(), *(_package(name, needed=True) for name in NEEDED)]
+    checks.append(await _server())
+    checks.append(_open_files())
+    checks += [_package(name, needed=False, advice=advice) for name, advice in OPTIONAL_PACKAGES.items()]
+    checks += [_program(name, advice) for name, advice in OPTIONAL_PROGRAMS.items()]
+    return checks
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    found = f"{version} on {platform.system()} {platform.machine()}"
+    return Check("Python", sys.version_info >= (3, 11), True, found, "install Python 3.11 or newer")
+
+
+def _package(name: str, *, needed: bool, advice: str = "") -> Check:
+    try:
+        return Check(name, True, needed, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, needed, "not installed", advice or "run `make lab`, which installs it")
+
+
+async def _server() -> Check:
+    """Start it (or reach the reader's own), publish once, stop it."""
+    name = "server (MPIM_REDIS_URL)" if os.environ.get("MPIM_REDIS_URL") else "server"
+    begun = now()
+    try:
+        async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
+            await queue.publish("doctor", b"are you there?")
+            found = f"answers after {(now() - begun) * 1e3:.0f} ms"
+            if isinstance(server, EmbeddedServer):
+                found = f"{_version(server.binary)}, started and {found}"
+    except MpimError as error:
+        return Check(name, False, True, "does not answer", str(error))
+    return Check(name, True, True, found)
+
+
+def _version(binary: str) -> str:
+    shown = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout.split()
+    return " ".join(word.removeprefix("v=") for word in shown[:3] if word != "server")
+
+
+def _program(name: str, advice: str) -> Check:
+    path = shutil.which(name)
+    return Check(name, path is not None, False, path or "not installed", advice)
+
+
+def _open_files() -> Check:
+    if importlib.util.find_spec("resource") is None:
+        return Check("open files", True, False, "no limit known")
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Check("open files", soft >= 1_024, False, f"{soft} (at most {hard})", "ulimit -n 4096")
+
+
+def report() -> int:
+    """Print every check and what they come to; gives the exit status: 1 if something needed is missing."""
+    checks = asyncio.run(diagnose())
+    for check in checks:
+        print(check)
+    missing = [check.name for check in checks if check.needed and not check.ok]
+    print(f"\nThe lab cannot run yet: {', '.join(missing)}." if missing else "\nEverything the lab needs is here.")
+    return bool(missing)

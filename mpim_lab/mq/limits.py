@@ -1,0 +1,22 @@
+"""Limits: what a connection may hold and how long it may wait."""
+
+from dataclasses import dataclass, field
+
+from mpim_lab.mq.backoff import Backoff
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a connection may hold and how long it may wait.
+
+    `max_commands` and `max_bytes` count what is written or about to be and not yet answered or taken by the socket;
+    beyond them callers wait, first come, first served, for at most `timeout_s`. A silent line is asked for a sign of
+    life every `heartbeat_s`.
+    """
+
+    timeout_s: float = 5.0
+    connect_timeout_s: float = 5.0
+    heartbeat_s: float = 15.0
+    max_commands: int = 16_384
+    max_bytes: int = 16 * 1024 * 1024
+    backoff: Backoff = field(default_factory=Backoff)

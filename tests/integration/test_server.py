@@ -1,0 +1,237 @@
+"""The embedded server: private, restartable, breakable, and never left behind."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
+from mpim_lab.lab.external import ExternalServer
+from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.mq.pubsub import MessageQueue
+from tests.conftest import SERVERS
+from tests.support import wait_until
+
+
+@pytest.fixture
+def binary(server):
+    """The program of each installed server in turn."""
+    return server.binary
+
+
+async def call(url, *command):
+    async with Redis.from_url(url, protocol=3, decode_responses=True) as client:
+        return await client.execute_command(*command)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_both_of_its_addresses_answer(server):
+    """A TCP port on loopback and a unix socket."""
+    for url in (server.url, server.unix_url):
+        async with MessageQueue(url) as mq:
+            assert await mq.publish("a", b"x") == 0
+
+
+async def test_it_listens_on_loopback_only(server):
+    """Nobody on the network can reach it."""
+    assert (await call(server.url, "CONFIG", "GET", "bind"))["bind"] == "127.0.0.1"
+
+
+async def test_starting_and_stopping_twice_is_harmless(binary):
+    """The second call finds nothing to do."""
+    server = EmbeddedServer(binary)
+    await server.start()
+    pid = server.pid
+    await server.start()
+    assert server.pid == pid
+    await server.stop()
+    await server.stop()
+    assert not server.is_running
+    assert not is_alive(pid)
+
+
+async def test_many_run_at_once(binary):
+    """Each has its own port, socket, directory and data."""
+    servers = [EmbeddedServer(binary) for _ in range(8)]
+    await asyncio.gather(*(server.start() for server in servers))
+    assert len({server.url for server in servers}) == len({server.unix_url for server in servers}) == 8
+    await call(servers[0].url, "SET", "key", "here")
+    assert await call(servers[1].url, "GET", "key") is None
+    await asyncio.gather(*(server.stop() for server in servers))
+
+
+async def test_stopping_removes_the_directory(binary):
+    """Nothing is left on the disk."""
+    server = EmbeddedServer(binary)
+    await server.start()
+    directory = Path(server.unix_url.removeprefix("unix://").partition("?")[0]).parent
+    assert directory.is_dir()
+    await server.stop()
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(("persistence", "survives"), [("none", False), ("always", True)])
+async def test_what_survives_a_kill_depends_on_persistence(binary, persistence, survives):
+    """appendfsync always: what was acknowledged is there after SIGKILL, at the same address."""
+    async with EmbeddedServer(binary, persistence=persistence) as server:
+        url = server.url
+        await call(url, "SET", "key", "value")
+        server.kill()
+        assert not server.is_running
+        await server.start()
+        assert server.url == url
+        assert await call(url, "GET", "key") == ("value" if survives else None)
+
+
+async def test_a_restart_keeps_the_address(server):
+    """Clients find it again without being told."""
+    before = (server.url, server.unix_url, server.pid)
+    await server.restart()
+    assert (server.url, server.unix_url) == before[:2]
+    assert server.pid != before[2]
+    assert await call(server.url, "PING")
+
+
+async def test_a_paused_server_answers_after_it_goes_on(server):
+    """SIGSTOP keeps connections open and answers nothing."""
+    server.pause()
+    asked = asyncio.create_task(call(server.url, "PING"))
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    assert server.is_running
+    server.resume()
+    assert await asked
+
+
+async def test_a_server_that_dies_by_itself_is_not_running(server):
+    """Seen without asking it."""
+    os.kill(server.pid, signal.SIGKILL)
+    await wait_until(lambda: not server.is_running)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_no_server_outlives_a_python_process_killed_with_sigkill(binary, paused):
+    """Not even a paused one, and its directory goes with it."""
+    code = f"""
+import asyncio, time
+from mpim_lab.lab.server import EmbeddedServer
+async def main():
+    server = EmbeddedServer({binary!r})
+    await server.start()
+    if {paused}:
+        server.pause()
+    print(server.pid, server.unix_url, flush=True)
+    time.sleep(60)
+asyncio.run(main())
+"""
+    python = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid, url = python.stdout.readline().split()
+    assert is_alive(int(pid))
+    python.kill()
+    python.wait()
+    python.stdout.close()
+    await wait_until(lambda: not is_alive(int(pid)))
+    directory = Path(url.removeprefix("unix://").partition("?")[0]).parent
+    await wait_until(lambda: not directory.exists())
+
+
+async def test_an_interrupt_of_the_process_group_does_not_reach_the_server(server):
+    """Jupyter interrupts a cell by signalling the whole group."""
+    assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+async def test_a_missing_program_is_said_at_once():
+    """Before anything is started, with what to do instead."""
+    with pytest.raises(ServerFailed, match="no program 'no-such-server'"):
+        EmbeddedServer("no-such-server")
+
+
+async def test_a_taken_port_is_said_with_the_servers_own_words(binary):
+    """A port that the caller chose is not replaced by another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = EmbeddedServer(binary, port=taken.getsockname()[1])
+        with pytest.raises(ServerFailed, match="Address already in use"):
+            await server.start()
+    await server.start()  # the same object works once the port is free
+    await server.stop()
+
+
+async def test_a_setting_that_does_not_exist_is_said_with_the_servers_own_words(binary):
+    """Not a time-out, and nothing is left."""
+    server = EmbeddedServer(binary, config={"no-such-setting": "1"})
+    with pytest.raises(ServerFailed, match="no-such-setting"):
+        await server.start()
+    assert not server.is_running
+
+
+async def test_a_program_that_is_no_server_is_said(tmp_path):
+    """It ended at once, and what it wrote is shown."""
+    program = tmp_path / "server"
+    program.write_text("#!/bin/sh\necho I am no server\nexit 3\n")
+    program.chmod(0o755)
+    with pytest.raises(ServerFailed, match="I am no server"):
+        await EmbeddedServer(str(program)).start()
+
+
+def test_an_unknown_persistence_is_refused():
+    """InvalidParameter with the choices."""
+    with pytest.raises(InvalidParameter, match="everysec"):
+        EmbeddedServer(persistence="sometimes")
+
+
+def test_signals_to_a_server_that_does_not_run_are_named():
+    """ServerFailed, not a signal to nobody."""
+    with pytest.raises(ServerFailed):
+        EmbeddedServer().pause()
+
+
+async def test_the_readers_own_server_is_used_and_left_as_it_was(server, monkeypatch):
+    """Keys carry the run's prefix and are removed; other keys stay."""
+    monkeypatch.setenv("MPIM_REDIS_URL", server.url)
+    await call(server.url, "SET", "mine", "1")
+    async with open_server() as lab:
+        assert isinstance(lab, ExternalServer)
+        await call(lab.url, "SET", f"{lab.prefix}key", "1")
+    assert await call(server.url, "KEYS", "*") == ["mine"]
+
+
+async def test_the_readers_own_server_is_not_killed_and_the_reason_is_said(server):
+    """FaultUnavailable, without the password."""
+    lab = ExternalServer(server.url.replace("redis://", "redis://default:secret@"))
+    for deed in (lab.kill, lab.pause, lab.resume):
+        with pytest.raises(FaultUnavailable, match="yours") as caught:
+            deed()
+        assert "secret" not in str(caught.value)
+    assert lab.unavailable("limit")
+    assert lab.unavailable("cut") is None
+
+
+async def test_a_readers_server_that_does_not_answer_is_named():
+    """ServerFailed with the address and the reason."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(ServerFailed, match="MPIM_REDIS_URL"):
+            await ExternalServer(f"redis://127.0.0.1:{unused.getsockname()[1]}").start()
+
+
+def test_everything_that_ci_must_have_is_there():
+    """Where CI says that everything must be installed, Redis is."""
+    if os.environ.get("MPIM_TEST_FULL"):
+        assert all(shutil.which(name) for name in SERVERS.values() if name)
