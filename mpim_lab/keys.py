@@ -26,3 +26,8 @@ def confirm_channel(uid: str) -> str:
     'confirm:1001'
     """
     return f"confirm:{uid}"
+
+
+def is_confirmation(channel: str) -> bool:
+    """Whether a channel carries confirmations instead of messages."""
+    return channel.startswith("confirm:")

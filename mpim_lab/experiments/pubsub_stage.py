@@ -15,14 +15,13 @@ from mpim_lab.lab.faults import (
     Faults,
     FaultyQueue,
     Hold,
-    cut_connections,
-    limit_output_buffer,
     server_faults,
     until,
 )
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.confirmation import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.control import cut_connections, limit_output_buffer
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
@@ -80,6 +79,15 @@ class Stage:
             if reason := self._unavailable(fault.kind):
                 raise FaultUnavailable(reason)
             self.faults.add(fault)
+        try:
+            await self._set()
+        except BaseException:  # whoever was opened must not be left behind
+            await self._open.aclose()
+            raise
+        self.run.injector = self._inject
+        return self
+
+    async def _set(self) -> None:
         if self._unavailable("slow") is None:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
@@ -87,8 +95,6 @@ class Stage:
         await self._receiver.come()
         if isinstance(self._sender, ConfirmedSender):
             await self._open.enter_async_context(self._sender)
-        self.run.injector = self._inject
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.run.injector = None

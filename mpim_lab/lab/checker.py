@@ -34,7 +34,7 @@ class Verdict:
         return f"{observed}, {'out of order' if self.reordered else 'in order'}"
 
     def __str__(self) -> str:
-        counts = f"sent {self.sent}  delivered {self.delivered}"
+        counts = f"sent {self.sent:,}  delivered {self.delivered:,}"
         ids = {"lost": self.lost, "duplicated": self.duplicated, "reordered": self.reordered}
         lines = [counts] + [f"{name} {len(found)}{_shown(found)}" for name, found in ids.items()]
         if self.misreported:

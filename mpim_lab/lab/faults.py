@@ -6,15 +6,11 @@ functions, begin and end; those below act on real connections and real processes
 """
 
 import asyncio
-import contextlib
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
 from mpim_lab.events import Kind
@@ -171,24 +167,6 @@ class Hold:
         """Sleep, and longer while held back: for the `sleep` of a MessageQueue."""
         await asyncio.sleep(seconds)
         await self._open.wait()
-
-
-async def cut_connections(url: str, name: str) -> None:
-    """Cut every connection of the client called `name`, as an operator would: CLIENT KILL."""
-    async with Redis.from_url(url, protocol=3, decode_responses=True) as control:
-        for client in await control.client_list():
-            if client["name"] == name:
-                await control.client_kill_filter(_id=client["id"])
-
-
-async def limit_output_buffer(url: str, max_bytes: int) -> None:
-    """Let the server cut off a subscriber once `max_bytes` wait for it (its default is 32 MiB)."""
-    async with Redis.from_url(url, protocol=3, decode_responses=True) as control:
-        await control.config_set("client-output-buffer-limit", f"pubsub {max_bytes} 0 0")
-        with contextlib.suppress(ResponseError):
-            # Valkey 9 shares payloads of 16 KiB and more between buffers and does not count them: a subscriber of such
-            # messages is never cut off, however far behind. Measured on 9.1.2; Redis 7.0 counts them. Count them here.
-            await control.config_set("min-string-size-avoid-copy-reply", 2**30)
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, within_s: float = 10.0) -> None:

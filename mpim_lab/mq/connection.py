@@ -142,9 +142,11 @@ class Connection(asyncio.Protocol):
 
     def tick(self) -> None:
         """Fail what is overdue, and give up a line on which nothing was heard meanwhile. Called a few times per time-out."""
-        now = self._loop.time()
-        if self._reading_paused:  # we are the slow one; the answers may be there, unread
+        if (
+            self._transport is None or self._reading_paused
+        ):  # not open yet; or we are the slow one: answers may be unread
             return
+        now = self._loop.time()
         answered = self._issued + len(self._outgoing) - len(self._waiting)
         overdue = self._deadlines.overdue(now, answered)
         self._deadlines.note(now, self._issued)

@@ -17,10 +17,10 @@ from mpim_lab.errors import (
     QueueFull,
 )
 from mpim_lab.events import Kind
-from mpim_lab.lab.faults import cut_connections
 from mpim_lab.lab.trace import Trace
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.control import cut_connections
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
 from mpim_lab.mq.pubsub import MessageQueue
