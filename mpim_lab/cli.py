@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notebooks.add_argument("paths", nargs="*", help="notebooks; all of notebooks/ by default")
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "bench":
-        from mpim_lab.lab.bench import run_bench_command  # imported late: the others must not wait for its packages
+        from mpim_lab.bench.command import run_bench_command  # imported late: the others must not wait for its packages
 
         return run_bench_command(rest)
     if rest:

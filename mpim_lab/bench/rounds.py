@@ -1,0 +1,65 @@
+"""Rounds: every contestant in every case, again and again, so that a machine's moods fall on all alike."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from mpim_lab.bench.cases import Case, Schedule
+from mpim_lab.errors import MpimError
+from mpim_lab.lab.load import LoadResult
+
+OURS = "mpim_lab"
+FELL_FAR_BEHIND = 0.8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One contestant in one case in one round: its numbers, or the reason why there are none."""
+
+    who: str
+    case: Case
+    round: int
+    result: LoadResult | float | None = None  # the limit has a rate only
+    reason: str | None = None
+
+    @property
+    def messages_per_s(self) -> float | None:
+        """Received messages a second."""
+        return self.result.messages_per_s if isinstance(self.result, LoadResult) else self.result
+
+
+Runner = Callable[[str, Case], Awaitable[LoadResult | float]]
+
+
+async def play(whos: Sequence[str], schedule: Schedule, run: Runner) -> AsyncIterator[Sample]:
+    """Yield one sample after another, round by round; who begins rotates. An error becomes a sample with a reason.
+
+    Whoever fell far behind at one rate is spared the higher ones: their latencies would only tell the length of the
+    run. Not ours, whose numbers we owe.
+    """
+    behind: dict[str, Case] = {}
+    turn = 0
+    for round_ in range(1, schedule.rounds + 1):
+        for case in schedule.cases:
+            turn += 1
+            for place in range(len(whos)):
+                who = whos[(place + turn) % len(whos)]
+                slower = behind.get(who)
+                if slower is not None and (case.offered_per_s or 0) > (slower.offered_per_s or 0):
+                    yield Sample(who, case, round_, reason=f"fell behind at {slower}")
+                    continue
+                sample = await _sample(who, case, round_, run)
+                if case.is_open and who != OURS and _fell_behind(sample, case):
+                    behind[who] = case
+                yield sample
+
+
+async def _sample(who: str, case: Case, round_: int, run: Runner) -> Sample:
+    try:
+        return Sample(who, case, round_, await run(who, case))
+    except MpimError as error:
+        return Sample(who, case, round_, reason=str(error).strip().splitlines()[-1])
+
+
+def _fell_behind(sample: Sample, case: Case) -> bool:
+    rate = sample.messages_per_s
+    return rate is not None and rate < FELL_FAR_BEHIND * (case.offered_per_s or 0)

@@ -1,0 +1,91 @@
+"""Chapter 1's speed: the throughput ladder, and a load one can watch while it goes on."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mpim_lab.lab.checker import Verdict
+from mpim_lab.lab.experiment import Experiment, Run, knob
+from mpim_lab.lab.load import LoadResult, measure, start_load
+from mpim_lab.lab.server import open_server
+
+# What a rung is called, who publishes, and with how many tasks.
+RUNGS = (
+    ("one await at a time", "redis-py", 1),
+    ("128 tasks, a connection each", "redis-py", 128),
+    ("pipelines of 100 commands", "redis-py pipelined", 16),
+    ("128 tasks, one shared connection", "mpim_lab", 128),
+)
+
+
+async def climb_ladder(seconds: float = 1.0) -> list[tuple[str, float]]:
+    """Measure every rung on a server of its own: (name, received messages a second). Yours, now, on this machine."""
+    async with open_server() as server:
+        rungs = []
+        for name, who, tasks in RUNGS:
+            result = await measure(server.url, who, tasks=tasks, seconds=seconds, prefix=server.prefix)
+            rungs.append((name, result.messages_per_s))
+        return rungs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput(Experiment):
+    """A publisher process and a receiver process; this process only watches."""
+
+    title: ClassVar[str] = "How fast is it?"
+
+    who: str = knob(
+        "mpim_lab", "which client publishes", choices=("mpim_lab", "redis-py", "redis-py pipelined", "bare protocol")
+    )
+    tasks: int = knob(128, "how many tasks await a publish each", low=1, high=1_024)
+    offered_per_s: int = knob(
+        0, "messages due each second; 0: as many as the tasks can send", low=0, high=150_000, step=1_000
+    )
+    payload_bytes: int = knob(100, "size of a message", low=32, high=10_000, step=4)
+    seconds: float = knob(3.0, "how long", low=0.5, high=20.0, step=0.5)
+
+    async def perform(self, run: Run) -> Verdict:
+        """Run the load; metrics are those of LoadResult."""
+        async with open_server() as server:
+            load = start_load(
+                server.url,
+                self.who,
+                tasks=self.tasks,
+                seconds=self.seconds,
+                offered_per_s=self.offered_per_s or None,
+                payload_bytes=self.payload_bytes,
+                prefix=server.prefix,
+                trace=run.trace,
+            )
+            ending = asyncio.create_task(_stop_with(run, load.stop))
+            try:
+                result = await load.result()
+            finally:
+                ending.cancel()
+        run.metrics.update(_metrics(result))
+        return _verdict(result)
+
+
+async def _stop_with(run: Run, stop: object) -> None:
+    while not run.stopping:
+        await asyncio.sleep(0.05)
+    assert callable(stop)
+    stop()
+
+
+def _metrics(result: LoadResult) -> dict[str, float]:
+    names = ("messages_per_s", "p50_ms", "p90_ms", "p99_ms", "max_ms", "publisher_cpu_s", "receiver_cpu_s")
+    return {name: float(value) for name in names if (value := getattr(result, name)) is not None}
+
+
+def _verdict(result: LoadResult) -> Verdict:
+    def some(count: int) -> tuple[str, ...]:
+        return (f"{count:,} messages",) if count else ()
+
+    return Verdict(
+        sent=result.sent,
+        delivered=result.sent - result.lost,
+        lost=some(result.lost),
+        duplicated=some(result.duplicates),
+        reordered=some(result.reordered),
+    )

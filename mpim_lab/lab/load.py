@@ -1,0 +1,183 @@
+"""Load: heavy traffic from processes of its own, so that the caller's loop only watches.
+
+A publisher process and a receiver process (`mpim_lab.lab.loadworker`) do the work, on uvloop where there is one. They
+count for themselves and write a line every tenth of a second, so that a notebook can draw 100,000 messages a second as
+they go by. They end when they are done, when they are told to, at their time limit, and when their parent dies.
+"""
+
+import asyncio
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from mpim_lab.errors import InvalidParameter, LoadFailed
+from mpim_lab.events import Event, Kind
+from mpim_lab.lab.loadprocess import LoadProcess
+from mpim_lab.lab.loadworker.contestants import CONTESTANTS
+from mpim_lab.lab.loadworker.plan import BOUNDS, NO_SAMPLE, LoadPlan
+from mpim_lab.lab.trace import RateSample, Trace
+
+REPORT_EVERY_S = 0.1
+LIVES_PER_S = 200
+FASTEST_PER_S = 200_000  # what a closed loop may reach, to choose `one_in` before the speed is known
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What a load run gave. Latencies run from the moment a message was due to its handler; None if none arrived.
+
+    `messages_per_s` counts received messages between the first and the last receipt. The CPU seconds are those spent
+    while messages went by, the memory is the most a process held in all.
+    """
+
+    who: str
+    tasks: int
+    offered_per_s: float | None
+    payload_bytes: int
+    sent: int
+    received: int
+    lost: int
+    duplicates: int
+    reordered: int
+    seconds: float
+    messages_per_s: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+    publisher_rss_bytes: int
+    receiver_rss_bytes: int
+    publisher_cpu_s: float
+    receiver_cpu_s: float
+
+    @property
+    def kept_up(self) -> bool:
+        """Whether an open loop sent what it was to send, to 2 %; a closed loop always does."""
+        return self.offered_per_s is None or self.sent >= 0.98 * self.offered_per_s * self.seconds
+
+
+class Load:
+    """One load run going on: watch its trace, `stop` it, await its `result`."""
+
+    def __init__(self, plan: LoadPlan, trace: Trace | None = None) -> None:
+        self._plan, self._trace = plan, trace
+        self._publisher: LoadProcess | None = None
+        self._stopping = False
+        self._task = asyncio.create_task(self._run())
+
+    def stop(self) -> None:
+        """Publish nothing more from now on; the result counts what was sent until here."""
+        self._stopping = True
+        if self._publisher is not None:
+            self._publisher.tell("stop")
+
+    async def result(self) -> LoadResult:
+        """Wait for the end. Raises LoadFailed; when the waiting is cancelled, both processes are killed."""
+        return await self._task
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended, well or not."""
+        return self._task.done()
+
+    async def _run(self) -> LoadResult:
+        plan = self._plan
+        try:
+            async with (
+                asyncio.timeout(plan.limit_s + 5.0),
+                LoadProcess("receiver", plan, self._take) as receiver,
+                LoadProcess("publisher", plan, self._take) as publisher,
+            ):
+                await asyncio.gather(receiver.ready, publisher.ready)
+                self._publisher = publisher
+                publisher.tell("go")
+                if self._stopping:
+                    publisher.tell("stop")
+                await asyncio.wait({publisher.summary, receiver.summary}, return_when=asyncio.FIRST_COMPLETED)
+                if receiver.summary.done():
+                    await receiver.summary  # it failed: nothing can have told it to end
+                sent = await publisher.summary
+                receiver.tell({"expect": sent["sent"]})
+                return _result(plan, sent, await receiver.summary)
+        except TimeoutError as error:
+            raise LoadFailed(f"the load of {plan.who} did not end within {plan.limit_s:g} s") from error
+        finally:
+            self._publisher = None
+
+    def _take(self, actor: str, interval: dict[str, Any]) -> None:
+        """Put one interval of one process into the trace."""
+        trace = self._trace
+        if trace is None:
+            return
+        lives = interval.pop("lives")
+        trace.rates.append(RateSample(actor=actor, **interval))
+        trace.left_out += 2 * interval["messages"] - len(lives)  # each process sees two events of a message
+        for sequence, kind, at, count in lives:
+            # not trace(event): the sample was chosen where the messages are, to be whole on both sides
+            trace.events.append(Event(Kind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count))
+
+
+def start_load(
+    url: str,
+    who: str = "mpim_lab",
+    *,
+    tasks: int = 128,
+    messages: int | None = None,
+    offered_per_s: float | None = None,
+    payload_bytes: int = 100,
+    seconds: float | None = None,
+    prefix: str = "",
+    trace: Trace | None = None,
+) -> Load:
+    """Start a publisher and a receiver process against the server at `url`; `who` is one of CONTESTANTS.
+
+    Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it, messages are due at that
+    rate, and latencies count from the moment a message was due; at most `tasks` are unanswered. Ends after `messages`
+    messages or `seconds` seconds (one second if neither is given). `prefix` goes before the channel's name. With a
+    `trace`, rates and a sample of whole lives (about 200 messages a second) are put into it while the run goes on.
+    Raises InvalidParameter for numbers out of bounds, LoadFailed for a contestant that is not installed.
+    """
+    if who not in CONTESTANTS:
+        raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CONTESTANTS)}")
+    if missing := CONTESTANTS[who].missing:
+        raise LoadFailed(missing)
+    most_messages, most_seconds = int(BOUNDS["messages"][1]), 60.0
+    plan = LoadPlan(
+        url=url,
+        who=who,
+        channel=f"{prefix}load:{os.urandom(4).hex()}",  # two loads on one server do not hear each other
+        tasks=tasks,
+        messages=messages if messages is not None else most_messages,
+        seconds=seconds if seconds is not None else 1.0 if messages is None else most_seconds,
+        offered_per_s=offered_per_s,
+        payload_bytes=payload_bytes,
+        one_in=NO_SAMPLE if trace is None else math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S),
+        report_every_s=0.0 if trace is None else REPORT_EVERY_S,
+    )
+    if trace is not None:
+        trace.one_in = plan.one_in
+    return Load(plan, trace)
+
+
+async def measure(url: str, who: str = "mpim_lab", **options: Any) -> LoadResult:
+    """Run one load to its end; options and errors as those of `start_load`."""
+    return await start_load(url, who, **options).result()
+
+
+def _result(plan: LoadPlan, sent: dict[str, Any], received: dict[str, Any]) -> LoadResult:
+    seconds = received.pop("receiving_s")
+    return LoadResult(
+        who=plan.who,
+        tasks=plan.tasks,
+        offered_per_s=plan.offered_per_s,
+        payload_bytes=plan.payload_bytes,
+        sent=sent["sent"],
+        seconds=sent["seconds"],
+        messages_per_s=(received["received"] - 1) / seconds if seconds else 0.0,
+        publisher_rss_bytes=sent["rss_bytes"],
+        receiver_rss_bytes=received.pop("rss_bytes"),
+        publisher_cpu_s=sent["cpu_s"],
+        receiver_cpu_s=received.pop("cpu_s"),
+        **received,
+    )

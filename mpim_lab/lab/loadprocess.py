@@ -1,0 +1,92 @@
+"""LoadProcess: the parent's end of one load process; the lines between them are described in `loadworker.wire`."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from mpim_lab.errors import LoadFailed
+from mpim_lab.lab.loadworker.plan import LoadPlan
+
+LAST_LINES = 12
+MAX_LINE_BYTES = 1024 * 1024
+
+
+class LoadProcess:
+    """Start a load process on entry, and make sure on exit that it is gone.
+
+    `ready` and `summary` are futures; both raise LoadFailed with the process's last lines when it ends before its time.
+    """
+
+    def __init__(self, role: str, plan: LoadPlan, on_interval: Callable[[str, dict[str, Any]], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.role, self._plan, self._on_interval = role, plan, on_interval
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.summary: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    async def __aenter__(self) -> "LoadProcess":
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "mpim_lab.lab.loadworker", self.role),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=MAX_LINE_BYTES,
+            start_new_session=True,  # an interrupt of the notebook's cell is for the notebook
+        )
+        self._following = asyncio.create_task(self._follow())
+        self.tell(asdict(self._plan))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self.summary.done() or self.summary.exception() is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._following
+        if not self.ready.done():
+            self.ready.cancel()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def tell(self, order: Any) -> None:
+        """Send an order; one that comes too late is lost, which `summary` tells."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    async def _follow(self) -> None:
+        assert self._process.stdout is not None and self._process.stderr is not None
+        await asyncio.gather(self._read(self._process.stdout), self._read(self._process.stderr))
+        code = await self._process.wait()
+        said = "\n".join(self._last_lines) or "(it said nothing)"
+        for future in (self.ready, self.summary):
+            if not future.done():
+                future.set_exception(LoadFailed(f"the {self.role} of {self._plan.who} ended with code {code}:\n{said}"))
+                future.exception()  # whoever awaits it still gets it; nobody need do so
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            if line.startswith(b'{"type": '):
+                self._take(json.loads(line))
+            else:
+                self._last_lines.append(line.decode("utf-8", "replace").rstrip())
+
+    def _take(self, report: dict[str, Any]) -> None:
+        kind = report.pop("type")
+        if kind == "ready":
+            self.ready.set_result(None)
+        elif kind == "interval":
+            self._on_interval(self.role, report)
+        else:
+            self.summary.set_result(report)

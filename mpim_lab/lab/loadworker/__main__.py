@@ -1,0 +1,117 @@
+"""`python -m mpim_lab.lab.loadworker publisher|receiver`: one load process; `mpim_lab.lab.load` starts it."""
+
+import asyncio
+import contextlib
+import faulthandler
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from mpim_lab.events import now
+from mpim_lab.lab.loadworker.contestants import CONTESTANTS, Publish, receiving
+from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
+from mpim_lab.lab.loadworker.publisher import ClosedLoop, OpenLoop
+from mpim_lab.lab.loadworker.receiver import Receiver
+from mpim_lab.lab.loadworker.wire import Wire
+
+
+async def work(role: str) -> None:
+    """Take the plan from the wire, do the role's part, sum up."""
+    wire = await Wire.open()
+    plan = await wire.plan
+    faulthandler.dump_traceback_later(plan.limit_s, exit=True)  # works even if the loop hangs
+    summary = await {"publisher": publish, "receiver": receive}[role](plan, wire)
+    wire.report("summary", **summary, rss_bytes=max_rss_bytes())
+    await wire.close()
+
+
+async def publish(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
+    """Connect, warm up, wait for the word, publish."""
+    contestant = CONTESTANTS[plan.who]
+    async with contestant.connect(plan.url, plan.tasks) as send:
+        await warm_up(plan, send, contestant.batch)
+        loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(plan, send, contestant.batch)
+        wire.report("ready")
+        await wire.go.wait()
+        wire.on_stop = loop.stop
+        cpu_s, started = time.process_time(), now()
+        async with reporting(plan, wire, loop.interval):
+            await loop.run()
+        return {"sent": loop.sent, "seconds": now() - started, "cpu_s": time.process_time() - cpu_s}
+
+
+async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
+    """Publish twice a task to a channel without subscribers, so that a pool dials before the clock runs."""
+    payload = HEAD.pack(0, 0.0)
+    for _ in range(2):
+        sends = (send(f"{plan.channel}:warm-up", payload if batch == 1 else [payload]) for _ in range(plan.tasks))
+        await asyncio.gather(*sends)
+
+
+async def receive(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
+    """Subscribe, tally until all that was sent is there or is given up as lost."""
+    receiver = Receiver(plan)
+    async with receiving(plan.who, plan.url, plan.channel, receiver.take) as lost:
+        wire.report("ready")
+        cpu_s = time.process_time()
+        async with reporting(plan, wire, receiver.interval):
+            sent = await unless(lost, wire.expected)
+            await unless(lost, receiver.all_of(sent))
+        return receiver.summary(sent) | {"cpu_s": time.process_time() - cpu_s}
+
+
+async def unless(lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any]) -> Any:
+    """Await something, or raise the exception that `lost` gives when it comes first."""
+    task: asyncio.Future[Any] = asyncio.ensure_future(awaited)
+    await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        raise lost.result()
+    return await task
+
+
+@contextlib.asynccontextmanager
+async def reporting(plan: LoadPlan, wire: Wire, interval: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
+    """While the context lasts, write a line every `report_every_s`, and a last one at its end."""
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(plan.report_every_s)
+            wire.report("interval", **interval())
+
+    if not plan.report_every_s:
+        yield
+        return
+    interval()  # begin counting here
+    task = asyncio.create_task(report())
+    yield
+    task.cancel()
+    wire.report("interval", **interval())
+
+
+def max_rss_bytes() -> int:
+    """The most memory this process has had in RAM.
+
+    Not from getrusage where /proc is there: Linux lets ru_maxrss inherit the size of the process that started us,
+    which is a whole notebook.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def main() -> None:
+    """Run on uvloop where the platform has it."""
+    try:
+        from uvloop import run
+    except ImportError:
+        from asyncio import run  # type: ignore[assignment]
+    run(work(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Contestants: who can publish under load, each set up as its own documentation advises for speed.
+
+A contestant is a context that connects and gives one callable, `publish(channel, payload)`; a batching one takes a list
+of payloads. The receiver of all but ours is the bare protocol, so that they differ in the publisher only; ours receives
+through its own `MessageQueue.subscribe` and pays for it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from mpim_lab.lab.loadworker import bare
+from mpim_lab.mq.address import Address
+
+Publish = Callable[[str, Any], Awaitable[Any]]
+Take = Callable[[bytes], None]
+
+
+@asynccontextmanager
+async def _ours(url: str, tasks: int) -> AsyncIterator[Publish]:
+    from mpim_lab.mq.pubsub import MessageQueue
+
+    async with MessageQueue(url) as mq:
+        yield mq.publish
+
+
+@asynccontextmanager
+async def _bare(url: str, tasks: int) -> AsyncIterator[Publish]:
+    protocol = await bare.connect(url)
+    yield protocol.publish
+    protocol.transport.close()
+
+
+@asynccontextmanager
+async def _redis_py(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """hiredis parser, RESP3, a plain pool with a connection for each task: faster than fewer and a waiting pool."""
+    import redis.asyncio as redis
+
+    pool: Any = redis.ConnectionPool.from_url(url, max_connections=tasks, protocol=3)
+    client = redis.Redis.from_pool(pool)
+    yield client.publish
+    await client.aclose()
+
+
+@asynccontextmanager
+async def _redis_py_pipelined(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """100 commands a pipeline and no MULTI around them; a pool of 16, as more connections make it slower."""
+    import redis.asyncio as redis
+
+    pool: Any = redis.BlockingConnectionPool.from_url(url, max_connections=min(tasks, 16), timeout=None, protocol=3)
+    client = redis.Redis.from_pool(pool)
+
+    async def publish(channel: str, payloads: list[bytes]) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for payload in payloads:
+            pipeline.publish(channel, payload)
+        return await pipeline.execute()
+
+    yield publish
+    await client.aclose()
+
+
+@asynccontextmanager
+async def _coredis(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """Its defaults: the size of its pool makes no difference; no decoding."""
+    import coredis
+
+    async with coredis.Redis.from_url(url, decode_responses=False) as client:
+        yield client.publish
+
+
+@asynccontextmanager
+async def _valkey_glide(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """One client shared by all tasks, RESP3, as its documentation asks; it multiplexes in Rust."""
+    import glide
+
+    address = Address.parse(url)
+    credentials = glide.ServerCredentials(address.password, address.username) if address.password else None
+    configuration = glide.GlideClientConfiguration(
+        [glide.NodeAddress(address.host, address.port)],
+        use_tls=address.tls is not None,
+        credentials=credentials,
+        database_id=address.db,
+        request_timeout=20_000,
+        inflight_requests_limit=4_096,
+    )
+    client = await glide.GlideClient.create(configuration)
+
+    def publish(channel: str, payload: bytes) -> Awaitable[int]:
+        return client.publish(payload, channel)
+
+    yield publish
+    await client.close()
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One contestant: its name, the module it needs, how many messages one call publishes, how it connects."""
+
+    name: str
+    module: str
+    connect: Callable[[str, int], AbstractAsyncContextManager[Publish]]
+    batch: int = 1
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot run here, and what to do about it; None if it can."""
+        if find_spec(self.module.partition(".")[0]) is not None:
+            return None
+        return f"{self.module} is not installed: pip install 'mpim_lab[peers]'"
+
+
+CONTESTANTS = {
+    contestant.name: contestant
+    for contestant in (
+        Contestant("mpim_lab", "mpim_lab", _ours),
+        Contestant("bare protocol", "hiredis", _bare),
+        Contestant("redis-py", "redis", _redis_py),
+        Contestant("redis-py pipelined", "redis", _redis_py_pipelined, batch=100),
+        Contestant("coredis", "coredis", _coredis),
+        Contestant("valkey-glide", "glide", _valkey_glide),
+    )
+}
+
+
+@asynccontextmanager
+async def receiving(who: str, url: str, channel: str, take: Take) -> AsyncIterator[asyncio.Future[Exception]]:
+    """Hand every payload of `channel` to `take` while the context lasts; gives the reason once the line is lost."""
+    if who == "mpim_lab":
+        from mpim_lab.mq.pubsub import MessageQueue
+
+        async with MessageQueue(url) as mq:
+            await mq.subscribe(channel, lambda message: take(message.payload))
+            yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
+        return
+    protocol = await bare.connect(url, take)
+    protocol.subscribe(channel)
+    await protocol.subscribed
+    yield protocol.lost
+    protocol.transport.close()

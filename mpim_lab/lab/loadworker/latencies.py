@@ -1,0 +1,50 @@
+"""Latencies: any percentile of any number of latencies in fixed memory."""
+
+import math
+from bisect import bisect_left
+from itertools import accumulate
+
+_GROWTH = 1.02
+BUCKET_ENDS: list[float] = [1e-6 * _GROWTH**n for n in range(932)]  # 1 µs to 100 s
+
+
+class Latencies:
+    """A histogram with buckets 2 % wide, so a percentile is right to 1 %; the maximum is exact.
+
+    Sorting the latencies of an interval instead would stop the process that measures for milliseconds, and be seen in
+    its own 99th percentile.
+
+        >>> latencies = Latencies()
+        >>> for ms in range(1, 101):
+        ...     latencies.add(ms / 1e3)
+        >>> [abs(latencies.percentile_ms(q / 100) / q - 1) < 0.01 for q in (50, 90, 99, 100)]
+        [True, True, True, True]
+        >>> Latencies().percentile_ms(0.5) is None
+        True
+    """
+
+    __slots__ = ("counts", "max_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKET_ENDS) + 1)
+        self.max_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one latency."""
+        self.counts[bisect_left(BUCKET_ENDS, seconds)] += 1
+        if seconds > self.max_s:
+            self.max_s = seconds
+
+    def merge(self, other: "Latencies") -> None:
+        """Count all that `other` counted."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.max_s = max(self.max_s, other.max_s)
+
+    def percentile_ms(self, fraction: float) -> float | None:
+        """The latency that `fraction` of all stay below, in milliseconds; None when nothing was counted."""
+        up_to = list(accumulate(self.counts))
+        if not up_to[-1]:
+            return None
+        bucket = bisect_left(up_to, max(1.0, fraction * up_to[-1]))
+        middle_s: float = BUCKET_ENDS[min(bucket, len(BUCKET_ENDS) - 1)] / math.sqrt(_GROWTH)
+        return min(middle_s, self.max_s) * 1e3

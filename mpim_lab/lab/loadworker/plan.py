@@ -1,0 +1,59 @@
+"""LoadPlan: what one load run does, as it travels to the load processes."""
+
+import json
+import struct
+from dataclasses import asdict, dataclass, field
+
+from mpim_lab.errors import InvalidParameter
+
+HEAD = struct.Struct("<Qd")  # a payload begins with its sequence number and the moment it was due, in monotonic seconds
+NO_SAMPLE = 1 << 62  # a `one_in` that no sequence number but 0 is a multiple of
+BOUNDS = {
+    "tasks": (1, 4_096),
+    "messages": (1, 20_000_000),
+    "seconds": (0.01, 600.0),
+    "payload_bytes": (HEAD.size, 1_048_576),
+    "offered_per_s": (1.0, 2_000_000.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """One run: it ends after `messages` messages or `seconds` seconds, whichever comes first.
+
+    Without `offered_per_s` the loop is closed: each of `tasks` tasks awaits one publish after another. With it the loop
+    is open: messages are due at that rate whatever the answers do, and at most `tasks` publishes are unanswered.
+    One message in `one_in` is followed through its whole life. `report_every_s` of 0 asks for the summary only.
+    Raises InvalidParameter when a number is outside its bounds.
+    """
+
+    url: str = field(repr=False)  # it may carry a password
+    who: str
+    channel: str
+    tasks: int
+    messages: int
+    seconds: float
+    offered_per_s: float | None = None
+    payload_bytes: int = 100
+    one_in: int = NO_SAMPLE
+    report_every_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidParameter(f"{name}={value!r}: must be from {low:,} to {high:,}")
+
+    @property
+    def limit_s(self) -> float:
+        """How long a process may live in all, start and clean-up included."""
+        return self.seconds + 30.0
+
+    def to_json(self) -> str:
+        """Write it down for `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "LoadPlan":
+        """Read back what `to_json` wrote."""
+        return cls(**json.loads(text))

@@ -1,0 +1,143 @@
+"""The publishing side of a load: a closed loop or an open one."""
+
+import asyncio
+import math
+from typing import Any
+
+from mpim_lab.events import Kind, now
+from mpim_lab.lab.loadworker.contestants import Publish
+from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
+from mpim_lab.lab.loadworker.ticker import ticking
+
+TICK_S = 0.0005
+Life = tuple[int, str, float, int | None]  # sequence number, kind of event, when, count
+
+
+class ClosedLoop:
+    """Each of `tasks` tasks awaits one publish after another: the answers set the pace."""
+
+    _grace_s = 0.0
+
+    def __init__(self, plan: LoadPlan, publish: Publish, batch: int = 1) -> None:
+        self.sent = 0
+        self.lives: list[Life] = []
+        self._plan, self._publish, self._batch = plan, publish, batch
+        self._padding = bytes(plan.payload_bytes - HEAD.size)
+        self._limit = plan.messages
+        self._reported, self._reported_at = 0, now()
+
+    async def run(self) -> None:
+        """Publish until the plan's messages or seconds are used up, or `stop` is called."""
+        end = asyncio.get_running_loop().call_later(self._plan.seconds + self._grace_s, self.stop)
+        task = self._one_by_one if self._batch == 1 else self._batch_by_batch
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._plan.tasks):
+                group.create_task(task())
+        end.cancel()
+
+    def stop(self) -> None:
+        """Publish nothing more; what is on its way is awaited."""
+        self._limit = self.sent
+
+    async def _one_by_one(self) -> None:
+        publish, channel, padding, one_in = self._publish, self._plan.channel, self._padding, self._plan.one_in
+        pack, take, due_at = HEAD.pack, self._take, self._due_at
+        while True:
+            if (sequence := take()) < 0:
+                if await self._more():
+                    continue
+                return
+            due = due_at(sequence)
+            count = await publish(channel, pack(sequence, due) + padding)
+            if not sequence % one_in:
+                self._note(sequence, due, count)
+
+    async def _batch_by_batch(self) -> None:
+        while True:
+            taken: list[tuple[int, float]] = []
+            while len(taken) < self._batch and (sequence := self._take()) >= 0:
+                taken.append((sequence, self._due_at(sequence)))
+            if taken:
+                counts = await self._publish(self._plan.channel, [HEAD.pack(*head) + self._padding for head in taken])
+                for head, count in zip(taken, counts, strict=True):
+                    if not head[0] % self._plan.one_in:
+                        self._note(*head, count)
+            elif not await self._more():
+                return
+
+    def interval(self) -> dict[str, Any]:
+        """What was sent since the last interval."""
+        at, lives = now(), self.lives
+        seconds, messages = at - self._reported_at, self.sent - self._reported
+        self._reported, self._reported_at, self.lives = self.sent, at, []
+        return {"at": at, "seconds": seconds, "messages": messages, "lives": lives}
+
+    def _note(self, sequence: int, due: float, count: int) -> None:
+        self.lives += ((sequence, Kind.ACCEPTED, due, None), (sequence, Kind.PUBLISHED, now(), count))
+
+    def _take(self) -> int:
+        """Give the next sequence number, or -1 if none may be sent now."""
+        if self.sent >= self._limit:
+            return -1
+        self.sent += 1
+        return self.sent - 1
+
+    def _due_at(self, sequence: int) -> float:
+        return now()
+
+    async def _more(self) -> bool:
+        """Wait for more to send; False at the end."""
+        return False
+
+
+class OpenLoop(ClosedLoop):
+    """Messages are due at a fixed rate, whatever the answers do; at most `tasks` are unanswered.
+
+    They come in small bursts, one each half millisecond, as requests reach a busy gateway in the turns of its loop.
+    A latency counts from the moment a message was due, not from when it was sent: a publisher that is held up would
+    otherwise hide the delay (coordinated omission). What could not be sent in the plan's seconds is not sent at all.
+    """
+
+    _grace_s = 0.02  # for the last bursts, should they be late
+
+    def __init__(self, plan: LoadPlan, publish: Publish, batch: int = 1) -> None:
+        super().__init__(plan, publish, batch)
+        self._per_tick = (plan.offered_per_s or 1.0) * TICK_S
+        self._last = min(plan.messages, int(plan.seconds / TICK_S * self._per_tick))
+        self._limit = 0
+        self._idle: list[asyncio.Future[None]] = []
+
+    async def run(self) -> None:
+        """Publish what is due, tick by tick, to the end of the schedule."""
+        self._started_at = now() + 2 * TICK_S
+        with ticking(self._tick, self._started_at, TICK_S):
+            await super().run()
+
+    def stop(self) -> None:
+        """Publish nothing more; what is on its way is awaited."""
+        self._last = self._limit = self.sent
+        self._wake(len(self._idle))
+
+    def _due_at(self, sequence: int) -> float:
+        return self._started_at + TICK_S * int(sequence / self._per_tick)
+
+    def _tick(self) -> None:
+        ticks = int((now() - self._started_at) / TICK_S) + 1
+        due = min(math.ceil(ticks * self._per_tick), self._last)
+        # Only those who are idle now send, so that a late tick gives one large burst. Were a sender to go on as soon as
+        # it has its answer, a publisher once late would send dribs and drabs, which cost it more, and stay late.
+        self._limit = min(due, self.sent + len(self._idle) * self._batch)
+        self._wake(math.ceil((self._limit - self.sent) / self._batch) if self.sent < self._last else len(self._idle))
+
+    def _wake(self, senders: int) -> None:
+        for _ in range(min(senders, len(self._idle))):
+            if not (idle := self._idle.pop()).done():
+                idle.set_result(None)
+
+    async def _more(self) -> bool:
+        if self.sent >= self._last:
+            return False
+        idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(idle)
+        await idle
+        return True
