@@ -1,0 +1,90 @@
+"""Chart svg: small static pictures of line and bar charts, for readers without a kernel."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+WIDTH, HEIGHT = 780, 320
+LEFT, RIGHT, TOP, BOTTOM = 90, 24, 64, 54
+_STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#57606a}.t{font-size:14px;font-weight:600;fill:#1f2328}"
+    ".card{fill:#fff;stroke:#d0d7de}"
+    ".grid{stroke:#8c959f;stroke-opacity:.35}@media(prefers-color-scheme:dark){.card{fill:#161b22;stroke:#30363d}"
+    "text{fill:#9ea7b3}.t{fill:#e6edf3}}"
+)
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def ticks(highest: float, about: int = 5) -> list[float]:
+    """Round numbers from 0 to at least `highest`.
+
+    >>> ticks(87)
+    [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
+    """
+    if not highest > 0:
+        return [0.0, 1.0]
+    power = 10.0 ** math.floor(math.log10(highest / about))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * about >= highest * 0.999)
+    return [step * index for index in range(math.ceil(highest / step - 1e-9) + 1)]
+
+
+def _card(title: str, height: int, parts: Iterable[str]) -> str:
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+        f' role="img">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+        f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="10"/>'
+        f'<text class="t" x="18" y="28">{escape(title)}</text>'
+    )
+    return head + "".join(parts) + "</svg>"
+
+
+def lines_svg(series: Series, title: str, x_title: str, y_title: str) -> str:
+    """Lines with points over a grid; both axes begin at 0."""
+    points = [(x, y) for xs, ys in series.values() for x, y in zip(xs, ys, strict=True) if y is not None]
+    x_ticks, y_ticks = ticks(max((x for x, _ in points), default=1)), ticks(max((y for _, y in points), default=1))
+
+    def to_x(x: float) -> float:
+        return LEFT + x / x_ticks[-1] * (WIDTH - LEFT - RIGHT)
+
+    def to_y(y: float) -> float:
+        return HEIGHT - BOTTOM - y / y_ticks[-1] * (HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for y in y_ticks:
+        parts.append(f'<path class="grid" d="M{LEFT} {to_y(y):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{y:,g}</text>')
+    parts += [f'<text x="{to_x(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:,g}</text>' for x in x_ticks]
+    for index, (name, (xs, ys)) in enumerate(series.items()):
+        colour = PALETTE[index % len(PALETTE)]
+        path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in zip(xs, ys, strict=True) if y is not None)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>')
+        left = LEFT + 150 * index
+        parts.append(
+            f'<rect x="{left}" y="42" width="12" height="4" fill="{colour}"/>'
+            f'<text x="{left + 18}" y="48">{escape(name)}</text>'
+        )
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>'
+    )
+    parts.append(
+        f'<text x="20" y="{(TOP + HEIGHT - BOTTOM) / 2}" text-anchor="middle" '
+        f'transform="rotate(-90 20 {(TOP + HEIGHT - BOTTOM) / 2})">{escape(y_title)}</text>'
+    )
+    return _card(title, HEIGHT, parts)
+
+
+def bars_svg(rows: Sequence[tuple[str, float, str]], title: str, unit: str) -> str:
+    """Horizontal bars: (name, value, label), values from 0."""
+    most, left, right = max((value for _, value, _ in rows), default=1.0), 236, 150
+    height = 84 + 34 * len(rows)
+    parts = []
+    for index, (name, value, label) in enumerate(rows):
+        y, wide = 50 + 34 * index, max(1.0, value / most * (WIDTH - left - right))
+        parts.append(f'<text x="{left - 10}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect x="{left}" y="{y}" width="{wide:.1f}" height="23" rx="3" fill="{PALETTE[0]}"/>')
+        parts.append(f'<text x="{left + wide + 8:.1f}" y="{y + 16}">{escape(label)}</text>')
+    parts.append(f'<text x="{left}" y="{height - 14}">{escape(unit)}</text>')
+    return _card(title, height, parts)

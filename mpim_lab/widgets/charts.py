@@ -1,0 +1,166 @@
+"""Charts: throughput and latency while a run goes on, the ladder, the curves of a sweep. Plotly, and an SVG to keep."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import anywidget
+import ipywidgets
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mpim_lab.events import Kind
+from mpim_lab.lab.experiment import Run
+from mpim_lab.lab.trace import RateSample, Trace
+from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
+from mpim_lab.widgets.static_picture import Bundle, bundle
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+POLL_S = 0.25
+MOST_POINTS = 240
+_AXIS: dict[str, Any] = {
+    "title_font_size": 13,
+    "gridcolor": "rgba(128,128,128,.28)",
+    "zerolinecolor": "rgba(128,128,128,.5)",
+    "rangemode": "tozero",
+}
+
+
+class Theme(anywidget.AnyWidget):
+    """Nothing to see: gives plotly's text the colours of JupyterLab's theme, and its figure the width of the page."""
+
+    _esm = Path(__file__).parent / "static" / "charts.js"
+    _css = Path(__file__).parent / "static" / "charts.css"
+
+
+def styled(figure: Any, height: int = 320) -> Any:
+    """Transparent ground, readable sizes, a grid that can be seen in light and dark."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 70, "r": 24, "t": 46, "b": 52},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"size": 13, "family": "system-ui, sans-serif", "color": "#6b7280"},
+        legend={"orientation": "h", "y": 1.02, "x": 0, "yanchor": "bottom"},
+        hovermode="x unified",
+    )
+    figure.update_xaxes(**_AXIS)
+    figure.update_yaxes(**_AXIS)
+    return figure
+
+
+class Chart(ipywidgets.VBox):
+    """A plotly figure that follows the theme, with a static picture and a text beside it."""
+
+    def __init__(self, figure: Any, svg: str, text: str) -> None:
+        self.figure = go.FigureWidget(figure)
+        self.figure._config = {"responsive": True, "displaylogo": False}  # as wide as the page, and with it
+        self.svg, self.text = svg, text
+        super().__init__([Theme(), self.figure])
+        self.add_class("mpim-chart")
+
+    def _repr_mimebundle_(self, **options: Any) -> Bundle:
+        return bundle(super()._repr_mimebundle_(**options), self.svg, self.text)
+
+
+class LiveCharts(Chart):
+    """Messages a second, and latency in milliseconds (p50, p99), while a run goes on.
+
+    Redrawn at most four times a second with a few hundred points: a run in other processes does not feel it.
+    """
+
+    def __init__(self, trace: Trace | None = None) -> None:
+        figure = make_subplots(cols=2, horizontal_spacing=0.11)
+        for column, name, colour in ((1, "received", PALETTE[0]), (2, "p50", PALETTE[2]), (2, "p99", PALETTE[1])):
+            figure.add_scatter(
+                x=[], y=[], name=name, mode="lines", line={"color": colour, "width": 2.4}, row=1, col=column
+            )
+        figure.update_xaxes(title_text="seconds")
+        figure.update_yaxes(title_text="messages/s", col=1)
+        figure.update_yaxes(title_text="latency, ms", col=2)
+        super().__init__(styled(figure), "", "")
+        self._trace = trace if trace is not None else Trace()
+        self.refresh()
+
+    async def follow(self, run: Run) -> None:
+        """Keep up with a run until it ends."""
+        self._trace = run.trace
+        try:
+            while not run.done:
+                self.refresh()
+                await asyncio.sleep(POLL_S)
+        finally:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Draw what the trace holds now."""
+        frame = samples(self._trace)
+        xs, columns = list(frame["seconds"]), [list(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")]
+        with self.figure.batch_update():
+            for line, ys in zip(self.figure.data, columns, strict=True):
+                line.x, line.y = xs, ys
+        last = "no messages yet" if frame.empty else f"{frame['messages_per_s'].max():,.0f} messages/s at the most"
+        self.text = f"LiveCharts: {last}"
+        series = {"received": (xs, columns[0])}
+        self.svg = lines_svg(series, "Throughput", "seconds", "messages per second")
+
+
+def samples(trace: Trace) -> pd.DataFrame:
+    """What was received, by time: from the load processes' counts, or from the events where there are none."""
+    rates = [rate for rate in trace.rates if rate.p50_ms is not None] or _from_events(trace)
+    begun = rates[0].at if rates else 0.0
+    rows = [(rate.at - begun, rate.messages / max(rate.seconds, 1e-9), rate.p50_ms, rate.p99_ms) for rate in rates]
+    frame = pd.DataFrame(rows, columns=["seconds", "messages_per_s", "p50_ms", "p99_ms"])
+    return frame.iloc[:: len(frame) // MOST_POINTS + 1]
+
+
+def _from_events(trace: Trace, interval_s: float = 0.25) -> list[RateSample]:
+    begun: dict[str, float] = {}
+    bins: dict[int, list[float]] = {}
+    for event in trace.events:
+        if event.kind is Kind.ACCEPTED:
+            begun.setdefault(event.message_id, event.at)
+        elif event.kind is Kind.HANDLED and event.message_id in begun:
+            bins.setdefault(int(event.at / interval_s), []).append((event.at - begun[event.message_id]) * 1e3)
+    made = []
+    for number, latencies in sorted(bins.items()):
+        latencies.sort()
+        p99 = latencies[int(len(latencies) * 0.99)]
+        made.append(RateSample(number * interval_s, "events", interval_s, len(latencies), median(latencies), p99))
+    return made
+
+
+def ladder_chart(
+    rungs: Sequence[tuple[str, float]], *, title: str = "The throughput ladder", unit: str = "messages per second"
+) -> Chart:
+    """Horizontal bars from slow to fast, each with its ratio to the first."""
+    names, values = [name for name, _ in rungs], [value for _, value in rungs]
+    labels = [f"{value:,.0f}  ({value / values[0]:.1f}×)" for value in values]
+    bars = go.Bar(x=values, y=names, orientation="h", text=labels, textposition="outside", marker_color=PALETTE[0])
+    figure = styled(go.Figure(bars), 90 + 46 * len(rungs))
+    figure.update_layout(title=title, margin={"l": 250}, hovermode="closest")
+    figure.update_xaxes(title_text=unit, range=[0, max(values) * 1.3])
+    figure.update_yaxes(autorange="reversed", ticks="outside", ticklen=8, tickcolor="rgba(0,0,0,0)")
+    text = "\n".join(f"{name:40} {label}" for name, label in zip(names, labels, strict=True))
+    return Chart(figure, bars_svg(list(zip(names, values, labels, strict=True)), title, unit), text)
+
+
+def sweep_chart(frame: pd.DataFrame, *, x: str, y: str, color: str | None = None, title: str = "") -> Chart:
+    """One line for each value of `color`: `y` against `x`, with points. Column names are the axis titles: give units."""
+    groups = (
+        [("", frame)] if color is None else [(str(name), group) for name, group in frame.groupby(color, sort=False)]
+    )
+    figure = go.Figure()
+    for index, (name, group) in enumerate(groups):
+        line = {"color": PALETTE[index % len(PALETTE)], "width": 2.4}
+        figure.add_scatter(
+            x=list(group[x]), y=list(group[y]), name=name, mode="lines+markers", line=line, showlegend=bool(name)
+        )
+    styled(figure).update_layout(title=title)
+    figure.update_xaxes(title_text=x)
+    figure.update_yaxes(title_text=y)
+    series = {name or y: (list(group[x]), list(group[y])) for name, group in groups}
+    return Chart(figure, lines_svg(series, title, x, y), frame.to_string(index=False))

@@ -1,0 +1,172 @@
+"""Panel: the knobs of any experiment, with buttons for run, stop and each fault, and the pictures of what happens."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets as ui
+
+from mpim_lab.errors import FaultUnavailable, MpimError
+from mpim_lab.events import Kind
+from mpim_lab.lab.experiment import Experiment, Result, Run
+from mpim_lab.lab.faults import DESCRIPTIONS
+from mpim_lab.widgets.flow import FlowView
+from mpim_lab.widgets.knobs import make_control
+from mpim_lab.widgets.static_picture import Bundle, bundle
+
+
+class Panel(ui.VBox):
+    """Turn the knobs, run, break it, look.
+
+    `views` are the pictures that follow the run (FlowView by default; add LiveCharts()). `settings` are first values of
+    the knobs. What the buttons do can be called, too: `await panel.run()`, `await panel.inject("cut")`, `panel.stop()`.
+    """
+
+    def __init__(self, experiment: type[Experiment], views: Sequence[Any] | None = None, **settings: Any) -> None:
+        self.experiment = experiment
+        self.views = list(views) if views is not None else [FlowView(title=experiment.title)]
+        self.result: Result | None = None
+        self._run: Run | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
+        first = experiment(**settings)
+        self.controls = {
+            field.name: make_control(field.name, getattr(first, field.name), knob) for field, knob in experiment.knobs()
+        }
+        self.run_button = self._button("Run", "play", "primary", self._on_run)
+        self.stop_button = self._button("Stop", "stop", "", self._on_stop)
+        self.fault_buttons = {
+            name: self._button(name, "bolt", "warning", self._on_fault(name), DESCRIPTIONS.get(name, ""))
+            for name in experiment.faults
+        }
+        self.status, self.card = ui.HTML(), ui.HTML()
+        knobs = ui.Box(list(self.controls.values()), layout=ui.Layout(display="flex", flex_flow="row wrap"))
+        buttons = ui.HBox([self.run_button, self.stop_button], layout=ui.Layout(flex_flow="row wrap"))
+        faults = [ui.HTML("<b>Break it:</b>"), *self.fault_buttons.values()] if self.fault_buttons else []
+        row = ui.HBox(
+            [*buttons.children, *faults, self.status], layout=ui.Layout(flex_flow="row wrap", align_items="center")
+        )
+        super().__init__([knobs, row, *self.views, self.card])
+        self.add_class("mpim-panel")
+        self._idle("Choose, then press Run.")
+
+    # What the buttons do
+
+    async def run(self) -> Result | None:
+        """Run the experiment as its knobs are now; a failure is shown in the panel and gives None. One run at a time."""
+        if self._run is not None:
+            self._say("It is running already.")
+            return None
+        watchers: list[asyncio.Task[None]] = []
+        try:
+            self._run = self.experiment(**{name: control.value for name, control in self.controls.items()}).start()
+            self._busy(True)
+            watchers = [asyncio.create_task(view.follow(self._run)) for view in self.views]
+            watchers.append(asyncio.create_task(self._count(self._run)))
+            self.result = await self._run.result()
+            await asyncio.gather(*watchers)
+            self._show(self.result)
+        except MpimError as error:
+            self._idle(f"<b>{type(error).__name__}</b>: {escape(str(error))}")
+            self.result = None
+        finally:
+            if self._run is not None and not self._run.done:
+                await self._run.cancel()
+            self._run = None
+            self._busy(False)
+            await asyncio.gather(*watchers, return_exceptions=True)
+        return self.result
+
+    async def inject(self, fault: str) -> None:
+        """Cause a fault in the run that goes on; says why if it cannot be caused."""
+        try:
+            if self._run is None:
+                raise FaultUnavailable("nothing is running")
+            await self._run.inject(fault)
+            self._say(f"{fault}: {DESCRIPTIONS.get(fault, '')}")
+        except MpimError as error:
+            self._say(escape(str(error)))
+
+    def stop(self) -> None:
+        """End the run at its next message."""
+        if self._run is not None:
+            self._run.stop()
+
+    # From clicks to calls: a click may come on another thread, the run belongs to the loop
+
+    def _button(
+        self, label: str, icon: str, style: str, act: Callable[[], Coroutine[Any, Any, Any] | None], tooltip: str = ""
+    ) -> ui.Button:
+        button = ui.Button(
+            description=label, icon=icon, button_style=style, tooltip=tooltip, layout=ui.Layout(width="auto")
+        )
+        button.on_click(lambda _: self._loop.call_soon_threadsafe(self._begin, act))
+        return button
+
+    def _begin(self, act: Callable[[], Coroutine[Any, Any, Any] | None]) -> None:
+        work = act()
+        if work is not None:
+            task = self._loop.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._idle(f"<b>{type(error).__name__}</b>: {escape(str(error))}")
+
+    def _on_run(self) -> Coroutine[Any, Any, Any]:
+        return self.run()
+
+    def _on_stop(self) -> None:
+        self.stop()
+
+    def _on_fault(self, name: str) -> Callable[[], Coroutine[Any, Any, Any]]:
+        return lambda: self.inject(name)
+
+    # What is shown
+
+    async def _count(self, run: Run) -> None:
+        while not run.done:
+            sent = len({event.message_id for event in run.trace.of(Kind.ACCEPTED, Kind.CHECKED)})
+            with contextlib.suppress(AttributeError):
+                self._say(f"running: message {sent:,} of {run.experiment.messages:,}")  # type: ignore[attr-defined]
+            await asyncio.sleep(0.25)
+
+    def _busy(self, busy: bool) -> None:
+        self.run_button.disabled, self.stop_button.disabled = busy, not busy
+        for button in self.fault_buttons.values():
+            button.disabled = not busy
+
+    def _idle(self, text: str) -> None:
+        self._busy(False)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        self.status.value = f"<span style='padding-left:10px'>{text}</span>"
+
+    def _show(self, result: Result) -> None:
+        self._say("done")
+        self.card.value = verdict_card(result)
+
+    def _repr_mimebundle_(self, **options: Any) -> Bundle:
+        names = ", ".join(self.controls)
+        picture = self.views[0]._repr_mimebundle_()[0].get("image/svg+xml", "") if self.views else ""
+        return bundle(super()._repr_mimebundle_(**options), picture, f"Panel: {self.experiment.title} (knobs: {names})")
+
+
+def verdict_card(result: Result) -> str:
+    """The verdict as a card: a word and a mark, not colour alone."""
+    verdict = result.verdict
+    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered)
+    colour, mark = (
+        ("#D55E00", "✘ not everything arrived as it should")
+        if bad
+        else ("#009E73", "✔ every message arrived once, in order")
+    )
+    return (
+        f"<div style='border-left:5px solid {colour};padding:6px 12px;margin:6px 2px;background:var(--jp-layout-color2)'>"
+        f"<b>{mark}</b><pre style='margin:4px 0 0'>{escape(str(verdict))}</pre></div>"
+    )
