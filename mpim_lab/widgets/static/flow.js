@@ -64,7 +64,7 @@ class View {
     this.build(host);
     this.onMessage = (message) => this.take(message);
     model.on("msg:custom", this.onMessage);
-    this.sizes = new ResizeObserver(() => this.draw());
+    this.sizes = new ResizeObserver(() => { this.readTheme(); this.draw(); });  // also the first time it is on the page
     this.sizes.observe(this.root);
     this.themes = new MutationObserver(() => { this.readTheme(); this.draw(); });
     for (const node of [document.body, document.documentElement])
