@@ -71,7 +71,7 @@ class Run:
 
     def __init__(self, experiment: "Experiment") -> None:
         self.experiment = experiment
-        self.trace = Trace()
+        self.trace = Trace(sample_above_per_s=None)  # the verdict is read from it
         self.metrics: dict[str, float] = {}
         self.stopping = False
         self.injector: Callable[[str], Awaitable[None]] | None = None

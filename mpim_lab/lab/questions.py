@@ -1,5 +1,6 @@
 """Questions: the interview question bank, each answered by a cell the reader can run."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,11 @@ def data_path(name: str) -> Path:
 
 def load_questions(path: Path | None = None) -> list[Question]:
     """Read the bank. Raises InvalidParameter, naming the question, for a missing field, a double id and the like."""
-    records = yaml.safe_load((path or data_path("questions.yaml")).read_text(encoding="utf-8"))
+    path = path or data_path("questions.yaml")
+    try:
+        records = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidParameter(f"{path.name} is no YAML in UTF-8: {error}") from error
     if not isinstance(records, list):
         raise InvalidParameter("the question bank is a list of questions")
     questions = [_question(record) for record in records]
@@ -53,16 +58,18 @@ def _question(record: Any) -> Question:
     wanted = {field.name for field in fields(Question)}
     if not isinstance(record, dict) or set(record) != wanted:
         given = set(record) if isinstance(record, dict) else set()
-        raise InvalidParameter(f"question {name!r}: missing {sorted(wanted - given)}, unknown {sorted(given - wanted)}")
+        missing, unknown = sorted(wanted - given), sorted(given - wanted, key=str)
+        raise InvalidParameter(f"question {name!r}: missing {missing}, unknown {unknown}")
+    wrong = [field.name for field in fields(Question) if type(record[field.name]) is not field.type]
+    if wrong:
+        raise InvalidParameter(
+            f"question {name!r}: {wrong} must be text, the chapter a number; quote yes, no and numbers"
+        )
     question = Question(**record)
     if question.difficulty not in DIFFICULTIES:
         raise InvalidParameter(f"question {name!r}: difficulty is one of {', '.join(DIFFICULTIES)}")
-    empty = [
-        field.name
-        for field in fields(Question)
-        if field.type in ("str", str) and not str(getattr(question, field.name)).strip()
-    ]
-    if empty or ".ipynb#" not in question.cell:
+    empty = [field for field, value in record.items() if isinstance(value, str) and not value.strip()]
+    if empty or not re.fullmatch(r"\S+\.ipynb#\S+", question.cell):
         raise InvalidParameter(f"question {name!r}: {empty or 'cell'} must say something (cell: notebook.ipynb#id)")
     return question
 

@@ -27,8 +27,8 @@ class Trace:
     """Collect events; usable as an observer.
 
     Above `sample_above_per_s` events a second it keeps one message in `one_in` (whole lives, chosen by message id) and
-    says so; events without a message (connections, faults) are always kept. Holds at most `limit` events: then it
-    keeps the first ones, counts the rest in `left_out`, and says so too.
+    says so; None: never, for a run that is judged by its trace. Events without a message (connections, faults) are
+    always kept. Holds at most `limit` events: then it keeps the first ones, counts the rest in `left_out`, and says so.
 
         >>> trace = Trace()
         >>> trace(Event(Kind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
@@ -36,7 +36,7 @@ class Trace:
         Trace(1 event of 1 message by alice; complete)
     """
 
-    def __init__(self, *, sample_above_per_s: int = 5_000, limit: int = 200_000) -> None:
+    def __init__(self, *, sample_above_per_s: int | None = 5_000, limit: int = 200_000) -> None:
         self.events: list[Event] = []
         self.rates: list[RateSample] = []
         self.one_in = 1
@@ -50,7 +50,7 @@ class Trace:
         if event.at - self._second >= 1.0:
             self._second, self._in_second = event.at, 0
         self._in_second += 1
-        if self._in_second > self._sample_above_per_s * self.one_in:
+        if self._sample_above_per_s is not None and self._in_second > self._sample_above_per_s * self.one_in:
             self._keep_half_of_the_messages()
         if self._is_kept(event) and len(self.events) < self._limit:
             self.events.append(event)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+
+from mpim_lab.widgets.static_picture import escape
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH, HEIGHT = 780, 320
 LEFT, RIGHT, TOP, BOTTOM = 90, 24, 64, 54
+MOST_MARKS = 60
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#57606a}.t{font-size:14px;font-weight:600;fill:#1f2328}"
     ".card{fill:#fff;stroke:#d0d7de}"
@@ -14,7 +16,7 @@ _STYLE = (
     "text{fill:#9ea7b3}.t{fill:#e6edf3}}"
 )
 
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]
 
 
 def ticks(highest: float, about: int = 5) -> list[float]:
@@ -42,8 +44,9 @@ def _card(title: str, height: int, parts: Iterable[str]) -> str:
 
 
 def lines_svg(series: Series, title: str, x_title: str, y_title: str) -> str:
-    """Lines with points over a grid; both axes begin at 0."""
-    points = [(x, y) for xs, ys in series.values() for x, y in zip(xs, ys, strict=True) if y is not None]
+    """Lines over a grid, few points marked; both axes begin at 0. A value that is None or nan is left out."""
+    known = {name: _known(xs, ys) for name, (xs, ys) in series.items()}
+    points = [point for line in known.values() for point in line]
     x_ticks, y_ticks = ticks(max((x for x, _ in points), default=1)), ticks(max((y for _, y in points), default=1))
 
     def to_x(x: float) -> float:
@@ -57,9 +60,11 @@ def lines_svg(series: Series, title: str, x_title: str, y_title: str) -> str:
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(y):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{y:,g}</text>')
     parts += [f'<text x="{to_x(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:,g}</text>' for x in x_ticks]
-    for index, (name, (xs, ys)) in enumerate(series.items()):
+    for index, (name, line) in enumerate(known.items()):
         colour = PALETTE[index % len(PALETTE)]
-        path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in zip(xs, ys, strict=True) if y is not None)
+        path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in line)
+        if len(line) <= MOST_MARKS:
+            parts += [f'<circle cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="3.2" fill="{colour}"/>' for x, y in line]
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>')
         left = LEFT + 150 * index
         parts.append(
@@ -76,9 +81,13 @@ def lines_svg(series: Series, title: str, x_title: str, y_title: str) -> str:
     return _card(title, HEIGHT, parts)
 
 
+def _known(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None and not math.isnan(y)]
+
+
 def bars_svg(rows: Sequence[tuple[str, float, str]], title: str, unit: str) -> str:
     """Horizontal bars: (name, value, label), values from 0."""
-    most, left, right = max((value for _, value, _ in rows), default=1.0), 236, 150
+    most, left, right = max((value for _, value, _ in rows), default=0.0) or 1.0, 236, 150
     height = 84 + 34 * len(rows)
     parts = []
     for index, (name, value, label) in enumerate(rows):

@@ -12,7 +12,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
+from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.trace import RateSample, Trace
 from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
@@ -98,7 +100,7 @@ class LiveCharts(Chart):
     def refresh(self) -> None:
         """Draw what the trace holds now."""
         frame = samples(self._trace)
-        xs, columns = list(frame["seconds"]), [list(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")]
+        xs, columns = list(frame["seconds"]), [_plain(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")]
         with self.figure.batch_update():
             for line, ys in zip(self.figure.data, columns, strict=True):
                 line.x, line.y = xs, ys
@@ -109,40 +111,53 @@ class LiveCharts(Chart):
 
 
 def samples(trace: Trace) -> pd.DataFrame:
-    """What was received, by time: from the load processes' counts, or from the events where there are none."""
-    rates = [rate for rate in trace.rates if rate.p50_ms is not None] or _from_events(trace)
+    """What was received, by time: from the load processes' counts, or from the events where there are none.
+
+    An interval in which nothing came is a row of its own, with rate 0 and no latency.
+    """
+    receivers = {rate.actor for rate in trace.rates if rate.p50_ms is not None}
+    rates = [rate for rate in trace.rates if rate.actor in receivers] or _from_events(trace)
     begun = rates[0].at if rates else 0.0
     rows = [(rate.at - begun, rate.messages / max(rate.seconds, 1e-9), rate.p50_ms, rate.p99_ms) for rate in rates]
     frame = pd.DataFrame(rows, columns=["seconds", "messages_per_s", "p50_ms", "p99_ms"])
     return frame.iloc[:: len(frame) // MOST_POINTS + 1]
 
 
+def _plain(column: "pd.Series[Any]") -> list[float | None]:
+    """Numbers as plotly takes them: a gap is None."""
+    return [None if pd.isna(value) else float(value) for value in column]
+
+
 def _from_events(trace: Trace, interval_s: float = 0.25) -> list[RateSample]:
+    """Count the messages that were handled in each interval; those of a sampled trace stand for the others, too."""
     begun: dict[str, float] = {}
     bins: dict[int, list[float]] = {}
     for event in trace.events:
         if event.kind is Kind.ACCEPTED:
             begun.setdefault(event.message_id, event.at)
-        elif event.kind is Kind.HANDLED and event.message_id in begun:
+        elif event.kind is Kind.HANDLED and event.message_id in begun and not is_confirmation(event.channel):
             bins.setdefault(int(event.at / interval_s), []).append((event.at - begun[event.message_id]) * 1e3)
     made = []
-    for number, latencies in sorted(bins.items()):
-        latencies.sort()
-        p99 = latencies[int(len(latencies) * 0.99)]
-        made.append(RateSample(number * interval_s, "events", interval_s, len(latencies), median(latencies), p99))
+    for number in range(min(bins, default=0), max(bins, default=-1) + 1):
+        latencies = sorted(bins.get(number, ()))
+        p50, p99 = (median(latencies), latencies[int(len(latencies) * 0.99)]) if latencies else (None, None)
+        messages = len(latencies) * trace.one_in
+        made.append(RateSample(number * interval_s, "events", interval_s, messages, p50, p99))
     return made
 
 
 def ladder_chart(
     rungs: Sequence[tuple[str, float]], *, title: str = "The throughput ladder", unit: str = "messages per second"
 ) -> Chart:
-    """Horizontal bars from slow to fast, each with its ratio to the first."""
+    """Horizontal bars from slow to fast, each with its ratio to the first (left out when that is 0)."""
+    if not rungs:
+        raise InvalidParameter("a ladder needs at least one rung")
     names, values = [name for name, _ in rungs], [value for _, value in rungs]
-    labels = [f"{value:,.0f}  ({value / values[0]:.1f}×)" for value in values]
+    labels = [f"{value:,.0f}" + (f"  ({value / values[0]:.1f}×)" if values[0] else "") for value in values]
     bars = go.Bar(x=values, y=names, orientation="h", text=labels, textposition="outside", marker_color=PALETTE[0])
     figure = styled(go.Figure(bars), 90 + 46 * len(rungs))
     figure.update_layout(title=title, margin={"l": 250}, hovermode="closest")
-    figure.update_xaxes(title_text=unit, range=[0, max(values) * 1.3])
+    figure.update_xaxes(title_text=unit, range=[0, (max(values) or 1) * 1.3])
     figure.update_yaxes(autorange="reversed", ticks="outside", ticklen=8, tickcolor="rgba(0,0,0,0)")
     text = "\n".join(f"{name:40} {label}" for name, label in zip(names, labels, strict=True))
     return Chart(figure, bars_svg(list(zip(names, values, labels, strict=True)), title, unit), text)

@@ -1,6 +1,7 @@
 """FlowView: messages on their way and their space-time diagram, live while a run goes on, then to be replayed."""
 
 import asyncio
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mpim_lab.events import now
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.trace import Trace
 from mpim_lab.widgets.static_picture import Bundle, bundle
-from mpim_lab.widgets.story import Scene, Story, tell
+from mpim_lab.widgets.story import Scene, tell
 from mpim_lab.widgets.svg import space_time_svg
 
 STATIC = Path(__file__).parent / "static"
@@ -35,6 +36,8 @@ class FlowView(anywidget.AnyWidget):
         self._live = False
         self._scene: Scene | None = None
         self._sent: dict[str, int] = {}
+        self._sent_one_in = 1
+        self._drawing = threading.Lock()  # what a page says may come on another thread
         self.on_msg(self._on_message)
 
     @property
@@ -46,41 +49,51 @@ class FlowView(anywidget.AnyWidget):
 
     def show(self, trace: Trace) -> None:
         """Show another trace, whole."""
-        self._trace, self._live, self._scene = trace, False, None
-        self._draw(fresh=True)
+        self._put(trace, live=False, fresh=True)
 
     async def follow(self, run: Run) -> None:
         """Show a run while it goes on, and whole at its end. Costs at most a fifth of the loop's time."""
-        self._trace, self._live, seen = run.trace, True, -1
-        self._draw(fresh=True)
+        self._put(run.trace, live=True, fresh=True)
+        seen = len(run.trace)
         try:
             while not run.done:
                 begun = now()
                 if len(run.trace) != seen:
                     seen = len(run.trace)
-                    self._scene = None
-                    self._draw(fresh=False)
+                    self._put(run.trace, live=True, fresh=False)
                 await asyncio.sleep(max(POLL_S, 4 * (now() - begun)))
         finally:
-            self._live, self._scene = False, None
-            self._draw(fresh=False)
+            self._put(run.trace, live=False, fresh=False)
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content.get("type") == "ready":  # a page was opened or loaded again: it knows nothing yet
-            self._draw(fresh=True)
+            with self._drawing:
+                self._draw(fresh=True)
+
+    def _put(self, trace: Trace, *, live: bool, fresh: bool) -> None:
+        with self._drawing:
+            self._trace, self._live, self._scene = trace, live, None
+            self._draw(fresh=fresh)
 
     def _draw(self, *, fresh: bool) -> None:
-        """Send the scene; only the stories that are new or have changed since the last time, unless it is fresh."""
-        scene = self.scene
+        """Send the scene; only the stories that are new or have changed since the last time, unless it is fresh.
+
+        A trace that began to sample is sent whole: the messages it let go must leave the page.
+        """
+        fresh = fresh or self._trace.one_in != self._sent_one_in
+        self._sent_one_in = self._trace.one_in
         if fresh:
             self._sent.clear()
+        self.send(self._message(self.scene, fresh))
+
+    def _message(self, scene: Scene, fresh: bool) -> dict[str, Any]:
         changed = []
         for story in scene.stories:
-            mark = hash((story.fate, len(story.legs), len(story.log)))
+            mark = hash((story.fate, story.misreported, tuple(story.legs), len(story.log)))
             if self._sent.get(story.id) != mark:
                 self._sent[story.id] = mark
-                changed.append(_as_json(story))
-        content = {
+                changed.append(asdict(story))
+        return {
             "type": "scene",
             "fresh": fresh,
             "live": self._live,
@@ -93,7 +106,6 @@ class FlowView(anywidget.AnyWidget):
             "note": scene.note,
             "stories": changed,
         }
-        self.send(content)
 
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         return bundle(
@@ -109,7 +121,3 @@ class SpaceTime:
 
     def _repr_mimebundle_(self, **_options: Any) -> Bundle:
         return bundle(None, space_time_svg(self._scene, self._title), f"SpaceTime: {self._scene}")
-
-
-def _as_json(story: Story) -> dict[str, Any]:
-    return asdict(story)

@@ -24,7 +24,8 @@ def make_control(name: str, value: Any, knob: Knob) -> ui.Widget:
     if knob.low is None or knob.high is None:
         return (ui.IntText if isinstance(value, int) else ui.FloatText)(layout=layout, **common)
     bounds = {"min": knob.low, "max": knob.high, "continuous_update": False, "layout": layout}
-    if isinstance(value, int):
+    is_whole = all(float(number).is_integer() for number in (knob.low, knob.high, knob.step or 1))
+    if isinstance(value, int) and is_whole:
         bounds |= {"min": int(knob.low), "max": int(knob.high)}
         return ui.IntSlider(step=int(knob.step or 1), **bounds, **common)
     return ui.FloatSlider(step=knob.step or (knob.high - knob.low) / 100, **bounds, **common)

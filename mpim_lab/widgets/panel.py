@@ -41,24 +41,27 @@ class Panel(ui.VBox):
             name: self._button(name, "bolt", "warning", self._on_fault(name), DESCRIPTIONS.get(name, ""))
             for name in experiment.faults
         }
-        self.status, self.card = ui.HTML(), ui.HTML()
+        self.status, self.answer, self.card = ui.HTML(), ui.HTML(), ui.HTML()  # of the run; to the last click; verdict
         knobs = ui.Box(list(self.controls.values()), layout=ui.Layout(display="flex", flex_flow="row wrap"))
         buttons = ui.HBox([self.run_button, self.stop_button], layout=ui.Layout(flex_flow="row wrap"))
         faults = [ui.HTML("<b>Break it:</b>"), *self.fault_buttons.values()] if self.fault_buttons else []
         row = ui.HBox(
-            [*buttons.children, *faults, self.status], layout=ui.Layout(flex_flow="row wrap", align_items="center")
+            [*buttons.children, *faults, self.status, self.answer],
+            layout=ui.Layout(flex_flow="row wrap", align_items="center"),
         )
         super().__init__([knobs, row, *self.views, self.card])
         self.add_class("mpim-panel")
-        self._idle("Choose, then press Run.")
+        self._busy(False)
+        self._say("Choose, then press Run.")
 
     # What the buttons do
 
     async def run(self) -> Result | None:
         """Run the experiment as its knobs are now; a failure is shown in the panel and gives None. One run at a time."""
         if self._run is not None:
-            self._say("It is running already.")
+            self._answer("It is running already.")
             return None
+        self.result, self.card.value, self.answer.value = None, "", ""
         watchers: list[asyncio.Task[None]] = []
         try:
             self._run = self.experiment(**{name: control.value for name, control in self.controls.items()}).start()
@@ -69,8 +72,7 @@ class Panel(ui.VBox):
             await asyncio.gather(*watchers)
             self._show(self.result)
         except MpimError as error:
-            self._idle(f"<b>{type(error).__name__}</b>: {escape(str(error))}")
-            self.result = None
+            self._say(_named(error))
         finally:
             if self._run is not None and not self._run.done:
                 await self._run.cancel()
@@ -85,9 +87,9 @@ class Panel(ui.VBox):
             if self._run is None:
                 raise FaultUnavailable("nothing is running")
             await self._run.inject(fault)
-            self._say(f"{fault}: {DESCRIPTIONS.get(fault, '')}")
+            self._answer(f"{fault}: {DESCRIPTIONS.get(fault, '')}")
         except MpimError as error:
-            self._say(escape(str(error)))
+            self._answer(escape(str(error)))
 
     def stop(self) -> None:
         """End the run at its next message."""
@@ -115,7 +117,7 @@ class Panel(ui.VBox):
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._idle(f"<b>{type(error).__name__}</b>: {escape(str(error))}")
+            self._say(_named(error))
 
     def _on_run(self) -> Coroutine[Any, Any, Any]:
         return self.run()
@@ -140,12 +142,12 @@ class Panel(ui.VBox):
         for button in self.fault_buttons.values():
             button.disabled = not busy
 
-    def _idle(self, text: str) -> None:
-        self._busy(False)
-        self._say(text)
-
     def _say(self, text: str) -> None:
         self.status.value = f"<span style='padding-left:10px'>{text}</span>"
+
+    def _answer(self, text: str) -> None:
+        """Say what came of a click. Stays when the counter moves on."""
+        self.answer.value = f"<span style='padding-left:10px'>{text}</span>"
 
     def _show(self, result: Result) -> None:
         self._say("done")
@@ -155,6 +157,10 @@ class Panel(ui.VBox):
         names = ", ".join(self.controls)
         picture = self.views[0]._repr_mimebundle_()[0].get("image/svg+xml", "") if self.views else ""
         return bundle(super()._repr_mimebundle_(**options), picture, f"Panel: {self.experiment.title} (knobs: {names})")
+
+
+def _named(error: BaseException) -> str:
+    return f"<b>{type(error).__name__}</b>: {escape(str(error))}"
 
 
 def verdict_card(result: Result) -> str:

@@ -56,7 +56,7 @@ class Quiz(ui.VBox):
         )
         self.text.value = (
             "<div style='border:1px solid var(--jp-border-color2);border-radius:8px;padding:8px 16px;line-height:1.5'>"
-            f"<small>{place}</small><h3 style='margin:4px 0'>{escape(asked)}</h3>{shown}</div>"
+            f"<small>{escape(place)}</small><h3 style='margin:4px 0'>{escape(asked)}</h3>{shown}</div>"
         )
         self.back.disabled, self.next.disabled = self.number == 0, self.number == len(self.questions) - 1
         self.reveal_button.disabled = self.is_revealed

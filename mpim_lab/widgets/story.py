@@ -85,10 +85,16 @@ class Scene:
 def tell(trace: Trace, *, finished: bool = True) -> Scene:
     """Make the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
     teller = _Teller()
-    for event in list(trace.events):
+    for event in sorted(trace.events, key=lambda event: event.at):  # load processes report batch by batch
         teller.take(event)
-    note = "" if not trace.left_out else f"one message in {trace.one_in} is shown"
-    return teller.scene(finished, note)
+    return teller.scene(finished, _note(trace))
+
+
+def _note(trace: Trace) -> str:
+    """What a reader must know about a trace that is not complete."""
+    if not trace.left_out:
+        return ""
+    return f"one message in {trace.one_in} is shown" if trace.one_in > 1 else f"{trace.left_out:,} events are not shown"
 
 
 class _Teller:
@@ -135,7 +141,7 @@ class _Teller:
     def _published(self, story: Story, event: Event) -> None:
         count = event.count or 0
         story.log.append(f"the server handed it to {count} subscriber{'' if count == 1 else 's'}")
-        if not count:
+        if not count and self._began.get(story.id):
             self._end_attempt(story)
 
     def _end_attempt(self, story: Story) -> None:
@@ -184,7 +190,7 @@ class _Teller:
         for story in self.stories.values():
             times = self.handled[story.id]
             story.fate = "duplicated" if times > 1 else "delivered" if times else "lost" if finished else "pending"
-            story.misreported = story.misreported and not times
+            story.misreported = story.misreported and story.fate == "lost"
             if not times and finished:
                 _mark_lost(story, next(iter(self.consumers), ""))
             story.legs.sort(key=lambda leg: (leg.begin, leg.end, leg.outcome))  # two connections tell in any order

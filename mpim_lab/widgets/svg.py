@@ -1,8 +1,8 @@
 """Svg: the static space-time diagram, for readers without a kernel. The same scene gives the same text."""
 
 from collections.abc import Iterable
-from html import escape
 
+from mpim_lab.widgets.static_picture import escape
 from mpim_lab.widgets.story import FATES, Leg, Scene, Story
 
 # Okabe and Ito's palette: told apart with any kind of colour vision. Every fate has a shape of its own as well.
@@ -43,7 +43,7 @@ def space_time_svg(scene: Scene, title: str) -> str:
         *_lanes(lanes, width),
     ]
     for story in scene.stories:
-        parts += _message(story, lanes, scene.consumers, first, last)
+        parts += _message(story, lanes, scene.channels, first, last)
     return "".join([*parts, "</svg>"])
 
 
@@ -96,7 +96,7 @@ def _x(step: float, first: int) -> float:
     return LEFT + (step - first) * STEP
 
 
-def _message(story: Story, lanes: dict[str, int], consumers: list[str], first: int, last: int) -> Iterable[str]:
+def _message(story: Story, lanes: dict[str, int], channels: list[str], first: int, last: int) -> Iterable[str]:
     colour = COLOURS[story.fate]
     for leg in story.legs:
         if not (first <= leg.begin <= last + 1) or leg.source not in lanes or leg.target not in lanes:
@@ -105,7 +105,7 @@ def _message(story: Story, lanes: dict[str, int], consumers: list[str], first: i
         x, y = _end_of(leg, lanes, first)
         if leg.outcome == "lost":
             yield shape("lost", x, y)
-        elif leg.outcome == "arrived" and leg.target in consumers and story.fate != "lost":
+        elif leg.outcome == "arrived" and leg.target not in channels and story.fate != "lost":
             yield shape(story.fate, x, y)
     begin = story.legs[0].begin if story.legs else 0
     if first <= begin <= last and story.legs[0].source in lanes:

@@ -58,7 +58,7 @@ class View {
     this.model = model;
     this.scene = { producers: [], channels: [], consumers: [], bands: [], steps: 0, note: "", live: false };
     this.stories = new Map();
-    this.legs = [];
+    this.legs = []; this.bySettling = [];
     this.at = 1; this.playing = false; this.speed = 4; this.chosen = null; this.zoom = 0; this.frame = 0; this.times = [];
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.build(host);
@@ -115,7 +115,7 @@ class View {
     root.append(head, this.flow, this.space, bar, this.words);
     root.addEventListener("keydown", (event) => this.key(event));
     this.flow.addEventListener("click", (event) => this.pick(event, this.flowSpots));
-    this.space.addEventListener("click", (event) => this.pick(event, this.spaceSpots));
+    this.space.addEventListener("click", (event) => this.pick(event, this.spotsInSpace()));
     host.append(root);
     this.hurry(0);
   }
@@ -171,6 +171,9 @@ class View {
       if (story.fate === "lost") story.over = Math.max(story.begin, ...story.legs.map((leg) => leg.end));
     }
     this.order = [...this.stories.values()].sort((a, b) => a.begin - b.begin);
+    for (const leg of this.legs) leg.settles = Math.max(leg.end, leg.outcome === "arrived" ? leg.story.over : 0);
+    this.bySettling = [...this.legs].sort((a, b) => a.settles - b.settles);
+    this.version = (this.version || 0) + 1;
     this.slider.max = this.end;
     this.flow.setAttribute("aria-label", `message flow: ${this.scene.summary || ""}`);
     this.space.setAttribute("aria-label", `space-time diagram: ${this.scene.summary || ""}`);
@@ -377,7 +380,8 @@ class View {
     const pixels = this.zoom ? all : Math.max(all, 26);
     const seen = room / pixels, first = Math.max(1, Math.min(this.at - seen * 0.7, this.end - seen));
     const toX = (step) => LEFT + (step - first) * pixels;
-    this.spaceSpots = [];
+    const frame = { toX, first, last: first + seen, pixels, width, height };
+    this.drawn = { lanes, frame };
     context.save();
     context.beginPath(); context.rect(LEFT - 8, 0, width - LEFT + 8, height); context.clip();
     let labelled = -Infinity;  // faults that follow one another share a label
@@ -391,7 +395,7 @@ class View {
     }
     context.strokeStyle = this.theme.line; context.lineWidth = 1.4;
     for (const y of lanes.values()) { context.beginPath(); context.moveTo(LEFT, y); context.lineTo(width - 8, y); context.stroke(); }
-    this.drawLegs(context, lanes, toX, first, first + seen, pixels);
+    this.drawLegs(context, lanes, frame);
     context.strokeStyle = this.theme.accent; context.lineWidth = 1.6; context.setLineDash([4, 3]);
     context.beginPath(); context.moveTo(toX(this.at), 6); context.lineTo(toX(this.at), height - 4); context.stroke();
     context.setLineDash([]);
@@ -401,26 +405,60 @@ class View {
     for (const [node, y] of lanes) context.fillText(node, LEFT - 14, y);
   }
 
-  drawLegs(context, lanes, toX, first, last, pixels) {
-    const lines = new Map(), marks = new Map(), chosen = new Path2D();
+  // What is over never changes: where the whole run fits, it is drawn once, into a layer of its own, and the layer copied.
+  drawLegs(context, lanes, frame) {
+    const alive = (leg) => leg.begin <= this.at && leg.settles > this.at;
+    const inView = (leg) => leg.end >= frame.first && leg.begin <= Math.min(frame.last, this.at);
+    if (frame.first === 1) {
+      context.drawImage(this.settledLayer(context.canvas, lanes, frame), 0, 0, frame.width, frame.height);
+      this.strokeLegs(context, this.legs.filter(alive), this.at, lanes, frame);
+    } else this.strokeLegs(context, this.legs.filter(inView), this.at, lanes, frame);
+    const story = this.stories.get(this.chosen);
+    if (!story) return;
+    context.strokeStyle = this.theme.text; context.lineWidth = 3.4; context.beginPath();
+    for (const leg of this.legs) {
+      if (leg.story !== story || !inView(leg)) continue;
+      const { x1, y1, x, y } = this.line(leg, this.at, lanes, frame);
+      context.moveTo(x1, y1); context.lineTo(x, y);
+    }
+    context.stroke();
+  }
+
+  settledLayer(canvas, lanes, frame) {
+    const key = [canvas.width, canvas.height, frame.pixels, this.version, this.theme.soft].join();
+    const layer = this.layer ||= { canvas: document.createElement("canvas") };
+    if (layer.key !== key || this.at < layer.at) {
+      prepare(layer.canvas, frame.width, frame.height);
+      Object.assign(layer, { key, next: 0 });
+    }
+    const from = layer.next;
+    while (layer.next < this.bySettling.length && this.bySettling[layer.next].settles <= this.at) layer.next += 1;
+    layer.at = this.at;
+    this.strokeLegs(layer.canvas.getContext("2d"), this.bySettling.slice(from, layer.next), Infinity, lanes, frame);
+    return layer.canvas;
+  }
+
+  // Where a leg's line runs, as far as it has come at the time `at`.
+  line(leg, at, lanes, frame) {
+    const half = leg.outcome === "lost" && leg.end - leg.begin < 0.3 ? 0.5 : 1;
+    const share = Math.min(1, (at - leg.begin) / (leg.end - leg.begin));
+    const y1 = lanes.get(leg.source), y2 = lanes.get(leg.target), x1 = frame.toX(leg.begin);
+    return { x1, y1, x: x1 + (frame.toX(leg.end) - x1) * share, y: y1 + (y2 - y1) * half * share };
+  }
+
+  strokeLegs(context, legs, at, lanes, frame) {
+    const lines = new Map(), marks = new Map();
     const into = (map, key) => { if (!map.has(key)) map.set(key, new Path2D()); return map.get(key); };
     context.textAlign = "center"; context.font = "12px system-ui, sans-serif"; context.fillStyle = this.theme.soft;
-    const every = Math.max(1, Math.ceil(34 / pixels));
-    const radius = Math.max(2, Math.min(4.6, pixels / 3));
-    for (const leg of this.legs) {
-      if (leg.end < first || leg.begin > Math.min(last, this.at)) continue;
-      const y1 = lanes.get(leg.source), y2 = lanes.get(leg.target);
-      if (y1 === undefined || y2 === undefined) continue;
-      const half = leg.outcome === "lost" && leg.end - leg.begin < 0.3 ? 0.5 : 1;
-      const share = Math.min(1, (this.at - leg.begin) / (leg.end - leg.begin)), over = this.at >= leg.end;
-      const x1 = toX(leg.begin), x = x1 + (toX(leg.end) - x1) * share, y = y1 + (y2 - y1) * half * share;
-      const fate = leg.outcome === "arrived" ? (this.at >= leg.story.over ? leg.story.fate : "pending") : leg.outcome;
+    const every = Math.max(1, Math.ceil(34 / frame.pixels)), radius = Math.max(2, Math.min(4.6, frame.pixels / 3));
+    for (const leg of legs) {
+      if (!lanes.has(leg.source) || !lanes.has(leg.target)) continue;
+      const { x1, y1, x, y } = this.line(leg, at, lanes, frame), over = at >= leg.end;
+      const fate = leg.outcome === "arrived" ? (at >= leg.story.over ? leg.story.fate : "pending") : leg.outcome;
       const path = into(lines, fate);
       path.moveTo(x1, y1); path.lineTo(x, y);
-      if (leg.story.id === this.chosen) { chosen.moveTo(x1, y1); chosen.lineTo(x, y); }
       if (over && leg.outcome === "lost") mark(into(marks, "lost"), "lost", x, y, radius + 0.5);
       else if (over && leg.ends) mark(into(marks, leg.story.fate), leg.story.fate, x, y, radius);
-      this.spaceSpots.push({ x, y, story: leg.story }, { x: (x1 + x) / 2, y: (y1 + y) / 2, story: leg.story }, { x: x1, y: y1, story: leg.story });
       if (leg.begin === leg.story.begin && Math.floor(leg.begin) % every === 0) context.fillText(leg.story.id, x1, y1 - 16);
     }
     for (const [fate, path] of lines) {
@@ -429,13 +467,25 @@ class View {
       context.stroke(path);
     }
     context.setLineDash([]);
-    context.strokeStyle = this.theme.text; context.lineWidth = 3.4; context.stroke(chosen);
     for (const [fate, path] of marks) paint(context, path, fate);
+  }
+
+  // Where a click finds which message: worked out when there is a click, not for each frame.
+  spotsInSpace() {
+    const { lanes, frame } = this.drawn || {};
+    if (!frame) return [];
+    return this.legs.filter((leg) => leg.begin <= this.at && lanes.has(leg.source) && lanes.has(leg.target)).flatMap((leg) => {
+      const { x1, y1, x, y } = this.line(leg, this.at, lanes, frame), story = leg.story;
+      return [{ x, y, story }, { x: (x1 + x) / 2, y: (y1 + y) / 2, story }, { x: x1, y: y1, story }];
+    });
   }
 
   // All fates at a glance, above the slider: where to look.
   drawTicks() {
-    const width = this.ticks.parentElement.clientWidth - 12, context = prepare(this.ticks, Math.max(60, width), 12);
+    const width = this.ticks.parentElement.clientWidth - 12, key = `${width} ${this.version} ${this.end}`;
+    if (key === this.ticked) return;
+    this.ticked = key;
+    const context = prepare(this.ticks, Math.max(60, width), 12);
     const paths = new Map();
     for (const story of this.order || []) {
       if (!paths.has(story.fate)) paths.set(story.fate, new Path2D());
