@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 from IPython.display import display
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from mpim_lab.bench.cases import Case
 from mpim_lab.bench.machine import describe_machine
@@ -38,7 +38,9 @@ async def bench_live(rounds: int, seconds: float) -> dict[str, Any]:
         try:
             await NotebookClient(notebook, timeout=60 + int(rounds * len(CASES) * 2 * (seconds + 5))).async_execute()
         except CellExecutionError as error:
-            raise LoadFailed(str(error).strip().splitlines()[-1]) from error
+            raise LoadFailed(f"{error.ename}: {error.evalue}") from error  # its text is a traceback in colour
+        except (CellTimeoutError, DeadKernelError) as error:
+            raise LoadFailed(str(error)) from error
     said = "".join(output.get("text", "") for output in cell.outputs if output.output_type == "stream")
     return {"machine": machine, "rows": rows_of_live(json.loads(said.splitlines()[-1]))}
 

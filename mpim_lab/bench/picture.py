@@ -70,6 +70,8 @@ def _draw(
     zero for a bar to stand on.
     """
     colour, shape = look
+    if not rows:
+        return
     above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
     below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
     points = go.Scatter(
@@ -81,7 +83,7 @@ def _draw(
         marker={"color": colour, "symbol": shape, "size": 12, "line": {"color": "#444", "width": 0.6}},
         legendgroup=who,
         offsetgroup=who,
-        showlegend=column == 1,
+        showlegend=all(drawn.legendgroup != who for drawn in figure.data),
         text=list(texts),
         hovertemplate="%{text}",
     )

@@ -31,16 +31,14 @@ Runner = Callable[[str, Case], Awaitable[LoadResult | float]]
 
 
 async def play(whos: Sequence[str], schedule: Schedule, run: Runner) -> AsyncIterator[Sample]:
-    """Yield one sample after another, round by round; who begins rotates. An error becomes a sample with a reason.
+    """Yield one sample after another, round by round. An error becomes a sample with a reason.
 
-    Whoever fell far behind at one rate is spared the higher ones: their latencies would only tell the length of the
-    run. Not ours, whose numbers we owe.
+    Who begins rotates, from case to case and, within a case, from round to round. Whoever fell far behind at one rate
+    is spared the higher ones: their latencies would only tell the length of the run. Not ours, whose numbers we owe.
     """
     behind: dict[str, Case] = {}
-    turn = 0
     for round_ in range(1, schedule.rounds + 1):
-        for case in schedule.cases:
-            turn += 1
+        for turn, case in enumerate(schedule.cases, start=round_):
             for place in range(len(whos)):
                 who = whos[(place + turn) % len(whos)]
                 slower = behind.get(who)

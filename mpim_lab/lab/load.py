@@ -8,14 +8,14 @@ they go by. They end when they are done, when they are told to, at their time li
 import asyncio
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.events import Event, Kind
 from mpim_lab.lab.loadprocess import LoadProcess
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS
-from mpim_lab.lab.loadworker.plan import BOUNDS, NO_SAMPLE, LoadPlan
+from mpim_lab.lab.loadworker.plan import BOUNDS, LoadPlan
 from mpim_lab.lab.trace import RateSample, Trace
 
 REPORT_EVERY_S = 0.1
@@ -91,9 +91,9 @@ class Load:
             ):
                 await asyncio.gather(receiver.ready, publisher.ready)
                 self._publisher = publisher
-                publisher.tell("go")
                 if self._stopping:
                     publisher.tell("stop")
+                publisher.tell("go")
                 await asyncio.wait({publisher.summary, receiver.summary}, return_when=asyncio.FIRST_COMPLETED)
                 if receiver.summary.done():
                     await receiver.summary  # it failed: nothing can have told it to end
@@ -152,11 +152,10 @@ def start_load(
         seconds=seconds if seconds is not None else 1.0 if messages is None else most_seconds,
         offered_per_s=offered_per_s,
         payload_bytes=payload_bytes,
-        one_in=NO_SAMPLE if trace is None else math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S),
-        report_every_s=0.0 if trace is None else REPORT_EVERY_S,
     )
     if trace is not None:
-        trace.one_in = plan.one_in
+        trace.one_in = math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S)
+        plan = replace(plan, one_in=trace.one_in, report_every_s=REPORT_EVERY_S)
     return Load(plan, trace)
 
 

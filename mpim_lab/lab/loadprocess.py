@@ -28,6 +28,7 @@ class LoadProcess:
         self.role, self._plan, self._on_interval = role, plan, on_interval
         self.ready: asyncio.Future[None] = loop.create_future()
         self.summary: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._has_summed_up = False
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
 
     async def __aenter__(self) -> "LoadProcess":
@@ -47,12 +48,18 @@ class LoadProcess:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self.summary.done() or self.summary.exception() is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-        await self._following
+        if not self._has_summed_up:
+            self._kill()
+        try:
+            await self._following
+        finally:
+            self._kill()  # should the wait for it have been cancelled
         if not self.ready.done():
             self.ready.cancel()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     @property
     def pid(self) -> int:
@@ -69,10 +76,10 @@ class LoadProcess:
         assert self._process.stdout is not None and self._process.stderr is not None
         await asyncio.gather(self._read(self._process.stdout), self._read(self._process.stderr))
         code = await self._process.wait()
-        said = "\n".join(self._last_lines) or "(it said nothing)"
+        said = ":\n" + "\n".join(self._last_lines) if self._last_lines else " and said nothing"
         for future in (self.ready, self.summary):
             if not future.done():
-                future.set_exception(LoadFailed(f"the {self.role} of {self._plan.who} ended with code {code}:\n{said}"))
+                future.set_exception(LoadFailed(f"the {self.role} of {self._plan.who} ended with code {code}{said}"))
                 future.exception()  # whoever awaits it still gets it; nobody need do so
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
@@ -85,8 +92,15 @@ class LoadProcess:
     def _take(self, report: dict[str, Any]) -> None:
         kind = report.pop("type")
         if kind == "ready":
-            self.ready.set_result(None)
+            _settle(self.ready, None)
         elif kind == "interval":
             self._on_interval(self.role, report)
         else:
-            self.summary.set_result(report)
+            self._has_summed_up = True
+            _settle(self.summary, report)
+
+
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    """Set a result, unless whoever waited for it was cancelled, and the future with them."""
+    if not future.done():
+        future.set_result(result)

@@ -6,6 +6,7 @@ import faulthandler
 import resource
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ async def publish(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
     async with contestant.connect(plan.url, plan.tasks) as send:
         await warm_up(plan, send, contestant.batch)
         loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(plan, send, contestant.batch)
+        wire.on_stop = loop.stop  # before the word: "stop" may come with it, or sooner
         wire.report("ready")
         await wire.go.wait()
-        wire.on_stop = loop.stop
         cpu_s, started = time.process_time(), now()
         async with reporting(plan, wire, loop.interval):
             await loop.run()
@@ -104,13 +105,24 @@ def max_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
+def first_of(error: BaseException) -> BaseException:
+    """One error of a group: tasks fail alike, and the parent shows the last lines only."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def main() -> None:
-    """Run on uvloop where the platform has it."""
+    """Run on uvloop where the platform has it; say why it went wrong, if it did."""
     try:
         from uvloop import run
     except ImportError:
         from asyncio import run  # type: ignore[assignment]
-    run(work(sys.argv[1]))
+    try:
+        run(work(sys.argv[1]))
+    except Exception as error:
+        traceback.print_exception(first_of(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class BareProtocol(asyncio.Protocol):
     """One RESP3 connection. Every reply that is not a push answers the oldest command."""
 
     def __init__(self, take: Callable[[bytes], None] | None = None) -> None:
-        self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.subscribed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._take = take
         self._loop = asyncio.get_running_loop()
@@ -36,6 +36,8 @@ class BareProtocol(asyncio.Protocol):
         """The socket is gone, and with it whatever had no answer."""
         reason = ConnectionResetError(f"the line broke: {exc or 'the server closed it'}")
         self.lost.set_result(reason)
+        if not self.subscribed.done():
+            self.subscribed.set_result(reason)
         for future in self._unanswered:
             if not future.done():
                 future.set_exception(reason)
@@ -54,7 +56,7 @@ class BareProtocol(asyncio.Protocol):
         return self.command(b"PUBLISH", channel, payload)
 
     def subscribe(self, channel: str) -> None:
-        """Ask for a channel; `subscribed` is done when the server has confirmed."""
+        """Ask for a channel; `subscribed` gives None when the server has confirmed, or the error."""
         self.transport.write(hiredis.pack_command((b"SUBSCRIBE", channel)))  # type: ignore[arg-type]
 
     def _write(self) -> None:
@@ -67,7 +69,7 @@ class BareProtocol(asyncio.Protocol):
         next_reply, answers, take = self._replies.gets, self._unanswered, self._take
         while (reply := next_reply()) is not _END:
             if type(reply) is not hiredis.PushNotification:
-                answers.popleft().set_result(reply)
+                (answers.popleft() if answers else self.subscribed).set_result(reply)
             elif take is not None and reply[0] == b"message":
                 take(reply[2])
             elif not self.subscribed.done():

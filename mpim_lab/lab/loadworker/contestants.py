@@ -138,6 +138,7 @@ async def receiving(who: str, url: str, channel: str, take: Take) -> AsyncIterat
         return
     protocol = await bare.connect(url, take)
     protocol.subscribe(channel)
-    await protocol.subscribed
+    if (refusal := await protocol.subscribed) is not None:
+        raise refusal
     yield protocol.lost
     protocol.transport.close()

@@ -4,7 +4,7 @@
 |-----------|----------------------|------------------------------------------------------------------------|
 | in        | the plan             | always the first line; not on argv, where everybody could read the URL |
 | in        | `"go"`               | publisher: begin                                                       |
-| in        | `"stop"`             | publisher, after "go": send no more                                    |
+| in        | `"stop"`             | publisher, once it is ready: send no more, even if "go" is yet to come |
 | in        | `{"expect": n}`      | receiver: n messages were sent in all                                  |
 | in        | end of file          | the parent is gone: end at once                                        |
 | out       | `{"type": "ready"}`  | connected, warmed up, subscribed                                       |

@@ -1,0 +1,121 @@
+"""What the load processes are made of: the plan, the histogram of latencies, the tally."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.lab.checker import check
+from mpim_lab.lab.loadworker.latencies import Latencies
+from mpim_lab.lab.loadworker.plan import BOUNDS, HEAD, LoadPlan
+from mpim_lab.lab.loadworker.tally import Tally
+
+SECONDS = st.lists(st.floats(min_value=1e-6, max_value=100.0), min_size=1, max_size=200)
+FRACTIONS = st.floats(min_value=0.0, max_value=1.0)
+
+
+def plan(**changes):
+    defaults = {"url": "redis://bob:secret@127.0.0.1/0", "who": "mpim_lab", "channel": "load", "tasks": 8}
+    return LoadPlan(**defaults | {"messages": 1_000, "seconds": 1.0} | changes)
+
+
+def counted(seconds):
+    latencies = Latencies()
+    for second in seconds:
+        latencies.add(second)
+    return latencies
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_bounds_of_a_plan_are_themselves_allowed_and_nothing_beyond(name):
+    """InvalidParameter names the number."""
+    low, high = BOUNDS[name]
+    for value in (low, high):
+        assert getattr(plan(**{name: value}), name) == value
+    for value in (low - 1, high + 1, math.nan):
+        with pytest.raises(InvalidParameter, match=name):
+            plan(**{name: value})
+
+
+@given(
+    tasks=st.integers(1, 4_096),
+    seconds=st.floats(0.01, 600.0),
+    offered_per_s=st.none() | st.floats(1.0, 2_000_000.0),
+    channel=st.text(),
+)
+def test_a_plan_travels_as_json(**numbers):
+    """One line, and the other side reads what was written."""
+    text = plan(**numbers).to_json()
+    assert "\n" not in text
+    assert LoadPlan.from_json(text) == plan(**numbers)
+
+
+def test_a_plan_does_not_show_the_password():
+    """Nor the address that carries it."""
+    assert "secret" not in repr(plan())
+
+
+@given(SECONDS, FRACTIONS)
+def test_a_percentile_is_right_to_one_percent(seconds, fraction):
+    """Against the sorted list, whatever the latencies from 1 µs to 100 s."""
+    exact_s = sorted(seconds)[math.ceil(max(1.0, fraction * len(seconds))) - 1]
+    assert counted(seconds).percentile_ms(fraction) == pytest.approx(exact_s * 1e3, rel=0.01)
+
+
+@given(SECONDS, FRACTIONS, FRACTIONS)
+def test_percentiles_grow_and_stay_below_the_maximum(seconds, one, other):
+    """And the maximum is exact."""
+    latencies = counted(seconds)
+    low_ms, high_ms = (latencies.percentile_ms(fraction) for fraction in sorted((one, other)))
+    assert low_ms <= high_ms <= latencies.max_s * 1e3
+    assert latencies.max_s == max(seconds)
+
+
+@given(SECONDS, SECONDS, FRACTIONS)
+def test_merged_latencies_are_those_of_both(some, others, fraction):
+    """As if one had counted all."""
+    merged = counted(some)
+    merged.merge(counted(others))
+    both = counted(some + others)
+    assert (merged.counts, merged.max_s) == (both.counts, both.max_s)
+    assert merged.percentile_ms(fraction) == both.percentile_ms(fraction)
+
+
+def test_latencies_beyond_the_last_bucket_are_counted_too():
+    """A run cannot last so long; the maximum says what the percentile cannot."""
+    latencies = counted([1_000.0])
+    assert latencies.percentile_ms(0.5) <= latencies.max_s * 1e3 == 1e6
+
+
+@given(st.lists(st.integers(0, 9), max_size=30))
+def test_the_tally_counts_what_the_checker_finds(arrivals):
+    """Both sides of a load, and of an experiment, mean the same by lost, doubled and overtaken."""
+    tally = Tally()
+    for number, sequence in enumerate(arrivals):
+        assert tally.add(HEAD.pack(sequence, 0.0) + b"padding", at=float(number)) == sequence
+    verdict = check([str(sequence) for sequence in range(10)], [str(sequence) for sequence in arrivals])
+    assert tally.lost(10) == len(verdict.lost)
+    assert tally.different == verdict.delivered
+    assert tally.duplicates == len(arrivals) - verdict.delivered
+    assert tally.reordered == len(verdict.reordered)
+
+
+def test_the_tally_grows_with_the_load():
+    """One byte a message, however many there are."""
+    tally = Tally()
+    for sequence in (0, 200_000, 200_000, 100_000):
+        tally.add(HEAD.pack(sequence, 0.0), at=0.5)
+    assert (tally.received, tally.duplicates, tally.reordered) == (4, 1, 1)
+
+
+def test_a_cut_begins_anew_and_the_whole_remains():
+    """Each interval has its own percentiles, the run has those of all."""
+    tally = Tally()
+    tally.add(HEAD.pack(0, 0.0), at=0.001)
+    first = tally.cut()
+    tally.add(HEAD.pack(1, 0.0), at=1.0)
+    assert (first.max_s, tally.cut().max_s, tally.cut().percentile_ms(0.5)) == (0.001, 1.0, None)
+    assert tally.latencies.percentile_ms(0.0) == pytest.approx(1.0, rel=0.01)
+    assert tally.latencies.max_s == 1.0
