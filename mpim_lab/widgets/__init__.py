@@ -1,8 +1,9 @@
 """What people look at: every picture is drawn from a Trace, and leaves a static one for readers without a kernel."""
 
-from mpim_lab.widgets.charts import Chart, LiveCharts, ladder_chart, sweep_chart
+from mpim_lab.widgets.charts import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.flow import FlowView, SpaceTime
 from mpim_lab.widgets.panel import Panel
+from mpim_lab.widgets.plot import Plot
 from mpim_lab.widgets.quiz import Quiz
 
-__all__ = ["Chart", "FlowView", "LiveCharts", "Panel", "Quiz", "SpaceTime", "ladder_chart", "sweep_chart"]
+__all__ = ["FlowView", "LiveCharts", "Panel", "Plot", "Quiz", "SpaceTime", "ladder_chart", "sweep_chart"]

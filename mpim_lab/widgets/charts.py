@@ -2,12 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import anywidget
-import ipywidgets
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -18,57 +15,13 @@ from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.trace import RateSample, Trace
 from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
-from mpim_lab.widgets.static_picture import Bundle, bundle
+from mpim_lab.widgets.plot import PALETTE, Plot, styled
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 POLL_S = 0.25
 MOST_POINTS = 240
-_AXIS: dict[str, Any] = {
-    "title_font_size": 13,
-    "gridcolor": "rgba(128,128,128,.28)",
-    "zerolinecolor": "rgba(128,128,128,.5)",
-    "rangemode": "tozero",
-}
 
 
-class Theme(anywidget.AnyWidget):
-    """Nothing to see: gives plotly's text the colours of JupyterLab's theme, and its figure the width of the page."""
-
-    _esm = Path(__file__).parent / "static" / "charts.js"
-    _css = Path(__file__).parent / "static" / "charts.css"
-
-
-def styled(figure: Any, height: int = 320) -> Any:
-    """Transparent ground, readable sizes, a grid that can be seen in light and dark."""
-    figure.update_layout(
-        height=height,
-        margin={"l": 70, "r": 24, "t": 46, "b": 52},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"size": 13, "family": "system-ui, sans-serif", "color": "#6b7280"},
-        legend={"orientation": "h", "y": 1.02, "x": 0, "yanchor": "bottom"},
-        hovermode="x unified",
-    )
-    figure.update_xaxes(**_AXIS)
-    figure.update_yaxes(**_AXIS)
-    return figure
-
-
-class Chart(ipywidgets.VBox):
-    """A plotly figure that follows the theme, with a static picture and a text beside it."""
-
-    def __init__(self, figure: Any, svg: str, text: str) -> None:
-        self.figure = go.FigureWidget(figure)
-        self.figure._config = {"responsive": True, "displaylogo": False}  # as wide as the page, and with it
-        self.svg, self.text = svg, text
-        super().__init__([Theme(), self.figure])
-        self.add_class("mpim-chart")
-
-    def _repr_mimebundle_(self, **options: Any) -> Bundle:
-        return bundle(super()._repr_mimebundle_(**options), self.svg, self.text)
-
-
-class LiveCharts(Chart):
+class LiveCharts(Plot):
     """Messages a second, and latency in milliseconds (p50, p99), while a run goes on.
 
     Redrawn at most four times a second with a few hundred points: a run in other processes does not feel it.
@@ -101,9 +54,9 @@ class LiveCharts(Chart):
         """Draw what the trace holds now."""
         frame = samples(self._trace)
         xs, columns = list(frame["seconds"]), [_plain(frame[name]) for name in ("messages_per_s", "p50_ms", "p99_ms")]
-        with self.figure.batch_update():
-            for line, ys in zip(self.figure.data, columns, strict=True):
-                line.x, line.y = xs, ys
+        for line, ys in zip(self.figure.data, columns, strict=True):
+            line.x, line.y = xs, ys
+        self.redraw()
         last = "no messages yet" if frame.empty else f"{frame['messages_per_s'].max():,.0f} messages/s at the most"
         self.text = f"LiveCharts: {last}"
         series = {"received": (xs, columns[0])}
@@ -148,7 +101,7 @@ def _from_events(trace: Trace, interval_s: float = 0.25) -> list[RateSample]:
 
 def ladder_chart(
     rungs: Sequence[tuple[str, float]], *, title: str = "The throughput ladder", unit: str = "messages per second"
-) -> Chart:
+) -> Plot:
     """Horizontal bars from slow to fast, each with its ratio to the first (left out when that is 0)."""
     if not rungs:
         raise InvalidParameter("a ladder needs at least one rung")
@@ -160,10 +113,10 @@ def ladder_chart(
     figure.update_xaxes(title_text=unit, range=[0, (max(values) or 1) * 1.3])
     figure.update_yaxes(autorange="reversed", ticks="outside", ticklen=8, tickcolor="rgba(0,0,0,0)")
     text = "\n".join(f"{name:40} {label}" for name, label in zip(names, labels, strict=True))
-    return Chart(figure, bars_svg(list(zip(names, values, labels, strict=True)), title, unit), text)
+    return Plot(figure, bars_svg(list(zip(names, values, labels, strict=True)), title, unit), text)
 
 
-def sweep_chart(frame: pd.DataFrame, *, x: str, y: str, color: str | None = None, title: str = "") -> Chart:
+def sweep_chart(frame: pd.DataFrame, *, x: str, y: str, color: str | None = None, title: str = "") -> Plot:
     """One line for each value of `color`: `y` against `x`, with points. Column names are the axis titles: give units."""
     groups = (
         [("", frame)] if color is None else [(str(name), group) for name, group in frame.groupby(color, sort=False)]
@@ -178,4 +131,4 @@ def sweep_chart(frame: pd.DataFrame, *, x: str, y: str, color: str | None = None
     figure.update_xaxes(title_text=x)
     figure.update_yaxes(title_text=y)
     series = {name or y: (list(group[x]), list(group[y])) for name, group in groups}
-    return Chart(figure, lines_svg(series, title, x, y), frame.to_string(index=False))
+    return Plot(figure, lines_svg(series, title, x, y), frame.to_string(index=False))

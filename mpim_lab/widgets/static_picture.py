@@ -23,4 +23,5 @@ def bundle(view: Any, svg: str, text: str) -> Bundle:
     data = view[0] if isinstance(view, tuple) else view or {}
     live = {WIDGET_VIEW: data[WIDGET_VIEW]} if WIDGET_VIEW in data else {}
     picture = {"image/svg+xml": svg} if svg else {}
-    return {**live, **picture, "text/plain": text}, {}
+    described = {"image/svg+xml": {"alt": text}} if svg else {}  # for who cannot see it
+    return {**live, **picture, "text/plain": text}, described

@@ -164,7 +164,7 @@ class View {
       story.begin = story.legs.length ? story.legs[0].begin : 1;
       story.over = Infinity;
       for (const leg of story.legs) {
-        const ends = leg.outcome === "arrived" && this.scene.consumers.includes(leg.target);
+        const ends = leg.outcome === "arrived" && !this.scene.channels.includes(leg.target);
         if (ends) story.over = Math.min(story.over, leg.end);
         this.legs.push({ ...leg, story, ends });
       }

@@ -1,0 +1,125 @@
+"""Chapter 1 as a reader sees it: run, moved, broken, looked at."""
+
+import re
+
+import pytest
+
+from tests.browser.conftest import keep
+from tests.browser.notebook_page import NotebookPage
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def chapter(page, jupyter):
+    """Chapter 1, opened and run from top to bottom, once for all these tests."""
+    chapter = NotebookPage(page, jupyter, "01_pubsub_delivery.ipynb")
+    chapter.run_all()
+    keep(page, "chapter-1")
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    return chapter
+
+
+def count_of(view, fate):
+    text = view.locator(f".mpim-count[data-fate={fate}]").inner_text()
+    return int(re.search(r"\d+", text)[0])
+
+
+def wait_for_count(page, view, fate, test, within_ms=30_000):
+    page.wait_for_function(
+        "([element, fate, least]) => {"
+        " const found = element.querySelector(`.mpim-count[data-fate=${fate}]`);"
+        " return found && parseInt(found.textContent.match(/\\d+/)[0]) >= least; }",
+        arg=[view.element_handle(), fate, test],
+        timeout=within_ms,
+    )
+
+
+def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(chapter, page):
+    """The broken run shows 18 delivered and 6 lost; at the beginning of time nothing is lost yet."""
+    view = chapter.cell("broken.trace, title").locator(".mpim-flow")
+    view.wait_for()
+    assert (count_of(view, "delivered"), count_of(view, "lost")) == (18, 6)
+    assert "6 of them told" in view.locator(".mpim-lies").inner_text()
+    view.focus()
+    page.keyboard.press("Home")
+    assert count_of(view, "lost") == 0
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert "m2 lost, although its sender was told" in view.locator(".mpim-story-title").text_content()
+    assert "handed it to 0 subscribers" in view.locator(".mpim-story").inner_text()
+    page.keyboard.press("+")
+    page.keyboard.press(" ")
+    wait_for_count(page, view, "lost", 6)
+    for theme in ("Dark", "Light"):
+        chapter.theme(theme)
+        view.scroll_into_view_if_needed()
+        keep(view, f"flow-{theme.lower()}")
+
+
+def test_the_panel_runs_what_its_knobs_say_and_breaks_it_on_a_click(chapter, page):
+    """Move a slider, press Run, press a fault button, and read what became of it."""
+    cell = chapter.cell("panel = Panel(Delivery")
+    panel = cell.locator(".mpim-panel")
+    panel.locator("select").nth(1).select_option("none")
+    messages = panel.locator(".widget-hslider", has_text="messages")
+    messages.locator(".noUi-handle").focus()
+    for _ in range(16):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "(each) => each.textContent.trim() === '40'", arg=messages.locator(".widget-readout").element_handle()
+    )
+    pace = panel.locator(".widget-hslider", has_text="pace")
+    pace.locator(".noUi-handle").focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    panel.get_by_role("button", name="Run").click()
+    page.wait_for_function("(each) => each.textContent.includes('running: message')", arg=panel.element_handle())
+    panel.get_by_role("button", name="away").click()
+    keep(panel, "panel-running")
+    panel.get_by_text("sent 40").wait_for(timeout=60_000)
+    verdict = panel.locator("pre").inner_text()
+    assert re.search(r"^lost [1-6] ", verdict, re.MULTILINE), verdict
+    assert count_of(panel, "lost") == int(re.search(r"^lost (\d+)", verdict, re.MULTILINE)[1])
+    for theme in ("Dark", "Light"):
+        chapter.theme(theme)
+        panel.scroll_into_view_if_needed()
+        keep(panel, f"panel-{theme.lower()}")
+
+
+def test_stop_ends_a_run_early(chapter, page):
+    """What was sent until then is judged."""
+    panel = chapter.cell("panel = Panel(Delivery").locator(".mpim-panel")
+    pace = panel.locator(".widget-hslider", has_text="pace")
+    pace.locator(".noUi-handle").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    panel.get_by_role("button", name="Run").click()
+    panel.get_by_text("running: message 3").wait_for(timeout=30_000)
+    panel.get_by_role("button", name="Stop").click()
+    panel.get_by_text("done").wait_for(timeout=10_000)
+    assert 3 <= int(re.search(r"^sent (\d+)", panel.locator("pre").inner_text())[1]) < 24
+
+
+def test_the_quiz_hides_the_answer_until_it_is_asked_for(chapter, page):
+    """Think first."""
+    quiz = chapter.cell("Quiz(questions_of(1))").locator(".jp-OutputArea-output").first
+    assert "decoupling" not in quiz.inner_text().lower()
+    quiz.get_by_role("button", name="Reveal").click()
+    quiz.get_by_text("Decoupling").wait_for()
+    quiz.get_by_role("button", name="中文").click()
+    quiz.get_by_text("解耦").wait_for()
+    keep(quiz, "quiz")
+    keep(chapter.cell("speedometer = Panel").locator(".mpim-panel"), "live-charts")
+    keep(chapter.cell("rungs = await climb_ladder").locator(".mpim-chart"), "ladder")
+
+
+def test_a_page_that_is_loaded_again_shows_the_same_pictures(chapter, page):
+    """The kernel lives on when a tab is closed: the pictures come back, and ask it for what they show."""
+    chapter.menu("File", "Save Notebook$")
+    page.locator(".lm-TabBar-tab.jp-mod-dirty").wait_for(state="detached")
+    page.reload()
+    page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=60_000)
+    view = chapter.cell("broken.trace, title").locator(".mpim-flow")
+    view.wait_for(timeout=60_000)
+    wait_for_count(page, view, "lost", 6)

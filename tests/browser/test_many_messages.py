@@ -1,0 +1,57 @@
+"""Two thousand messages in one picture."""
+
+import nbformat
+import pytest
+
+from mpim_lab.notebook_store import METADATA
+from tests.browser.conftest import keep
+from tests.browser.notebook_page import NotebookPage
+
+pytestmark = pytest.mark.timeout(180)
+
+CELL = """
+from mpim_lab.experiments.pubsub import Delivery
+from mpim_lab.widgets import FlowView
+
+result = await Delivery(design="sketch", fault="away", messages=2_000, lasts=200).run()
+FlowView(result.trace)
+"""
+
+
+@pytest.fixture
+def notebook(jupyter, tmp_path_factory):
+    """A notebook with one cell, beside the others."""
+    folder = next(tmp_path_factory.getbasetemp().glob("lab*")) / "notebooks"
+    cells = [nbformat.v4.new_code_cell(CELL.strip()), nbformat.v4.new_code_cell("1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=METADATA), folder / "many.ipynb")
+    return "many.ipynb"
+
+
+def test_two_thousand_messages_play(notebook, page, jupyter):
+    """All of them in view while they play; the time a frame takes is printed, not judged: that is this machine's."""
+    chapter = NotebookPage(page, jupyter, notebook)
+    chapter.run_all()
+    view = chapter.cell("FlowView(result.trace)").locator(".mpim-flow")
+    view.wait_for()
+    view.focus()
+    page.keyboard.press("f")  # everything in view
+    page.keyboard.press("Home")
+    for _ in range(4):
+        page.keyboard.press("+")
+    page.keyboard.press(" ")
+    page.wait_for_function("() => window.__mpimFrameStats.draws > 60")
+    frames = page.evaluate(FRAMES)
+    page.keyboard.press("End")
+    stats = page.evaluate("window.__mpimFrameStats")
+    print(f"\n2,000 messages: {frames:.0f} frames/s, drawing {stats['medianMs']:.1f} ms (p95 {stats['p95Ms']:.1f} ms)")
+    keep(view, "many-messages")
+    assert stats["messages"] == 2_000
+    assert "1800 delivered" in view.inner_text()
+    assert "200 lost" in view.inner_text()
+
+
+# Frames a second over one second of playing.
+FRAMES = """() => new Promise((resolve) => {
+  const begun = performance.now(), first = window.__mpimFrameStats.draws;
+  setTimeout(() => resolve((window.__mpimFrameStats.draws - first) / ((performance.now() - begun) / 1000)), 1000);
+})"""
