@@ -24,6 +24,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing into $(VENV) (a minute or two, once) ..."
 	$(LOCKED) hatchling editables
 	$(LOCKED) --no-build-isolation -e '.[test]'
+	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" >/dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed
@@ -33,12 +34,11 @@ $(VENV)/.installed-all: $(VENV)/.installed
 lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 	@echo "JupyterLab: http://127.0.0.1:$(PORT)/lab (the line below has the link with its token; Ctrl-C twice ends it)"
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb --ip=127.0.0.1 --port=$(PORT) \
-	  --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-	  $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
 	$(BIN)/python -m pytest -q tests/unit tests/integration mpim_lab $(TESTS)
-	$(BIN)/python -m pytest -q --nbval --nbval-cell-timeout=60 -p no:randomly -o pythonpath= notebooks tests/notebooks
+	$(BIN)/python -m pytest -q --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
 check: $(VENV)/.installed-all ## ruff and strict mypy
 	$(BIN)/ruff check .

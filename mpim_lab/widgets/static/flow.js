@@ -66,6 +66,8 @@ class View {
     model.on("msg:custom", this.onMessage);
     this.sizes = new ResizeObserver(() => { this.readTheme(); this.draw(); });  // also the first time it is on the page
     this.sizes.observe(this.root);
+    this.sight = new IntersectionObserver((seen) => { if (seen[0].isIntersecting) { this.readTheme(); this.draw(); } });
+    this.sight.observe(this.root);
     this.themes = new MutationObserver(() => { this.readTheme(); this.draw(); });
     for (const node of [document.body, document.documentElement])
       this.themes.observe(node, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
@@ -76,7 +78,7 @@ class View {
   destroy() {
     cancelAnimationFrame(this.frame);
     this.frame = 0; this.playing = false;
-    this.sizes.disconnect(); this.themes.disconnect();
+    this.sizes.disconnect(); this.sight.disconnect(); this.themes.disconnect();
     this.model.off("msg:custom", this.onMessage);
   }
 
@@ -174,6 +176,7 @@ class View {
     for (const leg of this.legs) leg.settles = Math.max(leg.end, leg.outcome === "arrived" ? leg.story.over : 0);
     this.bySettling = [...this.legs].sort((a, b) => a.settles - b.settles);
     this.version = (this.version || 0) + 1;
+    this.longest = Math.max(2, ...this.order.slice(-50).map((story) => story.id.length));
     this.slider.max = this.end;
     this.flow.setAttribute("aria-label", `message flow: ${this.scene.summary || ""}`);
     this.space.setAttribute("aria-label", `space-time diagram: ${this.scene.summary || ""}`);
@@ -243,7 +246,7 @@ class View {
   // Drawing
 
   draw() {
-    if (!this.root.isConnected && !this.root.clientWidth) return;
+    if (this.root.clientWidth < 60) return;  // not on the page, or out of sight
     const begun = performance.now();
     const width = Math.max(320, this.root.clientWidth - 24);
     this.drawFlow(prepare(this.flow, width, FLOW_HEIGHT), width);
@@ -383,7 +386,7 @@ class View {
     const frame = { toX, first, last: first + seen, pixels, width, height };
     this.drawn = { lanes, frame };
     context.save();
-    context.beginPath(); context.rect(LEFT - 8, 0, width - LEFT + 8, height); context.clip();
+    context.beginPath(); context.rect(LEFT - 13, 0, width - LEFT + 13, height); context.clip();
     let labelled = -Infinity;  // faults that follow one another share a label
     for (const band of this.scene.bands) {
       const y = lanes.get(band.node), x = toX(band.begin), wide = (Math.min(band.end, this.at) - band.begin) * pixels;
@@ -391,7 +394,7 @@ class View {
       context.fillStyle = this.theme.soft; context.globalAlpha = 0.18;
       context.beginPath(); context.roundRect(x, y - 20, wide, 40, 5); context.fill();
       context.globalAlpha = 1; context.font = "italic 12px system-ui, sans-serif"; context.textAlign = "left";
-      if (x - labelled > 44) { context.fillText(band.label, Math.max(x, LEFT) + 2, y + 29); labelled = x; }
+      if (x - labelled > 60) { context.fillText(band.label, Math.max(x, LEFT) + 2, y + 29); labelled = x; }
     }
     context.strokeStyle = this.theme.line; context.lineWidth = 1.4;
     for (const y of lanes.values()) { context.beginPath(); context.moveTo(LEFT, y); context.lineTo(width - 8, y); context.stroke(); }
@@ -450,7 +453,7 @@ class View {
     const lines = new Map(), marks = new Map();
     const into = (map, key) => { if (!map.has(key)) map.set(key, new Path2D()); return map.get(key); };
     context.textAlign = "center"; context.font = "12px system-ui, sans-serif"; context.fillStyle = this.theme.soft;
-    const every = Math.max(1, Math.ceil(34 / frame.pixels)), radius = Math.max(2, Math.min(4.6, frame.pixels / 3));
+    const every = Math.max(1, Math.ceil((12 + 7 * this.longest) / frame.pixels)), radius = Math.max(2, Math.min(4.6, frame.pixels / 3));
     for (const leg of legs) {
       if (!lanes.has(leg.source) || !lanes.has(leg.target)) continue;
       const { x1, y1, x, y } = this.line(leg, at, lanes, frame), over = at >= leg.end;
@@ -462,7 +465,7 @@ class View {
       if (leg.begin === leg.story.begin && Math.floor(leg.begin) % every === 0) context.fillText(leg.story.id, x1, y1 - 16);
     }
     for (const [fate, path] of lines) {
-      context.strokeStyle = COLOURS[fate]; context.lineWidth = fate === "confirmation" ? 1.1 : 1.7;
+      context.strokeStyle = COLOURS[fate]; context.lineWidth = Math.max(0.5, Math.min(fate === "confirmation" ? 1.1 : 1.7, frame.pixels * 0.6));
       context.setLineDash(fate === "confirmation" ? [3, 3] : []);
       context.stroke(path);
     }
