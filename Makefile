@@ -48,7 +48,7 @@ check: $(VENV)/.installed-all ## ruff and strict mypy
 browser: $(VENV)/.installed-all ## chapter 1 in a real JupyterLab in a real browser (needs Chromium)
 	$(BIN)/python -m pytest -q tests/browser $(TESTS)
 
-load: $(VENV)/.installed ## the long runs: a hundred repeats with one seed
+load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	$(BIN)/python -m pytest -q tests/load $(TESTS)
 
 bench: $(VENV)/.installed-all ## how fast, beside the peers, on this machine

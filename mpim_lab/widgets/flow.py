@@ -17,6 +17,7 @@ from mpim_lab.widgets.story import Scene, tell
 from mpim_lab.widgets.svg import space_time_svg
 
 STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("marks", "flow_picture", "space_time", "flow")  # one module in the page; there is no build step
 POLL_S = 0.1
 
 
@@ -26,7 +27,7 @@ class FlowView(anywidget.AnyWidget):
     `show` puts another trace in; `follow` shows a run while it goes on.
     """
 
-    _esm = STATIC / "flow.js"
+    _esm = "\n".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     _css = STATIC / "flow.css"
     title = traitlets.Unicode("").tag(sync=True)
 

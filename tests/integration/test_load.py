@@ -8,13 +8,9 @@ import pytest
 from mpim_lab.events import Kind
 from mpim_lab.experiments.throughput import RUNGS, Throughput, climb_ladder
 from mpim_lab.lab.load import measure, start_load
-from mpim_lab.lab.loadworker.contestants import CONTESTANTS
-from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.lab.trace import Trace
-from tests.conftest import missing
 from tests.support import wait_until
 
-PEERS = ("coredis", "valkey-glide")
 # Tasks that keep the order: any number on the one connection of ours, one where each task has a connection of its own.
 ALWAYS_THERE = (("mpim_lab", 8), ("bare protocol", 8), ("redis-py", 1), ("redis-py pipelined", 1))
 
@@ -48,15 +44,6 @@ async def test_an_open_loop_sends_no_more_than_is_due(server, who, tasks):
     result = await measure(server.url, who, tasks=tasks, offered_per_s=2_000, seconds=0.2)
     assert_is_sound(result)
     assert result.sent <= 400
-
-
-@pytest.mark.parametrize("who", PEERS)
-async def test_a_peer_runs_as_ours_does(who):
-    """One short run of each client that the bench compares."""
-    if reason := CONTESTANTS[who].missing:
-        missing(reason)
-    async with EmbeddedServer() as server:
-        assert_is_sound(await measure(server.url, who, tasks=1, seconds=0.1))
 
 
 @pytest.mark.parametrize(("who", "offered_per_s"), [("mpim_lab", 5_000), ("redis-py pipelined", None)])

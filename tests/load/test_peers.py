@@ -1,0 +1,19 @@
+"""The clients that the bench compares with, each in one short run."""
+
+import pytest
+
+from mpim_lab.lab.load import measure
+from mpim_lab.lab.loadworker.contestants import CONTESTANTS
+from mpim_lab.lab.server import EmbeddedServer
+from tests.conftest import missing
+
+
+@pytest.mark.parametrize("who", ["coredis", "valkey-glide"])
+async def test_a_peer_runs_as_ours_does(who):
+    """Everything it publishes arrives."""
+    if reason := CONTESTANTS[who].missing:
+        missing(reason)
+    async with EmbeddedServer() as server:
+        result = await measure(server.url, who, tasks=1, seconds=0.1)
+    assert (result.lost, result.duplicates, result.reordered) == (0, 0, 0)
+    assert result.received == result.sent > 0
