@@ -76,7 +76,7 @@ class Outcome:
 def story_of(result: Result, message_id: str) -> tuple[str, ...]:
     """What happened to one message, in order, without times: the same in every run."""
     lines = []
-    for event in result.trace.by_message().get(message_id, []):
+    for event in result.trace.life(message_id):
         count = "" if event.count is None else f" ({event.count})"
         detail = f": {event.detail}" if event.detail else ""
         lines.append(f"{event.actor}: {event.kind}{count}{detail}")

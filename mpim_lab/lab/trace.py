@@ -82,6 +82,27 @@ class Trace:
                 lives.setdefault(event.message_id, []).append(event)
         return lives
 
+    def life(self, message_id: str) -> list[Event]:
+        """One message's events, in an order that is the same in every run: causes before effects.
+
+        Who sent it and who received it hear from the server at the same time, so the order in which their events were
+        recorded is luck. Of each attempt the sender's events come first, then the others', then what follows from a
+        confirmation.
+        """
+        ordered: list[Event] = []
+        own: list[Event] = []
+        theirs: list[Event] = []
+        events = self.by_message().get(message_id, [])
+        for event in [*events, None]:
+            if event is None or (event.kind is Kind.ACCEPTED and any(one.kind is Kind.ACCEPTED for one in own)):
+                kinds = [one.kind for one in own]
+                cut = kinds.index(Kind.CONFIRMED) if Kind.CONFIRMED in kinds else len(own)
+                ordered += [*own[:cut], *theirs, *own[cut:]]
+                own, theirs = [], []
+            if event is not None:
+                (own if event.actor == events[0].actor else theirs).append(event)
+        return ordered
+
     @property
     def started_at(self) -> float:
         """The time of the first event, in seconds of the monotonic clock; 0.0 for an empty trace."""

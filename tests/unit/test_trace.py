@@ -67,3 +67,18 @@ def test_a_trace_is_bounded():
     trace = filled(Trace(limit=10), events(5))
     assert (len(trace), trace.left_out) == (10, 10)
     assert "10 events left out" in repr(trace)
+
+
+def test_a_life_is_told_in_one_order_whoever_heard_first():
+    """The sender's answer and the receiver's message leave the server together; which is recorded first is luck."""
+    accepted = Event(Kind.ACCEPTED, 0.0, "alice", "m1", "user:1001")
+    published = Event(Kind.PUBLISHED, 0.2, "alice", "m1", "user:1001", count=1)
+    received = Event(Kind.RECEIVED, 0.1, "bob", "m1", "user:1001")
+    handled = Event(Kind.HANDLED, 0.3, "bob", "m1", "user:1001")
+    confirmed = Event(Kind.CONFIRMED, 0.4, "alice", "m1", "user:1001")
+    for heard in ([published, received, handled], [received, published, handled], [received, handled, published]):
+        trace = Trace()
+        for event in [accepted, *heard, confirmed, accepted, *heard]:
+            trace(event)
+        told = [accepted, published, received, handled, confirmed, accepted, published, received, handled]
+        assert trace.life("m1") == told
