@@ -33,6 +33,8 @@ CHANNEL = user_channel(BOB)
 # depend on their size; about four fill the server's buffer for him.
 PHOTO_BYTES = 1024 * 1024
 BUFFER_LIMIT_BYTES = 4_400 * 1024
+# How long alice waits for a confirmation: long, so that a busy machine does not make her repeat what has arrived.
+HURRY_S, PATIENCE_S = 0.2, 5.0
 QUICK = Limits(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(first_s=0.005, most_s=0.05))
 
 
@@ -109,7 +111,7 @@ class Stage:
         if design == "sketch":
             return SketchSender(faulty)
         attempts = self._lasts + 20
-        return ConfirmedSender(faulty, BOB, attempts=attempts, confirm_within_s=0.2, backoff=QUICK.backoff)
+        return ConfirmedSender(faulty, BOB, attempts=attempts, confirm_within_s=PATIENCE_S, backoff=QUICK.backoff)
 
     async def send(self, payload: bytes) -> None:
         """alice sends one message; an error is what she is told."""
@@ -151,7 +153,16 @@ class Stage:
                 _then(begin, self._all_lines_down) if kind == "kill" else begin,
                 _then(end, self._all_lines_up),
             )
-        return causes
+        return {kind: (_then(self._hurry, begin), _then(self._relax, end)) for kind, (begin, end) in causes.items()}
+
+    async def _hurry(self) -> None:
+        """While a fault lasts, a confirmation that does not come soon does not come."""
+        if isinstance(self._sender, ConfirmedSender):
+            self._sender.confirm_within_s = HURRY_S
+
+    async def _relax(self) -> None:
+        if isinstance(self._sender, ConfirmedSender):
+            self._sender.confirm_within_s = PATIENCE_S
 
     async def _cut(self) -> None:
         await self.line.close()

@@ -25,7 +25,8 @@ from mpim_lab.mq.pubsub import MessageQueue
 class ConfirmedSender:
     """Send to one user and repeat until the receiver confirms or `attempts` are used up.
 
-    An attempt is over when the server says that nobody listens, when publishing fails, or after `confirm_within_s`.
+    An attempt is over when the server says that nobody listens, when publishing fails, or after `confirm_within_s`, which
+    may be changed at any time.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class ConfirmedSender:
         backoff: Backoff | None = None,
     ) -> None:
         self._queue, self._uid, self._attempts = queue, uid, attempts
-        self._confirm_within_s, self._backoff = confirm_within_s, backoff or Backoff()
+        self.confirm_within_s, self._backoff = confirm_within_s, backoff or Backoff()
         self._unconfirmed: dict[str, asyncio.Event] = {}
 
     async def __aenter__(self) -> Self:
@@ -75,7 +76,7 @@ class ConfirmedSender:
             MpimError, TimeoutError
         ):  # perhaps handled, perhaps not: repeating is right either way
             if await self._queue.publish(channel, payload):
-                async with asyncio.timeout(self._confirm_within_s):
+                async with asyncio.timeout(self.confirm_within_s):
                     await confirmed.wait()
 
 
