@@ -18,8 +18,16 @@ class Kind(StrEnum):
     PUBLISHED = "published"  # the server answered; `count` = subscribers it handed the message to
     RECEIVED = "received"  # it arrived at a subscriber's connection
     HANDLED = "handled"  # the subscriber's handler returned
+    EFFECT = "effect"  # the work that a message asks for was done: money moved, a line was shown
     DROPPED = "dropped"  # a full inbox threw it away
     FAILED = "failed"  # publish or handler raised; `detail` = the error
+    ADDED = "added"  # the server appended it to a stream; `detail` = the entry's id
+    CLAIMED = "claimed"  # a consumer took it over from another; `count` = deliveries so far
+    RETRIED = "retried"  # the same consumer tries again; `count` = deliveries so far
+    ACKED = "acked"  # the group will not deliver it again
+    RELEASED = "released"  # a consumer that stops gave it back unhandled
+    BURIED = "buried"  # given up: it is among the dead letters; `detail` = why
+    CRASHED = "crashed"  # the consumer that had it died; `detail` = when
     CONFIRMED = "confirmed"  # the receiver's confirmation came back to the sender
     TOLD = "told"  # the sender's caller was told `detail`, e.g. "delivered"
 
@@ -70,10 +78,12 @@ class Reporter:
     def __init__(self, actor: str, observer: Observer | None) -> None:
         self.actor, self.is_on, self._observer = actor, observer is not None, observer
 
-    def message(self, kind: Kind, payload: bytes, channel: str, *, detail: str = "", count: int | None = None) -> None:
-        """Report what happened to a message."""
+    def message(
+        self, kind: Kind, payload: bytes, channel: str, *, detail: str = "", count: int | None = None, actor: str = ""
+    ) -> None:
+        """Report what happened to a message, here or at another `actor` that reports through us."""
         if self._observer is not None:
-            self._observer(Event(kind, now(), self.actor, message_id(payload), channel, detail, count))
+            self._observer(Event(kind, now(), actor or self.actor, message_id(payload), channel, detail, count))
 
     def note(
         self, kind: Kind, *, channel: str = "", detail: str = "", count: int | None = None, seconds: float | None = None

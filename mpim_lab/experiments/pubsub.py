@@ -9,7 +9,7 @@ import pandas as pd
 from mpim_lab.experiments.pubsub_stage import CHANNEL, PHOTO_BYTES, Stage
 from mpim_lab.lab.checker import Verdict, check_trace
 from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults import DESCRIPTIONS, plan
+from mpim_lab.lab.faults import PUBSUB_FAULTS, plan
 from mpim_lab.lab.server import open_server
 from mpim_lab.lab.workload import Workload
 
@@ -19,10 +19,10 @@ class Delivery(Experiment):
     """alice sends `messages` to bob, one after the other; a fault lasts for `lasts` of her publishes."""
 
     title: ClassVar[str] = "Who gets the message?"
-    faults: ClassVar[tuple[str, ...]] = tuple(DESCRIPTIONS)
+    faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
 
     design: str = knob("sketch", "how alice sends", choices=("sketch", "confirmed"))
-    fault: str = knob("away", "what goes wrong", choices=("none", *DESCRIPTIONS))
+    fault: str = knob("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
     messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
     lasts: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
@@ -51,7 +51,7 @@ class Delivery(Experiment):
 async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
     """Both designs under every fault: one row a run, the same in every run."""
     rows = []
-    for fault in DESCRIPTIONS:
+    for fault in PUBSUB_FAULTS:
         for design in ("sketch", "confirmed"):
             lasts = 10 if fault == "slow" else 2
             experiment = Delivery(design=design, fault=fault, seed=seed, lasts=lasts, messages=messages)

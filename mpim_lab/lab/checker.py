@@ -12,7 +12,8 @@ from mpim_lab.lab.trace import Trace
 class Verdict:
     """What a run did to its messages; ids in the order they were sent. Equal runs have equal verdicts.
 
-    `misreported` are the ids whose sender was told "delivered" although nobody handled them.
+    `misreported` are the ids whose sender was given the `promise` ("delivered", "added") although they are lost. `stuck`
+    are still in a pending list, `dead` among the dead letters: neither lost nor handled.
     """
 
     sent: int
@@ -21,12 +22,15 @@ class Verdict:
     duplicated: tuple[str, ...] = ()
     reordered: tuple[str, ...] = ()
     misreported: tuple[str, ...] = ()
+    stuck: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    promise: str = "delivered"
 
     @property
     def semantics(self) -> str:
         """Which delivery semantics was observed, in the field's words; one run proves no guarantee."""
         observed = {
-            (False, False): "exactly once in this run",
+            (False, False): "exactly once in this run" if not self.stuck + self.dead else "at most once so far",
             (True, False): "at most once",
             (False, True): "at least once",
             (True, True): "neither at most once nor at least once",
@@ -35,10 +39,14 @@ class Verdict:
 
     def __str__(self) -> str:
         counts = f"sent {self.sent:,}  delivered {self.delivered:,}"
-        ids = {"lost": self.lost, "duplicated": self.duplicated, "reordered": self.reordered}
+        always = {"lost": self.lost, "duplicated": self.duplicated, "reordered": self.reordered}
+        sometimes = {
+            f'told "{self.promise}" but lost': self.misreported,
+            "stuck in the pending list": self.stuck,
+            "dead letters": self.dead,
+        }
+        ids = always | {name: found for name, found in sometimes.items() if found}
         lines = [counts] + [f"{name} {len(found)}{_shown(found)}" for name, found in ids.items()]
-        if self.misreported:
-            lines.append(f'told "delivered" but lost {len(self.misreported)}{_shown(self.misreported)}')
         return "\n".join([*lines, f"observed: {self.semantics}"])
 
     __repr__ = __str__
@@ -50,7 +58,15 @@ def _shown(ids: tuple[str, ...], most: int = 12) -> str:
     return f"  ({', '.join(ids[:most])}{', …' if len(ids) > most else ''})"
 
 
-def check(sent: Sequence[str], handled: Sequence[str], told_delivered: Iterable[str] = ()) -> Verdict:
+def check(
+    sent: Sequence[str],
+    handled: Sequence[str],
+    promised: Iterable[str] = (),
+    *,
+    stuck: Iterable[str] = (),
+    dead: Iterable[str] = (),
+    promise: str = "delivered",
+) -> Verdict:
     """Compare the ids that were sent with the ids one receiver handled, in its order.
 
     >>> check(["m1", "m2", "m3"], ["m3", "m1", "m1"]).semantics
@@ -58,18 +74,23 @@ def check(sent: Sequence[str], handled: Sequence[str], told_delivered: Iterable[
     """
     times = Counter(handled)
     position = {message: index for index, message in enumerate(sent)}
-    lost = tuple(message for message in sent if not times[message])
+    unfinished = [message for message in sent if not times[message]]
+    in_pending, given_up, told = set(stuck), set(dead), set(promised)
+    lost = tuple(message for message in unfinished if message not in in_pending | given_up)
     late, highest = set(), -1
     for message in dict.fromkeys(handled):  # a duplicate is not also a reordering
         late |= {message} if position.get(message, highest) < highest else set()
         highest = max(highest, position.get(message, highest))
     return Verdict(
         sent=len(sent),
-        delivered=len(sent) - len(lost),
+        delivered=len(sent) - len(unfinished),
         lost=lost,
         duplicated=tuple(message for message in sent if times[message] > 1),
         reordered=tuple(message for message in sent if message in late),
-        misreported=tuple(message for message in lost if message in set(told_delivered)),
+        misreported=tuple(message for message in lost if message in told),
+        stuck=tuple(message for message in unfinished if message in in_pending - given_up),
+        dead=tuple(message for message in unfinished if message in given_up),
+        promise=promise,
     )
 
 
@@ -85,3 +106,12 @@ def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
 
     sent = list(dict.fromkeys(ids(Kind.CHECKED, Kind.ACCEPTED, Kind.TOLD)))
     return check(sent, ids(Kind.HANDLED, actor=receiver), ids(Kind.TOLD, detail="delivered"))
+
+
+def check_effects(trace: Trace, channel: str, *, stuck: Iterable[str] = (), dead: Iterable[str] = ()) -> Verdict:
+    """Judge a stream's messages by their effects, whoever had them: added by any sender, done by any consumer."""
+    events = [event for event in trace.events if event.channel == channel]
+    sent = list(dict.fromkeys(event.message_id for event in events if event.kind is Kind.ACCEPTED))
+    effects = [event.message_id for event in events if event.kind is Kind.EFFECT]
+    added = [event.message_id for event in events if event.kind is Kind.ADDED]
+    return check(sent, effects, added, stuck=stuck, dead=dead, promise="added")

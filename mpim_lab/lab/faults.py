@@ -25,7 +25,15 @@ DESCRIPTIONS = {
     "kill": "the server is killed (SIGKILL) and started again",
     "pause": "the server is stopped (SIGSTOP) and goes on later, as if nothing had happened (SIGCONT)",
     "slow": "the subscriber's handler stalls; the server cuts it off at its output buffer limit",
+    "crash before work": "the worker dies with a message in hand, before its work; another is started later",
+    "crash after work": "the worker dies after a message's work and before its acknowledgement; another is started later",
+    "crash after ack": "the worker dies after it has acknowledged a message; another is started later",
+    "poison": "a message that no handler can handle",
+    "zombie": "the worker sleeps with a message in hand for so long that another takes it over; then it wakes up",
+    "server kill": "the worker dies, messages wait, the server is killed (SIGKILL) and started again",
 }
+PUBSUB_FAULTS = ("away", "cut", "kill", "pause", "slow")
+WORKER_FAULTS = ("crash before work", "crash after work", "crash after ack", "poison", "zombie", "server kill")
 
 
 @dataclass(frozen=True)

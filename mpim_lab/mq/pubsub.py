@@ -13,11 +13,13 @@ from typing import Any, Self
 
 from mpim_lab.errors import InvalidParameter, MpimError
 from mpim_lab.events import Kind, Observer, Reporter
+from mpim_lab.mq.access import Access
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.inbox import WhenFull
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
 from mpim_lab.mq.message import Message, publish_head, wire_name, wire_payload
+from mpim_lab.mq.streams import Stream
 from mpim_lab.mq.subscription import Handler, Subscription, direct, is_async, read
 from mpim_lab.mq.subscriptions import Subscriptions
 
@@ -44,7 +46,8 @@ class MessageQueue:
         observer: Observer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        address = Address.parse(url)
+        self._address = address = Address.parse(url)
+        self._limits, self._observer, self._sleep = limits, observer, sleep
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
         self._prefix = prefix
@@ -128,6 +131,18 @@ class MessageQueue:
         """How many connections are subscribed to the channel now (patterns not counted); true when the server said it."""
         reply = await self._commands.call(b"PUBSUB", b"NUMSUB", wire_name(channel, self._prefix))
         return int(reply[1])
+
+    # Streams
+
+    def stream(self, name: str, *, max_entries: int | None = None) -> Stream:
+        """A stream of this queue (chapter 2); nothing is sent yet. `max_entries`: keep about so many, forget the oldest."""
+        key = wire_name(name, self._prefix)
+        access = Access(name, key, self._commands, self._dedicated, self.reporter)
+        return Stream(access, max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
+
+    def _dedicated(self, name: str) -> Link:
+        """A connection for reads that wait; the queue that reads closes it."""
+        return Link(self._address, name=name, limits=self._limits, observer=self._observer, sleep=self._sleep)
 
     # Subscribing
 

@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.errors import FaultUnavailable
 from mpim_lab.events import Kind
 from mpim_lab.experiments.pubsub import Delivery
-from mpim_lab.lab.faults import DESCRIPTIONS, plan
+from mpim_lab.lab.faults import PUBSUB_FAULTS, plan
 from mpim_lab.lab.server import EmbeddedServer
 from tests.support import wait_until
 
@@ -33,7 +33,7 @@ async def test_the_sketch_loses_exactly_the_messages_published_while_bob_was_awa
     assert verdict.misreported == struck
 
 
-@pytest.mark.parametrize("fault", sorted(DESCRIPTIONS))
+@pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
 @pytest.mark.parametrize("seed", [1, 7])
 async def test_every_fault_catches_the_sketch(lab_server, fault, seed):
     """A checker that passes the naive twin would be worth nothing."""
@@ -42,7 +42,7 @@ async def test_every_fault_catches_the_sketch(lab_server, fault, seed):
     assert verdict.semantics.startswith("at most once")
 
 
-@pytest.mark.parametrize("fault", sorted(DESCRIPTIONS))
+@pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
 @pytest.mark.parametrize("seed", [1, 7])
 async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, fault, seed):
     """At least once: nothing lost, nobody misinformed; repeats may arrive twice."""
@@ -73,7 +73,7 @@ async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
     assert perhaps not in result.verdict.lost
 
 
-@pytest.mark.parametrize("fault", sorted(DESCRIPTIONS))
+@pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
 async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
     """Whatever the machine does meanwhile. (`tests/load` has the hundred repeats.)"""
     verdicts = [

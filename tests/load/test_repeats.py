@@ -3,7 +3,7 @@
 import pytest
 
 from mpim_lab.experiments.pubsub import Delivery
-from mpim_lab.lab.faults import DESCRIPTIONS
+from mpim_lab.lab.faults import PUBSUB_FAULTS
 from mpim_lab.widgets import FlowView
 
 pytestmark = pytest.mark.timeout(600)
@@ -23,7 +23,7 @@ async def test_a_hundred_runs_with_one_seed_give_one_verdict(lab_server, design)
     assert len(verdict.lost) == (6 if design == "sketch" else 0)
 
 
-@pytest.mark.parametrize("fault", DESCRIPTIONS)
+@pytest.mark.parametrize("fault", PUBSUB_FAULTS)
 async def test_the_sketch_breaks_in_the_same_way_every_time(lab_server, fault):
     """Every fault of the chapter, ten times: what the notebook stores is what everybody gets."""
     experiment = Delivery(design="sketch", fault=fault, seed=7, lasts=10 if fault == "slow" else 2)
@@ -32,7 +32,7 @@ async def test_the_sketch_breaks_in_the_same_way_every_time(lab_server, fault):
     assert next(iter(seen))[0].lost
 
 
-@pytest.mark.parametrize("fault", DESCRIPTIONS)
+@pytest.mark.parametrize("fault", PUBSUB_FAULTS)
 async def test_the_confirmed_design_loses_nothing_under_other_seeds_either(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
     for seed in range(100, 105):

@@ -19,7 +19,7 @@ def test_everything_once_and_in_order_is_exactly_once_in_this_run():
 
 def test_a_missing_message_is_lost_and_its_sender_may_have_been_told_otherwise():
     """Lost is what nobody handled; misreported is what was lost although its sender was told "delivered"."""
-    verdict = check(["m1", "m2", "m3"], ["m1"], told_delivered=["m1", "m2"])
+    verdict = check(["m1", "m2", "m3"], ["m1"], promised=["m1", "m2"])
     assert verdict.lost == ("m2", "m3")
     assert verdict.misreported == ("m2",)
     assert verdict.semantics == "at most once, in order"

@@ -1,0 +1,17 @@
+"""Access: one stream as its parts share it: where it is, over which connections, who reports."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mpim_lab.events import Reporter
+from mpim_lab.mq.link import Link
+
+
+class Access(NamedTuple):
+    """`commands` is the queue's shared connection; `dedicated(name)` makes one for blocking reads, not yet open."""
+
+    name: str
+    key: bytes
+    commands: Link
+    dedicated: Callable[[str], Link]
+    reporter: Reporter

@@ -1,0 +1,150 @@
+"""Consumer: one member of a group. Reads ahead, within a bound, and takes over what dead members left behind.
+
+A connection of its own, because a read that waits holds up whatever comes after it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
+from mpim_lab.events import Kind, now
+from mpim_lab.mq.entries import entries_of
+from mpim_lab.mq.groups import ConsumerGroup, Delivery
+
+WAIT_MS = 200  # how long one read waits: how long a stop may take, too
+
+
+class Consumer:
+    """Use as a context, and as an async iterator of deliveries; acknowledge each one when its work is done.
+
+    prefetch: entries asked for at once. most_in_hand: read and not acknowledged; then reading waits for acknowledgements.
+    claim_idle_ms: after so long another member's entry counts as abandoned; longer than any handler takes. On leaving,
+    what is unfinished is given back. Raises what `Link` raises; after an error the next `fetch` picks up what the broken
+    line swallowed.
+    """
+
+    def __init__(
+        self,
+        group: ConsumerGroup,
+        name: str,
+        *,
+        prefetch: int = 100,
+        most_in_hand: int = 1_000,
+        claim_idle_ms: int = 30_000,
+    ) -> None:
+        for what, value in (("prefetch", prefetch), ("most_in_hand", most_in_hand), ("claim_idle_ms", claim_idle_ms)):
+            if value < 1:
+                raise InvalidParameter(f"{what}={value}: at least 1")
+        self.group, self.name = group, name
+        self._prefetch, self._most_in_hand, self._claim_idle_ms = prefetch, most_in_hand, claim_idle_ms
+        self._link = group.access.dedicated(name)
+        self._in_hand: dict[str, Delivery] = {}
+        self._room = asyncio.Event()
+        self._recovering, self._claim_at = True, 0.0  # an earlier life of this name may have left something
+
+    async def __aenter__(self) -> Self:
+        await self._link.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
+                await self.give_back()
+        finally:
+            await self._link.close()
+
+    # Reading
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        while True:
+            for delivery in await self.fetch():
+                yield delivery
+
+    async def fetch(self, within_ms: int = WAIT_MS) -> list[Delivery]:
+        """What has become mine: leftovers, abandoned entries, new ones; empty if there is nothing in time, or no room."""
+        room = self._most_in_hand - len(self._in_hand)
+        if room <= 0:
+            await self._wait_for_room(within_ms)
+            return []
+        deliveries = await self._recover() or await self._claim(room) or await self._read(room, within_ms)
+        for delivery in deliveries:
+            self._in_hand[delivery.entry.id] = delivery
+            self.group.report(Kind.RECEIVED, delivery, count=delivery.deliveries, actor=self.name)
+        return deliveries
+
+    async def _read(self, room: int, within_ms: int) -> list[Delivery]:
+        group = self.group
+        where = ("STREAMS", group.access.key, ">")
+        count = str(min(room, self._prefetch))
+        words = ("GROUP", group.name, self.name, "COUNT", count, "BLOCK", str(max(1, within_ms)))
+        try:
+            reply = await self._link.call("XREADGROUP", *words, *where)
+        except MpimError as error:
+            self._recovering = True
+            if isinstance(error, CommandRejected) and str(error).startswith("NOGROUP"):
+                await group.create()  # the server lost it: it was restarted without what it had, or somebody deleted it
+                return []
+            raise
+        return [Delivery(entry) for entry in entries_of(reply)]
+
+    async def _recover(self) -> list[Delivery]:
+        """What the server says is mine and I do not have: an answer that was lost on the way, an earlier life of mine."""
+        if not self._recovering:
+            return []
+        lines = await self.group.pending(count=self._most_in_hand, consumer=self.name)
+        missing = {line.id: line.deliveries for line in lines if line.id not in self._in_hand}
+        deliveries = await self.group.take(self.name, missing, idle_ms=0)
+        self._recovering = False
+        return deliveries
+
+    async def _claim(self, room: int) -> list[Delivery]:
+        if now() < self._claim_at:
+            return []
+        self._claim_at = now() + self._claim_idle_ms / 2e3
+        lines = await self.group.pending(count=min(room, self._prefetch), idle_ms=self._claim_idle_ms)
+        abandoned = {line.id: line.deliveries for line in lines if line.id not in self._in_hand}
+        deliveries = await self.group.take(self.name, abandoned, idle_ms=self._claim_idle_ms)
+        for delivery in deliveries:
+            self.group.report(Kind.CLAIMED, delivery, count=delivery.deliveries, actor=self.name)
+        return deliveries
+
+    async def _wait_for_room(self, within_ms: int) -> None:
+        self._room.clear()
+        try:
+            async with asyncio.timeout(within_ms / 1e3):
+                await self._room.wait()
+        except TimeoutError:
+            return
+
+    # Finishing
+
+    def ack(self, delivery: Delivery) -> "asyncio.Future[None]":
+        """Acknowledge; await it to know that the server has done it. All of one loop turn leave as one command."""
+        self.forget(delivery)
+        return self.group.ack_soon(delivery, actor=self.name)
+
+    def forget(self, delivery: Delivery) -> None:
+        """It is not in hand any more: acknowledged, buried, or somebody else's."""
+        self._in_hand.pop(delivery.entry.id, None)
+        self._room.set()
+
+    async def again(self, delivery: Delivery) -> Delivery | None:
+        """Count one more delivery of an entry in hand; None if it is not mine any more."""
+        (line,) = await self.group.pending(first=delivery.entry.id, count=1) or (None,)
+        if line is None or (line.id, line.consumer) != (delivery.entry.id, self.name):
+            self.forget(delivery)
+            return None
+        taken = await self.group.take(self.name, {line.id: line.deliveries}, idle_ms=0)
+        return taken[0] if taken else None
+
+    async def give_back(self) -> None:
+        """Give back what is in hand, for others to take at once."""
+        ids, held = list(self._in_hand), list(self._in_hand.values())
+        self._in_hand.clear()
+        await self.group.release(self.name, *ids)
+        for delivery in held:
+            self.group.report(Kind.RELEASED, delivery, actor=self.name)

@@ -1,0 +1,29 @@
+"""Retry: when a failed delivery is tried again, and when it is given up. A rule without clock or chance of its own."""
+
+from dataclasses import dataclass, field
+
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.mq.backoff import Backoff
+
+
+@dataclass(frozen=True)
+class RetryRule:
+    """At most `tries` deliveries of one entry in all, whoever got it; between two of them the backoff's delay.
+
+    Without a limit a poison message, which no handler can handle, is tried for ever and holds up what comes after it.
+
+        >>> rule = RetryRule(tries=3, backoff=Backoff(first_s=0.1, most_s=10.0))
+        >>> [rule.delay_s(deliveries, chance=1.0) for deliveries in (1, 2, 3)]
+        [0.1, 0.2, None]
+    """
+
+    tries: int = 5
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.1, most_s=10.0))
+
+    def __post_init__(self) -> None:
+        if self.tries < 1:
+            raise InvalidParameter(f"tries={self.tries}: an entry is delivered at least once")
+
+    def delay_s(self, deliveries: int, chance: float) -> float | None:
+        """Seconds until the next try after `deliveries` deliveries; None: it was the last."""
+        return None if deliveries >= self.tries else self.backoff.delay_s(deliveries, chance)

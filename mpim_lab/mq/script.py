@@ -1,0 +1,28 @@
+"""Script: a step that must be atomic, run on the server; its source is in scripts/, its keys at the head of the file."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from mpim_lab.errors import CommandRejected
+from mpim_lab.mq.link import Link
+
+_FOLDER = Path(__file__).parent / "scripts"
+
+
+class Script:
+    """One Lua file, sent once and then called by its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.source = (_FOLDER / f"{name}.lua").read_bytes()
+        self._digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
+
+    async def run(self, link: Link, keys: list[bytes], *arguments: bytes | str) -> Any:
+        """Run it. A server that does not know it (a new one, one that was restarted) gets the source and runs that."""
+        words = (str(len(keys)), *keys, *arguments)
+        try:
+            return await link.call("EVALSHA", self._digest, *words)
+        except CommandRejected as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        return await link.call("EVAL", self.source, *words)

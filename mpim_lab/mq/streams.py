@@ -1,0 +1,137 @@
+"""Stream: a log that keeps what it was given, until it is trimmed. Producers append, consumers read from an id.
+
+What a group of consumers does with it, acknowledgements and all, is in `groups.py`.
+
+Source: https://valkey.io/topics/streams-intro/ (entries, ids, trimming)
+"""
+
+from collections.abc import Mapping
+
+from mpim_lab.errors import InvalidMessage, InvalidParameter
+from mpim_lab.events import Kind
+from mpim_lab.mq.access import Access
+from mpim_lab.mq.entries import DATA, Entry, entries_of, entry_of
+from mpim_lab.mq.groups import ConsumerGroup
+from mpim_lab.mq.message import wire_payload
+
+
+class Stream:
+    """One stream of a queue: `mq.stream("orders")`.
+
+    `max_entries`: trim to about so many while adding (whole blocks of the server's, so a few hundred more may stay).
+    Raises what `Link` raises; look at the error's `definite`.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        max_payload_bytes: int = 1024 * 1024,
+        max_entries: int | None = None,
+    ) -> None:
+        if max_entries is not None and max_entries < 1:
+            raise InvalidParameter(f"max_entries={max_entries}: at least 1, or None to keep everything")
+        self.name, self.key = access.name, access.key
+        self._access, self._commands, self._reporter = access, access.commands, access.reporter
+        self._max_bytes = max_payload_bytes
+        self._head = _add_head(self.key, max_entries)
+
+    # Producing
+
+    async def add(self, payload: bytes | str | Mapping[str, bytes | str], *, id: str | None = None) -> str:
+        """Append an entry and give its id. A payload goes into the field "data"; a mapping gives the fields.
+
+        id: chosen by the caller instead of the server; it must be above the last one, so that adding the same id again
+        after a time-out is refused and not appended twice. Raises InvalidMessage, CommandRejected.
+        """
+        fields = payload if isinstance(payload, Mapping) else {DATA: payload}
+        packed = [wire_payload(part, self._max_bytes) for pair in fields.items() for part in pair]
+        if not packed:
+            raise InvalidMessage("an entry has at least one field")
+        is_reporting, told = self._reporter.is_on, packed[1]
+        if is_reporting:
+            self._reporter.message(Kind.ACCEPTED, told, self.name)
+        connection = self._commands.connection
+        if connection.blocked:
+            connection = await self._commands.room()
+        try:
+            added: bytes = await connection.send(self._command(id, packed))
+        except Exception as error:
+            if is_reporting:
+                self._reporter.message(Kind.FAILED, told, self.name, detail=f"{type(error).__name__}: {error}")
+            raise
+        if is_reporting:
+            self._reporter.message(Kind.ADDED, told, self.name, detail=added.decode())
+        return added.decode()
+
+    def _command(self, id: str | None, packed: list[bytes]) -> bytes:
+        count, head = self._head
+        name = b"*" if id is None else id.encode()
+        parts = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in packed])
+        return b"*%d\r\n%b$%d\r\n%b\r\n%b" % (count + 1 + len(packed), head, len(name), name, parts)
+
+    # Reading without a group
+
+    async def read(self, after: str = "0", *, count: int = 100) -> list[Entry]:
+        """Entries above the id `after`, oldest first; at most `count`. An empty list: there are none yet."""
+        reply = await self._commands.call("XREAD", "COUNT", str(count), "STREAMS", self.key, after)
+        return entries_of(reply)
+
+    async def wait(self, after: str = "$", *, count: int = 100, within_ms: int = 1_000) -> list[Entry]:
+        """As `read`, but waits for the first one, over a connection of its own; an empty list: none came in time."""
+        link = self._access.dedicated(f"{self.name} reader")
+        try:
+            await link.open()
+            command = ("XREAD", "COUNT", str(count), "BLOCK", str(max(1, within_ms)), "STREAMS", self.key, after)
+            return entries_of(await link.call(*command))
+        finally:
+            await link.close()
+
+    async def range(self, first: str = "-", last: str = "+", *, count: int | None = None) -> list[Entry]:
+        """Entries with ids from `first` to `last`, both included ("(id": not included)."""
+        limit = () if count is None else ("COUNT", str(count))
+        return [entry_of(raw) for raw in await self._commands.call("XRANGE", self.key, first, last, *limit)]
+
+    async def length(self) -> int:
+        """How many entries it holds."""
+        return int(await self._commands.call("XLEN", self.key))
+
+    # Forgetting
+
+    async def trim(self, *, max_entries: int | None = None, max_age_ms: int | None = None, exact: bool = False) -> int:
+        """Forget the oldest: all but `max_entries`, or those older than `max_age_ms` by the server's clock.
+
+        Without `exact` the server forgets whole blocks only, which is far cheaper and may keep a few hundred more.
+        Entries that a group has not acknowledged are forgotten, too. Gives how many were.
+        """
+        if (max_entries is None) == (max_age_ms is None):
+            raise InvalidParameter("trim by max_entries or by max_age_ms: one of them")
+        how = "=" if exact else "~"
+        if max_entries is not None:
+            return int(await self._commands.call("XTRIM", self.key, "MAXLEN", how, str(max_entries)))
+        seconds, microseconds = await self._commands.call("TIME")
+        oldest = int(seconds) * 1_000 + int(microseconds) // 1_000 - int(max_age_ms or 0)
+        return int(await self._commands.call("XTRIM", self.key, "MINID", how, str(max(0, oldest))))
+
+    async def delete(self, *ids: str) -> int:
+        """Delete single entries; gives how many there were."""
+        return int(await self._commands.call("XDEL", self.key, *ids)) if ids else 0
+
+    # Groups
+
+    async def group(self, name: str, *, start: str = "0") -> ConsumerGroup:
+        """Join the consumer group `name`, made now if it does not exist; the stream, too.
+
+        start: "0" from the first entry, "$" only what comes from now on, or an id; it counts only when it is made.
+        """
+        group = ConsumerGroup(self._access, name)
+        await group.create(start)
+        return group
+
+
+def _add_head(key: bytes, max_entries: int | None) -> tuple[int, bytes]:
+    """What every XADD to this stream begins with, and of how many words."""
+    words = [b"XADD", key]
+    if max_entries is not None:
+        words += [b"MAXLEN", b"~", b"%d" % max_entries]
+    return len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])

@@ -1,0 +1,101 @@
+"""The sketches of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.worker.Worker`.
+
+Flaws kept on purpose, one a class:
+
+- `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was in hand;
+- `AckFirstWorker` acknowledges and then works: a crash between the two loses the entry;
+- `NoClaimWorker` never claims: what a dead member had in hand is stuck in the pending list for ever, and so is what failed;
+- `EndlessRetryWorker` tries what failed again at once and for ever: a poison message holds up everything after it.
+"""
+
+import asyncio
+import inspect
+from typing import Any
+
+from mpim_lab.events import Kind
+from mpim_lab.mq.consumer import WAIT_MS
+from mpim_lab.mq.entries import entries_of
+from mpim_lab.mq.groups import ConsumerGroup, Delivery
+from mpim_lab.mq.worker import EntryHandler
+
+
+class SketchWorker:
+    """What the sketches share: a connection, a loop that reads new entries, `stop`."""
+
+    read_options: tuple[str, ...] = ()
+
+    def __init__(self, group: ConsumerGroup, name: str, handler: EntryHandler) -> None:
+        self._group, self._name, self._handler = group, name, handler
+        self._link = group.access.dedicated(name)
+        self._stopping, self._ended = False, asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        await self._link.open()
+        try:
+            while not self._stopping:
+                for delivery in await self._read():
+                    self._group.report(Kind.RECEIVED, delivery, actor=self._name, count=1)
+                    await self._take(delivery)
+        finally:
+            await self._link.close()
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """End after the entry in hand."""
+        self._stopping = True
+        await self._ended.wait()
+
+    async def _read(self) -> list[Delivery]:
+        words = ("GROUP", self._group.name, self._name, *self.read_options, "COUNT", "1", "BLOCK", str(WAIT_MS))
+        reply = await self._link.call("XREADGROUP", *words, "STREAMS", self._group.access.key, ">")
+        return [Delivery(entry) for entry in entries_of(reply)]
+
+    async def _work(self, delivery: Delivery) -> bool:
+        try:
+            result: Any = self._handler(delivery.entry)
+            if inspect.isawaitable(result):
+                await result
+        except Exception as error:
+            self._group.report(Kind.FAILED, delivery, actor=self._name, detail=f"{type(error).__name__}: {error}")
+            return False
+        return True
+
+    async def _take(self, delivery: Delivery) -> None:
+        raise NotImplementedError
+
+
+class NoAckWorker(SketchWorker):
+    """Read with NOACK, handle."""
+
+    read_options = ("NOACK",)
+
+    async def _take(self, delivery: Delivery) -> None:
+        await self._work(delivery)
+
+
+class AckFirstWorker(SketchWorker):
+    """Read, acknowledge, handle."""
+
+    async def _take(self, delivery: Delivery) -> None:
+        await self._group.ack_soon(delivery, actor=self._name)
+        await self._work(delivery)
+
+
+class NoClaimWorker(SketchWorker):
+    """Read, handle, acknowledge; what somebody else had is not my business."""
+
+    async def _take(self, delivery: Delivery) -> None:
+        if await self._work(delivery):
+            await self._group.ack_soon(delivery, actor=self._name)
+
+
+class EndlessRetryWorker(SketchWorker):
+    """Read, handle until it works, acknowledge."""
+
+    async def _take(self, delivery: Delivery) -> None:
+        while not self._stopping:
+            if await self._work(delivery):
+                await self._group.ack_soon(delivery, actor=self._name)
+                return
+            await asyncio.sleep(0)
