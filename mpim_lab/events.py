@@ -27,6 +27,7 @@ class Kind(StrEnum):
     ACKED = "acked"  # the group will not deliver it again
     RELEASED = "released"  # a consumer that stops gave it back unhandled
     BURIED = "buried"  # given up: it is among the dead letters; `detail` = why
+    STUCK = "stuck"  # at the end of a run it is pending, or nobody was given it
     CRASHED = "crashed"  # the consumer that had it died; `detail` = when
     CONFIRMED = "confirmed"  # the receiver's confirmation came back to the sender
     TOLD = "told"  # the sender's caller was told `detail`, e.g. "delivered"

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mpim_lab.experiments.streams_stage import SKETCHES, STREAM, Stage
+from mpim_lab.experiments.streams_crew import SKETCHES
+from mpim_lab.experiments.streams_stage import STREAM, Stage
 from mpim_lab.lab.checker import Verdict, check_effects
 from mpim_lab.lab.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults import WORKER_FAULTS, plan
@@ -45,8 +46,8 @@ class Orders(Experiment):
                     break
                 await stage.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            stuck, dead = await stage.finish()
-        return check_effects(run.trace, STREAM, stuck=stuck, dead=dead)
+            await stage.finish()
+        return check_effects(run.trace, STREAM)
 
 
 async def design_table(seed: int = 7) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import MpimError
+from mpim_lab.events import Kind
 from mpim_lab.lab.experiment import Result
 
 
@@ -78,6 +79,8 @@ def story_of(result: Result, message_id: str) -> tuple[str, ...]:
     lines = []
     for event in result.trace.life(message_id):
         count = "" if event.count is None else f" ({event.count})"
-        detail = f": {event.detail}" if event.detail else ""
+        detail = (
+            f": {event.detail}" if event.detail and event.kind is not Kind.ADDED else ""
+        )  # ids are the server's clock
         lines.append(f"{event.actor}: {event.kind}{count}{detail}")
     return tuple(lines)

@@ -108,10 +108,12 @@ def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
     return check(sent, ids(Kind.HANDLED, actor=receiver), ids(Kind.TOLD, detail="delivered"))
 
 
-def check_effects(trace: Trace, channel: str, *, stuck: Iterable[str] = (), dead: Iterable[str] = ()) -> Verdict:
+def check_effects(trace: Trace, channel: str) -> Verdict:
     """Judge a stream's messages by their effects, whoever had them: added by any sender, done by any consumer."""
-    events = [event for event in trace.events if event.channel == channel]
-    sent = list(dict.fromkeys(event.message_id for event in events if event.kind is Kind.ACCEPTED))
-    effects = [event.message_id for event in events if event.kind is Kind.EFFECT]
-    added = [event.message_id for event in events if event.kind is Kind.ADDED]
-    return check(sent, effects, added, stuck=stuck, dead=dead, promise="added")
+
+    def ids(kind: Kind) -> list[str]:
+        return [event.message_id for event in trace.of(kind) if event.channel == channel]
+
+    sent = list(dict.fromkeys(ids(Kind.ACCEPTED)))
+    unfinished = {"stuck": ids(Kind.STUCK), "dead": ids(Kind.BURIED)}
+    return check(sent, ids(Kind.EFFECT), ids(Kind.ADDED), promise="added", **unfinished)

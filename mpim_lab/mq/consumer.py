@@ -20,9 +20,9 @@ class Consumer:
     """Use as a context, and as an async iterator of deliveries; acknowledge each one when its work is done.
 
     prefetch: entries asked for at once. most_in_hand: read and not acknowledged; then reading waits for acknowledgements.
-    claim_idle_ms: after so long another member's entry counts as abandoned; longer than any handler takes. On leaving,
-    what is unfinished is given back. Raises what `Link` raises; after an error the next `fetch` picks up what the broken
-    line swallowed.
+    claim_idle_ms: after so long another member's entry counts as abandoned; longer than any handler takes; None: never.
+    On leaving, what is unfinished is given back. Raises what `Link` raises; after an error the next `fetch` picks up what
+    the broken line swallowed.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Consumer:
         *,
         prefetch: int = 100,
         most_in_hand: int = 1_000,
-        claim_idle_ms: int = 30_000,
+        claim_idle_ms: int | None = 30_000,
     ) -> None:
         for what, value in (("prefetch", prefetch), ("most_in_hand", most_in_hand), ("claim_idle_ms", claim_idle_ms)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise InvalidParameter(f"{what}={value}: at least 1")
         self.group, self.name = group, name
         self._prefetch, self._most_in_hand, self._claim_idle_ms = prefetch, most_in_hand, claim_idle_ms
@@ -102,7 +102,7 @@ class Consumer:
         return deliveries
 
     async def _claim(self, room: int) -> list[Delivery]:
-        if now() < self._claim_at:
+        if self._claim_idle_ms is None or now() < self._claim_at:
             return []
         self._claim_at = now() + self._claim_idle_ms / 2e3
         lines = await self.group.pending(count=min(room, self._prefetch), idle_ms=self._claim_idle_ms)

@@ -12,8 +12,9 @@ import traitlets
 from mpim_lab.events import now
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.trace import Trace
+from mpim_lab.widgets.scene import Scene
 from mpim_lab.widgets.static_picture import Bundle, bundle
-from mpim_lab.widgets.story import Scene, tell
+from mpim_lab.widgets.story import tell
 from mpim_lab.widgets.svg import space_time_svg
 
 STATIC = Path(__file__).parent / "static"
@@ -105,6 +106,7 @@ class FlowView(anywidget.AnyWidget):
             "bands": [asdict(band) for band in scene.bands],
             "steps": scene.steps,
             "note": scene.note,
+            "promise": scene.promise,
             "stories": changed,
         }
 

@@ -7,79 +7,16 @@ seeded run is the same every time. Within its step a message leaves at 0, is at 
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from mpim_lab import errors
 from mpim_lab.events import Event, Kind
 from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.trace import Trace
+from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
-FATES = {
-    "delivered": "handled once",
-    "duplicated": "handled more than once",
-    "lost": "never handled",
-    "pending": "on its way",
-    "dead": "given up: dead letter",
-}
 SERVER_FAULTS = ("kill", "pause")
-
-
-@dataclass(frozen=True)
-class Leg:
-    """A way from one node to another between two steps. `outcome`: "arrived", "lost" (it ended there) or "confirmation"."""
-
-    source: str
-    target: str
-    begin: float
-    end: float
-    outcome: str = "arrived"
-
-
-@dataclass
-class Story:
-    """One message's life: where it went, what became of it, and in words."""
-
-    id: str
-    fate: str = "pending"
-    misreported: bool = False
-    legs: list[Leg] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Band:
-    """A time during which something was wrong at a node."""
-
-    node: str
-    begin: float
-    end: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything a picture shows. Nodes from left to right: who sends, the channels, who receives."""
-
-    producers: list[str]
-    channels: list[str]
-    consumers: list[str]
-    stories: list[Story]
-    bands: list[Band]
-    steps: int
-    note: str = ""
-
-    def counts(self) -> Counter[str]:
-        """How many messages had which fate."""
-        return Counter(story.fate for story in self.stories)
-
-    def __str__(self) -> str:
-        counts = self.counts()
-        parts = [f"{counts[fate]} {fate}" for fate in FATES if counts[fate]]
-        lost = [story.id for story in self.stories if story.fate == "lost"]
-        named = f" ({', '.join(lost[:12])}{', …' if len(lost) > 12 else ''})" if lost else ""
-        text = f"{len(self.stories)} messages: {', '.join(parts) or 'none yet'}{named}"
-        return f"{text}; {self.note}" if self.note else text
+PROMISES = ("delivered", "added")  # what a sender is told that ought to be true
 
 
 def tell(trace: Trace, *, finished: bool = True) -> Scene:
@@ -107,16 +44,16 @@ class _Teller:
         self.producers: dict[str, None] = {}
         self.channels: dict[str, None] = {}
         self.consumers: dict[str, None] = {}
-        self.faults: dict[str, float] = {}
-        self.bands: list[tuple[str, float, float]] = []
+        self.faults: dict[str, tuple[str, float]] = {}  # kind → who had it, since which step
+        self.bands: list[tuple[str, str, float, float]] = []
         self.handled: Counter[str] = Counter()
 
     def take(self, event: Event) -> None:
         """Take the next event."""
         if event.kind is Kind.FAULT_BEGAN:
-            self.faults[event.detail] = self.step + 0.9
+            self.faults[event.detail] = next(reversed(self.consumers), ""), self.step + 0.9
         elif event.kind is Kind.FAULT_ENDED:
-            self.bands.append((event.detail, self.faults.pop(event.detail, 0.0), self.step + 0.9))
+            self.bands.append((event.detail, *self.faults.pop(event.detail, ("", 0.0)), self.step + 0.9))
         elif event.kind is Kind.SUBSCRIBED and not is_confirmation(event.channel):
             self.channels[event.channel] = self.consumers[event.actor] = None
         elif event.message_id and not is_confirmation(event.channel):
@@ -154,19 +91,65 @@ class _Teller:
     def _failed(self, story: Story, event: Event) -> None:
         name = event.detail.partition(":")[0]
         story.log.append(f"{event.actor} failed: {name}")
+        if story.is_kept and event.actor in self.consumers:
+            if not any(leg.target == event.actor for leg in story.legs):
+                self._deliver(story, event, "lost")
+            return
         if getattr(getattr(errors, name, None), "definite", False) and self._began.get(story.id):
             self._end_attempt(story)
 
     def _received(self, story: Story, event: Event) -> None:
         self.consumers[event.actor] = None
-        story.log.append(f"it arrived at {event.actor}")
+        if event.count is None:
+            story.log.append(f"it arrived at {event.actor}")
+            return
+        story.is_kept = True
+        story.log.append(f"the stream gave it to {event.actor}, for the {_nth(event.count)} time")
 
     def _handled(self, story: Story, event: Event) -> None:
+        if not story.is_kept:  # of a stream's message it is the effect that counts
+            self._effect(story, event)
+
+    def _effect(self, story: Story, event: Event) -> None:
         self.handled[story.id] += 1
-        story.log.append(f"{event.actor} handled it")
+        story.log.append(f"{event.actor} {'did its work' if story.is_kept else 'handled it'}")
+        self._deliver(story, event)
+
+    def _deliver(self, story: Story, event: Event, outcome: str = "arrived") -> None:
+        """Draw its way from the server to who has it now."""
         attempts = self._began.get(story.id) or [self.step]
         began = attempts.pop(0) if len(attempts) > 1 else attempts[0]
-        story.legs.append(Leg(event.channel, event.actor, began + AT_SERVER, self.step + ARRIVES))
+        story.legs.append(Leg(event.channel, event.actor, began + AT_SERVER, self.step + ARRIVES, outcome))
+
+    def _added(self, story: Story, event: Event) -> None:
+        story.is_kept = True
+        story.log.append("the stream keeps it")
+
+    def _crashed(self, story: Story, event: Event) -> None:
+        story.log.append(f"{event.actor} crashed: {event.detail}")
+        if not any(leg.target == event.actor for leg in story.legs):  # after its work, its way is drawn already
+            self._deliver(story, event, "lost")
+
+    def _stuck(self, story: Story, event: Event) -> None:
+        story.is_stuck = True
+        story.log.append("at the end nobody has finished it")
+
+    def _buried(self, story: Story, event: Event) -> None:
+        story.log.append(f"{event.actor or 'the group'} gave it up, a dead letter: {event.detail}")
+        story.fate = "dead"
+        failed = [leg for leg in story.legs if leg.outcome == "lost"]
+        if failed:
+            last = failed[-1]
+            story.legs[story.legs.index(last)] = Leg(last.source, last.target, last.begin, last.end, "dead")
+
+    def _acked(self, story: Story, event: Event) -> None:
+        story.log.append(f"{event.actor} acknowledged it")
+
+    def _claimed(self, story: Story, event: Event) -> None:
+        story.log.append(f"{event.actor} claimed it from who had it")
+
+    def _retried(self, story: Story, event: Event) -> None:
+        story.log.append(f"{event.actor} tries it again, for the {_nth(event.count or 0)} time")
 
     def _dropped(self, story: Story, event: Event) -> None:
         story.log.append(f"{event.actor} dropped it: {event.detail}")
@@ -183,19 +166,21 @@ class _Teller:
             self.step += 1
             self.producers[event.actor] = None
             story.legs.append(Leg(event.actor, event.actor, self.step, self.step + 0.1, "lost"))
-        story.misreported = event.detail == "delivered"
+        story.misreported = event.detail in PROMISES
 
     def scene(self, finished: bool, note: str) -> Scene:
         """What all events taken so far amount to."""
         for story in self.stories.values():
             times = self.handled[story.id]
-            story.fate = "duplicated" if times > 1 else "delivered" if times else "lost" if finished else "pending"
+            if story.fate != "dead" or times:
+                ended = "lost" if finished and not story.is_stuck else "pending"
+                story.fate = "duplicated" if times > 1 else "delivered" if times else ended
             story.misreported = story.misreported and story.fate == "lost"
-            if not times and finished:
+            if story.fate == "lost":
                 _mark_lost(story, next(iter(self.consumers), ""))
             story.legs.sort(key=lambda leg: (leg.begin, leg.end, leg.outcome))  # two connections tell in any order
         consumers = [name for name in self.consumers if name not in self.producers]
-        still = [(kind, begin, float(self.step + 1)) for kind, begin in self.faults.items()]
+        still = [(kind, who, begin, float(self.step + 1)) for kind, (who, begin) in self.faults.items()]
         return Scene(
             list(self.producers),
             list(self.channels),
@@ -204,18 +189,25 @@ class _Teller:
             list(_bands([*self.bands, *still], list(self.channels), consumers)),
             self.step,
             note,
+            "added" if any(story.is_kept for story in self.stories.values()) else "delivered",
         )
 
 
 def _mark_lost(story: Story, consumer: str) -> None:
     """A message the server had and nobody handled ended on the way from the server."""
     arrived = [leg for leg in story.legs if leg.outcome == "arrived"]
-    if arrived and consumer:
+    if arrived and consumer and not any(leg.outcome == "lost" and leg.target == consumer for leg in story.legs):
         last = arrived[-1]
         story.legs.append(Leg(last.target, consumer, last.end, last.end + 0.2, "lost"))
 
 
-def _bands(faults: Iterable[tuple[str, float, float]], channels: list[str], consumers: list[str]) -> Iterable[Band]:
-    for kind, begin, end in faults:
-        nodes = channels if kind in SERVER_FAULTS else consumers[:1]
+def _nth(count: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(count, f"{count}th")
+
+
+def _bands(
+    faults: Iterable[tuple[str, str, float, float]], channels: list[str], consumers: list[str]
+) -> Iterable[Band]:
+    for kind, who, begin, end in faults:
+        nodes = channels if kind in SERVER_FAULTS else [who] if who in consumers else consumers[:1]
         yield from (Band(node, begin, end, kind) for node in nodes)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from mpim_lab.widgets.scene import FATES, Leg, Scene, Story
 from mpim_lab.widgets.static_picture import escape
-from mpim_lab.widgets.story import FATES, Leg, Scene, Story
 
 # Okabe and Ito's palette: told apart with any kind of colour vision. Every fate has a shape of its own as well.
 COLOURS = {
@@ -71,7 +71,7 @@ def _heading(scene: Scene, title: str, first: int, last: int, width: int) -> Ite
             x += 36 + 7 * len(label)
     if any(story.misreported for story in scene.stories):
         lies = sum(story.misreported for story in scene.stories)
-        yield _flag(x + 6, 50) + f'<text class="s" x="{x + 18}" y="51">{lies} of them told “delivered”</text>'
+        yield _flag(x + 6, 50) + f'<text class="s" x="{x + 18}" y="51">{lies} of them told “{scene.promise}”</text>'
 
 
 def _lanes(lanes: dict[str, int], width: int) -> Iterable[str]:
@@ -103,8 +103,8 @@ def _message(story: Story, lanes: dict[str, int], channels: list[str], first: in
             continue
         yield _leg(leg, colour, lanes, first)
         x, y = _end_of(leg, lanes, first)
-        if leg.outcome == "lost":
-            yield shape("lost", x, y)
+        if leg.outcome in ("lost", "dead"):
+            yield shape(leg.outcome, x, y)
         elif leg.outcome == "arrived" and leg.target not in channels and story.fate != "lost":
             yield shape(story.fate, x, y)
     begin = story.legs[0].begin if story.legs else 0
@@ -119,13 +119,7 @@ def _message(story: Story, lanes: dict[str, int], channels: list[str], first: in
 
 def _leg(leg: Leg, colour: str, lanes: dict[str, int], first: int) -> str:
     x2, y2 = _end_of(leg, lanes, first)
-    stroke = (
-        COLOURS["confirmation"]
-        if leg.outcome == "confirmation"
-        else COLOURS["lost"]
-        if leg.outcome == "lost"
-        else colour
-    )
+    stroke = COLOURS.get(leg.outcome, colour)  # "arrived" has its message's colour
     style = ' stroke-dasharray="3 3" stroke-width="1.2"' if leg.outcome == "confirmation" else ' stroke-width="1.8"'
     x1, y1 = _x(leg.begin, first), lanes[leg.source]
     return f'<line x1="{x1:.1f}" y1="{y1}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}"{style}/>'

@@ -122,7 +122,7 @@ class View {
         if (ends) story.over = Math.min(story.over, leg.end);
         this.legs.push({ ...leg, story, ends });
       }
-      if (story.fate === "lost") story.over = Math.max(story.begin, ...story.legs.map((leg) => leg.end));
+      if (story.fate === "lost" || story.fate === "dead") story.over = Math.max(story.begin, ...story.legs.map((leg) => leg.end));
     }
     this.order = [...this.stories.values()].sort((a, b) => a.begin - b.begin);
     for (const leg of this.legs) leg.settles = Math.max(leg.end, leg.outcome === "arrived" ? leg.story.over : 0);
@@ -190,7 +190,7 @@ class View {
     if (!story) return;
     this.words.replaceChildren();
     const title = this.words.appendChild(element("div", "mpim-story-title"));
-    title.append(symbol(story.fate), element("b", "", {}, story.id), ` ${WORDS[story.fate]}` + (story.misreported ? ", although its sender was told “delivered”" : ""));
+    title.append(symbol(story.fate), element("b", "", {}, story.id), ` ${WORDS[story.fate]}` + (story.misreported ? `, although its sender was told “${this.scene.promise}”` : ""));
     const list = this.words.appendChild(element("ol", ""));
     for (const line of story.log) list.append(element("li", "", {}, line));
   }
@@ -231,7 +231,7 @@ class View {
         const item = this.legend.appendChild(element("span", "mpim-count", { "data-fate": fate }));
         item.append(symbol(fate), `${counts[fate]} ${WORDS[fate]}`);
       }
-      if (lies) this.legend.append(element("span", "mpim-count mpim-lies", { "data-fate": "misreported" }, `${lies} of them told “delivered”`));
+      if (lies) this.legend.append(element("span", "mpim-count mpim-lies", { "data-fate": "misreported" }, `${lies} of them told “${this.scene.promise}”`));
     }
     this.badge.textContent = this.scene.live ? "live" : this.scene.note;
     this.badge.classList.toggle("mpim-live", this.scene.live);

@@ -12,7 +12,7 @@ const FlowPicture = {
   isAway(node) { return this.scene.bands.find((band) => band.node === node && band.begin <= this.at && this.at < band.end); },
 
   drawFlow(context, width) {
-    const places = this.places(width), moving = new Map(), halo = new Path2D(), fallen = new Path2D();
+    const places = this.places(width), moving = new Map(), halo = new Path2D(), fallen = new Path2D(), buried = new Path2D();
     this.flowSpots = [];
     context.lineWidth = 2; context.strokeStyle = this.theme.line; context.globalAlpha = 0.35;
     for (const [from, to] of [[this.scene.producers, this.scene.channels], [this.scene.channels, this.scene.consumers]])
@@ -29,9 +29,9 @@ const FlowPicture = {
       const whole = leg.outcome === "lost" && leg.end - leg.begin < 0.3 ? 0.5 : 1;
       let x = from.x + (to.x - from.x) * share * whole, y = from.y + (to.y - from.y) * share * whole;
       const late = t - leg.end;
-      if (leg.outcome === "lost" && late >= 0) {
+      if (isEnd(leg) && late >= 0) {
         y += (FLOW_HEIGHT - 30 - y) * Math.min(1, (late / FALL) ** 2);
-        mark(fallen, "lost", x, y, 6);
+        mark(leg.outcome === "dead" ? buried : fallen, leg.outcome, x, y, 6);
       } else if (late > 0 || leg.outcome === "confirmation") {
         if (late > 0) continue;
         y += 22;
@@ -40,8 +40,7 @@ const FlowPicture = {
       } else {
         const spread = share === 0 && start > leg.begin ? ((leg.begin * 7) % 9 - 4) * 5 : ((leg.begin * 5) % 7 - 3) * 2.2;
         y += spread;
-        const fate = leg.outcome === "lost" ? "lost" : leg.story.fate === "lost" ? "pending" : leg.story.fate;
-        const shown = fate === "lost" ? "pending" : fate;
+        const shown = isEnd(leg) || ["lost", "dead"].includes(leg.story.fate) ? "pending" : leg.story.fate;
         if (!moving.has(shown)) moving.set(shown, new Path2D());
         mark(moving.get(shown), shown, x, y, 6);
       }
@@ -51,14 +50,14 @@ const FlowPicture = {
     this.drawSums(context, places);
     this.drawNodes(context, places);
     for (const [fate, path] of moving) paint(context, path, fate);
-    paint(context, fallen, "lost", 3);
+    paint(context, fallen, "lost", 3); paint(context, buried, "dead");
     context.strokeStyle = this.theme.text; context.lineWidth = 1.6; context.stroke(halo);
   },
 
   // What is behind us: how many were handled, and those that were lost, lying on the floor.
   drawSums(context, places) {
     const lost = (this.order || []).filter((story) => story.fate === "lost" && story.over + FALL < this.at);
-    const handled = (this.order || []).filter((story) => story.over <= this.at && story.fate !== "lost").length;
+    const handled = (this.order || []).filter((story) => story.over <= this.at && ["delivered", "duplicated"].includes(story.fate)).length;
     context.textAlign = "center"; context.font = "13px system-ui, sans-serif"; context.fillStyle = this.theme.soft;
     const bob = places.get(this.scene.consumers[0]), server = places.get(this.scene.channels[0]);
     if (bob && handled) context.fillText(`${handled.toLocaleString("en")} handled`, bob.x, bob.y + 36);

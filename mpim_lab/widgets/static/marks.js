@@ -4,7 +4,7 @@ const COLOURS = {
   delivered: "#009E73", duplicated: "#CC79A7", lost: "#D55E00", pending: "#56B4E9", dead: "#8C8C8C", confirmation: "#0072B2",
 };
 const WORDS = {
-  delivered: "delivered", duplicated: "duplicated", lost: "lost", pending: "on its way", dead: "dead letter",
+  delivered: "delivered", duplicated: "duplicated", lost: "lost", pending: "unfinished", dead: "dead letter",
 };
 
 function element(tag, className, attributes = {}, text = "") {
@@ -39,6 +39,8 @@ function setIcon(button, name) {
   button.innerHTML = `<svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><path d="${ICONS[name]}"/></svg>`;
 }
 
+// A leg on which a message ended: lost, or given up.
+const isEnd = (leg) => leg.outcome === "lost" || leg.outcome === "dead";
 const isStroked = (fate) => fate === "lost" || fate === "pending";
 
 function paint(context, path, fate, width = 2.4) {

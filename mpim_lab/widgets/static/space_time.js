@@ -83,7 +83,7 @@ const SpaceTimePicture = {
       const fate = leg.outcome === "arrived" ? (at >= leg.story.over ? leg.story.fate : "pending") : leg.outcome;
       const path = into(lines, fate);
       path.moveTo(x1, y1); path.lineTo(x, y);
-      if (over && leg.outcome === "lost") mark(into(marks, "lost"), "lost", x, y, radius + 0.5);
+      if (over && isEnd(leg)) mark(into(marks, leg.outcome), leg.outcome, x, y, radius + 0.5);
       else if (over && leg.ends) mark(into(marks, leg.story.fate), leg.story.fate, x, y, radius);
       if (leg.begin === leg.story.begin && Math.floor(leg.begin) % every === 0) context.fillText(leg.story.id, x1, y1 - 16);
     }

@@ -1,0 +1,42 @@
+"""Chapter 2's cost: orders handled a second, by how many are read and acknowledged at a time."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mpim_lab.events import now
+from mpim_lab.lab.server import open_server
+from mpim_lab.mq.entries import Entry
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.worker import Worker
+
+
+async def handled_per_s(prefetches: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100) -> pd.DataFrame:
+    """Measure each prefetch on a stream of its own, filled before the clock runs: one row each, yours, now."""
+    rows = []
+    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
+        for prefetch in prefetches:
+            stream = mq.stream(f"cost-{prefetch}")
+            await asyncio.gather(*(stream.add(b"x" * payload_bytes) for _ in range(orders)))
+            rows.append((prefetch, orders / await _seconds_to_handle(mq, stream.name, prefetch, orders)))
+    return pd.DataFrame(rows, columns=["prefetch", "handled per second"])
+
+
+async def _seconds_to_handle(mq: MessageQueue, name: str, prefetch: int, orders: int) -> float:
+    handled, done = 0, asyncio.Event()
+
+    def handle(_entry: Entry) -> None:
+        nonlocal handled
+        handled += 1
+        if handled == orders:
+            done.set()
+
+    worker = Worker(await mq.stream(name).group("cost"), "w", handle, prefetch=prefetch)
+    begun = now()
+    working = asyncio.create_task(worker.run())
+    await done.wait()
+    seconds = now() - begun
+    await worker.stop()
+    await working
+    return seconds

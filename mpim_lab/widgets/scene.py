@@ -1,0 +1,75 @@
+"""Scene: everything a picture shows, as plain data: who is there, each message's way and fate, what was wrong when."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+FATES = {
+    "delivered": "handled once",
+    "duplicated": "handled more than once",
+    "lost": "never handled",
+    "pending": "on its way",
+    "dead": "given up: dead letter",
+}
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A way from one node to another between two steps.
+
+    `outcome`: "arrived", "lost" (it ended there), "dead" (given up there) or "confirmation".
+    """
+
+    source: str
+    target: str
+    begin: float
+    end: float
+    outcome: str = "arrived"
+
+
+@dataclass
+class Story:
+    """One message's life: where it went, what became of it, and in words."""
+
+    id: str
+    fate: str = "pending"
+    misreported: bool = False
+    is_kept: bool = False  # in a stream, which gives it to workers, perhaps more than once
+    is_stuck: bool = False
+    legs: list[Leg] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Band:
+    """A time during which something was wrong at a node."""
+
+    node: str
+    begin: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything a picture shows. Nodes from left to right: who sends, the channels, who receives."""
+
+    producers: list[str]
+    channels: list[str]
+    consumers: list[str]
+    stories: list[Story]
+    bands: list[Band]
+    steps: int
+    note: str = ""
+    promise: str = "delivered"  # what the sender of a misreported message was told
+
+    def counts(self) -> Counter[str]:
+        """How many messages had which fate."""
+        return Counter(story.fate for story in self.stories)
+
+    def __str__(self) -> str:
+        counts = self.counts()
+        parts = [f"{counts[fate]} {fate}" for fate in FATES if counts[fate]]
+        lost = [story.id for story in self.stories if story.fate == "lost"]
+        named = f" ({', '.join(lost[:12])}{', …' if len(lost) > 12 else ''})" if lost else ""
+        text = f"{len(self.stories)} messages: {', '.join(parts) or 'none yet'}{named}"
+        return f"{text}; {self.note}" if self.note else text
