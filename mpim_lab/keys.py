@@ -1,12 +1,14 @@
 """Every Redis key and channel of the system: name, type, lifetime, who writes it, who reads it.
 
-| name            | type    | lifetime | written by               | read by                       |
-|-----------------|---------|----------|--------------------------|-------------------------------|
-| `user:<uid>`    | channel | none     | senders                  | the queue of that user        |
-| `confirm:<uid>` | channel | none     | the queue of that user   | who sends to that user        |
+| name                  | type    | lifetime            | written by             | read by                |
+|-----------------------|---------|---------------------|------------------------|------------------------|
+| `user:<uid>`          | channel | none                | senders                | the queue of that user |
+| `confirm:<uid>`       | channel | none                | the queue of that user | who sends to that user |
+| `<name>`              | stream  | until trimmed       | `Stream.add`           | its consumer groups    |
+| `<name>:dead:<group>` | stream  | replayed or dropped | `ConsumerGroup.bury`   | a person               |
 
-A channel keeps nothing: what is published while nobody listens is gone. On a server that is not the lab's own, every
-name carries the run's prefix (`MessageQueue(url, prefix="lab-7f3a:")`).
+A channel keeps nothing: what is published while nobody listens is gone. A stream keeps what it was given. On a server
+that is not the lab's own, every name carries the run's prefix (`MessageQueue(url, prefix="lab-7f3a:")`).
 """
 
 

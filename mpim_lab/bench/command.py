@@ -15,6 +15,7 @@ from mpim_lab.bench.live import bench_live
 from mpim_lab.bench.picture import picture_of
 from mpim_lab.bench.pubsub import bench_pubsub
 from mpim_lab.bench.rounds import Sample
+from mpim_lab.bench.streams import bench_streams
 from mpim_lab.bench.table import live_table_of, table_of
 from mpim_lab.errors import MpimError
 
@@ -39,6 +40,8 @@ async def _report(arguments: argparse.Namespace) -> dict[str, Any]:
     schedule = _schedule(arguments)
     if arguments.bench == "live":
         return await bench_live(schedule.rounds, schedule.seconds * 3)
+    if arguments.bench == "streams":
+        return await bench_streams(schedule, _show_progress)
     return await bench_pubsub(schedule, _show_progress)
 
 
@@ -48,8 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     pubsub = benches.add_parser(
         "pubsub", help="publish to receive: ours, redis-py, coredis, valkey-glide, and the limit"
     )
+    streams = benches.add_parser(
+        "streams", help="add, consume, acknowledge: ours, redis-py, and what a guarantee costs"
+    )
     live = benches.add_parser("live", help="what watching costs: the same load with and without live charts")
-    for bench in (pubsub, live):
+    for bench in (pubsub, streams, live):
         bench.add_argument("--quick", action="store_true", help="a minute: fewer cases, shorter, and noisier")
         bench.add_argument("--rounds", type=_at_least_one, help="how often each case is run; the median counts")
         bench.add_argument("--json", type=_writable, metavar="FILE", help="write machine and rows")

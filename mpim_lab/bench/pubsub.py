@@ -10,7 +10,7 @@ from mpim_lab.bench.machine import describe_machine
 from mpim_lab.bench.rounds import Sample, play
 from mpim_lab.bench.rows import rows_of
 from mpim_lab.lab.load import LoadResult, measure
-from mpim_lab.lab.loadworker.contestants import CONTESTANTS
+from mpim_lab.lab.loadworker.contestants import contestants_of
 from mpim_lab.lab.server import open_server
 
 PAYLOAD_BYTES = 100
@@ -18,7 +18,9 @@ PAYLOAD_BYTES = 100
 
 async def bench_pubsub(schedule: Schedule, progress: Callable[[Sample], None] = lambda sample: None) -> dict[str, Any]:
     """Run every contestant that is installed; gives `{"machine": …, "rows": …}`, rows also for those that are not."""
-    missing = {who: contestant.missing for who, contestant in CONTESTANTS.items()} | {LIMIT: missing_limit()}
+    missing = {who: contestant.missing for who, contestant in contestants_of("pubsub").items()} | {
+        LIMIT: missing_limit()
+    }
     samples = []
     async with open_server() as server:
         machine = await describe_machine(server.url)

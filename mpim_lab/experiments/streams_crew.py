@@ -50,7 +50,8 @@ class Crew:
         self.begun: set[str] = set()  # orders that somebody's handler was called for
         self.failures = 0
         self._working: set[str] = set()
-        self._asleep: tuple[Hired, asyncio.Event] | None = None
+        self._asleep: list[tuple[Hired, asyncio.Event]] = []
+        self._dies_after_ack = False
         self._hired = 0
 
     def hire(self) -> None:
@@ -69,8 +70,7 @@ class Crew:
     @property
     def is_busy(self) -> bool:
         """Somebody who is awake has an order in hand."""
-        asleep = {self._asleep[0].name} if self._asleep is not None else set()
-        return bool(self._working - asleep)
+        return bool(self._working - {hired.name for hired, _ in self._asleep})
 
     def notice_death(self) -> None:
         """A worker whose `run` has ended by itself, with an error or without, is dead."""
@@ -79,27 +79,28 @@ class Crew:
 
     async def dismiss_after_ack(self) -> None:
         """The fault "crash after ack": the order is finished, and the worker dies."""
-        if self.fault == "crash after ack" and self.alive is not None:
-            task = self.alive.task
-            self._begin(self.fault)
+        if self._dies_after_ack and self.alive is not None:
+            self._dies_after_ack, task = False, self.alive.task
+            self._begin("crash after ack")
             task.cancel()
             await asyncio.wait([task])
+            await self._group.pending(count=1)  # once this is answered the server has seen that the line is closed:
+            # it would hand the next order to the dead one's read, which waited
 
     async def wake(self) -> None:
         """The zombie does not know how late it is: it finishes its work, and stops."""
-        if self._asleep is None:
-            return
-        (_, worker, task), woken = self._asleep
-        stopping = asyncio.create_task(worker.stop())
-        await asyncio.sleep(0)
-        woken.set()
-        await stopping
-        await asyncio.wait([task])
-        self._asleep = None
+        while self._asleep:
+            (_, worker, task), woken = self._asleep[0]
+            stopping = asyncio.create_task(worker.stop())
+            await asyncio.sleep(0)
+            woken.set()
+            await stopping
+            await asyncio.wait([task])
+            del self._asleep[0]
 
     async def end(self) -> None:
         """End everybody."""
-        for hired in (self.alive, self._asleep and self._asleep[0]):
+        for hired in (self.alive, *(hired for hired, _ in self._asleep)):
             if hired is not None:
                 hired.task.cancel()
                 await asyncio.wait([hired.task])
@@ -127,7 +128,7 @@ class Crew:
         self._report(Kind.EFFECT, worker, entry)
         if kind == "crash after work":
             self._crash(worker, entry, kind)
-        self.fault = kind or self.fault
+        self._dies_after_ack |= kind == "crash after ack"
 
     def _crash(self, worker: str, entry: Entry, kind: str) -> None:
         self._begin(kind)
@@ -137,7 +138,7 @@ class Crew:
     async def _sleep(self) -> None:
         assert self.alive is not None
         woken = asyncio.Event()
-        self._asleep = (self.alive, woken)
+        self._asleep.append((self.alive, woken))
         self._begin("zombie")
         await woken.wait()
 

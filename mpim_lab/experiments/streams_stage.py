@@ -85,6 +85,7 @@ class Stage:
         """alice adds one order; it is finished when this returns, unless nobody works."""
         if self.crew.alive is None and self._missed >= self._lasts:
             await self._bring_back()
+        self._sent.append(message_id(payload))  # a fault caused from now on strikes the next one
         somebody_works = self.crew.alive is not None  # before the worker can have the order, and die of it
         try:
             await self.stream.add(payload)
@@ -92,7 +93,6 @@ class Stage:
         except MpimError as error:
             told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
         self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=told)
-        self._sent.append(message_id(payload))
         self._missed = 0 if somebody_works else self._missed + 1
         if somebody_works:
             await self._settle()

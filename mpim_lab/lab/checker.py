@@ -30,7 +30,9 @@ class Verdict:
     def semantics(self) -> str:
         """Which delivery semantics was observed, in the field's words; one run proves no guarantee."""
         observed = {
-            (False, False): "exactly once in this run" if not self.stuck + self.dead else "at most once so far",
+            (False, False): "exactly once in this run"
+            if not self.stuck + self.dead
+            else "nothing lost, nothing twice, not all done",
             (True, False): "at most once",
             (False, True): "at least once",
             (True, True): "neither at most once nor at least once",
@@ -42,7 +44,7 @@ class Verdict:
         always = {"lost": self.lost, "duplicated": self.duplicated, "reordered": self.reordered}
         sometimes = {
             f'told "{self.promise}" but lost': self.misreported,
-            "stuck in the pending list": self.stuck,
+            "stuck, pending or never given out": self.stuck,
             "dead letters": self.dead,
         }
         ids = always | {name: found for name, found in sometimes.items() if found}

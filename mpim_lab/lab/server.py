@@ -128,11 +128,11 @@ class EmbeddedServer:
     async def _answers(self) -> bool:
         try:
             reader, writer = await asyncio.open_unix_connection(str(self._socket))
-        except OSError:
+            with contextlib.closing(writer):
+                writer.write(b"PING\r\n")
+                answer = await reader.readline()
+        except OSError:  # nobody there yet; or the one that was killed still is, and resets the line
             return False
-        writer.write(b"PING\r\n")
-        answer = await reader.readline()
-        writer.close()
         return answer.startswith((b"+PONG", b"-NOAUTH"))
 
     async def stop(self) -> None:

@@ -4,12 +4,13 @@ A connection of its own, because a read that waits holds up whatever comes after
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
+from mpim_lab.mq.acks import MOST_IDS
 from mpim_lab.mq.entries import entries_of
 from mpim_lab.mq.groups import ConsumerGroup, Delivery
 
@@ -20,7 +21,8 @@ class Consumer:
     """Use as a context, and as an async iterator of deliveries; acknowledge each one when its work is done.
 
     prefetch: entries asked for at once. most_in_hand: read and not acknowledged; then reading waits for acknowledgements.
-    claim_idle_ms: after so long another member's entry counts as abandoned; longer than any handler takes; None: never.
+    claim_idle_ms: after so long another member's entry counts as abandoned; None: never. An entry is idle from its delivery
+    on, so this is longer than the handling of a whole prefetch takes.
     On leaving, what is unfinished is given back. Raises what `Link` raises; after an error the next `fetch` picks up what
     the broken line swallowed.
     """
@@ -39,7 +41,7 @@ class Consumer:
                 raise InvalidParameter(f"{what}={value}: at least 1")
         self.group, self.name = group, name
         self._prefetch, self._most_in_hand, self._claim_idle_ms = prefetch, most_in_hand, claim_idle_ms
-        self._link = group.access.dedicated(name)
+        self._link, self._is_reporting = group.access.dedicated(name), group.access.reporter.is_on
         self._in_hand: dict[str, Delivery] = {}
         self._room = asyncio.Event()
         self._recovering, self._claim_at = True, 0.0  # an earlier life of this name may have left something
@@ -73,7 +75,8 @@ class Consumer:
         deliveries = await self._recover() or await self._claim(room) or await self._read(room, within_ms)
         for delivery in deliveries:
             self._in_hand[delivery.entry.id] = delivery
-            self.group.report(Kind.RECEIVED, delivery, count=delivery.deliveries, actor=self.name)
+            if self._is_reporting:
+                self.group.report(Kind.RECEIVED, delivery, count=delivery.deliveries, actor=self.name)
         return deliveries
 
     async def _read(self, room: int, within_ms: int) -> list[Delivery]:
@@ -126,6 +129,16 @@ class Consumer:
         """Acknowledge; await it to know that the server has done it. All of one loop turn leave as one command."""
         self.forget(delivery)
         return self.group.ack_soon(delivery, actor=self.name)
+
+    async def ack_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge many with one command; returns when the server has done it."""
+        for first in range(0, len(deliveries), MOST_IDS):
+            chunk = deliveries[first : first + MOST_IDS]
+            await self.group.ack(*[delivery.entry.id for delivery in chunk])
+            for delivery in chunk:
+                self.forget(delivery)
+                if self._is_reporting:
+                    self.group.report(Kind.ACKED, delivery, actor=self.name)
 
     def forget(self, delivery: Delivery) -> None:
         """It is not in hand any more: acknowledged, buried, or somebody else's."""

@@ -41,7 +41,10 @@ class DeadLetters:
         return [_letter_of(entry_of(raw)) for raw in raws]
 
     async def replay(self, id: str) -> str | None:
-        """Put one back at the end of its stream, as a new entry whose id this gives; None if it is not here."""
+        """Put one back at the end of its stream, as a new entry whose id this gives; None if it is not here.
+
+        The stream's other groups get it as well, once more: their handlers must be idempotent.
+        """
         new = await _REPLAY.run(self._link, [self._access.key, self.key], id)
         return None if new is None else str(new, "ascii")
 

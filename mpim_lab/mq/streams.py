@@ -34,7 +34,9 @@ class Stream:
         self.name, self.key = access.name, access.key
         self._access, self._commands, self._reporter = access, access.commands, access.reporter
         self._max_bytes = max_payload_bytes
-        self._head = _add_head(self.key, max_entries)
+        self._head = count, head = _add_head(self.key, max_entries)
+        # What every XADD of a payload begins with, made once
+        self._data_head = b"*%d\r\n%b$1\r\n*\r\n$4\r\ndata\r\n$" % (count + 3, head)
 
     # Producing
 
@@ -44,18 +46,19 @@ class Stream:
         id: chosen by the caller instead of the server; it must be above the last one, so that adding the same id again
         after a time-out is refused and not appended twice. Raises InvalidMessage, CommandRejected.
         """
-        fields = payload if isinstance(payload, Mapping) else {DATA: payload}
-        packed = [wire_payload(part, self._max_bytes) for pair in fields.items() for part in pair]
-        if not packed:
-            raise InvalidMessage("an entry has at least one field")
-        is_reporting, told = self._reporter.is_on, packed[1]
+        if isinstance(payload, Mapping) or id is not None:
+            told, command = self._pack_fields(payload if isinstance(payload, Mapping) else {DATA: payload}, id)
+        else:
+            told = wire_payload(payload, self._max_bytes)
+            command = b"%b%d\r\n%b\r\n" % (self._data_head, len(told), told)
+        is_reporting = self._reporter.is_on
         if is_reporting:
             self._reporter.message(Kind.ACCEPTED, told, self.name)
         connection = self._commands.connection
         if connection.blocked:
             connection = await self._commands.room()
         try:
-            added: bytes = await connection.send(self._command(id, packed))
+            added: bytes = await connection.send(command)
         except Exception as error:
             if is_reporting:
                 self._reporter.message(Kind.FAILED, told, self.name, detail=f"{type(error).__name__}: {error}")
@@ -64,11 +67,16 @@ class Stream:
             self._reporter.message(Kind.ADDED, told, self.name, detail=added.decode())
         return added.decode()
 
-    def _command(self, id: str | None, packed: list[bytes]) -> bytes:
+    def _pack_fields(self, fields: Mapping[str, bytes | str], id: str | None) -> tuple[bytes, bytes]:
+        """The first field's value, by which a trace knows the entry, and the command."""
+        packed = [wire_payload(part, self._max_bytes) for pair in fields.items() for part in pair]
+        if not packed:
+            raise InvalidMessage("an entry has at least one field")
         count, head = self._head
         name = b"*" if id is None else id.encode()
         parts = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in packed])
-        return b"*%d\r\n%b$%d\r\n%b\r\n%b" % (count + 1 + len(packed), head, len(name), name, parts)
+        command = b"*%d\r\n%b$%d\r\n%b\r\n%b" % (count + 1 + len(packed), head, len(name), name, parts)
+        return packed[1], command
 
     # Reading without a group
 

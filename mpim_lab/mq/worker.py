@@ -11,7 +11,6 @@ Never acknowledged before it was handled, never lost, never tried for ever.
 
 import asyncio
 import heapq
-import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -49,7 +48,7 @@ class Worker:
             raise InvalidParameter(f"parallel={parallel}: at least 1")
         self.consumer = Consumer(group, name, **options)
         self._group, self._handler, self._retry = group, handler, retry or RetryRule()
-        self._parallel = parallel
+        self._parallel, self._is_reporting = parallel, group.access.reporter.is_on
         self._later: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
         self._stopping = False
         self._ended = asyncio.Event()
@@ -86,30 +85,49 @@ class Worker:
 
     async def _handle_all(self, deliveries: Sequence[Delivery]) -> None:
         acks: list[asyncio.Future[None]] = []
-        for first in range(0, len(deliveries), self._parallel):
-            if self._stopping:
-                break
-            if self._parallel == 1:
-                await self._handle(deliveries[first], acks)
-            else:
+        if self._parallel == 1:
+            await self._one_by_one(deliveries, acks)
+        else:
+            for first in range(0, len(deliveries), self._parallel):
+                if self._stopping:
+                    break
                 at_once = deliveries[first : first + self._parallel]
-                await asyncio.gather(*(self._handle(each, acks) for each in at_once))
+                await asyncio.gather(*(self._one_by_one([each], acks) for each in at_once))
         for answer in acks:
             await answer
 
-    async def _handle(self, delivery: Delivery, acks: list["asyncio.Future[None]"]) -> None:
-        if delivery.deliveries > self._retry.tries:  # it never raised: it killed whoever had it
-            await self._bury(delivery, "delivered too often", "")
-            return
+    async def _one_by_one(self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]) -> None:
+        """Handle in order. What a plain handler did is acknowledged together at the end, the rest as soon as it is done."""
+        done: list[Delivery] = []
         try:
-            result = self._handler(delivery.entry)
-            if inspect.isawaitable(result):
-                await result
-        except Exception as error:
-            await self._failed(delivery, error)
-        else:
-            self._group.report(Kind.HANDLED, delivery, actor=self.consumer.name)
-            acks.append(self.consumer.ack(delivery))
+            await self._handle_each(deliveries, done, acks)
+        except (Exception, asyncio.CancelledError):  # not when the process goes down: then nothing more is said
+            await self.consumer.ack_all(done)
+            raise
+        await self.consumer.ack_all(done)
+
+    async def _handle_each(
+        self, deliveries: Sequence[Delivery], done: list[Delivery], acks: list["asyncio.Future[None]"]
+    ) -> None:
+        for delivery in deliveries:
+            if self._stopping:
+                break
+            if delivery.deliveries > self._retry.tries:  # it never raised: it killed whoever had it
+                await self._bury(delivery, "delivered too often", "")
+                continue
+            try:
+                result = self._handler(delivery.entry)
+                if result is not None:
+                    await result
+            except Exception as error:
+                await self._failed(delivery, error)
+                continue
+            if self._is_reporting:
+                self._group.report(Kind.HANDLED, delivery, actor=self.consumer.name)
+            if result is None:
+                done.append(delivery)
+            else:
+                acks.append(self.consumer.ack(delivery))
 
     async def _failed(self, delivery: Delivery, error: Exception) -> None:
         said = f"{type(error).__name__}: {error}"

@@ -36,10 +36,10 @@ def test_two_thousand_messages_play(notebook, page, jupyter):
     view.focus()
     page.keyboard.press("f")  # everything in view
     page.keyboard.press("Home")
-    for _ in range(4):
+    for _ in range(3):
         page.keyboard.press("+")
     page.keyboard.press(" ")
-    page.wait_for_function("() => window.__mpimFrameStats.draws > 60")
+    page.wait_for_function("() => window.__mpimFrameStats.draws > 30")
     frames = page.evaluate(FRAMES)
     page.keyboard.press("End")
     stats = page.evaluate("window.__mpimFrameStats")

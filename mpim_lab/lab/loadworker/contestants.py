@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from mpim_lab.lab.loadworker import bare
+from mpim_lab.lab.loadworker import stream_contestants as streams
 from mpim_lab.mq.address import Address
 
 Publish = Callable[[str, Any], Awaitable[Any]]
@@ -104,6 +105,7 @@ class Contestant:
     module: str
     connect: Callable[[str, int], AbstractAsyncContextManager[Publish]]
     batch: int = 1
+    receive: Callable[[str, str, Take], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
 
     @property
     def missing(self) -> str | None:
@@ -122,13 +124,29 @@ CONTESTANTS = {
         Contestant("redis-py pipelined", "redis", _redis_py_pipelined, batch=100),
         Contestant("coredis", "coredis", _coredis),
         Contestant("valkey-glide", "glide", _valkey_glide),
+        # What follows the colon competes with its like only: publish to a channel, or add to a stream and consume.
+        Contestant("streams:mpim_lab", "mpim_lab", streams.ours, receive=streams.ours_consuming),
+        Contestant("streams:mpim_lab, no group", "mpim_lab", streams.ours, receive=streams.ours_reading),
+        Contestant("streams:redis-py", "redis", streams.redis_py, receive=streams.redis_py_one_by_one),
+        Contestant("streams:redis-py, many at a time", "redis", streams.redis_py, receive=streams.redis_py_consuming),
+        Contestant("streams:redis-py pipelined", "redis", streams.redis_py_pipelined, 100, streams.redis_py_consuming),
     )
 }
+
+
+def contestants_of(bench: str) -> dict[str, Contestant]:
+    """Who competes in a bench: name there → contestant."""
+    found = {name.rpartition(":")[2]: each for name, each in CONTESTANTS.items() if name.rpartition(":")[0] == bench}
+    return found or {name: each for name, each in CONTESTANTS.items() if ":" not in name}
 
 
 @asynccontextmanager
 async def receiving(who: str, url: str, channel: str, take: Take) -> AsyncIterator[asyncio.Future[Exception]]:
     """Hand every payload of `channel` to `take` while the context lasts; gives the reason once the line is lost."""
+    if (receive := CONTESTANTS[who].receive) is not None:
+        async with receive(url, channel, take) as lost:
+            yield lost
+        return
     if who == "mpim_lab":
         from mpim_lab.mq.pubsub import MessageQueue
 

@@ -12,5 +12,6 @@ for index = 1, #letter, 2 do
     fields[#fields + 1] = letter[index + 1]
   end
 end
+local new = redis.call("XADD", KEYS[1], "*", unpack(fields))
 redis.call("XDEL", KEYS[2], ARGV[1])
-return redis.call("XADD", KEYS[1], "*", unpack(fields))
+return new

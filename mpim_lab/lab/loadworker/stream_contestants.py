@@ -1,0 +1,151 @@
+"""Stream contestants: add → consume → acknowledge, each set up as its own documentation advises for speed.
+
+Unlike in Pub/Sub, each contestant has both ends: what a stream costs is mostly the consumer's reading and acknowledging.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+GROUP = "load"
+PREFETCH = 500
+Take = Callable[[bytes], Any]
+Publish = Callable[[str, Any], Awaitable[Any]]
+
+
+@asynccontextmanager
+async def ours(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """`Stream.add` on the shared connection."""
+    from mpim_lab.mq.pubsub import MessageQueue
+
+    async with MessageQueue(url) as mq:
+        streams: dict[str, Any] = {}
+
+        async def add(channel: str, payload: bytes) -> int:
+            stream = streams.get(channel) or streams.setdefault(channel, mq.stream(channel))
+            await stream.add(payload)
+            return 1
+
+        yield add
+
+
+@asynccontextmanager
+async def ours_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """A Worker: acknowledged after the handler, many at a time."""
+    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.worker import Worker
+
+    async with MessageQueue(url) as mq:
+        group = await mq.stream(channel).group(GROUP)
+        worker = Worker(group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=2 * PREFETCH)
+        working = asyncio.create_task(worker.run())
+        try:
+            yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
+        finally:
+            await worker.stop()
+            await working
+
+
+@asynccontextmanager
+async def ours_reading(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """No group and no acknowledgement: a reader that remembers the last id it saw."""
+    from mpim_lab.mq.pubsub import MessageQueue
+
+    async def read(stream: Any) -> None:
+        last = "0"
+        while True:
+            entries = await stream.read(last, count=PREFETCH)
+            for entry in entries:
+                take(entry.data)
+            last = entries[-1].id if entries else last
+            await asyncio.sleep(0 if entries else 0.001)
+
+    async with MessageQueue(url) as mq:
+        reading = asyncio.create_task(read(mq.stream(channel)))
+        try:
+            yield asyncio.get_running_loop().create_future()
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+
+
+@asynccontextmanager
+async def redis_py(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """xadd, a connection for each task."""
+    import redis.asyncio as redis
+
+    pool: Any = redis.ConnectionPool.from_url(url, max_connections=tasks, protocol=3)
+    client = redis.Redis.from_pool(pool)
+
+    async def add(channel: str, payload: bytes) -> int:
+        await client.xadd(channel, {"data": payload})
+        return 1
+
+    yield add
+    await client.aclose()
+
+
+@asynccontextmanager
+async def redis_py_pipelined(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """100 xadd a pipeline; a pool of 16, as more connections make it slower."""
+    import redis.asyncio as redis
+
+    pool: Any = redis.BlockingConnectionPool.from_url(url, max_connections=min(tasks, 16), timeout=None, protocol=3)
+    client = redis.Redis.from_pool(pool)
+
+    async def add(channel: str, payloads: list[bytes]) -> list[int]:
+        pipeline = client.pipeline(transaction=False)
+        for payload in payloads:
+            pipeline.xadd(channel, {"data": payload})
+        await pipeline.execute()
+        return [1] * len(payloads)
+
+    yield add
+    await client.aclose()
+
+
+@asynccontextmanager
+async def redis_py_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """xreadgroup of many, one xack for all of them: as fast as its user can make it."""
+    async with _redis_py_loop(url, channel, take, PREFETCH) as failed:
+        yield failed
+
+
+@asynccontextmanager
+async def redis_py_one_by_one(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """xreadgroup of one, xack of one: what a first sketch does."""
+    async with _redis_py_loop(url, channel, take, 1) as failed:
+        yield failed
+
+
+@asynccontextmanager
+async def _redis_py_loop(url: str, channel: str, take: Take, count: int) -> AsyncIterator["asyncio.Future[Exception]"]:
+    import redis.asyncio as redis
+
+    async def consume(client: Any) -> None:
+        while True:
+            reply: Any = await client.xreadgroup(GROUP, "w", {channel: ">"}, count=count, block=200)
+            groups = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or []]
+            for entries in groups:
+                flat = [each for part in entries for each in (part if isinstance(part, list) else [part])]
+                for _id, fields in flat:
+                    take(fields[b"data"])
+                if flat:
+                    await client.xack(channel, GROUP, *[entry_id for entry_id, _ in flat])
+
+    client = redis.Redis.from_url(url, protocol=3)
+    with contextlib.suppress(redis.ResponseError):
+        await client.xgroup_create(channel, GROUP, id="0", mkstream=True)
+    consuming = asyncio.create_task(consume(client))
+    failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    consuming.add_done_callback(
+        lambda task: None if task.cancelled() or failed.done() else failed.set_result(task.exception())  # type: ignore[arg-type]
+    )
+    try:
+        yield failed
+    finally:
+        consuming.cancel()
+        await asyncio.wait([consuming])
+        await client.aclose()
