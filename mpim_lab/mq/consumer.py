@@ -4,7 +4,7 @@ A connection of its own, because a read that waits holds up whatever comes after
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -143,6 +143,12 @@ class Consumer:
     def forget(self, delivery: Delivery) -> None:
         """It is not in hand any more: acknowledged, buried, or somebody else's."""
         self._in_hand.pop(delivery.entry.id, None)
+        self._room.set()
+
+    def start_over(self, *, keep: Collection[str] = ()) -> None:
+        """After an error nobody works on what is in hand, save for `keep`: the next fetch asks the server what is mine."""
+        self._in_hand = {key: held for key, held in self._in_hand.items() if key in keep}
+        self._recovering = True
         self._room.set()
 
     async def again(self, delivery: Delivery) -> Delivery | None:

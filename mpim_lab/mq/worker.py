@@ -11,9 +11,10 @@ Never acknowledged before it was handled, never lost, never tried for ever.
 
 import asyncio
 import heapq
+import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from mpim_lab.errors import InvalidParameter, MpimError
@@ -52,6 +53,7 @@ class Worker:
         self._later: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
         self._stopping = False
         self._ended = asyncio.Event()
+        self._ended.set()  # it has not begun
 
     async def run(self) -> None:
         """Work until `stop`. A line that breaks is waited for; what it swallowed is picked up afterwards."""
@@ -63,6 +65,7 @@ class Worker:
                         await self._handle_all(await self._next())
                     except MpimError as error:
                         _log.warning("%s: %s", self.consumer.name, error)
+                        self.consumer.start_over(keep={delivery.entry.id for _, _, delivery in self._later})
                         await asyncio.sleep(self._retry.backoff.first_s)
         finally:
             self._ended.set()
@@ -92,7 +95,7 @@ class Worker:
                 if self._stopping:
                     break
                 at_once = deliveries[first : first + self._parallel]
-                await asyncio.gather(*(self._one_by_one([each], acks) for each in at_once))
+                await _all(asyncio.create_task(self._one_by_one([each], acks)) for each in at_once)
         for answer in acks:
             await answer
 
@@ -116,18 +119,19 @@ class Worker:
                 await self._bury(delivery, "delivered too often", "")
                 continue
             try:
-                result = self._handler(delivery.entry)
-                if result is not None:
+                result: Any = self._handler(delivery.entry)
+                is_async = result is not None and inspect.isawaitable(result)
+                if is_async:
                     await result
             except Exception as error:
                 await self._failed(delivery, error)
                 continue
             if self._is_reporting:
                 self._group.report(Kind.HANDLED, delivery, actor=self.consumer.name)
-            if result is None:
-                done.append(delivery)
-            else:
+            if is_async:
                 acks.append(self.consumer.ack(delivery))
+            else:
+                done.append(delivery)
 
     async def _failed(self, delivery: Delivery, error: Exception) -> None:
         said = f"{type(error).__name__}: {error}"
@@ -143,3 +147,13 @@ class Worker:
         if await self._group.bury(delivery, reason=reason, error=error):
             _log.error("%s: entry %s is a dead letter: %s %s", self.consumer.name, delivery.entry.id, reason, error)
         self.consumer.forget(delivery)
+
+
+async def _all(running: Iterable["asyncio.Task[None]"]) -> None:
+    """Wait for all, also when a line breaks under one of them: what the others have in hand is finished."""
+    tasks = list(running)
+    try:
+        await asyncio.gather(*tasks)
+    except MpimError:
+        await asyncio.wait(tasks)
+        raise

@@ -1,0 +1,200 @@
+"""Chapter 2's challenges: the reference solutions pass, every known-bad one is caught."""
+
+import asyncio
+
+import pytest
+
+from mpim_lab.experiments.streams_challenge import lose_nothing, survive_the_poison
+from mpim_lab.mq.consumer import Consumer
+from mpim_lab.naive.streams import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
+
+
+class Solution:
+    """What they share: a loop over what a consumer gets."""
+
+    claim_idle_ms: int | None = 60
+
+    def __init__(self, group, name, handler):
+        self.group, self.name, self.handler, self.stopping = group, name, handler, False
+
+    async def run(self):
+        async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=self.claim_idle_ms) as self.consumer:
+            while not self.stopping:
+                for delivery in await self.consumer.fetch():
+                    await self.take(delivery)
+
+    async def stop(self):
+        self.stopping = True
+
+    async def take(self, delivery):
+        await self.handler(delivery.entry)
+        await self.consumer.ack(delivery)
+
+
+class Claims(Solution):
+    """Reference solution of the first challenge."""
+
+
+class ClaimsByHand(Solution):
+    """The same with the group's own `claim`, as the hint has it."""
+
+    claim_idle_ms = None
+
+    async def run(self):
+        async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=None) as self.consumer:
+            while not self.stopping:
+                for delivery in await self.group.claim(self.name, idle_ms=60) or await self.consumer.fetch(50):
+                    await self.take(delivery)
+
+
+class Buries(Solution):
+    """Reference solution of the second."""
+
+    async def take(self, delivery):
+        for _ in range(3):
+            try:
+                await super().take(delivery)
+            except ValueError:
+                await asyncio.sleep(0.001)
+            else:
+                return
+        await self.group.bury(delivery, reason="nobody can handle it")
+        self.consumer.forget(delivery)
+
+
+class AcknowledgesFirst(Solution):
+    async def take(self, delivery):
+        await self.consumer.ack(delivery)
+        await self.handler(delivery.entry)
+
+
+class NeverClaims(Solution):
+    claim_idle_ms = None
+
+
+class ClaimsTooLate(Solution):
+    claim_idle_ms = 30_000
+
+
+class DoesEverythingTwice(Solution):
+    async def take(self, delivery):
+        await self.handler(delivery.entry)
+        await super().take(delivery)
+
+
+class NeverAcknowledges(Solution):
+    async def take(self, delivery):
+        await self.handler(delivery.entry)
+
+
+class SweepsItUnderTheCarpet(Solution):
+    async def take(self, delivery):
+        try:
+            await self.handler(delivery.entry)
+        except ValueError:
+            pass
+        await self.consumer.ack(delivery)
+
+
+class TriesForEver(Solution):
+    async def take(self, delivery):
+        while not self.stopping:
+            try:
+                return await super().take(delivery)
+            except ValueError:
+                await asyncio.sleep(0)
+
+
+class BuriesEverything(Buries):
+    async def take(self, delivery):
+        await self.group.bury(delivery, reason="too much work")
+        self.consumer.forget(delivery)
+
+
+class HasABug(Solution):
+    async def take(self, delivery):
+        raise KeyError("a bug of the learner's")
+
+
+class NeverWorks(Solution):
+    async def run(self):
+        while not self.stopping:
+            await asyncio.sleep(0.01)
+
+
+class NeverStops(Claims):
+    async def stop(self):
+        await asyncio.sleep(0)
+
+
+async def test_the_reference_solutions_pass(lab_server):
+    """Both challenges can be solved with what the chapter has shown; the second one's solution solves the first, too."""
+    outcomes = await asyncio.gather(
+        lose_nothing().check(Claims),
+        lose_nothing().check(ClaimsByHand),
+        lose_nothing().check(Buries),
+        survive_the_poison().check(Buries),
+    )
+    assert [repr(outcome) for outcome in outcomes if not outcome.passed] == []
+
+
+async def failures(challenge, bad):
+    """What the challenge says of a bad solution, three times at once."""
+    outcomes = await asyncio.gather(*(challenge().check(bad) for _ in range(3)))
+    assert not any(outcome.passed for outcome in outcomes)
+    return {repr(outcome) for outcome in outcomes}
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (NoAckWorker, "m2 was lost"),
+        (AckFirstWorker, "m2 was lost"),
+        (NoClaimWorker, "m2 is stuck"),
+        (AcknowledgesFirst, "m2 was lost"),
+        (NeverClaims, "m2 is stuck"),
+        (ClaimsTooLate, "m2 is stuck"),
+        (DoesEverythingTwice, "m1 was duplicated"),
+        (BuriesEverything, "m1 was given up"),
+        (HasABug, "KeyError"),
+        (NeverWorks, "m1 is stuck"),
+        (NeverStops, "stop"),
+    ],
+)
+async def test_a_worker_that_loses_fails_every_time(lab_server, bad, complaint):
+    """With the same words, which name the order and tell its story."""
+    (text,) = await failures(lose_nothing, bad)
+    assert complaint in text
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (AckFirstWorker, "was lost"),
+        (EndlessRetryWorker, "is stuck"),
+        (Claims, "ValueError"),
+        (SweepsItUnderTheCarpet, "was lost"),
+        (TriesForEver, "is stuck"),
+        (BuriesEverything, "m1 was given up"),
+        (NeverAcknowledges, "was duplicated"),
+    ],
+)
+async def test_a_worker_that_the_poison_stops_or_that_hides_it_fails_every_time(lab_server, bad, complaint):
+    """A solution of the first challenge is not one of the second."""
+    (text,) = await failures(survive_the_poison, bad)
+    assert complaint in text
+
+
+async def test_a_failure_tells_the_story_of_its_order(lab_server):
+    """What a learner needs to understand it: the fault, the order, who did what."""
+    text = repr(await lose_nothing().check(AckFirstWorker))
+    assert "fault 'crash before work', seed" in text
+    assert "worker-1: acked\n  worker-1: crashed: crash before work" in text
+
+
+def test_hints_come_one_at_a_time():
+    """The last one stays."""
+    for challenge in (lose_nothing(), survive_the_poison()):
+        hints = [challenge.hint() for _ in range(4)]
+        assert hints[0].startswith("hint 1 of 3")
+        assert hints[2] == hints[3]
