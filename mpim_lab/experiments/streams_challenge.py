@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from mpim_lab.events import Kind
 from mpim_lab.experiments.streams import Orders
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, story_of
+from mpim_lab.lab.experiment import Result
 
 _INTERFACE = (
     "Write a class with `__init__(self, group, name, handler)`, `async run(self)` and `async stop(self)`: `run` takes what\n"
@@ -21,13 +23,19 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
             ids = getattr(verdict, name)
             if ids and name not in allowed:
                 said = {"stuck": "is stuck: nobody finished it", "dead": "was given up"}.get(name, f"was {name}")
-                story = story_of(result, ids[0])
+                story = (*story_of(result, ids[0]), *_deaths(result)[:1])
                 return Failure(f"{ids[0]} {said}", f"fault {fault!r}, seed {seed}", ids[0], story)
         if fault == "poison" and not verdict.dead:
             return Failure("the poison is not among the dead letters", f"fault {fault!r}, seed {seed}")
         return None
 
     return trial
+
+
+def _deaths(result: Result) -> list[str]:
+    """Which workers' `run` raised something, a bug of the learner's perhaps."""
+    failed = (event for event in result.trace.of(Kind.FAILED) if not event.message_id)
+    return [f"{event.actor}: its run() raised {event.detail}" for event in failed]
 
 
 def lose_nothing() -> Challenge:

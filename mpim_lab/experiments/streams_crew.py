@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, NamedTuple
 
+from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.trace import Trace
 from mpim_lab.mq.backoff import Backoff
@@ -13,6 +14,7 @@ from mpim_lab.mq.worker import EntryHandler, Worker
 from mpim_lab.naive.streams import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 
 CLAIM_IDLE_MS = 60
+STOPS_WITHIN_S = 3.0
 SKETCHES = {
     "no ack": NoAckWorker,
     "ack first": AckFirstWorker,
@@ -75,6 +77,9 @@ class Crew:
     def notice_death(self) -> None:
         """A worker whose `run` has ended by itself, with an error or without, is dead."""
         if self.alive is not None and self.alive.task.done():
+            name, _, task = self.alive
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._trace.mark(Kind.FAILED, name, f"{type(error).__name__}: {error}")
             self._begin("died")
 
     async def dismiss_after_ack(self) -> None:
@@ -90,12 +95,15 @@ class Crew:
     async def wake(self) -> None:
         """The zombie does not know how late it is: it finishes its work, and stops."""
         while self._asleep:
-            (_, worker, task), woken = self._asleep[0]
+            (name, worker, task), woken = self._asleep[0]
             stopping = asyncio.create_task(worker.stop())
             await asyncio.sleep(0)
             woken.set()
+            _, unfinished = await asyncio.wait([stopping, task], timeout=STOPS_WITHIN_S)
+            if unfinished:
+                stopping.cancel()
+                raise MpimError(f"{name}: run() has not returned within {STOPS_WITHIN_S:g} s of stop()")
             await stopping
-            await asyncio.wait([task])
             del self._asleep[0]
 
     async def end(self) -> None:

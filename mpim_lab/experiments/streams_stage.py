@@ -22,6 +22,7 @@ from mpim_lab.mq.pubsub import MessageQueue
 
 STREAM, GROUP = "orders", "billing"
 QUIET_S = 0.2  # nothing happened for so long: nothing will
+IGNORED_S = 1.0  # nobody has begun an order for so long: nobody will
 MOST_FAILURES = 12  # after so many failures of one order we have seen enough of an endless retry
 LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 
@@ -49,6 +50,7 @@ class Stage:
         self._sent: list[str] = []
         self._missed = 0  # orders that came while nobody worked
         self._gone: set[str] = set()  # orders that the server forgot
+        self._ignored: set[str] = set()  # orders that nobody begins
         self._stuck: set[str] = set()  # ids of entries that stay pending for good
         self._heard = (0, 0.0)
         self._open = contextlib.AsyncExitStack()
@@ -137,15 +139,18 @@ class Stage:
         crew.notice_death()
         if crew.alive is None or crew.failures >= MOST_FAILURES:
             return True
-        if crew.is_busy or not crew.begun.issuperset(set(self._sent) - self._gone):
+        if crew.is_busy:
             return False
+        waiting = set(self._sent) - self._gone - crew.begun - self._ignored
+        if waiting and self._is_quiet(QUIET_S if self._ignored else IGNORED_S):
+            self._ignored |= waiting
         pending = {line.id for line in await self.group.pending(count=10_000)} - self._stuck
-        if pending and self._is_quiet():
+        if pending and not waiting and self._is_quiet(QUIET_S):
             self._stuck |= pending
-        return pending <= self._stuck
+        return waiting <= self._ignored and pending <= self._stuck
 
-    def _is_quiet(self) -> bool:
+    def _is_quiet(self, for_s: float) -> bool:
         events, at = len(self.run.trace), now()
         if events != self._heard[0]:
             self._heard = (events, at)
-        return at - self._heard[1] > QUIET_S
+        return at - self._heard[1] > for_s

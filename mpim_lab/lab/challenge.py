@@ -8,6 +8,8 @@ from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.lab.experiment import Result
 
+MOST_EQUAL_LINES = 3
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -76,11 +78,15 @@ class Outcome:
 
 def story_of(result: Result, message_id: str) -> tuple[str, ...]:
     """What happened to one message, in order, without times: the same in every run."""
-    lines = []
+    lines: list[str] = []
     for event in result.trace.life(message_id):
         count = "" if event.count is None else f" ({event.count})"
         detail = (
             f": {event.detail}" if event.detail and event.kind is not Kind.ADDED else ""
         )  # ids are the server's clock
-        lines.append(f"{event.actor}: {event.kind}{count}{detail}")
+        line = f"{event.actor}: {event.kind}{count}{detail}"
+        if lines[-MOST_EQUAL_LINES:] == [line] * MOST_EQUAL_LINES:
+            lines.append("…")  # how often an endless loop went round is luck
+        elif lines[-1:] != ["…"] or lines[-2] != line:
+            lines.append(line)
     return tuple(lines)

@@ -1,6 +1,7 @@
 """Chapter 2's challenges: the reference solutions pass, every known-bad one is caught."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -82,17 +83,10 @@ class DoesEverythingTwice(Solution):
         await super().take(delivery)
 
 
-class NeverAcknowledges(Solution):
-    async def take(self, delivery):
-        await self.handler(delivery.entry)
-
-
 class SweepsItUnderTheCarpet(Solution):
     async def take(self, delivery):
-        try:
+        with contextlib.suppress(ValueError):
             await self.handler(delivery.entry)
-        except ValueError:
-            pass
         await self.consumer.ack(delivery)
 
 
@@ -158,7 +152,7 @@ async def failures(challenge, bad):
         (BuriesEverything, "m1 was given up"),
         (HasABug, "KeyError"),
         (NeverWorks, "m1 is stuck"),
-        (NeverStops, "stop"),
+        (NeverStops, "has not returned within 3 s of stop()"),
     ],
 )
 async def test_a_worker_that_loses_fails_every_time(lab_server, bad, complaint):
@@ -175,8 +169,6 @@ async def test_a_worker_that_loses_fails_every_time(lab_server, bad, complaint):
         (Claims, "ValueError"),
         (SweepsItUnderTheCarpet, "was lost"),
         (TriesForEver, "is stuck"),
-        (BuriesEverything, "m1 was given up"),
-        (NeverAcknowledges, "was duplicated"),
     ],
 )
 async def test_a_worker_that_the_poison_stops_or_that_hides_it_fails_every_time(lab_server, bad, complaint):

@@ -8,7 +8,7 @@ from mpim_lab.errors import ConnectionLost
 from mpim_lab.mq.control import cut_connections
 from mpim_lab.mq.retry import RetryRule
 from mpim_lab.mq.worker import Worker
-from tests.streams import AN_HOUR_MS, FAST, everything_done, letters, pending, shop, working
+from tests.streams import AN_HOUR_MS, FAST, everything_done, letters, shop, working
 from tests.support import wait_until
 
 
