@@ -1,6 +1,7 @@
 """Address: where a server is and who we are to it, read from a URL as redis-py reads it."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Address:
         if self.password is not None:
             hello += (b"AUTH", self.username or "default", self.password)
         if client_name:
-            hello += (b"SETNAME", client_name)
+            hello += (b"SETNAME", wire_client_name(client_name))
         return [hello, (b"SELECT", str(self.db))] if self.db else [hello]
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
@@ -75,6 +76,15 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self})"
+
+
+def wire_client_name(name: str) -> str:
+    """A client's name as the server takes it: without spaces, and ASCII.
+
+    >>> wire_client_name("orders reader")
+    'orders-reader'
+    """
+    return re.sub(r"[^!-~]", "-", name)
 
 
 def _ssl_context(options: dict[str, Any]) -> ssl.SSLContext:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.address import Address
+from mpim_lab.mq.address import Address, wire_client_name
 from mpim_lab.mq.link import Link
 
 _NEVER_SHARED_BYTES = str(2**30)
@@ -26,7 +26,7 @@ async def cut_connections(url: str, name: str) -> int:
     async with controlling(url) as link:
         listed = bytes(await link.call("CLIENT", "LIST")).decode()
         found = [dict(word.partition("=")[::2] for word in line.split()) for line in listed.splitlines()]
-        ids = [client["id"] for client in found if client["name"] == name]
+        ids = [client["id"] for client in found if client["name"] == wire_client_name(name)]
         for number in ids:
             await link.call("CLIENT", "KILL", "ID", number)
         return len(ids)

@@ -87,8 +87,8 @@ async def test_reading_goes_on_after_an_id(mq):
 
 
 async def test_waiting_gives_the_first_entry_that_comes(mq):
-    """Over a connection of its own: adding on the same queue is not held up."""
-    stream = mq.stream("orders")
+    """Over a connection of its own: adding on the same queue is not held up. A name may be any text."""
+    stream = mq.stream("the 订单")
     reader = asyncio.create_task(stream.wait(within_ms=10_000))
     while not reader.done():
         await stream.add("a")
@@ -109,7 +109,7 @@ async def test_waiting_in_vain_ends_with_nothing(mq):
 
 
 async def test_a_range_has_both_its_ends(mq):
-    """ "(id" leaves one out, count is a limit."""
+    """With a parenthesis it leaves one out; count is a limit."""
     stream, ids = await filled(mq, 5)
     assert [entry.id for entry in await stream.range()] == ids
     assert [entry.id for entry in await stream.range(ids[1], ids[3])] == ids[1:4]
