@@ -28,7 +28,7 @@ def test_a_comparison_from_its_arguments_to_its_files(monkeypatch, tmp_path, cap
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=5, seconds=0.1))
     there = contestants.find_spec
     monkeypatch.setattr(contestants, "find_spec", lambda name: None if name == "coredis" else there(name))
-    monkeypatch.setattr(pubsub, "CONTESTANTS", {who: CONTESTANTS[who] for who in COMPARED})
+    monkeypatch.setattr(pubsub, "contestants_of", lambda bench: {who: CONTESTANTS[who] for who in COMPARED})
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
     arguments = ["pubsub", "--quick", "--rounds", "1", "--json", str(found), "--picture", str(picture)]
     assert run_bench_command(arguments) == 0
@@ -126,3 +126,17 @@ def test_a_kernel_that_fails_is_named(monkeypatch, capsys, error, told):
     monkeypatch.setattr(NotebookClient, "async_execute", async_execute)
     assert run_bench_command(["live", "--quick"]) == 1
     assert capsys.readouterr().err == f"mpim-lab bench: {told}\n"
+
+
+def test_streams_are_compared_with_acknowledgements_and_without(monkeypatch, tmp_path):
+    """Each contestant adds, consumes and loses nothing; what a guarantee costs stands beside it."""
+    monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
+    monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=1, seconds=0.1))
+    found = tmp_path / "found.json"
+    assert run_bench_command(["streams", "--quick", "--json", str(found)]) == 0
+    rows = {row["who"]: row for row in json.loads(found.read_text(encoding="utf-8"))["rows"]}
+    assert {"mpim_lab", "mpim_lab, no group", "redis-py", "mpim_lab, Pub/Sub"} <= set(rows)
+    for row in rows.values():
+        assert (row["bench"], row["case"]) == ("streams", str(CLOSED))
+        assert row["messages_per_s"] > 0
+        assert (row["lost"], row["duplicates"]) == (0, 0)
