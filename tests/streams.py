@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+from mpim_lab.errors import MpimError
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.consumer import Consumer
 from mpim_lab.mq.pubsub import MessageQueue
@@ -63,3 +64,20 @@ async def letters(group, count=1):
         while len(found := await group.dead_letters.list()) < count:
             await asyncio.sleep(0.005)
     return found
+
+
+async def fetched(consumer, count):
+    """Fetch until so many have come; lines that break are waited for."""
+    found = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            try:
+                found += await consumer.fetch()
+            except MpimError:
+                await asyncio.sleep(0.005)
+    return found
+
+
+def data(deliveries):
+    """The payloads, as text."""
+    return [delivery.entry.data.decode() for delivery in deliveries]

@@ -72,7 +72,14 @@ class Consumer:
         if room <= 0:
             await self._wait_for_room(within_ms)
             return []
-        deliveries = await self._recover() or await self._claim(room) or await self._read(room, within_ms)
+        try:
+            deliveries = await self._recover() or await self._claim(room) or await self._read(room, within_ms)
+        except MpimError as error:
+            self._recovering = True
+            if isinstance(error, CommandRejected) and str(error).startswith("NOGROUP"):
+                await self.group.create()  # the server was restarted without what it had, or somebody deleted it
+                return []
+            raise
         for delivery in deliveries:
             self._in_hand[delivery.entry.id] = delivery
             if self._is_reporting:
@@ -84,14 +91,7 @@ class Consumer:
         where = ("STREAMS", group.access.key, ">")
         count = str(min(room, self._prefetch))
         words = ("GROUP", group.name, self.name, "COUNT", count, "BLOCK", str(max(1, within_ms)))
-        try:
-            reply = await self._link.call("XREADGROUP", *words, *where)
-        except MpimError as error:
-            self._recovering = True
-            if isinstance(error, CommandRejected) and str(error).startswith("NOGROUP"):
-                await group.create()  # the server lost it: it was restarted without what it had, or somebody deleted it
-                return []
-            raise
+        reply = await self._link.call("XREADGROUP", *words, *where)
         return [Delivery(entry) for entry in entries_of(reply)]
 
     async def _recover(self) -> list[Delivery]:

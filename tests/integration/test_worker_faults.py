@@ -90,8 +90,7 @@ async def test_a_line_that_breaks_while_working_is_waited_for(server):
         await everything_done(group)
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-@pytest.mark.parametrize("kind", ["plain", "async", "refuses"])
+@pytest.mark.parametrize(("kind", "parallel"), [("plain", 1), ("async", 2), ("refuses", 1), ("refuses", 2)])
 async def test_what_could_not_be_finished_because_the_line_broke_is_handled_again(server, monkeypatch, kind, parallel):
     """An acknowledgement or a burial that fails: the entry is still pending, and this worker takes it up again."""
     got = []
@@ -115,7 +114,9 @@ async def test_what_could_not_be_finished_because_the_line_broke_is_handled_agai
             return await call(*words)
 
         monkeypatch.setattr(commands, "call", breaks_at_first)
-        async with working(group, later if kind == "async" else plain, retry=RetryRule(tries=1), parallel=parallel):
+        async with working(
+            group, later if kind == "async" else plain, retry=RetryRule(1, FAST.backoff), parallel=parallel
+        ):
             await everything_done(group)
         assert len(broken) == 2
         assert {*got} | {letter.fields["data"] for letter in await group.dead_letters.list()} == {

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.events import Event, Kind
-from mpim_lab.lab.checker import check, check_trace
+from mpim_lab.lab.checker import check, check_effects, check_trace
 from mpim_lab.lab.trace import Trace
 
 IDS = [f"m{number}" for number in range(1, 9)]
@@ -87,3 +87,69 @@ def test_a_trace_is_judged_for_one_receiver_and_one_channel():
         trace(Event(kind, 0.0, actor, message, channel))
     verdict = check_trace(trace, "bob", "user:1")
     assert (verdict.sent, verdict.lost, verdict.duplicated) == (2, ("m1",), ())
+
+
+def test_what_is_stuck_or_dead_is_not_lost():
+    """Somebody can still do it, or has seen that nobody can; with either, not everything is done."""
+    verdict = check(["m1", "m2", "m3"], ["m1"], stuck=["m2"], dead=["m3"])
+    assert (verdict.lost, verdict.stuck, verdict.dead) == ((), ("m2",), ("m3",))
+    assert (verdict.sent, verdict.delivered) == (3, 1)
+    assert "exactly once" not in verdict.semantics
+
+
+def test_what_was_done_is_neither_stuck_nor_dead():
+    """It may be pending all the same: its worker died before it could say so."""
+    assert check(["m1"], ["m1"], stuck=["m1"], dead=["m1"]) == check(["m1"], ["m1"])
+
+
+def test_a_dead_letter_is_not_stuck_as_well():
+    """Given up is the last word."""
+    verdict = check(["m1"], [], stuck=["m1"], dead=["m1"])
+    assert (verdict.stuck, verdict.dead) == ((), ("m1",))
+
+
+def test_the_text_tells_of_stuck_and_dead_only_where_there_are_some():
+    """And of the promise that was broken, in its own word."""
+    text = str(check(["m1", "m2", "m3"], [], ["m1"], stuck=["m2"], dead=["m3"], promise="added"))
+    assert 'told "added" but lost 1  (m1)' in text
+    assert "stuck" in text and "(m2)" in text
+    assert "dead letters 1  (m3)" in text
+    assert not {"stuck", "dead"} & set(str(check(["m1"], ["m1"])).split())
+
+
+SOME = st.lists(st.sampled_from(IDS), max_size=12)
+
+
+@given(SOME, SOME, SOME, SOME)
+def test_every_message_has_one_end(handled, stuck, dead, promised):
+    """Delivered, lost, stuck or dead, and never two of them; misreported is part of lost."""
+    verdict = check(IDS, handled, promised, stuck=stuck, dead=dead)
+    ends = [*dict.fromkeys(handled), *verdict.lost, *verdict.stuck, *verdict.dead]
+    assert sorted(ends) == IDS
+    assert set(verdict.misreported) == set(verdict.lost) & set(promised)
+    assert set(verdict.stuck) <= set(stuck) and set(verdict.dead) <= set(dead)
+
+
+def test_effects_are_judged_whoever_had_them():
+    """Handled is not done: the effect counts. Other streams do not; a repeat of adding is one message."""
+    trace = Trace()
+    for kind, actor, message, channel in [
+        (Kind.ACCEPTED, "alice", "m1", "orders"),
+        (Kind.ACCEPTED, "alice", "m1", "orders"),
+        (Kind.ADDED, "alice", "m1", "orders"),
+        (Kind.EFFECT, "worker-1", "m1", "orders"),
+        (Kind.EFFECT, "worker-2", "m1", "orders"),
+        (Kind.ACCEPTED, "carol", "m2", "orders"),
+        (Kind.ADDED, "carol", "m2", "orders"),
+        (Kind.HANDLED, "worker-1", "m2", "orders"),
+        (Kind.EFFECT, "worker-1", "m2", "other"),
+        *((Kind.ACCEPTED, "alice", message, "orders") for message in ("m3", "m4", "m5")),
+        (Kind.STUCK, "alice", "m3", "orders"),
+        (Kind.BURIED, "worker-1", "m4", "orders"),
+        (Kind.STUCK, "alice", "m5", "other"),
+    ]:
+        trace(Event(kind, 0.0, actor, message, channel))
+    verdict = check_effects(trace, "orders")
+    assert (verdict.sent, verdict.delivered, verdict.promise) == (5, 1, "added")
+    assert (verdict.lost, verdict.misreported) == (("m2", "m5"), ("m2",))
+    assert (verdict.duplicated, verdict.stuck, verdict.dead) == (("m1",), ("m3",), ("m4",))
