@@ -33,15 +33,11 @@ def test_two_thousand_messages_play(notebook, page, jupyter):
     chapter.run_all()
     view = chapter.cell("FlowView(result.trace)").locator(".mpim-flow")
     view.wait_for()
-    view.focus()
-    page.keyboard.press("f")  # everything in view
-    page.keyboard.press("Home")
-    for _ in range(3):
-        page.keyboard.press("+")
-    page.keyboard.press(" ")
+    for name in ("fit everything", "to the beginning", "faster", "faster", "faster", "play or pause"):
+        view.get_by_role("button", name=name).click()
     page.wait_for_function("() => window.__mpimFrameStats.draws > 30")
     frames = page.evaluate(FRAMES)
-    page.keyboard.press("End")
+    view.get_by_role("button", name="to the end").click()
     stats = page.evaluate("window.__mpimFrameStats")
     print(f"\n2,000 messages: {frames:.0f} frames/s, drawing {stats['medianMs']:.1f} ms (p95 {stats['p95Ms']:.1f} ms)")
     keep(view, "many-messages")
