@@ -121,7 +121,8 @@ async def test_a_group_that_the_server_forgot_is_made_again(lab_server):
         await stream.add("forgotten")
         async with Consumer(group, "c") as consumer:
             server.kill()
+            await wait_until(lambda: not (mq.is_connected or consumer._link.is_connected))
             await server.start()
-            await wait_until(lambda: mq.is_connected)
+            await wait_until(lambda: mq.is_connected and consumer._link.is_connected)
             await stream.add("new")
             assert data(await fetched(consumer, 1)) == ["new"]
