@@ -60,7 +60,6 @@ notebooks: $(VENV)/.installed ## run every notebook and store its outputs
 lock: ## choose new versions for requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --upgrade --no-annotate --no-header \
 	  --no-emit-index-url -q pyproject.toml -o requirements.lock
-	$(PYTHON) -m mpim_lab.packaging_files
 
 clean: ## remove the environment and everything made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
