@@ -10,8 +10,12 @@
     ├── QueueFull                        the limit on waiting commands was not freed in time; nothing was written
     ├── ConnectionLost                   the line broke after the command was written
     ├── CommandTimeout                   written, and no answer in time
+    ├── Unconfirmed                      all attempts are used up, and one of them may have been run
     ├── CommandRejected                  the server answered with an error
     ├── LoginRejected                    the server refused user, password or database
+    ├── InProgress                       another worker is at this message; nothing was done
+    ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
+    ├── ReorderOverflow                  more early arrivals than a reorder buffer may hold
     ├── ServerFailed                     a server could not be started, or ended by itself
     ├── FaultUnavailable                 this server does not offer that fault
     └── LoadFailed                       a load process ended without a result
@@ -68,12 +72,34 @@ class CommandTimeout(MpimError):
     definite = False
 
 
+class Unconfirmed(MpimError):
+    """All attempts are used up and none was answered; one of them may have been run."""
+
+    definite = False
+
+
 class CommandRejected(MpimError):
     """The server answered the command with an error."""
 
 
 class LoginRejected(NotConnected):
     """The server refused the user, the password or the database number."""
+
+
+class InProgress(MpimError):
+    """Another worker is at this message, and its lease lasts for `retry_in_s` seconds; nothing was done."""
+
+    def __init__(self, message: str, *, retry_in_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_in_s = retry_in_s
+
+
+class LeaseLost(MpimError):
+    """What this worker had in hand has passed on to another one; nothing of its attempt was kept."""
+
+
+class ReorderOverflow(MpimError):
+    """A gap is open and more early arrivals came than the buffer may hold; this one was not taken in."""
 
 
 class ServerFailed(MpimError):

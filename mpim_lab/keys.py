@@ -1,11 +1,20 @@
 """Every Redis key and channel of the system: name, type, lifetime, who writes it, who reads it.
 
-| name                  | type    | lifetime            | written by             | read by                |
-|-----------------------|---------|---------------------|------------------------|------------------------|
-| `user:<uid>`          | channel | none                | senders                | the queue of that user |
-| `confirm:<uid>`       | channel | none                | the queue of that user | who sends to that user |
-| `<name>`              | stream  | until trimmed       | `Stream.add`           | its consumer groups    |
-| `<name>:dead:<group>` | stream  | replayed or dropped | `ConsumerGroup.bury`   | a person               |
+| name                     | type    | lifetime             | written by                 | read by                    |
+|--------------------------|---------|----------------------|----------------------------|----------------------------|
+| `user:<uid>`             | channel | none                 | senders                    | the queue of that user     |
+| `confirm:<uid>`          | channel | none                 | the queue of that user     | who sends to that user     |
+| `<name>`                 | stream  | until trimmed        | `Stream.add`               | its consumer groups        |
+| `<name>:dead:<group>`    | stream  | replayed or dropped  | `ConsumerGroup.bury`       | a person                   |
+| `once:<scope>:<id>`      | hash    | `keep_s`             | `Idempotency`              | `Idempotency`              |
+| `once:<scope>`           | string  | for ever             | `Idempotency` (a counter)  | `Idempotency`              |
+| `<name>:seq:<conv>`      | string  | for ever             | append.lua (a counter)     | append.lua                 |
+| `<name>:sent:<id>`       | string  | `keep_s`             | append.lua                 | append.lua                 |
+| `<name>:log:<conv>`      | stream  | until trimmed        | `Conversations.append`     | `ConversationReader`       |
+| `<name>:live:<conv>`     | channel | none                 | `Conversations.append`     | `ConversationReader`       |
+| `<name>:<partition>`     | stream  | until trimmed        | `PartitionedStream.append` | `OrderedWorker`            |
+| `<name>:<group>:<part.>` | hash    | for ever             | seat.lua, commit.lua       | seat.lua, commit.lua       |
+| `<name>:<group>:members` | zset    | their heartbeats     | seat.lua                   | seat.lua                   |
 
 A channel keeps nothing: what is published while nobody listens is gone. A stream keeps what it was given. On a server
 that is not the lab's own, every name carries the run's prefix (`MessageQueue(url, prefix="lab-7f3a:")`).
@@ -33,3 +42,48 @@ def confirm_channel(uid: str) -> str:
 def is_confirmation(channel: str) -> bool:
     """Whether a channel carries confirmations instead of messages."""
     return channel.startswith("confirm:")
+
+
+def mark_key(scope: str, id: str) -> str:
+    """Name the mark that says what became of one message."""
+    return f"once:{scope}:{id}"
+
+
+def token_key(scope: str) -> str:
+    """Name the counter of one scope's fencing tokens."""
+    return f"once:{scope}"
+
+
+def sequence_key(name: str, conversation: str) -> str:
+    """Name the counter of one conversation's sequence numbers."""
+    return f"{name}:seq:{conversation}"
+
+
+def sent_key(name: str, id: str) -> str:
+    """Name the mark that keeps a sender's message id, and which number it was given."""
+    return f"{name}:sent:{id}"
+
+
+def log_key(name: str, conversation: str) -> str:
+    """Name the stream that keeps one conversation, by sequence number."""
+    return f"{name}:log:{conversation}"
+
+
+def live_channel(name: str, conversation: str) -> str:
+    """Name the channel on which one conversation's messages travel as they are written."""
+    return f"{name}:live:{conversation}"
+
+
+def partition_key(name: str, partition: int) -> str:
+    """Name the stream of one partition."""
+    return f"{name}:{partition}"
+
+
+def seat_key(name: str, group: str, partition: int) -> str:
+    """Name the hash that says who has one partition, with which token, and how far it is."""
+    return f"{name}:{group}:{partition}"
+
+
+def members_key(name: str, group: str) -> str:
+    """Name the set of a group's members and the time until which each counts as alive."""
+    return f"{name}:{group}:members"

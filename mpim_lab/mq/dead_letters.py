@@ -35,6 +35,10 @@ class DeadLetters:
         words = (self._group, entry.id, reason, error[:500], str(deliveries))
         return await _BURY.run(self._link, [self._access.key, self.key], *words, *fields) is not None
 
+    def burial(self, *words: bytes | str) -> tuple[bytes, ...]:
+        """The command that writes a letter of these fields and values, for who runs it together with something else."""
+        return (b"XADD", self.key, b"*", *(word if isinstance(word, bytes) else word.encode() for word in words))
+
     async def list(self, *, count: int = 100, after: str = "-") -> list[DeadLetter]:
         """The oldest `count` of them, from the id `after` on ("(id": above it)."""
         raws = await self._link.call("XRANGE", self.key, after, "+", "COUNT", str(count))

@@ -50,7 +50,7 @@ class MessageQueue:
         self._limits, self._observer, self._sleep = limits, observer, sleep
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
-        self._prefix = prefix
+        self.prefix = prefix
         self._heads: dict[str, bytes] = {}  # channel → what every PUBLISH to it begins with
         self._subscriptions = table = Subscriptions(prefix, self.reporter)
         common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
@@ -108,7 +108,7 @@ class MessageQueue:
         return receivers
 
     def _new_head(self, channel: str) -> bytes:
-        head = publish_head(wire_name(channel, self._prefix))
+        head = publish_head(wire_name(channel, self.prefix))
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
         self._heads[channel] = head
@@ -129,16 +129,18 @@ class MessageQueue:
 
     async def listeners(self, channel: str) -> int:
         """How many connections are subscribed to the channel now (patterns not counted); true when the server said it."""
-        reply = await self._commands.call(b"PUBSUB", b"NUMSUB", wire_name(channel, self._prefix))
+        reply = await self._commands.call(b"PUBSUB", b"NUMSUB", wire_name(channel, self.prefix))
         return int(reply[1])
 
     # Streams
 
     def stream(self, name: str, *, max_entries: int | None = None) -> Stream:
         """A stream of this queue (chapter 2); nothing is sent yet. `max_entries`: keep about so many, forget the oldest."""
-        key = wire_name(name, self._prefix)
-        access = Access(name, key, self._commands, self._dedicated, self.reporter)
-        return Stream(access, max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
+        return Stream(self.access(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
+
+    def access(self, name: str) -> Access:
+        """What the parts that build on this queue share: the key called `name`, and the connections."""
+        return Access(name, wire_name(name, self.prefix), self._commands, self._dedicated, self.reporter)
 
     def _dedicated(self, name: str) -> Link:
         """A connection for reads that wait; the queue that reads closes it."""

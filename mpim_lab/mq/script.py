@@ -1,6 +1,7 @@
 """Script: a step that must be atomic, run on the server; its source is in scripts/, its keys at the head of the file."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ _FOLDER = Path(__file__).parent / "scripts"
 
 
 class Script:
-    """One Lua file, sent once and then called by its digest."""
+    """One Lua file, with those it builds on put before it; sent once and then called by its digest."""
 
-    def __init__(self, name: str) -> None:
-        self.source = (_FOLDER / f"{name}.lua").read_bytes()
+    def __init__(self, *names: str) -> None:
+        self.source = b"\n".join((_FOLDER / f"{name}.lua").read_bytes() for name in names)
         self._digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
-    async def run(self, link: Link, keys: list[bytes], *arguments: bytes | str) -> Any:
+    async def run(self, link: Link, keys: Sequence[bytes], *arguments: bytes | str) -> Any:
         """Run it. A server that does not know it (a new one, one that was restarted) gets the source and runs that."""
         words = (str(len(keys)), *keys, *arguments)
         try:

@@ -1,0 +1,144 @@
+"""ConversationReader: one conversation's messages in order, each once, whatever Pub/Sub loses or repeats."""
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from mpim_lab.errors import MpimError, ReorderOverflow
+from mpim_lab.events import Kind, now
+from mpim_lab.keys import live_channel
+from mpim_lab.mq.message import Message
+from mpim_lab.mq.ordering import Conversations, Numbered
+from mpim_lab.mq.reorder import ReorderBuffer
+
+_log = logging.getLogger(__name__)
+NumberedHandler = Callable[[Numbered], None] | Callable[[Numbered], Awaitable[None]]
+
+
+class Gap(NamedTuple):
+    """Numbers that will never come: the log does not have them any more. Named, told, and passed over."""
+
+    first: int
+    last: int
+
+
+class ConversationReader:
+    """Call `handler(numbered)` for each message after number `after`: `await reader.run()`, `await reader.stop()` elsewhere.
+
+    A gap that is open for `gap_s` is filled from the log, and so is what was missed at the end (looked for every
+    `check_s`). What the log has lost is told to `on_gap(gap)` and kept in `gaps`. Early arrivals wait, at most `limit`;
+    then the log is asked at once. `position` is the last number handled: keep it, and a reader may go on from there.
+    Ends with what the handler raises.
+    """
+
+    def __init__(
+        self,
+        conversations: Conversations,
+        conversation: str,
+        handler: NumberedHandler,
+        *,
+        after: int = 0,
+        limit: int = 1_000,
+        gap_s: float = 0.05,
+        check_s: float = 1.0,
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> None:
+        self._conversations, self._queue = conversations, conversations.queue
+        self.conversation, self._handler, self._on_gap = conversation, handler, on_gap
+        self.position, self.gaps = after, list[Gap]()
+        self._buffer: ReorderBuffer[Numbered] = ReorderBuffer(limit=limit, next=after + 1)
+        self._gap_s, self._check_s, self._check_at = gap_s, check_s, 0.0
+        self._one_at_a_time = asyncio.Lock()
+        self._ended: asyncio.Future[None] | None = None
+        self._has_ended = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read until `stop`; lines that break are waited for."""
+        self._ended = asyncio.get_running_loop().create_future()
+        channel = live_channel(self._conversations.name, self.conversation)
+        await self._queue.subscribe(channel, self._on_message)
+        checking = asyncio.create_task(self._check_now_and_then())
+        try:
+            await self._ended
+        finally:
+            checking.cancel()
+            with contextlib.suppress(MpimError):
+                await self._queue.unsubscribe(channel)
+            await asyncio.wait([checking])
+            self._has_ended.set()
+
+    async def stop(self) -> None:
+        """Read no more; returns when `run` has."""
+        self._end(None)
+        if self._ended is not None:
+            await self._has_ended.wait()
+
+    def _end(self, error: BaseException | None) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None) if error is None else self._ended.set_exception(error)
+
+    async def _on_message(self, message: Message) -> None:
+        number, _, payload = message.payload.partition(b" ")
+        if not number.isdigit():
+            _log.warning("%s: not a numbered message: %r", message.channel, message.payload[:40])
+            return
+        async with self._one_at_a_time:
+            await self._take(Numbered(self.conversation, int(number), payload))
+
+    async def _take(self, numbered: Numbered) -> None:
+        try:
+            released = self._buffer.add(numbered.sequence, numbered, now=now())
+        except ReorderOverflow:
+            with contextlib.suppress(MpimError):  # it is in the log, and stays there
+                await self._pull()
+            return
+        await self._hand_over(released)
+
+    async def _hand_over(self, released: list[Numbered]) -> None:
+        for numbered in released:
+            if self._ended is None or self._ended.done():
+                return
+            try:
+                result: Any = self._handler(numbered)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                self._end(error)
+                return
+            self.position = numbered.sequence
+            self._queue.reporter.message(Kind.HANDLED, numbered.payload, self._conversations.name)
+
+    async def _check_now_and_then(self) -> None:
+        while True:
+            if now() >= self._check_at or self._buffer.overdue(now(), self._gap_s):
+                self._check_at = now() + self._check_s
+                async with self._one_at_a_time:
+                    with contextlib.suppress(MpimError):  # the line is down; the next check asks again
+                        await self._pull()
+            await asyncio.sleep(self._gap_s / 2)
+
+    async def _pull(self) -> None:
+        """Ask the log for everything from the number that is waited for."""
+        while found := await self._conversations.between(self.conversation, self._buffer.next):
+            first = found[0].sequence
+            if first > self._buffer.next:
+                await self._give_up(Gap(self._buffer.next, first - 1))
+            for numbered in found:
+                if numbered.sequence >= self._buffer.next:
+                    await self._hand_over(self._buffer.skip_to(numbered.sequence, now=now()))
+                    await self._take(numbered)
+            if self._ended is None or self._ended.done():
+                return
+
+    async def _give_up(self, gap: Gap) -> None:
+        """Numbers that the log has lost: some may still be here, early; the rest is a named gap."""
+        missing = self._buffer.missing
+        gap = gap if not missing else Gap(gap.first, min(gap.last, missing[-1]))
+        self.gaps.append(gap)
+        _log.warning("%s: numbers %d to %d are gone from the log", self.conversation, *gap)
+        if self._on_gap is not None:
+            self._on_gap(gap)
+        await self._hand_over(self._buffer.skip_to(gap.last + 1, now=now()))

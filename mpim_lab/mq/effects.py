@@ -1,0 +1,44 @@
+"""Effects: what a message's work changes on the server, kept until it can happen together with the message's mark.
+
+Two steps in two places can always be parted by a crash. So work that ends up on the same server as its mark does not
+write by itself: it says what is to be written, and one script writes both or neither.
+"""
+
+from collections.abc import Sequence
+
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.mq.message import wire_name
+
+MOST_WORDS = 1_000
+Command = tuple[bytes, ...]  # name, key, further words
+
+
+class Effects:
+    """Commands to be run in the same step as the mark, in order. Each has exactly one key.
+
+    They are not rolled back: of several, only the first may be one that the server can refuse.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self.commands: list[Command] = []
+
+    def also(self, command: str, key: str, *words: bytes | str | int) -> None:
+        """Add a command on one key, e.g. `also("INCRBY", "account:bob", 450)`. Raises InvalidParameter."""
+        if not command.isalpha() or len(words) > MOST_WORDS:
+            raise InvalidParameter(
+                f"{command!r} with {len(words):,} words is no effect: one command, one key, few words"
+            )
+        self.commands.append((command.encode(), wire_name(key, self._prefix), *map(_as_bytes, words)))
+
+
+def pack_effects(commands: Sequence[Command], keys: list[bytes], words: list[bytes]) -> None:
+    """Append commands to a script's keys and arguments, as scripts/effects.lua reads them."""
+    words.append(b"%d" % len(commands))
+    for name, key, *rest in commands:
+        keys.append(key)
+        words += (b"%d" % (1 + len(rest)), name, *rest)
+
+
+def _as_bytes(word: bytes | str | int) -> bytes:
+    return word if isinstance(word, bytes) else str(word).encode()

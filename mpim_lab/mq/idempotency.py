@@ -1,0 +1,158 @@
+"""Idempotency: at least once and harmless the second time = exactly once in effect.
+
+A message's sender makes its id once and keeps it in every repeat; whoever handles it asks here first.
+
+| the id's mark says        | then the worker ...                                                      |
+|---------------------------|--------------------------------------------------------------------------|
+| nothing, or lease over    | claims it: a lease, and a fencing token higher than all before           |
+| claimed by another        | does nothing: InProgress, to be tried again when the lease may be over   |
+| done                      | does nothing and gets the first result                                   |
+
+`finish` checks the token and then, in one step on the server, runs the effects, keeps the result and marks the id done.
+A worker that slept through its lease has a token that is not the last: it is told LeaseLost, and nothing of its attempt
+is kept.
+
+What this covers: effects on the same server as the marks, handed over with `effects.also(…)`. What it cannot cover: anything
+that happens elsewhere while the work goes on (an e-mail, a payment at a bank). That happens at least once, unless
+the other side takes an idempotency key or checks the token itself. Effects in a SQL database: `sql_inbox.py`.
+
+A mark lives for `keep_s`; a repeat that comes later is handled again. So that is longer than any sender repeats.
+
+Source: Kleppmann, "How to do distributed locking", 2016 (fencing tokens); Stripe's API documentation (idempotency keys: the
+first result is returned to every repeat).
+"""
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from mpim_lab.errors import CommandRejected, InProgress, InvalidMessage, InvalidParameter, LeaseLost
+from mpim_lab.events import now
+from mpim_lab.keys import mark_key, token_key
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.effects import Command, Effects, pack_effects
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.script import Script
+from mpim_lab.mq.turn import Turn
+
+MOST_AT_ONCE = 200
+_ASK_AGAIN = Backoff(first_s=0.005, most_s=0.1)
+Work = Callable[[Effects], bytes | None] | Callable[[Effects], Awaitable[bytes | None]]
+_CLAIM, _FINISH, _LET_GO = Script("claim"), Script("effects", "finish"), Script("let_go")
+
+
+class Claim(NamedTuple):
+    """One worker's right to handle one id, until its lease ends. `token` is higher than that of every claim before."""
+
+    id: str
+    token: int
+
+
+class _Finish(NamedTuple):
+    claim: Claim
+    result: bytes
+    effects: Sequence[Command]
+
+
+class Idempotency:
+    """The marks of one kind of work: `Idempotency(mq, "payments")`. Claims of one loop turn leave as one command.
+
+    lease_ms: longer than the work takes; a crashed worker's claim passes on after it. keep_s: how long a mark lives.
+    Raises what `Link` raises. After an error with `definite` False simply run it again, with the same id.
+    """
+
+    def __init__(self, queue: MessageQueue, scope: str, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
+        if lease_ms < 1 or keep_s * 1_000 < lease_ms:
+            raise InvalidParameter(
+                f"lease_ms={lease_ms}, keep_s={keep_s}: at least 1 ms, and a mark outlives its lease"
+            )
+        self.scope, self._queue = scope, queue
+        self._link = queue.access(scope).commands
+        self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
+        self._claims: Turn[str, Claim | bytes] = Turn(self._send_claims, most=MOST_AT_ONCE)
+        self._finishes: Turn[_Finish, bytes] = Turn(self._send_finishes, most=MOST_AT_ONCE)
+
+    async def run(self, id: str, work: Work, *, wait_s: float | None = None) -> bytes:
+        """Do the work if nobody has, and give its result; otherwise give the first result.
+
+        `work(effects)`, plain or async, says with `effects.also(…)` what is to change on the server, and may give a result.
+        What it raises is raised here, and the id may be tried again at once. While another worker is at it, waits for the
+        first result or the end of the lease, at most `wait_s` (None: twice the lease), then raises InProgress. Raises
+        LeaseLost.
+        """
+        claimed = await self._claim_or_wait(id, now() + (2e-3 * self._lease_ms if wait_s is None else wait_s))
+        if isinstance(claimed, bytes):
+            return claimed
+        effects = Effects(self._queue.prefix)
+        try:
+            result: Any = work(effects)
+            if inspect.isawaitable(result):
+                result = await result
+            return await self.finish(claimed, result or b"", effects)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if getattr(error, "definite", True):  # otherwise it may be done; repeating finds out
+                await self.let_go(claimed)
+            raise
+
+    async def _claim_or_wait(self, id: str, until: float) -> Claim | bytes:
+        for attempt in itertools.count(1):
+            try:
+                return await self.claim(id)
+            except InProgress as busy:
+                pause_s = min(busy.retry_in_s, _ASK_AGAIN.delay_s(attempt, chance=1.0))
+                if now() + pause_s > until:
+                    raise
+                await asyncio.sleep(pause_s)
+        raise AssertionError("unreachable")
+
+    async def claim(self, id: str) -> Claim | bytes:
+        """A claim, or the first result if the work is done. Raises InProgress while another worker's lease lasts."""
+        if not id:
+            raise InvalidMessage("a message without an id cannot be recognised when it comes again")
+        return await self._claims.add(id)
+
+    async def finish(self, claim: Claim, result: bytes = b"", effects: Effects | None = None) -> bytes:
+        """Run the effects and mark the id done, in one step; gives the first result, which is another's if that was faster.
+
+        Raises LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the server refused an effect.
+        """
+        return await self._finishes.add(_Finish(claim, result, effects.commands if effects else ()))
+
+    async def let_go(self, claim: Claim) -> bool:
+        """Give a claim up, so that the next attempt need not wait for the lease; False if it had passed on."""
+        return bool(await _LET_GO.run(self._link, [self._mark(claim.id)], str(claim.token)))
+
+    def _mark(self, id: str) -> bytes:
+        return self._queue.access(mark_key(self.scope, id)).key
+
+    async def _send_claims(self, ids: Sequence[str]) -> Sequence[Claim | bytes | Exception]:
+        keys = [self._queue.access(token_key(self.scope)).key, *map(self._mark, ids)]
+        answers = await _CLAIM.run(self._link, keys, str(self._lease_ms), self._keep_ms)
+        return [_claimed(name, state, value) for name, (state, value) in zip(ids, answers, strict=True)]
+
+    async def _send_finishes(self, finishes: Sequence[_Finish]) -> Sequence[bytes | Exception]:
+        keys = [self._mark(finish.claim.id) for finish in finishes]
+        words = [b"%d" % len(finishes), self._keep_ms.encode()]
+        for finish in finishes:
+            words += (b"%d" % finish.claim.token, finish.result)
+            pack_effects(finish.effects, keys, words)
+        answers = await _FINISH.run(self._link, keys, *words)
+        return [_finished(finish, state, value) for finish, (state, value) in zip(finishes, answers, strict=True)]
+
+
+def _claimed(id: str, state: bytes, value: Any) -> Claim | bytes | Exception:
+    if state == b"busy":
+        return InProgress(f"another worker is at {id!r}; its lease ends in {value} ms", retry_in_s=value / 1e3)
+    return Claim(id, value) if state == b"mine" else value or b""
+
+
+def _finished(finish: _Finish, state: bytes, value: bytes) -> bytes | Exception:
+    if state == b"lost":
+        return LeaseLost(f"{finish.claim.id!r} has passed on to another worker; nothing of this attempt was kept")
+    if state == b"failed":
+        return CommandRejected(f"an effect of {finish.claim.id!r} was refused: {value.decode('utf-8', 'replace')}")
+    return value

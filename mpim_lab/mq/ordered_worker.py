@@ -1,0 +1,138 @@
+"""OrderedWorker: one worker a conversation, in order, and each message's effects exactly once.
+
+The partitions of a stream are shared out fairly among a group's living members; whoever has one reads it from the
+group's offset on. What a handler wants changed on the server (`effects.also(…)`) happens in one step with moving the
+offset past the entry:
+
+| the worker ...                 | then the entry is ...                                                       |
+|--------------------------------|-----------------------------------------------------------------------------|
+| dies before the commit         | read again by the partition's next owner: nothing of it had happened        |
+| dies after the commit          | done: the offset is past it                                                 |
+| sleeps through its lease       | the next owner's; the sleeper's commit has an old token and is refused      |
+| cannot hear the commit's answer| done or not, and the offset says which: it is read again from there         |
+
+A handler that raises is tried again after a delay, while its whole partition waits: order has its price. When the tries
+are used up the entry becomes a dead letter in the same kind of step, and the next one's turn comes.
+
+Source: the design of Kafka's consumer groups (partitions, offsets, generations as fencing tokens).
+"""
+
+import asyncio
+import inspect
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.events import Kind, now
+from mpim_lab.mq.consumer import WAIT_MS
+from mpim_lab.mq.effects import Effects
+from mpim_lab.mq.partitions import Ordered, PartitionedStream
+from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.seats import Done, Seat, Seats
+
+OrderedHandler = Callable[[Ordered, Effects], None] | Callable[[Ordered, Effects], Awaitable[None]]
+_log = logging.getLogger(__name__)
+
+
+class OrderedWorker:
+    """Run a handler on the partitions that one member of a group has: `await worker.run()`, `await worker.stop()` elsewhere.
+
+    handler(ordered, effects): plain or async. lease_ms: longer than one call of the handler takes; a silent member's
+    partitions pass on after it. prefetch: entries read at once from a partition, and at most in one commit.
+    """
+
+    def __init__(
+        self,
+        stream: PartitionedStream,
+        group: str,
+        name: str,
+        handler: OrderedHandler,
+        *,
+        retry: RetryRule | None = None,
+        prefetch: int = 100,
+        lease_ms: int = 5_000,
+    ) -> None:
+        if prefetch < 1:
+            raise InvalidParameter(f"prefetch={prefetch}: at least 1")
+        self.name, self.seats = name, Seats(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
+        self._stream, self._handler, self._retry = stream, handler, retry or RetryRule()
+        self._reporter = stream.queue.reporter
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._ended.set()  # it has not begun
+
+    async def run(self) -> None:
+        """Work until `stop`. A line that breaks is waited for; the offset says where to go on."""
+        self._ended.clear()
+        try:
+            async with self.seats:
+                while not self._stopping:
+                    try:
+                        await self._turn()
+                    except MpimError as error:
+                        _log.warning("%s: %s", self.name, error)
+                        self.seats.forget()
+                        await asyncio.sleep(self._retry.backoff.first_s)
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned."""
+        self._stopping = True
+        await self._ended.wait()
+
+    async def _turn(self) -> None:
+        await self.seats.keep()
+        due = [seat.due_at for seat in self.seats.taken if seat.in_hand]
+        wait_ms = WAIT_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
+        await self.seats.read(min(WAIT_MS, wait_ms))
+        for seat in self.seats.taken:
+            if seat.in_hand and seat.due_at <= now() and not self._stopping:
+                await self._work_on(seat)
+
+    async def _work_on(self, seat: Seat) -> None:
+        """Handle what is in hand, in order, until something fails or the lease needs a sign of life; then commit it."""
+        done: list[Done] = []
+        failed: Exception | None = None
+        if seat.tries > self._retry.tries:  # it never raised: it killed whoever had it
+            return await self._bury(seat, seat.in_hand[0], "delivered too often", "")
+        most = 1 if seat.tries > 1 else len(seat.in_hand)  # one of them may be a killer: find out which
+        for ordered in seat.in_hand[:most]:
+            self._report(Kind.RECEIVED, ordered, count=seat.tries + seat.failures)
+            effects = Effects(self._stream.queue.prefix)
+            try:
+                result: Any = self._handler(ordered, effects)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                failed = error
+                break
+            done.append(Done(ordered, effects))
+            if self._stopping or self.seats.must_show():
+                break
+        committed, refused = await self.seats.commit(seat, done)
+        for ordered, _ in done[:committed]:
+            self._report(Kind.HANDLED, ordered)
+            self._report(Kind.ACKED, ordered)
+        if refused or failed is not None:
+            await self._failed(seat, seat.in_hand[0], refused or f"{type(failed).__name__}: {failed}")
+
+    async def _failed(self, seat: Seat, ordered: Ordered, said: str) -> None:
+        _log.info("%s: %s %d: %s", self.name, ordered.conversation, ordered.sequence, said)
+        seat.failures += 1
+        self._report(Kind.FAILED, ordered, detail=said)
+        delay_s = self._retry.delay_s(seat.tries + seat.failures - 1, random.random())
+        if delay_s is None:
+            await self._bury(seat, ordered, "tries used up", said)
+        else:
+            seat.due_at = now() + delay_s
+
+    async def _bury(self, seat: Seat, ordered: Ordered, reason: str, said: str) -> None:
+        await self.seats.bury(seat, ordered, reason=reason, error=said, tries=max(seat.tries, seat.failures))
+        _log.error("%s: %s %d is a dead letter: %s", self.name, ordered.conversation, ordered.sequence, said or reason)
+        self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
+
+    def _report(self, kind: Kind, ordered: Ordered, *, detail: str = "", count: int | None = None) -> None:
+        self._reporter.message(kind, ordered.data, self._stream.name, detail=detail, count=count, actor=self.name)

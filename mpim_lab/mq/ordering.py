@@ -1,0 +1,90 @@
+"""Ordering: every conversation's messages are numbered where they are written, and read in that order.
+
+"Take a number, then publish" is two steps, and another gateway fits between them. Here one script recognises a repeated
+message id, takes the number, appends to the conversation's log and publishes: whoever is first at the server is first.
+
+On the wire: the channel carries "<number> <payload>"; the log's entries have the id "<number>-0" and the fields id and
+data, so that a reader who missed some asks for exactly those numbers (`XRANGE log 17-0 19-0`).
+
+Pub/Sub loses what is published while a reader is away. The number tells: a gap is open, and the log has what is missing.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpim_lab.events import Kind
+from mpim_lab.keys import live_channel, log_key, sent_key, sequence_key
+from mpim_lab.mq.ids import new_message_id
+from mpim_lab.mq.message import wire_name, wire_payload
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.script import Script
+
+KEEP_S = 86_400
+_APPEND = Script("append")
+
+
+class Appended(NamedTuple):
+    """What became of a message: its number, and whether it is new (False: its id had been sent before)."""
+
+    sequence: int
+    is_new: bool
+
+
+class Numbered(NamedTuple):
+    """One message of a conversation, by number."""
+
+    conversation: str
+    sequence: int
+    payload: bytes
+
+
+class Conversations:
+    """Conversations of one kind: `Conversations(mq, "chat")`.
+
+    keep_s: how long a message's id is remembered, so that a repeat gets the same number; longer than a sender repeats.
+    Raises what `Link` raises; after an error with `definite` False append again, with the same id.
+    """
+
+    def __init__(self, queue: MessageQueue, name: str, *, keep_s: int = KEEP_S) -> None:
+        self.queue, self.name, self._keep_ms = queue, name, str(keep_s * 1_000)
+        self._access = queue.access(name)
+
+    async def append(self, conversation: str, payload: bytes | str, id: str | None = None) -> Appended:
+        """Number a message, keep it, and hand it to whoever listens, in one step."""
+        told = wire_payload(payload, self.queue.max_payload_bytes)
+        channel = live_channel(self.name, conversation)
+        keys = append_keys(self.queue, self.name, conversation, sent := id or new_message_id())
+        keys.append(self.queue.access(log_key(self.name, conversation)).key)
+        words = (sent, told, self._keep_ms, "", wire_name(channel, self.queue.prefix))
+        return await append(self.queue, self.name, told, keys, *words)
+
+    async def between(self, conversation: str, first: int, last: int | None = None, count: int = 500) -> list[Numbered]:
+        """What the log still has from number `first` to `last` (to its end), at most `count`."""
+        key = self.queue.access(log_key(self.name, conversation)).key
+        end = "+" if last is None else f"{last}-0"
+        raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
+        return [Numbered(conversation, int(raw[0].partition(b"-")[0]), raw[1][3]) for raw in raws]
+
+    async def trim(self, conversation: str, *, keep: int) -> int:
+        """Forget all but the last `keep` of a conversation; gives how many were."""
+        key = self.queue.access(log_key(self.name, conversation)).key
+        return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(keep)))
+
+
+def append_keys(queue: MessageQueue, name: str, conversation: str, id: str) -> list[bytes]:
+    """The first keys of append.lua: the conversation's counter and the mark of the message's id."""
+    return [queue.access(sequence_key(name, conversation)).key, queue.access(sent_key(name, id)).key]
+
+
+async def append(
+    queue: MessageQueue, name: str, payload: bytes, keys: Sequence[bytes], *words: bytes | str
+) -> Appended:
+    """Run append.lua and report what became of the message."""
+    queue.reporter.message(Kind.ACCEPTED, payload, name)
+    try:
+        sequence, is_new = await _APPEND.run(queue.access(name).commands, keys, *words)
+    except Exception as error:
+        queue.reporter.message(Kind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
+        raise
+    queue.reporter.message(Kind.ADDED, payload, name, detail=f"number {sequence}" + ("" if is_new else ", known"))
+    return Appended(sequence, bool(is_new))

@@ -1,0 +1,155 @@
+"""Seats: which partitions one member of a group has, with which token, what it has read of them, and how it commits.
+
+A seat is taken and kept by signs of life (seat.lua); a member that is silent for longer than its lease loses it to another.
+Then its token is not the last one any more, and its commits are refused (commit.lua): two workers may both believe
+that they have a partition, but only one of them can write.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from mpim_lab.errors import InvalidParameter, LeaseLost
+from mpim_lab.events import now
+from mpim_lab.keys import partition_key
+from mpim_lab.mq.effects import Effects, pack_effects
+from mpim_lab.mq.partitions import Ordered, PartitionedStream, ordered_of
+from mpim_lab.mq.script import Script
+
+_SEAT, _COMMIT = Script("seat"), Script("effects", "commit")
+
+
+@dataclass
+class Seat:
+    """One partition that a member has. `in_hand`: read and not committed, oldest first."""
+
+    partition: int
+    token: int
+    offset: str
+    tries: int
+    in_hand: list[Ordered] = field(default_factory=list)
+    failures: int = 0  # of the first entry in hand, by this member
+    due_at: float = 0.0  # when it is to be tried again
+
+    @property
+    def read_to(self) -> str:
+        """The last entry's id that was read."""
+        return self.in_hand[-1].entry_id if self.in_hand else self.offset
+
+
+class Done(NamedTuple):
+    """An entry whose handler has returned, and what is to change with it."""
+
+    ordered: Ordered
+    effects: Effects
+
+
+class Seats:
+    """The partitions of one member. Use as a context; on leaving they are free for others at once.
+
+    Raises what `Link` raises, and LeaseLost when a partition has passed on.
+    """
+
+    def __init__(self, stream: PartitionedStream, group: str, member: str, *, lease_ms: int, prefetch: int) -> None:
+        if lease_ms < 3:
+            raise InvalidParameter(f"lease_ms={lease_ms}: at least 3")
+        self.group, self.member = group, member
+        self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
+        access = stream.queue.access(stream.name)
+        self._commands, self._reads = access.commands, access.dedicated(member)
+        self._keys = stream.seat_keys(group)
+        self._taken: dict[int, Seat] = {}
+        self._show_at = 0.0
+
+    @property
+    def taken(self) -> list[Seat]:
+        """The seats this member has, as far as it knows."""
+        return list(self._taken.values())
+
+    async def __aenter__(self) -> Self:
+        await self._reads.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.forget()
+        try:
+            if kind is None or issubclass(
+                kind, Exception | asyncio.CancelledError
+            ):  # a process that dies leaves nothing in order
+                await _SEAT.run(self._commands, self._keys, self.member, "0")
+        finally:
+            await self._reads.close()
+
+    def must_show(self) -> bool:
+        """Whether a sign of life is due."""
+        return now() >= self._show_at
+
+    def forget(self) -> None:
+        """After an error: what is mine, and from where on, the server knows."""
+        self._taken.clear()
+        self._show_at = 0.0
+
+    async def keep(self) -> None:
+        """Give a sign of life if it is due, and learn which partitions are mine."""
+        if not self.must_show():
+            return
+        self._show_at = now() + self._lease_ms / 3e3
+        answers = await _SEAT.run(self._commands, self._keys, self.member, str(self._lease_ms))
+        before, self._taken = self._taken, {}
+        for partition, token, offset, tries in answers:
+            known = before.get(partition)
+            if known is None or known.token != token:
+                known = Seat(partition, token, offset.decode(), tries)
+            self._taken[partition] = known
+
+    async def read(self, within_ms: int) -> None:
+        """Read on where nothing is in hand; waits for the first entry, at most `within_ms`."""
+        empty = {self._stream.keys[seat.partition]: seat for seat in self.taken if not seat.in_hand}
+        must_wait = not any(seat.in_hand and seat.due_at <= now() for seat in self.taken)
+        block = ("BLOCK", str(max(1, within_ms))) if must_wait else ()
+        if not empty:  # nothing to read: wait for a retry, or for a partition
+            empty = {self._stream.queue.access(partition_key(self._stream.name, -1)).key: Seat(-1, 0, "$", 0)}
+        words = ("COUNT", str(self._prefetch), *block, "STREAMS", *empty, *(seat.read_to for seat in empty.values()))
+        for key, raws in (await self._reads.call("XREAD", *words) or {}).items():
+            empty[key].in_hand = [ordered_of(raw) for raw in raws]
+
+    async def commit(self, seat: Seat, done: list[Done]) -> tuple[int, str]:
+        """Move past these, with their effects, in one step; gives how many, and why the next one was refused.
+
+        Raises LeaseLost: nothing was changed.
+        """
+        if not done:
+            return 0, ""
+        keys, words = [self._keys[1 + seat.partition]], [b"%d" % seat.token, b"%d" % len(done)]
+        for ordered, effects in done:
+            words.append(ordered.entry_id.encode())
+            pack_effects(effects.commands, keys, words)
+        count, refused = await _COMMIT.run(self._commands, keys, *words)
+        if count < 0:
+            raise LeaseLost(f"partition {seat.partition} has passed on; nothing of {self.member}'s attempt was kept")
+        if count:
+            seat.offset, seat.tries, seat.failures, seat.due_at = done[count - 1].ordered.entry_id, 1, 0, 0.0
+        del seat.in_hand[:count]
+        return count, refused.decode("utf-8", "replace")
+
+    async def bury(self, seat: Seat, ordered: Ordered, *, reason: str, error: str, tries: int) -> None:
+        """Make an entry a dead letter and move past it, in one step. Raises LeaseLost."""
+        letters = self._stream.dead_letters(self.group, seat.partition)
+        fields = (
+            "conversation",
+            ordered.conversation,
+            "seq",
+            str(ordered.sequence),
+            "id",
+            ordered.id,
+            "data",
+            ordered.data,
+        )
+        origin = self._stream.keys[seat.partition]
+        words = ("_stream", origin, "_group", self.group, "_id", ordered.entry_id, "_reason", reason)
+        effects = Effects()
+        effects.commands.append(letters.burial(*words, "_error", error[:500], "_deliveries", str(tries), *fields))
+        await self.commit(seat, [Done(ordered, effects)])
