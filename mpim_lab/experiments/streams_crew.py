@@ -1,19 +1,20 @@
-"""The crew of chapter 2: the workers of one group, one alive at a time, and what the seed has in store for them."""
+"""The crew of chapters 2 to 4: workers, one alive at a time, and what the seed has in store for them."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.errors import ConnectionLost, MpimError
+from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.lab.trace import Trace
 from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.entries import Entry
 from mpim_lab.mq.groups import ConsumerGroup
 from mpim_lab.mq.retry import RetryRule
 from mpim_lab.mq.worker import EntryHandler, Worker
 from mpim_lab.naive.streams import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 
 CLAIM_IDLE_MS = 60
+SLEEPS = ("zombie", "slow worker")
 STOPS_WITHIN_S = 3.0
 SKETCHES = {
     "no ack": NoAckWorker,
@@ -41,33 +42,42 @@ class Hired(NamedTuple):
     task: "asyncio.Task[None]"
 
 
-class Crew:
-    """Hires workers of one design; their handler does an order's work, or meets the fault that strikes this order."""
+Effect = Callable[[], Awaitable[None] | None]
 
-    def __init__(self, group: ConsumerGroup, trace: Trace, *, design: str | type[Any], struck: dict[str, str]) -> None:
-        self._group, self._trace, self._struck = group, trace, struck
-        self._make = design if not isinstance(design, str) else SKETCHES.get(design, sound_worker)
+
+class Crew:
+    """Hires workers; whoever has an order in hand does its work, or meets the fault that strikes this order.
+
+    employ(name) makes a worker with `run` and `stop`, whose handler calls `work`. fault_of: orders and what will strike them.
+    """
+
+    def __init__(
+        self, employ: Callable[[str], Any], reporter: Reporter, channel: str, trace: Trace, fault_of: dict[str, str]
+    ) -> None:
+        self._employ, self._reporter, self._channel, self._trace = employ, reporter, channel, trace
+        self._fault_of = fault_of
         self.alive: Hired | None = None
         self.fault = ""  # the last one that struck
         self.begun: set[str] = set()  # orders that somebody's handler was called for
         self.failures = 0
         self._working: set[str] = set()
         self._asleep: list[tuple[Hired, asyncio.Event]] = []
-        self._dies_after_ack = False
+        self._after_effect: dict[str, str] = {}
+        self.dies_after_ack = False
         self._hired = 0
 
     def hire(self) -> None:
         """Start a worker."""
         self._hired += 1
         name = f"worker-{self._hired}"
-        worker = self._make(self._group, name, lambda entry: self._work(name, entry))
+        worker = self._employ(name)
         task = asyncio.create_task(worker.run())
         task.add_done_callback(_expected)
         self.alive = Hired(name, worker, task)
 
     def strike(self, order: str, fault: str) -> None:
         """Have a fault strike an order that is still to come."""
-        self._struck.setdefault(order, fault)
+        self._fault_of.setdefault(order, fault)
 
     @property
     def is_busy(self) -> bool:
@@ -84,13 +94,11 @@ class Crew:
 
     async def dismiss_after_ack(self) -> None:
         """The fault "crash after ack": the order is finished, and the worker dies."""
-        if self._dies_after_ack and self.alive is not None:
-            self._dies_after_ack, task = False, self.alive.task
+        if self.dies_after_ack and self.alive is not None:
+            self.dies_after_ack, task = False, self.alive.task
             self._begin("crash after ack")
             task.cancel()
             await asyncio.wait([task])
-            await self._group.pending(count=1)  # once this is answered the server has seen that the line is closed:
-            # it would hand the next order to the dead one's read, which waited
 
     async def wake(self) -> None:
         """The zombie does not know how late it is: it finishes its work, and stops."""
@@ -115,48 +123,61 @@ class Crew:
 
     # One order
 
-    async def _work(self, worker: str, entry: Entry) -> None:
+    async def work(self, worker: str, payload: bytes, effect: Effect) -> None:
+        """What a worker's handler does with one order: its effect, unless a fault is in store for it."""
         self._working.add(worker)
         try:
-            await self._work_or_not(worker, entry)
+            await self._work_or_not(worker, payload, effect)
         finally:
             self._working.discard(worker)
 
-    async def _work_or_not(self, worker: str, entry: Entry) -> None:
-        order = message_id(entry.data)
+    async def _work_or_not(self, worker: str, payload: bytes, effect: Effect) -> None:
+        order = message_id(payload)
         self.begun.add(order)
-        if self._struck.get(order) == "poison":
+        if self._fault_of.get(order) == "poison":
             self.failures += 1
             raise ValueError(f"{order} cannot be read")
-        kind = self._struck.pop(order, "")  # the others strike once
+        kind = self._fault_of.pop(order, "")  # the others strike once
         if kind in ("crash before work", "server kill"):
-            self._crash(worker, entry, kind)
-        if kind == "zombie":
-            await self._sleep()
-        self._report(Kind.EFFECT, worker, entry)
-        if kind == "crash after work":
-            self._crash(worker, entry, kind)
-        self._dies_after_ack |= kind == "crash after ack"
+            self._crash(worker, payload, kind)
+        if kind in SLEEPS:
+            await self._sleep(kind)
+        if kind in ("crash after work", "answer to the worker lost"):
+            self._after_effect[order] = kind
+        done = effect()
+        if done is not None:
+            await done
+        self.dies_after_ack |= kind == "crash after ack"
 
-    def _crash(self, worker: str, entry: Entry, kind: str) -> None:
+    def effect_done(self, worker: str, payload: bytes) -> None:
+        """The effect is there for good; may crash, or raise ConnectionLost, before anybody can say so."""
+        kind = self._after_effect.pop(message_id(payload), "")
+        if kind == "crash after work":
+            self._crash(worker, payload, kind)
+        if kind:
+            self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+            self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
+            raise ConnectionLost("the line broke after the command was written; it may have been run")
+
+    def _crash(self, worker: str, payload: bytes, kind: str) -> None:
         self._begin(kind)
-        self._report(Kind.CRASHED, worker, entry, kind)
+        self.report(Kind.CRASHED, worker, payload, kind)
         raise Crash(kind)
 
-    async def _sleep(self) -> None:
+    async def _sleep(self, kind: str) -> None:
         assert self.alive is not None
         woken = asyncio.Event()
         self._asleep.append((self.alive, woken))
-        self._begin("zombie")
+        self._begin(kind)
         await woken.wait()
 
     def _begin(self, kind: str) -> None:
         self.fault, self.alive = kind, None
         self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)
 
-    def _report(self, kind: Kind, worker: str, entry: Entry, detail: str = "") -> None:
-        access = self._group.access
-        access.reporter.message(kind, entry.data, access.name, actor=worker, detail=detail)
+    def report(self, kind: Kind, worker: str, payload: bytes, detail: str = "") -> None:
+        """Report what happened to an order at a worker."""
+        self._reporter.message(kind, payload, self._channel, actor=worker, detail=detail)
 
 
 def _expected(task: "asyncio.Task[None]") -> None:

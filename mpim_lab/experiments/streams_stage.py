@@ -10,12 +10,13 @@ from typing import Any, Self
 
 from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import Kind, message_id, now
-from mpim_lab.experiments.streams_crew import CLAIM_IDLE_MS, Crew
+from mpim_lab.experiments.streams_crew import CLAIM_IDLE_MS, SKETCHES, Crew, sound_worker
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Fault, until
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.entries import Entry
 from mpim_lab.mq.groups import ConsumerGroup
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.pubsub import MessageQueue
@@ -62,7 +63,7 @@ class Stage:
             await self._open.enter_async_context(self.alice)
             await self._open.enter_async_context(self.workers)
             self.group = await self.workers.stream(STREAM).group(GROUP)
-            self.crew = Crew(self.group, self.run.trace, design=self._design, struck=self._struck)
+            self.crew = Crew(self._employ, self.workers.reporter, STREAM, self.run.trace, self._struck)
             self._open.push_async_callback(self.crew.end)
             self.crew.hire()
         except BaseException:
@@ -74,6 +75,18 @@ class Stage:
     async def __aexit__(self, *exc_info: object) -> None:
         self.run.injector = None
         await self._open.aclose()
+
+    def _employ(self, name: str) -> Any:
+        make = self._design if not isinstance(self._design, str) else SKETCHES.get(self._design, sound_worker)
+
+        async def handle(entry: Entry) -> None:
+            await self.crew.work(name, entry.data, lambda: do(entry.data))
+
+        def do(payload: bytes) -> None:
+            self.crew.report(Kind.EFFECT, name, payload)
+            self.crew.effect_done(name, payload)
+
+        return make(self.group, name, handle)
 
     def _refuse(self, kind: str) -> None:
         if kind == "server kill" and (reason := self.server.unavailable("kill")):
@@ -131,7 +144,12 @@ class Stage:
     async def _settle(self) -> None:
         self._heard = (0, 0.0)
         await until(self._is_settled, "the end of the work", within_s=20.0)
-        await self.crew.dismiss_after_ack()
+        if self.crew.dies_after_ack:
+            await self.crew.dismiss_after_ack()
+            # Once this is answered the server has seen that the line is closed: it would hand the next order to the dead
+            # one's
+            # read, which waited.
+            await self.group.pending(count=1)
 
     async def _is_settled(self) -> bool:
         """Every order was begun, nobody works, and nothing is pending but what is stuck for good."""
