@@ -15,6 +15,8 @@
     ├── LoginRejected                    the server refused user, password or database
     ├── InProgress                       another worker is at this message; nothing was done
     ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
+    ├── StoreFailed                      the database refused; nothing of the transaction was kept
+    ├── StoreUncertain                   the outcome of a commit is unknown
     ├── ReorderOverflow                  more early arrivals than a reorder buffer may hold
     ├── ServerFailed                     a server could not be started, or ended by itself
     ├── FaultUnavailable                 this server does not offer that fault
@@ -96,6 +98,16 @@ class InProgress(MpimError):
 
 class LeaseLost(MpimError):
     """What this worker had in hand has passed on to another one; nothing of its attempt was kept."""
+
+
+class StoreFailed(MpimError):
+    """The database refused, or could not be reached in time; nothing of the transaction was kept."""
+
+
+class StoreUncertain(MpimError):
+    """The commit was begun and its outcome is unknown: all of the transaction was kept, or nothing."""
+
+    definite = False
 
 
 class ReorderOverflow(MpimError):

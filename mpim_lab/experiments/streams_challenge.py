@@ -1,10 +1,11 @@
 """Chapter 2's challenges: lose nothing, then survive the poison."""
 
+from dataclasses import replace
 from typing import Any
 
 from mpim_lab.events import Kind
 from mpim_lab.experiments.streams import Orders
-from mpim_lab.lab.challenge import Challenge, Failure, Trial, story_of
+from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.experiment import Result
 
 _INTERFACE = (
@@ -16,20 +17,17 @@ _INTERFACE = (
 def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
     """Everything is done, save for what is `allowed` ("duplicated", "dead")."""
 
-    async def trial(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> Failure | None:
         result = await Orders(fault=fault, seed=seed, messages=12, worker=solution).run()
-        verdict = result.verdict
-        for name in ("lost", "stuck", "duplicated", "dead"):
-            ids = getattr(verdict, name)
-            if ids and name not in allowed:
-                said = {"stuck": "is stuck: nobody finished it", "dead": "was given up"}.get(name, f"was {name}")
-                story = (*story_of(result, ids[0]), *_deaths(result)[:1])
-                return Failure(f"{ids[0]} {said}", f"fault {fault!r}, seed {seed}", ids[0], story)
-        if fault == "poison" and not verdict.dead:
-            return Failure("the poison is not among the dead letters", f"fault {fault!r}, seed {seed}")
+        trial = f"fault {fault!r}, seed {seed}"
+        failure = first_complaint(result, trial, allowed=(*allowed, "reordered"))
+        if failure is not None:
+            return replace(failure, story=(*failure.story, *_deaths(result)[:1]))
+        if fault == "poison" and not result.verdict.dead:
+            return Failure("the poison is not among the dead letters", trial)
         return None
 
-    return trial
+    return judge
 
 
 def _deaths(result: Result) -> list[str]:

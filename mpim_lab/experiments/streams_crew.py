@@ -14,7 +14,7 @@ from mpim_lab.mq.worker import EntryHandler, Worker
 from mpim_lab.naive.streams import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 
 CLAIM_IDLE_MS = 60
-SLEEPS = ("zombie", "slow worker")
+SLEEPS = ("zombie", "slow worker", "two at once")
 STOPS_WITHIN_S = 3.0
 SKETCHES = {
     "no ack": NoAckWorker,
@@ -28,10 +28,12 @@ class Crash(BaseException):
     """A worker's process is gone: nothing after this line is run. No Exception, so that no handler catches it."""
 
 
-def sound_worker(group: ConsumerGroup, name: str, handler: EntryHandler) -> Worker:
+def sound_worker(
+    group: ConsumerGroup, name: str, handler: EntryHandler, *, claim_idle_ms: int = CLAIM_IDLE_MS
+) -> Worker:
     """The mend: acknowledge after the work, claim from the dead, three tries, then a dead letter."""
     retry = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
-    return Worker(group, name, handler, retry=retry, prefetch=1, claim_idle_ms=CLAIM_IDLE_MS)
+    return Worker(group, name, handler, retry=retry, prefetch=1, claim_idle_ms=claim_idle_ms)
 
 
 class Hired(NamedTuple):

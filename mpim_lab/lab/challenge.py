@@ -1,12 +1,14 @@
 """Challenge: the learner's own class against the checker, on a real server, under seeded faults."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.lab.experiment import Result
+from mpim_lab.lab.progress import record
+from mpim_lab.lab.trace import Trace
 
 MOST_EQUAL_LINES = 3
 
@@ -19,6 +21,7 @@ class Failure:
     trial: str
     message_id: str = ""
     story: tuple[str, ...] = ()
+    trace: Trace | None = field(default=None, compare=False, repr=False)  # for the picture
 
     def __str__(self) -> str:
         return "\n".join([f"{self.complaint}", f"  trial: {self.trial}", *(f"  {line}" for line in self.story)])
@@ -31,7 +34,8 @@ Trial = Callable[[type[Any]], Awaitable[Failure | None]]
 class Challenge:
     """A task with trials, easiest first, and hints that are given one at a time.
 
-    `check` runs the class through every trial and stops at the first failure: the shortest failing story.
+    `check` runs the class through every trial, stops at the first failure, the shortest failing story, and notes in the
+    learner's own file what was passed (`mpim_lab.lab.progress`).
     """
 
     title: str
@@ -42,14 +46,16 @@ class Challenge:
 
     async def check(self, solution: type[Any]) -> "Outcome":
         """Try the learner's class; the outcome says pass, or shows what went wrong."""
+        failure: Failure | None = None
         for trial in self.trials:
             try:
                 failure = await trial(solution)
             except (MpimError, Exception) as error:  # the learner's code may raise anything
                 failure = Failure(f"your class raised {type(error).__name__}: {error}", "while running")
             if failure is not None:
-                return Outcome(self.title, failure)
-        return Outcome(self.title, None)
+                break
+        record(self.title, passed=failure is None)
+        return Outcome(self.title, failure)
 
     def hint(self) -> str:
         """The next hint; the last one again when there are no more."""
@@ -74,6 +80,17 @@ class Outcome:
 
     def __repr__(self) -> str:
         return f"✔ {self.title}: passed" if self.failure is None else f"✘ {self.title}: {self.failure}"
+
+
+def first_complaint(result: Result, trial: str, *, allowed: Collection[str] = ()) -> Failure | None:
+    """The first thing a verdict has against a run, as a failure with its story; None if nothing but what is `allowed`."""
+    said = {"stuck": "is stuck: nobody finished it", "dead": "was given up", "reordered": "came out of order"}
+    for name in ("lost", "stuck", "duplicated", "dead", "reordered"):
+        ids: tuple[str, ...] = getattr(result.verdict, name)
+        if ids and name not in allowed:
+            complaint = f"{ids[0]} {said.get(name, f'was {name}')}"
+            return Failure(complaint, trial, ids[0], story_of(result, ids[0]), result.trace)
+    return None
 
 
 def story_of(result: Result, message_id: str) -> tuple[str, ...]:

@@ -31,8 +31,19 @@ DESCRIPTIONS = {
     "poison": "a message that no handler can handle",
     "zombie": "the worker sleeps with a message in hand for so long that another takes it over; then it wakes up",
     "server kill": "the worker dies, messages wait, the server is killed (SIGKILL) and started again",
+    "slow worker": "the worker is slow with one message, within its rights, while another worker takes the next ones",
+    "answer to the worker lost": "the line breaks after a message's effect was written, before the worker hears of it",
+    "request lost": "the sender's line breaks before its command reaches the server",
+    "request late": "the sender's command is held on its way for so long that it repeats it; then it arrives after all",
+    "answer lost": "the server does the sender's command, and the line breaks before the answer arrives",
+    "answer late": "the server does the sender's command, and the answer comes after the sender has given up waiting",
+    "interleave": "a gateway is held up before its last step for one message, while another gateway sends the next ones",
+    "gateway dies": "a gateway dies before its last step for one message; the client sends it again through the other",
+    "sent twice": "the application sends the same message twice: a second click, a retry further up",
+    "two at once": "a message is sent twice, and two workers have a copy each at the same time",
 }
 PUBSUB_FAULTS = ("away", "cut", "kill", "pause", "slow")
+SENDER_FAULTS = ("request lost", "request late", "answer lost", "answer late", "sent twice", "two at once")
 WORKER_FAULTS = ("crash before work", "crash after work", "crash after ack", "poison", "zombie", "server kill")
 
 

@@ -85,6 +85,7 @@ class ConversationReader:
         if not number.isdigit():
             _log.warning("%s: not a numbered message: %r", message.channel, message.payload[:40])
             return
+        self._queue.reporter.message(Kind.RECEIVED, payload, self._conversations.name)
         async with self._one_at_a_time:
             await self._take(Numbered(self.conversation, int(number), payload))
 

@@ -1,14 +1,19 @@
-"""Ids: one for each message, made once by its sender and kept in every repeat."""
+"""Ids: the name by which a message is recognised when it comes again."""
 
 import uuid_utils
 
 
 def new_message_id() -> str:
-    """A new UUIDv7 as 32 hexadecimal digits: unique without asking anybody, and sorted by the time it was made.
+    """Make a message's id: a UUIDv7 as 32 hexadecimal digits, the time in milliseconds first, then chance.
 
-    Time-ordered, so that an index of ids grows at its end. Source: RFC 9562, section 5.7.
+    Made ONCE, by whoever sends the message, and kept in every repeat: an id made anew for each attempt recognises nothing.
+    No coordination: any number of senders make ids at the same time. Time first, so ids sort roughly by when they were made
+    (strictly within one process), and new ones go to the end of an index instead of all over it.
 
-    >>> len(new_message_id()), new_message_id() < new_message_id()
-    (32, True)
+        >>> earlier, later = new_message_id(), new_message_id()
+        >>> len(earlier), earlier[12], earlier < later
+        (32, '7', True)
+
+    Source: RFC 9562, section 5.7.
     """
     return uuid_utils.uuid7().hex

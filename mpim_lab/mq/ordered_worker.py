@@ -43,6 +43,8 @@ class OrderedWorker:
     partitions pass on after it. prefetch: entries read at once from a partition, and at most in one commit.
     """
 
+    seats_type = Seats
+
     def __init__(
         self,
         stream: PartitionedStream,
@@ -56,7 +58,7 @@ class OrderedWorker:
     ) -> None:
         if prefetch < 1:
             raise InvalidParameter(f"prefetch={prefetch}: at least 1")
-        self.name, self.seats = name, Seats(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
+        self.name, self.seats = name, self.seats_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
         self._stream, self._handler, self._retry = stream, handler, retry or RetryRule()
         self._reporter = stream.queue.reporter
         self._stopping = False

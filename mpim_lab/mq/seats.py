@@ -17,6 +17,7 @@ from mpim_lab.mq.effects import Effects, pack_effects
 from mpim_lab.mq.partitions import Ordered, PartitionedStream, ordered_of
 from mpim_lab.mq.script import Script
 
+LOOKS_EVERY_S = 0.2  # however long the lease: a partition that was left is taken as soon as that
 _SEAT, _COMMIT = Script("seat"), Script("effects", "commit")
 
 
@@ -96,7 +97,7 @@ class Seats:
         """Give a sign of life if it is due, and learn which partitions are mine."""
         if not self.must_show():
             return
-        self._show_at = now() + self._lease_ms / 3e3
+        self._show_at = now() + min(self._lease_ms / 3e3, LOOKS_EVERY_S)
         answers = await _SEAT.run(self._commands, self._keys, self.member, str(self._lease_ms))
         before, self._taken = self._taken, {}
         for partition, token, offset, tries in answers:

@@ -1,0 +1,99 @@
+"""Chapter 3's challenges: do it once, then survive the zombie."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mpim_lab.experiments.idempotency import Payments
+from mpim_lab.experiments.line_designs import IDEMPOTENCY_DESIGNS, SCOPE, Design, Setting, group_worker
+from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.mq.effects import Command, Effects
+from mpim_lab.mq.idempotency import Work
+from mpim_lab.mq.pubsub import MessageQueue
+
+
+class Store:
+    """What a learner's class gets: the server, a key for each name, and how long a claim should last."""
+
+    def __init__(self, queue: MessageQueue, lease_ms: int) -> None:
+        self._queue, self.lease_ms = queue, lease_ms
+
+    async def call(self, *command: bytes | str | int) -> Any:
+        """One command, answered as RESP3 has it: `await store.call("SET", store.key("a"), "1", "NX")`."""
+        words = [str(word) if isinstance(word, int) else word for word in command]
+        return await self._queue.access(SCOPE).commands.call(*words)
+
+    def key(self, name: str) -> bytes:
+        """The key of that name in this run."""
+        return self._queue.access(f"{SCOPE}:{name}").key
+
+
+def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:
+    """The learner's class in the place of `Idempotency`. `at_once`: its work is done when it calls it."""
+
+    class Once:
+        def __init__(self, queue: MessageQueue, scope: str) -> None:
+            self._queue, self._own = queue, solution(Store(queue, setting.lease_ms))
+
+        async def run(self, id: str, work: Work) -> Any:
+            async def do() -> list[Command]:
+                effects = Effects(self._queue.prefix)
+                done: Any = work(effects)
+                if inspect.isawaitable(done):
+                    await done
+                if not at_once:
+                    return effects.commands
+                for command in effects.commands:
+                    await self._queue.access(SCOPE).commands.call(*command)
+                return []
+
+            return await self._own.run(id, do)
+
+    return Once
+
+
+def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = ()) -> Trial:
+    async def judge(solution: type[Any]) -> Failure | None:
+        def employ(setting: Setting, queue: MessageQueue, name: str, work: Callable[..., Awaitable[None]]) -> Any:
+            return group_worker(_once(solution, setting, at_once=at_once))(setting, queue, name, work)
+
+        design = Design(IDEMPOTENCY_DESIGNS["sound"].sender, employ)
+        result = await Payments(fault=fault, seed=seed, messages=8, lasts=2, own=design).run()
+        return first_complaint(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
+
+    return judge
+
+
+def do_it_once() -> Challenge:
+    """Recognise a repeat, also at the same time, and also after a crash."""
+    trials = [("none", 1), ("sent twice", 1), ("two at once", 1), ("crash before work", 1), ("crash before work", 7)]
+    return Challenge(
+        "Do it once",
+        "Write a class with `__init__(self, store)` and `async run(self, id, work)`: `await work()` books the payment, and\n"
+        "must be awaited once for each id, whoever comes with it, however often. A worker may die while it works: then\n"
+        "the next one must do it. `await store.call(…)` is any Redis command, `store.key(name)` a key for you, and\n"
+        "`store.lease_ms` how long a claim should last.",
+        [_trial(fault, seed, at_once=True) for fault, seed in trials],
+        [
+            "Between your EXISTS and your SET another worker fits. Which one command does both?",
+            "Who marks first and then dies leaves a mark for ever. Let a claim end by itself: SET … NX PX lease.",
+            'Two states: "claimed", with a lease, and "done", for long. Whoever finds "claimed" waits and asks again.',
+        ],
+    )
+
+
+def survive_the_zombie() -> Challenge:
+    """Effect and mark in one step, and only by the one whose claim still stands."""
+    faults = ["none", "two at once", "crash after work", "answer to the worker lost", "zombie"]
+    return Challenge(
+        "Survive the zombie",
+        "The same class, but now `commands = await work()` does nothing by itself: it gives you the commands, tuples of\n"
+        "(name, key, further words…), that book the payment. Run them and your mark in one step, and not if your claim\n"
+        'has passed on to another worker: `await store.call("EVAL", script, number_of_keys, *keys, *arguments)`.',
+        [_trial(fault, 1, at_once=False) for fault in faults] + [_trial("zombie", 7, at_once=False)],
+        [
+            "A claim needs a token of its own, kept in the mark, so that you can tell later whether it is still yours.",
+            "In Lua: if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end; then the command, then the mark.",
+            "One command a payment: KEYS[2] is its key; redis.call(ARGV[3], KEYS[2], unpack(ARGV, 4)) runs it.",
+        ],
+    )

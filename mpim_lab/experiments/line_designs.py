@@ -1,0 +1,137 @@
+"""Designs of the line from alice to the ledger: who sends how, and who works how."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mpim_lab.experiments.streams_crew import sound_worker
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.effects import Effects
+from mpim_lab.mq.entries import Entry
+from mpim_lab.mq.groups import ConsumerGroup
+from mpim_lab.mq.idempotency import Idempotency
+from mpim_lab.mq.ordered_worker import OrderedWorker
+from mpim_lab.mq.partitions import Ordered, PartitionedStream
+from mpim_lab.mq.producer import Producer
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.retry import RetryRule
+from mpim_lab.naive.idempotency import CheckThenSet, FreshIdSender, LibrarySender, MarkFirst, NoCheck
+from mpim_lab.naive.ordering import RetryListSender, UnfencedWorker
+from mpim_lab.naive.streams import NoAckWorker
+
+STREAM, GROUP, SCOPE = "orders", "billing", "payments"
+PARTITIONS = 4
+LIBRARY_TIMEOUT_S = 0.4
+RETRY = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a design is built on. `url`: where alice's line goes; leases are longer where a worker may be slow."""
+
+    alice: MessageQueue
+    url: str
+    lease_ms: int
+
+
+Work = Callable[[bytes, Effects], Awaitable[None]]
+Senders = Callable[[Setting], Any]
+Employs = Callable[[Setting, MessageQueue, str, Work], Any]
+
+
+@dataclass(frozen=True)
+class Design:
+    """`sender(setting)` has `send(conversation, payload, id=…)`; `employ(setting, queue, name, work)` gives a worker."""
+
+    sender: Senders
+    employ: Employs
+    is_partitioned: bool = False
+
+
+def partitioned(queue: MessageQueue) -> PartitionedStream:
+    """The stream of the designs that have partitions."""
+    return PartitionedStream(queue, STREAM, partitions=PARTITIONS)
+
+
+# Who sends
+
+
+class HopefulSender:
+    """Send once; an error is passed on."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._stream = setting.alice.stream(STREAM)
+
+    async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> str:
+        """Append one entry."""
+        return await self._stream.add({"data": payload, "id": id or ""})
+
+
+def _kept_id(setting: Setting) -> Producer[str]:
+    stream = setting.alice.stream(STREAM)
+
+    async def add(conversation: str, payload: bytes, id: str) -> str:
+        return await stream.add({"data": payload, "id": id})
+
+    return Producer(add, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=30)
+
+
+def _numbered(setting: Setting) -> Producer[Any]:
+    stream = partitioned(setting.alice)
+    return Producer(stream.append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=30)
+
+
+def _library(setting: Setting) -> LibrarySender:
+    return LibrarySender(setting.url, setting.alice, STREAM, timeout_s=LIBRARY_TIMEOUT_S)
+
+
+# Who works
+
+
+def group_worker(once: Callable[[MessageQueue, str], Any], worker: Callable[..., Any] | None = None) -> Employs:
+    """Workers of a consumer group that ask `once(queue, scope)` before they work."""
+
+    def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> Any:
+        recognise = Idempotency(queue, SCOPE, lease_ms=setting.lease_ms) if once is Idempotency else once(queue, SCOPE)
+
+        async def handle(entry: Entry) -> None:
+            known_as = entry.fields.get("id", b"").decode() or entry.id
+            await recognise.run(known_as, lambda effects: work(entry.data, effects))
+
+        group = ConsumerGroup(queue.access(STREAM), GROUP)
+        if worker is not None:
+            return worker(group, name, handle)
+        return sound_worker(group, name, handle, claim_idle_ms=setting.lease_ms)
+
+    return employ
+
+
+def _ordered_worker(kind: type[OrderedWorker]) -> Employs:
+    def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> Any:
+        async def handle(ordered: Ordered, effects: Effects) -> None:
+            await work(ordered.data, effects)
+
+        options: dict[str, Any] = {"retry": RETRY, "prefetch": 1, "lease_ms": setting.lease_ms}
+        return kind(partitioned(queue), GROUP, name, handle, **options)
+
+    return employ
+
+
+_IN_ORDER = Design(_numbered, _ordered_worker(OrderedWorker), is_partitioned=True)
+IDEMPOTENCY_DESIGNS = {
+    "fresh id": Design(lambda setting: FreshIdSender(setting.alice.stream(STREAM)), group_worker(Idempotency)),
+    "library retries": Design(_library, group_worker(Idempotency)),
+    "check then set": Design(_kept_id, group_worker(CheckThenSet)),
+    "mark first": Design(_kept_id, group_worker(MarkFirst)),
+    "sound": Design(_kept_id, group_worker(Idempotency)),
+}
+ORDERING_DESIGNS = {
+    "any worker": Design(_kept_id, group_worker(Idempotency)),
+    "no fence": Design(_numbered, _ordered_worker(UnfencedWorker), is_partitioned=True),
+    "sound": _IN_ORDER,
+}
+MODES = {
+    "at most once": Design(HopefulSender, group_worker(NoCheck, NoAckWorker)),
+    "at least once": Design(lambda setting: RetryListSender(setting.alice.stream(STREAM)), group_worker(NoCheck)),
+    "exactly once in effect": _IN_ORDER,
+}

@@ -1,0 +1,69 @@
+"""Line faults: what strikes which message, on alice's line or in a worker."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from mpim_lab.events import Kind
+from mpim_lab.lab.faults import SENDER_FAULTS
+from mpim_lab.lab.proxy import Match, Proxy
+from mpim_lab.lab.trace import Trace
+
+REPEATED = ("sent twice", "two at once")
+
+
+class LineFaults:
+    """Parts the planned faults into those of alice's line, caused here, and those of workers, which meet them."""
+
+    def __init__(self, proxy: Proxy, trace: Trace, planned: dict[str, str]) -> None:
+        self._proxy, self._trace = proxy, trace
+        self._of_senders: dict[str, str] = {}
+        self.of_workers: dict[str, str] = {}
+        self.ignored: set[str] = set()  # messages that nobody will begin
+        self._held: tuple[str, int] | None = None  # which fault holds something back, for how many more messages
+        for message, kind in planned.items():
+            self.plan(message, kind)
+
+    def plan(self, message: str, kind: str) -> None:
+        """Have a fault strike a message that is still to come."""
+        if kind in SENDER_FAULTS:
+            self._of_senders[message] = kind
+        if kind not in SENDER_FAULTS or kind == "two at once":
+            self.of_workers[message] = kind
+
+    @contextlib.asynccontextmanager
+    async def around(self, message: str, lasts: int) -> AsyncIterator[int]:
+        """While a message is sent, its fault lasts; gives how often the application sends it."""
+        await self._count_down()
+        kind = self._of_senders.pop(message, "")
+        match = Match(containing=message.encode() + b" ")
+        arm = {
+            "request lost": self._proxy.lose_command,
+            "answer lost": self._proxy.lose_reply,
+            "answer late": self._proxy.stall_reply,
+            "request late": self._proxy.stall_command,
+        }.get(kind)
+        if kind and kind != "two at once":
+            self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+        if arm is not None:
+            arm(match)
+        yield 2 if kind in REPEATED else 1
+        if kind in ("answer late", "request late"):
+            self._held = (kind, lasts)
+        elif kind and kind != "two at once":
+            self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
+
+    async def _count_down(self) -> None:
+        if self._held is not None:
+            kind, left = self._held
+            self._held = (kind, left - 1)
+            if left <= 1:
+                await self.let_go()
+
+    async def let_go(self) -> None:
+        """What is held back goes on its way now."""
+        if self._held is not None:
+            (kind, _), self._held = self._held, None
+            self._proxy.release()
+            await asyncio.sleep(0.02)  # until it is at the server, which nobody will hear of
+            self._trace.mark(Kind.FAULT_ENDED, "lab", kind)

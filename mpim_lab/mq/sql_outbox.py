@@ -1,0 +1,176 @@
+"""SqlOutbox: what a transaction wants to send is written down in it, and sent by a relay once it is committed.
+
+To change a database and then send a message is two steps in two places: a crash between them leaves an order nobody hears
+of, and the other way round an announced order that does not exist. So the sender writes the message as a row, in the
+transaction of the business change: both or neither. A relay reads rows, sends each, and deletes it after the
+stream's answer.
+
+| the relay dies ...                   | then the row is ...       | and the stream has it   |
+|--------------------------------------|---------------------------|-------------------------|
+| before it sends                      | still there: sent later   | once                    |
+| after sending, before deleting       | still there: sent again   | twice, with the SAME id |
+| after deleting                       | gone                      | once                    |
+
+At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or `Idempotency`.
+
+Order: each relay sends by ascending row id and stops at the first row that fails, so the first copies of all rows
+arrive in that order, also with several relays. SQLite commits in the order of the ids. PostgreSQL and MySQL number
+rows when they are written: of two transactions at the same time the one numbered first may be committed, and sent,
+last. No row is skipped by that, because a relay asks for the rows that are there, not for those above the last it saw.
+
+Source: https://microservices.io/patterns/data/transactional-outbox.html and /polling-publisher.html
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.entries import DATA
+from mpim_lab.mq.message import wire_payload
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.sql_store import NAME, SqlStore, checked_name
+
+_log = logging.getLogger(__name__)
+ID = "id"  # the field that carries the message id; the payload is in "data", as `Stream.add` writes it
+MOST_PAYLOAD_BYTES = 1024 * 1024
+MOST_ROWS = 1_000
+
+OUTBOX = Table(
+    "mpim_outbox",
+    MetaData(),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("stream_name", NAME, nullable=False),
+    Column("message_id", NAME, nullable=False),
+    Column("payload", LargeBinary(MOST_PAYLOAD_BYTES), nullable=False),
+    Column("added_at", BigInteger, nullable=False),  # milliseconds since 1970: how long has the oldest been waiting?
+    sqlite_autoincrement=True,  # otherwise SQLite gives the highest id again once its row is deleted
+)
+
+
+class OutboxRow(NamedTuple):
+    """One message that waits in the outbox. `id` ascends in the order of writing."""
+
+    id: int
+    stream_name: str
+    message_id: str
+    payload: bytes
+
+
+class SqlOutbox:
+    """Messages that wait for a relay: `SqlOutbox(store)`. Make it before the transaction that uses it: it needs its table."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store, self.added = store, asyncio.Event()
+        store.need(OUTBOX)
+
+    async def add(
+        self, connection: AsyncConnection | AsyncSession, stream_name: str, message_id: str, payload: bytes | str
+    ) -> None:
+        """Write a message in the caller's own transaction: it is sent if, and only if, that is committed.
+
+        message_id: made once (`new_message_id()`), before the first attempt at the transaction, and kept if that is repeated.
+        Raises InvalidMessage, StoreFailed; after either, let the transaction roll back.
+        """
+        line = {
+            "stream_name": checked_name("stream name", stream_name),
+            "message_id": checked_name("message id", message_id),
+            "payload": wire_payload(payload, MOST_PAYLOAD_BYTES),
+            "added_at": int(time.time() * 1e3),
+        }
+        async with self._store.naming("the message cannot be written"):
+            await connection.execute(insert(OUTBOX).values(line))
+        self._store.after_commit(connection, self.added.set)
+
+    async def waiting(self, *, count: int = 100) -> list[OutboxRow]:
+        """The oldest `count` rows that are not known to be sent. Raises StoreFailed."""
+        columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
+        async with self._store.transaction() as connection, self._store.naming("the outbox cannot be read"):
+            found = await connection.execute(select(*columns).order_by(OUTBOX.c.id).limit(count))
+            return [OutboxRow(row.id, row.stream_name, row.message_id, bytes(row.payload)) for row in found]
+
+    async def count(self) -> int:
+        """How many rows wait. Raises StoreFailed."""
+        async with self._store.transaction() as connection, self._store.naming("the outbox cannot be read"):
+            return int((await connection.execute(select(func.count()).select_from(OUTBOX))).scalar_one())
+
+    async def drop(self, *ids: int) -> int:
+        """Delete rows: those that were sent, or one that a person gives up. Gives how many there were."""
+        if not ids:
+            return 0
+        async with self._store.transaction() as connection, self._store.naming("rows cannot be deleted"):
+            return (await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(ids)))).rowcount
+
+    def relay(self, queue: MessageQueue, *, limit: int = 100, poll_s: float = 0.5) -> "OutboxRelay":
+        """A relay that sends this outbox's rows to the streams of `queue`."""
+        return OutboxRelay(self, queue, limit=limit, poll_s=poll_s)
+
+
+class OutboxRelay:
+    """Send rows to their streams, as the fields "id" and "data": `await relay.run()`, `await relay.stop()` from elsewhere.
+
+    limit: rows read at once. poll_s: how often to look for what other processes wrote; what this process commits is noticed
+    at once. Several relays lose nothing and may send the same row each: duplicates, which the id makes harmless.
+    """
+
+    def __init__(self, outbox: SqlOutbox, queue: MessageQueue, *, limit: int = 100, poll_s: float = 0.5) -> None:
+        if not 1 <= limit <= MOST_ROWS or poll_s <= 0:
+            raise InvalidParameter(f"limit={limit}, poll_s={poll_s}: 1 to {MOST_ROWS} rows, and above 0")
+        self._outbox, self._queue, self._limit, self._poll_s = outbox, queue, limit, poll_s
+        self._backoff = Backoff()
+        self._stopping, self._ended = False, asyncio.Event()
+        self._ended.set()  # it has not begun
+
+    async def relay_once(self, limit: int | None = None) -> int:
+        """Send the oldest rows, at most `limit`, one after the other; gives how many.
+
+        Raises what `Stream.add` raises at the first row that fails: that one and those after it stay, whatever is the
+        reason. StoreFailed or StoreUncertain when the rows that were sent could not be deleted: they will be sent again.
+        """
+        sent: list[int] = []
+        try:
+            for row in await self._outbox.waiting(count=self._limit if limit is None else limit):
+                await self._queue.stream(row.stream_name).add({ID: row.message_id, DATA: row.payload})
+                sent.append(row.id)
+        except (Exception, asyncio.CancelledError):  # not when the process goes down: then nothing more is done
+            await self._outbox.drop(*sent)
+            raise
+        await self._outbox.drop(*sent)
+        return len(sent)
+
+    async def run(self) -> None:
+        """Send until `stop`. A server or database that is away is waited for; rows stay where they are meanwhile."""
+        self._ended.clear()
+        failures = 0
+        try:
+            while not self._stopping:
+                self._outbox.added.clear()  # before reading: what is committed while we read sets it again
+                try:
+                    sent, failures = await self.relay_once(), 0
+                except MpimError as error:
+                    failures += 1
+                    _log.warning("outbox: %s: %s", type(error).__name__, error)
+                    await asyncio.sleep(self._backoff.delay_s(failures, random.random()))
+                    continue
+                if sent < self._limit:
+                    await self._pause()
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Finish the rows that were read, and wait until `run` has returned."""
+        self._stopping = True
+        self._outbox.added.set()
+        await self._ended.wait()
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._poll_s):
+                await self._outbox.added.wait()

@@ -1,0 +1,240 @@
+"""SqlStore: one SQL database, as the inbox and the outbox share it: tables on first use, transactions with named errors.
+
+SQLite in a file or in memory, PostgreSQL, MySQL and MariaDB by URL; the driver of the last three is yours to install.
+SQLite has one writer at a time: here writers queue, in this process for the one connection, among processes for the
+lock that BEGIN IMMEDIATE takes. Begun as readers, two of them would each wait for the other to finish: "database is locked".
+
+Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (transactions with SQLite and the sqlite3 driver);
+https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self
+
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, String, Table, event, select
+from sqlalchemy.dialects.mysql import VARCHAR
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed, StoreUncertain
+
+LOOK_AGAIN_S = 0.02
+MOST_CHARACTERS = 255
+
+# MySQL's usual comparison holds "a" and "A" for the same: the second message would count as a repeat, and be lost
+NAME = String(MOST_CHARACTERS).with_variant(
+    VARCHAR(MOST_CHARACTERS, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+)
+
+
+class SqlStore:
+    """Use as a context, in one event loop: `async with SqlStore("sqlite+aiosqlite:///shop.db") as store`.
+
+    timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own statements or to a commit.
+    connections: at most so many at once; SQLite has one. Raises InvalidParameter.
+    """
+
+    def __init__(self, url: str | URL, *, timeout_s: float = 5.0, connections: int = 10) -> None:
+        if timeout_s <= 0 or connections < 1:
+            raise InvalidParameter(f"timeout_s={timeout_s}, connections={connections}: above 0, and at least 1")
+        try:
+            self._url = make_url(url)
+            self.is_sqlite = self._url.get_backend_name() == "sqlite"
+            self._memory = f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _in_memory(self._url) else ""
+            self._engine = self._make_engine(timeout_s, connections)
+        except (SQLAlchemyError, ImportError) as error:  # the URL itself is not repeated: it may hold a password
+            raise InvalidParameter(f"no database that can be used here: {error}") from error
+        self._timeout_s, self._missing, self._making = timeout_s, list[Table](), asyncio.Lock()
+        self._running: dict[AsyncConnection, list[Callable[[], object]]] = {}
+        self._keeper: sqlite3.Connection | None = None  # a memory database lasts as long as a connection to it
+        self._is_closed = False
+
+    def _make_engine(self, timeout_s: float, connections: int) -> AsyncEngine:
+        limits: dict[str, Any] = {"pool_timeout": timeout_s, "max_overflow": 0, "hide_parameters": True}
+        if not self.is_sqlite:
+            return create_async_engine(self._url, pool_size=connections, pool_pre_ping=True, **limits)
+        url = self._url
+        if self._memory:
+            url = url.set(database=f"file:{self._memory}", query={"mode": "memory", "cache": "shared", "uri": "true"})
+        engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, **limits)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite(timeout_s))
+        event.listen(engine.sync_engine, "begin", _begin_immediate)
+        return engine
+
+    # Life
+
+    def need(self, *tables: Table) -> None:
+        """Have these tables made before the next transaction, where they are missing."""
+        self._missing += tables
+
+    async def open(self) -> None:
+        """Make the tables that are missing. Not needed: the first transaction does it. Raises StoreFailed."""
+        if self._is_closed:
+            raise StoreFailed("this store was closed by its owner")
+        if self._memory and self._keeper is None:
+            self._keeper = sqlite3.connect(f"file:{self._memory}?mode=memory&cache=shared", uri=True)
+        if self._missing:
+            async with self._making:
+                while self._missing:
+                    await self._make(self._missing[0])
+                    del self._missing[0]
+
+    async def _make(self, table: Table) -> None:
+        for is_last in (False, True):
+            try:
+                async with self._transaction() as connection, self.naming(f"table {table.name} cannot be made"):
+                    await connection.run_sync(table.create, checkfirst=True)
+            except StoreFailed:
+                if is_last:  # otherwise another process may have made it just now
+                    raise
+            else:
+                return
+
+    async def close(self) -> None:
+        """Close all connections. Twice is harmless. A memory database is gone."""
+        self._is_closed = True
+        await self._engine.dispose()
+        if self._keeper is not None:
+            self._keeper.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    # Transactions
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Run a block in one transaction: committed at its end; what it raises rolls back and is passed on unchanged.
+
+        Raises StoreFailed (nothing was kept) and StoreUncertain (perhaps everything was). The block neither commits nor rolls
+        back by itself. A transaction inside another one of the same task would wait for it in vain.
+        """
+        await self.open()
+        async with self._transaction() as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        connection = await self._begin()
+        waiting = self._running[connection] = []
+        try:
+            begun = connection.get_transaction()
+            yield connection
+            if begun is None or not begun.is_active:
+                raise StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
+            await self._commit(connection)
+        except BaseException:
+            with contextlib.suppress(SQLAlchemyError):  # a line that broke: the database rolls back by itself
+                await connection.rollback()
+            raise
+        finally:
+            del self._running[connection]
+            with contextlib.suppress(SQLAlchemyError):
+                await asyncio.shield(asyncio.create_task(connection.close()))
+        for call in waiting:
+            call()
+
+    async def _begin(self) -> AsyncConnection:
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            connection = self._engine.connect()
+            try:
+                async with self.naming("no transaction can be begun", patience=2):
+                    await connection.start()
+                    await connection.begin()
+                return connection
+            except BaseException as error:
+                with contextlib.suppress(SQLAlchemyError):
+                    await connection.close()
+                # SQLite's own waiting for locks leaves out some: a memory database's, and that for the change to WAL
+                if not (isinstance(error, StoreFailed) and _is_locked(error) and time.monotonic() < deadline):
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _commit(self, connection: AsyncConnection) -> None:
+        if (
+            not self.is_sqlite
+        ):  # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
+            async with self.naming("the transaction cannot be committed"):
+                await connection.execute(select(1))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.commit()
+        except IntegrityError as error:  # a constraint that is checked at the end: certainly refused
+            raise StoreFailed(f"the commit was refused: {_said(error)}") from error
+        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            raise StoreUncertain(f"the commit was not confirmed: {_said(error)}") from error
+
+    def after_commit(self, connection: object, call: Callable[[], object]) -> None:
+        """Call this once the transaction is committed; at once if it is not one of `transaction()`'s."""
+        waiting = self._running.get(connection) if isinstance(connection, AsyncConnection) else None
+        if waiting is None:
+            call()
+        else:
+            waiting.append(call)
+
+    @contextlib.asynccontextmanager
+    async def naming(self, what: str, *, patience: int = 1) -> AsyncIterator[None]:
+        """Bound and name what our own statements raise: StoreFailed, because what is not committed will be undone."""
+        try:
+            async with asyncio.timeout(patience * self._timeout_s):
+                yield
+        except TimeoutError as error:
+            raise StoreFailed(f"{what}: no answer in time") from error
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreFailed(f"{what}: {_said(error)}") from error
+
+
+def checked_name(what: str, name: str) -> str:
+    """A name that every database keeps and compares as it is: printable, no blanks at its ends. Raises InvalidMessage.
+
+    >>> checked_name("message id", "018f-7a")
+    '018f-7a'
+    """
+    if type(name) is not str or not name.isprintable() or name != name.strip() or not 0 < len(name) <= MOST_CHARACTERS:
+        raise InvalidMessage(f"a {what} is 1 to {MOST_CHARACTERS} printable characters, not {name!r:.300}")
+    return name
+
+
+def _in_memory(url: URL) -> bool:
+    return url.database in (None, "", ":memory:")
+
+
+def _said(error: Exception) -> str:
+    """What the driver said, without the statement."""
+    return f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"
+
+
+def _is_locked(error: StoreFailed) -> bool:
+    return isinstance(error.__cause__, OperationalError) and "locked" in str(error.__cause__)
+
+
+def _prepare_sqlite(timeout_s: float) -> Callable[[Any, object], None]:
+    def prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver would begin too late, and as a reader
+        cursor = connection.cursor()
+        # FULL: a commit survives a power failure. Otherwise an acknowledged message could lose its effect afterwards.
+        for pragma in (
+            f"busy_timeout={int(timeout_s * 1e3)}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return prepare
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
