@@ -5,6 +5,7 @@ Faults strike just before a gateway's last step for a message: the publish of th
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -110,8 +111,9 @@ class ChatStage:
 
     def _striker(self, gateway: int) -> Strikes:
         async def strikes(command: tuple[bytes | str, ...]) -> bool:
-            names = [message_id(word) for word in command if isinstance(word, bytes) and b" " in word]
-            kind = next((self._struck.pop(name) for name in names if name in self._struck), "")
+            said = b"\n".join(word for word in command if isinstance(word, bytes))
+            name = next((name for name in self._struck if re.search(rb"\b%b " % name.encode(), said)), "")
+            kind = self._struck.pop(name, "")
             if kind == "interleave":
                 self._begin(kind)
                 await self._hold.passed()
@@ -169,7 +171,7 @@ class ChatStage:
                 await conversations.append(ROOM, payload, f"id-{message_id(payload)}")
                 return
             except MpimError:
-                continue
+                await self._hear()
 
     async def _count_down(self) -> None:
         self._late = [(task, left - 1) for task, left in self._late]
@@ -199,7 +201,15 @@ class ChatStage:
         for name in sorted(received - set(self._shown), key=lambda name: int(name[1:])):
             self._bob.reporter.message(Kind.STUCK, name.encode(), NAME)
 
+    async def _hear(self) -> None:
+        """Return when bob has taken in everything that was published until now: an answer came after it on his line."""
+        if not self._away_for:
+            await self._bob.subscribe("nothing", lambda _: None)
+            await self._bob.unsubscribe("nothing")
+            await self._bob.drain()
+
     async def _settle(self) -> None:
+        await self._hear()
         heard, since = len(self.run.trace), now()
 
         def settled() -> bool:

@@ -93,6 +93,9 @@ class Trace:
         own: list[Event] = []
         theirs: list[Event] = []
         events = self.by_message().get(message_id, [])
+        senders = (
+            {events[0].actor, *(event.actor for event in events if event.kind is Kind.ACCEPTED)} if events else set()
+        )
         for event in [*events, None]:
             if event is None or (event.kind is Kind.ACCEPTED and any(one.kind is Kind.ACCEPTED for one in own)):
                 kinds = [one.kind for one in own]
@@ -100,7 +103,7 @@ class Trace:
                 ordered += [*own[:cut], *theirs, *own[cut:]]
                 own, theirs = [], []
             if event is not None:
-                (own if event.actor == events[0].actor else theirs).append(event)
+                (own if event.actor in senders else theirs).append(event)
         return ordered
 
     @property

@@ -6,6 +6,7 @@ import contextlib
 from mpim_lab.experiments.streams_challenge import lose_nothing, survive_the_poison
 from mpim_lab.mq.consumer import Consumer
 from mpim_lab.naive.streams import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
+from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 
 class Solution:
@@ -121,13 +122,12 @@ class NeverStops(Claims):
 
 async def test_the_reference_solutions_pass(lab_server):
     """Both challenges can be solved with what the chapter has shown; the second one's solution solves the first, too."""
-    outcomes = await asyncio.gather(
+    await assert_all_pass(
         lose_nothing().check(Claims),
         lose_nothing().check(ClaimsByHand),
         lose_nothing().check(Buries),
         survive_the_poison().check(Buries),
     )
-    assert [repr(outcome) for outcome in outcomes if not outcome.passed] == []
 
 
 LOSE = {
@@ -154,17 +154,6 @@ DIE_OR_HIDE = {
 }
 
 
-async def assert_each_fails(challenge, complaints):
-    """Check each bad solution twice, all at once: it fails with the same words, and for the reason expected."""
-    checks = [challenge().check(bad) for bad in complaints for _ in range(2)]
-    outcomes = await asyncio.gather(*checks)
-    for index, (bad, complaint) in enumerate(complaints.items()):
-        first, again = outcomes[2 * index : 2 * index + 2]
-        assert not first.passed, bad
-        assert complaint in repr(first), bad
-        assert repr(first) == repr(again), bad
-
-
 async def test_a_worker_that_loses_fails_every_time(lab_server):
     """The outcome names the order and tells its story."""
     await assert_each_fails(lose_nothing, LOSE)
@@ -189,7 +178,4 @@ async def test_a_failure_tells_the_story_of_its_order(lab_server):
 
 def test_hints_come_one_at_a_time():
     """The last one stays."""
-    for challenge in (lose_nothing(), survive_the_poison()):
-        hints = [challenge.hint() for _ in range(4)]
-        assert hints[0].startswith("hint 1 of 3")
-        assert hints[2] == hints[3]
+    assert_hints_come_one_at_a_time(lose_nothing(), survive_the_poison())

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 GROUP = "load"
-PREFETCH = 500
+PREFETCH = 200
 Take = Callable[[bytes], Any]
 Publish = Callable[[str, Any], Awaitable[Any]]
 
@@ -23,10 +23,10 @@ async def ours(url: str, tasks: int) -> AsyncIterator[Publish]:
     async with MessageQueue(url) as mq:
         streams: dict[str, Any] = {}
 
-        async def add(channel: str, payload: bytes) -> int:
+        def add(channel: str, payload: bytes) -> Awaitable[str]:
             stream = streams.get(channel) or streams.setdefault(channel, mq.stream(channel))
-            await stream.add(payload)
-            return 1
+            added: Awaitable[str] = stream.add(payload)
+            return added
 
         yield add
 
@@ -39,7 +39,7 @@ async def ours_consuming(url: str, channel: str, take: Take) -> AsyncIterator["a
 
     async with MessageQueue(url) as mq:
         group = await mq.stream(channel).group(GROUP)
-        worker = Worker(group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=2 * PREFETCH)
+        worker = Worker(group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=4 * PREFETCH, read_ahead=True)
         working = asyncio.create_task(worker.run())
         try:
             yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself

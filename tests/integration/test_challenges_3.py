@@ -1,0 +1,147 @@
+"""Chapter 3's challenges: the reference solutions pass, every known-bad one is caught."""
+
+import asyncio
+import uuid
+
+from mpim_lab.experiments.idempotency_challenge import do_it_once, survive_the_zombie
+from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+
+
+class Claims:
+    """Reference solution of the first challenge: claimed with a lease, then done."""
+
+    def __init__(self, store):
+        self.store = store
+
+    async def run(self, id, work):
+        key = self.store.key(id)
+        lease = ("NX", "PX", self.store.lease_ms)
+        while await self.store.call("SET", key, "claimed", *lease) is None:
+            if await self.store.call("GET", key) == b"done":
+                return
+            await asyncio.sleep(0.01)
+        await work()
+        await self.store.call("SET", key, "done", "EX", 86_400)
+
+
+FINISH = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call(ARGV[2], KEYS[2], unpack(ARGV, 3))
+redis.call('SET', KEYS[1], 'done', 'EX', 86400)
+return 1
+"""
+UNGUARDED = "\n".join(line for line in FINISH.splitlines() if "~= ARGV[1]" not in line)
+
+
+class Fences(Claims):
+    """Reference solution of the second: a token in the claim, and a script that looks at it."""
+
+    script = FINISH
+
+    async def run(self, id, work):
+        key, token = self.store.key(id), uuid.uuid4().hex
+        while await self.store.call("SET", key, token, "NX", "PX", self.store.lease_ms) is None:
+            if await self.store.call("GET", key) == b"done":
+                return
+            await asyncio.sleep(0.01)
+        await self.finish(key, token, await work())
+
+    async def finish(self, key, token, commands):
+        for name, target, *words in commands:
+            await self.store.call("EVAL", self.script, 2, key, target, token, name, *words)
+
+
+class Careless(Claims):
+    """Does whatever comes."""
+
+    async def run(self, id, work):
+        await work()
+
+
+class Checks(Claims):
+    """Check, work, set."""
+
+    async def run(self, id, work):
+        if await self.store.call("EXISTS", self.store.key(id)):
+            return
+        await work()
+        await self.store.call("SET", self.store.key(id), "done")
+
+
+class MarksFirst(Claims):
+    """Set, work."""
+
+    async def run(self, id, work):
+        if await self.store.call("SET", self.store.key(id), "done", "NX"):
+            await work()
+
+
+class NeverMarks(Claims):
+    """A lock while it works, and no memory afterwards."""
+
+    async def run(self, id, work):
+        while await self.store.call("SET", self.store.key(id), "claimed", "NX", "PX", self.store.lease_ms) is None:
+            await asyncio.sleep(0.01)
+        await work()
+        await self.store.call("DEL", self.store.key(id))
+
+
+class DoesNothing(Claims):
+    async def run(self, id, work):
+        return None
+
+
+class MarksAfterwards(Fences):
+    """The command, then the mark: two steps."""
+
+    async def finish(self, key, token, commands):
+        for command in commands:
+            await self.store.call(*command)
+        await self.store.call("SET", key, "done", "EX", 86_400)
+
+
+class ChecksTokenBefore(Fences):
+    """Looks at the token, then writes: two steps, and the zombie sleeps before both or between them."""
+
+    async def finish(self, key, token, commands):
+        if await self.store.call("GET", key) == token.encode():
+            await MarksAfterwards.finish(self, key, token, commands)
+
+
+class NoToken(Fences):
+    """One step, and whoever comes may do it."""
+
+    script = UNGUARDED
+
+
+async def test_the_reference_solutions_pass(lab_server):
+    """Both challenges can be solved with what the chapter has shown."""
+    await assert_all_pass(do_it_once().check(Claims), survive_the_zombie().check(Fences))
+
+
+async def test_a_receiver_that_does_it_twice_or_never_fails_every_time(lab_server):
+    """The sketches of the chapter are among them."""
+    complaints = {
+        Careless: "was duplicated",
+        Checks: "was duplicated",
+        MarksFirst: "was lost",
+        NeverMarks: "was duplicated",
+        DoesNothing: "was lost",
+    }
+    await assert_each_fails(do_it_once, complaints)
+
+
+async def test_a_receiver_whose_effect_and_mark_are_two_steps_fails_every_time(lab_server):
+    """So does one whose zombie still writes; a solution of the first challenge is not one of the second."""
+    complaints = {
+        MarksAfterwards: "was duplicated",
+        ChecksTokenBefore: "was duplicated",
+        NoToken: "was duplicated",
+        Careless: "was lost",
+    }
+    await assert_each_fails(survive_the_zombie, complaints)
+
+
+def test_hints_come_one_at_a_time():
+    """The last one stays."""
+    assert_hints_come_one_at_a_time(do_it_once(), survive_the_zombie())
