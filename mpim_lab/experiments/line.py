@@ -65,6 +65,7 @@ class Line:
         self.proxy = Proxy(server.url)
         self._sent: list[str] = []
         self._missed = 0
+        self._owed: set[tuple[str, bytes]] = set()  # effects that are to be in the ledger in a moment
         self._unfinished = 0  # what stays unfinished for good
         self._heard = (0, 0.0)
         self._open = contextlib.AsyncExitStack()
@@ -115,10 +116,12 @@ class Line:
 
         async def on_rows() -> None:
             for worker, payload in await self.ledger.read():
+                self._owed.discard((worker, payload))
                 self.crew.effect_done(worker, payload)
 
         async def work(payload: bytes, effects: Effects) -> None:
             await self.crew.work(name, payload, lambda: enter(effects, name, payload))
+            self._owed.add((name, payload))
 
         queue.on_rows = on_rows
         return Employee(queue, self.design.employ(self._setting, queue, name, work))
@@ -129,10 +132,12 @@ class Line:
         """alice sends one message; it is finished when this returns, unless nobody works."""
         if self.crew.alive is None and self._missed >= self._lasts:
             await self._bring_back()
+        if await self.faults.count_down() and self.crew.alive is not None:
+            await self._settle()
         name = message_id(payload)
         self._sent.append(name)
         somebody_works = self.crew.alive is not None
-        async with self.faults.around(name, self.lasted) as times:
+        async with self.faults.around(name, self._lasts) as times:
             for _ in range(times):
                 await self._send_once(payload)
         self._missed = 0 if somebody_works else self._missed + 1
@@ -140,11 +145,6 @@ class Line:
             await self._settle()
             if self.crew.fault == "two at once" and self.crew.alive is None:
                 await self._bring_back()
-
-    @property
-    def lasted(self) -> int:
-        """How many messages a fault on alice's line lasts for."""
-        return self._lasts
 
     async def _send_once(self, payload: bytes) -> None:
         try:
@@ -202,10 +202,11 @@ class Line:
             self._heard = (0, 0.0)
             return False
         unfinished = await self.backlog.count()
-        if unfinished <= self._unfinished and not self._not_begun():
+        if unfinished <= self._unfinished and not self._owed and not self._not_begun():
             return True
         if self._is_quiet(QUIET_S):
             self._unfinished = unfinished
+            self._owed.clear()
             self.faults.ignored |= self._not_begun()
             return True
         return False

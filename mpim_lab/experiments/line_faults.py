@@ -1,6 +1,5 @@
 """Line faults: what strikes which message, on alice's line or in a worker."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -34,7 +33,6 @@ class LineFaults:
     @contextlib.asynccontextmanager
     async def around(self, message: str, lasts: int) -> AsyncIterator[int]:
         """While a message is sent, its fault lasts; gives how often the application sends it."""
-        await self._count_down()
         kind = self._of_senders.pop(message, "")
         match = Match(containing=message.encode() + b" ")
         arm = {
@@ -53,17 +51,21 @@ class LineFaults:
         elif kind and kind != "two at once":
             self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
 
-    async def _count_down(self) -> None:
-        if self._held is not None:
-            kind, left = self._held
-            self._held = (kind, left - 1)
-            if left <= 1:
-                await self.let_go()
+    async def count_down(self) -> bool:
+        """Another message is about to be sent; True if what was held back went on its way before it."""
+        if self._held is None:
+            return False
+        kind, left = self._held
+        self._held = (kind, left - 1)
+        if left > 1:
+            return False
+        await self.let_go()
+        return True
 
     async def let_go(self) -> None:
         """What is held back goes on its way now."""
         if self._held is not None:
             (kind, _), self._held = self._held, None
             self._proxy.release()
-            await asyncio.sleep(0.02)  # until it is at the server, which nobody will hear of
+            await self._proxy.flushed()
             self._trace.mark(Kind.FAULT_ENDED, "lab", kind)

@@ -38,6 +38,7 @@ class Chat(Experiment):
 
     title: ClassVar[str] = "In which order does bob read?"
     faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
+    designs: ClassVar[dict[str, ChatDesign]] = CHAT_DESIGNS
 
     design: str = knob("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
     fault: str = knob("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))

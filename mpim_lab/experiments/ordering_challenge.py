@@ -36,9 +36,9 @@ class BufferedReader(AsItComesReader):
         fetching.cancel()
         await asyncio.wait([fetching])
 
-    def _on_message(self, message: Message) -> None:
+    async def _on_message(self, message: Message) -> None:
         for _ in range(self._times):
-            super()._on_message(message)
+            await super()._on_message(message)
 
     def _take(self, numbered: Numbered) -> None:
         self.queue.reporter.message(Kind.RECEIVED, numbered.payload, self._name)

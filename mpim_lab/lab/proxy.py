@@ -52,6 +52,7 @@ class _Line:
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
+    task: "asyncio.Task[None]"
     talk: Conversation = field(default_factory=Conversation)
     commands: RespFrames = field(default_factory=RespFrames)
     replies: RespFrames = field(default_factory=RespFrames)
@@ -79,6 +80,7 @@ class Proxy:
         self._released = asyncio.Event()
         self._released.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._holding: set[asyncio.Task[None]] = set()  # lines on which a command is held
 
     @property
     def url(self) -> str:
@@ -128,6 +130,11 @@ class Proxy:
         """Let everything go that is held."""
         self._released.set()
 
+    async def flushed(self) -> None:
+        """Wait until the commands that were held are at the server."""
+        if self._holding:
+            await asyncio.wait(self._holding)
+
     def cut_at_byte(self, count: int) -> None:
         """Break the next line after `count` bytes from the server, wherever in a frame that is."""
         if count < 0:
@@ -164,14 +171,17 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._carry(reader, writer)
+            await self._carry(reader, writer, task)
         except (OSError, InvalidMessage, asyncio.CancelledError):
             pass  # a line that breaks is what lines do; InvalidMessage: somebody does not speak RESP
         finally:
             writer.close()
             self._tasks.discard(task)
+            self._holding.discard(task)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: "asyncio.Task[None]"
+    ) -> None:
         await self._passing.wait()
         upstream = self._upstream
         dial = (
@@ -180,7 +190,7 @@ class Proxy:
             else asyncio.open_connection(upstream.host, upstream.port)
         )
         server_reader, server_writer = await dial
-        line = _Line(writer, server_writer, bytes_left=self._cut_after)
+        line = _Line(writer, server_writer, task, bytes_left=self._cut_after)
         self._cut_after = None
         ways = [
             asyncio.create_task(self._up(reader, line)),
@@ -210,6 +220,7 @@ class Proxy:
                 if kind:
                     self._released.clear()
                     line.client_is_gone = True  # as far as the held command is concerned
+                    self._holding.add(line.task)
                     await self._released.wait()
                 await self._passing.wait()
                 line.server.write(frame)

@@ -87,15 +87,16 @@ class Trace:
 
         Who sent it and who received it hear from the server at the same time, so the order in which their events were
         recorded is luck. Of each attempt the sender's events come first, then the others', then what follows from a
-        confirmation.
+        confirmation. Of a message in a stream, all of the sender's attempts come first: a repeat and the work on the first
+        copy go on side by side.
         """
+        events = self.by_message().get(message_id, [])
+        senders = {event.actor for event in events if event.kind in (Kind.ACCEPTED, Kind.CHECKED)}
+        if any(event.kind is Kind.ADDED for event in events):
+            return sorted(events, key=lambda event: event.actor not in senders or event.kind is Kind.STUCK)
         ordered: list[Event] = []
         own: list[Event] = []
         theirs: list[Event] = []
-        events = self.by_message().get(message_id, [])
-        senders = (
-            {events[0].actor, *(event.actor for event in events if event.kind is Kind.ACCEPTED)} if events else set()
-        )
         for event in [*events, None]:
             if event is None or (event.kind is Kind.ACCEPTED and any(one.kind is Kind.ACCEPTED for one in own)):
                 kinds = [one.kind for one in own]

@@ -63,7 +63,7 @@ class AsItComesReader:
         """Stop listening."""
         self._stopping.set()
 
-    def _on_message(self, message: Message) -> None:
+    async def _on_message(self, message: Message) -> None:
         number, _, payload = message.payload.partition(b" ")
         self._take(Numbered(self._conversation, int(number), payload))
 

@@ -2,8 +2,9 @@
 
 from mpim_lab.widgets.charts import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.flow import FlowView, SpaceTime
+from mpim_lab.widgets.outcome import OutcomeCard
 from mpim_lab.widgets.panel import Panel
 from mpim_lab.widgets.plot import Plot
 from mpim_lab.widgets.quiz import Quiz
 
-__all__ = ["FlowView", "LiveCharts", "Panel", "Plot", "Quiz", "SpaceTime", "ladder_chart", "sweep_chart"]
+__all__ = ["FlowView", "LiveCharts", "OutcomeCard", "Panel", "Plot", "Quiz", "SpaceTime", "ladder_chart", "sweep_chart"]

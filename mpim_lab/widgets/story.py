@@ -22,9 +22,26 @@ PROMISES = ("delivered", "added")  # what a sender is told that ought to be true
 def tell(trace: Trace, *, finished: bool = True) -> Scene:
     """Make the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
     teller = _Teller()
-    for event in sorted(trace.events, key=lambda event: event.at):  # load processes report batch by batch
+    for event in _in_turns(sorted(trace.events, key=lambda event: event.at)):  # load processes report batch by batch
         teller.take(event)
     return teller.scene(finished, _note(trace))
+
+
+def _in_turns(events: list[Event]) -> list[Event]:
+    """Where a stream keeps messages: of each turn (one message, until the next one is sent) the sender's events first.
+
+    A sender that repeats and a worker that has the first copy in hand run side by side; who is heard first is luck.
+    """
+    if not any(event.kind is Kind.ADDED for event in events):
+        return events
+    senders = {event.actor for event in events if event.kind is Kind.ACCEPTED}
+    turn, last = 0, ""
+    keyed: list[tuple[int, bool, Event]] = []
+    for event in events:
+        if event.kind is Kind.ACCEPTED and event.message_id != last:
+            turn, last = turn + 1, event.message_id
+        keyed.append((turn, event.actor not in senders or event.kind is Kind.STUCK, event))
+    return [event for _, _, event in sorted(keyed, key=lambda each: each[:2])]
 
 
 def _note(trace: Trace) -> str:
