@@ -12,6 +12,7 @@
     ├── CommandTimeout                   written, and no answer in time
     ├── Unconfirmed                      all attempts are used up, and one of them may have been run
     ├── CommandRejected                  the server answered with an error
+    ├── PartlyAdded                      some of many were not added, or may not have been; it says which
     ├── LoginRejected                    the server refused user, password or database
     ├── InProgress                       another worker is at this message; nothing was done
     ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
@@ -82,6 +83,16 @@ class Unconfirmed(MpimError):
 
 class CommandRejected(MpimError):
     """The server answered the command with an error."""
+
+
+class PartlyAdded(MpimError):
+    """Of many that were added at once some were not, or may not have been: `ids[n]`, or `errors[n]` for the n-th of them."""
+
+    def __init__(self, ids: list[str | None], errors: list[MpimError | None]) -> None:
+        failed = [error for error in errors if error is not None]
+        super().__init__(f"{len(failed):,} of {len(errors):,} were not added: {failed[0]}")
+        self.ids, self.errors = ids, errors
+        self.definite = all(error.definite for error in failed)
 
 
 class LoginRejected(NotConnected):

@@ -52,14 +52,15 @@ def _parser() -> argparse.ArgumentParser:
         "pubsub", help="publish to receive: ours, redis-py, coredis, valkey-glide, and the limit"
     )
     streams = benches.add_parser(
-        "streams", help="add, consume, acknowledge: ours, redis-py, and what a guarantee costs"
+        "streams", help="add, consume, acknowledge: ours, redis-py, FastStream, taskiq, and what a guarantee costs"
     )
     live = benches.add_parser("live", help="what watching costs: the same load with and without live charts")
     for bench in (pubsub, streams, live):
         bench.add_argument("--quick", action="store_true", help="a minute: fewer cases, shorter, and noisier")
         bench.add_argument("--rounds", type=_at_least_one, help="how often each case is run; the median counts")
         bench.add_argument("--json", type=_writable, metavar="FILE", help="write machine and rows")
-    pubsub.add_argument("--picture", type=_writable, metavar="FILE.html", help="write the rows as a picture")
+    for bench in (pubsub, streams):
+        bench.add_argument("--picture", type=_writable, metavar="FILE.html", help="write the rows as a picture")
     return parser
 
 
@@ -71,7 +72,7 @@ def _schedule(arguments: argparse.Namespace) -> Schedule:
 def _keep(report: dict[str, Any], arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if arguments.bench == "pubsub" and arguments.picture is not None:
+    if arguments.bench != "live" and arguments.picture is not None:
         # With plotly's script inside, 5 MB: the file can be opened anywhere, without a network.
         picture_of(report).write_html(arguments.picture, include_plotlyjs=True, div_id="bench")
 

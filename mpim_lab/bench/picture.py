@@ -10,28 +10,42 @@ from mpim_lab.bench.rows import Row
 
 # Okabe and Ito, colours that colour-blind people can tell apart: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#F0E442", "#CC79A7", "#D55E00", "#009E73")
-SHAPES = ("circle", "square", "diamond", "cross", "triangle-up", "x", "star")
+SHAPES = (
+    "circle",
+    "square",
+    "diamond",
+    "cross",
+    "triangle-up",
+    "x",
+    "star",
+    "hexagon",
+)  # one more: pairs repeat after 56
+TITLES = {"pubsub": "Pub/Sub", "streams": "Streams, add → consume → acknowledge,"}
 Look = tuple[str, str]
 
 
 def picture_of(report: dict[str, Any]) -> go.Figure:
-    """Draw a report of `mpim-lab bench pubsub`. The same contestant has the same colour and shape on both sides."""
+    """Draw a report of `mpim-lab bench pubsub` or `streams`. The same contestant looks the same on both sides.
+
+    The rates are those of the closed loop, the latencies those of the open one if it was run.
+    """
     rows: Sequence[Row] = report["rows"]
     machine = report["machine"]
+    timed = "open" if any(row["loop"] == "open" for row in rows) else "closed"
     figure = make_subplots(
         rows=1,
         cols=2,
         horizontal_spacing=0.1,
         subplot_titles=(
             "closed loop: messages received a second",
-            "open loop: latency from due to handled, p50 to p99",
+            f"{timed} loop: latency from due to handled, p50 to p99",
         ),
     )
     for place, who in enumerate(dict.fromkeys(row["who"] for row in rows)):
         own = [row for row in rows if row["who"] == who and "messages_per_s" in row]
         look = COLOURS[place % len(COLOURS)], SHAPES[place % len(SHAPES)]
         _draw_throughput(figure, who, [row for row in own if row["loop"] == "closed"], look)
-        _draw_latencies(figure, who, [row for row in own if row["loop"] == "open" and row.get("p50_ms")], look)
+        _draw_latencies(figure, who, [row for row in own if row["loop"] == timed and row.get("p50_ms")], look)
     figure.update_yaxes(type="log", title="messages/s", row=1, col=1)
     figure.update_yaxes(type="log", title="milliseconds", row=1, col=2)
     figure.update_layout(
@@ -39,9 +53,14 @@ def picture_of(report: dict[str, Any]) -> go.Figure:
         scattermode="group",
         height=520,
         legend={"orientation": "h", "y": -0.12},
-        title=f"Pub/Sub with 100-byte payloads<br><sup>{machine['cpu']}, {machine['cores']} cores, {machine['server']}</sup>",
+        title=_title(rows, machine),
     )
     return figure
+
+
+def _title(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['server']}"
+    return f"{TITLES[rows[0]['bench']]} with 100-byte payloads<br><sup>{where}</sup>"
 
 
 def _draw_throughput(figure: go.Figure, who: str, rows: Sequence[Row], look: Look) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.limit import LIMIT, measure_limit, missing_limit
 from mpim_lab.bench.machine import describe_machine
-from mpim_lab.bench.rounds import Sample, play
+from mpim_lab.bench.rounds import Sample, absent, play
 from mpim_lab.bench.rows import rows_of
 from mpim_lab.lab.load import LoadResult, measure
 from mpim_lab.lab.loadworker.contestants import contestants_of
@@ -29,10 +29,7 @@ async def bench_pubsub(schedule: Schedule, progress: Callable[[Sample], None] = 
         async for sample in play(present, schedule, run):
             progress(sample)
             samples.append(sample)
-    absent = [
-        Sample(who, case, 1, reason=reason) for who, reason in missing.items() if reason for case in schedule.cases
-    ]
-    return {"machine": machine, "rows": rows_of("pubsub", samples + absent)}
+    return {"machine": machine, "rows": rows_of("pubsub", samples + absent(missing, schedule))}
 
 
 async def _run(url: str, prefix: str, seconds: float, who: str, case: Case) -> LoadResult | float:

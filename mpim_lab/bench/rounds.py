@@ -1,6 +1,6 @@
 """Rounds: every contestant in every case, again and again, so that a machine's moods fall on all alike."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpim_lab.bench.cases import Case, Schedule
@@ -49,6 +49,11 @@ async def play(whos: Sequence[str], schedule: Schedule, run: Runner) -> AsyncIte
                 if case.is_open and who != OURS and _fell_behind(sample, case):
                     behind[who] = case
                 yield sample
+
+
+def absent(missing: Mapping[str, str | None], schedule: Schedule) -> list[Sample]:
+    """A sample in each case for everybody with a reason why they are not here."""
+    return [Sample(who, case, 1, reason=reason) for who, reason in missing.items() if reason for case in schedule.cases]
 
 
 async def _sample(who: str, case: Case, round_: int, run: Runner) -> Sample:

@@ -6,6 +6,7 @@ from typing import Any
 from mpim_lab.bench.rows import Row
 
 _NOTHING = "–"
+_CALLS = {"pubsub": "one publish", "streams": "one add (pipelined or add_many: 100 messages)"}
 
 
 def table_of(rows: Sequence[Row], machine: dict[str, Any]) -> str:
@@ -36,10 +37,8 @@ def _throughput(rows: Sequence[Row]) -> str:
     for who in dict.fromkeys(row["who"] for row in rows):
         own = {row["case"]: row for row in rows if row["who"] == who}
         lines.append([who, *(cell for case in cases for cell in _rate_cells(own.get(case, {})))])
-    heading = (
-        "closed loop: each task awaits one publish after another; messages received a second, and ratio to mpim_lab"
-    )
-    return f"{heading}\n{aligned(lines)}"
+    heading = f"closed loop: each task awaits {_CALLS.get(rows[0]['bench'], 'one call')} after another"
+    return f"{heading}; messages received a second, and ratio to mpim_lab\n{aligned(lines)}"
 
 
 def _rate_cells(row: Row) -> tuple[str, str, str]:

@@ -158,7 +158,7 @@ class ChatStage:
             self._late.append((task, self._lasts))
             await until(lambda: name not in self._struck or task.done(), "the fault")
         else:
-            first = 0 if name in self._struck else 1 if self._late else self._turn % 2
+            first = 0 if name in self._struck else 1 if self._late else (self._turn + 1) % 2
             await self._send_through(first, payload)
             await self._settle()
         await self._count_down()

@@ -1,7 +1,7 @@
 """Checker: from what was sent and what arrived to a Verdict."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpim_lab.events import Kind
@@ -68,8 +68,11 @@ def check(
     stuck: Iterable[str] = (),
     dead: Iterable[str] = (),
     promise: str = "delivered",
+    conversation_of: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Compare the ids that were sent with the ids one receiver handled, in its order.
+
+    conversation_of: each id's conversation, if there are several: order is kept within each of them, not between them.
 
     >>> check(["m1", "m2", "m3"], ["m3", "m1", "m1"]).semantics
     'neither at most once nor at least once, out of order'
@@ -79,10 +82,12 @@ def check(
     unfinished = [message for message in sent if not times[message]]
     in_pending, given_up, told = set(stuck), set(dead), set(promised)
     lost = tuple(message for message in unfinished if message not in in_pending | given_up)
-    late, highest = set(), -1
+    late, last = set(), dict[str, int]()  # of each conversation, the furthest that was handled
     for message in dict.fromkeys(handled):  # a duplicate is not also a reordering
-        late |= {message} if position.get(message, highest) < highest else set()
-        highest = max(highest, position.get(message, highest))
+        conversation = (conversation_of or {}).get(message, "")
+        furthest = last.get(conversation, -1)
+        late |= {message} if position.get(message, furthest) < furthest else set()
+        last[conversation] = max(furthest, position.get(message, furthest))
     return Verdict(
         sent=len(sent),
         delivered=len(sent) - len(unfinished),
@@ -117,5 +122,5 @@ def check_effects(trace: Trace, channel: str) -> Verdict:
         return [event.message_id for event in trace.of(kind) if event.channel == channel]
 
     sent = list(dict.fromkeys(ids(Kind.ACCEPTED)))
-    unfinished = {"stuck": ids(Kind.STUCK), "dead": ids(Kind.BURIED)}
-    return check(sent, ids(Kind.EFFECT), ids(Kind.ADDED), promise="added", **unfinished)
+    stuck, dead = ids(Kind.STUCK), ids(Kind.BURIED)
+    return check(sent, ids(Kind.EFFECT), ids(Kind.ADDED), stuck=stuck, dead=dead, promise="added")

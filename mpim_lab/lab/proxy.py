@@ -104,8 +104,7 @@ class Proxy:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     # Faults
@@ -173,7 +172,7 @@ class Proxy:
         try:
             await self._carry(reader, writer, task)
         except (OSError, InvalidMessage, asyncio.CancelledError):
-            pass  # a line that breaks is what lines do; InvalidMessage: somebody does not speak RESP
+            pass  # a line that breaks is what lines do
         finally:
             writer.close()
             self._tasks.discard(task)
@@ -192,10 +191,7 @@ class Proxy:
         server_reader, server_writer = await dial
         line = _Line(writer, server_writer, task, bytes_left=self._cut_after)
         self._cut_after = None
-        ways = [
-            asyncio.create_task(self._up(reader, line)),
-            asyncio.create_task(self._down(server_reader, line)),
-        ]
+        ways = [asyncio.create_task(way) for way in (self._up(reader, line), self._down(server_reader, line))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             if line.client_is_gone and not self._released.is_set():  # what is held still goes on its way

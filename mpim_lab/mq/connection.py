@@ -10,7 +10,8 @@ command that was written is never written again, because the server may have run
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, cast
 
 import hiredis
@@ -19,6 +20,7 @@ from hiredis import PushNotification, ReplyError
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected
 from mpim_lab.mq.deadlines import Deadlines
 from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.replies import Replies, that_fit
 
 _NOTHING = object()
 
@@ -73,7 +75,7 @@ class Connection(asyncio.Protocol):
         """Write a packed command at the end of this loop turn; the future is its reply."""
         outgoing, waiting = self._outgoing, self._waiting
         if not outgoing:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         outgoing.append(packed)
         reply: asyncio.Future[Any] = self._loop.create_future()
         waiting.append(reply)
@@ -82,7 +84,20 @@ class Connection(asyncio.Protocol):
             self.blocked = True
         return reply
 
-    def _flush(self) -> None:
+    def send_many(self, commands: Sequence[bytes]) -> Replies:
+        """Write the first of many packed commands, as many as there is room for: one future for all of them."""
+        some = that_fit(commands, self.free_places, self._max_bytes - self._outgoing_bytes)
+        replies = Replies(len(some), loop=self._loop)
+        if not self._outgoing:
+            self._loop.call_soon(self.flush)
+        self._outgoing += some
+        self._waiting += repeat(replies, len(some))
+        self._outgoing_bytes += sum(map(len, some))
+        self.blocked = self.blocked or self.is_full  # blocked: others may be in line
+        return replies
+
+    def flush(self) -> None:
+        """Write what was sent so far, without waiting for the end of the loop turn."""
         if self._transport is not None and self._outgoing:
             self._issued += len(self._outgoing)
             written = b"".join(self._outgoing)
@@ -142,9 +157,7 @@ class Connection(asyncio.Protocol):
 
     def tick(self) -> None:
         """Fail what is overdue, and give up a line on which nothing was heard meanwhile. Called a few times per time-out."""
-        if (
-            self._transport is None or self._reading_paused
-        ):  # not open yet; or we are the slow one: answers may be unread
+        if self._transport is None or self._reading_paused:  # we are the slow one: answers may be unread
             return
         now = self._loop.time()
         answered = self._issued + len(self._outgoing) - len(self._waiting)

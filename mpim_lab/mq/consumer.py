@@ -4,15 +4,17 @@ A connection of its own, because a read that waits holds up whatever comes after
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.mq.acks import MOST_IDS
-from mpim_lab.mq.entries import entries_of
-from mpim_lab.mq.groups import ConsumerGroup, Delivery
+from mpim_lab.mq.connection import pack
+from mpim_lab.mq.entries import Delivery, deliveries_of, raw_ids_of
+from mpim_lab.mq.groups import ConsumerGroup
 
 WAIT_MS = 200  # how long one read waits: how long a stop may take, too
 
@@ -21,6 +23,8 @@ class Consumer:
     """Use as a context, and as an async iterator of deliveries; acknowledge each one when its work is done.
 
     prefetch: entries asked for at once. most_in_hand: read and not acknowledged; then reading waits for acknowledgements.
+    read_ahead: the server reads the next ones while these are handled, as long as there are many: faster, and whoever dies
+    leaves two prefetches behind.
     claim_idle_ms: after so long another member's entry counts as abandoned; None: never. An entry is idle from its delivery
     on, so this is longer than the handling of a whole prefetch takes.
     On leaving, what is unfinished is given back. Raises what `Link` raises; after an error the next `fetch` picks up what
@@ -35,14 +39,17 @@ class Consumer:
         prefetch: int = 100,
         most_in_hand: int = 1_000,
         claim_idle_ms: int | None = 30_000,
+        read_ahead: bool = False,
     ) -> None:
         for what, value in (("prefetch", prefetch), ("most_in_hand", most_in_hand), ("claim_idle_ms", claim_idle_ms)):
             if value is not None and value < 1:
                 raise InvalidParameter(f"{what}={value}: at least 1")
         self.group, self.name = group, name
         self._prefetch, self._most_in_hand, self._claim_idle_ms = prefetch, most_in_hand, claim_idle_ms
+        self._read_ahead = read_ahead
+        self._ahead: asyncio.Future[Any] | None = None  # the reply to a read that nobody has taken yet
         self._link, self._is_reporting = group.access.dedicated(name), group.access.reporter.is_on
-        self._in_hand: dict[str, Delivery] = {}
+        self._in_hand: dict[bytes, Delivery] = {}  # by raw id
         self._room = asyncio.Event()
         self._recovering, self._claim_at = True, 0.0  # an earlier life of this name may have left something
 
@@ -73,43 +80,69 @@ class Consumer:
             await self._wait_for_room(within_ms)
             return []
         try:
-            deliveries = await self._recover() or await self._claim(room) or await self._read(room, within_ms)
+            deliveries = await self._next(room, within_ms)
         except MpimError as error:
             self._recovering = True
             if isinstance(error, CommandRejected) and str(error).startswith("NOGROUP"):
                 await self.group.create()  # the server was restarted without what it had, or somebody deleted it
                 return []
             raise
-        for delivery in deliveries:
-            self._in_hand[delivery.entry.id] = delivery
-            if self._is_reporting:
+        self._in_hand.update(zip(raw_ids_of(deliveries), deliveries, strict=True))
+        if self._is_reporting:
+            for delivery in deliveries:
                 self.group.report(Kind.RECEIVED, delivery, count=delivery.deliveries, actor=self.name)
+        if self._read_ahead and len(deliveries) >= min(room, self._prefetch):
+            await self._ask_ahead()
         return deliveries
 
+    async def _next(self, room: int, within_ms: int) -> list[Delivery]:
+        if self._ahead is not None:  # first of all: to the server it is mine already, `_recover` would find it, too
+            return await self._take_ahead(self._ahead, within_ms)
+        return await self._recover() or await self._claim(room) or await self._read(room, within_ms)
+
     async def _read(self, room: int, within_ms: int) -> list[Delivery]:
-        group = self.group
-        where = ("STREAMS", group.access.key, ">")
-        count = str(min(room, self._prefetch))
-        words = ("GROUP", group.name, self.name, "COUNT", count, "BLOCK", str(max(1, within_ms)))
-        reply = await self._link.call("XREADGROUP", *words, *where)
-        return [Delivery(entry) for entry in entries_of(reply)]
+        return deliveries_of(await self._link.call(*self._read_command(room, within_ms)))
+
+    def _read_command(self, room: int, within_ms: int) -> tuple[bytes | str, ...]:
+        count, wait_ms = str(min(room, self._prefetch)), str(max(1, within_ms))
+        words = ("XREADGROUP", "GROUP", self.group.name, self.name, "COUNT", count, "BLOCK", wait_ms)
+        return (*words, "STREAMS", self.group.access.key, ">")
+
+    async def _ask_ahead(self) -> None:
+        """Ask for more before what is here is handled, and have the question leave: the server reads while we work."""
+        room, connection = self._most_in_hand - len(self._in_hand), self._link.connection
+        if room > 0 and not (connection.blocked or self._recovering or self._may_claim):
+            self._ahead = connection.send(pack(*self._read_command(room, WAIT_MS)))
+            connection.flush()
+            await asyncio.sleep(0)
+
+    async def _take_ahead(self, ahead: asyncio.Future[Any], within_ms: float) -> list[Delivery]:
+        await asyncio.wait([ahead], timeout=within_ms / 1e3)  # cancelled here, the reply is left to `give_back`
+        if not ahead.done():
+            return []
+        self._ahead = None
+        return deliveries_of(ahead.result())
 
     async def _recover(self) -> list[Delivery]:
         """What the server says is mine and I do not have: an answer that was lost on the way, an earlier life of mine."""
         if not self._recovering:
             return []
         lines = await self.group.pending(count=self._most_in_hand, consumer=self.name)
-        missing = {line.id: line.deliveries for line in lines if line.id not in self._in_hand}
+        missing = {line.id: line.deliveries for line in lines if line.id.encode() not in self._in_hand}
         deliveries = await self.group.take(self.name, missing, idle_ms=0)
         self._recovering = False
         return deliveries
 
+    @property
+    def _may_claim(self) -> bool:
+        return self._claim_idle_ms is not None and now() >= self._claim_at
+
     async def _claim(self, room: int) -> list[Delivery]:
-        if self._claim_idle_ms is None or now() < self._claim_at:
+        if self._claim_idle_ms is None or not self._may_claim:
             return []
         self._claim_at = now() + self._claim_idle_ms / 2e3
         lines = await self.group.pending(count=min(room, self._prefetch), idle_ms=self._claim_idle_ms)
-        abandoned = {line.id: line.deliveries for line in lines if line.id not in self._in_hand}
+        abandoned = {line.id: line.deliveries for line in lines if line.id.encode() not in self._in_hand}
         deliveries = await self.group.take(self.name, abandoned, idle_ms=self._claim_idle_ms)
         for delivery in deliveries:
             self.group.report(Kind.CLAIMED, delivery, count=delivery.deliveries, actor=self.name)
@@ -134,20 +167,23 @@ class Consumer:
         """Acknowledge many with one command; returns when the server has done it."""
         for first in range(0, len(deliveries), MOST_IDS):
             chunk = deliveries[first : first + MOST_IDS]
-            await self.group.ack(*[delivery.entry.id for delivery in chunk])
-            for delivery in chunk:
-                self.forget(delivery)
-                if self._is_reporting:
+            ids = raw_ids_of(chunk)
+            await self.group.ack(*ids)
+            for raw_id in ids:
+                self._in_hand.pop(raw_id, None)
+            self._room.set()
+            if self._is_reporting:
+                for delivery in chunk:
                     self.group.report(Kind.ACKED, delivery, actor=self.name)
 
     def forget(self, delivery: Delivery) -> None:
         """It is not in hand any more: acknowledged, buried, or somebody else's."""
-        self._in_hand.pop(delivery.entry.id, None)
+        self._in_hand.pop(delivery.raw_id, None)
         self._room.set()
 
-    def start_over(self, *, keep: Collection[str] = ()) -> None:
+    def start_over(self, *, keep: Collection[Delivery] = ()) -> None:
         """After an error nobody works on what is in hand, save for `keep`: the next fetch asks the server what is mine."""
-        self._in_hand = {key: held for key, held in self._in_hand.items() if key in keep}
+        self._in_hand = {key: held for key in raw_ids_of(keep) if (held := self._in_hand.get(key)) is not None}
         self._recovering = True
         self._room.set()
 
@@ -162,8 +198,12 @@ class Consumer:
 
     async def give_back(self) -> None:
         """Give back what is in hand, for others to take at once."""
-        ids, held = list(self._in_hand), list(self._in_hand.values())
+        if self._ahead is not None:
+            with contextlib.suppress(MpimError):  # what a broken line swallowed must wait for a claim
+                came = await self._take_ahead(self._ahead, self._link.limits.timeout_s * 1e3)
+                self._in_hand.update(zip(raw_ids_of(came), came, strict=True))
+        held = list(self._in_hand.values())
         self._in_hand.clear()
-        await self.group.release(self.name, *ids)
+        await self.group.release(self.name, *raw_ids_of(held))
         for delivery in held:
             self.group.report(Kind.RELEASED, delivery, actor=self.name)

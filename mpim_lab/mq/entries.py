@@ -1,33 +1,121 @@
-"""Entries: what a stream holds, and how the server sends it."""
+"""Entries: what a stream holds, and how the server sends it. Decoded when asked for: most readers want `data` only."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 DATA = "data"
-_FIELD_NAMES: dict[bytes, str] = {b"data": DATA}  # spelled once: a name is decoded once, not once an entry
+_DATA_NAME = b"data"
+_FIELD_NAMES: dict[bytes, str] = {_DATA_NAME: DATA}  # spelled once: a name is decoded once, not once an entry
 
 
-class Entry(NamedTuple):
-    """One entry: its id ("<milliseconds>-<number>", ascending) and its fields."""
+class Entry:
+    """One entry: its id ("<milliseconds>-<number>", ascending) and its fields. It does not change.
 
-    id: str
-    fields: dict[str, bytes]
+    `raw_id` is the id as the server has it, for commands about this entry.
+
+        >>> entry = Entry(b"1700000000000-0", [b"order", b"17", b"item", b"tea"])
+        >>> entry
+        Entry(id='1700000000000-0', fields={'order': b'17', 'item': b'tea'})
+        >>> entry.fields["item"], entry.data
+        (b'tea', b'')
+    """
+
+    __slots__ = ("_id", "_parts")
+
+    def __init__(self, raw_id: bytes, parts: Sequence[bytes]) -> None:
+        self._id, self._parts = raw_id, parts
+
+    @property
+    def raw_id(self) -> bytes:
+        """The id in bytes."""
+        return self._id
+
+    @property
+    def id(self) -> str:
+        """The id as text."""
+        return self._id.decode()
+
+    @property
+    def fields(self) -> dict[str, bytes]:
+        """Name → value; a dict of the caller's own."""
+        parts = self._parts
+        names = [_FIELD_NAMES.get(part) or _spell(part) for part in parts[::2]]
+        return dict(zip(names, parts[1::2], strict=True))
 
     @property
     def data(self) -> bytes:
         """The field "data": what `Stream.add` writes when it is given a payload; empty if there is none."""
+        parts = self._parts
+        if len(parts) == 2:
+            return parts[1] if parts[0] == _DATA_NAME else b""
         return self.fields.get(DATA, b"")
+
+    @property
+    def first_value(self) -> bytes:
+        """The first field's value, by which a trace knows the entry."""
+        return self._parts[1] if self._parts else b""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return self._id == other._id and self.fields == other.fields
+
+    __hash__ = None  # type: ignore[assignment]  # as anything that holds a dict
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, fields={self.fields!r})"
+
+
+class Delivery(Entry):
+    """An entry that one consumer has in hand, for the `deliveries`-th time in all.
+
+    One object and not two: a consumer makes one for each entry it reads.
+    """
+
+    __slots__ = ("_deliveries",)
+
+    def __init__(self, raw_id: bytes, parts: Sequence[bytes], deliveries: int = 1) -> None:
+        self._id, self._parts, self._deliveries = raw_id, parts, deliveries
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was handed to somebody, this time included."""
+        return self._deliveries
+
+    @property
+    def entry(self) -> Entry:
+        """The entry itself, which is what a handler gets."""
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Delivery) and other._deliveries != self._deliveries:
+            return False
+        return super().__eq__(other)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, deliveries={self._deliveries})"
+
+
+def raw_ids_of(entries: Iterable[Entry]) -> list[bytes]:
+    """The ids as the server has them."""
+    return [entry._id for entry in entries]  # not raw_id: this runs twice for each entry that is consumed
+
+
+def entries_of(reply: Any) -> list[Entry]:
+    """The entries of one stream in an answer to XREAD; None when there are none."""
+    return [Entry(raw[0], raw[1]) for raws in (reply or {}).values() for raw in raws]
+
+
+def deliveries_of(reply: Any) -> list[Delivery]:
+    """The new entries of one stream in an answer to XREADGROUP; None when there are none."""
+    return [Delivery(raw[0], raw[1]) for raws in (reply or {}).values() for raw in raws]
 
 
 def entry_of(raw: Any) -> Entry:
     """An entry as the server sends it: [id, [name, value, name, value, …]]."""
-    name, parts = raw
-    names = [_FIELD_NAMES.get(part) or _spell(part) for part in parts[::2]]
-    return Entry(name.decode(), dict(zip(names, parts[1::2], strict=True)))
-
-
-def entries_of(reply: Any) -> list[Entry]:
-    """The entries of one stream in an answer to XREAD or XREADGROUP; None when there are none."""
-    return [entry_of(raw) for raws in (reply or {}).values() for raw in raws]
+    return Entry(raw[0], raw[1])
 
 
 def _spell(name: bytes) -> str:

@@ -14,14 +14,14 @@ Source: https://valkey.io/topics/streams-intro/#consumer-groups
 """
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mpim_lab.errors import CommandRejected
 from mpim_lab.events import Kind
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.acks import Acks
 from mpim_lab.mq.dead_letters import DeadLetters
-from mpim_lab.mq.entries import Entry, entry_of
+from mpim_lab.mq.entries import Delivery
 
 
 class Pending(NamedTuple):
@@ -31,13 +31,6 @@ class Pending(NamedTuple):
     consumer: str
     idle_ms: int
     deliveries: int
-
-
-class Delivery(NamedTuple):
-    """An entry that one consumer has in hand, for the `deliveries`-th time in all."""
-
-    entry: Entry
-    deliveries: int = 1
 
 
 class ConsumerGroup:
@@ -59,7 +52,7 @@ class ConsumerGroup:
 
     # Acknowledging
 
-    async def ack(self, *ids: str) -> int:
+    async def ack(self, *ids: str | bytes) -> int:
         """Say that these are handled; gives how many were pending, whoever had them."""
         return int(await self._link.call("XACK", self.access.key, self.name, *ids)) if ids else 0
 
@@ -99,10 +92,9 @@ class ConsumerGroup:
         if not found:
             return []
         raws = await self._link.call("XCLAIM", self.access.key, self.name, consumer, str(idle_ms), *found)
-        entries = [entry_of(raw) for raw in raws if raw is not None]
-        return [Delivery(entry, found[entry.id] + 1) for entry in entries]
+        return [Delivery(raw[0], raw[1], found[raw[0].decode()] + 1) for raw in raws if raw is not None]
 
-    async def release(self, consumer: str, *ids: str) -> None:
+    async def release(self, consumer: str, *ids: str | bytes) -> None:
         """Give entries back: they count as idle for long, so that the next claim takes them at once."""
         if ids:
             words = (consumer, "0", *ids, "IDLE", "86400000", "JUSTID")
@@ -128,5 +120,6 @@ class ConsumerGroup:
         self, kind: Kind, delivery: Delivery, *, actor: str = "", detail: str = "", count: int | None = None
     ) -> None:
         """Report what happened to a delivery, under its first field's value."""
-        payload: Any = next(iter(delivery.entry.fields.values()), b"")
-        self.access.reporter.message(kind, payload, self.access.name, detail=detail, count=count, actor=actor)
+        self.access.reporter.message(
+            kind, delivery.first_value, self.access.name, detail=detail, count=count, actor=actor
+        )

@@ -5,14 +5,18 @@ What a group of consumers does with it, acknowledgements and all, is in `groups.
 Source: https://valkey.io/topics/streams-intro/ (entries, ids, trimming)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter
+from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, PartlyAdded
 from mpim_lab.events import Kind
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.entries import DATA, Entry, entries_of, entry_of
 from mpim_lab.mq.groups import ConsumerGroup
 from mpim_lab.mq.message import wire_payload
+from mpim_lab.mq.pipeline import call_many
+
+Payload = bytes | str | Mapping[str, bytes | str]
 
 
 class Stream:
@@ -33,6 +37,7 @@ class Stream:
             raise InvalidParameter(f"max_entries={max_entries}: at least 1, or None to keep everything")
         self.name, self.key = access.name, access.key
         self._access, self._commands, self._reporter = access, access.commands, access.reporter
+        self._is_reporting = access.reporter.is_on
         self._max_bytes = max_payload_bytes
         self._head = count, head = _add_head(self.key, max_entries)
         # What every XADD of a payload begins with, made once
@@ -40,35 +45,72 @@ class Stream:
 
     # Producing
 
-    async def add(self, payload: bytes | str | Mapping[str, bytes | str], *, id: str | None = None) -> str:
+    async def add(self, payload: Payload, *, id: str | None = None) -> str:
         """Append an entry and give its id. A payload goes into the field "data"; a mapping gives the fields.
 
         id: chosen by the caller instead of the server; it must be above the last one, so that adding the same id again
         after a time-out is refused and not appended twice. Raises InvalidMessage, CommandRejected.
         """
-        if isinstance(payload, Mapping) or id is not None:
-            told, command = self._pack_fields(payload if isinstance(payload, Mapping) else {DATA: payload}, id)
+        if type(payload) is bytes and id is None and len(payload) <= self._max_bytes:
+            told, command = payload, b"%b%d\r\n%b\r\n" % (self._data_head, len(payload), payload)
         else:
-            told = wire_payload(payload, self._max_bytes)
-            command = b"%b%d\r\n%b\r\n" % (self._data_head, len(told), told)
-        is_reporting = self._reporter.is_on
-        if is_reporting:
-            self._reporter.message(Kind.ACCEPTED, told, self.name)
+            told, command = self._pack(payload, id)
+        if self._is_reporting:
+            return await self._add_reporting(told, command)
         connection = self._commands.connection
         if connection.blocked:
             connection = await self._commands.room()
-        try:
-            added: bytes = await connection.send(command)
-        except Exception as error:
-            if is_reporting:
-                self._reporter.message(Kind.FAILED, told, self.name, detail=f"{type(error).__name__}: {error}")
-            raise
-        if is_reporting:
-            self._reporter.message(Kind.ADDED, told, self.name, detail=added.decode())
+        added: bytes = await connection.send(command)
         return added.decode()
 
-    def _pack_fields(self, fields: Mapping[str, bytes | str], id: str | None) -> tuple[bytes, bytes]:
+    async def _add_reporting(self, told: bytes, command: bytes) -> str:
+        self._reporter.message(Kind.ACCEPTED, told, self.name)
+        try:
+            connection = self._commands.connection
+            if connection.blocked:
+                connection = await self._commands.room()
+            added: bytes = await connection.send(command)
+        except Exception as error:
+            self._report_outcome(told, error)
+            raise
+        self._report_outcome(told, added)
+        return added.decode()
+
+    async def add_many(self, payloads: Iterable[Payload]) -> list[str]:
+        """Append many and give their ids, in order: one write and one round trip, as far as the limits allow.
+
+        All are checked before anything is sent. They are so many commands, not one: other producers' entries may come
+        between them, and some may fail while others do not. Then it raises PartlyAdded, which says which; if nothing was
+        written at all, what `Link` raises. Raises InvalidMessage.
+        """
+        packed = [self._pack(payload, None) for payload in payloads]
+        if self._is_reporting:
+            for told, _ in packed:
+                self._reporter.message(Kind.ACCEPTED, told, self.name)
+        try:
+            outcomes = await call_many(self._commands, [command for _, command in packed])
+        except Exception as error:
+            for told, _ in packed:
+                self._report_outcome(told, error)
+            raise
+        if self._is_reporting:
+            for (told, _), outcome in zip(packed, outcomes, strict=True):
+                self._report_outcome(told, outcome)
+        return _ids_of(outcomes)
+
+    def _report_outcome(self, told: bytes, outcome: bytes | Exception) -> None:
+        kind = Kind.ADDED if isinstance(outcome, bytes) else Kind.FAILED
+        detail = outcome.decode() if isinstance(outcome, bytes) else f"{type(outcome).__name__}: {outcome}"
+        self._reporter.message(kind, told, self.name, detail=detail)
+
+    def _pack(self, payload: Payload, id: str | None) -> tuple[bytes, bytes]:
         """The first field's value, by which a trace knows the entry, and the command."""
+        if isinstance(payload, Mapping) or id is not None:
+            return self._pack_fields(payload if isinstance(payload, Mapping) else {DATA: payload}, id)
+        told = wire_payload(payload, self._max_bytes)
+        return told, b"%b%d\r\n%b\r\n" % (self._data_head, len(told), told)
+
+    def _pack_fields(self, fields: Mapping[str, bytes | str], id: str | None) -> tuple[bytes, bytes]:
         packed = [wire_payload(part, self._max_bytes) for pair in fields.items() for part in pair]
         if not packed:
             raise InvalidMessage("an entry has at least one field")
@@ -143,3 +185,13 @@ def _add_head(key: bytes, max_entries: int | None) -> tuple[int, bytes]:
     if max_entries is not None:
         words += [b"MAXLEN", b"~", b"%d" % max_entries]
     return len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+def _ids_of(outcomes: list[Any]) -> list[str]:
+    """The ids, if all of them were added. Raises PartlyAdded."""
+    failures = [outcome for outcome in outcomes if isinstance(outcome, MpimError)]
+    if not failures:
+        return [outcome.decode() for outcome in outcomes]
+    ids = [None if isinstance(outcome, MpimError) else outcome.decode() for outcome in outcomes]
+    errors = [outcome if isinstance(outcome, MpimError) else None for outcome in outcomes]
+    raise PartlyAdded(ids, errors) from failures[0]

@@ -20,8 +20,8 @@ from typing import Any
 from mpim_lab.errors import InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.mq.consumer import WAIT_MS, Consumer
-from mpim_lab.mq.entries import Entry
-from mpim_lab.mq.groups import ConsumerGroup, Delivery
+from mpim_lab.mq.entries import Delivery, Entry
+from mpim_lab.mq.groups import ConsumerGroup
 from mpim_lab.mq.retry import RetryRule
 
 EntryHandler = Callable[[Entry], None] | Callable[[Entry], Awaitable[None]]
@@ -65,7 +65,7 @@ class Worker:
                         await self._handle_all(await self._next())
                     except MpimError as error:
                         _log.warning("%s: %s", self.consumer.name, error)
-                        self.consumer.start_over(keep={delivery.entry.id for _, _, delivery in self._later})
+                        self.consumer.start_over(keep=[delivery for _, _, delivery in self._later])
                         await asyncio.sleep(self._retry.backoff.first_s)
         finally:
             self._ended.set()

@@ -14,8 +14,8 @@ from typing import Any
 
 from mpim_lab.events import Kind
 from mpim_lab.mq.consumer import WAIT_MS
-from mpim_lab.mq.entries import entries_of
-from mpim_lab.mq.groups import ConsumerGroup, Delivery
+from mpim_lab.mq.entries import Delivery, deliveries_of
+from mpim_lab.mq.groups import ConsumerGroup
 from mpim_lab.mq.worker import EntryHandler
 
 
@@ -49,7 +49,7 @@ class SketchWorker:
     async def _read(self) -> list[Delivery]:
         words = ("GROUP", self._group.name, self._name, *self.read_options, "COUNT", "1", "BLOCK", str(WAIT_MS))
         reply = await self._link.call("XREADGROUP", *words, "STREAMS", self._group.access.key, ">")
-        return [Delivery(entry) for entry in entries_of(reply)]
+        return deliveries_of(reply)
 
     async def _work(self, delivery: Delivery) -> bool:
         try:

@@ -72,7 +72,7 @@ async def test_the_machine_is_described_with_the_server_it_measured(server):
     assert json.loads(json.dumps(machine)) == machine
 
 
-@pytest.mark.parametrize("bench", ["pubsub", "live"])
+@pytest.mark.parametrize("bench", ["pubsub", "streams", "live"])
 @pytest.mark.parametrize("name", ["no such directory/found.json", ".", "read-only.json", "read-only/found.json"])
 def test_a_file_that_cannot_be_written_is_refused_before_the_run(bench, name, tmp_path, monkeypatch, capsys):
     """Not after an hour of measuring."""
@@ -132,10 +132,17 @@ def test_streams_are_compared_with_acknowledgements_and_without(monkeypatch, tmp
     """Each contestant adds, consumes and loses nothing; what a guarantee costs stands beside it."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=1, seconds=0.1))
-    found = tmp_path / "found.json"
-    assert run_bench_command(["streams", "--quick", "--json", str(found)]) == 0
+    there = contestants.find_spec
+    peers = ("taskiq_redis", "faststream")
+    monkeypatch.setattr(contestants, "find_spec", lambda name: None if name in peers else there(name))
+    found, picture = tmp_path / "found.json", tmp_path / "found.html"
+    assert run_bench_command(["streams", "--quick", "--json", str(found), "--picture", str(picture)]) == 0
     rows = {row["who"]: row for row in json.loads(found.read_text(encoding="utf-8"))["rows"]}
-    assert {"mpim_lab", "mpim_lab, no group", "redis-py", "mpim_lab, Pub/Sub"} <= set(rows)
+    assert {"mpim_lab", "mpim_lab, add_many", "mpim_lab, no group", "redis-py", "mpim_lab, Pub/Sub"} <= set(rows)
+    drawn = picture.read_text(encoding="utf-8")
+    for who in ("taskiq", "FastStream pipelined"):
+        assert "pip install 'mpim_lab[peers]'" in rows.pop(who)["reason"]
+    assert all(who in drawn for who in ("mpim_lab, add_many", "mpim_lab, no group", "redis-py pipelined"))
     for row in rows.values():
         assert (row["bench"], row["case"]) == ("streams", str(CLOSED))
         assert row["messages_per_s"] > 0

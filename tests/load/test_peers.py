@@ -8,12 +8,13 @@ from mpim_lab.lab.server import EmbeddedServer
 from tests.conftest import missing
 
 
-@pytest.mark.parametrize("who", ["coredis", "valkey-glide"])
+@pytest.mark.parametrize("who", ["coredis", "valkey-glide", "streams:FastStream pipelined", "streams:taskiq"])
 async def test_a_peer_runs_as_ours_does(who):
     """Everything it publishes arrives."""
     if reason := CONTESTANTS[who].missing:
         missing(reason)
     async with EmbeddedServer() as server:
         result = await measure(server.url, who, tasks=1, seconds=0.1)
-    assert (result.lost, result.duplicates, result.reordered) == (0, 0, 0)
+    assert (result.lost, result.duplicates) == (0, 0)
+    assert result.reordered == 0 or who == "streams:taskiq"  # its worker runs many tasks at once
     assert result.received == result.sent > 0

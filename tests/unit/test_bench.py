@@ -208,6 +208,17 @@ def test_the_picture_draws_everybody_who_has_numbers_and_names_them_once():
         assert len({(drawn.marker.color, drawn.marker.symbol) for drawn in own}) == 1
 
 
+def test_the_picture_of_a_closed_loop_alone_has_its_latencies_beside_it():
+    """Streams have no open loop; ten contestants are told apart."""
+    whos = ["mpim_lab", *(f"peer {number}" for number in range(9))]
+    samples = [Sample(who, CLOSED, 1, result(100.0)) for who in whos]
+    figure = picture_of({"machine": MACHINE, "rows": rows_of("streams", samples)})
+    assert len(figure.data) == 2 * len(whos)
+    assert len({(drawn.marker.color, drawn.marker.symbol) for drawn in figure.data}) == len(whos)
+    assert figure.layout.title.text.startswith("Streams")
+    assert "closed loop: latency" in figure.layout.annotations[1].text
+
+
 @pytest.mark.parametrize("said", ["", "\n", "Could not connect to server", '"PUBLISH","fast"\n'])
 def test_a_limit_program_that_gives_no_rate_is_quoted(said):
     """LoadFailed with what it said."""

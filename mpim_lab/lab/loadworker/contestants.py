@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from mpim_lab.lab.loadworker import bare
+from mpim_lab.lab.loadworker import guarantee_contestants as guarantees
 from mpim_lab.lab.loadworker import stream_contestants as streams
+from mpim_lab.lab.loadworker import stream_peers as peers
 from mpim_lab.mq.address import Address
 
 Publish = Callable[[str, Any], Awaitable[Any]]
@@ -126,10 +128,15 @@ CONTESTANTS = {
         Contestant("valkey-glide", "glide", _valkey_glide),
         # What follows the colon competes with its like only: publish to a channel, or add to a stream and consume.
         Contestant("streams:mpim_lab", "mpim_lab", streams.ours, receive=streams.ours_consuming),
+        Contestant("streams:mpim_lab, add_many", "mpim_lab", streams.ours_many, 100, streams.ours_consuming),
         Contestant("streams:mpim_lab, no group", "mpim_lab", streams.ours, receive=streams.ours_reading),
+        Contestant("streams:mpim_lab, + idempotency", "mpim_lab", guarantees.with_ids, receive=guarantees.idempotent),
+        Contestant("streams:mpim_lab, + ordering", "mpim_lab", guarantees.numbered, receive=guarantees.ordered),
         Contestant("streams:redis-py", "redis", streams.redis_py, receive=streams.redis_py_one_by_one),
         Contestant("streams:redis-py, many at a time", "redis", streams.redis_py, receive=streams.redis_py_consuming),
         Contestant("streams:redis-py pipelined", "redis", streams.redis_py_pipelined, 100, streams.redis_py_consuming),
+        Contestant("streams:FastStream pipelined", "faststream", peers.faststream, 100, peers.faststream_consuming),
+        Contestant("streams:taskiq", "taskiq_redis", peers.taskiq, receive=peers.taskiq_consuming),
     )
 }
 

@@ -72,7 +72,8 @@ class ClosedLoop:
         self._reported, self._reported_at, self.lives = self.sent, at, []
         return {"at": at, "seconds": seconds, "messages": messages, "lives": lives}
 
-    def _note(self, sequence: int, due: float, count: int) -> None:
+    def _note(self, sequence: int, due: float, answer: int | str) -> None:
+        count = answer if isinstance(answer, int) else None  # an entry's id is no number of receivers
         self.lives += ((sequence, Kind.ACCEPTED, due, None), (sequence, Kind.PUBLISHED, now(), count))
 
     def _take(self) -> int:

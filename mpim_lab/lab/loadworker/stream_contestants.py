@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 GROUP = "load"
-PREFETCH = 200
+PREFETCH = 500
 Take = Callable[[bytes], Any]
 Publish = Callable[[str, Any], Awaitable[Any]]
 
@@ -32,6 +32,22 @@ async def ours(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
+async def ours_many(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """`Stream.add_many` on the shared connection."""
+    from mpim_lab.mq.pubsub import MessageQueue
+
+    async with MessageQueue(url) as mq:
+        streams: dict[str, Any] = {}
+
+        def add_many(channel: str, payloads: list[bytes]) -> Awaitable[list[str]]:
+            stream = streams.get(channel) or streams.setdefault(channel, mq.stream(channel))
+            added: Awaitable[list[str]] = stream.add_many(payloads)
+            return added
+
+        yield add_many
+
+
+@asynccontextmanager
 async def ours_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker: acknowledged after the handler, many at a time."""
     from mpim_lab.mq.pubsub import MessageQueue
@@ -39,7 +55,9 @@ async def ours_consuming(url: str, channel: str, take: Take) -> AsyncIterator["a
 
     async with MessageQueue(url) as mq:
         group = await mq.stream(channel).group(GROUP)
-        worker = Worker(group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=4 * PREFETCH, read_ahead=True)
+        worker = Worker(
+            group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=4 * PREFETCH, read_ahead=True
+        )
         working = asyncio.create_task(worker.run())
         try:
             yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
@@ -125,7 +143,7 @@ async def _redis_py_loop(url: str, channel: str, take: Take, count: int) -> Asyn
     import redis.asyncio as redis
 
     async def consume(client: Any) -> None:
-        while True:
+        while not stopping.is_set():
             reply: Any = await client.xreadgroup(GROUP, "w", {channel: ">"}, count=count, block=200)
             groups = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or []]
             for entries in groups:
@@ -135,6 +153,7 @@ async def _redis_py_loop(url: str, channel: str, take: Take, count: int) -> Asyn
                 if flat:
                     await client.xack(channel, GROUP, *[entry_id for entry_id, _ in flat])
 
+    stopping = asyncio.Event()
     client = redis.Redis.from_url(url, protocol=3)
     with contextlib.suppress(redis.ResponseError):
         await client.xgroup_create(channel, GROUP, id="0", mkstream=True)
@@ -146,6 +165,6 @@ async def _redis_py_loop(url: str, channel: str, take: Take, count: int) -> Asyn
     try:
         yield failed
     finally:
-        consuming.cancel()
+        stopping.set()  # and no cancellation: redis-py may swallow one that comes with an answer
         await asyncio.wait([consuming])
         await client.aclose()

@@ -1,0 +1,90 @@
+"""Ours with one guarantee more at each step: what a message costs when it must have its effect once, and then in order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+Take = Callable[[bytes], Any]
+Publish = Callable[[str, Any], Awaitable[Any]]
+GROUP, PREFETCH, BOOKED = "load", 500, "load:booked"
+
+
+@asynccontextmanager
+async def with_ids(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """`Stream.add` with an id that a repeat would keep."""
+    from mpim_lab.mq.ids import new_message_id
+    from mpim_lab.mq.pubsub import MessageQueue
+
+    async with MessageQueue(url) as mq:
+
+        async def add(channel: str, payload: bytes) -> int:
+            await mq.stream(channel).add({"id": new_message_id(), "data": payload})
+            return 1
+
+        yield add
+
+
+@asynccontextmanager
+async def idempotent(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """A Worker that claims each id, books it and marks it done in one step, and acknowledges."""
+    from mpim_lab.mq.entries import Entry
+    from mpim_lab.mq.idempotency import Idempotency
+    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.worker import Worker
+
+    async with MessageQueue(url) as mq:
+        once = Idempotency(mq, "load", keep_s=60)
+
+        async def handle(entry: Entry) -> None:
+            await once.run(entry.fields["id"].decode(), lambda effects: effects.also("INCR", BOOKED))
+            take(entry.data)
+
+        group = await mq.stream(channel).group(GROUP)
+        worker = Worker(group, "w", handle, prefetch=PREFETCH, most_in_hand=4 * PREFETCH, parallel=PREFETCH)
+        async with _working(worker) as failed:
+            yield failed
+
+
+@asynccontextmanager
+async def numbered(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """`PartitionedStream.append`: a repeat is recognised, and each message numbered, at the server."""
+    from mpim_lab.mq.partitions import PartitionedStream
+    from mpim_lab.mq.pubsub import MessageQueue
+
+    async with MessageQueue(url) as mq:
+
+        async def append(channel: str, payload: bytes) -> int:
+            await PartitionedStream(mq, channel, partitions=1, keep_s=60).append("one", payload)
+            return 1
+
+        yield append
+
+
+@asynccontextmanager
+async def ordered(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """An OrderedWorker: effects and offset of many messages in one fenced step."""
+    from mpim_lab.mq.effects import Effects
+    from mpim_lab.mq.ordered_worker import OrderedWorker
+    from mpim_lab.mq.partitions import Ordered, PartitionedStream
+    from mpim_lab.mq.pubsub import MessageQueue
+
+    async with MessageQueue(url) as mq:
+
+        def handle(ordered: Ordered, effects: Effects) -> None:
+            effects.also("INCR", BOOKED)
+            take(ordered.data)
+
+        stream = PartitionedStream(mq, channel, partitions=1)
+        async with _working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:
+            yield failed
+
+
+@asynccontextmanager
+async def _working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
+    working = asyncio.create_task(worker.run())
+    try:
+        yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
+    finally:
+        await worker.stop()
+        await working

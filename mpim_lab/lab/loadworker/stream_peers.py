@@ -1,0 +1,99 @@
+"""Stream peers: frameworks on Redis streams, each set up as its own documentation advises for speed.
+
+Their messages are JSON, so a payload of any bytes goes through them as base64.
+"""
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mpim_lab.lab.loadworker.stream_contestants import GROUP, PREFETCH, Publish, Take
+
+AT_ONCE = 100  # taskiq's own choice
+
+
+@asynccontextmanager
+async def faststream(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """100 messages a Redis pipeline, as its page on pipelines shows; a pool of 16, as more connections make it slower."""
+    broker = _faststream_broker(url, max_connections=min(tasks, 16))
+    await broker.connect()
+    free = asyncio.Semaphore(min(tasks, 16))
+
+    async def publish(channel: str, payloads: list[bytes]) -> list[int]:
+        async with free, broker._connection.pipeline(transaction=False) as pipeline:
+            for payload in payloads:
+                await broker.publish(b64encode(payload).decode(), stream=channel, pipeline=pipeline)
+            return [1] * len(await pipeline.execute())
+
+    yield publish
+    await broker.stop()
+
+
+@asynccontextmanager
+async def faststream_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """A subscriber in a group that takes batches and acknowledges each as one; no pydantic and no log, as it advises."""
+    from faststream.redis import StreamSub
+
+    broker = _faststream_broker(url)
+    stream = StreamSub(channel, group=GROUP, consumer="w", batch=True, max_records=PREFETCH, polling_interval=200)
+
+    @broker.subscriber(stream=stream)  # type: ignore[untyped-decorator, unused-ignore]
+    async def handle(batch: list[str]) -> None:
+        for text in batch:
+            take(b64decode(text))
+
+    await broker.start()
+    yield asyncio.get_running_loop().create_future()
+    await broker.stop()
+
+
+def _faststream_broker(url: str, **options: Any) -> Any:
+    from faststream.redis import RedisBroker
+
+    return RedisBroker(url, **{"apply_types": False, "logger": None} | options)
+
+
+@asynccontextmanager
+async def taskiq(url: str, tasks: int) -> AsyncIterator[Publish]:
+    """One `kiq` a message, a connection for each task: it has no call for many."""
+    calls: dict[str, Any] = {}
+
+    async def publish(channel: str, payload: bytes) -> int:
+        call = calls.get(channel) or calls.setdefault(channel, _taskiq_task(url, channel, tasks, lambda payload: None))
+        await call.kiq(b64encode(payload).decode())
+        return 1
+
+    yield publish
+    for call in calls.values():
+        await call.broker.shutdown()
+
+
+@asynccontextmanager
+async def taskiq_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """One worker that runs 100 tasks at once and has 100 more at hand, without checking parameters."""
+    from taskiq.api import run_receiver_task
+
+    broker = _taskiq_task(url, channel, 2 * AT_ONCE, take).broker
+    await broker.startup()
+    options: dict[str, Any] = {"max_async_tasks": AT_ONCE, "max_prefetch": AT_ONCE, "validate_params": False}
+    working = asyncio.create_task(run_receiver_task(broker, **options))
+    yield asyncio.get_running_loop().create_future()
+    working.cancel()
+    await asyncio.wait([working])
+    await broker.shutdown()
+
+
+def _taskiq_task(url: str, channel: str, connections: int, take: Take) -> Any:
+    from taskiq_redis import RedisStreamBroker
+
+    broker = RedisStreamBroker(
+        url, queue_name=channel, consumer_group_name=GROUP, consumer_id="0", max_connection_pool_size=connections
+    )
+
+    @broker.task(task_name="take")
+    async def handle(text: str) -> None:
+        take(b64decode(text))
+
+    return handle

@@ -1,0 +1,67 @@
+"""Which challenges a learner has passed: kept in a file, whatever state that is in."""
+
+import json
+import logging
+
+import pytest
+
+from mpim_lab.lab.challenge import Challenge, Failure
+from mpim_lab.lab.progress import load_progress, progress_path, record
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "progress.json"
+    monkeypatch.setenv("MPIM_PROGRESS", str(path))
+    return path
+
+
+def test_tries_are_counted_and_what_was_passed_once_stays_passed(file):
+    """A later failure does not take it away."""
+    for passed in (False, True, False):
+        record("Lose nothing", passed=passed)
+    line = load_progress()["Lose nothing"]
+    assert (line["tries"], line["passed"] is not None) == (3, True)
+    assert [path.name for path in file.parent.iterdir()] == ["progress.json"]
+
+
+def test_by_default_it_is_in_the_users_data_folder(tmp_path, monkeypatch):
+    """XDG_DATA_HOME, or ~/.local/share."""
+    monkeypatch.delenv("MPIM_PROGRESS", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert progress_path() == tmp_path / "mpim_lab" / "progress.json"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert progress_path() == tmp_path / ".local" / "share" / "mpim_lab" / "progress.json"
+
+
+@pytest.mark.parametrize("content", ["", "no json", "[1]", '{"a": 1}', '{"a": {"tries": "x", "passed": null}}'])
+def test_a_broken_file_is_reported_and_stops_nobody(file, content, caplog):
+    """The next try begins anew."""
+    file.parent.mkdir()
+    file.write_text(content)
+    with caplog.at_level(logging.WARNING):
+        record("Lose nothing", passed=True)
+    assert "cannot be read" in caplog.text
+    assert json.loads(file.read_text())["Lose nothing"]["tries"] == 1
+
+
+def test_a_file_that_cannot_be_written_is_reported_and_stops_nobody(monkeypatch, caplog):
+    """A read-only home, for example."""
+    monkeypatch.setenv("MPIM_PROGRESS", "/proc/nobody/progress.json")
+    with caplog.at_level(logging.WARNING):
+        record("Lose nothing", passed=True)
+    assert "cannot be written" in caplog.text
+
+
+async def test_a_check_is_recorded(file):
+    """Passed or not."""
+
+    async def fails(solution):
+        return Failure("m1 was lost", "fault 'none'")
+
+    await Challenge("Lose nothing", "…", [fails], ["think"]).check(object)
+    await Challenge("Put in order", "…", [], ["think"]).check(object)
+    found = load_progress()
+    assert (found["Lose nothing"]["passed"], found["Put in order"]["tries"]) == (None, 1)
+    assert found["Put in order"]["passed"] is not None
