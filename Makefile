@@ -6,9 +6,11 @@ BIN     = $(VENV)/bin
 # Set LAB_FLAGS=--no-browser where there is no screen.
 LAB_FLAGS ?=
 TESTS  ?=
+# How many tests at a time; each has servers of its own.
+WORKERS ?= 2
 LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
 
-.PHONY: help lab test check browser load bench notebooks lock clean
+.PHONY: help lab test check browser load soak bench notebooks lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -37,7 +39,7 @@ lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
-	$(BIN)/python -m pytest -q tests/unit tests/integration mpim_lab $(TESTS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) tests/unit tests/integration mpim_lab $(TESTS)
 	$(BIN)/python -m pytest -q --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
 check: $(VENV)/.installed-all ## ruff and strict mypy
@@ -50,6 +52,9 @@ browser: $(VENV)/.installed-all ## chapter 1 in a real JupyterLab in a real brow
 
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	$(BIN)/python -m pytest -q tests/load $(TESTS)
+
+soak: $(VENV)/.installed ## 1,000 random fault schedules (about ten minutes)
+	$(BIN)/python -m mpim_lab.experiments.soak --schedules 1000
 
 bench: $(VENV)/.installed-all ## how fast, beside the peers, on this machine
 	$(BIN)/mpim-lab bench pubsub

@@ -76,6 +76,8 @@ def check(
 
     >>> check(["m1", "m2", "m3"], ["m3", "m1", "m1"]).semantics
     'neither at most once nor at least once, out of order'
+    >>> check(["m1", "m2"], ["m2", "m1"], conversation_of={"m1": "ann", "m2": "bob"}).reordered
+    ()
     """
     times = Counter(handled)
     position = {message: index for index, message in enumerate(sent)}

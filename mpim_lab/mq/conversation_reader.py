@@ -31,7 +31,7 @@ class ConversationReader:
     A gap that is open for `gap_s` is filled from the log, and so is what was missed at the end (looked for every
     `check_s`). What the log has lost is told to `on_gap(gap)` and kept in `gaps`. Early arrivals wait, at most `limit`;
     then the log is asked at once. `position` is the last number handled: keep it, and a reader may go on from there.
-    Ends with what the handler raises.
+    Ends with what the handler, or `on_gap`, raises.
     """
 
     def __init__(
@@ -49,32 +49,45 @@ class ConversationReader:
         self._conversations, self._queue = conversations, conversations.queue
         self.conversation, self._handler, self._on_gap = conversation, handler, on_gap
         self.position, self.gaps = after, list[Gap]()
+        self._limit = limit
         self._buffer: ReorderBuffer[Numbered] = ReorderBuffer(limit=limit, next=after + 1)
         self._gap_s, self._check_s, self._check_at = gap_s, check_s, 0.0
         self._one_at_a_time = asyncio.Lock()
+        self._stopping = self._is_handling = False
         self._ended: asyncio.Future[None] | None = None
         self._has_ended = asyncio.Event()
+        self._has_ended.set()  # it has not begun
 
     async def run(self) -> None:
         """Read until `stop`; lines that break are waited for."""
+        self._has_ended.clear()
+        try:
+            if not self._stopping:
+                await self._read()
+        finally:
+            self._has_ended.set()
+
+    async def _read(self) -> None:
         self._ended = asyncio.get_running_loop().create_future()
+        self._buffer = ReorderBuffer(limit=self._limit, next=self.position + 1)
         channel = live_channel(self._conversations.name, self.conversation)
         await self._queue.subscribe(channel, self._on_message)
         checking = asyncio.create_task(self._check_now_and_then())
         try:
             await self._ended
         finally:
-            checking.cancel()
             with contextlib.suppress(MpimError):
                 await self._queue.unsubscribe(channel)
+            if self._is_handling:  # let it finish, as `unsubscribe` does
+                await asyncio.wait([checking], timeout=self._queue.access(channel).commands.limits.timeout_s)
+            checking.cancel()
             await asyncio.wait([checking])
-            self._has_ended.set()
 
     async def stop(self) -> None:
-        """Read no more; returns when `run` has."""
+        """Finish the handler that runs, read no more, and wait until `run` has returned."""
+        self._stopping = True
         self._end(None)
-        if self._ended is not None:
-            await self._has_ended.wait()
+        await self._has_ended.wait()
 
     def _end(self, error: BaseException | None) -> None:
         if self._ended is not None and not self._ended.done():
@@ -100,20 +113,28 @@ class ConversationReader:
 
     async def _hand_over(self, released: list[Numbered]) -> None:
         for numbered in released:
-            if self._ended is None or self._ended.done():
+            if self._is_over():
                 return
+            self._is_handling = True
             try:
                 result: Any = self._handler(numbered)
                 if inspect.isawaitable(result):
                     await result
-            except Exception as error:
+            except BaseException as error:
                 self._end(error)
-                return
+                if isinstance(error, Exception):
+                    return
+                raise
+            finally:
+                self._is_handling = False
             self.position = numbered.sequence
             self._queue.reporter.message(Kind.HANDLED, numbered.payload, self._conversations.name)
 
+    def _is_over(self) -> bool:
+        return self._ended is None or self._ended.done()
+
     async def _check_now_and_then(self) -> None:
-        while True:
+        while not self._is_over():
             if now() >= self._check_at or self._buffer.overdue(now(), self._gap_s):
                 self._check_at = now() + self._check_s
                 async with self._one_at_a_time:
@@ -124,15 +145,12 @@ class ConversationReader:
     async def _pull(self) -> None:
         """Ask the log for everything from the number that is waited for."""
         while found := await self._conversations.between(self.conversation, self._buffer.next):
-            first = found[0].sequence
-            if first > self._buffer.next:
-                await self._give_up(Gap(self._buffer.next, first - 1))
             for numbered in found:
-                if numbered.sequence >= self._buffer.next:
-                    await self._hand_over(self._buffer.skip_to(numbered.sequence, now=now()))
-                    await self._take(numbered)
-            if self._ended is None or self._ended.done():
-                return
+                while numbered.sequence > self._buffer.next and not self._is_over():
+                    await self._give_up(Gap(self._buffer.next, numbered.sequence - 1))
+                if self._is_over():
+                    return
+                await self._take(numbered)
 
     async def _give_up(self, gap: Gap) -> None:
         """Numbers that the log has lost: some may still be here, early; the rest is a named gap."""
@@ -140,6 +158,9 @@ class ConversationReader:
         gap = gap if not missing else Gap(gap.first, min(gap.last, missing[-1]))
         self.gaps.append(gap)
         _log.warning("%s: numbers %d to %d are gone from the log", self.conversation, *gap)
-        if self._on_gap is not None:
-            self._on_gap(gap)
+        try:
+            if self._on_gap is not None:
+                self._on_gap(gap)
+        except Exception as error:
+            return self._end(error)
         await self._hand_over(self._buffer.skip_to(gap.last + 1, now=now()))

@@ -32,12 +32,12 @@ class DeadLetters:
     async def bury(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
         """Take an entry from the group and put it here, in one step; False if it was not pending any more."""
         fields = [part for name, value in entry.fields.items() for part in (name.encode(), value)]
-        words = (self._group, entry.id, reason, error[:500], str(deliveries))
+        words = (self._group, entry.id, reason, _encoded(error[:500]), str(deliveries))
         return await _BURY.run(self._link, [self._access.key, self.key], *words, *fields) is not None
 
     def burial(self, *words: bytes | str) -> tuple[bytes, ...]:
         """The command that writes a letter of these fields and values, for who runs it together with something else."""
-        return (b"XADD", self.key, b"*", *(word if isinstance(word, bytes) else word.encode() for word in words))
+        return (b"XADD", self.key, b"*", *map(_encoded, words))
 
     async def list(self, *, count: int = 100, after: str = "-") -> list[DeadLetter]:
         """The oldest `count` of them, from the id `after` on ("(id": above it)."""
@@ -59,6 +59,11 @@ class DeadLetters:
     async def count(self) -> int:
         """How many there are."""
         return int(await self._link.call("XLEN", self.key))
+
+
+def _encoded(word: bytes | str) -> bytes:
+    """An error's text may hold what UTF-8 cannot: a file's name, say."""
+    return word if isinstance(word, bytes) else word.encode(errors="backslashreplace")
 
 
 def _letter_of(entry: Entry) -> DeadLetter:

@@ -23,16 +23,18 @@ first result is returned to every repeat).
 """
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from mpim_lab.errors import CommandRejected, InProgress, InvalidMessage, InvalidParameter, LeaseLost
+from mpim_lab.errors import CommandRejected, InProgress, InvalidMessage, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import now
 from mpim_lab.keys import mark_key, token_key
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.effects import Command, Effects, pack_effects
+from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 from mpim_lab.mq.turn import Turn
@@ -51,6 +53,7 @@ class Claim(NamedTuple):
 
 
 class _Finish(NamedTuple):
+    mark: bytes
     claim: Claim
     result: bytes
     effects: Sequence[Command]
@@ -71,7 +74,7 @@ class Idempotency:
         self.scope, self._queue = scope, queue
         self._link = queue.access(scope).commands
         self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
-        self._claims: Turn[str, Claim | bytes] = Turn(self._send_claims, most=MOST_AT_ONCE)
+        self._claims: Turn[tuple[str, bytes], Claim | bytes] = Turn(self._send_claims, most=MOST_AT_ONCE)
         self._finishes: Turn[_Finish, bytes] = Turn(self._send_finishes, most=MOST_AT_ONCE)
 
     async def run(self, id: str, work: Work, *, wait_s: float | None = None) -> bytes:
@@ -90,12 +93,13 @@ class Idempotency:
             result: Any = work(effects)
             if inspect.isawaitable(result):
                 result = await result
-            return await self.finish(claimed, result or b"", effects)
+            return await self.finish(claimed, b"" if result is None else result, effects)
         except LeaseLost:
             raise
         except Exception as error:
             if getattr(error, "definite", True):  # otherwise it may be done; repeating finds out
-                await self.let_go(claimed)
+                with contextlib.suppress(MpimError):  # then it passes on after the lease
+                    await self.let_go(claimed)
             raise
 
     async def _claim_or_wait(self, id: str, until: float) -> Claim | bytes:
@@ -113,14 +117,20 @@ class Idempotency:
         """A claim, or the first result if the work is done. Raises InProgress while another worker's lease lasts."""
         if not id:
             raise InvalidMessage("a message without an id cannot be recognised when it comes again")
-        return await self._claims.add(id)
+        return await self._claims.add((id, self._mark(id)))
 
     async def finish(self, claim: Claim, result: bytes = b"", effects: Effects | None = None) -> bytes:
         """Run the effects and mark the id done, in one step; gives the first result, which is another's if that was faster.
 
         Raises LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the server refused an effect.
+        InvalidMessage: the result is neither bytes nor text.
         """
-        return await self._finishes.add(_Finish(claim, result, effects.commands if effects else ()))
+        result = wire_payload(
+            result, self._queue.max_payload_bytes
+        )  # here, where it is wrong for nobody else of this turn
+        return await self._finishes.add(
+            _Finish(self._mark(claim.id), claim, result, effects.commands if effects else ())
+        )
 
     async def let_go(self, claim: Claim) -> bool:
         """Give a claim up, so that the next attempt need not wait for the lease; False if it had passed on."""
@@ -129,13 +139,13 @@ class Idempotency:
     def _mark(self, id: str) -> bytes:
         return self._queue.access(mark_key(self.scope, id)).key
 
-    async def _send_claims(self, ids: Sequence[str]) -> Sequence[Claim | bytes | Exception]:
-        keys = [self._queue.access(token_key(self.scope)).key, *map(self._mark, ids)]
+    async def _send_claims(self, asked: Sequence[tuple[str, bytes]]) -> Sequence[Claim | bytes | Exception]:
+        keys = [self._queue.access(token_key(self.scope)).key, *(mark for _, mark in asked)]
         answers = await _CLAIM.run(self._link, keys, str(self._lease_ms), self._keep_ms)
-        return [_claimed(name, state, value) for name, (state, value) in zip(ids, answers, strict=True)]
+        return [_claimed(name, state, value) for (name, _), (state, value) in zip(asked, answers, strict=True)]
 
     async def _send_finishes(self, finishes: Sequence[_Finish]) -> Sequence[bytes | Exception]:
-        keys = [self._mark(finish.claim.id) for finish in finishes]
+        keys = [finish.mark for finish in finishes]
         words = [b"%d" % len(finishes), self._keep_ms.encode()]
         for finish in finishes:
             words += (b"%d" % finish.claim.token, finish.result)

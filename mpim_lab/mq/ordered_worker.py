@@ -40,7 +40,8 @@ class OrderedWorker:
     """Run a handler on the partitions that one member of a group has: `await worker.run()`, `await worker.stop()` elsewhere.
 
     handler(ordered, effects): plain or async. lease_ms: longer than one call of the handler takes; a silent member's
-    partitions pass on after it. prefetch: entries read at once from a partition, and at most in one commit.
+    partitions pass on after it. name: no other living worker's.
+    prefetch: entries read at once from a partition, and at most in one commit.
     """
 
     seats_type = Seats
@@ -91,25 +92,23 @@ class OrderedWorker:
         wait_ms = WAIT_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
         await self.seats.read(min(WAIT_MS, wait_ms))
         for seat in self.seats.taken:
-            if seat.in_hand and seat.due_at <= now() and not self._stopping:
+            await self.seats.keep()  # the work on the seats before may have taken long
+            if self.seats.holds(seat) and seat.in_hand and seat.due_at <= now() and not self._stopping:
                 await self._work_on(seat)
 
     async def _work_on(self, seat: Seat) -> None:
         """Handle what is in hand, in order, until something fails or the lease needs a sign of life; then commit it."""
         done: list[Done] = []
-        failed: Exception | None = None
+        failed: BaseException | None = None
         if seat.tries > self._retry.tries:  # it never raised: it killed whoever had it
             return await self._bury(seat, seat.in_hand[0], "delivered too often", "")
-        most = 1 if seat.tries > 1 else len(seat.in_hand)  # one of them may be a killer: find out which
+        await self.seats.begin(seat)
+        most = 1 if seat.doubtful else len(seat.in_hand)  # one of them may be a killer: find out which
         for ordered in seat.in_hand[:most]:
             self._report(Kind.RECEIVED, ordered, count=seat.tries + seat.failures)
             effects = Effects(self._stream.queue.prefix)
-            try:
-                result: Any = self._handler(ordered, effects)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception as error:
-                failed = error
+            failed = await self._handle(ordered, effects)
+            if failed is not None:
                 break
             done.append(Done(ordered, effects))
             if self._stopping or self.seats.must_show():
@@ -120,6 +119,20 @@ class OrderedWorker:
             self._report(Kind.ACKED, ordered)
         if refused or failed is not None:
             await self._failed(seat, seat.in_hand[0], refused or f"{type(failed).__name__}: {failed}")
+
+    async def _handle(self, ordered: Ordered, effects: Effects) -> BaseException | None:
+        try:
+            result: Any = self._handler(ordered, effects)
+            if inspect.isawaitable(result):
+                await result
+        except Exception as error:
+            return error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return error  # nobody cancelled this worker: the handler awaited something that was cancelled
+        return None
 
     async def _failed(self, seat: Seat, ordered: Ordered, said: str) -> None:
         _log.info("%s: %s %d: %s", self.name, ordered.conversation, ordered.sequence, said)
@@ -132,7 +145,7 @@ class OrderedWorker:
             seat.due_at = now() + delay_s
 
     async def _bury(self, seat: Seat, ordered: Ordered, reason: str, said: str) -> None:
-        await self.seats.bury(seat, ordered, reason=reason, error=said, tries=max(seat.tries, seat.failures))
+        await self.seats.bury(seat, ordered, reason=reason, error=said, tries=seat.tries + max(0, seat.failures - 1))
         _log.error("%s: %s %d is a dead letter: %s", self.name, ordered.conversation, ordered.sequence, said or reason)
         self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
 

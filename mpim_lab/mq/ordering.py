@@ -12,6 +12,7 @@ Pub/Sub loses what is published while a reader is away. The number tells: a gap 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.keys import live_channel, log_key, sent_key, sequence_key
 from mpim_lab.mq.ids import new_message_id
@@ -46,7 +47,7 @@ class Conversations:
     """
 
     def __init__(self, queue: MessageQueue, name: str, *, keep_s: int = KEEP_S) -> None:
-        self.queue, self.name, self._keep_ms = queue, name, str(keep_s * 1_000)
+        self.queue, self.name, self._keep_ms = queue, name, lifetime_ms(keep_s)
         self._access = queue.access(name)
 
     async def append(self, conversation: str, payload: bytes | str, id: str | None = None) -> Appended:
@@ -69,6 +70,13 @@ class Conversations:
         """Forget all but the last `keep` of a conversation; gives how many were."""
         key = self.queue.access(log_key(self.name, conversation)).key
         return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(keep)))
+
+
+def lifetime_ms(keep_s: int) -> str:
+    """How long a message's id is remembered, as append.lua takes it. Raises InvalidParameter."""
+    if keep_s < 1:  # the server would refuse it, after the message was written
+        raise InvalidParameter(f"keep_s={keep_s}: at least 1")
+    return str(keep_s * 1_000)
 
 
 def append_keys(queue: MessageQueue, name: str, conversation: str, id: str) -> list[bytes]:

@@ -12,7 +12,7 @@ from mpim_lab.keys import members_key, partition_key, seat_key
 from mpim_lab.mq.dead_letters import DeadLetters
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.message import wire_payload
-from mpim_lab.mq.ordering import KEEP_S, Appended, append, append_keys
+from mpim_lab.mq.ordering import KEEP_S, Appended, append, append_keys, lifetime_ms
 from mpim_lab.mq.pubsub import MessageQueue
 
 
@@ -36,7 +36,7 @@ class PartitionedStream:
     def __init__(self, queue: MessageQueue, name: str, *, partitions: int = 8, keep_s: int = KEEP_S) -> None:
         if not 1 <= partitions <= 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
-        self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, str(keep_s * 1_000)
+        self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, lifetime_ms(keep_s)
         self.keys = [queue.access(partition_key(name, number)).key for number in range(partitions)]
 
     def partition_of(self, conversation: str) -> int:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, Unconfirmed
+from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, QueueClosed, Unconfirmed
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.ids import new_message_id
 
@@ -21,8 +21,8 @@ TRANSIENT = ("LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")
 class Producer(Generic[Answer]):
     """Send through `append(conversation, payload, id)` at most `attempts` times.
 
-    What may not change by repeating is raised at once: InvalidMessage, CommandRejected. When the attempts are used up: the
-    last error if none of them can have been run, otherwise Unconfirmed.
+    What may not change by repeating is not repeated: InvalidMessage, CommandRejected, QueueClosed. Raises the last error if
+    no attempt can have been run, otherwise Unconfirmed.
     """
 
     def __init__(
@@ -57,13 +57,10 @@ class Producer(Generic[Answer]):
                 return await self._append(conversation, payload, id)
             except MpimError as error:
                 perhaps |= not error.definite
-                if not _may_pass(error):
-                    raise
-                if attempt == self._attempts:
-                    if perhaps:
-                        text = f"{id!r} was sent {attempt} times and never answered; it may have been taken"
-                        raise Unconfirmed(text) from error
-                    raise
+                if attempt == self._attempts or not _may_pass(error):
+                    if not perhaps:
+                        raise
+                    raise Unconfirmed(f"{id!r} was sent {attempt} times; it may have been taken") from error
             await asyncio.sleep(self._backoff.delay_s(attempt, random.random()))
         raise AssertionError("unreachable")
 
@@ -72,4 +69,4 @@ def _may_pass(error: MpimError) -> bool:
     """Whether the same send may succeed later."""
     if isinstance(error, CommandRejected):
         return str(error).startswith(TRANSIENT)
-    return not isinstance(error, ValueError)
+    return not isinstance(error, ValueError | QueueClosed)

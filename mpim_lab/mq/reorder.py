@@ -64,6 +64,8 @@ class ReorderBuffer(Generic[Item]):
         """Give up every number below `sequence` that is not here; gives what can be released then, in order."""
         passed = [self._early.pop(number) for number in sorted(self._early) if number < sequence]
         self.next = max(self.next, sequence)
+        if passed:
+            self._gap_since = None  # what is left waits for another gap
         return passed + self._release(now)
 
     def _release(self, now: float) -> list[Item]:

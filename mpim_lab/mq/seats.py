@@ -6,18 +6,21 @@ that they have a partition, but only one of them can write.
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from mpim_lab.errors import InvalidParameter, LeaseLost
+from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import now
 from mpim_lab.keys import partition_key
 from mpim_lab.mq.effects import Effects, pack_effects
+from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.partitions import Ordered, PartitionedStream, ordered_of
 from mpim_lab.mq.script import Script
 
 LOOKS_EVERY_S = 0.2  # however long the lease: a partition that was left is taken as soon as that
+_log = logging.getLogger(__name__)
 _SEAT, _COMMIT = Script("seat"), Script("effects", "commit")
 
 
@@ -32,6 +35,7 @@ class Seat:
     in_hand: list[Ordered] = field(default_factory=list)
     failures: int = 0  # of the first entry in hand, by this member
     due_at: float = 0.0  # when it is to be tried again
+    doubtful: int = 0  # so many entries may have been in the hands of an owner that died: one at a time
 
     @property
     def read_to(self) -> str:
@@ -61,7 +65,7 @@ class Seats:
         self._commands, self._reads = access.commands, access.dedicated(member)
         self._keys = stream.seat_keys(group)
         self._taken: dict[int, Seat] = {}
-        self._show_at = 0.0
+        self._show_at, self._every_s, self._life = 0.0, min(lease_ms / 3e3, LOOKS_EVERY_S), ""
 
     @property
     def taken(self) -> list[Seat]:
@@ -69,6 +73,7 @@ class Seats:
         return list(self._taken.values())
 
     async def __aenter__(self) -> Self:
+        self._life = new_message_id()
         await self._reads.open()
         return self
 
@@ -80,7 +85,9 @@ class Seats:
             if kind is None or issubclass(
                 kind, Exception | asyncio.CancelledError
             ):  # a process that dies leaves nothing in order
-                await _SEAT.run(self._commands, self._keys, self.member, "0")
+                await self._show(0)
+        except MpimError as left:  # they pass on after the lease
+            _log.warning("%s: leaving: %s", self.member, left)
         finally:
             await self._reads.close()
 
@@ -97,17 +104,38 @@ class Seats:
         """Give a sign of life if it is due, and learn which partitions are mine."""
         if not self.must_show():
             return
-        self._show_at = now() + min(self._lease_ms / 3e3, LOOKS_EVERY_S)
-        answers = await _SEAT.run(self._commands, self._keys, self.member, str(self._lease_ms))
+        self._show_at = now() + self._every_s
+        answers = await self._show(self._lease_ms)
         before, self._taken = self._taken, {}
         for partition, token, offset, tries in answers:
             known = before.get(partition)
             if known is None or known.token != token:
                 known = Seat(partition, token, offset.decode(), tries)
+                known.doubtful = self._prefetch if tries > 1 else 0
             self._taken[partition] = known
 
+    async def begin(self, seat: Seat) -> None:
+        """Leave word that the first entry in hand is begun, if an owner before may have died over it.
+
+        Then my death over it counts as one more try; and my death over something else does not.
+        """
+        if seat.tries > 1:
+            await self._commands.call("HSET", self._keys[1 + seat.partition], "begun", str(seat.token))
+
+    async def _show(self, lease_ms: int) -> list[tuple[int, int, bytes, int]]:
+        words = (self.member, self._life, str(lease_ms), str(int(self._every_s * 1e3)))
+        seats: list[tuple[int, int, bytes, int]] = await _SEAT.run(
+            self._commands, [*self._keys, *self._stream.keys], *words
+        )
+        return seats
+
+    def holds(self, seat: Seat) -> bool:
+        """Whether a seat is still this member's, as far as it knows."""
+        return self._taken.get(seat.partition) is seat
+
     async def read(self, within_ms: int) -> None:
-        """Read on where nothing is in hand; waits for the first entry, at most `within_ms`."""
+        """Read on where nothing is in hand; waits for the first, at most `within_ms` and until a sign of life is due."""
+        within_ms = min(within_ms, int((self._show_at - now()) * 1e3))
         empty = {self._stream.keys[seat.partition]: seat for seat in self.taken if not seat.in_hand}
         must_wait = not any(seat.in_hand and seat.due_at <= now() for seat in self.taken)
         block = ("BLOCK", str(max(1, within_ms))) if must_wait else ()
@@ -124,7 +152,8 @@ class Seats:
         """
         if not done:
             return 0, ""
-        keys, words = [self._keys[1 + seat.partition]], [b"%d" % seat.token, b"%d" % len(done)]
+        keys = [self._keys[1 + seat.partition]]
+        words = [b"%d" % seat.token, seat.offset.encode(), b"%d" % len(done)]
         for ordered, effects in done:
             words.append(ordered.entry_id.encode())
             pack_effects(effects.commands, keys, words)
@@ -133,11 +162,12 @@ class Seats:
             raise LeaseLost(f"partition {seat.partition} has passed on; nothing of {self.member}'s attempt was kept")
         if count:
             seat.offset, seat.tries, seat.failures, seat.due_at = done[count - 1].ordered.entry_id, 1, 0, 0.0
+            seat.doubtful = max(0, seat.doubtful - count)
         del seat.in_hand[:count]
         return count, refused.decode("utf-8", "replace")
 
     async def bury(self, seat: Seat, ordered: Ordered, *, reason: str, error: str, tries: int) -> None:
-        """Make an entry a dead letter and move past it, in one step. Raises LeaseLost."""
+        """Make an entry a dead letter and move past it, in one step. Raises LeaseLost, CommandRejected."""
         letters = self._stream.dead_letters(self.group, seat.partition)
         fields = (
             "conversation",
@@ -153,4 +183,6 @@ class Seats:
         words = ("_stream", origin, "_group", self.group, "_id", ordered.entry_id, "_reason", reason)
         effects = Effects()
         effects.commands.append(letters.burial(*words, "_error", error[:500], "_deliveries", str(tries), *fields))
-        await self.commit(seat, [Done(ordered, effects)])
+        _, refused = await self.commit(seat, [Done(ordered, effects)])
+        if refused:
+            raise CommandRejected(f"{ordered.entry_id} could not become a dead letter: {refused}")

@@ -38,14 +38,13 @@ class Turn(Generic[Item, Answer]):
     async def _ask(self, asked: Sequence[tuple[Item, "asyncio.Future[Answer]"]]) -> None:
         try:
             answers = await self._send([item for item, _ in asked])
+            for (_, waiting), answer in zip(asked, answers, strict=True):
+                _settle(waiting, answer)
         except BaseException as error:
             for _, waiting in asked:
                 _settle(waiting, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
-            return
-        for (_, waiting), answer in zip(asked, answers, strict=True):
-            _settle(waiting, answer)
 
 
 def _settle(waiting: "asyncio.Future[Any]", answer: Any) -> None:

@@ -20,18 +20,23 @@ pytestmark = pytest.mark.timeout(120)
 
 KILLS, TASKS, AFTER_THE_LAST = 20, 6, 30
 LIMITS = Limits(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+# A read of several entries is logged as a transaction. Redis 7.0, when a kill tears one, cuts its log behind the MULTI
+# instead of before it; what it acknowledges from then on is in the log of a transaction that never ends, and is dropped at
+# the next start (https://github.com/valkey-io/valkey/pull/4342). Reads of one entry are no transactions.
+PREFETCH = {"valkey": 100, "redis": 1}
 # A kill may swallow a delivery, which counts; none is given up for that
 PATIENT = RetryRule(tries=1_000, backoff=Backoff(first_s=0.005, most_s=0.02))
 
 
 @pytest.fixture(params=list(SERVERS))
 async def durable(request):
-    """A server that answers an XADD once it is on the disk."""
+    """A server that answers an XADD once it is on the disk, and how many entries at once its log can bear to be read."""
     binary = SERVERS[request.param]
     if binary is not None and shutil.which(binary) is None:
         missing(f"{binary} is not installed: the same test ran on the embedded Valkey")
-    async with EmbeddedServer(binary, persistence="always") as running:
-        yield running
+    # Only a unix socket: while a server is down, its port may become somebody else's
+    async with EmbeddedServer(binary, persistence="always", config={"port": "0"}) as running:
+        yield running, PREFETCH[request.param]
 
 
 class Killer:
@@ -80,17 +85,20 @@ async def produce(stream, killer):
             acknowledged[added] = payload
             await killer.after(len(acknowledged))
 
-    await asyncio.gather(*(one_task() for _ in range(TASKS)))
+    async with asyncio.TaskGroup() as group:  # a server that does not come back ends them all
+        for _ in range(TASKS):
+            group.create_task(one_task())
     return acknowledged, failures
 
 
 async def test_nothing_acknowledged_is_lost_though_the_server_is_killed_twenty_times(durable):
     """At the end every id that `add` gave is in the stream, with its payload, and was handled at least once."""
-    killer, handled = Killer(durable, seed=20), set()
-    async with MessageQueue(durable.url, limits=LIMITS) as mq, MessageQueue(durable.url, limits=LIMITS) as other:
+    server, prefetch = durable
+    killer, handled, url = Killer(server, seed=20), set(), server.unix_url
+    async with MessageQueue(url, limits=LIMITS) as mq, MessageQueue(url, limits=LIMITS) as other:
         stream = mq.stream("orders")
         group = await other.stream("orders").group("billing")
-        async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT):
+        async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT, prefetch=prefetch):
             first = await stream.add("first")
             await wait_until(lambda: first in handled)  # a worker whose first connection fails does not begin at all
             acknowledged, failures = await produce(stream, killer)

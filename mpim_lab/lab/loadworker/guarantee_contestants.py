@@ -1,13 +1,12 @@
 """Ours with one guarantee more at each step: what a message costs when it must have its effect once, and then in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
-Take = Callable[[bytes], Any]
-Publish = Callable[[str, Any], Awaitable[Any]]
-GROUP, PREFETCH, BOOKED = "load", 500, "load:booked"
+from mpim_lab.lab.loadworker.stream_contestants import GROUP, PREFETCH, Publish, Take, working
+
+BOOKED = "load:booked"
 
 
 @asynccontextmanager
@@ -42,7 +41,7 @@ async def idempotent(url: str, channel: str, take: Take) -> AsyncIterator["async
 
         group = await mq.stream(channel).group(GROUP)
         worker = Worker(group, "w", handle, prefetch=PREFETCH, most_in_hand=4 * PREFETCH, parallel=PREFETCH)
-        async with _working(worker) as failed:
+        async with working(worker) as failed:
             yield failed
 
 
@@ -76,15 +75,5 @@ async def ordered(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.
             take(ordered.data)
 
         stream = PartitionedStream(mq, channel, partitions=1)
-        async with _working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:
+        async with working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:
             yield failed
-
-
-@asynccontextmanager
-async def _working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
-    working = asyncio.create_task(worker.run())
-    try:
-        yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
-    finally:
-        await worker.stop()
-        await working

@@ -58,12 +58,19 @@ async def ours_consuming(url: str, channel: str, take: Take) -> AsyncIterator["a
         worker = Worker(
             group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=4 * PREFETCH, read_ahead=True
         )
-        working = asyncio.create_task(worker.run())
-        try:
-            yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
-        finally:
-            await worker.stop()
-            await working
+        async with working(worker) as failed:
+            yield failed
+
+
+@asynccontextmanager
+async def working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """A worker at work; gives a future that is never done, for it reconnects by itself."""
+    task = asyncio.create_task(worker.run())
+    try:
+        yield asyncio.get_running_loop().create_future()
+    finally:
+        await worker.stop()
+        await task
 
 
 @asynccontextmanager

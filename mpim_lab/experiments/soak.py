@@ -1,0 +1,158 @@
+"""Soak: many random schedules of faults, played on real servers and judged by the ledger; the sound design fails in none.
+
+`python -m mpim_lab.experiments.soak --schedules 1000`; `--seed 17` plays that one schedule again and shows its trace.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mpim_lab.events import Kind
+from mpim_lab.experiments.idempotency import shorthand
+from mpim_lab.experiments.line_designs import Design
+from mpim_lab.experiments.soak_designs import DESIGNS
+from mpim_lab.experiments.soak_schedule import KINDS, Schedule
+from mpim_lab.experiments.soak_stage import Stage
+from mpim_lab.lab.checker import Verdict
+from mpim_lab.lab.external import ExternalServer
+from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.lab.trace import Trace
+
+BLOCK = 100  # so many schedules share a server
+CLEAN = "✓"
+
+
+class Outcome(NamedTuple):
+    """One schedule's end: its verdict, which faults struck how often, how many sends failed for good, and the trace."""
+
+    schedule: Schedule
+    verdict: Verdict
+    struck: Counter[str]
+    given_up: int
+    trace: Trace
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing lost, twice, out of order, stuck or given up."""
+        return shorthand(self.verdict) == CLEAN
+
+
+@dataclass
+class SoakResult:
+    """What many schedules gave. `failures`: verdicts by seed; `struck_in`: which faults struck, by seed."""
+
+    design: str
+    schedules: int = 0
+    messages: int = 0
+    given_up: int = 0
+    seconds: float = 0.0
+    struck: Counter[str] = field(default_factory=Counter)
+    struck_in: dict[int, frozenset[str]] = field(default_factory=dict)
+    failures: dict[int, Verdict] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one schedule."""
+        self.schedules += 1
+        self.messages += len(outcome.schedule.messages)
+        self.given_up += outcome.given_up
+        self.struck += outcome.struck
+        self.struck_in[outcome.schedule.seed] = frozenset(+outcome.struck)
+        if not outcome.is_clean:
+            self.failures[outcome.schedule.seed] = outcome.verdict
+
+    def __str__(self) -> str:
+        rows = {"design": self.design, "schedules": f"{self.schedules:,}", "messages": f"{self.messages:,}"}
+        rows |= {"sends that failed for good": f"{self.given_up:,}", "faults that struck": f"{self.struck.total():,}"}
+        rows |= {f"  {kind}": f"{self.struck[kind]:,}" for kind in (*KINDS, "server kill")}
+        rows |= {"schedules that failed": f"{len(self.failures):,}", "seconds": f"{self.seconds:,.0f}"}
+        lines = [f"{name:<30}{value:>14}" for name, value in rows.items()]
+        return "\n".join(
+            lines + [f"seed {seed}: {shorthand(verdict)}" for seed, verdict in sorted(self.failures.items())]
+        )
+
+
+async def play(
+    seed: int, design: str | Design = "sound", *, server: EmbeddedServer | ExternalServer | None = None
+) -> Outcome:
+    """Run one seed's schedule, on `server`, or on a server of its own."""
+    schedule, trace = Schedule.from_seed(seed), Trace(sample_above_per_s=None)
+    chosen = DESIGNS[design] if isinstance(design, str) else design
+    own = open_server(persistence="always") if server is None or schedule.kills else contextlib.nullcontext(server)
+    try:
+        async with own as running, Stage(running, schedule, chosen, trace) as stage:
+            verdict = await stage.play()
+    except Exception as error:
+        error.add_note(str(schedule))
+        raise
+    told = {event.message_id: event.detail for event in trace.of(Kind.TOLD)}
+    return Outcome(schedule, verdict, stage.struck, sum(detail != "added" for detail in told.values()), trace)
+
+
+async def soak(
+    schedules: int,
+    *,
+    first_seed: int = 1,
+    design: str = "sound",
+    at_once: int = 4,
+    on_progress: Callable[[SoakResult], None] | None = None,
+) -> SoakResult:
+    """Run the schedules of seeds `first_seed` and following, `at_once` of them at the same time."""
+    result, began, places = SoakResult(design), time.monotonic(), asyncio.Semaphore(at_once)
+
+    async def one(seed: int, server: EmbeddedServer | ExternalServer) -> None:
+        async with places:
+            result.add(await play(seed, design, server=server))
+        result.seconds = time.monotonic() - began
+        if on_progress is not None:
+            on_progress(result)
+
+    end = first_seed + schedules
+    for first in range(first_seed, end, BLOCK):
+        async with open_server() as server, asyncio.TaskGroup() as group:
+            for seed in range(first, min(first + BLOCK, end)):
+                group.create_task(one(seed, server))
+    return result
+
+
+def _say(result: SoakResult) -> None:
+    if result.schedules % 50 == 0:
+        counts = f"{result.schedules:,} schedules, {result.struck.total():,} faults, {len(result.failures)} failed"
+        print(f"{result.seconds:6.0f} s  {counts}", flush=True)
+
+
+def _replay(seed: int, design: str) -> Outcome:
+    outcome = asyncio.run(play(seed, design))
+    print(outcome.trace.to_pandas().to_string())
+    print(outcome.schedule, dict(outcome.struck), outcome.verdict, sep="\n")
+    return outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; gives the exit status: 1 if a schedule failed that must not."""
+    parser = argparse.ArgumentParser(prog="python -m mpim_lab.experiments.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--schedules", type=int, default=1_000)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--design", choices=tuple(DESIGNS), default="sound")
+    parser.add_argument("--at-once", type=int, default=8, help="schedules at the same time")
+    parser.add_argument("--seed", type=int, help="play this one again and show its trace")
+    given = parser.parse_args(argv)
+    if given.seed is not None:
+        failed = not _replay(given.seed, given.design).is_clean
+    else:
+        options = {"first_seed": given.first_seed, "design": given.design, "at_once": given.at_once}
+        result = asyncio.run(soak(given.schedules, **options, on_progress=_say))
+        print(result)
+        failed = bool(result.failures)
+    return int(failed and given.design == "sound")
+
+
+if __name__ == "__main__":
+    logging.getLogger("mpim_lab").setLevel(logging.CRITICAL)  # lines that break are what this is about
+    sys.exit(main())

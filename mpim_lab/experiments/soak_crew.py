@@ -1,0 +1,199 @@
+"""The crew of a soak: several workers awake at the same time, and what a schedule has in store for whom."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mpim_lab.errors import MpimError
+from mpim_lab.events import Kind, message_id
+from mpim_lab.experiments.soak_schedule import WORKERS_LINE_KINDS, Strike
+from mpim_lab.experiments.streams_crew import Crash, Hired
+from mpim_lab.experiments.watched import Ledger
+from mpim_lab.lab.proxy import Match, Proxy
+from mpim_lab.lab.trace import Trace
+
+SLEEPS = ("zombie", "slow worker")
+STOPS_WITHIN_S = 5.0
+HIRED_AGAIN_AFTER_S = 0.02  # a worker that could not even connect
+
+
+class _Sleeper(NamedTuple):
+    """A worker that sleeps with a message in hand, until so many effects are there or another has done it."""
+
+    worker: str
+    payload: bytes
+    until_rows: int | None
+    woken: asyncio.Event
+
+
+class ManyHands:
+    """Hires workers so that `awake` of them are; a handler's call comes to `work`, a look at the ledger to `on_rows`.
+
+    employ(name) makes a worker with `run` and `stop`, whose lines go through `line`. strikes: by message, the fault that
+    meets whoever has it first.
+    """
+
+    def __init__(
+        self,
+        employ: Callable[[str], Any],
+        line: Proxy,
+        ledger: Ledger,
+        trace: Trace,
+        strikes: dict[str, Strike],
+        awake: int,
+    ) -> None:
+        self._employ, self._line, self._ledger, self._trace = employ, line, ledger, trace
+        self._strikes, self._wanted = strikes, awake
+        self.struck: Counter[str] = Counter()
+        self._alive: dict[str, Hired] = {}
+        self._sleepers: list[_Sleeper] = []
+        self._dies_after: set[tuple[str, bytes]] = set()
+        self._held_until = 0  # so many effects
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._broken: list[BaseException] = []
+        self._hired, self._is_over = 0, False
+
+    # Who is there
+
+    def hire(self) -> None:
+        """Start a worker."""
+        self._hired += 1
+        worker = self._employ(name := f"worker-{self._hired}")
+        task = asyncio.create_task(worker.run())
+        self._alive[name] = Hired(name, worker, task)
+        task.add_done_callback(lambda task: self._ended(name, task))
+
+    def fill(self) -> None:
+        """Hire until enough are awake."""
+        while not self._is_over and self.awake < self._wanted:
+            self.hire()
+
+    def rebalance(self) -> None:
+        """One more joins, and the one who has been there longest leaves."""
+        self._begin("rebalance")
+        self.hire()
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Whoever is awake and has been there longest leaves in good order."""
+        if here := self._here():
+            self._leave(here[0])
+
+    def strike(self, strike: Strike) -> None:
+        """Have a fault strike whoever is given a message that is still to come."""
+        self._strikes[strike.message] = strike
+
+    @property
+    def awake(self) -> int:
+        """How many are awake and stay."""
+        return len(self._here())
+
+    @property
+    def sleeping(self) -> int:
+        """How many sleep with a message in hand."""
+        return len(self._sleepers)
+
+    def _here(self) -> list[str]:
+        """Who is awake and stays, longest first."""
+        away = {sleeper.worker for sleeper in self._sleepers} | self._leaving.keys()
+        return [name for name in self._alive if name not in away]
+
+    def _leave(self, name: str) -> None:
+        self._leaving[name] = asyncio.create_task(self._alive[name].worker.stop())
+
+    def _ended(self, name: str, task: "asyncio.Task[None]") -> None:
+        del self._alive[name]
+        if task.cancelled() or (error := task.exception()) is None or isinstance(error, Crash):
+            return self.fill()
+        self._trace.mark(Kind.FAILED, name, f"{type(error).__name__}: {error}")
+        if not isinstance(error, MpimError):
+            self._broken.append(error)
+        asyncio.get_running_loop().call_later(HIRED_AGAIN_AFTER_S, self.fill)
+
+    async def finish(self) -> None:
+        """Wake whoever sleeps, have everybody stop, and raise what nobody wanted."""
+        self._is_over = True
+        for sleeper in self._sleepers:
+            sleeper.woken.set()
+        for name in [name for name in self._alive if name not in self._leaving]:
+            self._leave(name)
+        tasks = [hired.task for hired in self._alive.values()]
+        _, unfinished = await asyncio.wait(tasks, timeout=STOPS_WITHIN_S) if tasks else ((), ())
+        if self._broken or unfinished:
+            raise MpimError(f"{len(unfinished)} did not stop within {STOPS_WITHIN_S:g} s; {self._broken}")
+
+    async def end(self) -> None:
+        """End everybody at once."""
+        self._is_over = True
+        tasks = [hired.task for hired in self._alive.values()] + list(self._leaving.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # One message
+
+    async def work(self, worker: str, payload: bytes, effect: Callable[[], None]) -> None:
+        """What a worker's handler does with one message: its effect, unless a fault is in store for it."""
+        strike = self._strikes.pop(message_id(payload), None)
+        kind = strike.kind if strike is not None else ""
+        if kind == "crash before work":
+            self._crash(worker, payload, kind)
+        if strike is not None and kind in SLEEPS:
+            await self._sleep(worker, payload, strike)
+        if kind == "crash after work":
+            self._dies_after.add((worker, payload))
+        if strike is not None and kind in WORKERS_LINE_KINDS:
+            self._break_line(strike)
+        effect()
+
+    def _break_line(self, strike: Strike) -> None:
+        """What carries this message's effect is lost, or held, or its answer is lost."""
+        match = Match(containing=f" {strike.message} ".encode())
+        if strike.kind == "commit late":
+            self._held_until = len(self._ledger.rows) + strike.lasts
+            self._line.stall_command(match)
+        elif strike.kind == "commit lost":
+            self._line.lose_command(match)
+        else:
+            self._line.lose_reply(match)
+        self._begin(strike.kind)
+
+    async def on_rows(self, worker: str) -> None:
+        """A worker has written; whoever waits for an effect wakes, and the writer may die before it says so."""
+        await self.look()
+        for who, payload in self._dies_after.intersection(self._ledger.rows):
+            if who == worker:
+                self._dies_after.remove((who, payload))
+                self._crash(worker, payload, "crash after work")
+
+    async def look(self) -> None:
+        """Read the ledger; who waited for what is new there wakes, and what is held goes on its way."""
+        await self._ledger.read()
+        if len(self._ledger.rows) >= self._held_until:
+            self._line.release()
+        done = {payload for _, payload in self._ledger.rows}
+        for sleeper in self._sleepers:
+            if sleeper.payload in done or len(self._ledger.rows) >= (sleeper.until_rows or float("inf")):
+                sleeper.woken.set()
+
+    async def _sleep(self, worker: str, payload: bytes, strike: Strike) -> None:
+        until = len(self._ledger.rows) + strike.lasts if strike.kind == "slow worker" else None
+        sleeper = _Sleeper(worker, payload, until, asyncio.Event())
+        self._sleepers.append(sleeper)
+        self._begin(strike.kind)
+        self.fill()
+        try:
+            await sleeper.woken.wait()
+        finally:
+            self._sleepers.remove(sleeper)
+            self._trace.mark(Kind.FAULT_ENDED, worker, strike.kind)
+
+    def _crash(self, worker: str, payload: bytes, kind: str) -> None:
+        self._begin(kind)
+        self._trace.mark(Kind.CRASHED, worker, f"{kind}, {message_id(payload)} in hand")
+        raise Crash(kind)
+
+    def _begin(self, kind: str) -> None:
+        self.struck[kind] += 1
+        self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)

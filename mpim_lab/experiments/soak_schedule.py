@@ -1,0 +1,134 @@
+"""Schedule: many messages and several faults in one run, all chosen by one seed, each fault placed by message.
+
+| fault                       | strikes                                | lasts                                          |
+|-----------------------------|----------------------------------------|------------------------------------------------|
+| request lost, answer lost   | the sender's line, at its message      | once                                           |
+| given up                    | the sender's line, at its message      | for as many attempts as a sender makes         |
+| request late                | the sender's line, at its message      | until `lasts` further messages of that sender  |
+| sent twice                  | the client, through both senders       | once                                           |
+| crash before / after work   | whoever is given the message first     | once; another worker is hired                  |
+| commit lost, answer to the  | the line of whoever is given the       | once                                           |
+| worker lost                 | message first                          |                                                |
+| commit late                 | the same                               | until `lasts` further effects; longer than the |
+|                             |                                        | worker waits                                   |
+| zombie                      | whoever is given the message first     | until another has done it                      |
+| slow worker                 | whoever is given the message first     | until `lasts` further effects, or as a zombie  |
+| rebalance                   | before its message: a worker joins     | and another leaves                             |
+| server kill                 | the server, before its message         | until it is started again, at once             |
+
+Several workers, two senders and the faults go on at the same time: the schedule is the same in every run of a seed, what
+it meets is not. So a seed proves a failure when it fails, and many seeds that do not fail are evidence.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Self
+
+from mpim_lab.events import message_id
+from mpim_lab.lab.workload import Workload
+
+LINE_KINDS = ("request lost", "answer lost", "given up", "request late", "sent twice")
+WORKERS_LINE_KINDS = ("commit lost", "answer to the worker lost", "commit late")
+WORKER_KINDS = ("crash before work", "crash after work", "zombie", "slow worker", *WORKERS_LINE_KINDS)
+KINDS = (*LINE_KINDS, *WORKER_KINDS, "rebalance")
+SENDERS = 2
+LEASES_MS = (200, 200, 600)  # the last: longer than a worker waits for an answer
+PAUSES_MS = (
+    0,
+    0,
+    0,
+    0,
+    2,
+    2,
+    10,
+    10,
+    40,
+    40,
+    300,
+)  # the last: longer than a lease, so that workers are idle for as long
+KILL_EVERY = 10  # one schedule in so many has a server of its own, which is killed
+AFTER_THE_LAST = 3  # so many messages of a sender come after the last that its line breaks under
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One message: who sends it, in which conversation, after which pause."""
+
+    name: str
+    sender: int
+    conversation: str
+    payload: bytes
+    pause_ms: int
+
+
+@dataclass(frozen=True)
+class Strike:
+    """`kind` strikes at one message and lasts for so many further messages or effects."""
+
+    kind: str
+    message: str
+    lasts: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What one seed has in store. `workers`: how many are awake at the same time, at least, with which leases."""
+
+    seed: int
+    messages: tuple[Planned, ...]
+    strikes: tuple[Strike, ...]
+    workers: int
+    lease_ms: int
+
+    @classmethod
+    def from_seed(cls, seed: int) -> Self:
+        """About 20 messages in three conversations, four to eight faults; one seed in ten kills the server as well.
+
+        >>> schedule = Schedule.from_seed(1)
+        >>> len(schedule.messages), len(schedule.strikes), schedule.workers
+        (20, 7, 2)
+        >>> schedule == Schedule.from_seed(1), Schedule.from_seed(10).kills
+        (True, True)
+        """
+        chance = random.Random(f"soak {seed}")
+        talks = [f"talk-{number}" for number in chance.sample(range(100), 3)]
+        messages = tuple(
+            Planned(
+                name=message_id(payload),
+                sender=number % SENDERS if number < 2 * SENDERS else chance.randrange(SENDERS),
+                conversation=chance.choice(talks),
+                payload=payload,
+                pause_ms=chance.choice(PAUSES_MS),
+            )
+            for number, payload in enumerate(Workload(seed, chance.randint(18, 22)))
+        )
+        strikes = tuple(_strikes(chance, messages, seed))
+        return cls(seed, messages, strikes, workers=chance.randint(2, 3), lease_ms=chance.choice(LEASES_MS))
+
+    @property
+    def kills(self) -> bool:
+        """It needs a server of its own."""
+        return any(strike.kind == "server kill" for strike in self.strikes)
+
+    def strikes_of(self, *kinds: str) -> dict[str, Strike]:
+        """The faults of these kinds, by message."""
+        return {strike.message: strike for strike in self.strikes if strike.kind in kinds}
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{strike.kind} at {strike.message} (lasts {strike.lasts})" for strike in self.strikes)
+        return f"seed {self.seed}: {len(self.messages)} messages, {self.workers} workers, lease {self.lease_ms} ms; {faults}"
+
+
+def _strikes(chance: random.Random, messages: tuple[Planned, ...], seed: int) -> list[Strike]:
+    """At most one fault a message, so that none hides another."""
+    kinds = chance.choices(KINDS, k=chance.randint(4, 8)) + ["server kill"] * (seed % KILL_EVERY == 0)
+    free = [planned.name for planned in messages]
+    of_sender = [[planned.name for planned in messages if planned.sender == sender] for sender in range(SENDERS)]
+    ends = {name for names in of_sender for name in names[-AFTER_THE_LAST:]}
+    chosen = []
+    for kind in kinds:
+        places = [name for name in free if name not in ends] if kind in LINE_KINDS else free
+        if places:
+            free.remove(place := chance.choice(places))
+            chosen.append(Strike(kind, place, chance.randint(1, 4)))
+    return sorted(chosen, key=lambda strike: int(strike.message[1:]))

@@ -1,0 +1,74 @@
+"""Random fault schedules, several faults in each: the sound design comes through all of them, the naive ones do not."""
+
+import pytest
+
+from mpim_lab.experiments.soak import main, play, soak
+from mpim_lab.experiments.soak_designs import BITES, DESIGNS, FLAWS
+from mpim_lab.experiments.soak_schedule import KINDS, Schedule
+
+pytestmark = pytest.mark.timeout(300)
+
+SCHEDULES = 60
+
+
+def wrong(verdict):
+    """What is wrong with a run, in the words of the table of flaws."""
+    found = {"lost": verdict.lost, "twice": verdict.duplicated, "out of order": verdict.reordered}
+    found |= {"stuck": verdict.stuck, "dead": verdict.dead}
+    return {name for name, ids in found.items() if ids}
+
+
+def test_a_schedule_is_the_same_in_every_run_of_its_seed():
+    """Four to eight faults, each at a message of its own; the server is killed in one schedule of ten."""
+    schedules = [Schedule.from_seed(seed) for seed in range(1, 101)]
+    assert schedules == [Schedule.from_seed(seed) for seed in range(1, 101)]
+    assert sum(schedule.kills for schedule in schedules) == 10
+    for schedule in schedules:
+        places = [strike.message for strike in schedule.strikes]
+        assert 4 <= len(places) - schedule.kills <= 8
+        assert len(set(places)) == len(places)
+        assert {planned.sender for planned in schedule.messages} == {0, 1}
+
+
+async def test_the_sound_design_comes_through_every_schedule(lab_server):
+    """What was acknowledged has its effect once and in order; what was given up at most once; every kind of fault struck."""
+    result = await soak(SCHEDULES, at_once=8)
+    assert result.failures == {}
+    assert (result.schedules, len(result.struck_in)) == (SCHEDULES, SCHEDULES)
+    assert all(result.struck[kind] >= SCHEDULES / 10 for kind in KINDS), result.struck
+    assert result.struck["server kill"] == SCHEDULES // 10
+    assert result.given_up >= result.struck["given up"]
+
+
+@pytest.mark.parametrize("design", FLAWS)
+async def test_a_naive_design_is_caught_wherever_a_fault_struck_that_bites_it(lab_server, design):
+    """Under the same seeds, for the reason that is known, and for no other than its own flaws."""
+    result = await soak(SCHEDULES, design=design, at_once=8)
+    reasons = {seed: wrong(result.failures[seed]) if seed in result.failures else set() for seed in result.struck_in}
+    for seed, struck in result.struck_in.items():
+        due = {end for fault, end in BITES.get(design, {}).items() if fault in struck}
+        assert due <= reasons[seed] <= FLAWS[design], Schedule.from_seed(seed)
+    assert len(result.failures) >= SCHEDULES / 3
+
+
+def test_the_naive_designs_are_all_but_the_sound_one():
+    """None is left out of the tables."""
+    assert set(FLAWS) == set(DESIGNS) - {"sound"} >= set(BITES)
+
+
+async def test_a_schedule_that_failed_can_be_played_again_with_its_trace(lab_server):
+    """Same faults, same reason; the trace tells who did what."""
+    outcomes = [await play(2, "at least once") for _ in range(2)]
+    assert all("twice" in wrong(outcome.verdict) for outcome in outcomes)
+    assert outcomes[0].struck == outcomes[1].struck
+    assert {event.actor for event in outcomes[0].trace.events} >= {"sender-1", "sender-2", "worker-1", "worker-2"}
+
+
+def test_the_command_says_what_it_did_and_fails_only_where_nothing_may(lab_server, capsys):
+    """Exit status 0 for the sound design; the naive ones are expected to fail."""
+    assert main(["--schedules", "3"]) == 0
+    assert "schedules that failed                      0" in capsys.readouterr().out
+    assert main(["--schedules", "2", "--design", "at least once"]) == 0
+    assert "twice" in capsys.readouterr().out
+    assert main(["--seed", "1"]) == 0
+    assert "fault began" in capsys.readouterr().out

@@ -1,0 +1,143 @@
+"""Effects: what may be said; how it is packed. Turn: many questions, one command, each its own answer."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpim_lab.errors import InvalidMessage, InvalidParameter
+from mpim_lab.mq.effects import MOST_WORDS, Effects, pack_effects
+from mpim_lab.mq.turn import Turn
+
+
+def test_a_command_is_kept_with_its_key_and_words_as_bytes():
+    """The queue's prefix goes before the key; numbers and text are written as the server reads them."""
+    effects = Effects("lab:")
+    effects.also("INCRBY", "account:bob", 450)
+    effects.also("RPUSH", "账本", "晚", b"\x00\xff", -1)
+    effects.also("INCR", "n")
+    assert effects.commands == [
+        (b"INCRBY", b"lab:account:bob", b"450"),
+        (b"RPUSH", "lab:账本".encode(), "晚".encode(), b"\x00\xff", b"-1"),
+        (b"INCR", b"lab:n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("", ()), ("SET x", ()), ("SET\r\n", ()), ("SET", ["w"] * (MOST_WORDS + 1))]
+)
+def test_what_is_no_command_on_one_key_is_refused(command, words):
+    """At once, where it is said, and nothing is kept of it."""
+    effects = Effects()
+    with pytest.raises(InvalidParameter, match="is no effect"):
+        effects.also(command, "k", *words)
+    assert effects.commands == []
+
+
+@pytest.mark.parametrize("key", ["", "\udcff"])
+def test_a_key_that_cannot_be_written_is_refused(key):
+    """As a channel's name is."""
+    with pytest.raises(InvalidMessage):
+        Effects().also("INCR", key)
+
+
+def unpacked(keys, words):
+    """As scripts/effects.lua reads them."""
+    words, keys = list(words), list(keys)
+    for _ in range(int(words.pop(0))):
+        count = int(words.pop(0))
+        name, *rest = [words.pop(0) for _ in range(count)]
+        yield (name, keys.pop(0), *rest)
+    assert not words and not keys
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1), st.binary(), st.lists(st.binary(), max_size=4)), max_size=5))
+def test_what_is_packed_can_be_read_again(cases):
+    """Whatever bytes, whatever counts."""
+    commands, keys, words = [(name, key, *rest) for name, key, rest in cases], [], []
+    pack_effects(commands, keys, words)
+    assert list(unpacked(keys, words)) == commands
+
+
+class Sent:
+    """Keeps what was sent together; the answer to an item is the item times ten."""
+
+    def __init__(self):
+        self.turns, self.go = [], asyncio.Event()
+        self.go.set()
+
+    async def __call__(self, items):
+        self.turns.append(list(items))
+        await self.go.wait()
+        return [ValueError(item) if item < 0 else item * 10 for item in items]
+
+
+async def test_what_is_asked_in_one_loop_turn_leaves_together():
+    """What is asked later leaves later, without waiting for the answers of those before."""
+    sent = Sent()
+    sent.go.clear()
+    turn = Turn(sent, most=100)
+    answers = [turn.add(number) for number in (1, 2, 3)]
+    await asyncio.sleep(0)
+    answers.append(turn.add(4))
+    await asyncio.sleep(0.001)
+    assert sent.turns == [[1, 2, 3], [4]]
+    sent.go.set()
+    assert await asyncio.gather(*answers) == [10, 20, 30, 40]
+    assert not turn._sending and not turn._items
+
+
+@given(st.integers(1, 5), st.integers(0, 12))
+def test_no_more_than_the_most_leave_together_and_everyone_gets_its_own_answer(most, count):
+    """In order; the rest in further commands."""
+
+    async def ask():
+        sent = Sent()
+        turn = Turn(sent, most=most)
+        assert await asyncio.gather(*map(turn.add, range(count))) == [10 * number for number in range(count)]
+        assert all(len(items) <= most for items in sent.turns)
+        assert [item for items in sent.turns for item in items] == list(range(count))
+        assert len(sent.turns) == -(-count // most)
+
+    asyncio.run(ask())
+
+
+async def test_an_answer_that_is_an_error_is_raised_for_its_own_item():
+    """The others get theirs."""
+    turn = Turn(Sent(), most=100)
+    first, wrong, last = await asyncio.gather(turn.add(1), turn.add(-2), turn.add(3), return_exceptions=True)
+    assert (first, str(wrong), last) == (10, "-2", 30) and isinstance(wrong, ValueError)
+
+
+@pytest.mark.parametrize("answers", [OSError("down"), [1]], ids=["raises", "too few answers"])
+async def test_what_goes_wrong_with_all_is_raised_for_all(answers):
+    """Nobody waits for ever."""
+
+    async def send(items):
+        if isinstance(answers, Exception):
+            raise answers
+        return answers
+
+    turn = Turn(send, most=100)
+    async with asyncio.timeout(1):
+        got = await asyncio.gather(turn.add(1), turn.add(2), return_exceptions=True)
+    assert isinstance(got[1], OSError | ValueError)
+    assert not turn._sending
+
+
+async def test_who_does_not_wait_any_more_disturbs_nobody():
+    """A cancelled caller's answer is thrown away; an error that nobody awaits is not reported as forgotten."""
+    sent, forgotten = Sent(), []
+    sent.go.clear()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: forgotten.append(context))
+    turn = Turn(sent, most=100)
+    gone, nobody, waits = turn.add(1), turn.add(-1), turn.add(3)
+    await asyncio.sleep(0)
+    gone.cancel()
+    sent.go.set()
+    assert await waits == 30
+    assert nobody.done()
+    del gone, nobody
+    await asyncio.sleep(0)
+    assert forgotten == []

@@ -1,0 +1,202 @@
+"""Producer: one id for all attempts, one message of a conversation at a time, and an honest last word."""
+
+import asyncio
+
+import pytest
+
+from mpim_lab.errors import (
+    CommandRejected,
+    CommandTimeout,
+    ConnectionLost,
+    InvalidMessage,
+    InvalidParameter,
+    LoginRejected,
+    NotConnected,
+    QueueClosed,
+    QueueFull,
+    Unconfirmed,
+)
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.producer import Producer
+from tests.support import wait_until
+
+QUICK = Backoff(first_s=0.001, most_s=0.002)
+
+
+class Server:
+    """Answers each attempt with the next of `says`: an error is raised, anything else is the answer; then "taken"."""
+
+    def __init__(self, *says):
+        self.says, self.calls = list(says), []
+
+    async def append(self, conversation, payload, id):
+        self.calls.append((conversation, payload, id))
+        await asyncio.sleep(0)
+        said = self.says.pop(0) if self.says else "taken"
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+class Doors:
+    """Each attempt waits until it is let through; who is inside is known."""
+
+    def __init__(self):
+        self.inside, self.order, self.open = [], [], asyncio.Event()
+
+    async def append(self, conversation, payload, id):
+        self.inside.append(conversation)
+        self.order.append(payload)
+        try:
+            await self.open.wait()
+        finally:
+            self.inside.remove(conversation)
+
+
+async def test_the_first_answer_is_the_callers():
+    """One attempt, with an id of the producer's own."""
+    server = Server(7)
+    assert await Producer(server.append).send("bob", b"hi") == 7
+    ((conversation, payload, used),) = server.calls
+    assert (conversation, payload, len(used)) == ("bob", b"hi", 32)
+
+
+@pytest.mark.parametrize("id", [None, "m17"])
+async def test_every_attempt_has_the_same_id_and_every_message_its_own(id):
+    """The caller's, if there is one."""
+    server = Server(CommandTimeout(), ConnectionLost(), NotConnected())
+    producer = Producer(server.append, backoff=QUICK)
+    assert await producer.send("bob", b"hi", id=id) == "taken"
+    await producer.send("bob", b"hi")
+    *first, second = [call[2] for call in server.calls]
+    assert (len(first), len({*first})) == (4, 1)
+    assert id in (None, first[0]) and second != first[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CommandTimeout(),
+        ConnectionLost(),
+        NotConnected(),
+        LoginRejected(),
+        QueueFull(),
+        *map(CommandRejected, ("LOADING the data set", "BUSY with a script", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")),
+    ],
+    ids=repr,
+)
+async def test_what_may_pass_is_tried_again(error):
+    """A line that is down, a server that is busy with itself."""
+    server = Server(error, error)
+    assert await Producer(server.append, backoff=QUICK).send("bob", b"hi") == "taken"
+    assert len(server.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidMessage("m"), InvalidParameter("p"), CommandRejected("WRONGTYPE"), QueueClosed("q"), OSError("o")],
+    ids=repr,
+)
+async def test_what_cannot_pass_is_raised_at_once(error):
+    """The same error, after one attempt."""
+    server = Server(error)
+    with pytest.raises(type(error)) as raised:
+        await Producer(server.append, backoff=QUICK).send("bob", b"hi")
+    assert raised.value is error
+    assert len(server.calls) == 1
+
+
+async def test_if_no_attempt_can_have_been_run_the_last_error_says_so():
+    """Definite: the caller may send it as another message."""
+    server = Server(QueueFull(), NotConnected("first"), NotConnected("last"), "too late")
+    with pytest.raises(NotConnected, match="last") as raised:
+        await Producer(server.append, attempts=3, backoff=QUICK).send("bob", b"hi")
+    assert raised.value.definite and len(server.calls) == 3
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+async def test_if_one_attempt_may_have_been_run_the_end_is_unconfirmed(at):
+    """Whichever it was, and however definite the last error is; the cause is the last error."""
+    errors = [NotConnected("a"), NotConnected("b"), NotConnected("c")]
+    errors[at] = CommandTimeout("perhaps")
+    server = Server(*errors)
+    with pytest.raises(Unconfirmed, match="'m17' was sent 3 times") as raised:
+        await Producer(server.append, attempts=3, backoff=QUICK).send("bob", b"hi", id="m17")
+    assert not raised.value.definite and raised.value.__cause__ is errors[-1]
+
+
+@pytest.mark.parametrize("error", [CommandRejected("WRONGTYPE"), QueueClosed()], ids=repr)
+async def test_a_refusal_does_not_unsay_an_attempt_that_may_have_been_run(error):
+    """The second attempt certainly failed; the first may have been taken, and that is what the caller must know."""
+    server = Server(ConnectionLost(), error)
+    with pytest.raises(Unconfirmed) as raised:
+        await Producer(server.append, backoff=QUICK).send("bob", b"hi")
+    assert raised.value.__cause__ is error
+    assert len(server.calls) == 2
+
+
+async def test_of_one_conversation_one_message_is_on_its_way_of_several_several():
+    """In the order in which they were sent, also while the first is repeated."""
+    doors = Doors()
+    producer = Producer(doors.append)
+    sends = [asyncio.create_task(producer.send(c, b"%s%d" % (c.encode(), n))) for n in range(3) for c in ("a", "b")]
+    await wait_until(lambda: len(doors.inside) == 2)
+    assert sorted(doors.inside) == ["a", "b"]
+    doors.open.set()
+    await asyncio.gather(*sends)
+    for name in (b"a", b"b"):
+        assert [payload for payload in doors.order if payload[:1] == name] == [name + b"%d" % n for n in range(3)]
+
+
+async def test_a_message_that_is_repeated_holds_up_those_behind_it():
+    """Otherwise the second would overtake the first."""
+    server = Server(CommandTimeout(), CommandTimeout())
+    producer = Producer(server.append, backoff=QUICK)
+    await asyncio.gather(*(producer.send("bob", payload) for payload in (b"1", b"2", b"3")))
+    assert [call[1] for call in server.calls] == [b"1", b"1", b"1", b"2", b"3"]
+
+
+async def test_a_message_that_fails_lets_the_next_one_go():
+    """Nobody waits for ever for somebody who gave up."""
+    server = Server(InvalidMessage("1"))
+    producer = Producer(server.append)
+    first, second = await asyncio.gather(producer.send("bob", b"1"), producer.send("bob", b"2"), return_exceptions=True)
+    assert isinstance(first, InvalidMessage) and second == "taken"
+
+
+async def test_nothing_is_left_of_a_conversation_when_nobody_sends():
+    """However its sends ended: a producer may see a million conversations."""
+    producer = Producer(Server(InvalidMessage(), *[None] * 98, OSError()).append)
+    sends = (producer.send(f"c{number % 30}", b"hi") for number in range(100))
+    assert len(await asyncio.gather(*sends, return_exceptions=True)) == 100
+    assert (producer._turns, producer._waiting) == ({}, {})
+
+
+async def test_a_send_that_is_cancelled_lets_the_next_one_go():
+    """Whether it was on its way, waited for its turn, or for its next attempt; nothing is left of it."""
+    doors = Doors()
+    producer = Producer(doors.append)
+    sends = [asyncio.create_task(producer.send("bob", b"%d" % number)) for number in range(4)]
+    await wait_until(lambda: doors.inside)
+    for number in (1, 0):
+        sends[number].cancel()
+    await asyncio.wait(sends[:2])
+    await wait_until(lambda: doors.order == [b"0", b"2"])
+    doors.open.set()
+    await asyncio.gather(*sends[2:])
+    assert all(send.cancelled() for send in sends[:2])
+    assert doors.order == [b"0", b"2", b"3"]
+
+    waits = Producer(Server(CommandTimeout()).append, backoff=Backoff(first_s=60.0, most_s=60.0))
+    waiting = asyncio.create_task(waits.send("bob", b"1"))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await waits.send("bob", b"2") == "taken"
+    assert not (producer._turns or producer._waiting or waits._turns or waits._waiting)
+
+
+async def test_at_least_one_attempt():
+    """None would be no send."""
+    with pytest.raises(InvalidParameter, match="attempts=0"):
+        Producer(Server().append, attempts=0)
