@@ -7,9 +7,9 @@
 | `<name>`                 | stream  | until trimmed        | `Stream.add`               | its consumer groups        |
 | `<name>:dead:<group>`    | stream  | replayed or dropped  | `ConsumerGroup.bury`       | a person                   |
 | `once:<scope>:<id>`      | hash    | `keep_s`             | `Idempotency`              | `Idempotency`              |
-| `once:<scope>`           | string  | for ever             | `Idempotency` (a counter)  | `Idempotency`              |
+| `tokens:<scope>`         | string  | for ever             | `Idempotency` (a counter)  | `Idempotency`              |
 | `<name>:seq:<conv>`      | string  | for ever             | append.lua (a counter)     | append.lua                 |
-| `<name>:sent:<id>`       | string  | `keep_s`             | append.lua                 | append.lua                 |
+| `<name>:sent:<conv>:<id>`| string  | `keep_s`             | append.lua                 | append.lua                 |
 | `<name>:log:<conv>`      | stream  | until trimmed        | `Conversations.append`     | `ConversationReader`       |
 | `<name>:live:<conv>`     | channel | none                 | `Conversations.append`     | `ConversationReader`       |
 | `<name>:<partition>`     | stream  | until trimmed        | `PartitionedStream.append` | `OrderedWorker`            |
@@ -51,7 +51,7 @@ def mark_key(scope: str, id: str) -> str:
 
 def token_key(scope: str) -> str:
     """Name the counter of one scope's fencing tokens."""
-    return f"once:{scope}"
+    return f"tokens:{scope}"
 
 
 def sequence_key(name: str, conversation: str) -> str:
@@ -59,9 +59,9 @@ def sequence_key(name: str, conversation: str) -> str:
     return f"{name}:seq:{conversation}"
 
 
-def sent_key(name: str, id: str) -> str:
-    """Name the mark that keeps a sender's message id, and which number it was given."""
-    return f"{name}:sent:{id}"
+def sent_key(name: str, conversation: str, id: str) -> str:
+    """Name the mark that keeps a sender's message id, and which number it was given in its conversation."""
+    return f"{name}:sent:{conversation}:{id}"
 
 
 def log_key(name: str, conversation: str) -> str:

@@ -131,7 +131,7 @@ class _Keys:
 
     def sent(self, id: str) -> bytes:
         """The key where a message id can be remembered."""
-        return self._queue.access(sent_key(self._name, id)).key
+        return self._queue.access(sent_key(self._name, self._conversation, id)).key
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command."""

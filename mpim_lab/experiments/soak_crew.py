@@ -49,7 +49,7 @@ class ManyHands:
         self._alive: dict[str, Hired] = {}
         self._sleepers: list[_Sleeper] = []
         self._dies_after: set[tuple[str, bytes]] = set()
-        self._held_until = 0  # so many effects
+        self._held = ""  # whose commit is held
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._broken: list[BaseException] = []
         self._hired, self._is_over = 0, False
@@ -151,7 +151,7 @@ class ManyHands:
         """What carries this message's effect is lost, or held, or its answer is lost."""
         match = Match(containing=f" {strike.message} ".encode())
         if strike.kind == "commit late":
-            self._held_until = len(self._ledger.rows) + strike.lasts
+            self._held = strike.message
             self._line.stall_command(match)
         elif strike.kind == "commit lost":
             self._line.lose_command(match)
@@ -170,9 +170,10 @@ class ManyHands:
     async def look(self) -> None:
         """Read the ledger; who waited for what is new there wakes, and what is held goes on its way."""
         await self._ledger.read()
-        if len(self._ledger.rows) >= self._held_until:
-            self._line.release()
         done = {payload for _, payload in self._ledger.rows}
+        if self._held in map(message_id, done):
+            self._held = ""
+            self._line.release()
         for sleeper in self._sleepers:
             if sleeper.payload in done or len(self._ledger.rows) >= (sleeper.until_rows or float("inf")):
                 sleeper.woken.set()

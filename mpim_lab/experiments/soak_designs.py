@@ -54,7 +54,7 @@ DESIGNS = {
     "at most once": MODES["at most once"],
 }
 
-# design → a fault → what becomes of the message that it strikes, in every run
+# design → a fault → what becomes of the message that it strikes, in every run without a kill, which may end a fault early
 BITES = {
     "no fence": {
         "crash after work": "twice",

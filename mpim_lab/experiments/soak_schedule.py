@@ -9,8 +9,7 @@
 | crash before / after work   | whoever is given the message first     | once; another worker is hired                  |
 | commit lost, answer to the  | the line of whoever is given the       | once                                           |
 | worker lost                 | message first                          |                                                |
-| commit late                 | the same                               | until `lasts` further effects; longer than the |
-|                             |                                        | worker waits                                   |
+| commit late                 | the same                               | until another attempt has done it              |
 | zombie                      | whoever is given the message first     | until another has done it                      |
 | slow worker                 | whoever is given the message first     | until `lasts` further effects, or as a zombie  |
 | rebalance                   | before its message: a worker joins     | and another leaves                             |

@@ -84,12 +84,7 @@ def check(
     unfinished = [message for message in sent if not times[message]]
     in_pending, given_up, told = set(stuck), set(dead), set(promised)
     lost = tuple(message for message in unfinished if message not in in_pending | given_up)
-    late, last = set(), dict[str, int]()  # of each conversation, the furthest that was handled
-    for message in dict.fromkeys(handled):  # a duplicate is not also a reordering
-        conversation = (conversation_of or {}).get(message, "")
-        furthest = last.get(conversation, -1)
-        late |= {message} if position.get(message, furthest) < furthest else set()
-        last[conversation] = max(furthest, position.get(message, furthest))
+    late = _late(handled, position, conversation_of or {})
     return Verdict(
         sent=len(sent),
         delivered=len(sent) - len(unfinished),
@@ -101,6 +96,17 @@ def check(
         dead=tuple(message for message in unfinished if message in given_up),
         promise=promise,
     )
+
+
+def _late(handled: Sequence[str], position: Mapping[str, int], conversation_of: Mapping[str, str]) -> set[str]:
+    """Which were handled after a later one of their conversation."""
+    late, last = set(), dict[str, int]()  # of each conversation, the furthest that was handled
+    for message in dict.fromkeys(handled):  # a duplicate is not also a reordering
+        conversation = conversation_of.get(message, "")
+        furthest = last.get(conversation, -1)
+        late |= {message} if position.get(message, furthest) < furthest else set()
+        last[conversation] = max(furthest, position.get(message, furthest))
+    return late
 
 
 def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:

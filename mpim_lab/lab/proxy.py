@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, ServerFailed
 from mpim_lab.lab.resp_frames import Command, Conversation, RespFrames
@@ -67,7 +67,7 @@ class Proxy:
     """
 
     def __init__(self, url: str) -> None:
-        self._upstream_url, self._upstream = url, Address.parse(url)
+        self._upstream = Address.parse(url)
         if self._upstream.tls is not None:
             raise InvalidParameter("the proxy reads what passes: it does not speak TLS")
         self.struck = 0
@@ -85,10 +85,10 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where clients connect: redis://127.0.0.1:PORT/DB, with the server's user and password."""
-        parts = urlsplit(self._upstream_url)
-        login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-        path = parts.path if parts.scheme.startswith("redis") else f"/{self._upstream.db}"
-        return urlunsplit(("redis", f"{login}127.0.0.1:{self._port}", path, "", ""))
+        upstream = self._upstream
+        user, password = (quote(word or "", safe="") for word in (upstream.username, upstream.password))
+        login = f"{user}:{password}@" if upstream.password is not None else ""
+        return f"redis://{login}127.0.0.1:{self._port}/{upstream.db}"
 
     async def __aenter__(self) -> Self:
         try:

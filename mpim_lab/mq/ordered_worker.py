@@ -67,7 +67,7 @@ class OrderedWorker:
         self._ended.set()  # it has not begun
 
     async def run(self) -> None:
-        """Work until `stop`. A line that breaks is waited for; the offset says where to go on."""
+        """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for."""
         self._ended.clear()
         try:
             async with self.seats:

@@ -81,7 +81,7 @@ def lifetime_ms(keep_s: int) -> str:
 
 def append_keys(queue: MessageQueue, name: str, conversation: str, id: str) -> list[bytes]:
     """The first keys of append.lua: the conversation's counter and the mark of the message's id."""
-    return [queue.access(sequence_key(name, conversation)).key, queue.access(sent_key(name, id)).key]
+    return [queue.access(sequence_key(name, conversation)).key, queue.access(sent_key(name, conversation, id)).key]
 
 
 async def append(

@@ -56,7 +56,7 @@ class Worker:
         self._ended.set()  # it has not begun
 
     async def run(self) -> None:
-        """Work until `stop`. A line that breaks is waited for; what it swallowed is picked up afterwards."""
+        """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for."""
         self._ended.clear()
         try:
             async with self.consumer:

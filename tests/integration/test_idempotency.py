@@ -328,8 +328,8 @@ async def test_marks_have_a_lifetime_and_the_counter_of_tokens_has_none(server):
         await once.claim("m2")
         for name in ("m1", "m2"):
             assert 95_000 < await ask(mq, "PTTL", f"once:payments:{name}") <= 100_000
-        assert await ask(mq, "PTTL", "once:payments") == -1
-        assert sorted(await ask(mq, "KEYS", "once:*")) == [b"once:payments", b"once:payments:m1", b"once:payments:m2"]
+        assert await ask(mq, "PTTL", "tokens:payments") == -1
+        assert sorted(await ask(mq, "KEYS", "once:*")) == [b"once:payments:m1", b"once:payments:m2"]
 
 
 async def test_tokens_always_ascend(server):

@@ -146,7 +146,7 @@ async def test_an_id_is_remembered_for_so_long(server):
     """The number and the log have no lifetime."""
     async with chat(server, keep_s=100) as conversations:
         await conversations.append("bob", "hi", id="m1")
-        assert 95_000 < await call(conversations, "PTTL", "chat:sent:m1") <= 100_000
+        assert 95_000 < await call(conversations, "PTTL", "chat:sent:bob:m1") <= 100_000
         assert [await call(conversations, "PTTL", key) for key in ("chat:seq:bob", "chat:log:bob")] == [-1, -1]
         with pytest.raises(InvalidParameter, match="keep_s=0"):
             Conversations(conversations.queue, "chat", keep_s=0)
@@ -507,3 +507,11 @@ async def test_a_reader_lives_through_a_server_that_is_killed_and_restarted(lab_
         await reading.until(30)
     assert reading.numbers == list(range(1, 31))
     assert [int(numbered.payload) for numbered in reading.got] == list(range(30))
+
+
+async def test_the_same_id_in_two_conversations_is_two_messages(server):
+    """An application may count its ids anew in each conversation; none of them is lost for that."""
+    async with chat(server) as conversations:
+        assert await conversations.append("ann", "hello", id="1") == (1, True)
+        assert await conversations.append("bob", "hello", id="1") == (1, True)
+        assert await conversations.append("bob", "hello", id="1") == (1, False)
