@@ -47,13 +47,13 @@ check: $(VENV)/.installed-all ## ruff and strict mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-browser: $(VENV)/.installed-all ## chapter 1 in a real JupyterLab in a real browser (needs Chromium)
+browser: $(VENV)/.installed-all ## chapters 1, 3 and 4 in a real JupyterLab in a real browser (needs Chromium)
 	$(BIN)/python -m pytest -q tests/browser $(TESTS)
 
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	$(BIN)/python -m pytest -q tests/load $(TESTS)
 
-soak: $(VENV)/.installed ## 1,000 random fault schedules (about ten minutes)
+soak: $(VENV)/.installed ## 1,000 random fault schedules (a few minutes)
 	$(BIN)/python -m mpim_lab.experiments.soak --schedules 1000
 
 bench: $(VENV)/.installed-all ## how fast, beside the peers, on this machine

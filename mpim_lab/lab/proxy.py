@@ -132,7 +132,7 @@ class Proxy:
     async def flushed(self) -> None:
         """Wait until the commands that were held are at the server."""
         if self._holding:
-            await asyncio.wait(self._holding)
+            await asyncio.wait(self._holding, timeout=1.0)  # a client that stays keeps its line
 
     def cut_at_byte(self, count: int) -> None:
         """Break the next line after `count` bytes from the server, wherever in a frame that is."""

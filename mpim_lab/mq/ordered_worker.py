@@ -135,7 +135,7 @@ class OrderedWorker:
         return None
 
     async def _failed(self, seat: Seat, ordered: Ordered, said: str) -> None:
-        _log.info("%s: %s %d: %s", self.name, ordered.conversation, ordered.sequence, said)
+        _log.info("%s: %s %d: %r", self.name, ordered.conversation, ordered.sequence, said)
         seat.failures += 1
         self._report(Kind.FAILED, ordered, detail=said)
         delay_s = self._retry.delay_s(seat.tries + seat.failures - 1, random.random())
@@ -146,7 +146,7 @@ class OrderedWorker:
 
     async def _bury(self, seat: Seat, ordered: Ordered, reason: str, said: str) -> None:
         await self.seats.bury(seat, ordered, reason=reason, error=said, tries=seat.tries + max(0, seat.failures - 1))
-        _log.error("%s: %s %d is a dead letter: %s", self.name, ordered.conversation, ordered.sequence, said or reason)
+        _log.error("%s: %s %d is a dead letter: %r", self.name, ordered.conversation, ordered.sequence, said or reason)
         self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
 
     def _report(self, kind: Kind, ordered: Ordered, *, detail: str = "", count: int | None = None) -> None:

@@ -145,7 +145,7 @@ class Worker:
 
     async def _bury(self, delivery: Delivery, reason: str, error: str) -> None:
         if await self._group.bury(delivery, reason=reason, error=error):
-            _log.error("%s: entry %s is a dead letter: %s %s", self.consumer.name, delivery.entry.id, reason, error)
+            _log.error("%s: entry %s is a dead letter: %s %r", self.consumer.name, delivery.entry.id, reason, error)
         self.consumer.forget(delivery)
 
 

@@ -26,7 +26,7 @@ from mpim_lab.mq.retry import RetryRule
 
 pytestmark = pytest.mark.timeout(120)
 
-EXAMPLES, STEPS, MOST_WORKERS = 16, 14, 4
+EXAMPLES, STEPS, MOST_WORKERS = 15, 14, 4
 SETTINGS = settings(
     derandomize=True, database=None, deadline=None, max_examples=EXAMPLES, stateful_step_count=STEPS, print_blob=False
 )
