@@ -128,6 +128,8 @@ def sweep_chart(frame: pd.DataFrame, *, x: str, y: str, color: str | None = None
             x=list(group[x]), y=list(group[y]), name=name, mode="lines+markers", line=line, showlegend=bool(name)
         )
     styled(figure).update_layout(title=title)
+    if color is not None:  # the names below, clear of the title
+        figure.update_layout(height=360, margin_b=96, legend={"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top"})
     figure.update_xaxes(title_text=x)
     figure.update_yaxes(title_text=y)
     series = {name or y: (list(group[x]), list(group[y])) for name, group in groups}

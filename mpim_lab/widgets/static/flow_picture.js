@@ -59,7 +59,7 @@ const FlowPicture = {
     const lost = (this.order || []).filter((story) => story.fate === "lost" && story.over + FALL < this.at);
     const handled = (this.order || []).filter((story) => story.over <= this.at && ["delivered", "duplicated"].includes(story.fate)).length;
     context.textAlign = "center"; context.font = "13px system-ui, sans-serif"; context.fillStyle = this.theme.soft;
-    const bob = places.get(this.scene.consumers[0]), server = places.get(this.scene.channels[0]);
+    const bob = places.get(this.scene.consumers.at(-1)), server = places.get(this.scene.channels[0]);
     if (bob && handled) context.fillText(`${handled.toLocaleString("en")} handled`, bob.x, bob.y + 36);
     if (!places.size) context.fillText("Nothing has been sent yet.", context.canvas.clientWidth / 2, FLOW_HEIGHT / 2);
     if (!server || !lost.length) return;
