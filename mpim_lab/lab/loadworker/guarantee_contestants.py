@@ -52,9 +52,12 @@ async def numbered(url: str, tasks: int) -> AsyncIterator[Publish]:
     from mpim_lab.mq.pubsub import MessageQueue
 
     async with MessageQueue(url) as mq:
+        streams: dict[str, PartitionedStream] = {}
 
         async def append(channel: str, payload: bytes) -> int:
-            await PartitionedStream(mq, channel, partitions=1, keep_s=60).append("one", payload)
+            if channel not in streams:
+                streams[channel] = PartitionedStream(mq, channel, partitions=1, keep_s=60)
+            await streams[channel].append("one", payload)
             return 1
 
         yield append
