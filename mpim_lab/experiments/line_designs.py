@@ -22,6 +22,7 @@ from mpim_lab.naive.streams import NoAckWorker
 STREAM, GROUP, SCOPE = "orders", "billing", "payments"
 PARTITIONS = 4
 LIBRARY_TIMEOUT_S = 0.4
+ATTEMPTS = 30  # of a sender, before it gives a message up
 RETRY = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
 
 
@@ -73,12 +74,17 @@ def _kept_id(setting: Setting) -> Producer[str]:
     async def add(conversation: str, payload: bytes, id: str) -> str:
         return await stream.add({"data": payload, "id": id})
 
-    return Producer(add, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=30)
+    return Producer(add, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=ATTEMPTS)
 
 
-def _numbered(setting: Setting) -> Producer[Any]:
-    stream = partitioned(setting.alice)
-    return Producer(stream.append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=30)
+def numbered(attempts: int) -> Senders:
+    """Senders into the partitions that repeat a message so often."""
+
+    def make(setting: Setting) -> Producer[Any]:
+        append = partitioned(setting.alice).append
+        return Producer(append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=attempts)
+
+    return make
 
 
 def _library(setting: Setting) -> LibrarySender:
@@ -106,18 +112,20 @@ def group_worker(once: Callable[[MessageQueue, str], Any], worker: Callable[...,
     return employ
 
 
-def _ordered_worker(kind: type[OrderedWorker]) -> Employs:
-    def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> Any:
+def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefetch: int = 1) -> Employs:
+    """Workers that have partitions to themselves, or believe it."""
+
+    def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
         async def handle(ordered: Ordered, effects: Effects) -> None:
             await work(ordered.data, effects)
 
-        options: dict[str, Any] = {"retry": RETRY, "prefetch": 1, "lease_ms": setting.lease_ms}
+        options: dict[str, Any] = {"retry": retry, "prefetch": prefetch, "lease_ms": setting.lease_ms}
         return kind(partitioned(queue), GROUP, name, handle, **options)
 
     return employ
 
 
-_IN_ORDER = Design(_numbered, _ordered_worker(OrderedWorker), is_partitioned=True)
+_IN_ORDER = Design(numbered(ATTEMPTS), ordered_worker(OrderedWorker), is_partitioned=True)
 IDEMPOTENCY_DESIGNS = {
     "fresh id": Design(lambda setting: FreshIdSender(setting.alice.stream(STREAM)), group_worker(Idempotency)),
     "library retries": Design(_library, group_worker(Idempotency)),
@@ -127,7 +135,7 @@ IDEMPOTENCY_DESIGNS = {
 }
 ORDERING_DESIGNS = {
     "any worker": Design(_kept_id, group_worker(Idempotency)),
-    "no fence": Design(_numbered, _ordered_worker(UnfencedWorker), is_partitioned=True),
+    "no fence": Design(numbered(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
     "sound": _IN_ORDER,
 }
 MODES = {

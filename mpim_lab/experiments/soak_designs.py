@@ -4,24 +4,9 @@ Other faults may bite them, too, if other messages happen to come at the wrong m
 a later message of the same conversation is done before the struck one.
 """
 
-from typing import Any
-
-from mpim_lab.experiments.line_designs import (
-    GROUP,
-    MODES,
-    ORDERING_DESIGNS,
-    Design,
-    Employs,
-    Setting,
-    Work,
-    partitioned,
-)
+from mpim_lab.experiments.line_designs import MODES, ORDERING_DESIGNS, Design, numbered, ordered_worker
 from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.effects import Effects
 from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.partitions import Ordered
-from mpim_lab.mq.producer import Producer
-from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.retry import RetryRule
 from mpim_lab.naive.ordering import UnfencedWorker
 
@@ -30,25 +15,13 @@ PREFETCH = 3  # entries in hand at once: a commit may be of several
 PATIENT = RetryRule(tries=20, backoff=Backoff(first_s=0.004, most_s=0.02))  # no message here is poison
 
 
-def _gives_up(setting: Setting) -> Producer[Any]:
-    append = partitioned(setting.alice).append
-    return Producer(append, backoff=Backoff(first_s=0.005, most_s=0.05), attempts=ATTEMPTS)
-
-
-def _in_order(kind: type[OrderedWorker]) -> Employs:
-    def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
-        async def handle(ordered: Ordered, effects: Effects) -> None:
-            await work(ordered.data, effects)
-
-        options: dict[str, Any] = {"retry": PATIENT, "prefetch": PREFETCH, "lease_ms": setting.lease_ms}
-        return kind(partitioned(queue), GROUP, name, handle, **options)
-
-    return employ
+def _in_order(kind: type[OrderedWorker]) -> Design:
+    return Design(numbered(ATTEMPTS), ordered_worker(kind, retry=PATIENT, prefetch=PREFETCH), is_partitioned=True)
 
 
 DESIGNS = {
-    "sound": Design(_gives_up, _in_order(OrderedWorker), is_partitioned=True),
-    "no fence": Design(_gives_up, _in_order(UnfencedWorker), is_partitioned=True),
+    "sound": _in_order(OrderedWorker),
+    "no fence": _in_order(UnfencedWorker),
     "any worker": ORDERING_DESIGNS["any worker"],
     "at least once": MODES["at least once"],
     "at most once": MODES["at most once"],

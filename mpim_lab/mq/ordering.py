@@ -55,21 +55,24 @@ class Conversations:
         told = wire_payload(payload, self.queue.max_payload_bytes)
         channel = live_channel(self.name, conversation)
         keys = append_keys(self.queue, self.name, conversation, sent := id or new_message_id())
-        keys.append(self.queue.access(log_key(self.name, conversation)).key)
+        keys.append(self._log(conversation))
         words = (sent, told, self._keep_ms, "", wire_name(channel, self.queue.prefix))
         return await append(self.queue, self.name, told, keys, *words)
 
     async def between(self, conversation: str, first: int, last: int | None = None, count: int = 500) -> list[Numbered]:
         """What the log still has from number `first` to `last` (to its end), at most `count`."""
-        key = self.queue.access(log_key(self.name, conversation)).key
+        key = self._log(conversation)
         end = "+" if last is None else f"{last}-0"
         raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
         return [Numbered(conversation, int(raw[0].partition(b"-")[0]), raw[1][3]) for raw in raws]
 
     async def trim(self, conversation: str, *, keep: int) -> int:
         """Forget all but the last `keep` of a conversation; gives how many were."""
-        key = self.queue.access(log_key(self.name, conversation)).key
+        key = self._log(conversation)
         return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(keep)))
+
+    def _log(self, conversation: str) -> bytes:
+        return self.queue.access(log_key(self.name, conversation)).key
 
 
 def lifetime_ms(keep_s: int) -> str:

@@ -13,7 +13,6 @@ from typing import NamedTuple, Self
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import now
-from mpim_lab.keys import partition_key
 from mpim_lab.mq.effects import Effects, pack_effects
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.partitions import Ordered, PartitionedStream, ordered_of
@@ -82,9 +81,8 @@ class Seats:
     ) -> None:
         self.forget()
         try:
-            if kind is None or issubclass(
-                kind, Exception | asyncio.CancelledError
-            ):  # a process that dies leaves nothing in order
+            # a process that dies leaves nothing in order
+            if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
                 await self._show(0)
         except MpimError as left:  # they pass on after the lease
             _log.warning("%s: leaving: %s", self.member, left)
@@ -138,9 +136,9 @@ class Seats:
         within_ms = min(within_ms, int((self._show_at - now()) * 1e3))
         empty = {self._stream.keys[seat.partition]: seat for seat in self.taken if not seat.in_hand}
         must_wait = not any(seat.in_hand and seat.due_at <= now() for seat in self.taken)
-        block = ("BLOCK", str(max(1, within_ms))) if must_wait else ()
         if not empty:  # nothing to read: wait for a retry, or for a partition
-            empty = {self._stream.queue.access(partition_key(self._stream.name, -1)).key: Seat(-1, 0, "$", 0)}
+            return await asyncio.sleep(max(0, within_ms) / 1e3 if must_wait else 0)
+        block = ("BLOCK", str(max(1, within_ms))) if must_wait else ()
         words = ("COUNT", str(self._prefetch), *block, "STREAMS", *empty, *(seat.read_to for seat in empty.values()))
         for key, raws in (await self._reads.call("XREAD", *words) or {}).items():
             empty[key].in_hand = [ordered_of(raw) for raw in raws]
