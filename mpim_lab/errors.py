@@ -3,6 +3,10 @@
     MpimError
     ├── InvalidMessage (ValueError)      bad channel, bad payload, too large
     ├── InvalidParameter (ValueError)    a knob outside its bounds, an unknown fault
+    ├── UnreadablePayload                what arrived cannot be read
+    │   ├── CorruptPayload               truncated, or not what its header says
+    │   ├── OversizedPayload             it would be larger than the limit once it is unpacked
+    │   └── UnknownFormat                packed in a way, or with a dictionary, that is not known here
     ├── AlreadySubscribed                the channel has a handler in this queue
     ├── SlowSubscriber                   a handler fell too far behind; its subscription was ended
     ├── QueueClosed                      the queue or connection was closed by its owner
@@ -18,6 +22,7 @@
     ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
     ├── StoreFailed                      the database refused; nothing of the transaction was kept
     ├── StoreUncertain                   the outcome of a commit is unknown
+    ├── PoolTimeout                      no connection of a pool became free in time; nothing was sent
     ├── ReorderOverflow                  more early arrivals than a reorder buffer may hold
     ├── ServerFailed                     a server could not be started, or ended by itself
     ├── FaultUnavailable                 this server does not offer that fault
@@ -41,6 +46,22 @@ class InvalidMessage(MpimError, ValueError):
 
 class InvalidParameter(MpimError, ValueError):
     """A parameter is outside its stated bounds."""
+
+
+class UnreadablePayload(MpimError):
+    """What arrived cannot be read; its neighbours are not touched."""
+
+
+class CorruptPayload(UnreadablePayload):
+    """The payload is truncated, or its bytes are not what its header says."""
+
+
+class OversizedPayload(UnreadablePayload):
+    """Unpacked it would be larger than the limit; unpacking was given up before it was."""
+
+
+class UnknownFormat(UnreadablePayload):
+    """The payload was packed in a way, or with a dictionary, that this side does not know."""
 
 
 class AlreadySubscribed(MpimError):
@@ -119,6 +140,10 @@ class StoreUncertain(MpimError):
     """The commit was begun and its outcome is unknown: all of the transaction was kept, or nothing."""
 
     definite = False
+
+
+class PoolTimeout(MpimError):
+    """No connection of the pool became free in time; nothing was sent."""
 
 
 class ReorderOverflow(MpimError):
