@@ -16,6 +16,7 @@
     ├── CommandTimeout                   written, and no answer in time
     ├── Unconfirmed                      all attempts are used up, and one of them may have been run
     ├── CommandRejected                  the server answered with an error
+    │   └── WatchFailed                  a watched key changed before EXEC; nothing of the transaction was done
     ├── PartlyAdded                      some of many were not added, or may not have been; it says which
     ├── LoginRejected                    the server refused user, password or database
     ├── InProgress                       another worker is at this message; nothing was done
@@ -32,6 +33,8 @@ Each class says by `definite` whether the operation certainly did NOT happen (`T
 Only a definite failure may be retried without thinking; for the others idempotency exists. The word is Maelstrom's
 (https://github.com/jepsen-io/maelstrom/blob/main/doc/protocol.md#errors).
 """
+
+from collections.abc import Sequence
 
 
 class MpimError(Exception):
@@ -106,10 +109,17 @@ class CommandRejected(MpimError):
     """The server answered the command with an error."""
 
 
-class PartlyAdded(MpimError):
-    """Of many that were added at once some were not, or may not have been: `ids[n]`, or `errors[n]` for the n-th of them."""
+class WatchFailed(CommandRejected):
+    """A watched key was changed before EXEC; nothing of the transaction was done. Read again and try again."""
 
-    def __init__(self, ids: list[str | None], errors: list[MpimError | None]) -> None:
+
+class PartlyAdded(MpimError):
+    """Of many that were added at once some were not, or may not have been: `errors[n]`, or `ids[n]` for the n-th of them.
+
+    In a batch to a channel `ids[n]` is the number of subscribers.
+    """
+
+    def __init__(self, ids: Sequence[str | int | None], errors: list[MpimError | None]) -> None:
         failed = [error for error in errors if error is not None]
         super().__init__(f"{len(failed):,} of {len(errors):,} were not added: {failed[0]}")
         self.ids, self.errors = ids, errors

@@ -4,6 +4,7 @@
 |--------------------------|---------|----------------------|----------------------------|----------------------------|
 | `user:<uid>`             | channel | none                 | senders                    | the queue of that user     |
 | `confirm:<uid>`          | channel | none                 | the queue of that user     | who sends to that user     |
+| `batches:<sender>`       | channel | none                 | receivers of batches       | the batcher of that sender |
 | `<name>`                 | stream  | until trimmed        | `Stream.add`               | its consumer groups        |
 | `<name>:dead:<group>`    | stream  | replayed or dropped  | `ConsumerGroup.bury`       | a person                   |
 | `once:<scope>:<id>`      | hash    | `keep_s`             | `Idempotency`              | `Idempotency`              |
@@ -42,6 +43,11 @@ def confirm_channel(uid: str) -> str:
 def is_confirmation(channel: str) -> bool:
     """Whether a channel carries confirmations instead of messages."""
     return channel.startswith("confirm:")
+
+
+def batches_channel(sender: str) -> str:
+    """Name the channel on which receivers say which of one sender's batches they took in."""
+    return f"batches:{sender}"
 
 
 def mark_key(scope: str, id: str) -> str:

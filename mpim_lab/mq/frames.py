@@ -9,8 +9,8 @@ bytes from 0xF8 on are marks:
 | `F8`       | a plain payload whose own first byte is a mark                            | everybody           |
 | `F9`       | a zlib stream (RFC 1950)                                                  | `compression.Codec` |
 | `FA`       | an LZ4 frame                                                              | `compression.Codec` |
-| `FB`       | a Zstandard frame (RFC 8878)                                              | `compression.Codec` |
-| `FC`       | a Zstandard frame made with a dictionary, which the frame names by number | `compression.Codec` |
+| `FB`       | a Zstandard frame (RFC 8878) without its magic number                     | `compression.Codec` |
+| `FC`       | the same, made with a dictionary, which the frame names by number         | `compression.Codec` |
 | `FD`       | a batch: see below                                                        | `batching.Batcher`  |
 | `FE`, `FF` | nothing: kept for later                                                   |                     |
 
@@ -26,6 +26,10 @@ A batch, numbers unsigned and big-endian:
 | 14+n   | 4 × m   | the length of each message                                                         |
 | …      | the sum | the messages, one after another; each is plain whatever its first byte             |
 
+A confirmation is 16 bytes: 8 that name the receiver, and the number of the last batch that it took in.
+
+A Zstandard frame must state its content's size (one-shot compressors do), so that a receiver can refuse it unread.
+
 Compressing comes last: what is inside F9 to FC is a plain payload or a whole batch, never compressed again.
 """
 
@@ -40,6 +44,8 @@ FIRST_MARK = 0xF8
 PLAIN, ZLIB, LZ4, ZSTD, ZSTD_DICTIONARY, BATCH = range(FIRST_MARK, 0xFE)
 MOST_MESSAGES = 65_536
 _HEAD = struct.Struct(">BBQI")
+_CONFIRMATION = struct.Struct(">8sQ")
+OVERHEAD_BYTES = _HEAD.size + 255 + 4  # how much longer than its one message a batch is at most
 _PLAIN_MARK = bytes([PLAIN])
 
 
@@ -104,6 +110,23 @@ def batch_of(frame: bytes) -> Batch:
         )
     messages = [frame[begin:end] for begin, end in pairwise(accumulate(lengths, initial=body))]
     return Batch(messages, frame[_HEAD.size : start], number)
+
+
+def confirmation(receiver: bytes, number: int) -> bytes:
+    """What a receiver, named by 8 bytes, publishes to say that it took in every batch up to `number`."""
+    return _CONFIRMATION.pack(receiver, number)
+
+
+def confirmation_of(payload: bytes) -> tuple[bytes, int]:
+    """Read a confirmation: the receiver and the number. Raises CorruptPayload.
+
+    >>> confirmation_of(confirmation(b"receiver", 7))
+    (b'receiver', 7)
+    """
+    if len(payload) != _CONFIRMATION.size:
+        raise CorruptPayload(f"a confirmation has {_CONFIRMATION.size} bytes, not {len(payload)}")
+    receiver, number = _CONFIRMATION.unpack(payload)
+    return receiver, number
 
 
 def messages_of(payload: bytes) -> list[bytes]:

@@ -15,12 +15,12 @@ from mpim_lab.errors import InvalidParameter, MpimError
 from mpim_lab.events import Kind, Observer, Reporter
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.address import Address
-from mpim_lab.mq.inbox import WhenFull
+from mpim_lab.mq.inbox import Inbox, WhenFull
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
 from mpim_lab.mq.message import Message, publish_head, wire_name, wire_payload
 from mpim_lab.mq.streams import Stream
-from mpim_lab.mq.subscription import Handler, Subscription, direct, is_async, read
+from mpim_lab.mq.subscription import Handler, Subscription, Unpack, direct, is_async, read, unpacked
 from mpim_lab.mq.subscriptions import Subscriptions
 
 _MAX_HEADS = 4_096
@@ -156,20 +156,33 @@ class MessageQueue:
         pattern: bool = False,
         limit: int = 1_000,
         when_full: WhenFull | str = WhenFull.WAIT,
+        unpack: Unpack | None = None,
     ) -> None:
         """Have `handler(message)` called for each message; returns once the server has confirmed.
 
         A plain handler is called at once, an async one from an inbox of at most `limit` messages; `when_full` says what
-        then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`).
+        then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `unpack`: gives the
+        messages that a payload holds, for senders that batch or compress (`Unpacker`).
         Raises InvalidMessage, AlreadySubscribed, and what `Link` raises.
         """
         if not callable(handler):
             raise InvalidParameter(f"the handler must be callable, not {type(handler).__name__}")
-        if is_async(handler):
-            inbox = self._subscriptions.new_inbox(limit, when_full)
-            subscription = Subscription(channel, inbox.put, inbox, handler)
-        else:
-            subscription = Subscription(channel, direct(handler, self.reporter))
+        inbox = self._subscriptions.new_inbox(limit, when_full) if is_async(handler) else None
+        take = direct(handler, self.reporter) if inbox is None else inbox.put
+        await self._begin(channel, take, inbox, handler if inbox is not None else None, unpack, pattern)
+
+    async def _begin(
+        self,
+        channel: str,
+        take: Callable[[Message], bool],
+        inbox: Inbox | None,
+        handler: Handler | None,
+        unpack: Unpack | None,
+        pattern: bool,
+    ) -> None:
+        if unpack is not None:
+            take = unpacked(take, unpack, self.reporter)
+        subscription = Subscription(channel, take, inbox, handler, unpacks=unpack is not None)
         await self._subscriptions.begin(subscription, pattern=pattern)
 
     async def unsubscribe(self, channel: str, *, pattern: bool = False) -> None:
@@ -187,6 +200,7 @@ class MessageQueue:
         patterns: Sequence[str] = (),
         limit: int = 1_000,
         when_full: WhenFull | str = WhenFull.WAIT,
+        unpack: Unpack | None = None,
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """Give the messages of several channels and patterns as one async iterator; it ends when the queue is closed.
 
@@ -197,7 +211,7 @@ class MessageQueue:
         begun: list[tuple[str, bool]] = []
         try:
             for name, pattern in wanted:
-                await self._subscriptions.begin(Subscription(name, inbox.put, inbox), pattern=pattern)
+                await self._begin(name, inbox.put, inbox, None, unpack, pattern)
                 begun.append((name, pattern))
             yield read(inbox, self.reporter)
         finally:

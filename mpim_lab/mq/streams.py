@@ -5,7 +5,7 @@ What a group of consumers does with it, acknowledgements and all, is in `groups.
 Source: https://valkey.io/topics/streams-intro/ (entries, ids, trimming)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, PartlyAdded
@@ -36,9 +36,10 @@ class Stream:
         if max_entries is not None and max_entries < 1:
             raise InvalidParameter(f"max_entries={max_entries}: at least 1, or None to keep everything")
         self.name, self.key = access.name, access.key
-        self._access, self._commands, self._reporter = access, access.commands, access.reporter
+        self._access, self._commands = access, access.commands
+        self.reporter = self._reporter = access.reporter
         self._is_reporting = access.reporter.is_on
-        self._max_bytes = max_payload_bytes
+        self.max_payload_bytes = self._max_bytes = max_payload_bytes
         self._head = count, head = _add_head(self.key, max_entries)
         # What every XADD of a payload begins with, made once
         self._data_head = b"*%d\r\n%b$1\r\n*\r\n$4\r\ndata\r\n$" % (count + 3, head)
@@ -97,6 +98,19 @@ class Stream:
             for (told, _), outcome in zip(packed, outcomes, strict=True):
                 self._report_outcome(told, outcome)
         return _ids_of(outcomes)
+
+    async def add_some(self, payloads: Sequence[bytes]) -> list[str | MpimError]:
+        """Append the first of many, as many as one write has room for; gives an id or an error for each of those.
+
+        Nothing is checked and nothing reported: that is done by whoever gathered them. Raises what `Link.room` raises.
+        """
+        head, connection = self._data_head, self._commands.connection
+        commands = [b"%b%d\r\n%b\r\n" % (head, len(payload), payload) for payload in payloads]
+        if connection.blocked:
+            connection = await self._commands.room()
+        outcomes = connection.send_many(commands)
+        connection.flush()
+        return [outcome if isinstance(outcome, MpimError) else outcome.decode() for outcome in await outcomes]
 
     def _report_outcome(self, told: bytes, outcome: bytes | Exception) -> None:
         kind = Kind.ADDED if isinstance(outcome, bytes) else Kind.FAILED

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from mpim_lab.errors import MpimError, QueueClosed
@@ -11,8 +11,10 @@ from mpim_lab.events import Kind, Reporter
 from mpim_lab.mq.inbox import Inbox
 from mpim_lab.mq.message import Message
 
+Unpack = Callable[[bytes], Sequence[bytes]]
 Handler = Callable[[Message], None] | Callable[[Message], Awaitable[None]]
 _log = logging.getLogger(__name__)
+_new = tuple.__new__
 
 
 def report_failed(reporter: Reporter, message: Message, error: BaseException) -> None:
@@ -49,6 +51,30 @@ def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[M
     return take
 
 
+def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter) -> Callable[[Message], bool]:
+    """Hand over each message that a payload holds. A payload that cannot be read is reported; the next one comes."""
+    is_on = reporter.is_on
+
+    def take_all(packed: Message) -> bool:
+        channel, payload, pattern = packed
+        try:
+            payloads = unpack(payload)
+        except Exception as error:
+            report_failed(reporter, packed, error)
+            return True
+        if is_on:
+            for payload in payloads:
+                reporter.message(Kind.RECEIVED, payload, channel)
+        for number, payload in enumerate(payloads):
+            if not take(_new(Message, (channel, payload, pattern))):
+                for rest in payloads[number + 1 :]:
+                    report_dropped(reporter, Message(channel, rest, pattern), "the subscription was ended")
+                return False
+        return True
+
+    return take_all
+
+
 async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], reporter: Reporter) -> None:
     """Call an async handler on one message after the other until the inbox ends."""
     while True:
@@ -76,12 +102,21 @@ async def read(inbox: Inbox, reporter: Reporter) -> AsyncIterator[Message]:
 
 
 class Subscription:
-    """One channel or pattern of a queue. `take` gets each message and gives False when that ended the subscription."""
+    """One channel or pattern of a queue. `take` gets each message and gives False when that ended the subscription.
+
+    `unpacks`: a message may hold several, which `take` reports one by one.
+    """
 
     def __init__(
-        self, channel: str, take: Callable[[Message], bool], inbox: Inbox | None = None, handler: Handler | None = None
+        self,
+        channel: str,
+        take: Callable[[Message], bool],
+        inbox: Inbox | None = None,
+        handler: Handler | None = None,
+        *,
+        unpacks: bool = False,
     ) -> None:
-        self.channel, self.take, self._inbox, self._handler = channel, take, inbox, handler
+        self.channel, self.take, self._inbox, self._handler, self.unpacks = channel, take, inbox, handler, unpacks
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, reporter: Reporter) -> None:

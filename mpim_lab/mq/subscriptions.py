@@ -49,7 +49,7 @@ class Subscriptions:
             return True
         channel = subscription.channel if pattern is None else self._channel(push[2])
         message = _new(Message, (channel, payload, pattern))  # half the time of Message(...)
-        if self._is_reporting:
+        if self._is_reporting and not subscription.unpacks:
             self._reporter.message(Kind.RECEIVED, payload, channel)
         if not subscription.take(message):
             self._dropped(message)

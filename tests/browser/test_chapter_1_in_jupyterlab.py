@@ -21,8 +21,9 @@ def chapter(page, jupyter):
 
 
 def count_of(view, fate):
-    text = view.locator(f".mpim-count[data-fate={fate}]").inner_text()
-    return int(re.search(r"\d+", text)[0])
+    count = view.locator(f".mpim-count[data-fate={fate}]").filter(has_text=re.compile(r"\d"))
+    count.wait_for()  # the view is there before its first numbers are
+    return int(re.search(r"\d+", count.inner_text())[0])
 
 
 def wait_for_count(page, view, fate, test, within_ms=30_000):

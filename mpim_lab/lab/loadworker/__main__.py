@@ -55,7 +55,8 @@ async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
 async def receive(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
     """Subscribe, tally until all that was sent is there or is given up as lost."""
     receiver = Receiver(plan)
-    async with receiving(plan.who, plan.url, plan.channel, receiver.take) as lost:
+    take = receiver.gather if CONTESTANTS[plan.who].gathers else receiver.take
+    async with receiving(plan.who, plan.url, plan.channel, take) as lost:
         wire.report("ready")
         cpu_s = time.process_time()
         async with reporting(plan, wire, receiver.interval):

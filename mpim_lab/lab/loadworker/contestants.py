@@ -13,10 +13,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from mpim_lab.lab.loadworker import bare
+from mpim_lab.lab.loadworker import batch_contestants as batches
 from mpim_lab.lab.loadworker import guarantee_contestants as guarantees
 from mpim_lab.lab.loadworker import stream_contestants as streams
 from mpim_lab.lab.loadworker import stream_peers as peers
 from mpim_lab.mq.address import Address
+from mpim_lab.mq.batch_rules import Adaptive, FixedWindow
 
 Publish = Callable[[str, Any], Awaitable[Any]]
 Take = Callable[[bytes], None]
@@ -108,6 +110,7 @@ class Contestant:
     connect: Callable[[str, int], AbstractAsyncContextManager[Publish]]
     batch: int = 1
     receive: Callable[[str, str, Take], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
+    gathers: bool = False  # its receiver counts the messages of a loop turn together
 
     @property
     def missing(self) -> str | None:
@@ -115,6 +118,14 @@ class Contestant:
         if find_spec(self.module.partition(".")[0]) is not None:
             return None
         return f"{self.module} is not installed: pip install 'mpim_lab[peers]'"
+
+
+def _batching(
+    name: str, connect: Callable[[str, int], AbstractAsyncContextManager[Publish]], batch: int = 1
+) -> Contestant:
+    """A contestant of the batching bench; all have the same receiver, which unpacks what is packed."""
+    receive = batches.subscribing if connect in (_ours, _redis_py_pipelined) else batches.unpacking
+    return Contestant(f"batching:{name}", "redis", connect, batch, receive, gathers=True)
 
 
 CONTESTANTS = {
@@ -137,6 +148,14 @@ CONTESTANTS = {
         Contestant("streams:redis-py pipelined", "redis", streams.redis_py_pipelined, 100, streams.redis_py_consuming),
         Contestant("streams:FastStream pipelined", "faststream", peers.faststream, 100, peers.faststream_consuming),
         Contestant("streams:taskiq", "taskiq_redis", peers.taskiq, receive=peers.taskiq_consuming),
+        _batching("mpim_lab", batches.with_rule(Adaptive(), many=True), 100),
+        _batching("mpim_lab, one by one", batches.with_rule(Adaptive())),
+        *(
+            _batching(f"mpim_lab, window {ms:g} ms", batches.with_rule(FixedWindow(window_ms=ms)))
+            for ms in (0.5, 1, 2, 5, 10, 20)
+        ),
+        _batching("mpim_lab, not batched", _ours),
+        _batching("redis-py pipelined", _redis_py_pipelined, 100),
     )
 }
 

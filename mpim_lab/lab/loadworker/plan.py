@@ -8,6 +8,13 @@ from mpim_lab.errors import InvalidParameter
 
 HEAD = struct.Struct("<Qd")  # a payload begins with its sequence number and the moment it was due, in monotonic seconds
 NO_SAMPLE = 1 << 62  # a `one_in` that no sequence number but 0 is a multiple of
+
+
+def sequence_of(payload: bytes) -> int:
+    """The sequence number of a payload."""
+    return int.from_bytes(payload[:8], "little")
+
+
 BOUNDS = {
     "tasks": (1, 4_096),
     "messages": (1, 20_000_000),

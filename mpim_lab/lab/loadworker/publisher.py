@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.events import Kind, now
@@ -53,15 +54,14 @@ class ClosedLoop:
                 self._note(sequence, due, count)
 
     async def _batch_by_batch(self) -> None:
+        publish, channel, padding, one_in = self._publish, self._plan.channel, self._padding, self._plan.one_in
+        pack = HEAD.pack
         while True:
-            taken: list[tuple[int, float]] = []
-            while len(taken) < self._batch and (sequence := self._take()) >= 0:
-                taken.append((sequence, self._due_at(sequence)))
-            if taken:
-                counts = await self._publish(self._plan.channel, [HEAD.pack(*head) + self._padding for head in taken])
-                for head, count in zip(taken, counts, strict=True):
-                    if not head[0] % self._plan.one_in:
-                        self._note(*head, count)
+            if taken := self._take_some(self._batch):
+                dues = self._dues_of(taken)
+                counts = await publish(channel, [pack(*head) + padding for head in zip(taken, dues, strict=True)])
+                for sequence in range(-(-taken.start // one_in) * one_in, taken.stop, one_in):
+                    self._note(sequence, dues[sequence - taken.start], counts[sequence - taken.start])
             elif not await self._more():
                 return
 
@@ -83,8 +83,17 @@ class ClosedLoop:
         self.sent += 1
         return self.sent - 1
 
+    def _take_some(self, most: int) -> range:
+        """Give the next sequence numbers, at most so many; none if none may be sent now."""
+        first = self.sent
+        self.sent = max(first, min(first + most, self._limit))
+        return range(first, self.sent)
+
     def _due_at(self, sequence: int) -> float:
         return now()
+
+    def _dues_of(self, sequences: range) -> Sequence[float]:
+        return [now()] * len(sequences)
 
     async def _more(self) -> bool:
         """Wait for more to send; False at the end."""
@@ -121,6 +130,9 @@ class OpenLoop(ClosedLoop):
 
     def _due_at(self, sequence: int) -> float:
         return self._started_at + TICK_S * int(sequence / self._per_tick)
+
+    def _dues_of(self, sequences: range) -> Sequence[float]:
+        return [self._due_at(sequence) for sequence in sequences]
 
     def _tick(self) -> None:
         ticks = int((now() - self._started_at) / TICK_S) + 1

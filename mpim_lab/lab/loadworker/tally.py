@@ -5,7 +5,7 @@ from bisect import bisect_left
 from mpim_lab.lab.loadworker.latencies import BUCKET_ENDS, Latencies
 from mpim_lab.lab.loadworker.plan import HEAD
 
-_STEP = 65_536
+STEP = 65_536
 
 
 class Tally:
@@ -22,7 +22,7 @@ class Tally:
         self.received = self.duplicates = self.reordered = 0
         self.first_at = self.last_at = 0.0
         self.recent, self._earlier = Latencies(), Latencies()
-        self._seen = bytearray(_STEP)
+        self._seen = bytearray(STEP)
         self._highest = -1
 
     def add(self, payload: bytes, at: float) -> int:
@@ -30,7 +30,7 @@ class Tally:
         sequence: int
         sequence, due_at = HEAD.unpack_from(payload)
         while sequence >= len(self._seen):
-            self._seen.extend(bytes(_STEP))
+            self._seen.extend(bytes(STEP))
         if self._seen[sequence]:
             self.duplicates += 1
         elif sequence < self._highest:

@@ -1,0 +1,214 @@
+"""Batcher: many messages, one write. When a batch is closed is said by a rule (`batch_rules.py`).
+
+A system call, a command and an answer cost the same for one message of 100 bytes and for 500 of them. A message passes
+`publish` here, the sender's task below, the carrier (`batch_carriers.py`), and the queue's one connection; at the other
+end an `Unpacker` opens the frame and the handler is called once for each message.
+
+Order is kept by having one batch on its way at a time. What fails before it is written is kept and tried again, in its
+place. What may have been run is not repeated: each of its messages gets the error, whose `definite` is False.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull
+from mpim_lab.events import Kind, now
+from mpim_lab.mq.backlog import Backlog
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.batch_carriers import Carrier, EntryCarrier, FrameCarrier
+from mpim_lab.mq.batch_rules import Adaptive, BatchRule
+from mpim_lab.mq.batch_sender import BatchSender
+from mpim_lab.mq.callers import Callers
+from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.credit import Credit
+from mpim_lab.mq.message import wire_payload
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.receipt import Receipt, all_of, first_of
+from mpim_lab.mq.streams import Stream
+
+
+class Batcher:
+    """Gathers messages and sends them in batches, in order: `async with Batcher.to_channel(mq, "chat") as batcher:`.
+
+    rule: when a batch is closed; `Adaptive()` if none is given. max_waiting_bytes: how much may wait to be sent; beyond it
+    callers wait, first come, first served, for at most `wait_s`. give_up_after_s: how old a message may become while its
+    batch cannot be written; then it gets the error, and so does what waits behind it, which would overtake a repeat.
+    """
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        *,
+        rule: BatchRule | None = None,
+        max_waiting_bytes: int = 1024 * 1024,
+        wait_s: float = 5.0,
+        give_up_after_s: float = 30.0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        if min(max_waiting_bytes, wait_s, give_up_after_s) <= 0:
+            raise InvalidParameter("max_waiting_bytes, wait_s and give_up_after_s must be above 0")
+        self.rule = rule or Adaptive()
+        self._carrier, self._reporter, self._is_reporting = carrier, carrier.reporter, carrier.reporter.is_on
+        self._most_bytes, self._max_waiting_bytes = carrier.max_message_bytes, max_waiting_bytes
+        self._backlog, self._callers = Backlog(), Callers(wait_s)
+        self._sender = BatchSender(
+            carrier,
+            self.rule,
+            self._backlog,
+            backoff or Backoff(),
+            give_up_after_s=give_up_after_s,
+            on_room=self._admit,
+        )
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @classmethod
+    def to_channel(
+        cls,
+        queue: MessageQueue,
+        channel: str,
+        *,
+        rule: BatchRule | None = None,
+        codec: Codec | None = None,
+        credit: Credit | None = None,
+        **options: Any,
+    ) -> Self:
+        """One frame a batch, for subscribers with an `Unpacker`. `options` are those of the class.
+
+        codec: compresses the frames. credit: how far ahead of the receivers this may be.
+        """
+        carrier = FrameCarrier(queue, channel, codec, credit or Credit(), (rule or Adaptive()))
+        return cls(carrier, rule=rule, **options)
+
+    @classmethod
+    def to_stream(cls, stream: Stream, *, rule: BatchRule | None = None, **options: Any) -> Self:
+        """Entries in one write; consumers see no difference, and each may fail alone. `options` are those of the class."""
+        return cls(EntryCarrier(stream), rule=rule, **options)
+
+    # Life
+
+    async def open(self) -> None:
+        """Get ready. Raises what subscribing raises."""
+        self._loop = asyncio.get_running_loop()
+        await self._carrier.open()
+        self._task = asyncio.create_task(self._sender.run())
+
+    async def close(self) -> None:
+        """Take nothing more, send everything that was taken, and wait for the outcomes. Twice is harmless.
+
+        It ends at the latest when `give_up_after_s` are over. To cancel it does not stop the sending.
+        """
+        self._closing = True
+        self._sender.end()
+        self._callers.end(self._why_not())
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            await self._carrier.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Taking in
+
+    async def publish(self, payload: bytes | str) -> int | str:
+        """Send with the next batch; gives this message's own outcome: how many subscribers, or the entry's id.
+
+        Raises InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met; look at `definite`.
+        A caller that is cancelled while it waits for the outcome does not hold the message back.
+        """
+        if type(payload) is not bytes or len(payload) > self._most_bytes:
+            payload = wire_payload(payload, self._most_bytes)
+        if self.is_full:
+            await self._room()
+        return first_of(await self._take_in((payload,), len(payload)))
+
+    async def publish_many(self, payloads: Iterable[bytes | str]) -> list[int | str]:
+        """Send many, in order, and give the outcome of each. All are checked before the first is taken in.
+
+        Raises as `publish` does, and PartlyAdded, which says which, once some have an error of their own.
+        """
+        most = self._most_bytes
+        checked = [
+            payload if type(payload) is bytes and len(payload) <= most else wire_payload(payload, most)
+            for payload in payloads
+        ]
+        if not checked:
+            return []
+        if self.is_full:
+            await self._room()
+        return all_of(await self._take_in(checked, sum(map(len, checked))))
+
+    def add(self, payload: bytes | str) -> Receipt:
+        """Take a message in without waiting; the receipt can be awaited for a list with its outcome, or its error.
+
+        Raises InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
+        """
+        payload = wire_payload(payload, self._most_bytes)
+        if self.is_full:
+            raise self._why_not()
+        return self._take_in((payload,), len(payload))
+
+    async def flush(self) -> None:
+        """Close the batch now, and wait until everything taken in so far has its outcome."""
+        if (last := self._backlog.last) is not None:
+            self._sender.hurry(last)
+            await asyncio.wait([last])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a caller would have to wait now."""
+        return bool(self._callers) or self._backlog.bytes >= self._max_waiting_bytes or not self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes messages."""
+        return self._task is not None and not self._closing and not self._task.done()
+
+    @property
+    def batches(self) -> int:
+        """How many batches have had their outcome."""
+        return self._sender.batches
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait to be sent."""
+        return self._backlog.messages
+
+    def _take_in(self, payloads: Sequence[bytes], size: int) -> Receipt:
+        receipt = Receipt(len(payloads), now(), loop=self._loop)
+        self._backlog.put(payloads, size, receipt)
+        self._sender.more()
+        if self._is_reporting:
+            for payload in payloads:
+                self._reporter.message(Kind.ACCEPTED, payload, self._carrier.name)
+        if self._callers:
+            self._admit()
+        return receipt
+
+    async def _room(self) -> None:
+        if not self.is_open:
+            raise self._why_not()
+        try:
+            await self._callers.wait(self._why_not)
+        except BaseException:
+            self._admit()
+            raise
+
+    def _admit(self) -> None:
+        if self._backlog.bytes < self._max_waiting_bytes:
+            self._callers.next()
+
+    def _why_not(self) -> MpimError:
+        if self._task is None:
+            return NotConnected("not opened yet: write `async with Batcher.to_channel(…) as batcher:`")
+        if not self.is_open:
+            return QueueClosed("the batcher was closed; the message was not taken")
+        return QueueFull(f"{self._backlog.messages:,} messages ({self._backlog.bytes:,} bytes) wait to be sent already")

@@ -1,0 +1,164 @@
+"""Codec: fewer bytes, when it pays. What a compressed payload looks like is in `frames.py`.
+
+Whoever packs chooses the algorithm; whoever unpacks reads the mark and needs no setting, so that old and new senders can be
+side by side. Below a threshold, and whenever the result would not be shorter, a payload stays plain.
+
+A few kilobytes may unpack to gigabytes (a bomb). The limit is therefore checked while unpacking, and a size that a frame
+claims is never believed: at most `max_bytes` are made of any payload.
+
+Sources: RFC 1950 (zlib), RFC 8878 (Zstandard), https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+import lz4.frame
+import zstandard
+
+from mpim_lab.errors import CorruptPayload, InvalidMessage, InvalidParameter, UnknownFormat
+from mpim_lab.mq.dictionary import Dictionary
+from mpim_lab.mq.frames import BATCH, LZ4, PLAIN, ZLIB, ZSTD, ZSTD_DICTIONARY, mark_of, plain
+from mpim_lab.mq.inflate import inflate_lz4, inflate_zlib, inflate_zstd
+
+
+class Algorithm(StrEnum):
+    """What a codec packs with."""
+
+    NONE = "none"
+    ZLIB = "zlib"
+    LZ4 = "lz4"
+    ZSTD = "zstd"
+    ZSTD_DICTIONARY = "zstd-dictionary"
+
+
+# level if none is given, the payload's length from which on trying pays, mark. Measured on chat lines (chapter 6): below
+# its threshold an algorithm almost never wins a byte, and the attempt costs a microsecond or more.
+_SETTINGS: dict[Algorithm, tuple[int, int, int]] = {
+    Algorithm.NONE: (0, 1 << 62, PLAIN),
+    Algorithm.ZLIB: (6, 96, ZLIB),
+    Algorithm.LZ4: (0, 96, LZ4),
+    Algorithm.ZSTD: (3, 96, ZSTD),
+    Algorithm.ZSTD_DICTIONARY: (19, 8, ZSTD_DICTIONARY),
+}
+
+
+class Codec:
+    """Packs with one algorithm, unpacks them all. For the tasks of one event loop, not for several threads.
+
+    level: the algorithm's own; None chooses. threshold_bytes: shorter payloads stay plain; None chooses. max_bytes: no
+    payload is unpacked to more. dictionaries: the first one packs, all of them unpack, so that a new one can be brought in
+    while others still use the old. Raises InvalidParameter.
+
+        >>> codec = Codec("zlib", threshold_bytes=20)
+        >>> packed = codec.pack(b"see you at eight! " * 5)
+        >>> len(packed), codec.unpack(packed) == b"see you at eight! " * 5, codec.pack(b"hi")
+        (30, True, b'hi')
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm | str = Algorithm.ZSTD,
+        *,
+        level: int | None = None,
+        threshold_bytes: int | None = None,
+        max_bytes: int = 1024 * 1024,
+        dictionaries: Sequence[Dictionary] = (),
+    ) -> None:
+        if algorithm not in list(Algorithm):
+            raise InvalidParameter(f"algorithm={algorithm!r}: must be one of {', '.join(Algorithm)}")
+        if max_bytes < 1 or (threshold_bytes is not None and threshold_bytes < 0):
+            raise InvalidParameter(f"max_bytes={max_bytes}, threshold_bytes={threshold_bytes}: at least 1, and 0")
+        self.algorithm, self.max_bytes = Algorithm(algorithm), max_bytes
+        self.dictionaries = {dictionary.id: dictionary for dictionary in dictionaries}
+        usual_level, usual_threshold, mark = _SETTINGS[self.algorithm]
+        self.level = usual_level if level is None else level
+        self.threshold_bytes = usual_threshold if threshold_bytes is None else threshold_bytes
+        self._mark = bytes([mark])
+        self._deflate = _deflater(self.algorithm, self.level, dictionaries)
+        self._decompressors = {number: _decompressor(each) for number, each in self.dictionaries.items()}
+        self._decompressors[0] = _decompressor(None)
+
+    # Packing
+
+    def pack(self, payload: bytes) -> bytes:
+        """A payload as it is to travel: compressed if that makes it shorter, else plain. Raises InvalidMessage."""
+        if type(payload) is not bytes:
+            raise InvalidMessage(f"a payload to pack is bytes, not {type(payload).__name__}")
+        return self.compress(plain(payload))
+
+    def compress(self, framed: bytes) -> bytes:
+        """The same for what is in its form already: a payload that `frames.plain` made, or a batch."""
+        if len(framed) < self.threshold_bytes:
+            return framed
+        if len(framed) > self.max_bytes:
+            raise InvalidMessage(
+                f"{len(framed):,} bytes to compress; a receiver would refuse more than {self.max_bytes:,}"
+            )
+        packed = self._mark + self._deflate(framed)
+        return packed if len(packed) < len(framed) else framed
+
+    # Unpacking
+
+    def unpack(self, payload: bytes) -> bytes:
+        """The payload that was packed. Raises CorruptPayload, OversizedPayload, UnknownFormat; also for a batch."""
+        framed = self.expand(payload)
+        mark = mark_of(framed)
+        if mark == BATCH:
+            raise UnknownFormat("the payload is a batch of messages: an `Unpacker` gives them")
+        return framed[1:] if mark == PLAIN else framed
+
+    def expand(self, payload: bytes) -> bytes:
+        """The same, but what is inside keeps its form: plain, behind F8, or a batch."""
+        mark = mark_of(payload)
+        if mark is None or mark in (PLAIN, BATCH):
+            return payload
+        if mark == ZLIB:
+            framed = inflate_zlib(payload[1:], self.max_bytes)
+        elif mark == LZ4:
+            framed = inflate_lz4(payload[1:], self.max_bytes)
+        elif mark in (ZSTD, ZSTD_DICTIONARY):
+            framed = inflate_zstd(payload[1:], self.max_bytes, self._decompressors)
+        else:
+            raise UnknownFormat(f"the payload begins with {mark:02X}, which this version does not know")
+        if (inner := mark_of(framed)) is not None and inner not in (PLAIN, BATCH):
+            raise CorruptPayload(f"a compressed payload holds one that begins with {inner:02X}: never compressed twice")
+        return framed
+
+
+def _deflater(algorithm: Algorithm, level: int, dictionaries: Sequence[Dictionary]) -> Callable[[bytes], bytes]:
+    """What compresses; made once. Raises InvalidParameter."""
+    try:
+        if algorithm is Algorithm.ZLIB:
+            zlib.compress(b"", level)
+            return lambda data: zlib.compress(data, level)
+        if algorithm is Algorithm.LZ4:
+            return lambda data: lz4.frame.compress(data, compression_level=level, store_size=False)
+        if algorithm is Algorithm.ZSTD_DICTIONARY and not dictionaries:
+            raise InvalidParameter("zstd-dictionary needs at least one dictionary")
+        if algorithm in (Algorithm.ZSTD, Algorithm.ZSTD_DICTIONARY):
+            with_one = algorithm is Algorithm.ZSTD_DICTIONARY
+            return _compressor(level, dictionaries[0] if with_one else None).compress
+    except (zlib.error, ValueError, TypeError, zstandard.ZstdError) as error:
+        raise InvalidParameter(f"level={level!r} is not one of {algorithm}: {error}") from error
+    return lambda data: data
+
+
+def _compressor(level: int, dictionary: Dictionary | None) -> zstandard.ZstdCompressor:
+    """No magic number, as the mark says what it is, and no checksum, as TCP has one: 8 bytes of a short message."""
+    if not -100 <= level <= zstandard.MAX_COMPRESSION_LEVEL:  # it would take the nearest one, silently
+        raise ValueError(f"from -100 to {zstandard.MAX_COMPRESSION_LEVEL}")
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+        write_content_size=True,
+        write_checksum=False,
+        write_dict_id=True,
+    )
+    prepared = None if dictionary is None else dictionary.prepared
+    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=prepared)
+
+
+def _decompressor(dictionary: Dictionary | None) -> zstandard.ZstdDecompressor:
+    prepared = None if dictionary is None else dictionary.prepared
+    return zstandard.ZstdDecompressor(dict_data=prepared, format=zstandard.FORMAT_ZSTD1_MAGICLESS)

@@ -1,0 +1,64 @@
+"""Inflate: undo one compression without ever making more than a limit, whatever the input says or is."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import lz4.frame
+import zstandard
+
+from mpim_lab.errors import CorruptPayload, OversizedPayload, UnknownFormat
+
+_MAGICLESS = zstandard.FORMAT_ZSTD1_MAGICLESS
+
+
+def inflate_zlib(data: bytes, max_bytes: int) -> bytes:
+    """Undo zlib. Raises CorruptPayload, OversizedPayload."""
+    stream = zlib.decompressobj()
+    try:
+        inflated = stream.decompress(data, max_bytes + 1)
+    except zlib.error as error:
+        raise CorruptPayload(f"no zlib stream: {error}") from error
+    return _whole(inflated, stream, max_bytes, "zlib stream")
+
+
+def inflate_lz4(data: bytes, max_bytes: int) -> bytes:
+    """Undo LZ4. Raises CorruptPayload, OversizedPayload."""
+    stream = lz4.frame.LZ4FrameDecompressor()
+    try:
+        inflated = stream.decompress(data, max_length=max_bytes + 1)
+    except (RuntimeError, ValueError, EOFError) as error:
+        raise CorruptPayload(f"no LZ4 frame: {error}") from error
+    return _whole(inflated, stream, max_bytes, "LZ4 frame")
+
+
+def _whole(inflated: bytes, stream: Any, max_bytes: int, what: str) -> bytes:
+    if len(inflated) > max_bytes:
+        raise OversizedPayload(f"the {what} holds more than {max_bytes:,} bytes")
+    if not stream.eof:
+        raise CorruptPayload(f"the {what} is cut off")
+    if stream.unused_data:
+        raise CorruptPayload(f"after the {what} come bytes that do not belong to it")
+    return inflated
+
+
+def inflate_zstd(data: bytes, max_bytes: int, decompressors: Mapping[int, zstandard.ZstdDecompressor]) -> bytes:
+    """Undo Zstandard without magic number; `decompressors` by number of dictionary, 0 for none.
+
+    Raises CorruptPayload, OversizedPayload, UnknownFormat.
+    """
+    try:
+        head = zstandard.get_frame_parameters(data, _MAGICLESS)
+    except zstandard.ZstdError as error:
+        raise CorruptPayload(f"no Zstandard frame: {error}") from error
+    if (decompressor := decompressors.get(head.dict_id)) is None:
+        raise UnknownFormat(f"the payload was packed with dictionary {head.dict_id}, which is not known here")
+    size = head.content_size
+    if size == zstandard.CONTENTSIZE_UNKNOWN:
+        raise CorruptPayload("the Zstandard frame does not say how much it holds; ours must")
+    if size > max_bytes:
+        raise OversizedPayload(f"the Zstandard frame holds {size:,} bytes, more than {max_bytes:,} bytes")
+    try:
+        return decompressor.decompress(data, max_output_size=max_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise CorruptPayload(f"the Zstandard frame is not what its head says: {error}") from error

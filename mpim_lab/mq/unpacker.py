@@ -1,0 +1,62 @@
+"""Unpacker: the receiving half of batching and compression. `await mq.subscribe("chat", handler, unpack=Unpacker(mq))`."""
+
+import asyncio
+import os
+from typing import Any
+
+from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.frames import BATCH as BATCH_MARK
+from mpim_lab.mq.frames import PLAIN, batch_of, confirmation, mark_of
+from mpim_lab.mq.message import publish_head
+from mpim_lab.mq.pubsub import MessageQueue
+
+
+class Unpacker:
+    """Gives the messages of a payload, whatever its sender made of them, and confirms batches to their senders.
+
+    One serves any number of subscriptions of its queue. codec: knows the dictionaries and the limit of size; a plain
+    `Codec()` if none is given. A batch is confirmed at the end of the loop turn in which its messages were handed over; of
+    several, the last one, for all. A queue that has stopped reading (a full inbox) confirms nothing, which holds its
+    senders back.
+    """
+
+    def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
+        self._commands = queue.access("confirmations").commands
+        self._expand = (codec or Codec()).expand
+        self._name = os.urandom(8)
+        self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch
+
+    def __call__(self, payload: bytes) -> list[bytes]:
+        """The messages in a payload, at least one. Raises CorruptPayload, OversizedPayload, UnknownFormat."""
+        mark = mark_of(payload)
+        if mark is None:
+            return [payload]
+        if mark not in (PLAIN, BATCH_MARK):
+            payload = self._expand(payload)
+            mark = mark_of(payload)
+        if mark == BATCH_MARK:
+            batch = batch_of(payload)
+            if batch.confirm_to:
+                self._confirm(batch.confirm_to, batch.number)
+            return batch.messages
+        return [payload[1:] if mark == PLAIN else payload]
+
+    def _confirm(self, channel: bytes, number: int) -> None:
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._due[channel] = number
+
+    def _send(self) -> None:
+        connection = self._commands.connection
+        for channel, number in self._due.items():
+            if not connection.blocked:  # otherwise a later one says it, too; at worst the sender waits for its patience
+                told = confirmation(self._name, number)
+                connection.send(b"%b%d\r\n%b\r\n" % (publish_head(channel), len(told), told)).add_done_callback(
+                    _retrieved
+                )
+        self._due.clear()
+
+
+def _retrieved(reply: asyncio.Future[Any]) -> None:
+    if not reply.cancelled():
+        reply.exception()

@@ -1,0 +1,274 @@
+"""Batches on real servers: frames to channels, entries to streams; through cuts, kills, cancellations and slow receivers."""
+
+import asyncio
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mpim_lab.errors import (
+    CommandRejected,
+    ConnectionLost,
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    PartlyAdded,
+    QueueClosed,
+)
+from mpim_lab.events import Kind
+from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.trace import Trace
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.batch_rules import Adaptive, Counted, FixedWindow
+from mpim_lab.mq.batching import Batcher
+from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.control import cut_connections
+from mpim_lab.mq.credit import Credit
+from mpim_lab.mq.frames import BATCH, mark_of
+from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.unpacker import Unpacker
+from tests.support import wait_until
+
+QUICK = Limits(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(first_s=0.005, most_s=0.02))
+LAST_ID = "18446744073709551615-18446744073709551615"
+
+
+async def listen(queue, channel, got, **options):
+    await queue.subscribe(channel, lambda message: got.append(message.text), unpack=Unpacker(queue), **options)
+
+
+@pytest.mark.parametrize("rule", [Adaptive(), Adaptive(max_messages=7), FixedWindow(10, 1_000, 1.0), Counted()])
+async def test_every_message_reaches_the_handler_once_and_in_order(server, rule):
+    """One by one and many at a time; each has the number of subscribers as its outcome."""
+    got = []
+    async with MessageQueue(server.url, prefix="lab:") as alice, MessageQueue(server.unix_url, prefix="lab:") as bob:
+        await listen(bob, "chat", got)
+        async with Batcher.to_channel(alice, "chat", rule=rule) as batcher:
+            calls = [asyncio.create_task(batcher.publish(f"m{number}")) for number in range(100)]
+            await asyncio.sleep(0)
+            many = asyncio.create_task(batcher.publish_many(f"m{number}" for number in range(100, 1_000)))
+            await asyncio.sleep(0)
+            await batcher.flush()
+            assert await asyncio.gather(*calls) == [1] * 100
+            assert await many == [1] * 900
+            assert batcher.batches < 150
+        await bob.drain()
+    assert got == [f"m{number}" for number in range(1_000)]
+
+
+async def test_compressed_batches_are_read_by_the_same_subscriber(server):
+    """Beside plain ones and single messages; a plain client sees a plain message as it is."""
+    got, plain = [], []
+    async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob, MessageQueue(server.url) as other:
+        await listen(bob, "chat", got)
+        await other.subscribe("chat", lambda message: plain.append(message.payload))
+        for codec in (None, Codec("zlib"), Codec("zstd"), Codec("lz4")):
+            async with Batcher.to_channel(alice, "chat", codec=codec) as batcher:
+                await batcher.publish_many(["see you at eight"] * 50)
+        await alice.publish("chat", "hello")
+        await bob.drain()
+        await other.drain()
+    assert got == ["see you at eight"] * 200 + ["hello"]
+    assert [mark_of(payload) for payload in plain] == [BATCH, 0xF9, 0xFB, 0xFA, None]
+    assert all(len(payload) < len(plain[0]) / 4 for payload in plain[1:])
+
+
+async def test_a_batch_to_a_stream_is_so_many_entries(server):
+    """Consumers see no difference; each message has its entry's id, in order."""
+    async with MessageQueue(server.url) as mq:
+        stream = mq.stream("orders")
+        async with Batcher.to_stream(stream, rule=FixedWindow(max_messages=8, window_ms=1)) as batcher:
+            ids = await asyncio.gather(*(batcher.publish(f"o{number}") for number in range(20)))
+            ids += await batcher.publish_many(["o20", b"o21"])
+        entries = await stream.range()
+    assert [entry.id for entry in entries] == ids
+    assert [entry.data for entry in entries] == [b"o%d" % number for number in range(22)]
+
+
+async def test_what_the_server_refuses_fails_alone_and_is_told_to_its_sender(server):
+    """A stream that takes no more ids: each message has the server's error; a channel is not affected."""
+    async with MessageQueue(server.url) as mq:
+        stream = mq.stream("full")
+        await stream.add(b"last", id=LAST_ID)
+        async with Batcher.to_stream(stream) as full, Batcher.to_channel(mq, "chat") as chat:
+            with pytest.raises(CommandRejected):
+                await full.publish(b"one more")
+            with pytest.raises(PartlyAdded) as told:
+                await full.publish_many([b"a", b"b"])
+            assert told.value.definite and told.value.ids == [None, None]
+            assert await chat.publish(b"hi") == 0
+
+
+async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
+    """Everything that was not written waits, in order, while the server is away, and is there afterwards."""
+    async with MessageQueue(server.url, limits=QUICK) as mq:
+        async with Batcher.to_stream(mq.stream("orders"), rule=Adaptive(max_messages=5)) as batcher:
+            await batcher.publish(b"before")
+            server.kill()
+            await wait_until(lambda: not mq.is_connected)
+            calls = [asyncio.create_task(batcher.publish(b"m%d" % number)) for number in range(23)]
+            await asyncio.sleep(0.7)  # longer than the queue's own time-out: its error is not the end
+            assert not any(call.done() for call in calls)
+            await server.start()
+            await asyncio.gather(*calls)
+        entries = await mq.stream("orders").range()
+    assert [entry.data for entry in entries][-23:] == [b"m%d" % number for number in range(23)]
+
+
+async def test_while_the_server_stays_away_everybody_is_told_in_time(server):
+    """`give_up_after_s`: a definite error for each, also for those behind; closing does not take longer."""
+    async with MessageQueue(server.url, limits=QUICK) as mq, asyncio.timeout(10):
+        batcher = Batcher.to_channel(mq, "chat", rule=Adaptive(max_messages=1), give_up_after_s=0.2)
+        await batcher.open()
+        server.kill()
+        await wait_until(lambda: not mq.is_connected)
+        receipts = [batcher.add(b"m%d" % number) for number in range(5)]
+        await batcher.close()
+        outcomes = [receipt.result()[0] for receipt in receipts]
+        assert all(isinstance(outcome, NotConnected) and outcome.definite for outcome in outcomes)
+        await server.start()
+
+
+async def test_a_closed_queue_ends_what_waits(server):
+    """The batcher outlived its queue: each message has QueueClosed."""
+    mq = MessageQueue(server.url)
+    await mq.open()
+    batcher = Batcher.to_stream(mq.stream("orders"), rule=Counted())
+    await batcher.open()
+    receipt = batcher.add(b"a")
+    await mq.close()
+    await batcher.close()
+    assert isinstance(receipt.result()[0], QueueClosed)
+
+
+async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
+    """Its inbox is full, so it confirms nothing; the sender waits instead of filling the server's buffer. Nothing is lost."""
+    handled, door = [], asyncio.Event()
+
+    async def handle(message):
+        await door.wait()
+        handled.append(message.payload[:4])
+
+    credit = Credit(max_bytes=50_000, patience_s=30.0)
+    async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob:
+        await bob.subscribe("chat", handle, limit=10, unpack=Unpacker(bob))
+        async with Batcher.to_channel(alice, "chat", rule=Adaptive(4, 10_000), credit=credit) as batcher:
+            await batcher.publish(b"0000")  # bob is known from here on
+            calls = [asyncio.create_task(batcher.publish(b"%04d" % n + b"x" * 2_000)) for n in range(1, 400)]
+            await wait_until(lambda: credit.unconfirmed_bytes >= 50_000)
+            await asyncio.sleep(0.1)
+            assert sum(call.done() for call in calls) < 60
+            door.set()
+            await asyncio.gather(*calls)
+        await bob.drain()
+    assert handled == [b"%04d" % number for number in range(400)]
+
+
+async def test_receivers_that_never_confirm_do_not_hold_a_sender_up_for_ever(server):
+    """A plain client counts as a subscriber; after one patience nobody waits for it any more."""
+    async with MessageQueue(server.url) as alice, MessageQueue(server.url) as plain, asyncio.timeout(10):
+        await plain.subscribe("chat", lambda message: None)
+        credit = Credit(max_bytes=1_000, patience_s=0.05)
+        async with Batcher.to_channel(alice, "chat", credit=credit) as batcher:
+            for _ in range(50):
+                assert await batcher.publish(b"x" * 900) == 1
+
+
+async def test_garbage_on_the_channel_is_reported_and_the_next_message_comes(server):
+    """Frames that are cut off, of unknown marks, too large; the subscription lives on."""
+    got, trace = [], Trace()
+    async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
+        await listen(bob, "chat", got)
+        bomb = Codec("zlib", max_bytes=10**8).pack(bytes(10**7))
+        for garbage in (b"\xfd", b"\xfd\x00\x00", b"\xff?", b"\xfb\x01\x02", bomb):
+            await alice.publish("chat", garbage)
+        await alice.publish("chat", "hello")
+        await bob.drain()
+    assert got == ["hello"]
+    assert [event.detail.partition(":")[0] for event in trace.of(Kind.FAILED)] == [
+        "CorruptPayload", "CorruptPayload", "UnknownFormat", "CorruptPayload", "OversizedPayload",
+    ]  # fmt: skip
+
+
+async def test_a_handler_that_raises_does_not_take_its_neighbours_with_it(server):
+    """The others of the same frame are handled; async iterators get them one by one, too."""
+    got, trace = [], Trace()
+
+    def handle(message):
+        if message.text == "m1":
+            raise ValueError("no")
+        got.append(message.text)
+
+    async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
+        await bob.subscribe("chat", handle, unpack=Unpacker(bob))
+        async with bob.listen("talk", unpack=Unpacker(bob)) as messages:
+            for channel in ("chat", "talk"):
+                async with Batcher.to_channel(alice, channel) as batcher:
+                    await batcher.publish_many(["m0", "m1", "m2"])
+            assert [(await anext(messages)).text for _ in range(3)] == ["m0", "m1", "m2"]
+        await bob.drain()
+    assert got == ["m0", "m2"]
+    received = [event.message_id for event in trace.of(Kind.RECEIVED) if event.channel == "chat"]
+    assert received == ["m0", "m1", "m2"]
+
+
+async def test_a_rule_whose_frames_the_queue_would_not_take_is_refused(server):
+    """When the batcher is made."""
+    async with MessageQueue(server.url, max_payload_bytes=10_000) as mq:
+        with pytest.raises(InvalidParameter, match="10,000"):
+            Batcher.to_channel(mq, "chat")
+
+
+FAULTS = st.lists(
+    st.tuples(st.sampled_from(["cut", "cancel", "many", "one", "flush", "turn"]), st.integers(1, 5)), max_size=15
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([Adaptive(max_messages=3), FixedWindow(4, 100, 0.5), Counted(max_messages=5)]), FAULTS)
+def test_nothing_is_lost_or_reordered_on_a_real_server(rule, steps):
+    """Connections are cut, callers cancelled, batches flushed, at any point. What was told as added is there; what was told
+    as certainly not added is not; the entries are in the order of the calls, each once.
+    """
+    asyncio.run(_play(rule, steps))
+
+
+async def _play(rule, steps):
+    names, calls, flushes = iter(range(10_000)), [], []
+    async with EmbeddedServer() as server, MessageQueue(server.url, name="alice", limits=QUICK) as mq:
+        stream = mq.stream("orders")
+        async with Batcher.to_stream(stream, rule=rule) as batcher:
+            for step, count in steps:
+                if step == "cut":
+                    await cut_connections(server.url, "alice")
+                elif step == "cancel" and calls:
+                    calls[-1][1].cancel()
+                elif step == "flush":
+                    flushes.append(asyncio.create_task(batcher.flush()))
+                elif step in ("one", "many"):
+                    each = [b"%04d" % next(names) for _ in range(count)]
+                    calls += [(each, asyncio.create_task(batcher.publish_many(each)))] if step == "many" else [
+                        ([name], asyncio.create_task(batcher.publish(name))) for name in each
+                    ]  # fmt: skip
+                for _ in range(count):
+                    await asyncio.sleep(0)
+            await asyncio.gather(batcher.flush(), *flushes)
+        there = [entry.data for entry in await stream.range()]
+    assert there == sorted(set(there))
+    for each, call in calls:
+        assert call.done()
+        if not call.cancelled():
+            _judge(each, call, there)
+
+
+def _judge(each, call, there):
+    error = call.exception()
+    errors = [error] * len(each) if error is None or not isinstance(error, PartlyAdded) else error.errors
+    for name, problem in zip(each, errors, strict=True):
+        if problem is None:
+            assert name in there
+        else:
+            assert isinstance(problem, MpimError)
+            assert name not in there or not problem.definite
+            assert not isinstance(problem, ConnectionLost) or not problem.definite
