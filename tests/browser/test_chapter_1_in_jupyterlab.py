@@ -30,7 +30,7 @@ def wait_for_count(page, view, fate, test, within_ms=30_000):
     page.wait_for_function(
         "([element, fate, least]) => {"
         " const found = element.querySelector(`.mpim-count[data-fate=${fate}]`);"
-        " return found && parseInt(found.textContent.match(/\\d+/)[0]) >= least; }",
+        " return found && parseInt(found.textContent.match(/\\d+/)?.[0] ?? -1) >= least; }",
         arg=[view.element_handle(), fate, test],
         timeout=within_ms,
     )
@@ -40,6 +40,8 @@ def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(c
     """The broken run shows 18 delivered and 6 lost; at the beginning of time nothing is lost yet."""
     view = chapter.cell("broken.trace, title").locator(".mpim-flow")
     view.wait_for()
+    wait_for_count(page, view, "delivered", 18)
+    wait_for_count(page, view, "lost", 6)
     assert (count_of(view, "delivered"), count_of(view, "lost")) == (18, 6)
     assert "6 of them told" in view.locator(".mpim-lies").inner_text()
     view.focus()
