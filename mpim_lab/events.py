@@ -15,6 +15,7 @@ class Kind(StrEnum):
 
     ACCEPTED = "accepted"  # the application handed the message to the queue
     CHECKED = "checked"  # the sender asked whether anybody listens; `count` = listeners
+    BATCHED = "batched"  # its batch was closed and is being sent; `count` = messages in it
     PUBLISHED = "published"  # the server answered; `count` = subscribers it handed the message to
     RECEIVED = "received"  # it arrived at a subscriber's connection
     HANDLED = "handled"  # the subscriber's handler returned

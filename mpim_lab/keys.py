@@ -41,8 +41,8 @@ def confirm_channel(uid: str) -> str:
 
 
 def is_confirmation(channel: str) -> bool:
-    """Whether a channel carries confirmations instead of messages."""
-    return channel.startswith("confirm:")
+    """Whether a channel carries confirmations, of messages or of batches, instead of messages."""
+    return channel.startswith(("confirm:", "batches:"))
 
 
 def batches_channel(sender: str) -> str:

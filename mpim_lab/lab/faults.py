@@ -40,6 +40,10 @@ DESCRIPTIONS = {
     "interleave": "a gateway is held up before its last step for one message, while another gateway sends the next ones",
     "gateway dies": "a gateway dies before its last step for one message; the client sends it again through the other",
     "sent twice": "the application sends the same message twice: a second click, a retry further up",
+    "quiet": "after the burst nobody writes any more",
+    "closed": "the sender closes its batcher right after the burst, and its process ends",
+    "flush fails": "the sender's connection is cut (CLIENT KILL) and does not come back while batches are to be sent",
+    "too large": "one message is larger than the queue takes",
     "two at once": "a message is sent twice, and two workers have a copy each at the same time",
 }
 PUBSUB_FAULTS = ("away", "cut", "kill", "pause", "slow")

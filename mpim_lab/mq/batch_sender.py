@@ -65,6 +65,9 @@ class BatchSender:
             while await self._is_due():
                 batch = self._backlog.take(self._rule)
                 self._on_room()
+                if self._is_reporting:
+                    for payload in batch:
+                        self._reporter.message(Kind.BATCHED, payload, self._carrier.name, count=len(batch))
                 await self._send(batch)
                 self.batches += 1
         finally:  # nobody may wait for ever, whatever ended this

@@ -15,8 +15,8 @@ from mpim_lab.lab.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
-SERVER_FAULTS = ("kill", "pause")
-PROMISES = ("delivered", "added")  # what a sender is told that ought to be true
+SERVER_FAULTS, SENDER_FAULTS = ("kill", "pause"), ("flush fails",)
+PROMISES = ("delivered", "added", "accepted")  # what a sender is told that ought to be true
 
 
 def tell(trace: Trace, *, finished: bool = True) -> Scene:
@@ -58,12 +58,14 @@ class _Teller:
         self.stories: dict[str, Story] = {}
         self.step = 0  # of the attempt that is going on; the first is 1
         self._began: dict[str, list[int]] = {}  # message → steps of its attempts that may still arrive
+        self._left: dict[str, int] = {}  # message → the step in which the batch that it waited for left
         self.producers: dict[str, None] = {}
         self.channels: dict[str, None] = {}
         self.consumers: dict[str, None] = {}
         self.faults: dict[str, tuple[str, float]] = {}  # kind → who had it, since which step
         self.bands: list[tuple[str, str, float, float]] = []
         self.handled: Counter[str] = Counter()
+        self.promise = "delivered"
 
     def take(self, event: Event) -> None:
         """Take the next event."""
@@ -91,6 +93,13 @@ class _Teller:
         story.log.append(f"{event.actor} published it" if not story.legs else f"{event.actor} published it again")
         story.legs.append(Leg(event.actor, event.channel, self.step, self.step + AT_SERVER))
         self._began.setdefault(story.id, []).append(self.step)
+
+    def _batched(self, story: Story, event: Event) -> None:
+        """It waited until here: its way to the server ends now."""
+        story.log.append(f"it left in a batch of {event.count}")
+        self._left[story.id] = self.step
+        last = story.legs[-1]
+        story.legs[-1] = Leg(last.source, last.target, last.begin, self.step + AT_SERVER, last.outcome)
 
     def _published(self, story: Story, event: Event) -> None:
         count = event.count or 0
@@ -136,6 +145,7 @@ class _Teller:
         """Draw its way from the server to who has it now."""
         attempts = self._began.get(story.id) or [self.step]
         began = attempts.pop(0) if len(attempts) > 1 else attempts[0]
+        began = self._left.get(story.id, began)
         story.legs.append(Leg(event.channel, event.actor, began + AT_SERVER, self.step + ARRIVES, outcome))
 
     def _added(self, story: Story, event: Event) -> None:
@@ -149,7 +159,12 @@ class _Teller:
 
     def _stuck(self, story: Story, event: Event) -> None:
         story.is_stuck = True
-        story.log.append("at the end nobody has finished it")
+        if story.is_kept:
+            story.log.append("at the end nobody has finished it")
+            return
+        story.log.append("at the end it waits in a batch that nobody closes")
+        first = story.legs[0]
+        story.legs[0] = Leg(first.source, first.source, first.begin, self.step + AT_SERVER)
 
     def _buried(self, story: Story, event: Event) -> None:
         story.log.append(f"{event.actor or 'the group'} gave it up, a dead letter: {event.detail}")
@@ -184,6 +199,7 @@ class _Teller:
             self.producers[event.actor] = None
             story.legs.append(Leg(event.actor, event.actor, self.step, self.step + 0.1, "lost"))
         story.misreported = event.detail in PROMISES
+        self.promise = event.detail if story.misreported else self.promise
 
     def scene(self, finished: bool, note: str) -> Scene:
         """What all events taken so far amount to."""
@@ -203,10 +219,10 @@ class _Teller:
             list(self.channels),
             consumers,
             list(self.stories.values()),
-            list(_bands([*self.bands, *still], list(self.channels), consumers)),
+            list(_bands([*self.bands, *still], list(self.producers), list(self.channels), consumers)),
             self.step,
             note,
-            "added" if any(story.is_kept for story in self.stories.values()) else "delivered",
+            "added" if any(story.is_kept for story in self.stories.values()) else self.promise,
         )
 
 
@@ -223,8 +239,8 @@ def _nth(count: int) -> str:
 
 
 def _bands(
-    faults: Iterable[tuple[str, str, float, float]], channels: list[str], consumers: list[str]
+    faults: Iterable[tuple[str, str, float, float]], producers: list[str], channels: list[str], consumers: list[str]
 ) -> Iterable[Band]:
     for kind, who, begin, end in faults:
-        nodes = channels if kind in SERVER_FAULTS else [who] if who in consumers else consumers[:1]
-        yield from (Band(node, begin, end, kind) for node in nodes)
+        struck = producers if kind in SENDER_FAULTS else [who] if who in consumers else consumers
+        yield from (Band(node, begin, end, kind) for node in (channels if kind in SERVER_FAULTS else struck[:1]))

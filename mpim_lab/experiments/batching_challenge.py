@@ -1,0 +1,196 @@
+"""Chapter 5's challenges: close the batch in time, and lose nothing when a flush fails."""
+
+import asyncio
+import time
+from typing import Any
+
+from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnected, QueueFull
+from mpim_lab.events import Kind
+from mpim_lab.experiments.batching import Burst
+from mpim_lab.experiments.batching_stage import BATCH, WINDOW_MS, Design
+from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.server import open_server
+from mpim_lab.mq.frames import batch_frame
+from mpim_lab.mq.message import publish_head
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.unpacker import Unpacker
+
+PATIENCE_S = 2.0
+
+
+class OwnBatcher:
+    """The learner's class in the place of a batcher; reports for it, and waits for nothing for ever."""
+
+    def __init__(
+        self, solution: type[Any], queue: MessageQueue, channel: str, *, max_messages: int = BATCH, refuses: bytes = b""
+    ) -> None:
+        self._refuses = refuses  # the first attempt to send a batch with this message finds no room
+        self._queue, self._channel, self._max_messages = queue, channel, max_messages
+        self._access, self._reporter = queue.access(channel), queue.reporter
+        self._taken = self._sent = 0
+        self.batches: list[int] = []
+        self.problem: str = ""
+        self._own = solution(self._send, max_messages, WINDOW_MS / 1e3)
+
+    async def publish(self, payload: bytes) -> str:
+        """Hand one message to the learner's `add`. Raises what that raises, and CommandTimeout if it never returns."""
+        self._reporter.message(Kind.ACCEPTED, payload, self._channel)
+        self._taken += 1
+        try:
+            async with asyncio.timeout(0 if self.problem else PATIENCE_S):
+                await self._own.add(payload)
+        except TimeoutError:
+            self.problem = self.problem or f"add({payload[:12]!r}) did not return within {PATIENCE_S:g} s"
+            raise CommandTimeout(self.problem) from None
+        return "accepted"
+
+    async def _send(self, batch: list[bytes]) -> None:
+        """What the learner calls with a batch."""
+        messages = list(batch)
+        if not messages or len(messages) > self._max_messages:
+            self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
+            raise InvalidMessage(self.problem)
+        frame = batch_frame(messages)
+        connection = self._access.commands.connection
+        if self._refuses and any(payload == self._refuses for payload in messages):
+            self._refuses = b""
+            raise QueueFull("too many commands wait for the server already; nothing was sent")
+        if not connection.is_ready:  # not waited for: a fault ends before a patient sender notices it
+            raise NotConnected("the line is down; nothing was sent")
+        for payload in messages:
+            self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
+        await connection.send(b"%b%d\r\n%b\r\n" % (publish_head(self._access.key), len(frame), frame))
+        self.batches.append(len(messages))
+        self._sent += len(messages)
+
+    async def close(self) -> None:
+        """Let the learner's close do what it does."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._own.close()
+
+    async def idle(self) -> None:
+        """Wait until everything was sent, or as long as any window could last."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while self._sent < self._taken and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.01)
+
+
+def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
+    async def judge(solution: type[Any]) -> Failure | None:
+        made: list[OwnBatcher] = []
+
+        def make(queue: MessageQueue, channel: str) -> OwnBatcher:
+            made.append(OwnBatcher(solution, queue, channel))
+            return made[-1]
+
+        result = await Burst(fault=fault, seed=seed, messages=messages, own=Design(make)).run()
+        trial = f"fault {fault!r}, seed {seed}, batches of {BATCH}"
+        if made[0].problem:
+            return Failure(made[0].problem, trial)
+        if (failure := first_complaint(result, trial)) is not None:
+            return failure
+        batches = made[0].batches
+        if fault == "none" and batches != [BATCH] * (messages // BATCH):
+            return Failure(f"{messages // BATCH * BATCH} messages left in batches of {batches}", trial)
+        return _told_wrongly(result.trace, fault, trial)
+
+    return judge
+
+
+def _told_wrongly(trace: Any, fault: str, trial: str) -> Failure | None:
+    """After a lost answer nobody may be told "accepted": nobody knows."""
+    told = {event.message_id: event.detail for event in trace.of(Kind.TOLD)}
+    unknown = [message for message, what in told.items() if what.startswith("failed, perhaps")]
+    if fault == "answer lost" and not unknown:
+        return Failure('everybody was told "accepted", although nobody knows what became of one batch', trial)
+    return None
+
+
+async def _trickle_trial(solution: type[Any]) -> Failure | None:
+    """Messages keep coming, each within the window of the one before; the first one's window ends all the same."""
+    trial = f"a message every {WINDOW_MS / 4:g} ms, window {WINDOW_MS:g} ms, batches of up to 100"
+    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
+        got: list[bytes] = []
+        await queue.subscribe("trickle", lambda message: got.append(message.payload), unpack=Unpacker(queue))
+        own = OwnBatcher(solution, queue, "trickle", max_messages=100)
+        calls = []
+        for number in range(30):
+            calls.append(asyncio.create_task(own.publish(b"m%d" % number)))
+            await asyncio.sleep(WINDOW_MS / 4e3)
+        if not own.batches:
+            failure = "30 messages came within 1.5 s and none had left: each new one began the window anew"
+        else:
+            failure = ""
+        await own.close()
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(outcome, Exception) and not isinstance(outcome, MpimError):
+                raise outcome
+        return Failure(failure, trial) if failure else None
+
+
+async def _refused_trial(solution: type[Any]) -> Failure | None:
+    """Three batches are full before the second finds no room; the third must not overtake it."""
+    trial = "12 messages at once, batches of 4; the first attempt to send the second batch finds no room"
+    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
+        got: list[bytes] = []
+        await queue.subscribe("burst", lambda message: got.append(message.payload), unpack=Unpacker(queue))
+        own = OwnBatcher(solution, queue, "burst", refuses=b"m6")
+        sent = [b"m%d" % number for number in range(1, 13)]
+        calls = [asyncio.create_task(own.publish(payload)) for payload in sent]
+        errors = [error for error in await asyncio.gather(*calls, return_exceptions=True) if error is not None]
+        await own.idle()
+        await queue.drain()
+    if missing := [payload.decode() for payload in sent if payload not in got]:
+        return Failure(f"{missing[0]} was lost", trial, missing[0])
+    if got != sent:
+        return Failure(f"out of order: bob read {b' '.join(got).decode()}", trial)
+    unexpected = [error for error in errors if isinstance(error, Exception)]
+    return Failure(f"add() raised {unexpected[0]!r}, although it was sent in the end", trial) if unexpected else None
+
+
+def close_the_batch() -> Challenge:
+    """A batch that is closed by count, by its own timer, and at the end."""
+    return Challenge(
+        "Close the batch",
+        "Write a class with `__init__(self, send, max_messages, window_s)`, `async add(self, payload)` and\n"
+        "`async close(self)`. `await send(batch)` sends a list of 1 to max_messages payloads. A batch leaves when it is\n"
+        "full, when its first message has waited for window_s, or on close, whichever is first; nobody may have to\n"
+        "write another message for it. Messages arrive once, in order.",
+        [
+            _burst_trial("none", 1, messages=12),
+            _burst_trial("quiet", 1),
+            _burst_trial("quiet", 7, messages=9),
+            _burst_trial("closed", 1),
+            _trickle_trial,
+        ],
+        [
+            "Who wakes up when nobody writes? Only a task or a timer of the batch's own (asyncio.create_task, call_later).",
+            "Start the timer with the first message of each batch, not with every message; stop it when the batch is full.",
+            "Take the list out and put a new one in its place before you await `send`: others may add meanwhile.",
+        ],
+    )
+
+
+def lose_nothing() -> Challenge:
+    """A flush that fails keeps its batch, in order, and tells the truth."""
+    return Challenge(
+        "Lose nothing when a flush fails",
+        "The same class, and now `send` may raise. An error whose `definite` is True says that nothing was sent: try the\n"
+        "same batch again, before anything that came later. One whose `definite` is False says that it may have been\n"
+        "sent: do not repeat it; raise it from the `add` of each of its messages. So `add` returns, or raises, only once\n"
+        "its own message's batch has been sent, or was not.",
+        [
+            _burst_trial("none", 1, messages=12),
+            _burst_trial("quiet", 1),
+            _refused_trial,
+            _burst_trial("flush fails", 1, messages=24),
+            _burst_trial("flush fails", 7, messages=24),
+            _burst_trial("answer lost", 1),
+            _burst_trial("closed", 7),
+        ],
+        [
+            "Give each message a future: `add` awaits it, and whoever sends the batch sets its result or its exception.",
+            "One task sends, one batch at a time, in a loop: `while True: try: await send(batch) … break`.",
+            "except MpimError as error: if error.definite, sleep a little and try again; else set_exception on the batch.",
+        ],
+    )

@@ -1,0 +1,108 @@
+"""The sketches of chapter 5: gather, send when there is enough. They send the same frames as `mpim_lab.mq.batching`.
+
+Flaws kept on purpose. `SketchBatcher` has them all:
+
+- the window is checked only when the next message comes: the last messages of a burst wait until somebody else writes;
+- the batch is taken out before it is sent: a failed flush has lost it, and its senders were told "accepted" long ago;
+- one frame, one fate: a message that is too large takes its neighbours with it;
+- nothing closes the last batch when the process ends, and nothing bounds what is gathered.
+
+`TimedBatcher` mends the first flaw alone, with a timer. The others stay.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from mpim_lab.errors import MpimError
+from mpim_lab.events import Kind, now
+from mpim_lab.mq.frames import batch_frame
+from mpim_lab.mq.message import publish_head, wire_payload
+from mpim_lab.mq.pubsub import MessageQueue
+
+
+class SketchBatcher:
+    """Batch as most candidates would sketch it. `clock` tells the time, in seconds."""
+
+    def __init__(
+        self,
+        queue: MessageQueue,
+        channel: str,
+        *,
+        max_messages: int = 4,
+        window_ms: float = 20.0,
+        clock: Callable[[], float] = now,
+    ) -> None:
+        self._queue, self._channel, self._clock = queue, channel, clock
+        self._access = queue.access(channel)
+        self._max_messages, self._window_s = max_messages, window_ms / 1e3
+        self._flushed_at = clock()
+        self.held: list[bytes] = []
+
+    async def publish(self, payload: bytes) -> str:
+        """Put a message into the batch; gives "accepted". Raises what the flush raises that it happens to cause."""
+        self._queue.reporter.message(Kind.ACCEPTED, payload, self._channel)
+        self.held.append(payload)
+        if len(self.held) >= self._max_messages or self._clock() - self._flushed_at >= self._window_s:
+            await self._flush()
+        return "accepted"
+
+    async def _flush(self) -> None:
+        batch, self.held = self.held, []
+        self._flushed_at = self._clock()
+        reporter = self._queue.reporter
+        for payload in batch:
+            reporter.message(Kind.BATCHED, payload, self._channel, count=len(batch))
+        try:
+            receivers = await self._send(batch_frame(batch))
+        except MpimError as error:
+            for payload in batch:
+                reporter.message(Kind.FAILED, payload, self._channel, detail=f"{type(error).__name__}: {error}")
+            raise
+        for payload in batch:
+            reporter.message(Kind.PUBLISHED, payload, self._channel, count=receivers)
+
+    async def _send(self, frame: bytes) -> int:
+        """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
+        frame = wire_payload(frame, self._queue.max_payload_bytes)
+        link = self._access.commands
+        connection = await link.room() if link.connection.blocked else link.connection
+        receivers: int = await connection.send(b"%b%d\r\n%b\r\n" % (publish_head(self._access.key), len(frame), frame))
+        return receivers
+
+    async def close(self) -> None:
+        """There is nothing of the kind in the sketch: what is held is forgotten with the process."""
+
+
+class TimedBatcher(SketchBatcher):
+    """The same with a timer of its own; what goes wrong in the timer, nobody hears."""
+
+    _timer: "asyncio.Task[None] | None" = None
+
+    async def publish(self, payload: bytes) -> str:
+        """Put a message into the batch, and start the timer with the first one."""
+        if not self.held:
+            self._timer = asyncio.create_task(self._flush_later())
+        return await super().publish(payload)
+
+    async def _flush_later(self) -> None:
+        await asyncio.sleep(self._window_s)
+        with contextlib.suppress(MpimError):
+            if self.held:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        if self._timer is not None and self._timer is not asyncio.current_task():
+            self._timer.cancel()
+        await super()._flush()
+
+    async def close(self) -> None:
+        """The process ends, and the timer with it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.wait([self._timer])
+
+    async def idle(self) -> None:
+        """Wait for the timer, if one runs."""
+        if self._timer is not None:
+            await asyncio.wait([self._timer])

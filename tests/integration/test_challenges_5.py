@@ -1,0 +1,235 @@
+"""Chapter 5's challenges: the reference solutions pass, every known-bad one is caught."""
+
+import asyncio
+
+from mpim_lab.errors import MpimError
+from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
+from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+
+
+class Reference:
+    """Reference solution of both: a timer a batch, one sender, a future a message."""
+
+    def __init__(self, send, max_messages, window_s):
+        self.send, self.max_messages, self.window_s = send, max_messages, window_s
+        self.open, self.closed, self.timer = [], [], None
+        self.sending = None
+
+    async def add(self, payload):
+        told = asyncio.get_running_loop().create_future()
+        self.open.append((payload, told))
+        if len(self.open) == 1:
+            self.timer = asyncio.get_running_loop().call_later(self.window_s, self.close_batch)
+        if len(self.open) == self.max_messages:
+            self.close_batch()
+        await told
+
+    def close_batch(self):
+        self.timer.cancel()
+        self.closed.append(self.open)
+        self.open = []
+        if self.sending is None or self.sending.done():
+            self.sending = asyncio.create_task(self.send_all())
+
+    async def send_all(self):
+        while self.closed:
+            await self.send_one(self.closed[0])
+            self.closed.pop(0)
+
+    async def send_one(self, batch):
+        while True:
+            try:
+                await self.send([payload for payload, _ in batch])
+            except MpimError as error:
+                if error.definite:
+                    await asyncio.sleep(0.01)
+                    continue
+                return [told.set_exception(error) for _, told in batch]
+            return [told.set_result(None) for _, told in batch]
+
+    async def close(self):
+        if self.open:
+            self.close_batch()
+        if self.sending is not None:
+            await self.sending
+
+
+class Sketch:
+    """The naive twin: the window is looked at when the next message comes."""
+
+    def __init__(self, send, max_messages, window_s):
+        self.send, self.max_messages, self.window_s = send, max_messages, window_s
+        self.batch, self.flushed_at = [], asyncio.get_running_loop().time()
+
+    async def add(self, payload):
+        self.batch.append(payload)
+        late = asyncio.get_running_loop().time() - self.flushed_at > 60 * self.window_s
+        if len(self.batch) >= self.max_messages or late:
+            await self.flush()
+
+    async def flush(self):
+        batch, self.batch = self.batch, []
+        if batch:
+            await self.send(batch)
+
+    async def close(self):
+        pass
+
+
+class Timed(Sketch):
+    """With a timer and a close, and still the batch is taken out before it is sent."""
+
+    timer = None
+
+    async def add(self, payload):
+        if not self.batch:
+            self.timer = asyncio.create_task(self.later())
+        await super().add(payload)
+
+    async def later(self):
+        await asyncio.sleep(self.window_s)
+        await self.flush()
+
+    async def flush(self):
+        if self.timer is not None and self.timer is not asyncio.current_task():
+            self.timer.cancel()
+        await super().flush()
+
+    async def close(self):
+        await self.flush()
+
+
+class HasNoCount(Timed):
+    def __init__(self, send, max_messages, window_s):
+        super().__init__(send, 10**9, window_s)
+
+
+class StartsOneTimerOnly(Timed):
+    async def add(self, payload):
+        if self.timer is None:
+            self.timer = asyncio.create_task(self.later())
+        await Sketch.add(self, payload)
+
+
+class WaitsForSilence(Timed):
+    """Each message begins the window anew."""
+
+    async def add(self, payload):
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = asyncio.create_task(self.later())
+        await Sketch.add(self, payload)
+
+
+class ForgetsToClear(Timed):
+    async def flush(self):
+        if self.batch:
+            await self.send(list(self.batch[-self.max_messages :]))
+        self.batch = self.batch[-1:]
+
+
+class ClosesWithoutFlush(Timed):
+    async def close(self):
+        self.timer.cancel()
+
+
+class PutsItBackAtTheEnd(Reference):
+    """A batch that failed goes behind those that came later."""
+
+    async def send_all(self):
+        while self.closed:
+            batch = self.closed.pop(0)
+            try:
+                await self.send([payload for payload, _ in batch])
+            except MpimError as error:
+                if not error.definite:
+                    [told.set_exception(error) for _, told in batch]
+                    continue
+                await asyncio.sleep(0.02)
+                self.closed.append(batch)
+                if len(self.closed) == 1:
+                    await asyncio.sleep(0.3)
+                continue
+            [told.set_result(None) for _, told in batch]
+
+
+class RepeatsWhateverFailed(Reference):
+    """Also what may have been sent."""
+
+    async def send_one(self, batch):
+        while True:
+            try:
+                await self.send([payload for payload, _ in batch])
+            except MpimError:
+                await asyncio.sleep(0.01)
+                continue
+            return [told.set_result(None) for _, told in batch]
+
+
+class GivesUpAtOnce(Reference):
+    async def send_one(self, batch):
+        try:
+            await self.send([payload for payload, _ in batch])
+        except MpimError as error:
+            return [told.set_exception(error) for _, told in batch]
+        return [told.set_result(None) for _, told in batch]
+
+
+class SaysYesToEverything(Reference):
+    """The callers go on before their batch is sent."""
+
+    async def send_one(self, batch):
+        [told.set_result(None) for _, told in batch if not told.done()]
+        while True:
+            try:
+                return await self.send([payload for payload, _ in batch])
+            except MpimError as error:
+                if not error.definite:
+                    return None
+                await asyncio.sleep(0.01)
+
+
+class NeverTells(Reference):
+    async def send_one(self, batch):
+        await self.send([payload for payload, _ in batch])
+
+
+async def test_the_reference_solutions_pass_on_every_run():
+    """Three times each."""
+    await assert_all_pass(*(each().check(Reference) for each in (close_the_batch, lose_nothing) for _ in range(3)))
+
+
+async def test_a_batch_that_is_not_closed_in_time_is_caught():
+    """Who waits, and for what, is in the complaint."""
+    await assert_each_fails(
+        close_the_batch,
+        {
+            Sketch: "m13 was lost",
+            HasNoCount: "a batch of 12 was sent",
+            StartsOneTimerOnly: "m13 was lost",
+            WaitsForSilence: "began the window anew",
+            ForgetsToClear: "was duplicated",
+            ClosesWithoutFlush: "was lost",
+        },
+    )
+
+
+async def test_a_flush_that_loses_or_lies_is_caught():
+    """Lost, repeated, out of order, or told what is not so."""
+    await assert_each_fails(
+        lose_nothing,
+        {
+            Sketch: "m13 was lost",
+            Timed: "was lost",
+            PutsItBackAtTheEnd: "out of order",
+            RepeatsWhateverFailed: "was duplicated",
+            GivesUpAtOnce: "was lost",
+            SaysYesToEverything: "nobody knows",
+            NeverTells: "did not return",
+        },
+    )
+
+
+def test_hints_come_one_at_a_time():
+    """The last one stays."""
+    assert_hints_come_one_at_a_time(close_the_batch(), lose_nothing())
