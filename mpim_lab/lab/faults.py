@@ -44,6 +44,10 @@ DESCRIPTIONS = {
     "closed": "the sender closes its batcher right after the burst, and its process ends",
     "flush fails": "the sender's connection is cut (CLIENT KILL) and does not come back while batches are to be sent",
     "too large": "one message is larger than the queue takes",
+    "old sender": "some messages come from a sender that does not compress",
+    "new sender": "some messages come from a sender that compresses in a newer way, with a dictionary",
+    "cut off": "some messages come from a sender with a bug: their last bytes are missing",
+    "bomb": "one message is a bomb: 64 KB that unpack to 64 MB",
     "two at once": "a message is sent twice, and two workers have a copy each at the same time",
 }
 PUBSUB_FAULTS = ("away", "cut", "kill", "pause", "slow")

@@ -6,5 +6,17 @@ from mpim_lab.widgets.outcome import OutcomeCard
 from mpim_lab.widgets.panel import Panel
 from mpim_lab.widgets.plot import Plot
 from mpim_lab.widgets.quiz import Quiz
+from mpim_lab.widgets.sweep_panel import SweepPanel
 
-__all__ = ["FlowView", "LiveCharts", "OutcomeCard", "Panel", "Plot", "Quiz", "SpaceTime", "ladder_chart", "sweep_chart"]
+__all__ = [
+    "FlowView",
+    "LiveCharts",
+    "OutcomeCard",
+    "Panel",
+    "Plot",
+    "Quiz",
+    "SpaceTime",
+    "SweepPanel",
+    "ladder_chart",
+    "sweep_chart",
+]

@@ -1,7 +1,7 @@
 """Chart svg: small static pictures of line and bar charts, for readers without a kernel."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mpim_lab.widgets.static_picture import escape
 
@@ -43,17 +43,43 @@ def _card(title: str, height: int, parts: Iterable[str]) -> str:
     return head + "".join(parts) + "</svg>"
 
 
-def lines_svg(series: Series, title: str, x_title: str, y_title: str) -> str:
-    """Lines over a grid, few points marked; both axes begin at 0. A value that is None or nan is left out."""
-    known = {name: _known(xs, ys) for name, (xs, ys) in series.items()}
+def powers(lowest: float, highest: float) -> list[float]:
+    """Powers of ten around two numbers above 0.
+
+    >>> powers(20, 3_000)
+    [10.0, 100.0, 1000.0, 10000.0]
+    """
+    first = math.floor(math.log10(lowest) + 1e-9)
+    return [10.0**power for power in range(first, max(first + 1, math.ceil(math.log10(highest) - 1e-9)) + 1)]
+
+
+def _axis(values: Sequence[float], log: bool) -> tuple[list[float], Callable[[float], float]]:
+    """The ticks of an axis, and where a value lies between the first (0) and the last (1)."""
+    if not log:
+        marks = ticks(max(values, default=1))
+        return marks, lambda value: value / marks[-1]
+    marks = powers(min(values, default=1), max(values, default=10))
+    low, high = math.log10(marks[0]), math.log10(marks[-1])
+    return marks, lambda value: (math.log10(value) - low) / (high - low)
+
+
+def lines_svg(
+    series: Series, title: str, x_title: str, y_title: str, *, log_x: bool = False, log_y: bool = False
+) -> str:
+    """Lines over a grid, few points marked; axes begin at 0, or at a power of ten. None, nan and, there, 0 are left out."""
+    known = {
+        name: [(x, y) for x, y in _known(xs, ys) if (x > 0 or not log_x) and (y > 0 or not log_y)]
+        for name, (xs, ys) in series.items()
+    }
     points = [point for line in known.values() for point in line]
-    x_ticks, y_ticks = ticks(max((x for x, _ in points), default=1)), ticks(max((y for _, y in points), default=1))
+    x_ticks, x_place = _axis([x for x, _ in points], log_x)
+    y_ticks, y_place = _axis([y for _, y in points], log_y)
 
     def to_x(x: float) -> float:
-        return LEFT + x / x_ticks[-1] * (WIDTH - LEFT - RIGHT)
+        return LEFT + x_place(x) * (WIDTH - LEFT - RIGHT)
 
     def to_y(y: float) -> float:
-        return HEIGHT - BOTTOM - y / y_ticks[-1] * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - BOTTOM - y_place(y) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
     for y in y_ticks:
@@ -66,7 +92,7 @@ def lines_svg(series: Series, title: str, x_title: str, y_title: str) -> str:
         if len(line) <= MOST_MARKS:
             parts += [f'<circle cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="3.2" fill="{colour}"/>' for x, y in line]
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>')
-        left = LEFT + 150 * index
+        left = LEFT + round(index * (WIDTH - LEFT - RIGHT) / max(4, len(known)))
         parts.append(
             f'<rect x="{left}" y="42" width="12" height="4" fill="{colour}"/>'
             f'<text x="{left + 18}" y="48">{escape(name)}</text>'

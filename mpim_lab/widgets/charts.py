@@ -19,6 +19,7 @@ from mpim_lab.widgets.plot import PALETTE, Plot, styled
 
 POLL_S = 0.25
 MOST_POINTS = 240
+_LOG: dict[str, Any] = {"type": "log", "rangemode": "normal", "dtick": 1}
 
 
 class LiveCharts(Plot):
@@ -116,8 +117,20 @@ def ladder_chart(
     return Plot(figure, bars_svg(list(zip(names, values, labels, strict=True)), title, unit), text)
 
 
-def sweep_chart(frame: pd.DataFrame, *, x: str, y: str, color: str | None = None, title: str = "") -> Plot:
-    """One line for each value of `color`: `y` against `x`, with points. Column names are the axis titles: give units."""
+def sweep_chart(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    color: str | None = None,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Plot:
+    """One line for each value of `color`: `y` against `x`, with points. Column names are the axis titles: give units.
+
+    log_x, log_y: an axis in powers of ten, for what spans several of them; values of 0 and below are left out.
+    """
     groups = (
         [("", frame)] if color is None else [(str(name), group) for name, group in frame.groupby(color, sort=False)]
     )
@@ -130,7 +143,8 @@ def sweep_chart(frame: pd.DataFrame, *, x: str, y: str, color: str | None = None
     styled(figure).update_layout(title=title)
     if color is not None:  # the names below, clear of the title
         figure.update_layout(height=360, margin_b=96, legend={"orientation": "h", "x": 0, "y": -0.24, "yanchor": "top"})
-    figure.update_xaxes(title_text=x)
-    figure.update_yaxes(title_text=y)
+    figure.update_xaxes(title_text=x, **(_LOG if log_x else {}))
+    figure.update_yaxes(title_text=y, **(_LOG if log_y else {}))
     series = {name or y: (list(group[x]), list(group[y])) for name, group in groups}
-    return Plot(figure, lines_svg(series, title, x, y), frame.to_string(index=False))
+    svg = lines_svg(series, title, x, y, log_x=log_x, log_y=log_y)
+    return Plot(figure, svg, frame.to_string(index=False))

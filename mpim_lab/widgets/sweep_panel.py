@@ -1,0 +1,114 @@
+"""SweepPanel: a sweep whose curve grows while it is measured, with its progress, and a stop button that stops at once."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from html import escape
+from typing import Any
+
+import ipywidgets as ui
+import pandas as pd
+
+from mpim_lab.errors import MpimError
+from mpim_lab.widgets.charts import sweep_chart
+from mpim_lab.widgets.static_picture import Bundle, bundle
+
+Rows = AsyncIterator[dict[str, Any]]
+
+
+class SweepPanel(ui.VBox):
+    """Measure the rows of `sweep()`, one after another, and draw them as they come.
+
+    steps: how many rows are expected. The others are those of `sweep_chart`. What the buttons do can be called, too:
+    `await panel.run()` gives the table, `panel.stop()` ends a run at once and keeps the rows it has.
+    """
+
+    def __init__(self, sweep: Callable[[], Rows], *, steps: int, title: str, **chart: Any) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._sweep, self._title, self._chart = sweep, title, chart
+        self._measuring: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
+        self.run_button = self._button("Measure", "play", "primary", self.run)
+        self.stop_button = self._button("Stop", "stop", "", self._stop_soon)
+        self.progress = ui.IntProgress(value=0, max=steps, layout=ui.Layout(width="220px"))
+        self.status = ui.HTML("Press Measure.")
+        self.plot = sweep_chart(self._empty(), title=title, **chart)
+        row = ui.HBox(
+            [self.run_button, self.stop_button, self.progress, self.status], layout=ui.Layout(flex_flow="row wrap")
+        )
+        super().__init__([row, self.plot])
+        self.add_class("mpim-panel")
+        self._busy(False)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """What was measured so far."""
+        return pd.DataFrame(self.rows) if self.rows else self._empty()
+
+    async def run(self) -> pd.DataFrame:
+        """Measure everything; gives the table. One at a time: a second call while one runs gives what there is."""
+        if self._measuring is None:
+            self.rows, self.progress.value = [], 0
+            self._busy(True)
+            self._measuring = asyncio.create_task(self._measure())
+            try:
+                await asyncio.wait([self._measuring])
+                self._tell(self._measuring)
+            finally:
+                self._measuring.cancel()
+                self._measuring = None
+                self._busy(False)
+        return self.frame
+
+    def stop(self) -> None:
+        """End the measuring at once."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+
+    async def _stop_soon(self) -> None:
+        self.stop()
+
+    async def _measure(self) -> None:
+        async with contextlib.aclosing(self._sweep()) as rows:  # type: ignore[type-var]
+            async for row in rows:
+                self.rows.append(row)
+                self.progress.value = len(self.rows)
+                self.status.value = f"{len(self.rows)} of {self.progress.max}"
+                self._draw()
+
+    def _tell(self, measured: "asyncio.Task[None]") -> None:
+        if measured.cancelled():
+            self.status.value = f"stopped after {len(self.rows)} of {self.progress.max}"
+        elif (error := measured.exception()) is not None:
+            if not isinstance(error, MpimError):
+                raise error
+            self.status.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
+        else:
+            self.status.value = f"done: {len(self.rows)} measured"
+
+    def _draw(self) -> None:
+        drawn = sweep_chart(self.frame, title=self._title, **self._chart)
+        self.plot.figure, self.plot.svg, self.plot.text = drawn.figure, drawn.svg, drawn.text
+        drawn.close()
+        self.plot.redraw()
+
+    def _empty(self) -> pd.DataFrame:
+        names = [self._chart[key] for key in ("x", "y", "color") if self._chart.get(key)]
+        return pd.DataFrame({name: pd.Series(dtype=float) for name in names})
+
+    def _busy(self, busy: bool) -> None:
+        self.run_button.disabled, self.stop_button.disabled = busy, not busy
+
+    def _button(self, label: str, icon: str, style: str, act: Callable[[], Coroutine[Any, Any, Any]]) -> ui.Button:
+        button = ui.Button(description=label, icon=icon, button_style=style, layout=ui.Layout(width="auto"))
+        button.on_click(lambda _: self._loop.call_soon_threadsafe(self._begin, act))
+        return button
+
+    def _begin(self, act: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        task = self._loop.create_task(act())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _repr_mimebundle_(self, **options: Any) -> Bundle:
+        return bundle(super()._repr_mimebundle_(**options), self.plot.svg, f"SweepPanel: {self._title}")

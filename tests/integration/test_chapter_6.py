@@ -1,0 +1,103 @@
+"""Chapter 6's experiment: who can read whom, and what a bomb makes of a receiver; the tables that the notebook shows."""
+
+import pytest
+
+from mpim_lab.events import Kind
+from mpim_lab.experiments.compression import DESIGNS, Packed, reading_table
+from mpim_lab.experiments.compression_cost import batched_table, message_table, size_sweep
+from mpim_lab.experiments.compression_stage import SENDERS, chat_dictionary
+from mpim_lab.lab.corpus import Corpus
+from mpim_lab.mq.compression import Codec
+from mpim_lab.widgets import FlowView
+from tests.pictures import assert_is_static
+
+SOUND = tuple(design for design in DESIGNS if design != "sketch")
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+async def test_among_themselves_all_designs_work(lab_server, design):
+    """The sketch looks right until somebody else comes."""
+    verdict = (await Packed(design=design, fault="none").run()).verdict
+    assert verdict.semantics == "exactly once in this run, in order"
+
+
+@pytest.mark.parametrize("fault", ["old sender", "new sender"])
+@pytest.mark.parametrize("seed", [1, 7])
+async def test_the_sketch_reads_nobody_but_itself(lab_server, fault, seed):
+    """Exactly the messages of the other sender are lost; with a mark everything is read."""
+    result = await Packed(design="sketch", fault=fault, seed=seed).run()
+    others = {event.message_id for event in result.trace.of(Kind.ACCEPTED) if event.actor == SENDERS[fault]}
+    assert set(result.verdict.lost) == others
+    assert len(others) == 3
+    for design in SOUND:
+        assert (await Packed(design=design, fault=fault, seed=seed).run()).verdict.lost == ()
+
+
+async def test_a_bomb_fills_the_sketchs_memory_and_is_refused_by_the_mend(lab_server):
+    """64 MiB out of 64 KB; the others never make more than their limit, and say so by name."""
+    sketch = await Packed(design="sketch", fault="bomb").run()
+    assert sketch.metrics["most_bytes"] > 64 * 1024 * 1024
+    for design in SOUND:
+        result = await Packed(design=design, fault="bomb").run()
+        assert result.metrics["most_bytes"] < 10_000
+        (refused,) = result.trace.of(Kind.FAILED)
+        assert refused.detail.startswith("OversizedPayload")
+        assert result.verdict.lost == ()
+
+
+async def test_what_is_cut_off_has_a_named_error(lab_server):
+    """It cannot be read by anybody; its neighbours can."""
+    for design in SOUND:
+        result = await Packed(design=design, fault="cut off").run()
+        errors = [event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)]
+        assert errors == ["CorruptPayload"] * 3
+        assert len(result.verdict.lost) == 3
+
+
+async def test_the_table_and_the_picture_are_the_same_twice(lab_server):
+    """They are stored in the notebook."""
+    first, again = await reading_table(), await reading_table()
+    assert first.equals(again)
+    assert len(first) == len(SENDERS) * len(DESIGNS)
+    results = [await Packed(fault="old sender").run() for _ in range(2)]
+    one, two = (assert_is_static(FlowView(result.trace)) for result in results)
+    assert one == two
+
+
+def test_a_dictionary_makes_the_median_message_half_again_as_small_where_zlib_makes_it_larger():
+    """Of messages that were not its samples."""
+    table = message_table()
+    assert table.loc["zstd-dictionary", "times smaller"] >= 1.5
+    assert table.loc["zlib", "times smaller"] < 1 > table.loc["lz4", "times smaller"]
+    assert table.loc["zlib", "median bytes"] > table.loc["none", "median bytes"]
+    assert table.loc["zlib", "messages that grew %"] > 50 > 5 > table.loc["zstd-dictionary", "messages that grew %"]
+
+
+def test_in_batches_every_algorithm_pays():
+    """The more messages in a batch, the more they have in common; a dictionary is ahead at every size."""
+    table = batched_table((1, 16, 256))
+    assert (table.loc[256] < 60).all()
+    assert (table.diff().iloc[1:] < 0).all(axis=None)
+    assert (table["zstd-dictionary"] <= table.min(axis=1)).all()
+
+
+def test_with_its_usual_thresholds_no_codec_makes_any_chat_message_longer():
+    """And the dictionary is used for short ones."""
+    dictionary = chat_dictionary()
+    for algorithm in ("none", "zlib", "lz4", "zstd", "zstd-dictionary"):
+        codec = Codec(algorithm, dictionaries=[dictionary])
+        for message in Corpus(1).messages(500):
+            packed = codec.pack(message)
+            assert len(packed) <= len(message)
+            assert codec.unpack(packed) == message
+
+
+async def test_the_sweep_gives_a_row_for_each_size_and_algorithm():
+    """And ends when its reader has enough."""
+    rows = [row async for row in size_sweep((32, 4_096))]
+    assert [(row["bytes"], row["algorithm"]) for row in rows] == [
+        (size, name) for size in (32, 4_096) for name in ("zlib", "lz4", "zstd", "zstd-dictionary")
+    ]
+    left = {(row["bytes"], row["algorithm"]): row["left %"] for row in rows}
+    assert left[32, "zlib"] > 100 > left[4_096, "zlib"]
+    assert all(row["pack µs"] > 0 < row["unpack µs"] for row in rows)
