@@ -27,6 +27,7 @@ BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
 MOST_BYTES = 4_096
 TOO_MANY_BYTES = 5_000
+HELD = "at the end it waits in a batch that nobody closes"
 BATCHING_FAULTS = ("quiet", "closed", "flush fails", "answer lost", "too large")
 
 
@@ -137,7 +138,7 @@ class BatchingStage:
         await self.bob.drain()
         if not self._closed:  # whoever is closed holds nothing any more
             for payload in getattr(self.batcher, "held", ()):
-                self.alice.reporter.message(Kind.STUCK, payload, CHANNEL)
+                self.alice.reporter.message(Kind.STUCK, payload, CHANNEL, detail=HELD)
 
     # What can go wrong
 

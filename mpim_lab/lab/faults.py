@@ -48,6 +48,12 @@ DESCRIPTIONS = {
     "new sender": "some messages come from a sender that compresses in a newer way, with a dictionary",
     "cut off": "some messages come from a sender with a bug: their last bytes are missing",
     "bomb": "one message is a bomb: 64 KB that unpack to 64 MB",
+    "leak": "a caller raises while it has a connection",
+    "cancelled": "a caller is cancelled in the middle of a reply",
+    "broken connection": "a connection is cut (CLIENT KILL) while a caller waits on it",
+    "idle rot": "the connections that lie idle are cut; it is found out when the load rises",
+    "exhaustion": "as many slow callers as there are connections",
+    "server restart": "the server is killed (SIGKILL) and started again",
     "two at once": "a message is sent twice, and two workers have a copy each at the same time",
 }
 PUBSUB_FAULTS = ("away", "cut", "kill", "pause", "slow")

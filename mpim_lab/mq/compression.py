@@ -117,12 +117,13 @@ class Codec:
         mark = mark_of(payload)
         if mark is None or mark in (PLAIN, BATCH):
             return payload
+        body = memoryview(payload)[1:]  # no copy of what may be large
         if mark == ZLIB:
-            framed = inflate_zlib(payload[1:], self.max_bytes)
+            framed = inflate_zlib(body, self.max_bytes)
         elif mark == LZ4:
-            framed = inflate_lz4(payload[1:], self.max_bytes)
+            framed = inflate_lz4(body, self.max_bytes)
         elif mark in (ZSTD, ZSTD_DICTIONARY):
-            framed = inflate_zstd(payload[1:], self.max_bytes, self._decompressors)
+            framed = inflate_zstd(body, self.max_bytes, self._decompressors)
         else:
             raise UnknownFormat(f"the payload begins with {mark:02X}, which this version does not know")
         if (inner := mark_of(framed)) is not None and inner not in (PLAIN, BATCH):

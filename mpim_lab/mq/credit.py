@@ -67,18 +67,18 @@ class Credit:
         return max(self._waiting_since, min(heard, default=0.0)) + self.patience_s
 
     def _give_up(self, at: float) -> bool:
-        """Wait no longer for whoever holds this up, if its time is over."""
-        if at < self.waits_until():
-            return False
-        oldest = self._batches[0][0]
-        known = {name: seen for name, seen in self._receivers.items() if seen[0] >= oldest}
-        self._receivers = known
-        if known:
-            self._forget(min(last for last, _ in known.values()))
-        else:
-            self._forget(self._batches[-1][0])
-            self._is_off = True
-        return self.unconfirmed_bytes < self.max_bytes
+        """Wait no longer for those who hold this up, once their time is over."""
+        while self.unconfirmed_bytes >= self.max_bytes:
+            if at < self.waits_until():
+                return False
+            oldest = self._batches[0][0]
+            self._receivers = {name: seen for name, seen in self._receivers.items() if seen[0] >= oldest}
+            if self._receivers:
+                self._forget(min(last for last, _ in self._receivers.values()))
+            else:
+                self._forget(self._batches[-1][0])
+                self._is_off = True
+        return True
 
     def _forget(self, number: int) -> None:
         while self._batches and self._batches[0][0] <= number:

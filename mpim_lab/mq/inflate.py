@@ -1,7 +1,7 @@
 """Inflate: undo one compression without ever making more than a limit, whatever the input says or is."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lz4.frame
@@ -9,40 +9,50 @@ import zstandard
 
 from mpim_lab.errors import CorruptPayload, OversizedPayload, UnknownFormat
 
+STEP_BYTES = 64 * 1024
 _MAGICLESS = zstandard.FORMAT_ZSTD1_MAGICLESS
 
 
-def inflate_zlib(data: bytes, max_bytes: int) -> bytes:
+def inflate_zlib(data: memoryview, max_bytes: int) -> bytes:
     """Undo zlib. Raises CorruptPayload, OversizedPayload."""
     stream = zlib.decompressobj()
     try:
-        inflated = stream.decompress(data, max_bytes + 1)
+        return _inflate(stream, lambda some, most: stream.decompress(some, most), data, max_bytes, "zlib stream")
     except zlib.error as error:
         raise CorruptPayload(f"no zlib stream: {error}") from error
-    return _whole(inflated, stream, max_bytes, "zlib stream")
 
 
-def inflate_lz4(data: bytes, max_bytes: int) -> bytes:
+def inflate_lz4(data: memoryview, max_bytes: int) -> bytes:
     """Undo LZ4. Raises CorruptPayload, OversizedPayload."""
     stream = lz4.frame.LZ4FrameDecompressor()
     try:
-        inflated = stream.decompress(data, max_length=max_bytes + 1)
+        return _inflate(
+            stream, lambda some, most: stream.decompress(some, max_length=most), data, max_bytes, "LZ4 frame"
+        )
     except (RuntimeError, ValueError, EOFError) as error:
         raise CorruptPayload(f"no LZ4 frame: {error}") from error
-    return _whole(inflated, stream, max_bytes, "LZ4 frame")
 
 
-def _whole(inflated: bytes, stream: Any, max_bytes: int, what: str) -> bytes:
-    if len(inflated) > max_bytes:
-        raise OversizedPayload(f"the {what} holds more than {max_bytes:,} bytes")
+def _inflate(
+    stream: Any, decompress: Callable[[memoryview, int], bytes], data: memoryview, max_bytes: int, what: str
+) -> bytes:
+    """Feed it in steps, as a stream that stops at a limit keeps a copy of all the input that it was given."""
+    parts: list[bytes] = []
+    size = position = 0
+    while position < len(data) and not stream.eof:
+        parts.append(decompress(data[position : position + STEP_BYTES], max_bytes + 1 - size))
+        position += STEP_BYTES
+        size += len(parts[-1])
+        if size > max_bytes:
+            raise OversizedPayload(f"the {what} holds more than {max_bytes:,} bytes")
     if not stream.eof:
         raise CorruptPayload(f"the {what} is cut off")
-    if stream.unused_data:
+    if stream.unused_data or position < len(data):
         raise CorruptPayload(f"after the {what} come bytes that do not belong to it")
-    return inflated
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def inflate_zstd(data: bytes, max_bytes: int, decompressors: Mapping[int, zstandard.ZstdDecompressor]) -> bytes:
+def inflate_zstd(data: memoryview, max_bytes: int, decompressors: Mapping[int, zstandard.ZstdDecompressor]) -> bytes:
     """Undo Zstandard without magic number; `decompressors` by number of dictionary, 0 for none.
 
     Raises CorruptPayload, OversizedPayload, UnknownFormat.

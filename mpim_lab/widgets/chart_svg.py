@@ -87,24 +87,29 @@ def lines_svg(
         parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{y:,g}</text>')
     parts += [f'<text x="{to_x(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:,g}</text>' for x in x_ticks]
     for index, (name, line) in enumerate(known.items()):
-        colour = PALETTE[index % len(PALETTE)]
-        path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in line)
-        if len(line) <= MOST_MARKS:
-            parts += [f'<circle cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="3.2" fill="{colour}"/>' for x, y in line]
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>')
         left = LEFT + round(index * (WIDTH - LEFT - RIGHT) / max(4, len(known)))
-        parts.append(
-            f'<rect x="{left}" y="42" width="12" height="4" fill="{colour}"/>'
-            f'<text x="{left + 18}" y="48">{escape(name)}</text>'
-        )
-    parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>'
+        parts += _line([(to_x(x), to_y(y)) for x, y in line], PALETTE[index % len(PALETTE)], name, left)
+    return _card(title, HEIGHT, [*parts, *_axis_titles(x_title, y_title)])
+
+
+def _line(points: Sequence[tuple[float, float]], colour: str, name: str, left: int) -> Iterable[str]:
+    """One line with its marks, if they are few, and its name above the picture."""
+    if len(points) <= MOST_MARKS:
+        yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{colour}"/>' for x, y in points)
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>'
+    yield (
+        f'<rect x="{left}" y="42" width="12" height="4" fill="{colour}"/>'
+        f'<text x="{left + 18}" y="48">{escape(name)}</text>'
     )
-    parts.append(
+
+
+def _axis_titles(x_title: str, y_title: str) -> Iterable[str]:
+    yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>'
+    yield (
         f'<text x="20" y="{(TOP + HEIGHT - BOTTOM) / 2}" text-anchor="middle" '
         f'transform="rotate(-90 20 {(TOP + HEIGHT - BOTTOM) / 2})">{escape(y_title)}</text>'
     )
-    return _card(title, HEIGHT, parts)
 
 
 def _known(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, float]]:

@@ -166,7 +166,7 @@ def _named(error: BaseException) -> str:
 def verdict_card(result: Result) -> str:
     """The verdict as a card: a word and a mark, not colour alone."""
     verdict = result.verdict
-    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered)
+    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered or verdict.stuck)
     colour, mark = (
         ("#D55E00", "✘ not everything arrived as it should")
         if bad

@@ -16,7 +16,8 @@ from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
 SERVER_FAULTS, SENDER_FAULTS = ("kill", "pause"), ("flush fails",)
-PROMISES = ("delivered", "added", "accepted")  # what a sender is told that ought to be true
+POOL = "pool"  # the channel of those who wait for a connection
+PROMISES = ("delivered", "added", "accepted", "done")  # what a sender is told that ought to be true
 
 
 def tell(trace: Trace, *, finished: bool = True) -> Scene:
@@ -90,7 +91,8 @@ class _Teller:
     def _accepted(self, story: Story, event: Event) -> None:
         self.step += 1
         self.producers[event.actor] = self.channels[event.channel] = None
-        story.log.append(f"{event.actor} published it" if not story.legs else f"{event.actor} published it again")
+        did = "asked for a connection" if event.channel == POOL else "published it"
+        story.log.append(f"{event.actor} {did}{' again' if story.legs else ''}")
         story.legs.append(Leg(event.actor, event.channel, self.step, self.step + AT_SERVER))
         self._began.setdefault(story.id, []).append(self.step)
 
@@ -117,7 +119,7 @@ class _Teller:
     def _failed(self, story: Story, event: Event) -> None:
         name = event.detail.partition(":")[0]
         story.log.append(f"{event.actor} failed: {name}")
-        if story.is_kept and event.actor in self.consumers:
+        if (story.is_kept or event.channel == POOL) and event.actor in self.consumers:
             if not any(leg.target == event.actor for leg in story.legs):
                 self._deliver(story, event, "lost")
             return
@@ -162,7 +164,7 @@ class _Teller:
         if story.is_kept:
             story.log.append("at the end nobody has finished it")
             return
-        story.log.append("at the end it waits in a batch that nobody closes")
+        story.log.append(event.detail or "at the end it still waits")
         first = story.legs[0]
         story.legs[0] = Leg(first.source, first.source, first.begin, self.step + AT_SERVER)
 

@@ -1,0 +1,106 @@
+"""What the pool must know about commands: which have no reply, which leave something behind, for how long they block.
+
+A server keeps state for each connection, and the next one to have the connection would be in it: commands queued by a
+MULTI, watched keys, another database or user, tracking. `Leftovers` follows, by the commands' names, what one user leaves
+behind; the pool closes a connection that is not as it was. RESET would clear it, too, but takes the login with it, and
+would cost everybody a round trip for what few do.
+
+Lua scripts and functions leave nothing: the server restores the database itself. Commands of modules are not known here.
+"""
+
+from collections.abc import Sequence
+
+from mpim_lab.errors import InvalidMessage
+
+Word = bytes | str | int | float
+
+_NO_REPLY = frozenset(
+    ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "MONITOR", "SYNC", "PSYNC"]
+)
+_CHANGES = frozenset(["SELECT", "AUTH", "HELLO", "RESET", "QUIT", "READONLY", "READWRITE", "ASKING"])
+_CLIENT_CHANGES_NOTHING = frozenset(
+    ["ID", "INFO", "LIST", "GETNAME", "GETREDIR", "TRACKINGINFO", "KILL", "PAUSE", "UNPAUSE", "UNBLOCK", "HELP"]
+)
+_BLOCKS_LAST_S = frozenset(["BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"])
+_BLOCKS_FIRST_S = frozenset(["BLMPOP", "BZMPOP"])
+_BLOCKS_LAST_MS = frozenset(["WAIT", "WAITAOF"])
+
+
+def command_words(words: Sequence[Word]) -> list[str]:
+    """The words of a command in capitals; the first one may hold two ("CLIENT ID"), as redis-py takes it.
+
+    >>> command_words(["client id"]), command_words([b"get", b"k"])
+    (['CLIENT', 'ID'], ['GET', 'K'])
+    """
+    text = [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words]
+    return [word.upper() for word in [*(text[0].split() if text else []), *text[1:]]]
+
+
+def check_has_reply(words: Sequence[Word]) -> None:
+    """Raises InvalidMessage for commands that are not answered one for one: whoever waits would wait in vain."""
+    head = command_words(words[:2])
+    if not head:
+        raise InvalidMessage("an empty command")
+    if head[0] in _NO_REPLY or head[:2] == ["CLIENT", "REPLY"]:
+        advice = "MessageQueue.subscribe is for that" if "SUBSCRIBE" in head[0] else "use a connection outside the pool"
+        raise InvalidMessage(f"{' '.join(head[:2])} is not answered by one reply: {advice}")
+
+
+class Leftovers:
+    """What the commands of one user have left on the connection; `what` is empty while it is as it was.
+
+    >>> left = Leftovers()
+    >>> left.note(["WATCH", "k"]); left.note(["MULTI"]); left.what
+    'MULTI without EXEC'
+    >>> left.note(["EXEC"]); left.what
+    ''
+    >>> left.note(["select", 3]); left.what
+    'SELECT'
+    """
+
+    def __init__(self) -> None:
+        self._changed = ""
+        self._multi = self._watch = False
+
+    @property
+    def what(self) -> str:
+        """What it is not to be handed on with."""
+        return self._changed or ("MULTI without EXEC" if self._multi else "WATCH without EXEC" if self._watch else "")
+
+    def note(self, words: Sequence[Word]) -> None:
+        """A command that is about to be sent. An error in reply may mean that it left nothing: that is not relied upon."""
+        name, *rest = [*command_words(words[:2]), ""]
+        if name in ("EXEC", "DISCARD"):
+            self._multi = self._watch = False
+        elif name == "MULTI":
+            self._multi = True
+        elif name in ("WATCH", "UNWATCH"):
+            self._watch = name == "WATCH"
+        elif name in _CHANGES:
+            self._changed = name
+        elif (name == "CLIENT" and rest[0] not in _CLIENT_CHANGES_NOTHING) or (name == "SCRIPT" and rest[0] == "DEBUG"):
+            self._changed = f"{name} {rest[0]}"
+
+
+def blocks_for_s(words: Sequence[Word]) -> float:
+    """For how many seconds a command may hold its reply back; inf: for ever; 0: it does not block.
+
+    >>> blocks_for_s(["BLPOP", "k", "1.5"]), blocks_for_s(["XREAD", "BLOCK", 500, "STREAMS", "s", "$"])
+    (1.5, 0.5)
+    >>> blocks_for_s(["BLPOP", "k", 0]), blocks_for_s(["GET", "k"])
+    (inf, 0.0)
+    """
+    name, *rest = command_words(words)
+    try:
+        if name in _BLOCKS_LAST_S:
+            return float(rest[-1]) or float("inf")
+        if name in _BLOCKS_FIRST_S:
+            return float(rest[0]) or float("inf")
+        if name in _BLOCKS_LAST_MS:
+            return float(rest[-1]) / 1000 or float("inf")
+        if name in ("XREAD", "XREADGROUP"):
+            options = rest[: rest.index("STREAMS")]
+            return float(options[options.index("BLOCK") + 1]) / 1000 or float("inf") if "BLOCK" in options else 0.0
+    except (ValueError, IndexError):
+        return 0.0  # a command the server will refuse
+    return 0.0

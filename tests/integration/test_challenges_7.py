@@ -1,0 +1,123 @@
+"""Chapter 7's second challenge: the reference solution passes, every known-bad one is caught."""
+
+from mpim_lab.errors import MpimError
+from mpim_lab.experiments.pool_challenge import give_nothing_broken_back
+from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+
+
+class Lease:
+    """Reference solution of the second."""
+
+    def __init__(self, pool):
+        self.pool = pool
+
+    async def __aenter__(self):
+        while True:
+            self.connection = await self.pool.get()
+            try:
+                await self.connection.call("PING")
+                return self.connection
+            except MpimError:
+                self.give_back()
+            except BaseException:
+                self.give_back()
+                raise
+
+    async def __aexit__(self, kind, error, traceback):
+        self.give_back()
+
+    def give_back(self):
+        if self.connection.unanswered:
+            self.pool.discard(self.connection)
+        else:
+            self.pool.put(self.connection)
+
+
+class NoFinally(Lease):
+    async def __aexit__(self, kind, error, traceback):
+        if kind is None:
+            self.pool.put(self.connection)
+
+
+class TakesBackAnything(Lease):
+    def give_back(self):
+        self.pool.put(self.connection)
+
+
+class MindsOurErrorsOnly(Lease):
+    """Discards after an error of ours; a cancellation is none."""
+
+    async def __aexit__(self, kind, error, traceback):
+        if isinstance(error, MpimError):
+            self.pool.discard(self.connection)
+        else:
+            self.pool.put(self.connection)
+
+
+class DiscardsAfterAnyError(Lease):
+    async def __aexit__(self, kind, error, traceback):
+        if kind is not None:
+            self.pool.discard(self.connection)
+        else:
+            self.pool.put(self.connection)
+
+
+class DiscardsAlways(Lease):
+    async def __aexit__(self, kind, error, traceback):
+        self.pool.discard(self.connection)
+
+
+class DoesNotAsk(Lease):
+    async def __aenter__(self):
+        self.connection = await self.pool.get()
+        return self.connection
+
+
+class KeepsTheError(Lease):
+    async def __aexit__(self, kind, error, traceback):
+        self.give_back()
+        return True
+
+
+class LosesWhatDoesNotAnswer(Lease):
+    """Takes another one, and never gives back the one that is broken."""
+
+    def give_back(self):
+        if not self.connection.unanswered:
+            self.pool.put(self.connection)
+
+
+class IsNoContext:
+    def __init__(self, pool):
+        pass
+
+
+async def test_the_reference_solution_passes_every_time(lab_server):
+    """It can be solved with what the chapter has shown."""
+    for _ in range(5):
+        await assert_all_pass(give_nothing_broken_back().check(Lease))
+
+
+async def test_a_lease_that_gives_back_what_is_broken_fails_every_time(lab_server):
+    """So does one that gives back too little."""
+    complaints = {
+        NoFinally: "is stuck",
+        TakesBackAnything: "was given somebody else's reply",
+        MindsOurErrorsOnly: "was given somebody else's reply",
+        DiscardsAfterAnyError: "healthy ones were discarded",
+        DiscardsAlways: "healthy ones were discarded",
+        DoesNotAsk: "was given a connection of no use: ConnectionLost",
+        KeepsTheError: "was never told of its error",
+        LosesWhatDoesNotAnswer: "connections are of use",
+    }
+    await assert_each_fails(give_nothing_broken_back, complaints)
+
+
+async def test_a_class_that_cannot_be_used_is_told_so(lab_server):
+    """Whatever it raises is the complaint."""
+    assert "your class raised TypeError" in repr(await give_nothing_broken_back().check(IsNoContext))
+
+
+def test_hints_come_one_at_a_time():
+    """The last one stays."""
+    assert_hints_come_one_at_a_time(give_nothing_broken_back())

@@ -1,0 +1,26 @@
+"""What the tests of pools share."""
+
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.control import controlling
+
+QUICK = {"backoff": Backoff(first_s=0.01, most_s=0.02), "connect_timeout_s": 0.3, "wait_s": 5.0}
+
+
+async def connections(url, name="pool"):
+    """How many connections of that name the server has."""
+    async with controlling(url) as link:
+        listed = bytes(await link.call("CLIENT", "LIST")).decode()
+    return sum(f" name={name} " in line for line in listed.splitlines())
+
+
+async def borrow(pool, order, name, until):
+    """Take a connection, say so, keep it until told; gives what the server echoes."""
+    async with pool.connection() as connection:
+        order.append(name)
+        await until.wait()
+        return await connection.call("ECHO", name)
+
+
+def kept(figures):
+    """What must hold whenever nobody has a connection: none is lost, none is counted twice."""
+    return figures.in_use == 0 and figures.opened - sum(figures.closed.values()) == figures.idle

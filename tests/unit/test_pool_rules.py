@@ -1,0 +1,224 @@
+"""The rules of the pool: who has a place and who is next, in whatever order things happen; ageing, outages, commands."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from mpim_lab.errors import InvalidMessage, InvalidParameter, NotConnected, QueueFull
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.pool_commands import Leftovers, blocks_for_s, check_has_reply
+from mpim_lab.mq.pool_figures import Waits
+from mpim_lab.mq.pool_line import WaitingLine
+from mpim_lab.mq.pool_rules import Ageing, Load, Outage, least_busy
+
+PLACES, MAX_WAITING = 2, 4
+
+
+class AnyInterleaving(RuleBasedStateMachine):
+    """Callers ask, give back, time out, are cancelled before or after they were given a place, in any order."""
+
+    tickets = Bundle("tickets")
+
+    def __init__(self):
+        super().__init__()
+        self.line = WaitingLine(PLACES, MAX_WAITING)
+        self.now, self.waiting, self.placed = 0.0, [], []  # the model: two lists
+
+    def check_next(self, ticket, following):
+        """Whoever leaves a place names the first in line, and nobody else."""
+        had_a_place = ticket in self.placed
+        self.waiting = [other for other in self.waiting if other is not ticket]
+        self.placed = [other for other in self.placed if other is not ticket]
+        expected = self.waiting.pop(0) if had_a_place and self.waiting else None
+        assert following is expected
+        if expected is not None:
+            assert expected.waited_s == self.now - expected.asked_at
+            self.placed.append(expected)
+
+    @rule(target=tickets)
+    def ask(self):
+        self.now += 1.0
+        full = len(self.placed) == PLACES
+        if full and len(self.waiting) == MAX_WAITING:
+            with pytest.raises(QueueFull):
+                self.line.ask("caller", self.now)
+            ticket = None
+        else:
+            ticket = self.line.ask("caller", self.now)
+            assert (ticket.placed_at is None) == full  # a newcomer gets a place only if nobody waits for one
+            (self.waiting if full else self.placed).append(ticket)
+        return ticket
+
+    @rule(ticket=consumes(tickets))
+    def leave(self, ticket):
+        """Give back, time out, be cancelled: to the line it is the same."""
+        if ticket is not None:
+            self.now += 1.0
+            self.check_next(ticket, self.line.leave(ticket, self.now))
+
+    @rule(ticket=tickets)
+    def leave_and_stay_known(self, ticket):
+        """So that somebody leaves twice."""
+        if ticket is not None:
+            self.check_next(ticket, self.line.leave(ticket, self.now))
+
+    @rule()
+    def dismiss(self):
+        """The pool is closed: those who wait go, those who have a place keep it."""
+        assert self.line.dismiss() == self.waiting
+        self.waiting = []
+
+    @invariant()
+    def nobody_waits_while_a_place_is_free(self):
+        assert self.line.in_use == len(self.placed) <= PLACES
+        assert self.line.waiting == len(self.waiting) <= MAX_WAITING
+        assert self.line.placed == self.placed
+        assert not self.waiting or len(self.placed) == PLACES
+
+    @invariant()
+    def places_are_given_in_the_order_of_asking(self):
+        ever = sorted(self.placed, key=lambda ticket: ticket.placed_at)
+        assert [ticket.asked_at for ticket in ever] == sorted(ticket.asked_at for ticket in ever)
+
+
+TestAnyInterleaving = AnyInterleaving.TestCase
+
+
+def test_a_full_line_says_how_full():
+    """The error names both bounds."""
+    line = WaitingLine(places=1, max_waiting=1)
+    line.ask("Ann", 0.0), line.ask("Ben", 0.0)
+    with pytest.raises(QueueFull, match="all 1 connections are in use and 1 callers wait already"):
+        line.ask("Cid", 0.0)
+
+
+def test_with_nobody_allowed_to_wait_a_place_or_nothing():
+    """max_waiting=0 is the bounded pool that never lets anybody wait."""
+    line = WaitingLine(places=1, max_waiting=0)
+    ann = line.ask("Ann", 0.0)
+    with pytest.raises(QueueFull):
+        line.ask("Ben", 0.0)
+    assert line.leave(ann, 1.0) is None
+    assert line.ask("Ben", 1.0).placed_at == 1.0
+
+
+@pytest.mark.parametrize("bounds", [(0, 1), (1, -1)])
+def test_bounds_are_refused_by_name(bounds):
+    """At least one place; fewer than none cannot wait."""
+    with pytest.raises(InvalidParameter, match="at least 1 place"):
+        WaitingLine(*bounds)
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_a_connection_is_retired_at_its_limits_and_not_before(age, idle):
+    """Whichever comes first; age counts from opening, idleness from the last use."""
+    rule, idle = Ageing(check_idle_after_s=5, max_idle_s=30, max_lifetime_s=60), min(age, idle)
+    why = rule.retire(opened_at=0.0, idle_since=age - idle, now=age)
+    assert why == ("too old" if age >= 60 else "idle too long" if age - (age - idle) >= 30 else "")
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.floats(0, 1))
+def test_a_server_is_passed_over_for_longer_with_each_failure_and_not_at_all_after_a_success(outcomes, chance):
+    """Never longer than the backoff's longest."""
+    outage, now, before = Outage(Backoff(first_s=1.0, most_s=8.0)), 0.0, 0.0
+    for succeeded in outcomes:
+        attempt = outage.trying(now, chance)
+        if succeeded:
+            outage.ended()
+            assert not outage.is_on(now)
+            before = 0.0
+        else:
+            outage.failed(attempt, NotConnected("refused"), now, chance)
+            assert outage.is_on(now) and before - 1e-9 <= outage.until - now <= 8.0 + 1e-9
+            before, now = outage.until - now, outage.until
+            assert not outage.is_on(now)
+
+
+def test_attempts_that_fail_together_count_as_one():
+    """Sixteen callers run into the same dead server: it is not passed over for sixteen times as long."""
+    outage = Outage(Backoff(first_s=1.0, most_s=1000.0))
+    attempts = [outage.trying(0.0, 1.0) for _ in range(16)]
+    for attempt in attempts:
+        outage.failed(attempt, NotConnected("refused"), 0.5, 1.0)
+    assert (outage.failures, outage.until) == (1, 1.5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 99)), max_size=8))
+def test_the_least_busy_server_is_one_than_which_none_is_less_busy(servers):
+    """Of equals one that costs nothing, and of those the one lent longest ago; none if there is none."""
+    loads = [Load(str(number), *server) for number, server in enumerate(servers)]
+    chosen = least_busy(loads)
+    assert (chosen is None) == (not loads)
+    if chosen is not None:
+        assert servers[int(chosen)] == min(servers)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
+def test_a_quantile_of_the_waits_is_right_to_a_tenth(seconds, share):
+    """From above: it never looks better than it was."""
+    waits = Waits()
+    for wait in seconds:
+        waits.note(wait)
+    exact = sorted(seconds)[math.ceil(share * len(seconds)) - 1] * 1000
+    assert exact - 0.0101 <= waits.quantile_ms(share) <= exact * 1.1001 + 1e-9
+    assert waits.quantile_ms(1.0) <= waits.max_ms == max(seconds) * 1000
+
+
+@pytest.mark.parametrize(
+    ("commands", "left"),
+    [
+        (["GET k", "MULTI", "SET k 1", "EXEC"], ""),
+        (["WATCH k", "MULTI", "EXEC"], ""),
+        (["WATCH k", "GET k", "UNWATCH"], ""),
+        (["WATCH k", "MULTI", "DISCARD"], ""),
+        (["CLIENT ID", "client list", "SCRIPT LOAD x"], ""),
+        (["WATCH k"], "WATCH without EXEC"),
+        (["multi", "SET k 1"], "MULTI without EXEC"),
+        (["WATCH k", "MULTI", "UNWATCH"], "MULTI without EXEC"),
+        (["SELECT 3", "MULTI", "EXEC"], "SELECT"),
+        (["AUTH x", "GET k"], "AUTH"),
+        (["CLIENT TRACKING ON"], "CLIENT TRACKING"),
+        (["SCRIPT DEBUG YES"], "SCRIPT DEBUG"),
+    ],
+)
+def test_what_a_user_leaves_on_the_connection_is_named(commands, left):
+    """By the commands' names, in capitals or not, as bytes or not, with a first word of two or not."""
+    forms = [str.split, lambda text: [word.encode() for word in text.split()], lambda text: text.rsplit(" ", 1)]
+    for form in forms:
+        leftovers = Leftovers()
+        for command in commands:
+            leftovers.note(form(command))
+        assert leftovers.what == left
+
+
+@pytest.mark.parametrize(
+    "words", [["SUBSCRIBE", "c"], [b"psubscribe", "c*"], ["MONITOR"], ["client reply", "OFF"], [""], []]
+)
+def test_what_is_not_answered_by_one_reply_is_refused(words):
+    """Whoever waited for the reply would wait in vain, or take somebody else's."""
+    with pytest.raises(InvalidMessage):
+        check_has_reply(words)
+
+
+@pytest.mark.parametrize(
+    ("command", "seconds"),
+    [
+        ("BRPOP a b 2", 2.0),
+        ("blmove a b LEFT RIGHT 0.5", 0.5),
+        ("BLMPOP 3 1 k LEFT", 3.0),
+        ("BZPOPMIN z 0", math.inf),
+        ("WAIT 1 250", 0.25),
+        ("XREADGROUP GROUP g c COUNT 1 BLOCK 1500 STREAMS s >", 1.5),
+        ("XREAD STREAMS BLOCK 0", 0.0),
+        ("XREAD BLOCK 0 STREAMS s $", math.inf),
+        ("BLPOP k soon", 0.0),
+        ("XREAD BLOCK", 0.0),
+        ("SET BLPOP 5", 0.0),
+    ],
+)
+def test_how_long_a_command_blocks_is_read_from_it(command, seconds):
+    """0 stands for ever on the server; what the server will refuse blocks for no time."""
+    assert blocks_for_s(command.split()) == seconds
