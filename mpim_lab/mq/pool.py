@@ -13,6 +13,9 @@ gives it back, or it is closed                never: this step cannot fail, nor 
 
 What is handed on is a place (`pool_line.py`); which connection goes with it is decided by who has the place, so
 that looking at one, or connecting, holds up nobody else.
+
+A caller does not wait for a server to come back: while all are passed over (`pool_rules.Outage`) it hears NotConnected at
+once, which is definite, and may try again. Else callers of a dead server would hold the places that callers of others need.
 """
 
 import asyncio

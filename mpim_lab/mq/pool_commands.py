@@ -24,6 +24,7 @@ _CLIENT_CHANGES_NOTHING = frozenset(
 _BLOCKS_LAST_S = frozenset(["BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"])
 _BLOCKS_FIRST_S = frozenset(["BLMPOP", "BZMPOP"])
 _BLOCKS_LAST_MS = frozenset(["WAIT", "WAITAOF"])
+_BLOCKING = _BLOCKS_LAST_S | _BLOCKS_FIRST_S | _BLOCKS_LAST_MS | {"XREAD", "XREADGROUP"}
 
 
 def command_words(words: Sequence[Word]) -> list[str]:
@@ -37,10 +38,10 @@ def command_words(words: Sequence[Word]) -> list[str]:
 
 
 def check_has_reply(words: Sequence[Word]) -> None:
-    """Raises InvalidMessage for commands that are not answered one for one: whoever waits would wait in vain."""
+    """Raises InvalidMessage for what is not answered by one reply of its own: whoever waited would wait in vain."""
+    if not words or not isinstance(words[0], str | bytes) or not words[0].strip():
+        raise InvalidMessage(f"a command begins with its name: {words[:1]}")
     head = command_words(words[:2])
-    if not head:
-        raise InvalidMessage("an empty command")
     if head[0] in _NO_REPLY or head[:2] == ["CLIENT", "REPLY"]:
         advice = "MessageQueue.subscribe is for that" if "SUBSCRIBE" in head[0] else "use a connection outside the pool"
         raise InvalidMessage(f"{' '.join(head[:2])} is not answered by one reply: {advice}")
@@ -90,6 +91,8 @@ def blocks_for_s(words: Sequence[Word]) -> float:
     >>> blocks_for_s(["BLPOP", "k", 0]), blocks_for_s(["GET", "k"])
     (inf, 0.0)
     """
+    if command_words(words[:1])[0] not in _BLOCKING:  # most are not: do not read through their payloads
+        return 0.0
     name, *rest = command_words(words)
     try:
         if name in _BLOCKS_LAST_S:

@@ -93,8 +93,8 @@ class Outage:
 class Load:
     """How busy one server is.
 
-    `costs`: a connection to it would have to be opened, and another one closed for it. `last_lent`: the number of its last
-    hand-out, counted over all servers.
+    `costs`: a connection to it would have to be opened and another one closed, which would not even spread them more
+    evenly. `last_lent`: the number of its last hand-out, counted over all servers.
     """
 
     server: str
@@ -106,7 +106,7 @@ class Load:
 def least_busy(loads: Iterable[Load]) -> str | None:
     """The server with the fewest connections in use; None if there is none.
 
-    Of equals one that costs nothing: without this, sixteen connections to three servers move about for ever. Of those the
+    Of equals one that costs nothing: otherwise sixteen connections to three servers would move about for ever. Of those the
     one that was used longest ago: they take turns. Fewest in use, not fewest open: what is idle is not work.
 
     >>> least_busy([Load("a", in_use=3), Load("b", in_use=2, last_lent=9), Load("c", in_use=2, last_lent=4)])

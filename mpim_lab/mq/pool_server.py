@@ -45,13 +45,9 @@ class ServerShelf:
         """Connections that are open or being opened."""
         return self.opening + self.opened - self.closed.total()
 
-    def load(self, pool_is_full: bool) -> Load:
-        """For the choice."""
-        return Load(self.url, self.in_use, pool_is_full and not self._idle, self.last_lent)
-
-    def oldest_idle_since(self) -> float:
-        """Since when the one at the front has been idle; inf if there is none."""
-        return self._idle[0].idle_since if self._idle else float("inf")
+    def load(self, crowded: int) -> Load:
+        """For the choice. `crowded`: if the pool is full, how many are open to the server with the most of them; else 0."""
+        return Load(self.url, self.in_use, 0 < crowded <= self.live + 1 and not self._idle, self.last_lent)
 
     def figures(self, at: float) -> ServerFigures:
         """See ServerFigures."""

@@ -51,9 +51,10 @@ class Servers:
         """A connection to the least busy server that is there; each is tried once. Raises NotConnected, LoginRejected."""
         candidates = [wanted] if wanted is not None else list(self.shelves)
         while True:
-            at, full = now(), self._is_full
+            at = now()
+            crowded = max(shelf.live for shelf in self.shelves.values()) if self._is_full else 0
             here = (self.shelves[url] for url in candidates if not self.shelves[url].outage.is_on(at))
-            chosen = least_busy(shelf.load(full) for shelf in here)
+            chosen = least_busy(shelf.load(crowded) for shelf in here)
             if chosen is None:
                 raise self._why_none([wanted] if wanted is not None else list(self.shelves))
             try:
@@ -82,12 +83,13 @@ class Servers:
             shelf.put(wire)
 
     def _make_room(self) -> None:
-        """Before one is opened: close the one that has been idle for longest, if there are as many as may be.
+        """Before one is opened, if there are as many as may be: close an idle one, where most are open, the oldest there.
 
         There is an idle one then: whoever asks has a place and no connection yet.
         """
         while self._is_full:
-            min(self.shelves.values(), key=ServerShelf.oldest_idle_since).evict("room for another server")
+            with_idle = (shelf for shelf in self.shelves.values() if shelf.idle)
+            max(with_idle, key=lambda shelf: shelf.live).evict("room for another server")
 
     def _why_none(self, tried: Sequence[str]) -> NotConnected:
         shelves = [self.shelves[url] for url in tried]

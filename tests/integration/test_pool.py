@@ -184,6 +184,21 @@ async def test_an_idle_connection_is_asked_for_a_sign_of_life_after_a_while(serv
         assert kept(pool.figures())
 
 
+async def test_idle_connections_take_turns(server):
+    """The one that was idle for longest is next, so that none lies there unseen."""
+    async with Pool(server.url, **QUICK) as pool:
+        done, order = asyncio.Event(), []
+        tasks = [asyncio.create_task(borrow(pool, order, str(number), done)) for number in range(3)]
+        await wait_until(lambda: len(order) == 3)
+        done.set()
+        await asyncio.gather(*tasks)
+        used = []
+        for _ in range(6):
+            async with pool.connection() as connection:
+                used.append(await connection.call("CLIENT", "ID"))
+        assert len(set(used)) == 3 and used[:3] == used[3:]
+
+
 @pytest.mark.parametrize(("limit", "why"), [("max_idle_s", "idle too long"), ("max_lifetime_s", "too old")])
 async def test_idle_connections_are_retired_though_nobody_comes(server, limit, why):
     """The pool's own task does it; on the server they are gone."""

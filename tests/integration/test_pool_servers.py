@@ -46,6 +46,18 @@ async def test_connections_are_spread_evenly(server, other):
         assert await connections(server.url) == await connections(other.url) == 3
 
 
+async def test_connections_do_not_move_about_among_servers_that_are_equally_busy(server, other):
+    """Five over two servers, all in use all the time: five are opened, and that is all."""
+    async with Pool([server.url, other.url], max_connections=5, **QUICK) as pool:
+
+        async def work(number):
+            async with pool.connection() as connection:
+                return await connection.call("ECHO", number)
+
+        assert await asyncio.gather(*map(work, range(300))) == [str(number).encode() for number in range(300)]
+        assert (pool.figures().opened, pool.figures().closed) == (5, {})
+
+
 async def test_a_caller_may_name_the_server(server, other):
     """Idle connections to others make room: never more are open than allowed, as the servers see it."""
     async with Pool([server.url, other.url], max_connections=4, **QUICK) as pool:
@@ -128,6 +140,21 @@ async def test_connections_to_a_server_that_was_restarted_are_replaced(server):
             assert await connection.call("ECHO", "mine") == b"mine"
         assert pool.figures().closed == {"broken in use": 1, "ended by the server": 3}
         assert pool.figures().replaced == 3 and kept(pool.figures())
+
+
+async def test_while_a_server_is_in_doubt_no_connection_to_it_is_lent_unasked(server):
+    """One could not be opened: then the idle ones are asked first, though they were used a moment ago."""
+    async with Proxy(server.url) as proxy, Pool(proxy.url, check_idle_after_s=60, **QUICK) as pool:
+        async with pool.connection():
+            proxy.partition()
+            with pytest.raises(NotConnected, match="did not answer within"):
+                async with pool.connection():
+                    pass
+        await wait_until(lambda: not any(server.is_passed_over for server in pool.figures().servers.values()))
+        with pytest.raises(NotConnected, match="gives no sign of life"):
+            async with pool.connection():
+                pass
+        assert kept(pool.figures()) and pool.figures().idle == 0
 
 
 async def test_connecting_holds_up_nobody_else(server, other):

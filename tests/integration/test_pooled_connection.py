@@ -52,6 +52,14 @@ async def test_a_rejected_command_leaves_the_connection_usable(pool):
     assert pool.figures().closed == {} and kept(pool.figures())
 
 
+async def test_an_error_reply_that_the_library_takes_for_a_broken_line_is_an_error_reply(pool):
+    """WRONGPASS, NOAUTH and LOADING are connection errors in redis-py; the line is well and the answer is definite."""
+    async with pool.connection() as connection:
+        with pytest.raises(CommandRejected, match="WRONGPASS"):
+            await connection.call("AUTH", "nobody", "wrong")
+        assert await connection.call("ECHO", "still") == b"still"
+
+
 async def test_a_blocking_read_may_take_the_time_it_asks_for(server):
     """The pool's time-out for calls comes on top of it, so BLPOP's own end arrives first."""
     async with Pool(server.url, call_timeout_s=0.2, **QUICK) as pool, pool.connection() as connection:
@@ -170,10 +178,11 @@ async def test_what_a_user_left_on_the_connection_does_not_reach_the_next_one(po
     assert kept(pool.figures())
 
 
-async def test_a_reply_that_nobody_asked_for_is_found_before_the_connection_is_lent(pool):
+@pytest.mark.parametrize("words", [("ECHO", "nobody's"), ("NOSUCH",)])
+async def test_a_reply_that_nobody_asked_for_is_found_before_the_connection_is_lent(pool, words):
     """Whatever its cause, the next user would take it for its own."""
     async with pool.connection() as connection:
-        await connection.wire._redis.send_command("ECHO", "nobody's")
+        await connection.wire._redis.send_command(*words)
     await asyncio.sleep(0.05)
     async with pool.connection() as connection:
         assert await connection.call("ECHO", "mine") == b"mine"

@@ -98,7 +98,7 @@ async def run(binary, seed):
             await server.start()
         options = {"max_connections": CONNECTIONS, "max_waiting": TASKS, "wait_s": 30.0, "call_timeout_s": 0.3}
         options |= {
-            "connect_timeout_s": 0.3,
+            "connect_timeout_s": 2.0,
             "check_idle_after_s": 0.02,
             "backoff": Backoff(first_s=0.005, most_s=0.05),
         }

@@ -195,7 +195,18 @@ def test_what_a_user_leaves_on_the_connection_is_named(commands, left):
 
 
 @pytest.mark.parametrize(
-    "words", [["SUBSCRIBE", "c"], [b"psubscribe", "c*"], ["MONITOR"], ["client reply", "OFF"], [""], []]
+    "words",
+    [
+        ["SUBSCRIBE", "c"],
+        [b"psubscribe", "c*"],
+        ["MONITOR"],
+        ["client reply", "OFF"],
+        [""],
+        [],
+        [" ", "GET"],
+        [1.5],
+        [None],
+    ],
 )
 def test_what_is_not_answered_by_one_reply_is_refused(words):
     """Whoever waited for the reply would wait in vain, or take somebody else's."""
