@@ -1,0 +1,64 @@
+"""Chapters 5 to 7 as a reader sees them: run from top to bottom, a sweep measured and stopped by clicks, both themes."""
+
+import pytest
+
+from tests.browser.conftest import keep
+from tests.browser.notebook_page import NotebookPage
+
+pytestmark = pytest.mark.timeout(400)
+PICTURES = {
+    "05_batching.ipynb": {
+        "waits": "FlowView(quiet.trace",
+        "lost": "FlowView(failed.trace",
+        "knee": "SweepPanel(knee_sweep",
+    },
+    "06_compression.ipynb": {
+        "old": "FlowView(old.trace",
+        "grows": "SweepPanel(size_sweep",
+        "pays": "sweep_chart(paying",
+    },
+    "07_connection_pooling.ipynb": {"wrong": "FlowView(", "callers": "SweepPanel(callers_sweep"},
+}
+
+
+@pytest.fixture(scope="module", params=list(PICTURES))
+def chapter(request, page, jupyter):
+    """A chapter, opened and run from top to bottom."""
+    chapter = NotebookPage(page, jupyter, request.param)
+    chapter.name = request.param
+    chapter.run_all()
+    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    return chapter
+
+
+def test_the_pictures_are_there_in_both_themes(chapter, page):
+    """Kept as screenshots, to be looked at; both challenges show what is wrong with what the reader begins with."""
+    label = chapter.name[:2]
+    for theme in ("Dark", "Light"):
+        chapter.theme(theme)
+        for name, source in PICTURES[chapter.name].items():
+            view = chapter.cell(source).locator(".jp-OutputArea-output").last
+            view.scroll_into_view_if_needed()
+            assert view.locator("svg, canvas, .js-plotly-plot").count()
+            keep(view, f"{label}-{name}-{theme.lower()}")
+    assert "✘" in page.locator(".jp-Notebook:visible").inner_text()
+
+
+def test_a_sweep_is_measured_and_stopped_by_a_click(chapter, page):
+    """Measure it again; Stop stops at once and keeps the rows that there are."""
+    sweep = chapter.cell("SweepPanel(").locator(".mpim-panel").first
+    sweep.get_by_text("done:").wait_for(timeout=60_000)
+    sweep.get_by_role("button", name="Measure").click()
+    sweep.get_by_text("1 of ").wait_for(timeout=30_000)
+    sweep.get_by_role("button", name="Stop").click()
+    sweep.get_by_text("stopped after").wait_for(timeout=3_000)
+    keep(sweep, f"{chapter.name[:2]}-sweep-stopped")
+
+
+def test_the_panel_runs_what_its_knobs_say(chapter, page):
+    """Run it, and read a verdict."""
+    panel = chapter.cell("panel = Panel(").locator(".mpim-panel")
+    panel.get_by_role("button", name="Run").click()
+    panel.locator("pre").first.wait_for(timeout=60_000)
+    assert "sent" in panel.locator("pre").first.inner_text() or "done" in panel.locator("pre").first.inner_text()
+    keep(panel, f"{chapter.name[:2]}-panel")
