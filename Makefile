@@ -6,8 +6,8 @@ BIN     = $(VENV)/bin
 # Set LAB_FLAGS=--no-browser where there is no screen.
 LAB_FLAGS ?=
 TESTS  ?=
-# How many tests at a time; each has servers of its own.
-WORKERS ?= 2
+# How many tests at a time; each has servers of its own, and most of them wait most of the time.
+WORKERS ?= 4
 LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
 
 .PHONY: help lab test check browser load soak bench notebooks lock clean
@@ -48,10 +48,10 @@ check: $(VENV)/.installed-all ## ruff and strict mypy
 	$(BIN)/mypy
 
 browser: $(VENV)/.installed-all ## chapters 1 and 3 to 7 in a real JupyterLab in a real browser (needs Chromium)
-	$(BIN)/python -m pytest -q tests/browser $(TESTS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser $(TESTS)
 
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
-	$(BIN)/python -m pytest -q tests/load $(TESTS)
+	$(BIN)/python -m pytest -q -n 2 tests/load $(TESTS)
 
 soak: $(VENV)/.installed ## 1,000 random fault schedules (a few minutes)
 	$(BIN)/python -m mpim_lab.experiments.soak --schedules 1000

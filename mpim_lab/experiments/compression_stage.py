@@ -1,6 +1,7 @@
 """The stage of chapter 6: alice packs, bob unpacks; beside her an old sender, a new one, and a hostile one."""
 
 import contextlib
+import functools
 import zlib
 from typing import Any, Self
 
@@ -21,8 +22,9 @@ BOMB_BYTES = 64 * 1024 * 1024  # what the bomb becomes; the real ones do not sto
 SENDERS = {"old sender": "carol", "new sender": "dave", "cut off": "eve", "bomb": "mallory"}
 
 
+@functools.cache
 def chat_dictionary(id: int = 1) -> Dictionary:
-    """A dictionary of the lab's chat messages, trained now: it takes half a second."""
+    """A dictionary of the lab's chat messages, trained when it is first asked for: it takes half a second."""
     return train_dictionary(Corpus().message_samples(), id=id)
 
 
