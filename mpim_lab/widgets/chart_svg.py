@@ -7,7 +7,7 @@ from mpim_lab.widgets.static_picture import escape
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH, HEIGHT = 780, 320
-LEFT, RIGHT, TOP, BOTTOM = 90, 24, 64, 54
+LEFT, RIGHT, TOP, BOTTOM = 90, 34, 64, 54
 MOST_MARKS = 60
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#57606a}.t{font-size:14px;font-weight:600;fill:#1f2328}"
