@@ -7,7 +7,7 @@ from mpim_lab.widgets.static_picture import escape
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH, HEIGHT = 780, 320
-LEFT, RIGHT, TOP, BOTTOM = 90, 34, 64, 54
+LEFT, RIGHT, TOP, BOTTOM = 90, 24, 64, 54
 MOST_MARKS = 60
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#57606a}.t{font-size:14px;font-weight:600;fill:#1f2328}"
@@ -85,11 +85,20 @@ def lines_svg(
     for y in y_ticks:
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(y):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{y:,g}</text>')
-    parts += [f'<text x="{to_x(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:,g}</text>' for x in x_ticks]
+    parts += [_x_label(to_x(x), f"{x:,g}") for x in x_ticks]
     for index, (name, line) in enumerate(known.items()):
         left = LEFT + round(index * (WIDTH - LEFT - RIGHT) / max(4, len(known)))
         parts += _line([(to_x(x), to_y(y)) for x, y in line], PALETTE[index % len(PALETTE)], name, left)
     return _card(title, HEIGHT, [*parts, *_axis_titles(x_title, y_title)])
+
+
+def _x_label(x: float, text: str) -> str:
+    """Below its place; a long one at the right edge ends there."""
+    at_edge = x + 4 * len(text) > WIDTH
+    return (
+        f'<text x="{WIDTH - 4 if at_edge else x:.1f}" y="{HEIGHT - BOTTOM + 18}" '
+        f'text-anchor="{"end" if at_edge else "middle"}">{text}</text>'
+    )
 
 
 def _line(points: Sequence[tuple[float, float]], colour: str, name: str, left: int) -> Iterable[str]:
