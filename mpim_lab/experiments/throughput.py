@@ -16,6 +16,15 @@ RUNGS = (
     ("pipelines of 100 commands", "redis-py pipelined", 16),
     ("128 tasks, one shared connection", "mpim_lab", 128),
 )
+CLIENTS = (
+    "mpim_lab",
+    "redis-py",
+    "redis-py pipelined",
+    "bare protocol",
+    "batching:mpim_lab",  # 100 messages a call, adaptive batches
+    "batching:mpim_lab, one by one",
+    *(f"batching:mpim_lab, window {ms:g} ms" for ms in (0.5, 1, 2, 5, 10, 20)),
+)
 
 
 async def climb_ladder(seconds: float = 1.0) -> list[tuple[str, float]]:
@@ -34,12 +43,10 @@ class Throughput(Experiment):
 
     title: ClassVar[str] = "How fast is it?"
 
-    who: str = knob(
-        "mpim_lab", "which client publishes", choices=("mpim_lab", "redis-py", "redis-py pipelined", "bare protocol")
-    )
+    who: str = knob("mpim_lab", "which client publishes, and how", choices=CLIENTS)
     tasks: int = knob(128, "how many tasks await a publish each", low=1, high=1_024)
     offered_per_s: int = knob(
-        0, "messages due each second; 0: as many as the tasks can send", low=0, high=150_000, step=1_000
+        0, "messages due each second; 0: as many as the tasks can send", low=0, high=1_000_000, step=1_000
     )
     payload_bytes: int = knob(100, "size of a message", low=32, high=10_000, step=4)
     seconds: float = knob(3.0, "how long", low=0.5, high=20.0, step=0.5)
