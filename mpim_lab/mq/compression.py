@@ -6,6 +6,9 @@ side by side. Below a threshold, and whenever the result would not be shorter, a
 A few kilobytes may unpack to gigabytes (a bomb). The limit is therefore checked while unpacking, and a size that a frame
 claims is never believed: at most `max_bytes` are made of any payload.
 
+A byte changed on the way is noticed by zlib, which has a checksum. LZ4 and Zstandard are made without one, as a plain payload
+is: it would be 4 bytes of a message of 30. TCP and TLS have theirs; whoever stores payloads for long adds one.
+
 Sources: RFC 1950 (zlib), RFC 8878 (Zstandard), https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md
 """
 
@@ -70,7 +73,7 @@ class Codec:
         if max_bytes < 1 or (threshold_bytes is not None and threshold_bytes < 0):
             raise InvalidParameter(f"max_bytes={max_bytes}, threshold_bytes={threshold_bytes}: at least 1, and 0")
         self.algorithm, self.max_bytes = Algorithm(algorithm), max_bytes
-        self.dictionaries = {dictionary.id: dictionary for dictionary in dictionaries}
+        self.dictionaries = _by_number(dictionaries)
         usual_level, usual_threshold, mark = _SETTINGS[self.algorithm]
         self.level = usual_level if level is None else level
         self.threshold_bytes = usual_threshold if threshold_bytes is None else threshold_bytes
@@ -131,6 +134,14 @@ class Codec:
         return framed
 
 
+def _by_number(dictionaries: Sequence[Dictionary]) -> dict[int, Dictionary]:
+    known: dict[int, Dictionary] = {}
+    for each in dictionaries:
+        if known.setdefault(each.id, each).content != each.content:
+            raise InvalidParameter(f"two dictionaries have the number {each.id}: a frame could mean either")
+    return known
+
+
 def _deflater(algorithm: Algorithm, level: int, dictionaries: Sequence[Dictionary]) -> Callable[[bytes], bytes]:
     """What compresses; made once. Raises InvalidParameter."""
     try:
@@ -138,21 +149,26 @@ def _deflater(algorithm: Algorithm, level: int, dictionaries: Sequence[Dictionar
             zlib.compress(b"", level)
             return lambda data: zlib.compress(data, level)
         if algorithm is Algorithm.LZ4:
+            _check_level(level, lz4.frame.COMPRESSIONLEVEL_MAX)
             return lambda data: lz4.frame.compress(data, compression_level=level, store_size=False)
         if algorithm is Algorithm.ZSTD_DICTIONARY and not dictionaries:
             raise InvalidParameter("zstd-dictionary needs at least one dictionary")
         if algorithm in (Algorithm.ZSTD, Algorithm.ZSTD_DICTIONARY):
             with_one = algorithm is Algorithm.ZSTD_DICTIONARY
             return _compressor(level, dictionaries[0] if with_one else None).compress
-    except (zlib.error, ValueError, TypeError, zstandard.ZstdError) as error:
+    except (zlib.error, ValueError, TypeError, OverflowError, zstandard.ZstdError) as error:
         raise InvalidParameter(f"level={level!r} is not one of {algorithm}: {error}") from error
     return lambda data: data
 
 
+def _check_level(level: int, highest: int) -> None:
+    if type(level) is not int or not -100 <= level <= highest:  # the library would take the nearest one, silently
+        raise ValueError(f"a whole number from -100 to {highest}")
+
+
 def _compressor(level: int, dictionary: Dictionary | None) -> zstandard.ZstdCompressor:
     """No magic number, as the mark says what it is, and no checksum, as TCP has one: 8 bytes of a short message."""
-    if not -100 <= level <= zstandard.MAX_COMPRESSION_LEVEL:  # it would take the nearest one, silently
-        raise ValueError(f"from -100 to {zstandard.MAX_COMPRESSION_LEVEL}")
+    _check_level(level, zstandard.MAX_COMPRESSION_LEVEL)
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,
         format=zstandard.FORMAT_ZSTD1_MAGICLESS,

@@ -29,6 +29,10 @@ class Dictionary:
         self.id = int.from_bytes(content[4:8], "little")
         if not self.id:
             raise InvalidParameter("a dictionary needs a number above 0: receivers find it by that")
+        try:
+            zstandard.ZstdDecompressor(dict_data=self.prepared)
+        except zstandard.ZstdError as error:
+            raise InvalidParameter(f"behind its head this is no Zstandard dictionary: {error}") from error
 
     @cached_property
     def prepared(self) -> zstandard.ZstdCompressionDict:

@@ -68,6 +68,8 @@ def inflate_zstd(data: memoryview, max_bytes: int, decompressors: Mapping[int, z
         raise CorruptPayload("the Zstandard frame does not say how much it holds; ours must")
     if size > max_bytes:
         raise OversizedPayload(f"the Zstandard frame holds {size:,} bytes, more than {max_bytes:,} bytes")
+    if size == 0:  # the library would not look at what follows
+        raise CorruptPayload("the Zstandard frame says that it is empty; nobody compresses nothing")
     try:
         return decompressor.decompress(data, max_output_size=max_bytes, allow_extra_data=False)
     except zstandard.ZstdError as error:

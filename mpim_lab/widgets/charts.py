@@ -117,7 +117,7 @@ def ladder_chart(
     return Plot(figure, bars_svg(list(zip(names, values, labels, strict=True)), title, unit), text)
 
 
-def sweep_chart(
+def sweep_picture(
     frame: pd.DataFrame,
     *,
     x: str,
@@ -126,10 +126,11 @@ def sweep_chart(
     title: str = "",
     log_x: bool = False,
     log_y: bool = False,
-) -> Plot:
+) -> tuple[Any, str, str]:
     """One line for each value of `color`: `y` against `x`, with points. Column names are the axis titles: give units.
 
-    log_x, log_y: an axis in powers of ten, for what spans several of them; values of 0 and below are left out.
+    log_x, log_y: an axis in powers of ten, for what spans several of them; values of 0 and below are left out. Gives the
+    figure, the static picture and the text.
     """
     groups = (
         [("", frame)] if color is None else [(str(name), group) for name, group in frame.groupby(color, sort=False)]
@@ -147,4 +148,9 @@ def sweep_chart(
     figure.update_yaxes(title_text=y, **(_LOG if log_y else {}))
     series = {name or y: (list(group[x]), list(group[y])) for name, group in groups}
     svg = lines_svg(series, title, x, y, log_x=log_x, log_y=log_y)
-    return Plot(figure, svg, frame.to_string(index=False))
+    return figure, svg, frame.to_string(index=False)
+
+
+def sweep_chart(frame: pd.DataFrame, **chart: Any) -> Plot:
+    """The curves of a sweep; what `sweep_picture` says of the other arguments holds here."""
+    return Plot(*sweep_picture(frame, **chart))

@@ -10,7 +10,7 @@ import ipywidgets as ui
 import pandas as pd
 
 from mpim_lab.errors import MpimError
-from mpim_lab.widgets.charts import sweep_chart
+from mpim_lab.widgets.charts import sweep_chart, sweep_picture
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
 Rows = AsyncIterator[dict[str, Any]]
@@ -88,9 +88,8 @@ class SweepPanel(ui.VBox):
             self.status.value = f"done: {len(self.rows)} measured"
 
     def _draw(self) -> None:
-        drawn = sweep_chart(self.frame, title=self._title, **self._chart)
-        self.plot.figure, self.plot.svg, self.plot.text = drawn.figure, drawn.svg, drawn.text
-        drawn.close()
+        chart = sweep_picture(self.frame, title=self._title, **self._chart)
+        self.plot.figure, self.plot.svg, self.plot.text = chart
         self.plot.redraw()
 
     def _empty(self) -> pd.DataFrame:

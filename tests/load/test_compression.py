@@ -50,10 +50,20 @@ def zstd_bomb(says_its_size):
     for left in range(GB // block - 1, -1, -1):
         yield ((block << 3) | (1 << 1) | (left == 0)).to_bytes(3, "little") + b"0"
 
+def many_zstd_frames():
+    frame = bytes([0xA0]) + (8 * 128 * 1024).to_bytes(4, "little")  # each within the limit
+    frame += b"".join(((128 * 1024 << 3) | 2 | (left == 0)).to_bytes(3, "little") + b"0" for left in range(7, -1, -1))
+    yield frame * (GB // 1024**2)
+
+def nested_bomb():
+    inner = bytes([ZSTD]) + b"".join(zstd_bomb(True))
+    yield Codec("zstd", max_bytes=1 << 30).deflate(inner)[1:]
+
 kind = sys.argv[1]
 bomb, mark = {
     "zlib": (zlib_bomb, ZLIB), "lz4": (lz4_bomb, LZ4),
     "zstd": (lambda: zstd_bomb(True), ZSTD), "zstd that lies": (lambda: zstd_bomb(False), ZSTD),
+    "many zstd": (many_zstd_frames, ZSTD), "nested": (nested_bomb, ZSTD),
 }[kind]
 packed = bytes([mark]) + b"".join(bomb())
 codec = Codec()
@@ -110,6 +120,8 @@ def _mutated(payload, chance):
         ("lz4", "OversizedPayload"),
         ("zstd", "OversizedPayload"),
         ("zstd that lies", "CorruptPayload"),
+        ("many zstd", "CorruptPayload"),
+        ("nested", "CorruptPayload"),
     ],
 )
 def test_a_bomb_of_10_gb_is_refused_in_little_memory(kind, error):
