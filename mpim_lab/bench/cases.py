@@ -42,3 +42,8 @@ FULL = Schedule(
     seconds=1.0,
 )
 QUICK = Schedule(cases=(Case(1), Case(128), Case(offered_per_s=100_000)), rounds=2, seconds=0.3)
+_CLOSED = tuple(Case(tasks) for tasks in (1, 16, 64))
+FULL_BATCHING = Schedule(cases=(*_CLOSED, Case(offered_per_s=1_000), Case(offered_per_s=50_000)), rounds=5, seconds=1.0)
+QUICK_BATCHING = Schedule(cases=(*_CLOSED, Case(offered_per_s=50_000)), rounds=2, seconds=0.3)
+FULL_SWEEP = Schedule(cases=(), rounds=5, seconds=0.5)  # compression and pool have cases of their own
+QUICK_SWEEP = Schedule(cases=(), rounds=2, seconds=0.2)

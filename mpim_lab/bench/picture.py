@@ -20,12 +20,16 @@ SHAPES = (
     "star",
     "hexagon",
 )  # one more: pairs repeat after 56
-TITLES = {"pubsub": "Pub/Sub", "streams": "Streams, add → consume → acknowledge,"}
+TITLES = {
+    "pubsub": "Pub/Sub",
+    "streams": "Streams, add → consume → acknowledge,",
+    "batching": "Batches, packed and unpacked,",
+}
 Look = tuple[str, str]
 
 
 def picture_of(report: dict[str, Any]) -> go.Figure:
-    """Draw a report of `mpim-lab bench pubsub` or `streams`. The same contestant looks the same on both sides.
+    """Draw a report of `mpim-lab bench pubsub`, `streams` or `batching`. The same contestant looks the same on both sides.
 
     The rates are those of the closed loop, the latencies those of the open one if it was run.
     """

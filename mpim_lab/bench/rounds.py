@@ -60,7 +60,21 @@ async def _sample(who: str, case: Case, round_: int, run: Runner) -> Sample:
     try:
         return Sample(who, case, round_, await run(who, case))
     except MpimError as error:
-        return Sample(who, case, round_, reason=str(error).strip().splitlines()[-1])
+        return Sample(who, case, round_, reason=reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    r"""The line of an error that says most: the last one, but the first where the last is a place in a program.
+
+    >>> reason_of(ValueError("the publisher ended with code 1:\n  File x\nConnectionError: refused"))
+    'ConnectionError: refused'
+    >>> reason_of(ValueError("the publisher ended with code 1:\n  File x, line 7 in main"))
+    'the publisher ended with code 1, it hung'
+    """
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    if others and others[-1].lstrip().startswith("File "):  # what faulthandler writes at the time limit
+        return f"{first.rstrip(':')}, it hung"
+    return others[-1] if others else first
 
 
 def _fell_behind(sample: Sample, case: Case) -> bool:

@@ -12,9 +12,12 @@ from mpim_lab.experiments.batching_stage import (
     BATCH,
     BATCHING_FAULTS,
     DESIGNS,
+    LONG_WINDOW_MS,
     TOO_MANY_BYTES,
+    WINDOW_MS,
     BatchingStage,
     Design,
+    designs,
 )
 from mpim_lab.lab.checker import Verdict, check
 from mpim_lab.lab.experiment import Experiment, Run, knob
@@ -44,7 +47,7 @@ class Burst(Experiment):
         """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stuck."""
         strikes = self.fault in ("flush fails", "answer lost")
         planned = plan(self.seed, self.fault, self.messages - 2, self.lasts) if strikes else []
-        design, closed = self.own or DESIGNS[self.design], self.fault == "closed"
+        design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
         async with open_server() as server, BatchingStage(server, run, design, planned, closed=closed) as stage:
             for payload in self._burst():
                 if run.stopping:
@@ -53,6 +56,10 @@ class Burst(Experiment):
                 await asyncio.sleep(self.pace_ms / 1e3)
             await stage.finish()
         return check_burst(run.trace)
+
+    def _window_ms(self) -> float:
+        """Long where the end of a window is not the point: a slow machine must not close a batch in the middle."""
+        return WINDOW_MS if self.fault == "quiet" or self.pace_ms else LONG_WINDOW_MS
 
     def _burst(self) -> Iterator[bytes]:
         """What alice sends. Whole batches, where the end of the burst is not the point."""

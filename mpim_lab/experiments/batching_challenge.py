@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnected, QueueFull
-from mpim_lab.events import Kind
+from mpim_lab.events import Kind, message_id
 from mpim_lab.experiments.batching import Burst
-from mpim_lab.experiments.batching_stage import BATCH, WINDOW_MS, Design
+from mpim_lab.experiments.batching_stage import BATCH, LONG_WINDOW_MS, WINDOW_MS, Design
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.frames import batch_frame
@@ -16,21 +16,32 @@ from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.unpacker import Unpacker
 
 PATIENCE_S = 2.0
+NEVER_MS = 60_000.0  # a window that no trial lives to see
 
 
 class OwnBatcher:
     """The learner's class in the place of a batcher; reports for it, and waits for nothing for ever."""
 
     def __init__(
-        self, solution: type[Any], queue: MessageQueue, channel: str, *, max_messages: int = BATCH, refuses: bytes = b""
+        self,
+        solution: type[Any],
+        queue: MessageQueue,
+        channel: str,
+        *,
+        max_messages: int = BATCH,
+        window_ms: float = WINDOW_MS,
+        refuses: bytes = b"",
     ) -> None:
         self._refuses = refuses  # the first attempt to send a batch with this message finds no room
+        self.line_is_free = asyncio.Event()
+        self.line_is_free.set()
+        self.unknown: set[str] = set()  # messages of which nobody knows whether they were sent
         self._queue, self._channel, self._max_messages = queue, channel, max_messages
         self._access, self._reporter = queue.access(channel), queue.reporter
         self._taken = self._sent = 0
         self.batches: list[int] = []
         self.problem: str = ""
-        self._own = solution(self._send, max_messages, WINDOW_MS / 1e3)
+        self._own = solution(self._send, max_messages, window_ms / 1e3)
 
     async def publish(self, payload: bytes) -> str:
         """Hand one message to the learner's `add`. Raises what that raises, and CommandTimeout if it never returns."""
@@ -59,7 +70,13 @@ class OwnBatcher:
             raise NotConnected("the line is down; nothing was sent")
         for payload in messages:
             self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
-        await connection.send(b"%b%d\r\n%b\r\n" % (publish_head(self._access.key), len(frame), frame))
+        await self.line_is_free.wait()
+        try:
+            await connection.send(b"%b%d\r\n%b\r\n" % (publish_head(self._access.key), len(frame), frame))
+        except MpimError as error:
+            if not error.definite:
+                self.unknown.update(map(message_id, messages))
+            raise
         self.batches.append(len(messages))
         self._sent += len(messages)
 
@@ -80,7 +97,8 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
         made: list[OwnBatcher] = []
 
         def make(queue: MessageQueue, channel: str) -> OwnBatcher:
-            made.append(OwnBatcher(solution, queue, channel))
+            window_ms = WINDOW_MS if fault == "quiet" else LONG_WINDOW_MS
+            made.append(OwnBatcher(solution, queue, channel, window_ms=window_ms))
             return made[-1]
 
         result = await Burst(fault=fault, seed=seed, messages=messages, own=Design(make)).run()
@@ -92,17 +110,17 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
         batches = made[0].batches
         if fault == "none" and batches != [BATCH] * (messages // BATCH):
             return Failure(f"{messages // BATCH * BATCH} messages left in batches of {batches}", trial)
-        return _told_wrongly(result.trace, fault, trial)
+        return _told_wrongly(result.trace, made[0].unknown, trial)
 
     return judge
 
 
-def _told_wrongly(trace: Any, fault: str, trial: str) -> Failure | None:
-    """After a lost answer nobody may be told "accepted": nobody knows."""
-    told = {event.message_id: event.detail for event in trace.of(Kind.TOLD)}
-    unknown = [message for message, what in told.items() if what.startswith("failed, perhaps")]
-    if fault == "answer lost" and not unknown:
-        return Failure('everybody was told "accepted", although nobody knows what became of one batch', trial)
+def _told_wrongly(trace: Any, unknown: set[str], trial: str) -> Failure | None:
+    """After a lost answer none of the batch may be told "accepted": nobody knows."""
+    for event in trace.of(Kind.TOLD):
+        if event.message_id in unknown and event.detail == "accepted":
+            complaint = f'{event.message_id} was told "accepted", although nobody knows what became of its batch'
+            return Failure(complaint, trial, event.message_id)
     return None
 
 
@@ -140,12 +158,49 @@ async def _refused_trial(solution: type[Any]) -> Failure | None:
         errors = [error for error in await asyncio.gather(*calls, return_exceptions=True) if error is not None]
         await own.idle()
         await queue.drain()
-    if missing := [payload.decode() for payload in sent if payload not in got]:
-        return Failure(f"{missing[0]} was lost", trial, missing[0])
-    if got != sent:
-        return Failure(f"out of order: bob read {b' '.join(got).decode()}", trial)
+    if (failure := _misread(got, sent, trial)) is not None:
+        return failure
     unexpected = [error for error in errors if isinstance(error, Exception)]
     return Failure(f"add() raised {unexpected[0]!r}, although it was sent in the end", trial) if unexpected else None
+
+
+def _misread(got: list[bytes], sent: list[bytes], trial: str) -> Failure | None:
+    for payload in sent:
+        if (times := got.count(payload)) != 1:
+            return Failure(f"{payload.decode()} was {'duplicated' if times else 'lost'}", trial, payload.decode())
+    return Failure(f"out of order: bob read {b' '.join(got).decode()}", trial) if got != sent else None
+
+
+async def _busy_trial(solution: type[Any]) -> Failure | None:
+    """Two messages come while a full batch is on its way."""
+    trial = f"m5 and m6 come while the batch of m1 to m4 is being sent, window {WINDOW_MS:g} ms"
+    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
+        got: list[bytes] = []
+        await queue.subscribe("busy", lambda message: got.append(message.payload), unpack=Unpacker(queue))
+        own = OwnBatcher(solution, queue, "busy")
+        own.line_is_free.clear()
+        sent, calls = [b"m%d" % number for number in range(1, 7)], []
+        for payload in sent:
+            calls.append(asyncio.create_task(own.publish(payload)))
+            await asyncio.sleep(0)
+        own.line_is_free.set()
+        await asyncio.gather(*calls)
+        await own.idle()
+        await queue.drain()
+    return Failure(own.problem, trial) if own.problem else _misread(got, sent, trial)
+
+
+async def _early_trial(solution: type[Any]) -> Failure | None:
+    """Three messages, no fourth, and a window that is far from over: they wait until the close."""
+    trial = f"3 messages, batches of {BATCH}, window {NEVER_MS / 1e3:g} s, close after half a second"
+    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
+        own = OwnBatcher(solution, queue, "early", window_ms=NEVER_MS)
+        calls = [asyncio.create_task(own.publish(b"m%d" % number)) for number in range(1, 4)]
+        await asyncio.sleep(0.5)
+        early = sum(own.batches)
+        await own.close()
+        await asyncio.gather(*calls)
+    return Failure(f"{early} of 3 messages had left before the close", trial) if early else None
 
 
 def close_the_batch() -> Challenge:
@@ -162,6 +217,8 @@ def close_the_batch() -> Challenge:
             _burst_trial("quiet", 7, messages=9),
             _burst_trial("closed", 1),
             _trickle_trial,
+            _busy_trial,
+            _early_trial,
         ],
         [
             "Who wakes up when nobody writes? Only a task or a timer of the batch's own (asyncio.create_task, call_later).",

@@ -25,6 +25,7 @@ from mpim_lab.naive.batching import SketchBatcher, TimedBatcher
 CHANNEL = "user:1001"
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
+LONG_WINDOW_MS = 1_000.0  # where no batch may be closed by time, however slowly a fault strikes on a busy machine
 MOST_BYTES = 4_096
 TOO_MANY_BYTES = 5_000
 HELD = "at the end it waits in a batch that nobody closes"
@@ -48,15 +49,21 @@ def _no_time() -> float:
     return 0.0
 
 
-DESIGNS = {
-    "sketch": Design(lambda queue, channel: SketchBatcher(queue, channel, max_messages=BATCH, clock=_no_time), True),
-    "sketch with a timer": Design(
-        lambda queue, channel: TimedBatcher(queue, channel, max_messages=BATCH, window_ms=WINDOW_MS, clock=_no_time),
-        True,
-    ),
-    "fixed window": _sound(FixedWindow(max_messages=BATCH, max_bytes=MOST_BYTES // 2, window_ms=WINDOW_MS)),
-    "adaptive": _sound(Adaptive(max_messages=BATCH, max_bytes=MOST_BYTES // 2)),
-}
+def designs(window_ms: float) -> dict[str, Design]:
+    """Every way to batch by its name, with this window."""
+    common: dict[str, Any] = {"max_messages": BATCH, "clock": _no_time}
+    limits: dict[str, Any] = {"max_messages": BATCH, "max_bytes": MOST_BYTES // 2}
+    return {
+        "sketch": Design(lambda queue, channel: SketchBatcher(queue, channel, **common), True),
+        "sketch with a timer": Design(
+            lambda queue, channel: TimedBatcher(queue, channel, window_ms=window_ms, **common), True
+        ),
+        "fixed window": _sound(FixedWindow(window_ms=window_ms, **limits)),
+        "adaptive": _sound(Adaptive(**limits)),
+    }
+
+
+DESIGNS = designs(WINDOW_MS)
 
 
 class BatchingStage:

@@ -19,6 +19,7 @@ from mpim_lab.naive.compression import SketchCodec
 
 CHANNEL = "user:1001"
 BOMB_BYTES = 64 * 1024 * 1024  # what the bomb becomes; the real ones do not stop here
+CHANGED = "changed"  # on the way, so its sender is alice
 SENDERS = {"old sender": "carol", "new sender": "dave", "cut off": "eve", "bomb": "mallory"}
 
 
@@ -34,7 +35,8 @@ class CompressionStage:
     def __init__(self, server: EmbeddedServer | ExternalServer, run: Run, codec: Any, struck: dict[str, str]) -> None:
         self._codec, self._struck, self._trace = codec, struck, run.trace
         self._dictionary = chat_dictionary() if "new sender" in struck.values() else None
-        self.bytes_before = self.bytes_after = self.most_bytes = 0
+        self.bytes_before = self.bytes_after = self.most_bytes = self.misread = 0
+        self._changed: dict[bytes, bytes] = {}  # packed, one bit changed → what it was before
         self._sent: dict[bytes, bytes] = {}  # packed → payload: to name in the trace what cannot be read
         self._senders = MessageQueue(server.url, prefix=server.prefix)
         self._bob = MessageQueue(server.unix_url or server.url, name="bob", prefix=server.prefix, observer=run.trace)
@@ -81,6 +83,8 @@ class CompressionStage:
             return packed[:-4]
         if fault == "bomb":
             return self._bomb(payload)
+        if fault == CHANGED:
+            return self._change(payload * 20)
         return self._codec.pack(payload)  # type: ignore[no-any-return]
 
     def _bomb(self, payload: bytes) -> bytes:
@@ -91,6 +95,20 @@ class CompressionStage:
         packed = b"".join([*parts, packer.flush()])
         return packed if isinstance(self._codec, SketchCodec) else bytes([ZLIB]) + packed
 
+    def _change(self, text: bytes) -> bytes:
+        """One bit changed, where it does the most harm: it is read, as another text of the same name, if that can be."""
+        packed: bytes = self._codec.pack(text)
+        name = text[: text.index(b" ") + 1]
+        changed = packed
+        for place in range(len(packed) - 1, 0, -1):
+            changed = packed[:place] + bytes([packed[place] ^ 1]) + packed[place + 1 :]
+            with contextlib.suppress(Exception):
+                got: bytes = self._codec.unpack(changed)
+                if got != text and got.startswith(name):
+                    break
+        self._changed[changed] = text
+        return changed
+
     def _unpack(self, packed: bytes) -> list[bytes]:
         try:
             payload: bytes = self._codec.unpack(packed)
@@ -99,6 +117,7 @@ class CompressionStage:
             self._bob.reporter.message(Kind.FAILED, sent, CHANNEL, detail=f"{_name_of(error)}: {error}")
             return []
         self.most_bytes = max(self.most_bytes, len(payload))
+        self.misread += payload != self._changed.get(packed, payload)
         return [payload]
 
 

@@ -47,6 +47,7 @@ DESCRIPTIONS = {
     "old sender": "some messages come from a sender that does not compress",
     "new sender": "some messages come from a sender that compresses in a newer way, with a dictionary",
     "cut off": "some messages come from a sender with a bug: their last bytes are missing",
+    "changed": "one bit of some messages is changed on the way",
     "bomb": "one message is a bomb: 64 KB that unpack to 64 MB",
     "leak": "a caller raises while it has a connection",
     "cancelled": "a caller is cancelled in the middle of a reply",

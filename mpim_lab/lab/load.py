@@ -28,7 +28,8 @@ class LoadResult:
     """What a load run gave. Latencies run from the moment a message was due to its handler; None if none arrived.
 
     `messages_per_s` counts received messages between the first and the last receipt. The CPU seconds are those spent
-    while messages went by, the memory is the most a process held in all.
+    while messages went by, the memory is the most a process held in all; `ready_s` is how long it took the receiver to
+    connect and subscribe.
     """
 
     who: str
@@ -50,6 +51,14 @@ class LoadResult:
     receiver_rss_bytes: int
     publisher_cpu_s: float
     receiver_cpu_s: float
+    channels: int = 1
+    subscribers: int = 1
+    ready_s: float = 0.0
+
+    @property
+    def deliveries_per_s(self) -> float:
+        """Messages handed to subscribers a second, all of them together."""
+        return self.messages_per_s * self.subscribers
 
     @property
     def kept_up(self) -> bool:
@@ -127,21 +136,20 @@ def start_load(
     offered_per_s: float | None = None,
     payload_bytes: int = 100,
     seconds: float | None = None,
+    channels: int = 1,
+    subscribers: int = 1,
     prefix: str = "",
     trace: Trace | None = None,
 ) -> Load:
     """Start a publisher and a receiver process against the server at `url`; `who` is one of CONTESTANTS.
 
     Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it, messages are due at that
-    rate, and latencies count from the moment a message was due; at most `tasks` are unanswered. Ends after `messages`
-    messages or `seconds` seconds (one second if neither is given). `prefix` goes before the channel's name. With a
-    `trace`, rates and a sample of whole lives (about 200 messages a second) are put into it while the run goes on.
+    rate, and latencies count from the moment one was due; at most `tasks` are unanswered. Ends after `messages` messages
+    or `seconds` seconds (default: one second). Each message goes to one of `channels`, by chance, or to all `subscribers`
+    (connections). `prefix` goes before a channel's name. A `trace` gets rates and about 200 whole lives a second.
     Raises InvalidParameter for numbers out of bounds, LoadFailed for a contestant that is not installed.
     """
-    if who not in CONTESTANTS:
-        raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CONTESTANTS)}")
-    if missing := CONTESTANTS[who].missing:
-        raise LoadFailed(missing)
+    _check(who, channels, subscribers)
     most_messages, most_seconds = int(BOUNDS["messages"][1]), 60.0
     plan = LoadPlan(
         url=url,
@@ -152,11 +160,22 @@ def start_load(
         seconds=seconds if seconds is not None else 1.0 if messages is None else most_seconds,
         offered_per_s=offered_per_s,
         payload_bytes=payload_bytes,
+        channels=channels,
+        subscribers=subscribers,
     )
     if trace is not None:
         trace.one_in = math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S)
         plan = replace(plan, one_in=trace.one_in, report_every_s=REPORT_EVERY_S)
     return Load(plan, trace)
+
+
+def _check(who: str, channels: int, subscribers: int) -> None:
+    if who not in CONTESTANTS:
+        raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CONTESTANTS)}")
+    if missing := CONTESTANTS[who].missing:
+        raise LoadFailed(missing)
+    if channels * subscribers > 1 and (CONTESTANTS[who].receive is not None or min(channels, subscribers) > 1):
+        raise InvalidParameter("either many channels or many subscribers, and of Pub/Sub alone")
 
 
 async def measure(url: str, who: str = "mpim_lab", **options: Any) -> LoadResult:
@@ -171,6 +190,8 @@ def _result(plan: LoadPlan, sent: dict[str, Any], received: dict[str, Any]) -> L
         tasks=plan.tasks,
         offered_per_s=plan.offered_per_s,
         payload_bytes=plan.payload_bytes,
+        channels=plan.channels,
+        subscribers=plan.subscribers,
         sent=sent["sent"],
         seconds=sent["seconds"],
         messages_per_s=(received["received"] - 1) / seconds if seconds else 0.0,

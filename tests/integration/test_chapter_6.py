@@ -3,7 +3,7 @@
 import pytest
 
 from mpim_lab.events import Kind
-from mpim_lab.experiments.compression import DESIGNS, Packed, reading_table
+from mpim_lab.experiments.compression import DESIGNS, Packed, damage_table, reading_table
 from mpim_lab.experiments.compression_cost import batched_table, message_table, size_sweep
 from mpim_lab.experiments.compression_stage import SENDERS, chat_dictionary
 from mpim_lab.lab.corpus import Corpus
@@ -52,6 +52,15 @@ async def test_what_is_cut_off_has_a_named_error(lab_server):
         errors = [event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)]
         assert errors == ["CorruptPayload"] * 3
         assert len(result.verdict.lost) == 3
+
+
+async def test_a_changed_bit_is_refused_where_there_is_a_checksum_and_misread_elsewhere(lab_server):
+    """zlib has one; LZ4 and Zstandard are made without. The checker, which compares names, sees nothing of it."""
+    table = await damage_table()
+    assert table.equals(await damage_table())
+    assert table["refused"].to_dict() == {"sketch": 3, "zlib": 3, "lz4": 0, "zstd": 0}
+    assert table["read as another text"].to_dict() == {"sketch": 0, "zlib": 0, "lz4": 3, "zstd": 3}
+    assert table.loc["zlib", "bob's error"] == "CorruptPayload"
 
 
 async def test_the_table_and_the_picture_are_the_same_twice(lab_server):

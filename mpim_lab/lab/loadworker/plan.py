@@ -16,11 +16,13 @@ def sequence_of(payload: bytes) -> int:
 
 
 BOUNDS = {
-    "tasks": (1, 4_096),
+    "tasks": (1, 10_000),
     "messages": (1, 20_000_000),
     "seconds": (0.01, 600.0),
     "payload_bytes": (HEAD.size, 1_048_576),
     "offered_per_s": (1.0, 2_000_000.0),
+    "channels": (1, 100_000),
+    "subscribers": (1, 5_000),
 }
 
 
@@ -30,6 +32,8 @@ class LoadPlan:
 
     Without `offered_per_s` the loop is closed: each of `tasks` tasks awaits one publish after another. With it the loop
     is open: messages are due at that rate whatever the answers do, and at most `tasks` publishes are unanswered.
+    With several `channels` each message goes to one of them, by chance, and the receiver subscribes to all; with several
+    `subscribers` each of them gets every message, and one counts as received once the last has it.
     One message in `one_in` is followed through its whole life. `report_every_s` of 0 asks for the summary only.
     Raises InvalidParameter when a number is outside its bounds.
     """
@@ -42,6 +46,8 @@ class LoadPlan:
     seconds: float
     offered_per_s: float | None = None
     payload_bytes: int = 100
+    channels: int = 1
+    subscribers: int = 1
     one_in: int = NO_SAMPLE
     report_every_s: float = 0.0
 
@@ -53,8 +59,8 @@ class LoadPlan:
 
     @property
     def limit_s(self) -> float:
-        """How long a process may live in all, start and clean-up included."""
-        return self.seconds + 30.0
+        """How long a process may live in all, start and clean-up included: channels are left one by one."""
+        return self.seconds + 30.0 + self.channels / 2_000
 
     def to_json(self) -> str:
         """Write it down for `from_json`."""

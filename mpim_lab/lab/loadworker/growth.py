@@ -1,0 +1,98 @@
+"""Growth: one publisher and one receiver process as ever, but with many channels, or many subscribers to one."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from mpim_lab.lab.loadworker import bare
+from mpim_lab.lab.loadworker.contestants import Publish, Take
+from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
+from mpim_lab.mq.pubsub import MessageQueue
+
+AT_ONCE = 100  # connections: a server's queue of those it has yet to accept holds a few hundred
+SUBSCRIBED_AT_ONCE = 1_000
+_SEQUENCE = slice(HEAD.size)
+
+
+def spreading(plan: LoadPlan, publish: Publish) -> Publish:
+    """Publish to one of the plan's channels, by chance; the same ones in every run."""
+    if plan.channels == 1:
+        return publish
+    draw, channels, channel = random.Random(0).random, plan.channels, plan.channel
+
+    def send(_channel: str, payload: Any) -> Any:
+        return publish(f"{channel}:{int(draw() * channels)}", payload)
+
+    return send
+
+
+def receiving_many(plan: LoadPlan, take: Take) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
+    """As `contestants.receiving`, for a plan with several channels or several subscribers."""
+    return _all_channels(plan, take) if plan.channels > 1 else _all_subscribers(plan, take)
+
+
+@asynccontextmanager
+async def _all_channels(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """One `MessageQueue`, subscribed to every channel."""
+    async with MessageQueue(plan.url) as mq:
+        for some in _chunks(plan.channels, SUBSCRIBED_AT_ONCE):
+            await asyncio.gather(
+                *(mq.subscribe(f"{plan.channel}:{number}", lambda message: take(message.payload)) for number in some)
+            )
+        yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
+
+
+@asynccontextmanager
+async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+    """So many bare connections, the cheapest there are: what is measured is the server's fan-out."""
+    fan_in, lines = FanIn(plan.subscribers, take), []
+    lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+    def end(broken: "asyncio.Future[Exception]") -> None:
+        if not lost.done():
+            lost.set_result(broken.result())
+
+    try:
+        for some in _chunks(plan.subscribers, AT_ONCE):
+            lines += await asyncio.gather(*(bare.connect(plan.url, fan_in.take) for _ in some))
+        for line in lines:
+            line.subscribe(plan.channel)
+            line.lost.add_done_callback(end)
+        for refusal in await asyncio.gather(*(line.subscribed for line in lines)):
+            if refusal is not None:
+                raise refusal
+        yield lost
+    finally:
+        for line in lines:
+            line.transport.close()
+
+
+class FanIn:
+    """Hand a message on once the last of `subscribers` has it.
+
+    >>> got = []
+    >>> fan_in = FanIn(2, got.append)
+    >>> for payload in (b"message 1", b"message 2", b"message 1"): fan_in.take(payload)
+    >>> got
+    [b'message 1']
+    """
+
+    def __init__(self, subscribers: int, take: Take) -> None:
+        self._subscribers, self._hand_on = subscribers, take
+        self._missing: dict[bytes, int] = {}  # head of a payload → how many have yet to get it
+
+    def take(self, payload: bytes) -> None:
+        """Count a payload that one of the subscribers got."""
+        head = payload[_SEQUENCE]
+        missing = self._missing.get(head, self._subscribers) - 1
+        if missing:
+            self._missing[head] = missing
+        else:
+            self._missing.pop(head, None)
+            self._hand_on(payload)
+
+
+def _chunks(count: int, most: int) -> Iterable[range]:
+    return (range(first, min(first + most, count)) for first in range(0, count, most))

@@ -1,0 +1,130 @@
+"""`mpim-lab bench batching`, `compression`, `pool`, `growth` and `all`, from their arguments to their files."""
+
+import functools
+import json
+
+import pytest
+
+from mpim_lab.bench import command, pubsub, streams
+from mpim_lab.bench.batching import COMPARED
+from mpim_lab.bench.cases import Case, Schedule
+from mpim_lab.bench.command import MEASURED_IN_ALL, run_bench_command
+from mpim_lab.bench.compression import bench_compression
+from mpim_lab.bench.growth import GrowthSchedule
+from mpim_lab.bench.growth_points import CHANNELS, SIZE, SUBSCRIBERS, TASKS, Point, measure_point
+from mpim_lab.bench.pool import bench_pool
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.experiments.pool_ways import WAYS
+from mpim_lab.lab.load import start_load
+from mpim_lab.lab.loadworker.contestants import CONTESTANTS
+
+CLOSED, OPEN = Case(2), Case(offered_per_s=1_000)
+POINTS = ((SIZE, (16,)), (CHANNELS, (3,)), (SUBSCRIBERS, (3,)), (TASKS, (2,)))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Schedules of a tenth of a second, contestants that come with us."""
+    monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
+    compared = Schedule((CLOSED,), rounds=1, seconds=0.05)
+    for name, schedule in {
+        "QUICK": compared,
+        "QUICK_BATCHING": Schedule((CLOSED, OPEN), rounds=1, seconds=0.05),
+        "QUICK_SWEEP": Schedule((), rounds=1, seconds=0.02),
+        "QUICK_GROWTH": GrowthSchedule(POINTS, rounds=1, seconds=0.05),
+    }.items():
+        monkeypatch.setattr(command, name, schedule)
+    monkeypatch.setattr(command, "bench_compression", functools.partial(bench_compression, sizes=(64,)))
+    monkeypatch.setattr(command, "bench_pool", functools.partial(bench_pool, callers=(2,)))
+    ours = {"mpim_lab": CONTESTANTS["mpim_lab"]}
+    monkeypatch.setattr(pubsub, "contestants_of", lambda bench: ours)
+    monkeypatch.setattr(streams, "contestants_of", lambda bench: {"mpim_lab": CONTESTANTS["streams:mpim_lab"]})
+
+
+def run(tmp_path, *arguments):
+    found = tmp_path / "found.json"
+    assert run_bench_command([*arguments, "--quick", "--json", str(found)]) == 0
+    return json.loads(found.read_text(encoding="utf-8"))
+
+
+def test_everything_is_one_file_and_one_page(tiny, tmp_path, capsys):
+    """Every bench has its rows, or reasons; the page has a picture of each."""
+    page = tmp_path / "all.html"
+    report = run(tmp_path, "all", "--page", str(page))
+    assert report["machine"]["server"]
+    rows = {name: [row for row in report["rows"] if row["bench"] == name] for name in MEASURED_IN_ALL}
+    assert all(rows.values()) and sum(map(len, rows.values())) == len(report["rows"])
+    assert not [row for row in report["rows"] if "reason" in row and row["who"] != "limit"]
+    cases = [(str(case), who) for case in (CLOSED, OPEN) for who in COMPARED]  # ours first
+    assert [(row["case"], row["who"]) for row in rows["batching"]] == cases
+    assert all((row["lost"], row["duplicates"]) == (0, 0) for row in rows["batching"])
+    assert [row["who"] for row in rows["pool"]] == list(WAYS)
+    assert all(row["calls_per_s"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows["pool"])
+    assert [(row["axis"], row["value"]) for row in rows["growth"]] == [(axis, values[0]) for axis, values in POINTS]
+    for row in rows["growth"]:
+        assert row["messages_per_s"] > 0 and row["lost"] == 0
+        assert min(row["server_bytes"], row["client_bytes"]) > 100_000
+    cases = {row["case"] for row in rows["compression"]}
+    assert cases == {"64 bytes", "chat message"}
+    assert page.read_text(encoding="utf-8").count('class="figure"') == 3 + 1 + 1 + len(POINTS)
+    said = capsys.readouterr()
+    assert all(f"bench {name}\n" in said.err and f"{name}\n\n" in said.out for name in MEASURED_IN_ALL)
+
+
+@pytest.mark.parametrize("bench", ["compression", "pool"])
+def test_a_sweep_has_its_picture(bench, tiny, tmp_path, capsys):
+    """As a page of its own."""
+    picture = tmp_path / "picture.html"
+    rows = run(tmp_path, bench, "--rounds", "2", "--picture", str(picture))["rows"]
+    assert all(row["spread"][0] <= row["spread"][1] and row["rounds"] == 2 for row in rows if "spread" in row)
+    assert picture.read_text(encoding="utf-8").count('class="figure"') == 1
+    said = capsys.readouterr().out
+    assert all(row["who"] in said for row in rows)
+
+
+async def test_nothing_is_lost_with_many_channels_or_many_subscribers(server):
+    """A message counts once the last subscriber has it; each channel that is drawn at random has a subscription."""
+    one, three = [await measure_point(server.url, "t:", Point(SUBSCRIBERS, value), 0.05) for value in (1, 3)]
+    many = await measure_point(server.url, "t:", Point(CHANNELS, 50), 0.05)
+    assert [row["lost"] for row in (one, three, many)] == [0, 0, 0]
+    assert (one["case"], three["case"], many["case"]) == ("subscribers 1", "subscribers 3", "channels 50")
+    assert all(row["messages_per_s"] > 0 for row in (one, three, many))
+
+
+async def test_a_point_that_cannot_be_measured_says_why(server):
+    """A value out of bounds is a reason in its row, not the end of the bench."""
+    row = await measure_point(server.url, "", Point(TASKS, 10_001), 0.05)
+    assert "tasks=10001: must be from 1 to 10,000" in row["reason"]
+    assert "messages_per_s" not in row
+
+
+async def test_a_load_has_many_channels_or_many_subscribers_and_of_pubsub_alone(server):
+    """What would not be counted rightly is refused."""
+    for who, options in (("mpim_lab", {"channels": 2, "subscribers": 2}), ("streams:mpim_lab", {"channels": 2})):
+        with pytest.raises(InvalidParameter, match="either many channels or many subscribers"):
+            start_load(server.url, who, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["all", "--page", "no such directory/all.html"],
+        ["all", "--picture", "all.html"],
+        ["growth", "--page", "growth.html"],
+        ["growth", "--rounds", "0"],
+        ["pool", "--json", "."],
+        ["everything"],
+        [],
+    ],
+)
+def test_bad_arguments_are_refused_before_the_run(arguments, capsys):
+    """With argparse's status and a word about it."""
+    with pytest.raises(SystemExit) as caught:
+        run_bench_command(arguments)
+    assert caught.value.code == 2
+    assert "usage: mpim-lab bench" in capsys.readouterr().err
+
+
+def test_all_of_the_compared_are_contestants():
+    """A name that has changed over there would be missing here."""
+    assert {f"batching:{who}" for who in COMPARED} <= set(CONTESTANTS)
