@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from mpim_lab.bench.rounds import reason_of
+from mpim_lab.bench.rounds import reason_of, sustained_per_s
 from mpim_lab.bench.rows import Row
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.load import measure
@@ -49,7 +49,7 @@ async def measure_point(url: str, prefix: str, point: Point, seconds: float) -> 
     except MpimError as error:
         return row | {"reason": reason_of(error)}
     return row | {
-        "messages_per_s": result.deliveries_per_s,
+        "messages_per_s": sustained_per_s(result) * result.subscribers,
         "server_bytes": max(memory),
         "client_bytes": result.publisher_rss_bytes + result.receiver_rss_bytes,
         "ready_s": result.ready_s,

@@ -1,10 +1,12 @@
 """Chapter 5's experiment: the sketch breaks the same way every time, the mend holds under the same faults."""
 
+import asyncio
+
 import pytest
 
 from mpim_lab.events import Kind
 from mpim_lab.experiments.batching import Burst, burst_table
-from mpim_lab.experiments.batching_stage import BATCHING_FAULTS, DESIGNS
+from mpim_lab.experiments.batching_stage import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingStage
 from mpim_lab.lab.faults import plan
 from mpim_lab.widgets import FlowView, SpaceTime
 from tests.pictures import assert_is_static
@@ -43,6 +45,20 @@ async def test_a_failed_flush_has_lost_the_sketchs_batch(lab_server, design, see
     batch = batch if batch >= first else batch + 4
     assert verdict.lost == tuple(f"m{number}" for number in range(batch - 3, batch + 1))
     assert verdict.misreported == verdict.lost[:-1]
+
+
+@pytest.mark.parametrize("design", [*SKETCHES, *SOUND])
+async def test_how_long_it_takes_to_cut_the_line_changes_nothing(lab_server, design, monkeypatch):
+    """A busy machine takes longer than the window; the batch in hand must not be closed by it."""
+    usual = (await Burst(design=design, fault="flush fails").run()).verdict
+    cut = BatchingStage._cut
+
+    async def cut_slowly(stage):
+        await cut(stage)
+        await asyncio.sleep(1.5 * WINDOW_MS / 1e3)
+
+    monkeypatch.setattr(BatchingStage, "_cut", cut_slowly)
+    assert (await Burst(design=design, fault="flush fails").run()).verdict == usual
 
 
 @pytest.mark.parametrize("design", SKETCHES)

@@ -67,6 +67,12 @@ async def test_everybody_begins_once_in_every_case(contestants):
         assert sorted(first.values()) == whos
 
 
+def test_a_pile_that_is_taken_in_no_time_is_no_rate():
+    """A thousand messages that were sent in two seconds are five hundred a second, however late the receiver woke up."""
+    assert Sample("peer", CLOSED, 1, result(900_000.0, seconds=2.0)).messages_per_s == 500.0
+    assert Sample("peer", CLOSED, 1, result(400.0, seconds=2.0)).messages_per_s == 400.0
+
+
 async def test_an_error_becomes_a_sample_with_its_last_line_for_a_reason():
     """The others go on; the last line of a traceback is the error itself."""
 

@@ -1,0 +1,80 @@
+"""Chapter 5's challenges once more: solutions that look right until one looks closely."""
+
+import asyncio
+
+from mpim_lab.errors import MpimError
+from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
+from tests.challenges import assert_each_fails
+from tests.integration.test_challenges_5 import Reference, Timed
+
+
+class ClearsAfterTheSend(Timed):
+    """What came while the batch was on its way is cleared with it, unsent."""
+
+    async def flush(self):
+        if self.timer is not None and self.timer is not asyncio.current_task():
+            self.timer.cancel()
+        if self.batch:
+            await self.send(self.batch[: self.max_messages])
+            self.batch = []
+
+
+class ClosesTooEarly(Timed):
+    """A thousandth of the window."""
+
+    def __init__(self, send, max_messages, window_s):
+        super().__init__(send, max_messages, window_s / 1_000)
+
+
+class OvertakesItself(Reference):
+    """Each batch in a task of its own: what is repeated comes behind what was later."""
+
+    def close_batch(self):
+        self.timer.cancel()
+        batch, self.open = self.open, []
+        self.sending = asyncio.create_task(self.send_one(batch))
+
+
+class RepeatsOnce(Reference):
+    """And then gives up, although the line is only down for a while."""
+
+    async def send_one(self, batch):
+        for last in (False, True):
+            try:
+                await self.send([payload for payload, _ in batch])
+            except MpimError as error:
+                if error.definite and not last:
+                    continue
+                return [told.set_exception(error) for _, told in batch]
+            return [told.set_result(None) for _, told in batch]
+
+
+class TellsOneOnly(Reference):
+    """The first message of the batch hears of the lost answer; its neighbours are told "accepted"."""
+
+    async def send_one(self, batch):
+        while True:
+            try:
+                await self.send([payload for payload, _ in batch])
+            except MpimError as error:
+                if error.definite:
+                    await asyncio.sleep(0.01)
+                    continue
+                batch[0][1].set_exception(error)
+                return [told.set_result(None) for _, told in batch[1:]]
+            return [told.set_result(None) for _, told in batch]
+
+
+async def test_a_batch_that_is_closed_too_early_or_cleared_too_late_is_caught():
+    """With time to spare on either side: no right solution fails on a slow machine."""
+    await assert_each_fails(
+        close_the_batch, {ClearsAfterTheSend: "was duplicated", ClosesTooEarly: "had left before the close"}
+    )
+
+
+async def test_half_a_repeat_and_half_a_truth_are_caught():
+    """Every message of the batch is repeated in its place, and every sender of it is told."""
+    await assert_each_fails(
+        lose_nothing,
+        {OvertakesItself: "out of order", RepeatsOnce: "was lost", TellsOneOnly: "nobody knows"},
+    )
