@@ -86,9 +86,10 @@ def lines_svg(
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(y):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{y:,g}</text>')
     parts += [_x_label(to_x(x), f"{x:,g}") for x in x_ticks]
+    left = 18
     for index, (name, line) in enumerate(known.items()):
-        left = LEFT + round(index * (WIDTH - LEFT - RIGHT) / max(4, len(known)))
         parts += _line([(to_x(x), to_y(y)) for x, y in line], PALETTE[index % len(PALETTE)], name, left)
+        left += 44 + round(6.2 * len(name))
     return _card(title, HEIGHT, [*parts, *_axis_titles(x_title, y_title)])
 
 

@@ -231,7 +231,8 @@ class _Teller:
 def _mark_lost(story: Story, consumer: str) -> None:
     """A message the server had and nobody handled ended on the way from the server."""
     arrived = [leg for leg in story.legs if leg.outcome == "arrived"]
-    if arrived and consumer and not any(leg.outcome == "lost" and leg.target == consumer for leg in story.legs):
+    ended = any(leg.outcome == "lost" and (leg.target == consumer or leg.source == POOL) for leg in story.legs)
+    if arrived and consumer and not ended:
         last = arrived[-1]
         story.legs.append(Leg(last.target, consumer, last.end, last.end + 0.2, "lost"))
 
