@@ -1,12 +1,13 @@
 """`mpim-lab bench growth`: how cost grows, in throughput and in memory, along four axes.
 
-| axis         | values       | messages_per_s                                                        |
-|--------------|--------------|-----------------------------------------------------------------------|
-| message size | 16 B to 1 MiB | received; 16 tasks publish                                            |
-| channels     | 1 to 100,000 | received by one queue that subscribes to all; each goes to one, by chance |
-| subscribers  | 1 to 1,000   | deliveries: a message to one channel counts once a subscriber         |
-| tasks        | 1 to 10,000  | received; each task awaits one publish after another                  |
+| axis         | values        | messages_per_s                                                            |
+|--------------|---------------|---------------------------------------------------------------------------|
+| message size | 16 B to 1 MiB | received; 16 tasks publish                                                |
+| channels     | 1 to 100,000  | received by one queue that subscribes to all; each goes to one, by chance |
+| subscribers  | 1 to 1,000    | deliveries: a message to one channel counts once a subscriber             |
+| tasks        | 1 to 10,000   | received; each task awaits one publish after another                      |
 
+One subscriber is a `MessageQueue`; several are bare connections, as cheap as can be, in one process.
 A payload has at least 16 bytes, not 10: it begins with its number and the moment it was due, by which loss and latency are
 told. client_bytes: the most memory that the publisher's and the receiver's process had in RAM, together and Python
 included. server_bytes: the most used_memory that INFO gave while the load went on.

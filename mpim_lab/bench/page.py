@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from mpim_lab.bench.axes import whole_decades
 from mpim_lab.bench.curves import compression_figure, growth_figure, pool_figure
 from mpim_lab.bench.everything import EVERY_CASE
 from mpim_lab.bench.picture import picture_of
@@ -49,7 +50,15 @@ def sections_of(report: dict[str, Any]) -> Iterator[Section]:
         if all(row["case"] == EVERY_CASE for row in rows):
             yield bench, f"Not measured: {rows[-1]['reason']}", None
         else:
-            yield from _sections(bench, rows, report["machine"])
+            missing = _missing(rows)
+            for heading, sentence, figure in _sections(bench, rows, report["machine"]):
+                yield heading, f"{sentence} {missing}".rstrip(), figure
+
+
+def _missing(rows: Sequence[Row]) -> str:
+    """Who has no numbers, or not in every case, and why: each reason once."""
+    reasons = dict.fromkeys(f"{row['who']} ({row['reason']})" for row in rows if "reason" in row)
+    return f"Not measured: {'; '.join(reasons)}." if reasons else ""
 
 
 def _sections(bench: str, rows: Sequence[Row], machine: dict[str, Any]) -> Iterator[Section]:
@@ -73,7 +82,9 @@ def _sections(bench: str, rows: Sequence[Row], machine: dict[str, Any]) -> Itera
 
 def _for_page(figure: go.Figure, height: int) -> go.Figure:
     legend = {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"}
-    return styled(figure, height).update_layout(legend=legend, margin={"l": 70, "r": 24, "t": 40, "b": 110})
+    return whole_decades(styled(figure, height)).update_layout(
+        legend=legend, margin={"l": 70, "r": 24, "t": 40, "b": 110}
+    )
 
 
 def page_of(report: dict[str, Any]) -> str:

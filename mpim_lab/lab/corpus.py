@@ -1,15 +1,18 @@
-"""Corpus: chat lines in English and Chinese, as many as you like, the same for the same seed.
+"""Corpus: chat in English and Chinese, as much as you like, the same for the same seed.
 
-Written for this project (`data/chat_lines.yaml`). Chat is mostly short: of ten messages about five are a word or two, four
-a sentence, one is longer. What a dictionary is trained on must not be what it is tried on, so the templates of a corpus
-are split in two halves, and `samples` draws from one, `lines` and `messages` from both: half of what is tried was never
-seen in training, as in life.
+The lines were written for this project (`data/chat_lines.yaml`). A message is one sentence in two cases of three, and seldom
+many: the number of sentences is log-normal. Half of the messages have at most 24 bytes, one in a thousand more than 500.
+
+What a dictionary is trained on must not be what it is tried on. Therefore the lines and templates of the book are split
+in two by a checksum of their text: `lines` and all that travels draws from one half, `samples` from the other, and each draw
+has its own seed. No line that is tried has a template that was seen in training, not even "ok": it is harder than life.
 """
 
 import functools
 import json
 import random
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +21,11 @@ import yaml
 
 from mpim_lab.lab.questions import data_path
 
-WEIGHTS = {"short": 5, "medium": 4, "long": 1}
+LANGUAGES = ("en", "zh")
+MOST_SENTENCES = 48
+SENTENCES = (-0.5, 1.2)  # mean and deviation of the logarithm
+TRIED, TRAINED = 0, 1  # the two halves of the book
+FIRST_SENT_AT = 1_767_225_600_000  # the first message of a corpus was sent at the start of 2026, UTC
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -28,48 +35,89 @@ def _book() -> dict[str, Any]:
     return book
 
 
+@functools.cache
+def _half(language: str, kind: str, half: int) -> tuple[str, ...]:
+    """Every line (or template) of a language whose checksum falls into that half."""
+    return tuple(text for text in _book()[language][kind] if zlib.crc32(text.encode()) % 2 == half)
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """Seeded chat; half of it English, half Chinese.
+    """Seeded chat; half of it English, half Chinese. A longer draw begins like a shorter one.
 
-    >>> Corpus(seed=7).lines(3) == Corpus(seed=7).lines(3), len(Corpus().lines(100))
+    >>> Corpus(seed=7).lines(3) == Corpus(seed=7).lines(5)[:3], len(Corpus().lines(100))
     (True, 100)
+    >>> sorted(json.loads(Corpus(seed=7).messages(1)[0]))
+    ['from', 'text', 'to']
     """
 
     seed: int = 7
 
     def lines(self, count: int) -> list[bytes]:
         """So many messages, UTF-8: what was typed, and nothing else."""
-        return list(self._draw(f"{self.seed} lines", count, every=1))
+        return list(self._draw(f"{self.seed} lines", count, TRIED))
 
     def samples(self, count: int = 20_000) -> list[bytes]:
-        """So many messages to train a dictionary on: another draw, and of every other template only."""
-        return list(self._draw(f"{self.seed} samples", count, every=2))
+        """So many messages to train a dictionary on: another draw, from the other half of the book."""
+        return list(self._draw(f"{self.seed} samples", count, TRAINED))
 
     def messages(self, count: int) -> list[bytes]:
-        """The same lines as they travel: JSON with sender and conversation, half of them below 50 bytes."""
+        """The same lines as they travel: JSON, as short as it can be, with sender, conversation and text."""
         return list(self._wrap(f"{self.seed} messages", self.lines(count)))
 
     def message_samples(self, count: int = 20_000) -> list[bytes]:
         """`samples` in that form."""
         return list(self._wrap(f"{self.seed} message samples", self.samples(count)))
 
-    def _draw(self, seed: str, count: int, every: int) -> Iterator[bytes]:
-        chance, book = random.Random(seed), _book()
-        lengths, weights = list(WEIGHTS), list(WEIGHTS.values())
+    def envelopes(self, count: int) -> list[bytes]:
+        """The same lines as a chat service keeps them: JSON with an id (128 random bits), and when they were sent (ms)."""
+        return list(self._seal(f"{self.seed} envelopes", self.lines(count)))
+
+    def envelope_samples(self, count: int = 20_000) -> list[bytes]:
+        """`samples` in that form."""
+        return list(self._seal(f"{self.seed} envelope samples", self.samples(count)))
+
+    @staticmethod
+    def _draw(seed: str, count: int, half: int) -> Iterator[bytes]:
+        chance = random.Random(seed)
         for _ in range(count):
-            language = chance.choice(("en", "zh"))
-            template = chance.choice(book[language][chance.choices(lengths, weights)[0]][::every])
-            yield _fill(str(template), book["slots"][language], chance).encode()
+            language = chance.choice(LANGUAGES)
+            sentences = 1 + min(int(chance.lognormvariate(*SENTENCES)), MOST_SENTENCES - 1)
+            said = [_sentence(language, half, chance) for _ in range(sentences)]
+            yield _joined(list(dict.fromkeys(said)), language).encode()  # nobody says the same twice in one message
 
     @staticmethod
     def _wrap(seed: str, lines: list[bytes]) -> Iterator[bytes]:
         chance = random.Random(seed)
         for line in lines:
             sender, conversation = str(1_000 + chance.randrange(500)), f"c{chance.randrange(200)}"
-            envelope = {"from": sender, "to": conversation, "text": line.decode()}
-            yield json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
+            yield _json({"from": sender, "to": conversation, "text": line.decode()})
+
+    @staticmethod
+    def _seal(seed: str, lines: list[bytes]) -> Iterator[bytes]:
+        chance, sent_at = random.Random(seed), FIRST_SENT_AT
+        for line in lines:
+            sent_at += 1 + int(chance.expovariate(1 / 400))
+            head = {"id": f"{chance.getrandbits(128):032x}", "conversation": f"c{chance.randrange(200)}"}
+            body = {"from": str(1_000 + chance.randrange(500)), "sent_at": sent_at, "text": line.decode()}
+            yield _json(head | body)
 
 
-def _fill(template: str, slots: dict[str, list[str]], chance: random.Random) -> str:
+def _sentence(language: str, half: int, chance: random.Random) -> str:
+    """A line as it stands, or a template with its slots filled."""
+    if chance.random() < 0.5:
+        return chance.choice(_half(language, "lines", half))
+    slots = _book()["slots"][language]
+    template = chance.choice(_half(language, "templates", half))
     return _SLOT.sub(lambda slot: str(chance.choice(slots[slot[1]])), template)
+
+
+def _joined(sentences: list[str], language: str) -> str:
+    """Sentences as people type them: a stop between two unless there is one already."""
+    stop, space = (".", " ") if language == "en" else ("，", "")
+    told = [sentence if sentence[-1] in "?!" else sentence + stop for sentence in sentences[:-1]]
+    return space.join([*told, sentences[-1]])
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
