@@ -3,7 +3,7 @@
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.control import controlling
 
-QUICK = {"backoff": Backoff(first_s=0.01, most_s=0.02), "connect_timeout_s": 0.3, "wait_s": 5.0}
+QUICK = {"backoff": Backoff(first_s=0.01, most_s=0.02), "connect_timeout_s": 2.0, "wait_s": 10.0}
 
 
 async def connections(url, name="pool"):
