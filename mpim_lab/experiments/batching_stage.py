@@ -17,12 +17,15 @@ from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.batch_rules import Adaptive, FixedWindow
 from mpim_lab.mq.batching import Batcher
 from mpim_lab.mq.control import cut_connections
+from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.unpacker import Unpacker
 from mpim_lab.naive.batching import SketchBatcher, TimedBatcher
 
 CHANNEL = "user:1001"
+# A sketch gives a batch up after a second; a busy machine has five to connect.
+LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK.backoff)
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
 LONG_WINDOW_MS = 1_000.0  # where no batch may be closed by time, however slowly a fault strikes on a busy machine
@@ -74,7 +77,7 @@ class BatchingStage:
     ) -> None:
         self.server, self.run, self._design, self._closed = server, run, design, closed
         self.line = Hold()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": QUICK, "observer": run.trace}
+        common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
         self._proxy = Proxy(server.url)
         self._alice = {"name": "alice", "sleep": self.line.sleep, "max_payload_bytes": MOST_BYTES, **common}
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)

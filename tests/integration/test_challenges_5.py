@@ -1,6 +1,7 @@
 """Chapter 5's challenges: the reference solutions pass, every known-bad one is caught."""
 
 import asyncio
+import contextlib
 
 from mpim_lab.errors import MpimError
 from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
@@ -88,7 +89,8 @@ class Timed(Sketch):
 
     async def later(self):
         await asyncio.sleep(self.window_s)
-        await self.flush()
+        with contextlib.suppress(MpimError):  # nobody hears of it; an error nobody fetches would fail some later test
+            await self.flush()
 
     async def flush(self):
         if self.timer is not None and self.timer is not asyncio.current_task():
