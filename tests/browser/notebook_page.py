@@ -31,7 +31,7 @@ class NotebookPage:
         """Run every cell and wait until the last one has its number, a new one."""
         self.menu("Edit", "Clear Outputs of All Cells")
         self.menu("Run", "Run All Cells")
-        self.page.wait_for_function(IS_DONE, timeout=120_000)
+        self.page.wait_for_function(IS_DONE, timeout=300_000)
 
     def cell(self, text):
         """The code cell whose source contains `text`, scrolled to."""

@@ -5,7 +5,7 @@ import pytest
 from tests.browser.conftest import keep
 from tests.browser.notebook_page import NotebookPage
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 PICTURES = {
     "05_batching.ipynb": {
         "waits": "FlowView(quiet.trace",
