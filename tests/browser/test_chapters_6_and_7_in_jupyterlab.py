@@ -1,4 +1,4 @@
-"""Chapters 5 to 7 as a reader sees them: run from top to bottom, a sweep measured and stopped by clicks, both themes."""
+"""Chapters 6 and 7 as a reader sees them: run from top to bottom, a sweep measured and stopped by clicks, both themes."""
 
 import pytest
 
@@ -7,11 +7,6 @@ from tests.browser.notebook_page import NotebookPage
 
 pytestmark = pytest.mark.timeout(600)
 PICTURES = {
-    "05_batching.ipynb": {
-        "waits": "FlowView(quiet.trace",
-        "lost": "FlowView(failed.trace",
-        "knee": "SweepPanel(knee_sweep",
-    },
     "06_compression.ipynb": {
         "old": "FlowView(old.trace",
         "grows": "SweepPanel(size_sweep",
