@@ -10,8 +10,8 @@ from mpim_lab.experiments.batching import Burst
 from mpim_lab.experiments.batching_stage import BATCH, LONG_WINDOW_MS, WINDOW_MS, Design
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.server import open_server
+from mpim_lab.mq.connection import pack
 from mpim_lab.mq.frames import batch_frame
-from mpim_lab.mq.message import publish_head
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.unpacker import Unpacker
 
@@ -72,7 +72,7 @@ class OwnBatcher:
             self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
         await self.line_is_free.wait()
         try:
-            await connection.send(b"%b%d\r\n%b\r\n" % (publish_head(self._access.key), len(frame), frame))
+            await connection.send(pack(b"PUBLISH", self._access.key, frame))
         except MpimError as error:
             if not error.definite:
                 self.unknown.update(map(message_id, messages))

@@ -10,9 +10,10 @@ from mpim_lab.events import Reporter, now
 from mpim_lab.keys import batches_channel
 from mpim_lab.mq.batch_rules import BatchRule
 from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.connection import pack
 from mpim_lab.mq.credit import Credit
 from mpim_lab.mq.frames import OVERHEAD_BYTES, batch_frame, confirmation_of
-from mpim_lab.mq.message import Message, publish_head
+from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.receipt import Outcome
 from mpim_lab.mq.streams import Stream
@@ -48,7 +49,7 @@ class FrameCarrier:
         if rule.max_bytes + 4 * rule.max_messages > most:
             raise InvalidParameter(f"{rule} makes frames of more than the queue's {queue.max_payload_bytes:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
-        self._link, self._head = access.commands, publish_head(access.key)
+        self._link, self._key = access.commands, access.key
         self._confirmations = batches_channel(os.urandom(8).hex())
         self._confirm_to = queue.access(self._confirmations).key
         self._number = 0
@@ -74,7 +75,7 @@ class FrameCarrier:
         if connection.blocked:
             connection = await self._link.room()
         self._credit.sent(self._number, len(frame), now())
-        reply = connection.send(b"%b%d\r\n%b\r\n" % (self._head, len(frame), frame))
+        reply = connection.send(pack(b"PUBLISH", self._key, frame))
         connection.flush()  # a batch has gathered enough: it need not wait for the end of the loop turn
         try:
             receivers: int = await reply

@@ -59,8 +59,8 @@ class FixedWindow(BatchRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            not isinstance(self.window_ms, int | float) or not 0 <= self.window_ms <= MOST_WINDOW_MS
+        if not (
+            isinstance(self.window_ms, int | float) and 0 <= self.window_ms <= MOST_WINDOW_MS
         ):  # NaN is not, either
             raise InvalidParameter(f"window_ms={self.window_ms!r}: from 0 to {MOST_WINDOW_MS:,.0f}")
 

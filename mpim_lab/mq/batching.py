@@ -79,7 +79,8 @@ class Batcher:
 
         codec: compresses the frames. credit: how far ahead of the receivers this may be.
         """
-        carrier = FrameCarrier(queue, channel, codec, credit or Credit(), (rule or Adaptive()))
+        rule = rule or Adaptive()
+        carrier = FrameCarrier(queue, channel, codec, credit or Credit(), rule)
         return cls(carrier, rule=rule, **options)
 
     @classmethod

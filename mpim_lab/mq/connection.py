@@ -20,7 +20,7 @@ from hiredis import PushNotification, ReplyError
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected
 from mpim_lab.mq.deadlines import Deadlines
 from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.replies import Replies, that_fit
+from mpim_lab.mq.replies import Replies, retrieved, that_fit
 
 _NOTHING = object()
 
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
         if overdue and silence_s >= self._limits.timeout_s:
             self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
         elif not self._waiting and silence_s >= self._limits.heartbeat_s:
-            self.send(PING).add_done_callback(_retrieved)
+            self.send(PING).add_done_callback(retrieved)
 
     # Slow readers, slow sockets
 
@@ -243,8 +243,3 @@ class Connection(asyncio.Protocol):
 def _fail(future: asyncio.Future[Any], error: MpimError) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _retrieved(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

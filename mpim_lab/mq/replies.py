@@ -44,6 +44,12 @@ class Replies(asyncio.Future[list[Any]]):
     set_exception = set_result  # what became of one command, not of all
 
 
+def retrieved(reply: asyncio.Future[Any]) -> None:
+    """Of the answer to a command that nobody awaits: an error in it is no news."""
+    if not reply.cancelled():
+        reply.exception()
+
+
 def that_fit(commands: Sequence[bytes], places: int, max_bytes: int) -> Sequence[bytes]:
     """The first of the packed commands: as many as there are places for, until `max_bytes` are reached; at least one.
 

@@ -2,13 +2,12 @@
 
 import asyncio
 import os
-from typing import Any
 
 from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.frames import BATCH as BATCH_MARK
-from mpim_lab.mq.frames import PLAIN, batch_of, confirmation, mark_of
-from mpim_lab.mq.message import publish_head
+from mpim_lab.mq.connection import pack
+from mpim_lab.mq.frames import BATCH, batch_of, confirmation, mark_of, messages_of
 from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.replies import retrieved
 
 
 class Unpacker:
@@ -28,18 +27,15 @@ class Unpacker:
 
     def __call__(self, payload: bytes) -> list[bytes]:
         """The messages in a payload, at least one. Raises CorruptPayload, OversizedPayload, UnknownFormat."""
-        mark = mark_of(payload)
-        if mark is None:
+        if mark_of(payload) is None:
             return [payload]
-        if mark not in (PLAIN, BATCH_MARK):
-            payload = self._expand(payload)
-            mark = mark_of(payload)
-        if mark == BATCH_MARK:
-            batch = batch_of(payload)
-            if batch.confirm_to:
-                self._confirm(batch.confirm_to, batch.number)
-            return batch.messages
-        return [payload[1:] if mark == PLAIN else payload]
+        framed = self._expand(payload)
+        if mark_of(framed) != BATCH:
+            return messages_of(framed)
+        batch = batch_of(framed)
+        if batch.confirm_to:
+            self._confirm(batch.confirm_to, batch.number)
+        return batch.messages
 
     def _confirm(self, channel: bytes, number: int) -> None:
         if not self._due:
@@ -51,12 +47,5 @@ class Unpacker:
         for channel, number in self._due.items():
             if not connection.blocked:  # otherwise a later one says it, too; at worst the sender waits for its patience
                 told = confirmation(self._name, number)
-                connection.send(b"%b%d\r\n%b\r\n" % (publish_head(channel), len(told), told)).add_done_callback(
-                    _retrieved
-                )
+                connection.send(pack(b"PUBLISH", channel, told)).add_done_callback(retrieved)
         self._due.clear()
-
-
-def _retrieved(reply: asyncio.Future[Any]) -> None:
-    if not reply.cancelled():
-        reply.exception()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.mq.frames import batch_frame
-from mpim_lab.mq.message import publish_head, wire_payload
+from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
 
 
@@ -65,10 +65,7 @@ class SketchBatcher:
     async def _send(self, frame: bytes) -> int:
         """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
         frame = wire_payload(frame, self._queue.max_payload_bytes)
-        link = self._access.commands
-        connection = await link.room() if link.connection.blocked else link.connection
-        receivers: int = await connection.send(b"%b%d\r\n%b\r\n" % (publish_head(self._access.key), len(frame), frame))
-        return receivers
+        return int(await self._access.commands.call(b"PUBLISH", self._access.key, frame))
 
     async def close(self) -> None:
         """There is nothing of the kind in the sketch: what is held is forgotten with the process."""
