@@ -105,15 +105,16 @@ async def seat(stream, partition=0):
     return {name.decode(): value.decode() for name, value in pairs.items()}
 
 
-async def dies(stream, name, *, lease_ms=20, reads=False):
-    """A member that takes its share, perhaps reads, and is gone without a word; returns when its lease is over."""
+async def dies(stream, name, *, lease_ms=20, reads=False, waits=True):
+    """A member that takes its share, perhaps reads, and is gone without a word; `waits` until its lease is over."""
     with pytest.raises(Power):
         async with Seats(stream, "billing", name, lease_ms=lease_ms, prefetch=10) as seats:
             await seats.keep()
             if reads:
                 await seats.read(10)
             raise Power
-    await asyncio.sleep(lease_ms * 1.2e-3)
+    if waits:
+        await asyncio.sleep(lease_ms * 1.2e-3)
 
 
 # Appending
@@ -251,6 +252,21 @@ async def test_what_a_dead_worker_had_is_taken_over_after_its_lease(server):
         assert asyncio.get_running_loop().time() - begun >= lease_ms / 1e3 - 0.01
         assert await ledger(stream) == ["a", "b"]
         assert (await seat(stream))["token"] == "2"
+
+
+async def test_what_a_worker_had_in_an_earlier_life_goes_to_whoever_has_room(server):
+    """It begins anew under its name while another has joined: its share is smaller now, and the rest is free."""
+    async with orders(server, partitions=2) as stream:
+        await dies(stream, "b", lease_ms=LONG_MS, waits=False)
+        async with working(stream, enter, "a") as first:
+            async with asyncio.timeout(10):
+                while await ask(stream, "ZCARD", "orders:billing:members") < 2:
+                    await asyncio.sleep(0.005)
+            async with working(stream, enter, "b") as second:
+                await wait_until(lambda: len(first.seats.taken) == len(second.seats.taken) == 1)
+                await asyncio.gather(*(stream.append(f"c{number}", "x") for number in range(20)))
+                await all_done(stream)
+        assert [await ledger(stream, f"c{number}") for number in range(20)] == [["x"]] * 20
 
 
 async def alive_part(stream, member, looks):

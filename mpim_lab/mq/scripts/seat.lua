@@ -29,6 +29,8 @@ for index = 2, total + 1 do
     if #mine < share then mine[#mine + 1] = index
     else redis.call("HDEL", KEYS[index], "owner", "due", "tried_at", "tries") end
   elseif not seat[1] or seat[1] == me or not is_alive[seat[1]] then
+    -- an earlier life of mine had it, and my share may be full: it must not look as if a living member had it
+    if seat[1] == me then redis.call("HDEL", KEYS[index], "owner", "life") end
     free[#free + 1] = index
   end
 end
