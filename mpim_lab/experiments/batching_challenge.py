@@ -1,95 +1,17 @@
 """Chapter 5's challenges: close the batch in time, and lose nothing when a flush fails."""
 
 import asyncio
-import time
 from typing import Any
 
-from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnected, QueueFull
-from mpim_lab.events import Kind, message_id
+from mpim_lab.errors import MpimError
+from mpim_lab.events import Kind
 from mpim_lab.experiments.batching import Burst
+from mpim_lab.experiments.batching_own import OwnBatcher, own_batcher
 from mpim_lab.experiments.batching_stage import BATCH, LONG_WINDOW_MS, WINDOW_MS, Design
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
-from mpim_lab.lab.server import open_server
-from mpim_lab.mq.connection import pack
-from mpim_lab.mq.frames import batch_frame
 from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
 
-PATIENCE_S = 2.0
 NEVER_MS = 60_000.0  # a window that no trial lives to see
-
-
-class OwnBatcher:
-    """The learner's class in the place of a batcher; reports for it, and waits for nothing for ever."""
-
-    def __init__(
-        self,
-        solution: type[Any],
-        queue: MessageQueue,
-        channel: str,
-        *,
-        max_messages: int = BATCH,
-        window_ms: float = WINDOW_MS,
-        refuses: bytes = b"",
-    ) -> None:
-        self._refuses = refuses  # the first attempt to send a batch with this message finds no room
-        self.line_is_free = asyncio.Event()
-        self.line_is_free.set()
-        self.unknown: set[str] = set()  # messages of which nobody knows whether they were sent
-        self._queue, self._channel, self._max_messages = queue, channel, max_messages
-        self._access, self._reporter = queue.access(channel), queue.reporter
-        self._taken = self._sent = 0
-        self.batches: list[int] = []
-        self.problem: str = ""
-        self._own = solution(self._send, max_messages, window_ms / 1e3)
-
-    async def publish(self, payload: bytes) -> str:
-        """Hand one message to the learner's `add`. Raises what that raises, and CommandTimeout if it never returns."""
-        self._reporter.message(Kind.ACCEPTED, payload, self._channel)
-        self._taken += 1
-        try:
-            async with asyncio.timeout(0 if self.problem else PATIENCE_S):
-                await self._own.add(payload)
-        except TimeoutError:
-            self.problem = self.problem or f"add({payload[:12]!r}) did not return within {PATIENCE_S:g} s"
-            raise CommandTimeout(self.problem) from None
-        return "accepted"
-
-    async def _send(self, batch: list[bytes]) -> None:
-        """What the learner calls with a batch."""
-        messages = list(batch)
-        if not messages or len(messages) > self._max_messages:
-            self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
-            raise InvalidMessage(self.problem)
-        frame = batch_frame(messages)
-        connection = self._access.commands.connection
-        if self._refuses and any(payload == self._refuses for payload in messages):
-            self._refuses = b""
-            raise QueueFull("too many commands wait for the server already; nothing was sent")
-        if not connection.is_ready:  # not waited for: a fault ends before a patient sender notices it
-            raise NotConnected("the line is down; nothing was sent")
-        for payload in messages:
-            self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
-        await self.line_is_free.wait()
-        try:
-            await connection.send(pack(b"PUBLISH", self._access.key, frame))
-        except MpimError as error:
-            if not error.definite:
-                self.unknown.update(map(message_id, messages))
-            raise
-        self.batches.append(len(messages))
-        self._sent += len(messages)
-
-    async def close(self) -> None:
-        """Let the learner's close do what it does."""
-        async with asyncio.timeout(PATIENCE_S):
-            await self._own.close()
-
-    async def idle(self) -> None:
-        """Wait until everything was sent, or as long as any window could last."""
-        give_up_at = time.monotonic() + PATIENCE_S
-        while self._sent < self._taken and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.01)
 
 
 def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
@@ -127,10 +49,7 @@ def _told_wrongly(trace: Any, unknown: set[str], trial: str) -> Failure | None:
 async def _trickle_trial(solution: type[Any]) -> Failure | None:
     """Messages keep coming, each within the window of the one before; the first one's window ends all the same."""
     trial = f"a message every {WINDOW_MS / 4:g} ms, window {WINDOW_MS:g} ms, batches of up to 100"
-    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
-        got: list[bytes] = []
-        await queue.subscribe("trickle", lambda message: got.append(message.payload), unpack=Unpacker(queue))
-        own = OwnBatcher(solution, queue, "trickle", max_messages=100)
+    async with own_batcher(solution, max_messages=100) as (own, _):
         calls = []
         for number in range(30):
             calls.append(asyncio.create_task(own.publish(b"m%d" % number)))
@@ -147,15 +66,11 @@ async def _trickle_trial(solution: type[Any]) -> Failure | None:
 async def _refused_trial(solution: type[Any]) -> Failure | None:
     """Three batches are full before the second finds no room; the third must not overtake it."""
     trial = "12 messages at once, batches of 4; the first attempt to send the second batch finds no room"
-    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
-        got: list[bytes] = []
-        await queue.subscribe("burst", lambda message: got.append(message.payload), unpack=Unpacker(queue))
-        own = OwnBatcher(solution, queue, "burst", refuses=b"m6")
+    async with own_batcher(solution, refuses=b"m6") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 13)]
         calls = [asyncio.create_task(own.publish(payload)) for payload in sent]
         errors = [error for error in await asyncio.gather(*calls, return_exceptions=True) if error is not None]
-        await own.idle()
-        await queue.drain()
+        got = await what_bob_read()
     if (failure := _misread(got, sent, trial)) is not None:
         return failure
     unexpected = [error for error in errors if isinstance(error, Exception)]
@@ -172,26 +87,21 @@ def _misread(got: list[bytes], sent: list[bytes], trial: str) -> Failure | None:
 async def _busy_trial(solution: type[Any]) -> Failure | None:
     """Two messages come while a full batch is on its way."""
     trial = f"m5 and m6 come while the batch of m1 to m4 is being sent, window {WINDOW_MS:g} ms"
-    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
-        got: list[bytes] = []
-        await queue.subscribe("busy", lambda message: got.append(message.payload), unpack=Unpacker(queue))
-        own = OwnBatcher(solution, queue, "busy")
+    async with own_batcher(solution) as (own, what_bob_read):
         own.line_is_free.clear()
         sent = [b"m%d" % number for number in range(1, 7)]
         calls = [asyncio.create_task(own.publish(payload)) for payload in sent]
         await asyncio.sleep(0.05)
         own.line_is_free.set()
         await asyncio.gather(*calls)
-        await own.idle()
-        await queue.drain()
+        got = await what_bob_read()
     return Failure(own.problem, trial) if own.problem else _misread(got, sent, trial)
 
 
 async def _early_trial(solution: type[Any]) -> Failure | None:
     """Three messages, no fourth, and a window that is far from over: they wait until the close."""
     trial = f"3 messages, batches of {BATCH}, window {NEVER_MS / 1e3:g} s, close after half a second"
-    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
-        own = OwnBatcher(solution, queue, "early", window_ms=NEVER_MS)
+    async with own_batcher(solution, window_ms=NEVER_MS) as (own, _):
         calls = [asyncio.create_task(own.publish(b"m%d" % number)) for number in range(1, 4)]
         await asyncio.sleep(0.5)
         early = sum(own.batches)

@@ -174,7 +174,7 @@ def _check(who: str, channels: int, subscribers: int) -> None:
         raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CONTESTANTS)}")
     if missing := CONTESTANTS[who].missing:
         raise LoadFailed(missing)
-    if channels * subscribers > 1 and (CONTESTANTS[who].receive is not None or min(channels, subscribers) > 1):
+    if channels * subscribers > 1 and (":" in who or min(channels, subscribers) > 1):
         raise InvalidParameter("either many channels or many subscribers, and of Pub/Sub alone")
 
 

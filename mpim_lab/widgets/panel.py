@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+import functools
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,6 +13,7 @@ from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import Kind
 from mpim_lab.lab.experiment import Experiment, Result, Run
 from mpim_lab.lab.faults import DESCRIPTIONS
+from mpim_lab.widgets.buttons import Buttons, named
 from mpim_lab.widgets.flow import FlowView
 from mpim_lab.widgets.knobs import make_control
 from mpim_lab.widgets.static_picture import Bundle, bundle
@@ -29,24 +31,24 @@ class Panel(ui.VBox):
         self.views = list(views) if views is not None else [FlowView(title=experiment.title)]
         self.result: Result | None = None
         self._run: Run | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._loop = asyncio.get_running_loop()
+        buttons = Buttons(self._say)
         first = experiment(**settings)
         self.controls = {
             field.name: make_control(field.name, getattr(first, field.name), knob) for field, knob in experiment.knobs()
         }
-        self.run_button = self._button("Run", "play", "primary", self._on_run)
-        self.stop_button = self._button("Stop", "stop", "", self._on_stop)
+        self.run_button = buttons.make("Run", "play", "primary", self.run)
+        self.stop_button = buttons.make("Stop", "stop", "", self.stop)
         self.fault_buttons = {
-            name: self._button(name, "bolt", "warning", self._on_fault(name), DESCRIPTIONS.get(name, ""))
+            name: buttons.make(
+                name, "bolt", "warning", functools.partial(self.inject, name), DESCRIPTIONS.get(name, "")
+            )
             for name in experiment.faults
         }
         self.status, self.answer, self.card = ui.HTML(), ui.HTML(), ui.HTML()  # of the run; to the last click; verdict
         knobs = ui.Box(list(self.controls.values()), layout=ui.Layout(display="flex", flex_flow="row wrap"))
-        buttons = ui.HBox([self.run_button, self.stop_button], layout=ui.Layout(flex_flow="row wrap"))
         faults = [ui.HTML("<b>Break it:</b>"), *self.fault_buttons.values()] if self.fault_buttons else []
         row = ui.HBox(
-            [*buttons.children, *faults, self.status, self.answer],
+            [self.run_button, self.stop_button, *faults, self.status, self.answer],
             layout=ui.Layout(flex_flow="row wrap", align_items="center"),
         )
         super().__init__([knobs, row, *self.views, self.card])
@@ -72,7 +74,7 @@ class Panel(ui.VBox):
             await asyncio.gather(*watchers)
             self._show(self.result)
         except MpimError as error:
-            self._say(_named(error))
+            self._say(named(error))
         finally:
             if self._run is not None and not self._run.done:
                 await self._run.cancel()
@@ -95,38 +97,6 @@ class Panel(ui.VBox):
         """End the run at its next message."""
         if self._run is not None:
             self._run.stop()
-
-    # From clicks to calls: a click may come on another thread, the run belongs to the loop
-
-    def _button(
-        self, label: str, icon: str, style: str, act: Callable[[], Coroutine[Any, Any, Any] | None], tooltip: str = ""
-    ) -> ui.Button:
-        button = ui.Button(
-            description=label, icon=icon, button_style=style, tooltip=tooltip, layout=ui.Layout(width="auto")
-        )
-        button.on_click(lambda _: self._loop.call_soon_threadsafe(self._begin, act))
-        return button
-
-    def _begin(self, act: Callable[[], Coroutine[Any, Any, Any] | None]) -> None:
-        work = act()
-        if work is not None:
-            task = self._loop.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._say(_named(error))
-
-    def _on_run(self) -> Coroutine[Any, Any, Any]:
-        return self.run()
-
-    def _on_stop(self) -> None:
-        self.stop()
-
-    def _on_fault(self, name: str) -> Callable[[], Coroutine[Any, Any, Any]]:
-        return lambda: self.inject(name)
 
     # What is shown
 
@@ -157,10 +127,6 @@ class Panel(ui.VBox):
         names = ", ".join(self.controls)
         picture = self.views[0]._repr_mimebundle_()[0].get("image/svg+xml", "") if self.views else ""
         return bundle(super()._repr_mimebundle_(**options), picture, f"Panel: {self.experiment.title} (knobs: {names})")
-
-
-def _named(error: BaseException) -> str:
-    return f"<b>{type(error).__name__}</b>: {escape(str(error))}"
 
 
 def verdict_card(result: Result) -> str:

@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from html import escape
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import ipywidgets as ui
 import pandas as pd
 
 from mpim_lab.errors import MpimError
+from mpim_lab.widgets.buttons import Buttons, named
 from mpim_lab.widgets.charts import sweep_chart, sweep_picture
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
@@ -27,10 +27,9 @@ class SweepPanel(ui.VBox):
         self.rows: list[dict[str, Any]] = []
         self._sweep, self._title, self._chart = sweep, title, chart
         self._measuring: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._loop = asyncio.get_running_loop()
-        self.run_button = self._button("Measure", "play", "primary", self.run)
-        self.stop_button = self._button("Stop", "stop", "", self._stop_soon)
+        buttons = Buttons(self._say)
+        self.run_button = buttons.make("Measure", "play", "primary", self.run)
+        self.stop_button = buttons.make("Stop", "stop", "", self.stop)
         self.progress = ui.IntProgress(value=0, max=steps, layout=ui.Layout(width="220px"))
         self.status = ui.HTML("Press Measure.")
         self.plot = sweep_chart(self._empty(), title=title, **chart)
@@ -66,26 +65,26 @@ class SweepPanel(ui.VBox):
         if self._measuring is not None:
             self._measuring.cancel()
 
-    async def _stop_soon(self) -> None:
-        self.stop()
-
     async def _measure(self) -> None:
         async with contextlib.aclosing(self._sweep()) as rows:  # type: ignore[type-var]
             async for row in rows:
                 self.rows.append(row)
                 self.progress.value = len(self.rows)
-                self.status.value = f"{len(self.rows)} of {self.progress.max}"
+                self._say(f"{len(self.rows)} of {self.progress.max}")
                 self._draw()
 
     def _tell(self, measured: "asyncio.Task[None]") -> None:
         if measured.cancelled():
-            self.status.value = f"stopped after {len(self.rows)} of {self.progress.max}"
+            self._say(f"stopped after {len(self.rows)} of {self.progress.max}")
         elif (error := measured.exception()) is not None:
             if not isinstance(error, MpimError):
                 raise error
-            self.status.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
+            self._say(named(error))
         else:
-            self.status.value = f"done: {len(self.rows)} measured"
+            self._say(f"done: {len(self.rows)} measured")
+
+    def _say(self, text: str) -> None:
+        self.status.value = text
 
     def _draw(self) -> None:
         chart = sweep_picture(self.frame, title=self._title, **self._chart)
@@ -98,16 +97,6 @@ class SweepPanel(ui.VBox):
 
     def _busy(self, busy: bool) -> None:
         self.run_button.disabled, self.stop_button.disabled = busy, not busy
-
-    def _button(self, label: str, icon: str, style: str, act: Callable[[], Coroutine[Any, Any, Any]]) -> ui.Button:
-        button = ui.Button(description=label, icon=icon, button_style=style, layout=ui.Layout(width="auto"))
-        button.on_click(lambda _: self._loop.call_soon_threadsafe(self._begin, act))
-        return button
-
-    def _begin(self, act: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        task = self._loop.create_task(act())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         return bundle(super()._repr_mimebundle_(**options), self.plot.svg, f"SweepPanel: {self._title}")

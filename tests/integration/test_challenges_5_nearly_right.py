@@ -20,10 +20,10 @@ class ClearsAfterTheSend(Timed):
 
 
 class ClosesTooEarly(Timed):
-    """A thousandth of the window."""
+    """A small part of the window."""
 
     def __init__(self, send, max_messages, window_s):
-        super().__init__(send, max_messages, window_s / 1_000)
+        super().__init__(send, max_messages, window_s / 200)
 
 
 class OvertakesItself(Reference):

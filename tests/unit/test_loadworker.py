@@ -1,6 +1,8 @@
 """What the load processes are made of: the plan, the histogram of latencies, the tally."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -119,3 +121,17 @@ def test_a_cut_begins_anew_and_the_whole_remains():
     assert (first.max_s, tally.cut().max_s, tally.cut().percentile_ms(0.5)) == (0.001, 1.0, None)
     assert tally.latencies.percentile_ms(0.0) == pytest.approx(1.0, rel=0.01)
     assert tally.latencies.max_s == 1.0
+
+
+@pytest.mark.parametrize(("who", "loaded"), [("mpim_lab", "False"), ("batching:mpim_lab", "True")])
+def test_a_receiver_loads_numpy_only_if_it_gathers(who, loaded):
+    """It takes 0.2 s at the start, and memory that a load reports as its receiver's."""
+    code = f"""
+import sys
+from mpim_lab.lab.loadworker.__main__ import receiver_of
+from mpim_lab.lab.loadworker.plan import LoadPlan
+receiver_of(LoadPlan.from_json({plan(who=who).to_json()!r}))
+print("numpy" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == loaded

@@ -91,6 +91,17 @@ async def test_errors_are_shown_if_they_are_ours_and_raised_if_they_are_bugs():
         await SweepPanel(Sweep(error=ZeroDivisionError()), steps=4, title="Speed", **AXES).run()
 
 
+async def test_the_error_of_a_clicked_run_is_shown_and_the_panel_can_be_used_again():
+    """A bug, too: nobody awaits a click."""
+    sweep = Sweep(error=ZeroDivisionError("no <rows>"))
+    panel = SweepPanel(sweep, steps=4, title="Speed", **AXES)
+    panel.run_button.click()
+    await wait_until(lambda: "<b>ZeroDivisionError</b>: no &lt;rows&gt;" in panel.status.value)
+    assert (panel.run_button.disabled, panel.stop_button.disabled) == (False, True)
+    sweep.error = None
+    assert len(await panel.run()) == 4
+
+
 async def test_before_it_was_measured_there_is_an_empty_picture():
     """And an empty table with the columns."""
     panel = SweepPanel(Sweep(), steps=4, title="Speed", **AXES)

@@ -6,9 +6,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from mpim_lab.mq.batch_rules import BatchRule
-from mpim_lab.mq.batching import Batcher
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
 
 Publish = Callable[[str, Any], Awaitable[Any]]
 Take = Callable[[bytes], Any]
@@ -19,6 +16,9 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], Ab
 
     @asynccontextmanager
     async def connect(url: str, tasks: int) -> AsyncIterator[Publish]:
+        from mpim_lab.mq.batching import Batcher
+        from mpim_lab.mq.pubsub import MessageQueue
+
         async with MessageQueue(url) as mq, AsyncExitStack() as opened:
             begun: dict[str, asyncio.Task[Any]] = {}
             calls: dict[str, Any] = {}
@@ -40,6 +40,9 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], Ab
 @asynccontextmanager
 async def unpacking(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription that unpacks: its handler is called once for each message."""
+    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.unpacker import Unpacker
+
     async with MessageQueue(url) as mq:
         await mq.subscribe(channel, lambda message: take(message.payload), unpack=Unpacker(mq))
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
@@ -48,6 +51,8 @@ async def unpacking(url: str, channel: str, take: Take) -> AsyncIterator["asynci
 @asynccontextmanager
 async def subscribing(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription to payloads as they are."""
+    from mpim_lab.mq.pubsub import MessageQueue
+
     async with MessageQueue(url) as mq:
         await mq.subscribe(channel, lambda message: take(message.payload))
-        yield asyncio.get_running_loop().create_future()
+        yield asyncio.get_running_loop().create_future()  # likewise

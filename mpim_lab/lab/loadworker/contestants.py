@@ -131,7 +131,7 @@ def _batching(
 CONTESTANTS = {
     contestant.name: contestant
     for contestant in (
-        Contestant("mpim_lab", "mpim_lab", _ours),
+        Contestant("mpim_lab", "mpim_lab", _ours, receive=batches.subscribing),
         Contestant("bare protocol", "hiredis", _bare),
         Contestant("redis-py", "redis", _redis_py),
         Contestant("redis-py pipelined", "redis", _redis_py_pipelined, batch=100),
@@ -172,13 +172,6 @@ async def receiving(who: str, url: str, channel: str, take: Take) -> AsyncIterat
     if (receive := CONTESTANTS[who].receive) is not None:
         async with receive(url, channel, take) as lost:
             yield lost
-        return
-    if who == "mpim_lab":
-        from mpim_lab.mq.pubsub import MessageQueue
-
-        async with MessageQueue(url) as mq:
-            await mq.subscribe(channel, lambda message: take(message.payload))
-            yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
         return
     protocol = await bare.connect(url, take)
     protocol.subscribe(channel)

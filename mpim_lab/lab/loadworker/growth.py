@@ -9,7 +9,6 @@ from typing import Any
 from mpim_lab.lab.loadworker import bare
 from mpim_lab.lab.loadworker.contestants import Publish, Take
 from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
-from mpim_lab.mq.pubsub import MessageQueue
 
 AT_ONCE = 100  # connections: a server's queue of those it has yet to accept holds a few hundred
 SUBSCRIBED_AT_ONCE = 1_000
@@ -36,6 +35,8 @@ def receiving_many(plan: LoadPlan, take: Take) -> AbstractAsyncContextManager["a
 @asynccontextmanager
 async def _all_channels(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """One `MessageQueue`, subscribed to every channel."""
+    from mpim_lab.mq.pubsub import MessageQueue
+
     async with MessageQueue(plan.url) as mq:
         for some in _chunks(plan.channels, SUBSCRIBED_AT_ONCE):
             await asyncio.gather(

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 from mpim_lab.events import Kind, now
-from mpim_lab.lab.loadworker.bulk_tally import BulkTally
-from mpim_lab.lab.loadworker.plan import NO_SAMPLE, LoadPlan, sequence_of
+from mpim_lab.lab.loadworker.plan import LoadPlan
 from mpim_lab.lab.loadworker.publisher import Life
+from mpim_lab.lab.loadworker.tally import Tally
 
 QUIET_S = 1.0  # nothing for so long after the last publish was answered: what is missing is lost
 
@@ -14,9 +14,8 @@ QUIET_S = 1.0  # nothing for so long after the last publish was answered: what i
 class Receiver:
     """Tally every payload that is handed to `take`."""
 
-    def __init__(self, plan: LoadPlan) -> None:
-        self.tally = BulkTally()
-        self._gathered: list[bytes] = []
+    def __init__(self, plan: LoadPlan, tally: Tally | None = None) -> None:
+        self.tally = tally or Tally()
         self.lives: list[Life] = []
         self._one_in = plan.one_in
         self._add = self.tally.add
@@ -28,25 +27,6 @@ class Receiver:
         sequence = self._add(payload, at)
         if not sequence % self._one_in:
             self.lives += ((sequence, Kind.RECEIVED, at, None), (sequence, Kind.HANDLED, now(), None))
-
-    def gather(self, payload: bytes) -> None:
-        """Handle one payload of many that come at once: they are counted together, at the end of the loop turn.
-
-        Their latencies run until then, so they are no shorter than they were.
-        """
-        if not self._gathered:
-            asyncio.get_running_loop().call_soon(self._count)
-        self._gathered.append(payload)
-
-    def _count(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        at, one_in = now(), self._one_in
-        self.tally.add_many(gathered, at)
-        if one_in != NO_SAMPLE:
-            sequences = [sequence_of(payload) for payload in gathered]
-            for sequence in sequences:
-                if not sequence % one_in:
-                    self.lives += ((sequence, Kind.RECEIVED, at, None), (sequence, Kind.HANDLED, at, None))
 
     async def all_of(self, expected: int) -> None:
         """Wait until `expected` different messages are there, or nothing has come for a while."""

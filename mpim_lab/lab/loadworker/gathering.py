@@ -1,0 +1,37 @@
+"""Gathering: the receiving side for messages that come many at once. It needs numpy; a plain `Receiver` does not."""
+
+import asyncio
+
+from mpim_lab.events import Kind, now
+from mpim_lab.lab.loadworker.bulk_tally import BulkTally
+from mpim_lab.lab.loadworker.plan import NO_SAMPLE, LoadPlan, sequence_of
+from mpim_lab.lab.loadworker.receiver import Receiver
+
+
+class GatheringReceiver(Receiver):
+    """Tally the payloads of a loop turn together, at its end.
+
+    Their latencies run until then, so they are no shorter than they were.
+    """
+
+    tally: BulkTally
+
+    def __init__(self, plan: LoadPlan) -> None:
+        super().__init__(plan, BulkTally())
+        self._gathered: list[bytes] = []
+
+    def take(self, payload: bytes) -> None:
+        """Handle one payload of many that come at once."""
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._count)
+        self._gathered.append(payload)
+
+    def _count(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        at, one_in = now(), self._one_in
+        self.tally.add_many(gathered, at)
+        if one_in != NO_SAMPLE:
+            sequences = [sequence_of(payload) for payload in gathered]
+            for sequence in sequences:
+                if not sequence % one_in:
+                    self.lives += ((sequence, Kind.RECEIVED, at, None), (sequence, Kind.HANDLED, at, None))
