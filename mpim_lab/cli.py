@@ -1,6 +1,7 @@
-"""mpim-lab: doctor, bench, notebooks."""
+"""mpim-lab: doctor, demo, serve, bench, notebooks."""
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("bench", help="how fast, beside the peers, on this machine", add_help=False)
     notebooks = commands.add_parser("notebooks", help="run every notebook and store its outputs")
     notebooks.add_argument("paths", nargs="*", help="notebooks; all of notebooks/ by default")
+    commands.add_parser("demo", help="the whole system in half a minute, told in the terminal")
+    serving = commands.add_parser("serve", help="gateways with a web page, each in a process of its own, until Ctrl-C")
+    serving.add_argument("--gateways", type=int, default=2, help="how many (2)")
+    serving.add_argument(
+        "--port", type=int, default=8800, help="the first one's port, on this machine only; 0: any (8800)"
+    )
+    serving.add_argument(
+        "--first", type=int, default=1, help="the first one's number: each gateway has a name of its own"
+    )
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "bench":
         from mpim_lab.bench.command import run_bench_command  # imported late: the others must not wait for its packages
@@ -20,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_bench_command(rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    if arguments.command in ("demo", "serve"):
+        return _run_system(arguments)
     if arguments.command == "doctor":
         from mpim_lab.doctor import report
 
@@ -27,6 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mpim_lab.notebook_store import store_all
 
     return store_all(arguments.paths)
+
+
+def _run_system(arguments: argparse.Namespace) -> int:
+    from mpim_lab.errors import MpimError
+
+    try:
+        if arguments.command == "demo":
+            from mpim_lab.experiments.demo import demo
+
+            return asyncio.run(demo())
+        from mpim_lab.lab.serve import serve
+
+        return asyncio.run(serve(arguments.gateways, port=arguments.port, first=arguments.first))
+    except MpimError as error:
+        print(f"mpim-lab: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

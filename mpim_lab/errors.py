@@ -25,6 +25,13 @@
     ├── StoreUncertain                   the outcome of a commit is unknown
     ├── PoolTimeout                      no connection of a pool became free in time; nothing was sent
     ├── ReorderOverflow                  more early arrivals than a reorder buffer may hold
+    ├── AccessDenied                     this user may not do that
+    │   ├── InvalidToken                 expired, forged, used before, or no token at all
+    │   └── NotAMember                   only members write to a group and read it
+    ├── NoSuchGroup                      there is no group of that name
+    ├── GroupExists                      there is one already
+    ├── TooFast                          more than a client may ask for; nothing was done
+    ├── GatewayClosed                    the connection to the gateway ended before the answer came
     ├── ServerFailed                     a server could not be started, or ended by itself
     ├── FaultUnavailable                 this server does not offer that fault
     └── LoadFailed                       a load process ended without a result
@@ -170,5 +177,35 @@ class FaultUnavailable(MpimError):
 
 class LoadFailed(MpimError):
     """A load process ended without a result; the message carries its last lines."""
+
+    definite = False
+
+
+class AccessDenied(MpimError):
+    """This user may not do that; nothing was done."""
+
+
+class InvalidToken(AccessDenied):
+    """The token is expired, forged, used before, or none at all."""
+
+
+class NotAMember(AccessDenied):
+    """Only a group's members may write to it and read it."""
+
+
+class NoSuchGroup(MpimError):
+    """There is no group of that name."""
+
+
+class GroupExists(MpimError):
+    """There is a group of that name already."""
+
+
+class TooFast(MpimError):
+    """The client asks for more than its limit allows; nothing was done. Wait and ask again."""
+
+
+class GatewayClosed(MpimError):
+    """The connection to the gateway ended before the answer came: ask again, with the same id."""
 
     definite = False

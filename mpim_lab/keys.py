@@ -16,6 +16,17 @@
 | `<name>:<partition>`     | stream  | until trimmed        | `PartitionedStream.append` | `OrderedWorker`            |
 | `<name>:<group>:<part.>` | hash    | for ever             | seat.lua, commit.lua       | seat.lua, commit.lua       |
 | `<name>:<group>:members` | zset    | their heartbeats     | seat.lua                   | seat.lua                   |
+| `route:<uid>`            | zset    | the longest route's  | `Presence`                 | `Presence`                 |
+| `user:status:<uid>`      | channel | none                 | `Presence`                 | gateways, for who watches  |
+| `gateway:<gateway>`      | channel | none                 | `Presence`                 | that gateway               |
+| `system:broadcast`       | channel | none                 | an operator                | every gateway              |
+| `chat:seq|sent|log:…`    | as `<name>:seq|sent|log:…` above | send.lua            | `Messages`, `Archive`      |
+| `chat:talks:<uid>`       | set     | for ever             | send.lua                   | `Messages`                 |
+| `chat:acked:<uid>`       | hash    | for ever             | ack.lua                    | `Messages`, `Archive`      |
+| `chat:outbox`            | stream  | until done           | send.lua                   | `Outbox`                   |
+| `members:<group>`        | string  | `cache_s`            | `Groups`                   | `Groups`                   |
+| `members:<group>:version`| string  | a day after a change | `Groups`                   | `Groups`                   |
+| `token:<id>`             | string  | the token's          | `Tokens`                   | `Tokens`                   |
 
 A channel keeps nothing: what is published while nobody listens is gone. A stream keeps what it was given. On a server
 that is not the lab's own, every name carries the run's prefix (`MessageQueue(url, prefix="lab-7f3a:")`).
@@ -93,3 +104,49 @@ def seat_key(name: str, group: str, partition: int) -> str:
 def members_key(name: str, group: str) -> str:
     """Name the set of a group's members and the time until which each counts as alive."""
     return f"{name}:{group}:members"
+
+
+def route_key(uid: str) -> str:
+    """Name the set of a user's routes, each with the time at which it ends."""
+    return f"route:{uid}"
+
+
+def status_channel(uid: str) -> str:
+    """Name the channel on which it is told that a user came or went."""
+    return f"user:status:{uid}"
+
+
+def gateway_channel(gateway: str) -> str:
+    """Name the channel on which one gateway is told what concerns its connections."""
+    return f"gateway:{gateway}"
+
+
+BROADCAST_CHANNEL = "system:broadcast"
+
+
+def talks_key(uid: str) -> str:
+    """Name the set of the users' conversations in which one user takes part."""
+    return f"chat:talks:{uid}"
+
+
+def acked_key(uid: str) -> str:
+    """Name the hash that says how far one user has acknowledged each conversation."""
+    return f"chat:acked:{uid}"
+
+
+OUTBOX_KEY = "chat:outbox"
+
+
+def cached_members_key(group: str) -> str:
+    """Name the copy of a group's members that is kept for a while."""
+    return f"members:{group}"
+
+
+def members_version_key(group: str) -> str:
+    """Name the counter of a group's changes, which says whether a copy is still true."""
+    return f"members:{group}:version"
+
+
+def used_token_key(id: str) -> str:
+    """Name the mark of a token that was used."""
+    return f"token:{id}"

@@ -46,12 +46,13 @@ class Link:
         limits: Limits | None = None,
         on_push: Callable[[list[Any]], bool] = lambda push: False,
         greeting: Callable[[], Iterable[bytes]] = tuple,
+        on_gap: Callable[[float], None] | None = None,
         observer: Observer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.address, self.name, self.limits = address, name, limits or Limits()
         self.client_id = 0
-        self._on_push, self._greeting, self._sleep = on_push, greeting, sleep
+        self._on_push, self._greeting, self._on_gap, self._sleep = on_push, greeting, on_gap, sleep
         self._reporter = Reporter(name, observer)
         self._callers: deque[asyncio.Future[None]] = deque()
         self._times_made = 0
@@ -199,7 +200,10 @@ class Link:
     def _report_connected(self, channels: int) -> None:
         self._reporter.note(Kind.CONNECTED, count=self._times_made)
         if self._lost_at is not None and channels:
-            self._reporter.note(Kind.RESUBSCRIBED, count=channels, seconds=now() - self._lost_at)
+            gap_s = now() - self._lost_at
+            self._reporter.note(Kind.RESUBSCRIBED, count=channels, seconds=gap_s)
+            if self._on_gap is not None:
+                self._on_gap(gap_s)
         self._lost_at = None
 
     # Slow readers

@@ -32,7 +32,7 @@ class MessageQueue:
     url: redis://, rediss:// or unix://, with user, password and db as redis-py reads them. name: who reports to the
     `observer`, and the client's name on the server. prefix: put before every channel, and taken off again.
     Connections that break come back by themselves and subscribe again; what was published meanwhile is gone, and the
-    observer is told how long the gap was.
+    observer and `on_gap(seconds)` are told how long the gap was.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class MessageQueue:
         limits: Limits | None = None,
         max_payload_bytes: int = 1024 * 1024,
         observer: Observer | None = None,
+        on_gap: Callable[[float], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._address = address = Address.parse(url)
@@ -55,7 +56,9 @@ class MessageQueue:
         self._subscriptions = table = Subscriptions(prefix, self.reporter)
         common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
         self._commands = Link(address, **common)
-        self._messages = table.link = Link(address, on_push=table.on_push, greeting=table.greeting, **common)
+        self._messages = table.link = Link(
+            address, on_push=table.on_push, greeting=table.greeting, on_gap=on_gap, **common
+        )
 
     # Life
 

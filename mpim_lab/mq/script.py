@@ -12,10 +12,13 @@ _FOLDER = Path(__file__).parent / "scripts"
 
 
 class Script:
-    """One Lua file, with those it builds on put before it; sent once and then called by its digest."""
+    """One Lua file, with those it builds on put before it; sent once and then called by its digest.
 
-    def __init__(self, *names: str) -> None:
-        self.source = b"\n".join((_FOLDER / f"{name}.lua").read_bytes() for name in names)
+    folder: where they are; the message queue's own if none is given.
+    """
+
+    def __init__(self, *names: str, folder: Path = _FOLDER) -> None:
+        self.source = b"\n".join((folder / f"{name}.lua").read_bytes() for name in names)
         self._digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
     async def run(self, link: Link, keys: Sequence[bytes], *arguments: bytes | str) -> Any:

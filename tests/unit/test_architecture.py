@@ -15,7 +15,7 @@ ALLOWED = {
     "keys": set(),
     "mq": {"errors", "events", "keys"},
     "im": {"errors", "events", "keys", "mq"},
-    "naive": {"errors", "events", "keys", "mq"},
+    "naive": {"errors", "events", "keys", "mq", "im"},
     "lab": {"errors", "events", "keys", "mq", "im", "naive"},
     "experiments": {"errors", "events", "keys", "mq", "im", "naive", "lab"},
     "widgets": {"errors", "events", "keys", "lab"},

@@ -1,0 +1,244 @@
+"""Client: what a user of MPIM writes three lines with.
+
+    async with Client("ws://127.0.0.1:8800/ws", token) as alice:
+        await alice.send("bob", "see you at eight")
+        message = await alice.receive()
+
+It reconnects, at another gateway if it knows one; sends again, with the same id, what was not answered; hands over each
+conversation's messages in order and each once; acknowledges what was taken; and fills gaps by asking for the numbers.
+
+Exactly once, in effect, is a matter of where the position is kept: a message counts as read when the next one is asked for
+(`messages`), or when `receive` returns it; `positions` is then one further. Keep it where the effects are kept, and a client
+that dies begins again where they end.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from typing import Any, Self
+
+from mpim_lab.errors import GatewayClosed, MpimError
+from mpim_lab.events import Kind, Observer, Reporter, now
+from mpim_lab.im.asking import Asking
+from mpim_lab.im.line import Line, Token
+from mpim_lab.im.protocol import ChatMessage, group_conversation
+from mpim_lab.im.reader import Missing
+from mpim_lab.im.readers import Readers
+from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Ping, Problem, Send, Sent, Status, Watch, Welcome
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.ids import new_message_id
+
+_MOST_KNOWN = 10_000
+_TICK_S = 0.05
+
+
+class Client:
+    """One device of one user. `token()` makes a token for each connection; gateways: one address or several.
+
+    positions: how far each conversation was read; give your own mapping to keep it. answer_s: how long an answer may take
+    before a message is sent again; timeout_s: after which `send` gives up. limit: messages read ahead of `receive`.
+    """
+
+    def __init__(
+        self,
+        gateways: str | Sequence[str],
+        token: Token,
+        *,
+        name: str = "client",
+        device: str = "main",
+        positions: MutableMapping[str, int] | None = None,
+        answer_s: float = 3.0,
+        timeout_s: float = 30.0,
+        backoff: Backoff | None = None,
+        limit: int = 1_000,
+        observer: Observer | None = None,
+        on_notice: Callable[[Notice], None] = lambda notice: None,
+        on_status: Callable[[Status], None] = lambda status: None,
+    ) -> None:
+        self.name, self._reporter = name, Reporter(name, observer)
+        self.positions: MutableMapping[str, int] = {} if positions is None else positions
+        self._timeout_s = timeout_s
+        self._on_notice, self._on_status = on_notice, on_status
+        self.line = Line(
+            [gateways] if isinstance(gateways, str) else list(gateways), token, device,
+            on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
+        )  # fmt: skip
+        self._readers = Readers(self.positions, limit)
+        self._asking = Asking(self.line, answer_s=answer_s, timeout_s=timeout_s)
+        self._own: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not handed over again
+        self._watched: set[str] = set()
+        self._welcome: asyncio.Event = asyncio.Event()
+        self.gateway = ""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._later: set[asyncio.Task[bool]] = set()
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self.line.run()), asyncio.create_task(self._look_now_and_then())]
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._welcome.wait()
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, TimeoutError):
+                raise GatewayClosed(f"no gateway let {self.name} in: {self.line.why}") from error
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Say what is due, and leave. Whoever still waits for an answer gets GatewayClosed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._say_due()
+        await self.die()
+
+    async def die(self) -> None:
+        """Leave without a word, as a process does that is killed."""
+        for task in [*self._tasks, *self._later]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._later, return_exceptions=True)
+        self._asking.close()
+        self._readers.close()
+
+    # Sending
+
+    async def send(self, to: str, text: str, *, id: str | None = None) -> Sent:
+        """Send to a user; returns when the message is kept. The same id again is the same message.
+
+        Raises InvalidMessage, TooFast when it stays too fast, Unconfirmed when no answer came in time: it may be kept.
+        """
+        return await self._deliver(Send(id or new_message_id(), text, to=to), f"user:{to}")
+
+    async def send_to_group(self, group: str, text: str, *, id: str | None = None) -> Sent:
+        """Send to a group. Raises NoSuchGroup, NotAMember, and as `send`."""
+        return await self._deliver(Send(id or new_message_id(), text, group=group), f"group:{group}")
+
+    async def _deliver(self, frame: Send, channel: str) -> Sent:
+        self._own[frame.id] = None
+        if len(self._own) > _MOST_KNOWN:
+            self._own.popitem(last=False)
+        payload = f"{frame.id} {frame.text}".encode() if self._reporter.is_on else b""
+        self._reporter.message(Kind.ACCEPTED, payload, channel)
+        try:
+            sent = await self._asking.ask(frame.id, frame)
+        except MpimError as error:
+            self._reporter.message(Kind.TOLD, payload, channel, detail=type(error).__name__)
+            raise
+        assert isinstance(sent, Sent)
+        self._reporter.message(Kind.TOLD, payload, channel, detail=sent.told)
+        return sent
+
+    # Groups and presence
+
+    async def create_group(self, group: str, *members: str) -> tuple[str, ...]:
+        """Make a group of me and these; gives its members. Raises GroupExists."""
+        return await self._change(Group(group, "create", members))
+
+    async def join(self, group: str) -> tuple[str, ...]:
+        """Join a group: I get what is written from now on. Raises NoSuchGroup."""
+        return await self._change(Group(group, "join"))
+
+    async def leave(self, group: str) -> tuple[str, ...]:
+        """Leave a group."""
+        return await self._change(Group(group, "leave"))
+
+    async def _change(self, frame: Group) -> tuple[str, ...]:
+        answer = await self._asking.ask(f"group {frame.group}", frame)
+        assert isinstance(answer, Members)
+        return answer.members
+
+    async def watch(self, *uids: str) -> None:
+        """Have `on_status` called with each user's status, now and whenever it changes."""
+        self._watched.update(uids)
+        await self.line.say(Watch(tuple(uids)))
+
+    # Reading
+
+    async def receive(self) -> ChatMessage:
+        """The next message; it counts as read. Raises GatewayClosed once the client is closed."""
+        message = await self._readers.next()
+        self._has_read(message)
+        return message
+
+    async def messages(self) -> AsyncIterator[ChatMessage]:
+        """Every message, until the client is closed; one counts as read when the next is asked for."""
+        while True:
+            try:
+                message = await self._readers.next()
+            except GatewayClosed:
+                return
+            yield message
+            self._has_read(message)
+
+    @property
+    def missing(self) -> list[Missing]:
+        """Numbers that could not be had any more."""
+        return self._readers.missing
+
+    def _has_read(self, message: ChatMessage) -> None:
+        if self._reporter.is_on:
+            self._reporter.message(Kind.EFFECT, f"{message.id} ".encode(), message.conversation)
+        self._readers.read(message)
+
+    # What the gateway says
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        self.gateway = welcome.gateway
+        self._readers.welcome(welcome, now())
+        for frame in self._asking.unanswered:
+            self._say_later(frame)
+        if self._watched:
+            self._say_later(Watch(tuple(self._watched)))
+        self._welcome.set()
+
+    def _on_frame(self, frame: FromGateway) -> None:
+        if isinstance(frame, Sent):
+            self._answered(frame.id, frame)
+        elif isinstance(frame, Members):
+            self._answered(f"group {frame.group}", frame)
+        elif isinstance(frame, Problem):
+            self._asking.problem(frame)
+        elif isinstance(frame, Notice):
+            self._on_notice(frame)
+        elif isinstance(frame, Status):
+            self._on_status(frame)
+        else:
+            if isinstance(frame, ChatMessage) and self._reporter.is_on:
+                self._reporter.message(Kind.RECEIVED, f"{frame.id} ".encode(), frame.conversation)
+            self._readers.take(frame, now(), self._own)
+            self._ask_for_missing()
+
+    def _answered(self, key: str, answer: Sent | Members) -> None:
+        if isinstance(answer, Members):
+            self._readers.begin(group_conversation(answer.group), answer.last)
+        self._asking.answered(key, answer)
+
+    # Now and then
+
+    def _ask_for_missing(self) -> None:
+        for frame in self._readers.syncs(now()):
+            self._say_later(frame)
+
+    def _say_later(self, frame: Any) -> None:
+        task = asyncio.create_task(self.line.say(frame))
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _say_due(self) -> None:
+        for frame in [*self._readers.syncs(now()), *self._readers.acks()]:
+            await self.line.say(frame)
+
+    async def _look_now_and_then(self) -> None:
+        pinged_at = now()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if self.line.is_connected:
+                await self._say_due()
+                if now() - pinged_at > self.line.silent_s / 3:
+                    pinged_at = now()
+                    await self.line.say(Ping())

@@ -1,0 +1,129 @@
+"""Desk: answers what clients ask of a gateway, frame by frame. What each frame means is in `wire.py`."""
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mpim_lab.errors import InvalidMessage, MpimError
+from mpim_lab.events import now
+from mpim_lab.im.acknowledgements import Acknowledgements
+from mpim_lab.im.figures import Figures
+from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.protocol import PullOfflineReq, SendGroupMessageReq, SendMessageReq, group_conversation
+from mpim_lab.im.services import GatewayLimits, Services
+from mpim_lab.im.session import Session
+from mpim_lab.im.wire import (
+    MOST_WATCHED,
+    Ack,
+    Group,
+    Members,
+    Page,
+    Ping,
+    Pong,
+    Problem,
+    Send,
+    Sent,
+    Status,
+    Sync,
+    Watch,
+    encode,
+    from_client,
+)
+
+_log = logging.getLogger(__name__)
+_PONG = encode(Pong())
+
+
+class TooManyFaults(Exception):
+    """A client sent more that cannot be read, or came more often, than is borne."""
+
+
+class Desk:
+    """One for all sessions of a gateway."""
+
+    def __init__(
+        self, services: Services, lobby: Lobby, acks: Acknowledgements, figures: Figures, limits: GatewayLimits
+    ) -> None:
+        self._services, self._lobby, self._acks = services, lobby, acks
+        self._figures, self._limits = figures, limits
+        self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
+            Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
+        }  # fmt: skip
+
+    async def answer(self, session: Session, raw: bytes | str) -> None:
+        """Answer one frame. Raises TooManyFaults when the connection is to be ended."""
+        self._figures.received += 1
+        session.heard_at = now()
+        try:
+            frame = from_client(raw)
+        except InvalidMessage as error:
+            self._figures.unreadable += 1
+            return self._fault(session, Problem("InvalidMessage", str(error)))
+        if type(frame) is Ack:
+            return self._ack(session, frame)
+        if not session.bucket.admits(session.heard_at):
+            self._figures.too_fast += 1
+            told = f"at most {self._limits.rate_per_s:g} frames a second; wait and ask again"
+            return self._fault(session, Problem("TooFast", told, getattr(frame, "id", "")))
+        answer = self._answers.get(type(frame))
+        if answer is None:
+            return self._fault(session, Problem("InvalidMessage", "hello is said once, as the first frame"))
+        try:
+            await answer(session, frame)
+        except MpimError as error:
+            self._figures.failed += type(frame) is Send
+            problem = Problem(type(error).__name__, str(error), getattr(frame, "id", ""), error.definite)
+            session.say(encode(problem))
+
+    def _fault(self, session: Session, problem: Problem) -> None:
+        session.faults += 1
+        session.say(encode(problem))
+        if session.faults > self._limits.most_faults:
+            raise TooManyFaults(problem.error)
+
+    async def _send(self, session: Session, frame: Send) -> None:
+        messages, sender = self._services.messages, session.route.uid
+        send: Callable[[], Awaitable[Any]]
+        if frame.to is not None:
+            send = functools.partial(messages.send_message, SendMessageReq(frame.id, sender, frame.to, frame.text))
+        else:
+            request = SendGroupMessageReq(frame.id, sender, str(frame.group), frame.text)
+            send = functools.partial(messages.send_group_message, request)
+        response = await send()
+        self._figures.sent += 1
+        session.say(encode(Sent(response.id, response.conversation, response.sequence, response.told)))
+
+    def _ack(self, session: Session, frame: Ack) -> None:
+        session.acknowledge(frame.conversation, frame.sequence)
+        is_stored = session.stored is not None and frame.conversation in session.stored
+        self._acks.add(session.route.uid, frame.conversation, frame.sequence, is_stored=is_stored)
+
+    async def _sync(self, session: Session, frame: Sync) -> None:
+        request = PullOfflineReq(session.route.uid, frame.conversation, frame.after)
+        page = await self._services.messages.pull_offline(request)
+        session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing)))
+
+    async def _watch(self, session: Session, frame: Watch) -> None:
+        watching = session.watching = session.watching if session.watching is not None else set()
+        if len(watching.union(frame.users)) > MOST_WATCHED:
+            raise InvalidMessage(f"a client watches at most {MOST_WATCHED} users")
+        for uid in frame.users:
+            watching.add(uid)
+            await self._lobby.watch(session, uid)
+        for uid, status in (await self._services.presence.statuses(frame.users)).items():
+            session.say(encode(Status(uid, status)))
+
+    async def _group(self, session: Session, frame: Group) -> None:
+        groups, uid, last = self._services.groups, session.route.uid, 0
+        if frame.action == "create":
+            members = await groups.create(frame.group, uid, frame.members)
+        elif frame.action == "join":
+            members = await groups.join(frame.group, uid)
+            last = await self._services.messages.begin_at_the_end(uid, group_conversation(frame.group))
+        else:
+            members = await groups.leave(frame.group, uid)
+        session.say(encode(Members(frame.group, members, last)))
+
+    async def _ping(self, session: Session, frame: Ping) -> None:
+        session.say(_PONG)

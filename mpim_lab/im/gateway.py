@@ -1,0 +1,248 @@
+"""Gateway: clients connect to it by WebSocket; it asks the services for them, and passes pushes on to them.
+
+A client's message: `_serve` here, `Desk.answer`, `Messages.send_message`, one script on the server. A push: the server,
+`_on_push` here, `Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any
+number of them work side by side over one server, and know nothing of each other.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Iterable
+from typing import Any, Self
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from mpim_lab.errors import InvalidToken, MpimError
+from mpim_lab.im.acknowledgements import Acknowledgements
+from mpim_lab.im.desk import Desk, TooManyFaults
+from mpim_lab.im.figures import Figures, GatewayCollector, exposition
+from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.pages import Pages
+from mpim_lab.im.patrol import Patrol
+from mpim_lab.im.reception import Reception
+from mpim_lab.im.services import GatewayLimits, Services
+from mpim_lab.im.session import Session
+from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, Problem, encode, push_of
+from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
+from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.message import Message
+
+_log = logging.getLogger(__name__)
+_GOING_AWAY, _POLICY, _TRY_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
+
+
+class Gateway:
+    """`async with Gateway("gw-1", services) as gateway`: listens on loopback until the block ends, then drains.
+
+    port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        services: Services,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: GatewayLimits | None = None,
+        allow_login: bool = False,
+    ) -> None:
+        self.name, self.services, self.host, self.port = name, services, host, port
+        self.limits, self.figures = limits or GatewayLimits(), Figures()
+        self._codec = Codec()
+        self.lobby = Lobby(services.queue, self._on_push, self._on_status)
+        self._acks = Acknowledgements(services.messages, self.limits.ack_every_s)
+        self._desk = Desk(services, self.lobby, self._acks, self.figures, self.limits)
+        self._reception = Reception(name, services, self.lobby, self.limits, self._mark_dirty)
+        self.patrol = Patrol(services, self.lobby, self.figures, self.limits, self.end)
+        self._pages = Pages(
+            login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
+        )
+        self._dirty: list[Session] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stack = contextlib.AsyncExitStack()
+        self._server: Server | None = None
+        self._draining = self._dead = False
+
+    # Life
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        return f"ws://{self.host}:{self.port}/ws"
+
+    def is_healthy(self) -> bool:
+        """Whether it can do its work: it is not closing, and the lines to the server are up."""
+        return not self._draining and self.services.queue.is_connected
+
+    def metrics(self) -> bytes:
+        """Its figures, as Prometheus reads them."""
+        collector = GatewayCollector(self.name, self.figures, lambda: len(self.lobby), self.is_healthy)
+        return exposition(collector)
+
+    async def __aenter__(self) -> Self:
+        queue = self.services.queue
+        await queue.subscribe(BROADCAST_CHANNEL, self._on_notice)
+        await queue.subscribe(gateway_channel(self.name), self._on_own_channel)
+        await self._stack.enter_async_context(self._acks)
+        self._server = await serve(
+            self._serve,
+            self.host,
+            self.port,
+            process_request=self._pages.answer,
+            max_size=MOST_FRAME_BYTES,
+            compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
+            ping_interval=None,  # the patrol knows who is silent, without a task a client
+            max_queue=8,
+            close_timeout=2,
+            open_timeout=self.limits.hello_s,
+            backlog=1_024,
+        )
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
+        self._start(self.patrol.run())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Take in nobody new, let what was begun end, send everybody elsewhere, write what is due. Twice is harmless."""
+        if self._draining or self._server is None:
+            return
+        self._draining = True
+        self._server.close(close_connections=False)
+        for session in self.lobby:
+            session.say(encode(Bye("the gateway closes; connect to another one")))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.drain_s):
+                while any(session.is_busy for session in self.lobby):
+                    await asyncio.sleep(0.005)
+        self._server.close(code=_GOING_AWAY)
+        await self._server.wait_closed()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+        for channel in (BROADCAST_CHANNEL, gateway_channel(self.name)):
+            with contextlib.suppress(MpimError):
+                await self.services.queue.unsubscribe(channel)
+
+    async def die(self) -> None:
+        """End at once, as a process does that is killed: no good-bye, no unbinding, nothing written."""
+        self._draining = self._dead = True
+        for session in self.lobby:
+            session.ws.transport.abort()
+        if self._server is not None:
+            self._server.close()
+        await self._acks.drop()
+        for task in list(self._tasks):
+            task.cancel()
+
+    # Clients
+
+    async def _serve(self, ws: ServerConnection) -> None:
+        if self._draining or len(self.lobby) >= self.limits.most_clients:
+            return await ws.close(_TRY_LATER, "connect to another gateway")
+        try:
+            session = await self._reception.welcome(ws)
+        except (MpimError, TimeoutError) as error:
+            return await self._turn_away(ws, error)
+        except ConnectionClosed:
+            return None
+        self.figures.welcomed += 1
+        try:
+            await self._converse(session)
+        finally:
+            if not self._dead:
+                await self._reception.farewell(session)
+        return None
+
+    async def _turn_away(self, ws: ServerConnection, error: Exception) -> None:
+        self.figures.refused += isinstance(error, InvalidToken)
+        definite = getattr(error, "definite", True)
+        text = str(error) or f"no hello within {self.limits.hello_s:g} s"
+        with contextlib.suppress(ConnectionClosed):
+            await ws.send(encode(Problem(type(error).__name__, text, "", definite)), text=True)
+            await ws.close(_POLICY if isinstance(error, InvalidToken) else _TRY_LATER, type(error).__name__)
+
+    async def _converse(self, session: Session) -> None:
+        try:
+            async for frame in session.ws:
+                session.is_busy = True
+                await self._desk.answer(session, frame)
+                session.is_busy = False
+                if session.buffered_bytes > self.limits.most_bytes:
+                    self.figures.slow += 1
+                    return await session.ws.close(_POLICY, "answers are not read")
+        except ConnectionClosed:
+            pass
+        except TooManyFaults as error:
+            await session.ws.close(_POLICY, f"too many faults: {error}")
+        finally:
+            session.is_busy = False
+
+    def end(self, session: Session, reason: str) -> None:
+        """End a connection, and say why if it still listens."""
+        session.say(encode(Bye(reason)))
+        self._start(self._close(session, reason))
+
+    async def _close(self, session: Session, reason: str) -> None:
+        await asyncio.sleep(0)  # what was said leaves first
+        try:
+            async with asyncio.timeout(2):
+                await session.ws.close(_POLICY, reason[:100])
+        except TimeoutError:
+            session.ws.transport.abort()
+
+    # From the server
+
+    def _on_push(self, message: Message) -> None:
+        _, conversation, sequence, frame = push_of(message.payload)
+        for session in self.lobby.of(message.channel[5:]):  # what follows "user:"
+            if session.push(conversation, sequence, frame, self.limits.outbox_bytes):
+                self.figures.pushed += 1
+            else:
+                self.figures.held_back += 1
+
+    def _on_status(self, message: Message) -> None:
+        uid = message.channel.removeprefix("user:status:")
+        self.patrol.tell_status(uid, message.text.partition(":")[0])
+
+    def _on_notice(self, message: Message) -> None:
+        frame = message.payload.partition(b" ")[2]
+        for session in self.lobby:
+            if session.is_welcome and session.behind is None:
+                session.say(frame)
+
+    def _on_own_channel(self, message: Message) -> None:
+        word, _, connection = message.text.partition(" ")
+        if word == "replaced":
+            for session in self.lobby:
+                if session.route.connection == connection:
+                    self.figures.replaced += 1
+                    self.end(session, "replaced: this device is connected elsewhere")
+
+    def on_gap(self, gap_s: float) -> None:
+        """The line from the server was down for so long: pushes were lost. For the queue's `on_gap`."""
+        _log.info("%s: nothing was heard for %.2f s", self.name, gap_s)
+        self._start(self.patrol.tell_everybody_behind())
+
+    # To clients
+
+    def _mark_dirty(self, session: Session) -> None:
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty.append(session)
+
+    def _flush(self) -> None:
+        dirty: Iterable[Session] = self._dirty
+        self._dirty = []
+        for session in dirty:
+            session.flush(self._codec)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

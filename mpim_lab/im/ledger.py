@@ -1,0 +1,156 @@
+"""Ledger: what the server knows of conversations: the log, the numbers, who takes part, how far everybody is.
+
+All of it is written in atomic steps (scripts/send.lua, scripts/ack.lua); this is the thin layer that calls them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from mpim_lab.im.presence import FOLDER
+from mpim_lab.im.protocol import AckReq, ChatMessage
+from mpim_lab.im.wire import encode, from_gateway
+from mpim_lab.keys import OUTBOX_KEY, acked_key, log_key, sent_key, sequence_key, talks_key, user_channel
+from mpim_lab.mq.connection import pack
+from mpim_lab.mq.message import wire_name
+from mpim_lab.mq.ordering import lifetime_ms
+from mpim_lab.mq.pipeline import call_many
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.script import Script
+
+NAME = "chat"  # what every key of the ledger begins with
+MARK_S = 86_400  # how long a message id is remembered: longer than any client repeats
+TRIM_EVERY = 256  # messages
+_SEND, _ACK = Script("send", folder=FOLDER), Script("ack", folder=FOLDER)
+
+
+class Kept(NamedTuple):
+    """What became of a message: with number and time, whether it is new, who listened, and what the outbox has to do."""
+
+    message: ChatMessage
+    is_new: bool
+    listened: int
+    todo: bytes
+
+
+class ToDo(NamedTuple):
+    """One entry of the outbox: what is still to be done for a message."""
+
+    entry_id: bytes
+    do: str  # "push" or "trim"
+    conversation: str
+    sequence: int
+
+
+class Ledger:
+    """Conversations on one server. Raises what `Link` raises.
+
+    trim_every: after so many messages a conversation's log is looked at for trimming.
+    """
+
+    def __init__(self, queue: MessageQueue, *, trim_every: int = TRIM_EVERY) -> None:
+        self.queue, self._trim_every = queue, str(trim_every)
+        self.commands = queue.access(NAME).commands
+        self.outbox = self._key(OUTBOX_KEY)
+        self._mark_ms = lifetime_ms(MARK_S)
+
+    async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> Kept:
+        """Number, keep and push a message, unless its id was sent before. `receivers`: whose channels, the first counts."""
+        before, after = _halves(message)
+        keys = [
+            self._key(sequence_key(NAME, message.conversation)),
+            self._key(sent_key(NAME, message.conversation, message.id)),
+            self._log(message.conversation),
+            self.outbox,
+            *([] if is_group else [self._key(talks_key(uid)) for uid in dict.fromkeys((*receivers, message.sender))]),
+        ]
+        words = (message.id, self._mark_ms, message.conversation, before, after, "group" if is_group else "")
+        channels = [self._key(user_channel(uid)) for uid in receivers]
+        answer = await _SEND.run(self.commands, keys, *words, self._trim_every, *channels)
+        sequence, is_new, listened, todo, at_ms = answer
+        return Kept(replace(message, sequence=sequence, at_ms=at_ms), bool(is_new), listened, todo)
+
+    async def between(self, conversation: str, first: int, last: int | None, count: int) -> list[ChatMessage]:
+        """What the log still has from number `first` to `last` (None: to its end), at most `count`."""
+        end = "+" if last is None else f"{last}-0"
+        raws = await self.commands.call("XRANGE", self._log(conversation), f"{first}-0", end, "COUNT", str(count))
+        return [_message(raw[1][3]) for raw in raws]
+
+    async def last(self, conversation: str) -> int:
+        """The number of a conversation's last message."""
+        return int(await self.commands.call("GET", self._key(sequence_key(NAME, conversation))) or 0)
+
+    async def lasts(self, conversations: Sequence[str]) -> dict[str, int]:
+        """The numbers of the last messages of several."""
+        if not conversations:
+            return {}
+        keys = [self._key(sequence_key(NAME, each)) for each in conversations]
+        numbers = await self.commands.call("MGET", *keys)
+        return {each: int(number or 0) for each, number in zip(conversations, numbers, strict=True)}
+
+    async def length(self, conversation: str) -> int:
+        """How many messages the log of a conversation holds."""
+        return int(await self.commands.call("XLEN", self._log(conversation)))
+
+    async def trim(self, conversation: str, before: int) -> int:
+        """Forget what comes before number `before`; gives how many that were."""
+        return int(await self.commands.call("XTRIM", self._log(conversation), "MINID", "=", f"{before}-0"))
+
+    async def talks(self, uid: str) -> list[str]:
+        """The conversations of two in which a user takes part."""
+        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._key(talks_key(uid)))]
+
+    async def acked(self, uid: str) -> dict[str, int]:
+        """How far a user has acknowledged each conversation."""
+        pairs = await self.commands.call("HGETALL", self._key(acked_key(uid)))
+        return {name.decode(): int(number) for name, number in dict(pairs).items()}
+
+    async def acked_by(self, uids: Sequence[str], conversation: str) -> dict[str, int]:
+        """How far each of several users has acknowledged one conversation."""
+        commands = [pack(b"HGET", self._key(acked_key(uid)), conversation.encode()) for uid in uids]
+        found = dict(zip(uids, await call_many(self.commands, commands) if commands else [], strict=True))
+        for number in found.values():
+            if isinstance(number, BaseException):
+                raise number
+        return {uid: int(number or 0) for uid, number in found.items()}
+
+    async def ack(self, requests: Sequence[AckReq]) -> list[int]:
+        """Note how far users are, forward only; gives how far they are now."""
+        if not requests:
+            return []
+        words = [word for each in requests for word in (each.conversation, str(each.sequence))]
+        far = await _ACK.run(self.commands, [self._key(acked_key(each.uid)) for each in requests], *words)
+        return [int(number) for number in far]
+
+    # The outbox
+
+    async def to_do(self, older_than_ms: int, count: int = 100) -> list[ToDo]:
+        """What has waited in the outbox for so long, by the server's clock: whoever was at it has died."""
+        seconds, micros = await self.commands.call("TIME")
+        end = int(seconds) * 1_000 + int(micros) // 1_000 - older_than_ms
+        raws = await self.commands.call("XRANGE", self.outbox, "-", str(end), "COUNT", str(count))
+        return [ToDo(raw[0], raw[1][1].decode(), raw[1][3].decode(), int(raw[1][5])) for raw in raws]
+
+    async def done(self, entry_id: bytes) -> None:
+        """Strike an entry from the outbox."""
+        await self.commands.call("XDEL", self.outbox, entry_id)
+
+    def _log(self, conversation: str) -> bytes:
+        return self._key(log_key(NAME, conversation))
+
+    def _key(self, name: str) -> bytes:
+        return wire_name(name, self.queue.prefix)
+
+
+def _halves(message: ChatMessage) -> tuple[bytes, bytes]:
+    """The message's frame up to its number, and from there to its time: send.lua puts in both."""
+    frame = encode(message)
+    before, _, after = frame.partition(b'"sequence":0')
+    return before + b'"sequence":', after.removesuffix(b"0}")
+
+
+def _message(frame: bytes) -> ChatMessage:
+    message = from_gateway(frame)
+    assert isinstance(message, ChatMessage)  # send.lua writes nothing else
+    return message

@@ -1,0 +1,136 @@
+"""Line: a client's connection to some gateway, which comes back by itself: at the next gateway if this one is gone."""
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from mpim_lab import errors
+from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NotConnected
+from mpim_lab.im.wire import Bye, FromGateway, Hello, Problem, Welcome, encode, from_gateway
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.frames import mark_of, messages_of
+
+Token = Callable[[], str] | Callable[[], Awaitable[str]]
+_MOST_BYTES = 4 * 1024 * 1024
+_log = logging.getLogger(__name__)
+
+
+class Line:
+    """`await line.run()` until cancelled. on_welcome and on_frame are called in the order in which the gateway spoke.
+
+    gateways: WebSocket addresses, tried one after another. token: makes a new one, for each attempt.
+    """
+
+    def __init__(
+        self,
+        gateways: Sequence[str],
+        token: Token,
+        device: str,
+        *,
+        on_welcome: Callable[[Welcome], None],
+        on_frame: Callable[[FromGateway], None],
+        backoff: Backoff,
+        timeout_s: float,
+    ) -> None:
+        if not gateways:
+            raise InvalidParameter("at least one gateway's address")
+        self._gateways, self._token, self._device = itertools.cycle(gateways), token, device
+        self._on_welcome, self._on_frame = on_welcome, on_frame
+        self._backoff, self._timeout_s = backoff, timeout_s
+        self._ws: ClientConnection | None = None
+        self._codec = Codec(max_bytes=_MOST_BYTES)
+        self.why = "not connected yet"
+        self.silent_s = 60.0
+
+    @property
+    def is_connected(self) -> bool:
+        """Welcomed by a gateway, and the line has not broken as far as anybody here knows."""
+        return self._ws is not None
+
+    async def say(self, frame: Any) -> bool:
+        """Send a frame; False: there is no line, nothing was sent."""
+        if self._ws is None:
+            return False
+        with contextlib.suppress(WebSocketException):
+            await self._ws.send(encode(frame), text=True)
+            return True
+        return False
+
+    async def run(self) -> None:
+        """Connect, again and again."""
+        failures = 0
+        while True:
+            try:
+                await self._once()
+                failures = 0
+            except (OSError, TimeoutError, WebSocketException, MpimError) as error:
+                was_connected, self._ws = self._ws is not None, None
+                failures = 1 if was_connected else failures + 1
+                self.why = f"{type(error).__name__}: {error}"
+                _log.debug("no line: %s", self.why)
+            self._ws = None
+            if failures:
+                await asyncio.sleep(self._backoff.delay_s(failures, random.random()))
+
+    async def _once(self) -> None:
+        """Connect, and read until the gateway closes. Raises what went wrong."""
+        async with asyncio.timeout(self._timeout_s):
+            token = self._token()
+            hello = Hello(await token if inspect.isawaitable(token) else token, self._device, packed=True)
+            ws = await connect(
+                next(self._gateways),
+                max_size=_MOST_BYTES,
+                compression=None,
+                ping_interval=None,
+                close_timeout=1,
+                proxy=None,
+            )
+        async with ws:
+            await ws.send(encode(hello), text=True)
+            async with asyncio.timeout(self._timeout_s):
+                frames = self._frames(await ws.recv())
+            self._begin(ws, frames.pop(0))
+            for frame in frames:
+                self._on_frame(frame)
+            while True:
+                async with asyncio.timeout(self.silent_s):
+                    raw = await ws.recv()
+                for frame in self._frames(raw):
+                    if isinstance(frame, Bye):
+                        self.why = frame.reason
+                        return
+                    self._on_frame(frame)
+
+    def _begin(self, ws: ClientConnection, first: FromGateway) -> None:
+        if isinstance(first, Problem):
+            raise error_of(first)
+        if not isinstance(first, Welcome):
+            raise CorruptPayload(f"the gateway began with {type(first).__name__}")
+        self._ws, self.silent_s = ws, first.silent_s
+        self._on_welcome(first)
+
+    def _frames(self, raw: str | bytes) -> list[FromGateway]:
+        if isinstance(raw, str) or mark_of(raw) is None:
+            return [from_gateway(raw)]
+        return [from_gateway(each) for each in messages_of(self._codec.expand(raw))]
+
+
+def error_of(problem: Problem) -> MpimError:
+    """The error that a gateway reported, as an exception of ours."""
+    found = getattr(errors, problem.error, None)
+    if not (isinstance(found, type) and issubclass(found, MpimError)):
+        found = NotConnected if problem.definite else errors.Unconfirmed
+    try:
+        error: MpimError = found(problem.text)
+    except TypeError:
+        error = MpimError(problem.text)
+    return error

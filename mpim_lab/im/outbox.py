@@ -1,0 +1,89 @@
+"""Outbox: finishes what a message service began and did not end: pushes of groups' messages, and the trimming of logs.
+
+What is to be done stands in a stream, written in the same atomic step as the message itself. Every system runs one of
+these, and any number may: what is done twice is a push of a number that clients know.
+
+Before a log is trimmed, every message that a receiver has not acknowledged is put into the offline store (the archive): so a
+log stays short and nobody loses anything by being long away.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+from mpim_lab.errors import MpimError, NoSuchGroup
+from mpim_lab.im.ledger import ToDo
+from mpim_lab.im.messages import Messages
+from mpim_lab.im.protocol import ChatMessage, group_of
+
+KEEP = 1_000  # messages in a conversation's log
+_PAGE = 500
+_log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Looks every `every_s` for entries older than `after_s`: `async with Outbox(messages)`. keep: messages in a log."""
+
+    def __init__(self, messages: Messages, *, every_s: float = 1.0, after_s: float = 2.0, keep: int = KEEP) -> None:
+        self._messages, self._ledger = messages, messages.ledger
+        self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Outbox":
+        self._task = asyncio.create_task(self._sweep_now_and_then())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            with contextlib.suppress(MpimError):  # the line is down; the next look comes
+                await self.sweep()
+
+    async def sweep(self, after_ms: int | None = None) -> int:
+        """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
+        did = 0
+        for todo in await self._ledger.to_do(self._after_ms if after_ms is None else after_ms):
+            try:
+                await (self.trim(todo.conversation) if todo.do == "trim" else self._push(todo))
+            except MpimError as error:  # it stays in the outbox
+                _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error)
+            else:
+                await self._ledger.done(todo.entry_id)
+                did += 1
+        return did
+
+    async def _push(self, todo: ToDo) -> None:
+        found = await self._ledger.between(todo.conversation, todo.sequence, todo.sequence, 1)
+        for message in found:
+            members = await self._receivers(todo.conversation)
+            out = await self._messages.push(message, members)
+            await self._messages.offline.store_many([uid for uid in out.absent if uid != message.sender], found)
+
+    async def trim(self, conversation: str) -> int:
+        """Shorten a log to its last `keep` messages; what somebody has not acknowledged goes to the offline store first."""
+        before = await self._ledger.last(conversation) - self.keep + 1
+        while page := await self._ledger.between(conversation, 0, before - 1, _PAGE) if before > 1 else []:
+            await self._archive(conversation, page)
+            await self._ledger.trim(conversation, page[-1].sequence + 1)
+        return max(0, before - 1)
+
+    async def _archive(self, conversation: str, page: list[ChatMessage]) -> None:
+        acked = await self._ledger.acked_by(await self._receivers(conversation), conversation)
+        late = [uid for uid, number in acked.items() if number < page[-1].sequence]
+        wanted = [each for each in page if each.sequence > min(acked.values(), default=0)]
+        if late:
+            await self._messages.offline.store_many(late, wanted)
+
+    async def _receivers(self, conversation: str) -> list[str]:
+        group = group_of(conversation)
+        if group is None:
+            return list(dict.fromkeys(conversation.split(":")))
+        try:
+            return list(await self._messages.groups.members(group))
+        except NoSuchGroup:  # nobody is left to read it
+            return []

@@ -1,0 +1,111 @@
+"""Patrol: what a gateway looks after now and then: the silent, the slow, the unacknowledged, the routes, the watched."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mpim_lab.errors import MpimError
+from mpim_lab.events import now
+from mpim_lab.im.figures import Figures
+from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.services import GatewayLimits, Services
+from mpim_lab.im.session import Session
+from mpim_lab.im.wire import Behind, Status, encode
+
+_AT_ONCE = 50  # clients asked about at the same time, after a gap
+_WATCHED_EVERY_S = 15.0
+_log = logging.getLogger(__name__)
+
+
+class Patrol:
+    """`end(session, reason)` ends a connection and says why."""
+
+    def __init__(
+        self,
+        services: Services,
+        lobby: Lobby,
+        figures: Figures,
+        limits: GatewayLimits,
+        end: Callable[[Session, str], None],
+    ) -> None:
+        self._services, self._lobby, self._figures, self._limits, self._end = services, lobby, figures, limits, end
+        self._renewed_at, self._looked_at = now(), now()
+        self._told: dict[str, str] = {}  # watched user → the status told last
+
+    async def run(self) -> None:
+        """Go round until cancelled; a line to the server that is down is no reason to stop."""
+        while True:
+            await asyncio.sleep(self._limits.sweep_s)
+            try:
+                self.look_at_clients()
+                await self.renew_routes()
+                await self.look_at_watched()
+            except MpimError as error:
+                _log.info("the patrol is held up: %s", error)
+
+    def look_at_clients(self) -> None:
+        """End the silent and the slow, let who has caught up have pushes again, remind who has not acknowledged."""
+        moment, limits = now(), self._limits
+        for session in self._lobby:
+            if moment - session.heard_at > limits.silent_s:
+                self._figures.silent += 1
+                self._end(session, f"silent for {limits.silent_s:g} s")
+            elif session.behind is not None:
+                self._look_at_slow(session, moment)
+            elif session.unacked and moment - session.pushed_at > limits.resend_s:
+                self._figures.reminded += 1
+                session.remind()
+
+    def _look_at_slow(self, session: Session, moment: float) -> None:
+        if not session.is_welcome:
+            return
+        if session.buffered_bytes == 0:
+            session.catch_up()
+        elif moment - max(session.pushed_at, session.heard_at) > self._limits.slow_s:
+            self._figures.slow += 1
+            self._end(session, f"what was sent was not read for {self._limits.slow_s:g} s")
+
+    async def renew_routes(self) -> None:
+        """The heartbeat: every third of a lifetime. A client whose device is connected elsewhere by now is ended here."""
+        presence = self._services.presence
+        if now() - self._renewed_at < presence.lifetime_s / 3:
+            return
+        self._renewed_at = now()
+        bound = {session.route.connection: session for session in self._lobby if session.is_welcome}
+        routes = [session.route for session in bound.values()]
+        for route in await presence.renew(routes[0].gateway, routes) if routes else []:
+            self._figures.replaced += 1
+            self._end(bound[route.connection], "replaced: this device is connected elsewhere")
+
+    async def look_at_watched(self) -> None:
+        """Statuses that changed without a notice: a gateway died and its routes ended by themselves."""
+        if now() - self._looked_at < _WATCHED_EVERY_S:
+            return
+        self._looked_at = now()
+        statuses = await self._services.presence.statuses(self._lobby.watched)
+        for uid, status in statuses.items():
+            if self._told.get(uid) not in (None, status):
+                self.tell_status(uid, status)
+        self._told = statuses
+
+    def tell_status(self, uid: str, status: str) -> None:
+        """Tell who watches a user."""
+        self._told[uid] = status
+        for session in self._lobby.watchers(uid):
+            session.say(encode(Status(uid, status)))
+
+    async def tell_everybody_behind(self) -> None:
+        """After a gap on the line from the server: pushes were lost; tell each client how far its conversations are."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def tell(session: Session) -> None:
+            async with turns:
+                known = await self._services.messages.conversations(session.route.uid)
+                behind = {name: last for name, (acked, last) in known.items() if last > acked}
+                if behind:
+                    session.say(encode(Behind(behind)))
+
+        results = await asyncio.gather(*(tell(each) for each in self._lobby), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                _log.warning("a client was not told after a gap: %s", error)

@@ -1,0 +1,100 @@
+"""Presence: who is online, on which devices, at which gateways; and delivery to a user's channel.
+
+A route says where one device of a user is connected. It lasts for a lifetime and its gateway renews it (a heartbeat), so
+that a gateway that dies leaves no ghosts for longer than that. A connection that ends deletes its own route and no
+other's: a late unbind by the old gateway does not touch the new one's route (compare and delete).
+
+The route answers "is she online, and where?". Whether a message reached a gateway is told by PUBLISH itself: it gives how
+many listened, at the moment of sending. `deliver` believes that, and not a route that was true a moment ago.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.im.protocol import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp
+from mpim_lab.keys import gateway_channel, route_key, status_channel, user_channel
+from mpim_lab.mq.message import wire_name
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.script import Script
+
+ROUTE_LIFETIME_S = 3_600.0  # the design notes'; a gateway renews long before, and a system may choose less
+FOLDER = Path(__file__).parent / "scripts"
+_BIND, _UNBIND = Script("bind", folder=FOLDER), Script("unbind", folder=FOLDER)
+_RENEW, _ROUTES = Script("renew", folder=FOLDER), Script("routes", folder=FOLDER)
+MOST_AT_ONCE = 500  # keys in one script: it holds up the server for well under a millisecond
+
+
+class Route(NamedTuple):
+    """Where one device of a user is connected."""
+
+    device: str
+    gateway: str
+    connection: str
+
+
+class Presence:
+    """Routes and statuses on one server. Raises what `Link` raises.
+
+    lifetime_s: how long a route counts after its gateway's last sign of life.
+    """
+
+    def __init__(self, queue: MessageQueue, *, lifetime_s: float = ROUTE_LIFETIME_S) -> None:
+        if lifetime_s <= 0:
+            raise InvalidParameter(f"lifetime_s={lifetime_s}: above 0")
+        self.queue, self.lifetime_s = queue, lifetime_s
+        self._commands = queue.access("presence").commands
+        self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))
+
+    async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
+        """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
+        route = (request.device, request.gateway, request.connection)
+        channels = (self._channel(status_channel(request.uid)), self._channel(gateway_channel("")))
+        words = (*route, self._lifetime_ms, *channels)
+        replaced = await _BIND.run(self._commands, [self._route(request.uid)], *words)
+        return BindRouteResp(tuple(each.decode() for each in replaced))
+
+    async def unbind_route(self, request: BindRouteReq) -> bool:
+        """Delete this connection's route, if it is still there; gives whether it was."""
+        words = (request.device, request.gateway, request.connection, self._channel(status_channel(request.uid)))
+        return bool(await _UNBIND.run(self._commands, [self._route(request.uid)], *words))
+
+    async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
+        """Have a gateway's routes count for another lifetime; gives those that another connection has replaced."""
+        replaced = []
+        for begin in range(0, len(bound), MOST_AT_ONCE):
+            some = bound[begin : begin + MOST_AT_ONCE]
+            words = [word for each in some for word in (each.device, each.connection)]
+            keys = [self._route(each.uid) for each in some]
+            answers = await _RENEW.run(self._commands, keys, self._lifetime_ms, gateway, *words)
+            replaced += [each for each, kept in zip(some, answers, strict=True) if not kept]
+        return replaced
+
+    async def query_routes(self, uids: Sequence[str]) -> dict[str, list[Route]]:
+        """Where each user is connected now; an empty list: nowhere. One round trip for 500 users."""
+        found: dict[str, list[Route]] = {}
+        for begin in range(0, len(uids), MOST_AT_ONCE):
+            some = uids[begin : begin + MOST_AT_ONCE]
+            answers = await _ROUTES.run(self._commands, [self._route(uid) for uid in some])
+            for uid, routes in zip(some, answers, strict=True):
+                found[uid] = [Route(*route.decode().split(" ")) for route in routes]
+        return found
+
+    async def query_route(self, uid: str) -> list[Route]:
+        """Where one user is connected now."""
+        return (await self.query_routes([uid]))[uid]
+
+    async def statuses(self, uids: Sequence[str]) -> dict[str, str]:
+        """Each user's status: "online" or "offline"."""
+        return {uid: "online" if routes else "offline" for uid, routes in (await self.query_routes(uids)).items()}
+
+    async def deliver(self, request: DeliverReq) -> DeliverResp:
+        """Push to a user's channel; gives how many gateways listened. 0: she is offline, or her route is a ghost."""
+        return DeliverResp(await self.queue.publish(user_channel(request.to), request.payload))
+
+    def _route(self, uid: str) -> bytes:
+        return self._channel(route_key(uid))
+
+    def _channel(self, name: str) -> bytes:
+        return wire_name(name, self.queue.prefix)

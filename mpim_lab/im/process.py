@@ -1,0 +1,56 @@
+"""One gateway in a process of its own: `python -m mpim_lab.im.process --url redis://… --name gw-1 --port 8801`.
+
+When it listens it prints one line of JSON, {"name", "port", "pid"}. SIGTERM and SIGINT drain it: its clients are sent to
+another gateway, what was begun ends, and it exits with 0. MPIM_SECRET: what tokens are signed with, the same for all
+gateways. MPIM_DATABASE_URL: the offline store and the groups, the same for all, too (SQLite in memory is for one alone).
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.im.offline import database_url
+from mpim_lab.im.system import System
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until a signal; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="mpim_lab.im.process", description="One gateway of MPIM.")
+    parser.add_argument("--url", required=True, help="the Redis or Valkey server")
+    parser.add_argument("--name", default="gw-1", help="no other gateway's name")
+    parser.add_argument("--port", type=int, default=0, help="on loopback; 0: any that is free")
+    parser.add_argument("--prefix", default="", help="put before every key and channel")
+    parser.add_argument("--allow-login", action="store_true", help="hand out tokens by name alone: for the lab")
+    try:
+        return uvloop.run(_serve(parser.parse_args(argv)))
+    except (MpimError, OSError) as error:
+        print(f"mpim_lab: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    secret = os.environ.get("MPIM_SECRET")
+    if not secret:
+        raise InvalidParameter("MPIM_SECRET is not set: all gateways of a system sign tokens with the same secret")
+    ended = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, ended.set)
+    async with System(
+        options.url, gateways=0, prefix=options.prefix, secret=secret, allow_login=options.allow_login,
+        database=database_url(),
+    ) as mpim:  # fmt: skip
+        gateway = await mpim.start(options.name, port=options.port)
+        print(json.dumps({"name": gateway.name, "port": gateway.port, "pid": os.getpid()}), flush=True)
+        await ended.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

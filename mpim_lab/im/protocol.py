@@ -1,0 +1,191 @@
+"""Requests and responses of MPIM's services, by the names of the design notes, and the message they carry.
+
+| request                     | asked by    | answered by                         | what it does                             |
+|-----------------------------|-------------|-------------------------------------|------------------------------------------|
+| `BindRouteReq`              | a gateway   | `Presence.bind_route`               | notes where a device is connected        |
+| `DeliverReq`                | a service   | `Presence.deliver`                  | pushes a message to a user's channel     |
+| `SendMessageReq`            | a gateway   | `Messages.send_message`             | numbers, keeps and pushes a message      |
+| `SendGroupMessageReq`       | a gateway   | `Messages.send_group_message`       | the same, to all members of a group      |
+| `PullOfflineReq`            | a gateway   | `Messages.pull_offline`             | gives what came after a number           |
+| `AckReq`                    | a gateway   | `Messages.ack`                      | the user has everything up to a number   |
+| `BroadcastSystemMessageReq` | an operator | `Messages.broadcast_system_message` | a notice to everybody online             |
+
+A user's id (`uid`), a device and a group are names of 1 to 64 letters, digits, "_", "." or "-". A conversation is
+"alice:bob" (the two ids, sorted) or "#tea" (a group). A message's id is made once, by the client that sends it.
+"""
+
+import re
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from mpim_lab.errors import InvalidParameter
+
+MOST_TEXT = 4_000  # characters
+MOST_ID = 64
+NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}$"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+MessageId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}$")]  # printable, no blank: it is the first word on a channel
+Text = Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)]
+Number = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
+_NAME = re.compile(NAME_PATTERN)
+
+
+class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
+    """One message of a conversation: its number there, its sender's id for it, who, what, and when (ms since 1970)."""
+
+    conversation: str
+    sequence: int
+    id: str
+    sender: str
+    text: str
+    at_ms: int = 0
+
+
+class BindRouteReq(Struct, frozen=True):
+    """`connection` names this one connection: only it can be unbound by its own name."""
+
+    uid: str
+    device: str
+    gateway: str
+    connection: str
+
+
+class BindRouteResp(Struct, frozen=True):
+    """`replaced`: "gateway connection" of each older connection of the same device, which is to be closed."""
+
+    replaced: tuple[str, ...] = ()
+
+
+class DeliverReq(Struct, frozen=True):
+    """A message for one user, as it travels on the user's channel."""
+
+    to: str
+    payload: bytes
+
+
+class DeliverResp(Struct, frozen=True):
+    """How many gateways the server handed the message to; 0: nobody listens, whatever the route says."""
+
+    gateways: int
+
+
+class SendMessageReq(Struct, frozen=True):
+    """From one user to another. The same `id` again is the same message."""
+
+    id: str
+    sender: str
+    to: str
+    text: str
+
+
+class SendMessageResp(Struct, frozen=True):
+    """`told`: "pushed" (a gateway of the receiver has it), "stored" (it waits), or "known" (the id was sent before)."""
+
+    id: str
+    conversation: str
+    sequence: int
+    told: str
+
+
+class SendGroupMessageReq(Struct, frozen=True):
+    """From a member to the members of a group. The same `id` again is the same message."""
+
+    id: str
+    sender: str
+    group: str
+    text: str
+
+
+class SendGroupMessageResp(Struct, frozen=True):
+    """How many members' gateways have it, for how many it waits, and who could not be told yet (they will be)."""
+
+    id: str
+    conversation: str
+    sequence: int
+    told: str
+    pushed: int = 0
+    stored: int = 0
+    failed: tuple[str, ...] = ()
+
+
+class PullOfflineReq(Struct, frozen=True):
+    """What `uid` may read of a conversation after number `after`, at most `limit` messages."""
+
+    uid: str
+    conversation: str
+    after: int
+    limit: int = 100
+
+
+class PullOfflineResp(Struct, frozen=True):
+    """In order. `last` is the number of the conversation's last message; `missing`: numbers nothing has any more."""
+
+    messages: tuple[ChatMessage, ...]
+    last: int
+    missing: tuple[int, int] | None = None  # first and last
+
+
+class AckReq(Struct, frozen=True):
+    """`uid` has everything of a conversation up to `sequence`."""
+
+    uid: str
+    conversation: str
+    sequence: int
+
+
+class AckResp(Struct, frozen=True):
+    """How far the user is now: acknowledgements that come late do not turn it back."""
+
+    sequence: int
+
+
+class BroadcastSystemMessageReq(Struct, frozen=True):
+    """A notice to everybody who is online."""
+
+    id: str
+    text: str
+
+
+class BroadcastSystemMessageResp(Struct, frozen=True):
+    """How many gateways have it."""
+
+    gateways: int
+
+
+def checked_name(what: str, name: str) -> str:
+    """The name of a user, a device or a group. Raises InvalidParameter.
+
+    >>> checked_name("uid", "alice")
+    'alice'
+    """
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise InvalidParameter(f'{what}={name!r}: 1 to 64 letters, digits, "_", "." or "-"')
+    return name
+
+
+def direct_conversation(one: str, other: str) -> str:
+    """Name the conversation of two users, whoever writes first.
+
+    >>> direct_conversation("bob", "alice")
+    'alice:bob'
+    """
+    return ":".join(sorted((one, other)))
+
+
+def group_conversation(group: str) -> str:
+    """Name the conversation of a group.
+
+    >>> group_conversation("tea")
+    '#tea'
+    """
+    return f"#{group}"
+
+
+def group_of(conversation: str) -> str | None:
+    """The group whose conversation it is; None for one of two users.
+
+    >>> group_of("#tea"), group_of("alice:bob")
+    ('tea', None)
+    """
+    return conversation[1:] if conversation.startswith("#") else None

@@ -1,0 +1,98 @@
+"""Reader: the reading client's rule for one conversation: every message once, in the order of the numbers. No I/O, no clock.
+
+Pushes come early, late, twice or not at all; pages (answers to `sync`) fill what is missing. The reader says what can be
+handed over now, and whether it is time to ask for more.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpim_lab.errors import ReorderOverflow
+from mpim_lab.im.protocol import ChatMessage
+from mpim_lab.mq.reorder import ReorderBuffer
+
+
+class Missing(NamedTuple):
+    """Numbers that nothing has any more: told, and passed over."""
+
+    conversation: str
+    first: int
+    last: int
+
+
+class Reader:
+    """Begins after number `after`. Times are the caller's, in seconds; a gap is asked about after `gap_s`.
+
+    >>> m1, m2, m3 = (ChatMessage("alice:bob", n, f"m{n}", "alice", "hi") for n in (1, 2, 3))
+    >>> reader = Reader("alice:bob", after=0)
+    >>> reader.push(m1, now=0.0), reader.push(m3, now=0.1), reader.asks(now=0.2)
+    ([ChatMessage(conversation='alice:bob', sequence=1, id='m1', sender='alice', text='hi', at_ms=0)], [], None)
+    >>> reader.asks(now=0.4)
+    1
+    >>> [each.id for each in reader.page((m2,), last=3, missing=None, now=0.5)], reader.asks(now=0.9)
+    (['m2', 'm3'], None)
+    """
+
+    def __init__(
+        self, conversation: str, *, after: int, limit: int = 1_000, gap_s: float = 0.2, patience_s: float = 2.0
+    ):
+        self.conversation, self.missing = conversation, list[Missing]()
+        self._limit, self._gap_s, self._patience_s = limit, gap_s, patience_s
+        self.known_last = 0  # as far as the gateway has said
+        self._begin(after)
+
+    def _begin(self, after: int) -> None:
+        self._early: ReorderBuffer[ChatMessage] = ReorderBuffer(limit=self._limit, next=after + 1)
+        self.asked_at: float | None = None
+
+    @property
+    def position(self) -> int:
+        """The number of the last message that was handed over."""
+        return self._early.next - 1
+
+    def push(self, message: ChatMessage, now: float) -> list[ChatMessage]:
+        """Take in a push; gives what can be handed over, in order."""
+        self.known_last = max(self.known_last, message.sequence)
+        try:
+            return self._early.add(message.sequence, message, now=now)
+        except ReorderOverflow:  # it is in the log; a page will bring it
+            return []
+
+    def page(
+        self, messages: Sequence[ChatMessage], last: int, missing: tuple[int, int] | None, now: float
+    ) -> list[ChatMessage]:
+        """Take in the answer to a `sync`; gives what can be handed over, in order."""
+        self.asked_at = None
+        self.known_last = max(self.known_last, last)
+        released: list[ChatMessage] = []
+        if missing is not None and missing[0] <= self._early.next <= missing[1]:
+            gap = Missing(self.conversation, self._early.next, missing[1])
+            self.missing.append(gap)
+            released += self._early.skip_to(gap.last + 1, now=now)
+        for message in messages:
+            released += self.push(message, now)
+        return released
+
+    def told_last(self, last: int) -> bool:
+        """The gateway says how far the conversation is; gives whether something is missing here."""
+        self.known_last = max(self.known_last, last)
+        return last > self.position
+
+    def forgotten(self, acked: int, last: int) -> bool:
+        """Whether the server knows less than was read: it lost what it had. Then begin where it is now."""
+        if last >= self.position:
+            return False
+        self.missing.append(Missing(self.conversation, last + 1, self.position))
+        self.known_last = last
+        self._begin(min(acked, last))
+        return True
+
+    def asks(self, now: float, *, at_once: bool = False) -> int | None:
+        """After which number to `sync` now; None: nothing is to be asked, or it was asked just now."""
+        if self.asked_at is not None and now - self.asked_at < self._patience_s:
+            return None
+        behind = self.known_last > self.position and (at_once or not len(self._early))
+        if behind or self._early.overdue(now, self._gap_s):
+            self.asked_at = now
+            return self.position
+        return None

@@ -1,0 +1,111 @@
+"""Readers: all conversations of one client: what may be handed over, what is to be asked for, what to acknowledge."""
+
+import asyncio
+from collections import deque
+from collections.abc import Container, Iterator, MutableMapping
+
+from mpim_lab.errors import GatewayClosed
+from mpim_lab.im.protocol import ChatMessage
+from mpim_lab.im.reader import Missing, Reader
+from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Sync, Welcome
+
+
+class Readers:
+    """positions: how far each conversation was read. limit: messages that may wait for the application; then pushes are
+    let pass, and asked for again when there is room.
+    """
+
+    def __init__(self, positions: MutableMapping[str, int], limit: int) -> None:
+        self._positions, self._limit = positions, limit
+        self._readers: dict[str, Reader] = {}
+        self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
+        self._some = asyncio.Event()
+        self._acks: dict[str, int] = {}
+        self._is_ordered, self._is_closed = True, False
+
+    @property
+    def missing(self) -> list[Missing]:
+        """Numbers that could not be had any more."""
+        return [each for reader in self._readers.values() for each in reader.missing]
+
+    def begin(self, conversation: str, after: int) -> None:
+        """Read a conversation from number `after` on, unless it is being read."""
+        if conversation not in self._readers:
+            self._readers[conversation] = Reader(conversation, after=self._positions.get(conversation, after))
+
+    def welcome(self, welcome: Welcome, now: float) -> None:
+        """What a gateway says at the beginning: how far things are."""
+        self._is_ordered = welcome.ordered
+        for name, (acked, last) in welcome.conversations.items():
+            self.begin(name, acked)
+            reader = self._readers[name]
+            reader.asked_at = None  # what was asked over the line before is not answered any more
+            if not reader.forgotten(acked, last):
+                reader.told_last(last)
+            if self._positions.get(name, 0) > acked:
+                self._acks[name] = self._positions[name]
+
+    def take(self, frame: FromGateway, now: float, own: Container[str]) -> None:
+        """Take in a push, a page or word of being behind; `own`: the ids of messages sent from here."""
+        if isinstance(frame, ChatMessage) and not self._is_ordered:
+            self._hand_over([frame], own)
+        elif isinstance(frame, ChatMessage):
+            self.begin(frame.conversation, 0)
+            if len(self._ready) < self._limit:
+                self._hand_over(self._readers[frame.conversation].push(frame, now), own)
+            else:
+                self._readers[frame.conversation].told_last(frame.sequence)
+        elif isinstance(frame, Page):
+            self.begin(frame.conversation, 0)
+            reader = self._readers[frame.conversation]
+            self._hand_over(reader.page(frame.messages, frame.last, frame.missing, now), own)
+        elif isinstance(frame, Behind):
+            for name, last in frame.conversations.items():
+                self.begin(name, 0)
+                if not self._readers[name].told_last(last):
+                    self._acks[name] = self._positions.get(name, 0)  # the acknowledgement was lost, or is not due yet
+
+    def _hand_over(self, messages: list[ChatMessage], own: Container[str]) -> None:
+        self._ready += [(each, each.id in own) for each in messages]
+        self._pass_own()
+        if self._ready:
+            self._some.set()
+
+    def _pass_own(self) -> None:
+        """What was sent from here is not handed over; it counts as read when its turn comes."""
+        if self._ready and self._ready[0][1]:
+            self.read(self._ready.popleft()[0])  # and that passes the next one
+
+    async def next(self) -> ChatMessage:
+        """The next message to hand over. Raises GatewayClosed once closed."""
+        while not self._ready:
+            if self._is_closed:
+                raise GatewayClosed("the client is closed")
+            self._some.clear()
+            await self._some.wait()
+        return self._ready.popleft()[0]
+
+    def read(self, message: ChatMessage) -> None:
+        """A message counts as read: the position is one further, and to be acknowledged."""
+        if self._is_ordered:
+            self._positions[message.conversation] = self._acks[message.conversation] = message.sequence
+        self._pass_own()
+
+    def syncs(self, now: float) -> Iterator[Sync]:
+        """What is to be asked for now."""
+        if len(self._ready) >= self._limit:
+            return
+        for name, reader in self._readers.items():
+            after = reader.asks(now)
+            if after is not None:
+                yield Sync(name, after)
+
+    def acks(self) -> list[Ack]:
+        """What is to be acknowledged now; each is given once."""
+        acks, self._acks = self._acks, {}
+        return [Ack(name, number) for name, number in acks.items()]
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self._is_closed = True
+        self._some.set()

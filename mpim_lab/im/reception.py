@@ -1,0 +1,71 @@
+"""Reception: a client comes (who is it, what has it missed), and goes."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from websockets.asyncio.server import ServerConnection
+
+from mpim_lab.errors import InvalidMessage, MpimError
+from mpim_lab.events import now
+from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.protocol import BindRouteReq
+from mpim_lab.im.rate import TokenBucket
+from mpim_lab.im.services import GatewayLimits, Services
+from mpim_lab.im.session import Session
+from mpim_lab.im.wire import Hello, Welcome, encode, from_client
+from mpim_lab.mq.ids import new_message_id
+
+
+class Reception:
+    """One for all clients of a gateway."""
+
+    def __init__(
+        self, gateway: str, services: Services, lobby: Lobby, limits: GatewayLimits, on_dirty: Callable[[Session], None]
+    ) -> None:
+        self._gateway, self._services, self._lobby = gateway, services, lobby
+        self._limits, self._on_dirty = limits, on_dirty
+
+    async def welcome(self, ws: ServerConnection) -> Session:
+        """Let a client in. Raises InvalidToken, InvalidMessage, TimeoutError, and what `Link` raises.
+
+        First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
+        """
+        async with asyncio.timeout(self._limits.hello_s):
+            hello = from_client(await ws.recv())
+            if not isinstance(hello, Hello):
+                raise InvalidMessage("the first frame must be hello")
+            uid = await self._services.tokens.admit(hello.token, self._services.queue)
+            route = BindRouteReq(uid, hello.device, self._gateway, new_message_id())
+            session = Session(ws, route, self._on_dirty, self._bucket())
+            session.packed = hello.packed
+            try:
+                await self._lobby.enter(session)
+                await self._services.presence.bind_route(route)
+                await self._say_welcome(session)
+            except BaseException:
+                await self.farewell(session)
+                raise
+        return session
+
+    async def _say_welcome(self, session: Session) -> None:
+        uid, messages = session.route.uid, self._services.messages
+        conversations = await messages.conversations(uid)
+        late = {name for name, (acked, last) in conversations.items() if acked < last}
+        session.stored = late or None
+        welcome = Welcome(uid, self._gateway, conversations, messages.ordered, self._limits.silent_s)
+        session.say(encode(welcome))
+        for frame in await messages.on_welcome(uid):
+            session.say(frame)
+        session.is_welcome = True
+        session.catch_up()
+
+    async def farewell(self, session: Session) -> None:
+        """A client is gone: its route is deleted, and its channel not listened to any more."""
+        with contextlib.suppress(MpimError):  # a route ends by itself, a subscription with its connection
+            await self._lobby.leave(session)
+        with contextlib.suppress(MpimError):
+            await self._services.presence.unbind_route(session.route)
+
+    def _bucket(self) -> TokenBucket:
+        return TokenBucket(rate_per_s=self._limits.rate_per_s, burst=self._limits.burst, now=now())

@@ -1,0 +1,99 @@
+"""Tables: what one part of the system keeps in an SQL database, with the version of its tables written beside them.
+
+| version in the database | then the first use ...                                                            |
+|-------------------------|-----------------------------------------------------------------------------------|
+| none                    | makes the tables that are missing, then writes the version                        |
+| the one of this code    | goes on                                                                           |
+| another one             | fails with StoreFailed: rows are neither misread nor written by the wrong columns |
+
+The version is written after the tables: a crash in between leaves tables without one, and the next use makes the rest.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from sqlalchemy import Column, Integer, MetaData, Table, insert, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mpim_lab.errors import StoreFailed
+from mpim_lab.mq.sql_store import NAME, SqlStore
+
+Given = TypeVar("Given")
+TRIES = 4
+_DEADLOCKS = (1213, "40001", "40P01")  # MySQL and MariaDB; PostgreSQL: serialization failure, deadlock
+
+SCHEMA = Table(
+    "mpim_schema",
+    MetaData(),
+    Column("component", NAME, primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+
+
+class Tables:
+    """One part's tables: `Tables(store, "offline", 1, OFFLINE)`. They are made, and their version compared, on first use."""
+
+    def __init__(self, store: SqlStore, component: str, version: int, *tables: Table) -> None:
+        self.store, self.component, self.version = store, component, version
+        self._tables, self._is_checked, self._checking = tables, False, asyncio.Lock()
+        store.need(SCHEMA)
+
+    async def run(self, what: str, work: Callable[[AsyncConnection], Awaitable[Given]], *, patience: int = 1) -> Given:
+        """Run `work(connection)` in one transaction; after a deadlock with another one, a few times more.
+
+        what: how an error begins that a statement of `work` ends in. patience: how many of the store's time-outs `work` may
+        take. Raises StoreFailed (nothing was kept), StoreUncertain
+        (perhaps all was), and unchanged whatever else `work` raises (nothing was kept).
+        """
+        await self.check()
+        for tries_left in reversed(range(TRIES)):
+            try:
+                async with self.store.transaction() as connection, self.store.naming(what, patience=patience):
+                    return await work(connection)
+            except StoreFailed as error:
+                if not tries_left or not _is_deadlock(error):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def check(self) -> None:
+        """Make what is missing, and compare the versions, once. Raises StoreFailed."""
+        if self._is_checked:
+            return
+        async with self._checking:
+            found = await self._found()
+            if found is None:
+                self.store.need(*self._tables)
+                await self.store.open()
+                await self._write()
+                found = await self._found()
+            if found != self.version:
+                age = "newer than this program" if (found or 0) > self.version else "older, and nothing brings it up"
+                raise StoreFailed(
+                    f"the database has version {found} of the tables of {self.component!r}, which is {age}: "
+                    f"this program knows version {self.version}; nothing was read or written"
+                )
+            self._is_checked = True
+
+    async def _found(self) -> int | None:
+        wanted = select(SCHEMA.c.version).where(SCHEMA.c.component == self.component)
+        async with self.store.transaction() as connection, self.store.naming("the tables' version cannot be read"):
+            row = (await connection.execute(wanted)).first()
+        return None if row is None else int(row.version)
+
+    async def _write(self) -> None:
+        line = {"component": self.component, "version": self.version}
+        try:
+            async with self.store.transaction() as connection, self.store.naming("the version cannot be written"):
+                await connection.execute(insert(SCHEMA).values(line))
+        except StoreFailed as error:
+            if not isinstance(error.__cause__, IntegrityError):  # otherwise another process wrote it just now
+                raise
+
+
+def _is_deadlock(error: StoreFailed) -> bool:
+    cause = error.__cause__
+    said = cause.orig if isinstance(cause, DBAPIError) else None
+    code = getattr(said, "sqlstate", None) or next(iter(getattr(said, "args", ())), None)
+    return code in _DEADLOCKS

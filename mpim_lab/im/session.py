@@ -1,0 +1,109 @@
+"""Session: one client's connection at a gateway: what is on its way to it, and what it has not acknowledged.
+
+A client that reads slowly must cost nothing but itself. What waits for it here is bounded: above the limit nothing more is
+pushed, only the numbers are noted; when it has read what there was, one frame (`behind`) tells it how far things are, and it
+pulls. Nothing is lost by that: the log is right, a push is only fast.
+"""
+
+from collections.abc import Callable
+
+from websockets.asyncio.server import ServerConnection, broadcast
+
+from mpim_lab.events import now
+from mpim_lab.im.protocol import BindRouteReq
+from mpim_lab.im.rate import TokenBucket
+from mpim_lab.im.wire import Behind, encode
+from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.frames import MOST_MESSAGES, batch_frame
+
+_MOST_BATCH_BYTES = 512 * 1024
+
+
+class Session:
+    """Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end of this turn."""
+
+    # ten thousand of them: without a dictionary each
+    __slots__ = (
+        "_on_dirty",
+        "_out",
+        "behind",
+        "bucket",
+        "faults",
+        "heard_at",
+        "is_busy",
+        "is_welcome",
+        "packed",
+        "pushed_at",
+        "route",
+        "stored",
+        "unacked",
+        "watching",
+        "ws",
+    )
+
+    def __init__(
+        self, ws: ServerConnection, route: BindRouteReq, on_dirty: Callable[["Session"], None], bucket: TokenBucket
+    ) -> None:
+        self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
+        self.packed = self.is_busy = self.is_welcome = False
+        self.heard_at = now()
+        self.faults = 0  # frames that could not be read, or came too fast
+        self._out: list[bytes] = []
+        self.behind: (
+            dict[str, int] | None
+        ) = {}  # what was not pushed; None: everything is. At first it is not welcomed yet
+        self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
+        self.pushed_at = 0.0  # when the oldest of those was pushed
+        self.watching: set[str] | None = None
+        self.stored: set[str] | None = None  # conversations of which the offline store may have messages for this user
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What was handed to the operating system and not taken, and what waits for the end of the turn."""
+        return self.ws.transport.get_write_buffer_size() + sum(map(len, self._out))
+
+    def say(self, frame: bytes) -> None:
+        """Put a frame on its way; it leaves at the end of this loop turn, with whatever else there is by then."""
+        if not self._out:
+            self._on_dirty(self)
+        self._out.append(frame)
+
+    def push(self, conversation: str, sequence: int, frame: bytes, most_bytes: int) -> bool:
+        """Push a message, unless too much is on its way already: then note its number. Gives whether it was pushed."""
+        if self.behind is None and self.ws.transport.get_write_buffer_size() > most_bytes:
+            self.behind = {}
+        if self.behind is not None:
+            self.behind[conversation] = max(sequence, self.behind.get(conversation, 0))
+            return False
+        if not self.unacked:
+            self.unacked, self.pushed_at = self.unacked or {}, now()
+        self.unacked[conversation] = max(sequence, self.unacked.get(conversation, 0))
+        self.say(frame)
+        return True
+
+    def acknowledge(self, conversation: str, sequence: int) -> None:
+        """The client has everything up to this number."""
+        if self.unacked and sequence >= self.unacked.get(conversation, 0):
+            self.unacked.pop(conversation, None)
+            self.pushed_at = now()
+
+    def catch_up(self) -> None:
+        """Push again from now on, and say how far things are."""
+        behind, self.behind = self.behind, None
+        if behind:
+            self.say(encode(Behind(behind)))
+
+    def remind(self) -> None:
+        """What was pushed and is not acknowledged: say again how far things are."""
+        if self.unacked:
+            self.pushed_at = now()
+            self.say(encode(Behind(dict(self.unacked))))
+
+    def flush(self, codec: Codec) -> None:
+        """Write what there is: to a client that can read it, many frames as one batch, compressed if that pays."""
+        out, self._out = self._out, []
+        if self.packed and 1 < len(out) <= MOST_MESSAGES and sum(map(len, out)) <= _MOST_BATCH_BYTES:
+            broadcast((self.ws,), codec.compress(batch_frame(out)))
+            return
+        for frame in out:
+            broadcast((self.ws,), frame, text=True)

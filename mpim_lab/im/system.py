@@ -1,0 +1,139 @@
+"""System: wires it all. Some gateways, each with services and a queue of its own, over one server and one database."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from sqlalchemy.engine import URL
+
+from mpim_lab.events import Observer
+from mpim_lab.im.client import Client
+from mpim_lab.im.gateway import Gateway
+from mpim_lab.im.groups import Groups
+from mpim_lab.im.messages import Messages
+from mpim_lab.im.offline import OfflineStore, database_url
+from mpim_lab.im.outbox import Outbox
+from mpim_lab.im.presence import ROUTE_LIFETIME_S, Presence
+from mpim_lab.im.protocol import BroadcastSystemMessageReq
+from mpim_lab.im.services import GatewayLimits, Services
+from mpim_lab.im.tokens import Tokens, new_secret
+from mpim_lab.mq.ids import new_message_id
+from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.sql_store import SqlStore
+
+MakeMessages = Callable[[MessageQueue, Groups, OfflineStore], Any]
+MakePresence = Callable[[MessageQueue], Any]
+
+
+class System:
+    """`async with System(redis_url) as mpim`: gateways on loopback, a client for whoever asks.
+
+    database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages, presence: make the services;
+    the sketch's have the same methods. secret: shared by all gateways of a system; several processes need the same one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        gateways: int = 1,
+        database: str | URL | None = None,
+        prefix: str = "",
+        secret: str | None = None,
+        port: int = 0,
+        first: int = 1,
+        messages: MakeMessages = Messages,
+        presence: MakePresence | None = None,
+        route_lifetime_s: float = ROUTE_LIFETIME_S,
+        limits: GatewayLimits | None = None,
+        queue_limits: Limits | None = None,
+        outbox_after_s: float = 2.0,
+        allow_login: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
+        self.url, self._prefix, self._observer = url, prefix, observer
+        self._names = [f"gw-{number}" for number in range(first, first + gateways)]
+        self._port, self._limits, self._queue_limits = port, limits, queue_limits
+        self.tokens = Tokens(secret or new_secret())
+        self.store = SqlStore(database or database_url())
+        self.offline = OfflineStore(self.store)
+        self._make_messages = messages
+        self._make_presence = presence or (lambda queue: Presence(queue, lifetime_s=route_lifetime_s))
+        self._outbox_after_s, self._allow_login = outbox_after_s, allow_login
+        self.gateways: dict[str, Gateway] = {}
+        self._running: dict[str, contextlib.AsyncExitStack] = {}
+        self._stack = contextlib.AsyncExitStack()
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            self._own = await stack.enter_async_context(self._queue("mpim"))
+            await stack.enter_async_context(self.store)
+            self.services = self._services(self._own)
+            stack.push_async_callback(self._stop_all)
+            for number, name in enumerate(self._names):
+                await self.start(name, port=self._port + number if self._port else 0)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def start(self, name: str, *, port: int = 0, url: str | None = None) -> Gateway:
+        """Start one more gateway. url: how this one reaches the server, if not as the others do."""
+        async with contextlib.AsyncExitStack() as stack:
+            told: list[Gateway] = []  # the queue is there before its gateway
+            queue = self._queue(name, url, on_gap=lambda gap_s: told[0].on_gap(gap_s))
+            services = self._services(queue)
+            gateway = Gateway(name, services, port=port, limits=self._limits, allow_login=self._allow_login)
+            told.append(gateway)
+            await stack.enter_async_context(queue)
+            await stack.enter_async_context(gateway)
+            if isinstance(services.messages, Messages):
+                await stack.enter_async_context(Outbox(services.messages, after_s=self._outbox_after_s))
+            self._running[name], self.gateways[name] = stack.pop_all(), gateway
+        return gateway
+
+    async def stop(self, name: str) -> None:
+        """Close a gateway: its clients are sent elsewhere, and nothing is lost."""
+        self.gateways.pop(name)
+        await self._running.pop(name).aclose()
+
+    async def kill(self, name: str) -> None:
+        """End a gateway as if its process had died: no good-bye, its routes stay, what it was at is left undone."""
+        gateway = self.gateways.pop(name)
+        await gateway.die()
+        await self._running.pop(name).aclose()
+
+    async def _stop_all(self) -> None:
+        for name in list(self.gateways):
+            await self.stop(name)
+
+    def _queue(self, name: str, url: str | None = None, **options: Any) -> MessageQueue:
+        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_limits, "observer": self._observer}
+        return MessageQueue(url or self.url, name=name, **common, **options)
+
+    def _services(self, queue: MessageQueue) -> Services:
+        groups = Groups(self.store, queue)
+        messages = self._make_messages(queue, groups, self.offline)
+        return Services(queue, self._make_presence(queue), groups, messages, self.tokens)
+
+    # Using it
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients connect to."""
+        return [gateway.url for gateway in self.gateways.values()]
+
+    def client(self, uid: str, *, at: Sequence[str] = (), **options: Any) -> Client:
+        """A client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named."""
+        addresses = [self.gateways[name].url for name in at or self.gateways]
+        given = {"name": uid, "observer": self._observer} | options
+        return Client(addresses, lambda: self.tokens.issue(uid), **given)
+
+    async def broadcast(self, text: str) -> int:
+        """A system notice to everybody who is online; gives how many gateways have it."""
+        request = BroadcastSystemMessageReq(new_message_id(), text)
+        return (await self.services.messages.broadcast_system_message(request)).gateways

@@ -1,0 +1,33 @@
+"""MpimSystem: the whole system in a notebook, with a server of its own: `async with MpimSystem(gateways=2) as mpim`."""
+
+import contextlib
+from typing import Any, Self
+
+from mpim_lab.im.system import System
+from mpim_lab.lab.external import ExternalServer
+from mpim_lab.lab.server import EmbeddedServer, open_server
+
+
+class MpimSystem(System):
+    """As `System`, over the lab's server: one of its own that ends with it, or the one that MPIM_REDIS_URL names.
+
+    `server` can be killed, paused and started again, as far as it is ours. server: give one that is running already.
+    """
+
+    def __init__(self, *, server: EmbeddedServer | ExternalServer | None = None, **options: Any) -> None:
+        self.server = server or open_server()
+        self._is_ours, self._options = server is None, options
+        self._life = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            if self._is_ours:
+                await stack.enter_async_context(self.server)
+            super().__init__(self.server.url, **{"prefix": self.server.prefix} | self._options)
+            await super().__aenter__()
+            stack.push_async_exit(super().__aexit__)
+            self._life = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._life.aclose()

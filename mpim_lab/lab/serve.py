@@ -1,0 +1,110 @@
+"""Serve: `mpim-lab serve --gateways N`: N gateways, a process each, over one server and one database, until Ctrl-C.
+
+Several machines are the same thing: give each `MPIM_REDIS_URL`, `MPIM_DATABASE_URL` and `MPIM_SECRET`, and let each start its
+gateways, with names of their own (`--first`).
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mpim_lab.errors import InvalidParameter, ServerFailed
+from mpim_lab.im.tokens import new_secret
+from mpim_lab.lab.server import open_server
+
+_START_S, _END_S = 20.0, 15.0
+
+
+class GatewayProcess(NamedTuple):
+    """One gateway in a process of its own."""
+
+    name: str
+    port: int
+    process: asyncio.subprocess.Process
+
+    async def end(self) -> int:
+        """Drain it, and wait; kill it if that takes too long. Gives its exit status."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+            try:
+                async with asyncio.timeout(_END_S):
+                    await self.process.wait()
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+        return self.process.returncode or 0
+
+
+async def start_gateway(
+    name: str, url: str, settings: Mapping[str, str], *, port: int = 0, prefix: str = "", allow_login: bool = False
+) -> GatewayProcess:
+    """Start one and wait until it listens. settings: MPIM_SECRET and MPIM_DATABASE_URL. Raises ServerFailed."""
+    command = [sys.executable, "-m", "mpim_lab.im.process", "--url", url, "--name", name, "--port", str(port)]
+    command += ["--prefix", prefix, *(["--allow-login"] if allow_login else [])]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env=os.environ | settings, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(_START_S):
+            line = await process.stdout.readline()
+        return GatewayProcess(name, int(json.loads(line)["port"]), process)
+    except (TimeoutError, ValueError, KeyError) as error:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        raise ServerFailed(f"gateway {name} did not start; its own words are above") from error
+
+
+async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
+    """Run until a signal, or until a gateway ends by itself (status 1). Raises InvalidParameter, ServerFailed."""
+    if not 1 <= gateways <= 64:
+        raise InvalidParameter(f"gateways={gateways}: from 1 to 64")
+    ended = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, ended.set)
+    async with contextlib.AsyncExitStack() as stack:
+        server = open_server(persistence="everysec")
+        await stack.enter_async_context(server)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpim-"))
+        settings = {
+            "MPIM_SECRET": os.environ.get("MPIM_SECRET") or new_secret(),
+            "MPIM_DATABASE_URL": os.environ.get("MPIM_DATABASE_URL")
+            or f"sqlite+aiosqlite:///{Path(folder, 'mpim.db')}",
+        }
+        running: list[GatewayProcess] = []
+        stack.push_async_callback(_end_all, running)
+        for number in range(gateways):
+            name = f"gw-{first + number}"
+            own_port = port + number if port else 0
+            gateway = await start_gateway(
+                name, server.url, settings, port=own_port, prefix=server.prefix, allow_login=True
+            )
+            running.append(gateway)
+            print(f"{name}: http://127.0.0.1:{gateway.port}/  (process {gateway.process.pid})", flush=True)
+        print("Open two of these addresses side by side and log in as two users. Ctrl-C ends it.", flush=True)
+        return await _watch(running, ended)
+
+
+async def _watch(running: list[GatewayProcess], ended: asyncio.Event) -> int:
+    waiting = asyncio.create_task(ended.wait())
+    lives = {asyncio.create_task(each.process.wait()): each for each in running}
+    done, rest = await asyncio.wait([waiting, *lives], return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    for task in done - {waiting}:
+        print(f"{lives[task].name} ended by itself, with status {task.result()}", file=sys.stderr)
+    return 0 if waiting in done else 1
+
+
+async def _end_all(running: list[GatewayProcess]) -> None:
+    await asyncio.gather(*(each.end() for each in running))
