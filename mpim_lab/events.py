@@ -31,6 +31,7 @@ class Kind(StrEnum):
     STUCK = "stuck"  # at the end of a run it is pending, or nobody was given it
     CRASHED = "crashed"  # the consumer that had it died; `detail` = when
     CONFIRMED = "confirmed"  # the receiver's confirmation came back to the sender
+    PASSED = "passed"  # it went on from `actor` to `channel`, which are places of MPIM here
     TOLD = "told"  # the sender's caller was told `detail`, e.g. "delivered"
 
     CONNECTED = "connected"  # `count` = how many times this connection has been made
@@ -86,6 +87,11 @@ class Reporter:
         """Report what happened to a message, here or at another `actor` that reports through us."""
         if self._observer is not None:
             self._observer(Event(kind, now(), actor or self.actor, message_id(payload), channel, detail, count))
+
+    def passed(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
+        """Report that a message went on from here, or from `source`, to another place."""
+        if self._observer is not None:
+            self._observer(Event(Kind.PASSED, now(), source or self.actor, id, to, detail, count))
 
     def note(
         self, kind: Kind, *, channel: str = "", detail: str = "", count: int | None = None, seconds: float | None = None

@@ -19,13 +19,26 @@ from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from typing import Any, Self
 
 from mpim_lab.errors import GatewayClosed, MpimError
-from mpim_lab.events import Kind, Observer, Reporter, now
+from mpim_lab.events import Observer, now
 from mpim_lab.im.asking import Asking
+from mpim_lab.im.journal import Journal
 from mpim_lab.im.line import Line, Token
 from mpim_lab.im.protocol import ChatMessage, group_conversation
 from mpim_lab.im.reader import Missing
 from mpim_lab.im.readers import Readers
-from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Ping, Problem, Send, Sent, Status, Watch, Welcome
+from mpim_lab.im.wire import (
+    FromGateway,
+    Group,
+    Members,
+    Notice,
+    Ping,
+    Problem,
+    Send,
+    Sent,
+    Status,
+    Watch,
+    Welcome,
+)
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.ids import new_message_id
 
@@ -56,7 +69,7 @@ class Client:
         on_notice: Callable[[Notice], None] = lambda notice: None,
         on_status: Callable[[Status], None] = lambda status: None,
     ) -> None:
-        self.name, self._reporter = name, Reporter(name, observer)
+        self.name, self._journal = name, Journal(name, observer)
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
         self._timeout_s = timeout_s
         self._on_notice, self._on_status = on_notice, on_status
@@ -112,25 +125,24 @@ class Client:
 
         Raises InvalidMessage, TooFast when it stays too fast, Unconfirmed when no answer came in time: it may be kept.
         """
-        return await self._deliver(Send(id or new_message_id(), text, to=to), f"user:{to}")
+        return await self._deliver(Send(id or new_message_id(), text, to=to))
 
     async def send_to_group(self, group: str, text: str, *, id: str | None = None) -> Sent:
         """Send to a group. Raises NoSuchGroup, NotAMember, and as `send`."""
-        return await self._deliver(Send(id or new_message_id(), text, group=group), f"group:{group}")
+        return await self._deliver(Send(id or new_message_id(), text, group=group))
 
-    async def _deliver(self, frame: Send, channel: str) -> Sent:
+    async def _deliver(self, frame: Send) -> Sent:
         self._own[frame.id] = None
         if len(self._own) > _MOST_KNOWN:
             self._own.popitem(last=False)
-        payload = f"{frame.id} {frame.text}".encode() if self._reporter.is_on else b""
-        self._reporter.message(Kind.ACCEPTED, payload, channel)
+        self._journal.accepted(frame)
         try:
             sent = await self._asking.ask(frame.id, frame)
         except MpimError as error:
-            self._reporter.message(Kind.TOLD, payload, channel, detail=type(error).__name__)
+            self._journal.told(frame, type(error).__name__)
             raise
         assert isinstance(sent, Sent)
-        self._reporter.message(Kind.TOLD, payload, channel, detail=sent.told)
+        self._journal.told(frame, sent.told)
         return sent
 
     # Groups and presence
@@ -181,8 +193,7 @@ class Client:
         return self._readers.missing
 
     def _has_read(self, message: ChatMessage) -> None:
-        if self._reporter.is_on:
-            self._reporter.message(Kind.EFFECT, f"{message.id} ".encode(), message.conversation)
+        self._journal.read(message)
         self._readers.read(message)
 
     # What the gateway says
@@ -208,8 +219,7 @@ class Client:
         elif isinstance(frame, Status):
             self._on_status(frame)
         else:
-            if isinstance(frame, ChatMessage) and self._reporter.is_on:
-                self._reporter.message(Kind.RECEIVED, f"{frame.id} ".encode(), frame.conversation)
+            self._journal.arrived(frame, self.gateway, self._own)
             self._readers.take(frame, now(), self._own)
             self._ask_for_missing()
 

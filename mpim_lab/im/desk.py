@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mpim_lab.errors import InvalidMessage, MpimError
-from mpim_lab.events import now
+from mpim_lab.events import Reporter, now
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.figures import Figures
 from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.messages import LOG, SERVICE
 from mpim_lab.im.protocol import PullOfflineReq, SendGroupMessageReq, SendMessageReq, group_conversation
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
@@ -43,8 +44,15 @@ class Desk:
     """One for all sessions of a gateway."""
 
     def __init__(
-        self, services: Services, lobby: Lobby, acks: Acknowledgements, figures: Figures, limits: GatewayLimits
+        self,
+        services: Services,
+        lobby: Lobby,
+        acks: Acknowledgements,
+        figures: Figures,
+        limits: GatewayLimits,
+        reporter: Reporter,
     ) -> None:
+        self._reporter = reporter
         self._services, self._lobby, self._acks = services, lobby, acks
         self._figures, self._limits = figures, limits
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
@@ -84,6 +92,8 @@ class Desk:
 
     async def _send(self, session: Session, frame: Send) -> None:
         messages, sender = self._services.messages, session.route.uid
+        self._reporter.passed(frame.id, self._reporter.actor, source=sender)
+        self._reporter.passed(frame.id, SERVICE)
         send: Callable[[], Awaitable[Any]]
         if frame.to is not None:
             send = functools.partial(messages.send_message, SendMessageReq(frame.id, sender, frame.to, frame.text))
@@ -103,6 +113,9 @@ class Desk:
         request = PullOfflineReq(session.route.uid, frame.conversation, frame.after)
         page = await self._services.messages.pull_offline(request)
         session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing)))
+        if self._reporter.is_on:
+            for message in page.messages:
+                self._reporter.passed(message.id, self._reporter.actor, source=LOG)
 
     async def _watch(self, session: Session, frame: Watch) -> None:
         watching = session.watching = session.watching if session.watching is not None else set()

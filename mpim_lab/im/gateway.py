@@ -8,17 +8,19 @@ number of them work side by side over one server, and know nothing of each other
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.errors import InvalidToken, MpimError
+from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.desk import Desk, TooManyFaults
 from mpim_lab.im.figures import Figures, GatewayCollector, exposition
 from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.outgoing import Outgoing
 from mpim_lab.im.pages import Pages
 from mpim_lab.im.patrol import Patrol
 from mpim_lab.im.reception import Reception
@@ -26,7 +28,6 @@ from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, Problem, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
-from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.message import Message
 
 _log = logging.getLogger(__name__)
@@ -48,19 +49,19 @@ class Gateway:
         port: int = 0,
         limits: GatewayLimits | None = None,
         allow_login: bool = False,
+        observer: Observer | None = None,
     ) -> None:
+        self._reporter = reporter = Reporter(name, observer)
         self.name, self.services, self.host, self.port = name, services, host, port
         self.limits, self.figures = limits or GatewayLimits(), Figures()
-        self._codec = Codec()
         self.lobby = Lobby(services.queue, self._on_push, self._on_status)
         self._acks = Acknowledgements(services.messages, self.limits.ack_every_s)
-        self._desk = Desk(services, self.lobby, self._acks, self.figures, self.limits)
-        self._reception = Reception(name, services, self.lobby, self.limits, self._mark_dirty)
+        self._desk = Desk(services, self.lobby, self._acks, self.figures, self.limits, reporter)
+        self._reception = Reception(name, services, self.lobby, self.limits, Outgoing().mark)
         self.patrol = Patrol(services, self.lobby, self.figures, self.limits, self.end)
         self._pages = Pages(
             login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
         )
-        self._dirty: list[Session] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = contextlib.AsyncExitStack()
         self._server: Server | None = None
@@ -199,7 +200,8 @@ class Gateway:
     # From the server
 
     def _on_push(self, message: Message) -> None:
-        _, conversation, sequence, frame = push_of(message.payload)
+        message_id, conversation, sequence, frame = push_of(message.payload)
+        self._reporter.passed(message_id, self.name, source=message.channel)
         for session in self.lobby.of(message.channel[5:]):  # what follows "user:"
             if session.push(conversation, sequence, frame, self.limits.outbox_bytes):
                 self.figures.pushed += 1
@@ -228,19 +230,6 @@ class Gateway:
         """The line from the server was down for so long: pushes were lost. For the queue's `on_gap`."""
         _log.info("%s: nothing was heard for %.2f s", self.name, gap_s)
         self._start(self.patrol.tell_everybody_behind())
-
-    # To clients
-
-    def _mark_dirty(self, session: Session) -> None:
-        if not self._dirty:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._dirty.append(session)
-
-    def _flush(self) -> None:
-        dirty: Iterable[Session] = self._dirty
-        self._dirty = []
-        for session in dirty:
-            session.flush(self._codec)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from mpim_lab.errors import AccessDenied, MpimError, NotAMember
+from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.groups import Groups
 from mpim_lab.im.ledger import Kept, Ledger
 from mpim_lab.im.offline import OfflineStore
@@ -47,6 +48,7 @@ from mpim_lab.mq.message import publish_head, wire_name
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
 
+SERVICE, LOG, STORE = "messages", "chat log", "offline store"  # what a trace calls them
 _log = logging.getLogger(__name__)
 
 
@@ -64,10 +66,16 @@ class Messages:
     ordered: ClassVar[bool] = True
 
     def __init__(
-        self, queue: MessageQueue, groups: Groups, offline: OfflineStore, *, ledger: Ledger | None = None
+        self,
+        queue: MessageQueue,
+        groups: Groups,
+        offline: OfflineStore,
+        *,
+        ledger: Ledger | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.queue, self.groups, self.offline = queue, groups, offline
-        self.ledger = ledger or Ledger(queue)
+        self.ledger, self.reporter = ledger or Ledger(queue), Reporter(SERVICE, observer)
 
     # Sending
 
@@ -101,7 +109,11 @@ class Messages:
 
     async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
         """Step 1. Without receivers it is a group's."""
-        return await self.ledger.append(message, receivers, is_group=not receivers)
+        kept = await self.ledger.append(message, receivers, is_group=not receivers)
+        self.reporter.passed(message.id, LOG)
+        if receivers and kept.is_new:
+            self.reporter.passed(message.id, user_channel(receivers[0]), count=kept.listened)
+        return kept
 
     async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
         """Push to many in one pipeline: each answer says how many gateways listened, at that moment."""
@@ -114,6 +126,10 @@ class Messages:
             counts = [error] * len(members)
         failed = tuple(uid for uid, count in zip(members, counts, strict=True) if isinstance(count, BaseException))
         absent = tuple(uid for uid, count in zip(members, counts, strict=True) if count == 0)
+        if self.reporter.is_on:
+            for uid, count in zip(members, counts, strict=True):
+                if uid != message.sender and not isinstance(count, BaseException):
+                    self.reporter.passed(message.id, user_channel(uid), count=count)
         return FanOut(len(members) - len(absent) - len(failed), absent, failed)
 
     async def store(self, uids: Sequence[str], message: ChatMessage) -> None:
@@ -122,6 +138,7 @@ class Messages:
             return
         try:
             await self.offline.store_many(uids, [message])
+            self.reporter.passed(message.id, STORE)
         except MpimError as error:
             _log.warning("%s %d waits in the log alone: %s", message.conversation, message.sequence, error)
 

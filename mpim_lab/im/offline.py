@@ -33,6 +33,7 @@ from mpim_lab.im.offline_rows import (
     insert_or_ignore,
     is_of,
     line_of,
+    quiet_repeats,
 )
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.schema import Tables
@@ -106,9 +107,10 @@ class OfflineStore:
         stored_at = self._now_ms()
         statement, new = insert_or_ignore(connection.dialect.name), 0
         rows = ({"uid": uid, "stored_at": stored_at} | line for uid in users for line in lines)
-        for chunk in chunks(rows):
-            done = await connection.execute(statement, chunk)
-            new += len(done.all()) if done.returns_rows else done.rowcount
+        async with quiet_repeats(connection):
+            for chunk in chunks(rows):
+                done = await connection.execute(statement, chunk)
+                new += len(done.all()) if done.returns_rows else done.rowcount
         return new
 
     def _to_look_at(self, users: list[str], count: int) -> list[str]:
@@ -120,7 +122,7 @@ class OfflineStore:
     async def _drop(self, connection: AsyncConnection, users: list[str]) -> dict[str, int]:
         """Delete the oldest rows of those who have too many; gives how many of whom."""
         dropped: dict[str, int] = {}
-        for chunk in chunks(iter(users)):
+        for chunk in chunks(users):
             size = func.count()
             wanted = select(ROW.uid, size).where(ROW.uid.in_(chunk)).group_by(ROW.uid).having(size > self._most)
             for uid, count in (await connection.execute(wanted)).all():

@@ -1,10 +1,11 @@
 """The rows of the offline store: their table, a message as a row, and the statements that databases have in dialects."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Column, ColumnElement, Index, Insert, MetaData, Table, Text, delete, select
+from sqlalchemy import BigInteger, Column, ColumnElement, Index, Insert, MetaData, Table, Text, delete, select, text
 from sqlalchemy import tuple_ as row_of
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -73,6 +74,17 @@ def insert_or_ignore(dialect: str) -> Insert:
     if dialect == "postgresql":  # not every driver counts the rows of many at once: have them named
         return postgresql.insert(OFFLINE).on_conflict_do_nothing().returning(ROW.sequence)
     return mysql.insert(OFFLINE).prefix_with("IGNORE")
+
+
+@contextlib.asynccontextmanager
+async def quiet_repeats(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Have MySQL and MariaDB say nothing of the rows that are passed over: drivers fetch and log that, row by row."""
+    is_talkative = connection.dialect.name in ("mysql", "mariadb")
+    if is_talkative:
+        await connection.execute(text("SET SESSION max_error_count = 0"))
+    yield
+    if is_talkative:
+        await connection.execute(text("SET SESSION max_error_count = DEFAULT"))
 
 
 def chunks(rows: Iterable[Each]) -> Iterator[list[Each]]:

@@ -52,7 +52,7 @@ class Patrol:
                 self._end(session, f"silent for {limits.silent_s:g} s")
             elif session.behind is not None:
                 self._look_at_slow(session, moment)
-            elif session.unacked and moment - session.pushed_at > limits.resend_s:
+            elif self._services.messages.ordered and session.unacked and moment - session.pushed_at > limits.resend_s:
                 self._figures.reminded += 1
                 session.remind()
 

@@ -59,7 +59,7 @@ class Readers:
             self.begin(frame.conversation, 0)
             reader = self._readers[frame.conversation]
             self._hand_over(reader.page(frame.messages, frame.last, frame.missing, now), own)
-        elif isinstance(frame, Behind):
+        elif isinstance(frame, Behind) and self._is_ordered:
             for name, last in frame.conversations.items():
                 self.begin(name, 0)
                 if not self._readers[name].told_last(last):

@@ -22,7 +22,7 @@ from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import SqlStore
 
-MakeMessages = Callable[[MessageQueue, Groups, OfflineStore], Any]
+MakeMessages = Callable[..., Any]  # (queue, groups, offline, observer=…)
 MakePresence = Callable[[MessageQueue], Any]
 
 
@@ -81,17 +81,19 @@ class System:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
-    async def start(self, name: str, *, port: int = 0, url: str | None = None) -> Gateway:
-        """Start one more gateway. url: how this one reaches the server, if not as the others do."""
+    async def start(self, name: str, *, port: int = 0, **queue_options: Any) -> Gateway:
+        """Start one more gateway. queue_options: for its own queue, as `MessageQueue` takes them."""
         async with contextlib.AsyncExitStack() as stack:
             told: list[Gateway] = []  # the queue is there before its gateway
-            queue = self._queue(name, url, on_gap=lambda gap_s: told[0].on_gap(gap_s))
+            queue = self._queue(name, on_gap=lambda gap_s: told[0].on_gap(gap_s), **queue_options)
             services = self._services(queue)
-            gateway = Gateway(name, services, port=port, limits=self._limits, allow_login=self._allow_login)
+            gateway = Gateway(
+                name, services, port=port, limits=self._limits, allow_login=self._allow_login, observer=self._observer
+            )
             told.append(gateway)
             await stack.enter_async_context(queue)
             await stack.enter_async_context(gateway)
-            if isinstance(services.messages, Messages):
+            if services.messages.ordered:  # the sketch has no outbox
                 await stack.enter_async_context(Outbox(services.messages, after_s=self._outbox_after_s))
             self._running[name], self.gateways[name] = stack.pop_all(), gateway
         return gateway
@@ -111,13 +113,13 @@ class System:
         for name in list(self.gateways):
             await self.stop(name)
 
-    def _queue(self, name: str, url: str | None = None, **options: Any) -> MessageQueue:
-        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_limits, "observer": self._observer}
-        return MessageQueue(url or self.url, name=name, **common, **options)
+    def _queue(self, name: str, **options: Any) -> MessageQueue:
+        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_limits}
+        return MessageQueue(self.url, name=name, **common, **options)
 
     def _services(self, queue: MessageQueue) -> Services:
         groups = Groups(self.store, queue)
-        messages = self._make_messages(queue, groups, self.offline)
+        messages = self._make_messages(queue, groups, self.offline, observer=self._observer)
         return Services(queue, self._make_presence(queue), groups, messages, self.tokens)
 
     # Using it

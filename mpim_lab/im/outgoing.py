@@ -1,0 +1,25 @@
+"""Outgoing: what a gateway says within one turn of its loop leaves at the turn's end, together for each client."""
+
+import asyncio
+
+from mpim_lab.im.session import Session
+from mpim_lab.mq.compression import Codec
+
+
+class Outgoing:
+    """One for all sessions of a gateway; `mark` is each session's `on_dirty`."""
+
+    def __init__(self) -> None:
+        self._codec = Codec()
+        self._dirty: list[Session] = []
+
+    def mark(self, session: Session) -> None:
+        """A session has something to say, the first in this turn."""
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty.append(session)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for session in dirty:
+            session.flush(self._codec)

@@ -1,0 +1,86 @@
+// What this page has of one conversation: what was said, what of mine is on its way, who is in it.
+
+import { Order } from "./order.js";
+
+const MOST_SHOWN = 1000;  // older ones leave the page; the gateway still has them
+
+// An item is a message {id, sender, text, at_ms, sequence, state, told, problem} or a {gap: [first, last], key}.
+// state: "received" (another's); of mine: "sending", "kept", or "failed".
+export class Conversation {
+  constructor(name, me) {
+    this.name = name;
+    this.me = me;
+    this.group = name.startsWith("#") ? name.slice(1) : null;
+    const others = this.group === null ? name.split(":") : [];
+    this.other = this.group === null ? (others[0] === me ? others[1] : others[0]) : null;
+    this.order = new Order();
+    this.acked = 0;       // what the gateway knows that I have
+    this.log = [];        // in the order of the numbers
+    this.pending = [];    // mine, not yet in the log
+    this.members = new Set(this.group === null ? [this.other] : []);
+    this.isListed = this.group === null;  // all members are known
+    this.unread = 0;
+    this.dropped = 0;     // how many left the page at its upper end
+    this.isLeft = false;
+    this.isMet = false;   // a welcome or a page has told where it stands
+    this.isJoining = false;  // what was said before I came is history
+    this.vain = 0;        // how often it was asked for in vain
+  }
+
+  get title() { return this.group === null ? this.other : `#${this.group}`; }
+  get items() { return [...this.log, ...this.pending]; }
+  get latest() { return this.pending.at(-1) ?? this.log.findLast((item) => item.id !== undefined) ?? null; }
+
+  // Where the conversation stood at `welcome`: show what is not acknowledged, and the last `context` messages.
+  // Gives false if the system's numbers went back behind what this page has.
+  meet(acked, last, context = 50) {
+    if (!this.isMet && this.order.position === 0) {
+      this.order = new Order(Math.min(acked, Math.max(0, last - context)), { last, base: acked });
+    }
+    this.isMet = true;
+    const wentBack = last < this.order.position;
+    if (wentBack) this.order.turnBack(last);
+    this.order.last = Math.max(this.order.last, last);
+    this.acked = acked;
+    return !wentBack;
+  }
+
+  // Something of mine that is to be sent.
+  begin(entry) {
+    const item = { ...entry, sender: this.me, state: "sending", told: "", problem: "" };
+    this.pending.push(item);
+    return item;
+  }
+
+  find(id) { return this.pending.find((item) => item.id === id) ?? this.log.findLast((item) => item.id === id); }
+
+  // Put what its turn has come for into the log, mine in place of what was pending. Gives the messages of others that are new.
+  show(released) {
+    const fresh = [];
+    for (const one of released) {
+      if (one.gap) this.log.push({ ...one, key: `gap-${one.gap[0]}-${one.gap[1]}` });
+      else if (one.sender === this.me) this.log.push(this.confirmed(one));
+      else {
+        this.log.push({ ...one, state: "received", told: "", problem: "" });
+        if (one.sequence > (this.order.base ?? 0) || !one.sequence) fresh.push(one);
+      }
+    }
+    if (this.log.length > MOST_SHOWN) this.dropped += this.log.splice(0, this.log.length - MOST_SHOWN).length;
+    return fresh;
+  }
+
+  // Mine is kept: take it from what is pending, as it is now known.
+  confirmed(message) {
+    const at = this.pending.findIndex((item) => item.id === message.id);
+    const item = at < 0 ? { told: "" } : this.pending.splice(at, 1)[0];
+    return Object.assign(item, message, { state: "kept", problem: "", at_ms: message.at_ms || item.at_ms });
+  }
+
+  // Mine, kept under a number whose turn is over: put it where it belongs.
+  place(item) {
+    if (!this.pending.includes(item) || item.sequence > this.order.position) return;
+    this.pending.splice(this.pending.indexOf(item), 1);
+    const after = this.log.findIndex((one) => (one.gap?.[0] ?? one.sequence) > item.sequence);
+    this.log.splice(after < 0 ? this.log.length : after, 0, item);
+  }
+}
