@@ -65,11 +65,12 @@ class Asking:
         answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
         self._waiting[key] = frame, answer
         try:
-            await self._line.say(frame)
             async with asyncio.timeout(min(self._answer_s, max(0.01, deadline - now()))):
+                await self._line.say(frame)  # which waits if the line takes no more
                 return await answer
         finally:
-            self._waiting.pop(key, None)
+            if self._waiting.get(key, (None, None))[1] is answer:  # the same may have been asked once more
+                del self._waiting[key]
 
     def answered(self, key: str, answer: Sent | Members) -> None:
         """An answer has come."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.im.presence import FOLDER
 from mpim_lab.im.protocol import AckReq, ChatMessage
 from mpim_lab.im.wire import encode, from_gateway
@@ -50,6 +51,8 @@ class Ledger:
     """
 
     def __init__(self, queue: MessageQueue, *, trim_every: int = TRIM_EVERY) -> None:
+        if trim_every < 1:
+            raise InvalidParameter(f"trim_every={trim_every}: at least 1")
         self.queue, self._trim_every = queue, str(trim_every)
         self.commands = queue.access(NAME).commands
         self.outbox = self._key(OUTBOX_KEY)
@@ -60,13 +63,13 @@ class Ledger:
         before, after = _halves(message)
         keys = [
             self._key(sequence_key(NAME, message.conversation)),
-            self._key(sent_key(NAME, message.conversation, message.id)),
+            self._key(sent_key(NAME, message.conversation, f"{message.sender}:{message.id}")),
             self._log(message.conversation),
             self.outbox,
             *([] if is_group else [self._key(talks_key(uid)) for uid in dict.fromkeys((*receivers, message.sender))]),
         ]
         words = (message.id, self._mark_ms, message.conversation, before, after, "group" if is_group else "")
-        channels = [self._key(user_channel(uid)) for uid in receivers]
+        channels = [self._key(user_channel(uid)) for uid in dict.fromkeys(receivers)]
         answer = await _SEND.run(self.commands, keys, *words, self._trim_every, *channels)
         sequence, is_new, listened, todo, at_ms = answer
         return Kept(replace(message, sequence=sequence, at_ms=at_ms), bool(is_new), listened, todo)
@@ -116,20 +119,29 @@ class Ledger:
         return {uid: int(number or 0) for uid, number in found.items()}
 
     async def ack(self, requests: Sequence[AckReq]) -> list[int]:
-        """Note how far users are, forward only; gives how far they are now."""
+        """Note how far users are: forward only, never beyond the last message; gives how far they are now."""
         if not requests:
             return []
+        keys = [
+            self._key(name)
+            for each in requests
+            for name in (acked_key(each.uid), sequence_key(NAME, each.conversation))
+        ]
         words = [word for each in requests for word in (each.conversation, str(each.sequence))]
-        far = await _ACK.run(self.commands, [self._key(acked_key(each.uid)) for each in requests], *words)
+        far = await _ACK.run(self.commands, keys, *words)
         return [int(number) for number in far]
 
     # The outbox
 
-    async def to_do(self, older_than_ms: int, count: int = 100) -> list[ToDo]:
-        """What has waited in the outbox for so long, by the server's clock: whoever was at it has died."""
+    async def to_do(self, older_than_ms: int, *, after: bytes = b"", count: int = 100) -> list[ToDo]:
+        """What has waited in the outbox for so long, by the server's clock: whoever was at it has died.
+
+        after: the entry after which to begin; from the first one if none is given.
+        """
         seconds, micros = await self.commands.call("TIME")
         end = int(seconds) * 1_000 + int(micros) // 1_000 - older_than_ms
-        raws = await self.commands.call("XRANGE", self.outbox, "-", str(end), "COUNT", str(count))
+        begin = b"(" + after if after else b"-"
+        raws = await self.commands.call("XRANGE", self.outbox, begin, str(end), "COUNT", str(count))
         return [ToDo(raw[0], raw[1][1].decode(), raw[1][3].decode(), int(raw[1][5])) for raw in raws]
 
     async def done(self, entry_id: bytes) -> None:

@@ -99,12 +99,13 @@ class Messages:
         if not kept.is_new:
             return SendGroupMessageResp(request.id, conversation, kept.message.sequence, "known")
         out = await self.push(kept.message, members)
-        await self.store([uid for uid in out.absent if uid != request.sender], kept.message)
+        waiting = [uid for uid in out.absent if uid != request.sender]
+        await self.store(waiting, kept.message)
         if not out.failed:
             await self.strike(kept.todo)
         told = "pushed" if out.pushed else "stored"
         return SendGroupMessageResp(
-            request.id, conversation, kept.message.sequence, told, out.pushed, len(out.absent), out.failed
+            request.id, conversation, kept.message.sequence, told, out.pushed, len(waiting), out.failed
         )
 
     async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
@@ -177,8 +178,13 @@ class Messages:
         return PullOfflineResp(*_until_a_gap(found, wanted, last))
 
     async def ack(self, requests: Sequence[AckReq]) -> list[AckResp]:
-        """Note how far users are. What they have is not turned back by an acknowledgement that comes late."""
-        return [AckResp(far) for far in await self.ledger.ack(requests)]
+        """Note how far users are. What they have is not turned back by an acknowledgement that comes late.
+
+        Of a conversation of two others nothing is noted: whatever a client says, what is kept of it stays small.
+        """
+        own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
+        far = dict(zip(map(id, own), await self.ledger.ack(own), strict=True))
+        return [AckResp(far.get(id(each), 0)) for each in requests]
 
     async def forget_stored(self, request: AckReq) -> int:
         """After an acknowledgement: delete what the offline store has of it; gives how many messages."""
@@ -198,8 +204,17 @@ class Messages:
         group = group_of(conversation)
         if group is not None and uid not in await self.groups.members(group):
             raise NotAMember(f"{uid} is not in the group {group}")
-        if group is None and uid not in conversation.split(":"):
+        if not _may_take_part(uid, conversation):
             raise AccessDenied(f"{uid} does not take part in {conversation}")
+
+
+def _may_take_part(uid: str, conversation: str) -> bool:
+    """Whether it is a group's, or the user is one of the two.
+
+    >>> _may_take_part("bob", "alice:bob"), _may_take_part("eve", "alice:bob"), _may_take_part("eve", "#tea")
+    (True, False, True)
+    """
+    return group_of(conversation) is not None or uid in conversation.split(":")
 
 
 def _until_a_gap(

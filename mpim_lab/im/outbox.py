@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 
-from mpim_lab.errors import MpimError, NoSuchGroup
+from mpim_lab.errors import InvalidParameter, MpimError, NoSuchGroup, NotConnected
 from mpim_lab.im.ledger import ToDo
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import ChatMessage, group_of
@@ -22,9 +22,14 @@ _log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Looks every `every_s` for entries older than `after_s`: `async with Outbox(messages)`. keep: messages in a log."""
+    """Looks every `every_s` for entries older than `after_s`: `async with Outbox(messages)`. keep: messages in a log.
+
+    Raises InvalidParameter.
+    """
 
     def __init__(self, messages: Messages, *, every_s: float = 1.0, after_s: float = 2.0, keep: int = KEEP) -> None:
+        if every_s <= 0 or after_s < 0 or keep < 1:
+            raise InvalidParameter(f"every_s={every_s}, after_s={after_s}, keep={keep}: above 0, at least 0, at least 1")
         self._messages, self._ledger = messages, messages.ledger
         self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
         self._task: asyncio.Task[None] | None = None
@@ -46,23 +51,33 @@ class Outbox:
 
     async def sweep(self, after_ms: int | None = None) -> int:
         """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
-        did = 0
-        for todo in await self._ledger.to_do(self._after_ms if after_ms is None else after_ms):
-            try:
-                await (self.trim(todo.conversation) if todo.do == "trim" else self._push(todo))
-            except MpimError as error:  # it stays in the outbox
-                _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error)
-            else:
-                await self._ledger.done(todo.entry_id)
-                did += 1
+        did, wait_ms = 0, self._after_ms if after_ms is None else after_ms
+        some = await self._ledger.to_do(wait_ms)
+        while some:
+            for todo in some:
+                did += await self._do(todo)
+            some = await self._ledger.to_do(wait_ms, after=some[-1].entry_id)  # past those that could not be done
         return did
 
+    async def _do(self, todo: ToDo) -> bool:
+        """Do one entry and strike it; one that could not be done stays in the outbox. Gives whether it was done."""
+        try:
+            await (self.trim(todo.conversation) if todo.do == "trim" else self._push(todo))
+        except MpimError as error:
+            _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error)
+            return False
+        await self._ledger.done(todo.entry_id)
+        return True
+
     async def _push(self, todo: ToDo) -> None:
+        """Push a group's message. Raises NotConnected if some could not be told."""
         found = await self._ledger.between(todo.conversation, todo.sequence, todo.sequence, 1)
         for message in found:
             members = await self._receivers(todo.conversation)
             out = await self._messages.push(message, members)
             await self._messages.offline.store_many([uid for uid in out.absent if uid != message.sender], found)
+            if out.failed:
+                raise NotConnected(f"{len(out.failed):,} members could not be told")
 
     async def trim(self, conversation: str) -> int:
         """Shorten a log to its last `keep` messages; what somebody has not acknowledged goes to the offline store first."""
@@ -73,11 +88,11 @@ class Outbox:
         return max(0, before - 1)
 
     async def _archive(self, conversation: str, page: list[ChatMessage]) -> None:
+        """Each receiver's part of it, and no more: what is acknowledged would stay, and take the place of something else."""
         acked = await self._ledger.acked_by(await self._receivers(conversation), conversation)
-        late = [uid for uid, number in acked.items() if number < page[-1].sequence]
-        wanted = [each for each in page if each.sequence > min(acked.values(), default=0)]
-        if late:
-            await self._messages.offline.store_many(late, wanted)
+        for far in {number for number in acked.values() if number < page[-1].sequence}:
+            late = [uid for uid, number in acked.items() if number == far]
+            await self._messages.offline.store_many(late, [each for each in page if each.sequence > far])
 
     async def _receivers(self, conversation: str) -> list[str]:
         group = group_of(conversation)

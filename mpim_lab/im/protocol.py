@@ -23,9 +23,9 @@ from mpim_lab.errors import InvalidParameter
 
 MOST_TEXT = 4_000  # characters
 MOST_ID = 64
-NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}$"
+NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
-MessageId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}$")]  # printable, no blank: it is the first word on a channel
+MessageId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]  # printable, no blank: it is the first word on a channel
 Text = Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)]
 Number = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
 _NAME = re.compile(NAME_PATTERN)

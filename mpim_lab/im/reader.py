@@ -44,6 +44,7 @@ class Reader:
     def _begin(self, after: int) -> None:
         self._early: ReorderBuffer[ChatMessage] = ReorderBuffer(limit=self._limit, next=after + 1)
         self.asked_at: float | None = None
+        self._goes_on = False  # a page brought something, and more is missing: ask for the next one at once
 
     @property
     def position(self) -> int:
@@ -71,6 +72,7 @@ class Reader:
             released += self._early.skip_to(gap.last + 1, now=now)
         for message in messages:
             released += self.push(message, now)
+        self._goes_on = bool(released)
         return released
 
     def told_last(self, last: int) -> bool:
@@ -91,8 +93,8 @@ class Reader:
         """After which number to `sync` now; None: nothing is to be asked, or it was asked just now."""
         if self.asked_at is not None and now - self.asked_at < self._patience_s:
             return None
-        behind = self.known_last > self.position and (at_once or not len(self._early))
+        behind = self.known_last > self.position and (at_once or self._goes_on or not len(self._early))
         if behind or self._early.overdue(now, self._gap_s):
-            self.asked_at = now
+            self.asked_at, self._goes_on = now, False
             return self.position
         return None

@@ -19,6 +19,8 @@ class Readers:
         self._positions, self._limit = positions, limit
         self._readers: dict[str, Reader] = {}
         self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
+        self._is_out = False  # one was handed over and is not read yet
+        self._uid = ""
         self._some = asyncio.Event()
         self._acks: dict[str, int] = {}
         self._is_ordered, self._is_closed = True, False
@@ -35,12 +37,14 @@ class Readers:
 
     def welcome(self, welcome: Welcome, now: float) -> None:
         """What a gateway says at the beginning: how far things are."""
-        self._is_ordered = welcome.ordered
+        self._is_ordered, self._uid = welcome.ordered, welcome.uid
         for name, (acked, last) in welcome.conversations.items():
             self.begin(name, acked)
             reader = self._readers[name]
             reader.asked_at = None  # what was asked over the line before is not answered any more
-            if not reader.forgotten(acked, last):
+            if reader.forgotten(acked, last):
+                self._positions[name] = reader.position  # and not what the next messages will be numbered
+            else:
                 reader.told_last(last)
             if self._positions.get(name, 0) > acked:
                 self._acks[name] = self._positions[name]
@@ -66,30 +70,41 @@ class Readers:
                     self._acks[name] = self._positions.get(name, 0)  # the acknowledgement was lost, or is not due yet
 
     def _hand_over(self, messages: list[ChatMessage], own: Container[str]) -> None:
-        self._ready += [(each, each.id in own) for each in messages]
-        self._pass_own()
+        self._ready += [(each, self._is_own(each, own)) for each in messages]
+        if not self._is_out:
+            self._pass_own()
         if self._ready:
             self._some.set()
 
+    def _is_own(self, message: ChatMessage, own: Container[str]) -> bool:
+        return message.id in own and message.sender == (self._uid or message.sender)
+
     def _pass_own(self) -> None:
-        """What was sent from here is not handed over; it counts as read when its turn comes."""
-        if self._ready and self._ready[0][1]:
-            self.read(self._ready.popleft()[0])  # and that passes the next one
+        """What was sent from here is not handed over; it counts as read when its turn comes, after those before it."""
+        while self._ready and self._ready[0][1]:
+            self._note(self._ready.popleft()[0])
 
     async def next(self) -> ChatMessage:
         """The next message to hand over. Raises GatewayClosed once closed."""
+        self._is_out = False
+        self._pass_own()
         while not self._ready:
             if self._is_closed:
                 raise GatewayClosed("the client is closed")
             self._some.clear()
             await self._some.wait()
+        self._is_out = True
         return self._ready.popleft()[0]
 
     def read(self, message: ChatMessage) -> None:
         """A message counts as read: the position is one further, and to be acknowledged."""
+        self._is_out = False
+        self._note(message)
+        self._pass_own()
+
+    def _note(self, message: ChatMessage) -> None:
         if self._is_ordered:
             self._positions[message.conversation] = self._acks[message.conversation] = message.sequence
-        self._pass_own()
 
     def syncs(self, now: float) -> Iterator[Sync]:
         """What is to be asked for now."""

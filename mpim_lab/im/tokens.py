@@ -2,7 +2,7 @@
 
 A token is a JSON Web Token (HS256): `sub` the user, `exp` when it ends, `jti` its own id. Whoever has the secret can make
 them and check them, so every gateway has the same secret. A token that was seen before is refused: `jti` is marked on the
-server for as long as the token would still be valid, with SET NX, so that of two uses one is first.
+server for as long as the token would still be valid anywhere, with SET NX, so that of two uses one is first.
 
 Source: RFC 7519 (JWT), RFC 8725 (best current practices: one algorithm, pinned).
 """
@@ -22,6 +22,8 @@ from mpim_lab.mq.pubsub import MessageQueue
 _ALGORITHM = "HS256"
 _AUDIENCE = "mpim"
 _SECRET_BYTES = 32
+_SKEW_S = 60.0  # a used token is remembered for longer than it is valid: a gateway whose clock is behind would let it in again
+_MOST_LEFT_S = 366 * 86_400.0
 
 
 def new_secret() -> str:
@@ -46,7 +48,7 @@ class Tokens:
         """The user whose token it is; it cannot be used again. Raises InvalidToken, and what `Link` raises."""
         uid, token_id, ends_at = self._read(token)
         access = queue.access(used_token_key(token_id))
-        keep_ms = max(1, int((ends_at - self._clock()) * 1e3))
+        keep_ms = int((ends_at - self._clock() + _SKEW_S) * 1e3)
         if await access.commands.call("SET", access.key, uid, "NX", "PX", str(keep_ms)) is None:
             raise InvalidToken("this token was used before")
         return uid
@@ -68,4 +70,6 @@ class Tokens:
             raise InvalidToken(f"not a token of this system: {error}") from error
         if ends_at <= self._clock():
             raise InvalidToken(f"this token ended {self._clock() - ends_at:.0f} s ago")
+        if not ends_at - self._clock() < _MOST_LEFT_S:  # also "not a number"
+            raise InvalidToken("this token would be valid for more than a year")
         return uid, token_id, ends_at

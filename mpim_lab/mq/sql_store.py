@@ -65,6 +65,8 @@ class SqlStore:
         engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, **limits)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite(timeout_s))
         event.listen(engine.sync_engine, "begin", _begin_immediate)
+        # a cancelled statement's cursor keeps the closed connection, and its lock, until it is collected
+        event.listen(engine.sync_engine, "invalidate", lambda connection, record, error: connection.rollback())
         return engine
 
     # Life

@@ -10,8 +10,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 
+from mpim_lab.notebook_store import METADATA
+from tests.browser.notebook_page import NotebookPage
 from tests.conftest import missing
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +56,19 @@ def _wait_for(url, process, log):
     pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2_000:]}")
 
 
+@pytest.fixture
+def notebook_of(jupyter, tmp_path_factory):
+    """Write a notebook with these cells beside the others; gives its name."""
+
+    def write(name, *sources):
+        folder = next(tmp_path_factory.getbasetemp().glob("lab*")) / "notebooks"
+        cells = [nbformat.v4.new_code_cell(source.strip()) for source in sources]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=METADATA), folder / name)
+        return name
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """Start the system's Chromium."""
@@ -71,12 +87,26 @@ def chromium():
 @pytest.fixture(scope="module")
 def page(chromium):
     """Open an empty page; what went wrong in it fails the tests."""
-    page = chromium.new_page(viewport={"width": 1280, "height": 1000})
+    page = chromium.new_page(viewport={"width": 1280, "height": 1300})
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     page.close()
     assert errors == []
+
+
+@pytest.fixture(scope="module")
+def chapter(request, page, jupyter):
+    """The chapter that a file asks for with `chapters(...)`, opened and run from top to bottom."""
+    chapter = NotebookPage(page, jupyter, request.param)
+    chapter.run_all()
+    keep(page, f"chapter-{int(chapter.name[:2])}")
+    return chapter
+
+
+def chapters(*names):
+    """Mark a file whose tests are for each of these chapters, one chapter after another."""
+    return pytest.mark.parametrize("chapter", names, indirect=True)
 
 
 def keep(page_or_element, name):

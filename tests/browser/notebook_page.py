@@ -7,7 +7,7 @@ class NotebookPage:
     """Open a notebook, run its cells, find what is under them."""
 
     def __init__(self, page, lab_url, name):
-        self.page = page
+        self.page, self.name = page, name
         page.goto(f"{lab_url}/tree/{name}?reset")
         page.locator(".jp-NotebookPanel:visible .jp-Cell").first.wait_for(timeout=60_000)
         page.get_by_text("(ipykernel) | Idle").wait_for(timeout=60_000)  # before that, a menu asks for a kernel
@@ -28,10 +28,13 @@ class NotebookPage:
         self.page.locator(f"body[data-jp-theme-light='{light}']").wait_for(state="attached")
 
     def run_all(self):
-        """Run every cell and wait until the last one has its number, a new one."""
+        """Run every cell and wait until the last one has its number, a new one. Fails at once when a cell fails."""
         self.menu("Edit", "Clear Outputs of All Cells")
         self.menu("Run", "Run All Cells")
-        self.page.wait_for_function(IS_DONE, timeout=300_000)
+        self.page.wait_for_function(IS_AT_ITS_END, timeout=300_000)
+        # Not inner_text: it is empty for what is out of view.
+        errors = self.page.locator(f".jp-Notebook:visible {STDERR}").all_text_contents()
+        assert not errors, f"{self.name}:\n" + "\n".join(errors)
 
     def cell(self, text):
         """The code cell whose source contains `text`, scrolled to."""
@@ -39,9 +42,23 @@ class NotebookPage:
         cell.scroll_into_view_if_needed()
         return cell
 
+    def pictures(self, sources):
+        """In each theme, what is under the cells whose sources are these: (a name for it with the theme, the output)."""
+        for theme in ("Dark", "Light"):
+            self.theme(theme)
+            for name, source in sources.items():
+                output = self.cell(source).locator(".jp-OutputArea-output").last
+                output.scroll_into_view_if_needed()
+                output.locator(":is(svg, canvas, table, pre, .js-plotly-plot):visible").first.wait_for()
+                yield f"{self.name[:2]}-{name}-{theme.lower()}", output
 
-# Every code cell has a number, and none shows the star of a cell that runs or waits.
-IS_DONE = """() => {
+
+# JupyterLab shows the traceback of a cell that failed as it shows what was written to stderr.
+STDERR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"
+
+# Every code cell has a number; or one failed, and no cell has the star of one that runs or waits.
+IS_AT_ITS_END = f"""() => {{
   const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map((each) => each.textContent);
-  return prompts.length > 1 && prompts.every((text) => /\\d/.test(text));
-}"""
+  const failed = document.querySelector("{STDERR}") && !prompts.some((text) => text.includes("*"));
+  return failed || (prompts.length > 1 && prompts.every((text) => /\\d/.test(text)));
+}}"""

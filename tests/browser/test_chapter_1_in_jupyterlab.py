@@ -4,20 +4,9 @@ import re
 
 import pytest
 
-from tests.browser.conftest import keep
-from tests.browser.notebook_page import NotebookPage
+from tests.browser.conftest import chapters, keep
 
-pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def chapter(page, jupyter):
-    """Chapter 1, opened and run from top to bottom, once for all these tests."""
-    chapter = NotebookPage(page, jupyter, "01_pubsub_delivery.ipynb")
-    chapter.run_all()
-    keep(page, "chapter-1")
-    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    return chapter
+pytestmark = [pytest.mark.timeout(300), chapters("01_pubsub_delivery.ipynb")]
 
 
 def count_of(view, fate):

@@ -4,50 +4,32 @@ import re
 
 import pytest
 
-from tests.browser.conftest import keep
-from tests.browser.notebook_page import NotebookPage
+from tests.browser.conftest import chapters, keep
 
-pytestmark = pytest.mark.timeout(400)
 PICTURES = {
     "03_idempotency.ipynb": {
         "race": "FlowView(race.trace",
         "fenced": "FlowView(zombie.trace",
         "cost": "sweep_chart(curve",
+        "table": "design_table(Payments",
+        "failed": "once.check(MyOnce)",
     },
     "04_ordering.ipynb": {
         "crossed": "FlowView(crossed.trace",
         "stuck": "FlowView(blocked.trace",
         "price": "ladder_chart(",
+        "table": "design_table(Guarantees",
+        "failed": "order.check(MyBuffer)",
     },
 }
-TABLES = {"03_idempotency.ipynb": "design_table(Payments", "04_ordering.ipynb": "design_table(Guarantees"}
-FAILED = {"03_idempotency.ipynb": "once.check(MyOnce)", "04_ordering.ipynb": "order.check(MyBuffer)"}
+pytestmark = [pytest.mark.timeout(400), chapters(*PICTURES)]
 
 
-@pytest.fixture(scope="module", params=list(PICTURES))
-def chapter(request, page, jupyter):
-    """A chapter, opened and run from top to bottom."""
-    chapter = NotebookPage(page, jupyter, request.param)
-    chapter.name = request.param
-    chapter.run_all()
-    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    return chapter
-
-
-def test_the_pictures_the_table_and_the_failing_story_are_there_in_both_themes(chapter, page):
+def test_the_pictures_the_table_and_the_failing_story_are_there_in_both_themes(chapter):
     """Kept as screenshots, to be looked at."""
-    label = chapter.name[:2]
-    for theme in ("Dark", "Light"):
-        chapter.theme(theme)
-        for name, source in PICTURES[chapter.name].items():
-            view = chapter.cell(source).locator(".jp-OutputArea-output").last
-            view.scroll_into_view_if_needed()
-            keep(view, f"{label}-{name}-{theme.lower()}")
-        for name, source in (("table", TABLES[chapter.name]), ("failed", FAILED[chapter.name])):
-            cell = chapter.cell(source)
-            assert cell.locator("table, pre").count()
-            keep(cell.locator(".jp-OutputArea-output").last, f"{label}-{name}-{theme.lower()}")
-    assert "✘" in chapter.cell(FAILED[chapter.name]).inner_text()
+    for name, output in chapter.pictures(PICTURES[chapter.name]):
+        keep(output, name)
+    assert "✘" in chapter.cell(PICTURES[chapter.name]["failed"]).inner_text()
 
 
 def test_a_fault_is_caused_by_a_click_while_the_panel_runs(chapter, page):

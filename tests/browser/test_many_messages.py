@@ -1,9 +1,7 @@
 """Two thousand messages in one picture."""
 
-import nbformat
 import pytest
 
-from mpim_lab.notebook_store import METADATA
 from tests.browser.conftest import keep
 from tests.browser.notebook_page import NotebookPage
 
@@ -18,18 +16,9 @@ FlowView(result.trace)
 """
 
 
-@pytest.fixture
-def notebook(jupyter, tmp_path_factory):
-    """A notebook with one cell, beside the others."""
-    folder = next(tmp_path_factory.getbasetemp().glob("lab*")) / "notebooks"
-    cells = [nbformat.v4.new_code_cell(CELL.strip()), nbformat.v4.new_code_cell("1")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=METADATA), folder / "many.ipynb")
-    return "many.ipynb"
-
-
-def test_two_thousand_messages_play(notebook, page, jupyter):
+def test_two_thousand_messages_play(notebook_of, page, jupyter):
     """All of them in view while they play; the time a frame takes is printed, not judged: that is this machine's."""
-    chapter = NotebookPage(page, jupyter, notebook)
+    chapter = NotebookPage(page, jupyter, notebook_of("many.ipynb", CELL, "1"))
     chapter.run_all()
     view = chapter.cell("FlowView(result.trace)").locator(".mpim-flow")
     view.wait_for()

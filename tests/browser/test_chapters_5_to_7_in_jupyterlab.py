@@ -1,12 +1,15 @@
-"""Chapters 6 and 7 as a reader sees them: run from top to bottom, a sweep measured and stopped by clicks, both themes."""
+"""Chapters 5 to 7 as a reader sees them: run from top to bottom, a sweep measured and stopped by clicks, both themes."""
 
 import pytest
 
-from tests.browser.conftest import keep
-from tests.browser.notebook_page import NotebookPage
+from tests.browser.conftest import chapters, keep
 
-pytestmark = pytest.mark.timeout(600)
 PICTURES = {
+    "05_batching.ipynb": {
+        "waits": "FlowView(quiet.trace",
+        "lost": "FlowView(failed.trace",
+        "knee": "SweepPanel(knee_sweep",
+    },
     "06_compression.ipynb": {
         "old": "FlowView(old.trace",
         "grows": "SweepPanel(size_sweep",
@@ -14,28 +17,13 @@ PICTURES = {
     },
     "07_connection_pooling.ipynb": {"wrong": "FlowView(", "callers": "SweepPanel(callers_sweep"},
 }
-
-
-@pytest.fixture(scope="module", params=list(PICTURES))
-def chapter(request, page, jupyter):
-    """A chapter, opened and run from top to bottom."""
-    chapter = NotebookPage(page, jupyter, request.param)
-    chapter.name = request.param
-    chapter.run_all()
-    assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-    return chapter
+pytestmark = [pytest.mark.timeout(600), chapters(*PICTURES)]
 
 
 def test_the_pictures_are_there_in_both_themes(chapter, page):
     """Kept as screenshots, to be looked at; both challenges show what is wrong with what the reader begins with."""
-    label = chapter.name[:2]
-    for theme in ("Dark", "Light"):
-        chapter.theme(theme)
-        for name, source in PICTURES[chapter.name].items():
-            view = chapter.cell(source).locator(".jp-OutputArea-output").last
-            view.scroll_into_view_if_needed()
-            assert view.locator("svg, canvas, .js-plotly-plot").count()
-            keep(view, f"{label}-{name}-{theme.lower()}")
+    for name, output in chapter.pictures(PICTURES[chapter.name]):
+        keep(output, name)
     assert "✘" in page.locator(".jp-Notebook:visible").inner_text()
 
 
@@ -56,4 +44,5 @@ def test_the_panel_runs_what_its_knobs_say(chapter, page):
     panel.get_by_role("button", name="Run").click()
     panel.locator("pre").first.wait_for(timeout=60_000)
     assert "sent" in panel.locator("pre").first.inner_text() or "done" in panel.locator("pre").first.inner_text()
+    panel.get_by_role("button", name="to the end").click()
     keep(panel, f"{chapter.name[:2]}-panel")
