@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from websockets.asyncio.server import ServerConnection
 
-from mpim_lab.errors import InvalidMessage, MpimError
+from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError
 from mpim_lab.events import now
 from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.protocol import BindRouteReq
@@ -31,10 +31,8 @@ class Reception:
 
         First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
         """
+        hello = await self._hear_hello(ws)
         async with asyncio.timeout(self._limits.hello_s):
-            hello = from_client(await ws.recv())
-            if not isinstance(hello, Hello):
-                raise InvalidMessage("the first frame must be hello")
             uid = await self._services.tokens.admit(hello.token, self._services.queue)
             route = BindRouteReq(uid, hello.device, self._gateway, new_message_id())
             session = Session(ws, route, self._on_dirty, self._bucket())
@@ -48,14 +46,25 @@ class Reception:
                 raise
         return session
 
+    async def _hear_hello(self, ws: ServerConnection) -> Hello:
+        try:
+            async with asyncio.timeout(self._limits.hello_s):
+                hello = from_client(await ws.recv())
+        except TimeoutError as error:
+            raise InvalidToken(f"no hello within {self._limits.hello_s:g} s") from error
+        if not isinstance(hello, Hello):
+            raise InvalidMessage("the first frame must be hello")
+        return hello
+
     async def _say_welcome(self, session: Session) -> None:
         uid, messages = session.route.uid, self._services.messages
         conversations = await messages.conversations(uid)
         late = {name for name, (acked, last) in conversations.items() if acked < last}
         session.stored = late or None
-        welcome = Welcome(uid, self._gateway, conversations, messages.ordered, self._limits.silent_s)
-        session.say(encode(welcome))
-        for frame in await messages.on_welcome(uid):
+        frames = await messages.on_welcome(uid)
+        # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
+        session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, self._limits.silent_s)))
+        for frame in frames:
             session.say(frame)
         session.is_welcome = True
         session.catch_up()

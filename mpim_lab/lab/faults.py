@@ -55,6 +55,14 @@ DESCRIPTIONS = {
     "idle rot": "the connections that lie idle are cut; it is found out when the load rises",
     "exhaustion": "as many slow callers as there are connections",
     "server restart": "the server is killed (SIGKILL) and started again",
+    "receiver flaps": "the receiver leaves between the status check and the push, and comes back later",
+    "gateway killed": "the receiver's gateway is killed and its route stays; the receiver comes back at another one",
+    "partition": "the receiver's gateway is cut off from the server and cannot reconnect while the fault lasts",
+    "dies before the push": "the gateway with the message service dies before its push; the client sends again elsewhere",
+    "dies after the push": "the gateway with the message service dies after its push; the client sends again elsewhere",
+    "half the group": "the gateway with the message service dies when half of the group has the message",
+    "return breaks": "the receiver was away; as it is given what waited for it, its line breaks",
+    "late unbind": "the receiver moves to another gateway, and the old one unbinds it afterwards",
     "two at once": "a message is sent twice, and two workers have a copy each at the same time",
 }
 PUBSUB_FAULTS = ("away", "cut", "kill", "pause", "slow")

@@ -103,6 +103,7 @@ class FlowView(anywidget.AnyWidget):
             "producers": scene.producers,
             "channels": scene.channels,
             "consumers": scene.consumers,
+            "columns": scene.columns,
             "bands": [asdict(band) for band in scene.bands],
             "steps": scene.steps,
             "note": scene.note,

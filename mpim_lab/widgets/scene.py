@@ -61,6 +61,7 @@ class Scene:
     steps: int
     note: str = ""
     promise: str = "delivered"  # what the sender of a misreported message was told
+    columns: tuple[tuple[str, ...], ...] = ()  # where the nodes stand, from left to right, if not in those three
 
     def counts(self) -> Counter[str]:
         """How many messages had which fate."""

@@ -12,6 +12,7 @@ from mpim_lab import errors
 from mpim_lab.events import Event, Kind
 from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.trace import Trace
+from mpim_lab.widgets.journey import is_journey, note_of, tell_journey
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
@@ -22,10 +23,12 @@ PROMISES = ("delivered", "added", "accepted", "done")  # what a sender is told t
 
 def tell(trace: Trace, *, finished: bool = True) -> Scene:
     """Make the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
+    if is_journey(trace):
+        return tell_journey(trace, finished=finished)
     teller = _Teller()
     for event in _in_turns(sorted(trace.events, key=lambda event: event.at)):  # load processes report batch by batch
         teller.take(event)
-    return teller.scene(finished, _note(trace))
+    return teller.scene(finished, note_of(trace))
 
 
 def _in_turns(events: list[Event]) -> list[Event]:
@@ -43,13 +46,6 @@ def _in_turns(events: list[Event]) -> list[Event]:
             turn, last = turn + 1, event.message_id
         keyed.append((turn, event.actor not in senders or event.kind is Kind.STUCK, event))
     return [event for _, _, event in sorted(keyed, key=lambda each: each[:2])]
-
-
-def _note(trace: Trace) -> str:
-    """What a reader must know about a trace that is not complete."""
-    if not trace.left_out:
-        return ""
-    return f"one message in {trace.one_in} is shown" if trace.one_in > 1 else f"{trace.left_out:,} events are not shown"
 
 
 class _Teller:

@@ -3,7 +3,7 @@
 
 const SPEEDS = [0.5, 1, 2, 4, 8, 16, 64, 256];
 const FALL = 1.2;  // steps for which a lost message is seen falling
-const FLOW_HEIGHT = 190, LANE = 62, LEFT = 118, TRAVEL = 0.35;
+const LEAST_HEIGHT = 190, ROW = 46, LANE = 62, LEFT = 118, TRAVEL = 0.35;
 
 class View {
   constructor(model, host) {
@@ -134,6 +134,9 @@ class View {
     this.space.setAttribute("aria-label", `space-time diagram: ${this.scene.summary || ""}`);
   }
 
+  // High enough for the longest column.
+  get flowHeight() { return Math.max(LEAST_HEIGHT, 34 + ROW * (1 + Math.max(0, ...this.columns().map((names) => names.length)))); }
+
   get end() { return Math.max(2, this.scene.steps + 1.4, ...this.scene.bands.map((band) => band.end)); }
 
   // Playing
@@ -201,7 +204,7 @@ class View {
     if (this.root.clientWidth < 60) return;  // not on the page, or out of sight
     const begun = performance.now();
     const width = Math.max(320, this.root.clientWidth - 24);
-    this.drawFlow(prepare(this.flow, width, FLOW_HEIGHT), width);
+    this.drawFlow(prepare(this.flow, width, this.flowHeight), width);
     const nodes = [...this.scene.producers, ...this.scene.channels, ...this.scene.consumers];
     const height = 34 + LANE * Math.max(nodes.length, 1);
     this.drawSpace(prepare(this.space, width, height), width, height, nodes);

@@ -1,11 +1,13 @@
 // FlowPicture: nodes, and messages that travel between them as dots. Methods of flow.js's View.
 const FlowPicture = {
+  // From left to right: who sends, the channels, who receives; or whatever columns the scene names.
+  columns() { const { columns, producers, channels, consumers } = this.scene; return columns?.length ? columns : [producers, channels, consumers]; },
+
   places(width) {
-    const places = new Map();
-    const column = (names, x) => names.forEach((name, index) =>
-      places.set(name, { x, y: (FLOW_HEIGHT - 34) * (index + 1) / (names.length + 1) }));
-    const edge = Math.min(110, width * 0.16);
-    column(this.scene.producers, edge); column(this.scene.channels, width / 2); column(this.scene.consumers, width - edge);
+    const places = new Map(), columns = this.columns(), edge = Math.min(columns.length > 3 ? 70 : 110, width * 0.16);
+    columns.forEach((names, at) => names.forEach((name, index) => places.set(name, {
+      x: edge + (width - 2 * edge) * at / Math.max(1, columns.length - 1), y: (this.flowHeight - 34) * (index + 1) / (names.length + 1),
+    })));
     return places;
   },
 
@@ -15,8 +17,9 @@ const FlowPicture = {
     const places = this.places(width), moving = new Map(), halo = new Path2D(), fallen = new Path2D(), buried = new Path2D();
     this.flowSpots = [];
     context.lineWidth = 2; context.strokeStyle = this.theme.line; context.globalAlpha = 0.35;
-    for (const [from, to] of [[this.scene.producers, this.scene.channels], [this.scene.channels, this.scene.consumers]])
-      for (const a of from) for (const b of to) {
+    const columns = this.columns();
+    for (let at = 1; at < columns.length; at += 1)
+      for (const a of columns[at - 1]) for (const b of columns[at]) {
         context.beginPath(); context.moveTo(places.get(a).x, places.get(a).y); context.lineTo(places.get(b).x, places.get(b).y); context.stroke();
       }
     context.globalAlpha = 1;
@@ -30,7 +33,7 @@ const FlowPicture = {
       let x = from.x + (to.x - from.x) * share * whole, y = from.y + (to.y - from.y) * share * whole;
       const late = t - leg.end;
       if (isEnd(leg) && late >= 0) {
-        y += (FLOW_HEIGHT - 30 - y) * Math.min(1, (late / FALL) ** 2);
+        y += (this.flowHeight - 30 - y) * Math.min(1, (late / FALL) ** 2);
         mark(leg.outcome === "dead" ? buried : fallen, leg.outcome, x, y, 6);
       } else if (late > 0 || leg.outcome === "confirmation") {
         if (late > 0) continue;
@@ -61,16 +64,16 @@ const FlowPicture = {
     context.textAlign = "center"; context.font = "13px system-ui, sans-serif"; context.fillStyle = this.theme.soft;
     const bob = places.get(this.scene.consumers.at(-1)), server = places.get(this.scene.channels[0]);
     if (bob && handled) context.fillText(`${handled.toLocaleString("en")} handled`, bob.x, bob.y + 36);
-    if (!places.size) context.fillText("Nothing has been sent yet.", context.canvas.clientWidth / 2, FLOW_HEIGHT / 2);
+    if (!places.size) context.fillText("Nothing has been sent yet.", context.canvas.clientWidth / 2, this.flowHeight / 2);
     if (!server || !lost.length) return;
     const shown = lost.slice(0, 24), pile = new Path2D();
     shown.forEach((story, index) => {
-      const x = server.x + 20 + 16 * index, y = FLOW_HEIGHT - 18;
+      const x = server.x + 20 + 16 * index, y = this.flowHeight - 18;
       mark(pile, "lost", x, y, 5);
       this.flowSpots.push({ x, y, story });
     });
     context.textAlign = "right";
-    context.fillText(`${lost.length.toLocaleString("en")} lost`, server.x + 4, FLOW_HEIGHT - 18);
+    context.fillText(`${lost.length.toLocaleString("en")} lost`, server.x + 4, this.flowHeight - 18);
     paint(context, pile, "lost", 2.4);
   },
 

@@ -1,0 +1,180 @@
+"""Journey: from a trace of MPIM to what a picture shows: a message's way over clients, gateways, channels and stores.
+
+Every hop is an event of its own (`Kind.PASSED`). Time is counted in steps, as in `story.py`: one for each time that a message
+comes from its sender to a gateway; one that is sent again takes another step. Within a step a message goes from left to
+right, whatever the clock said: two connections hear of it in any order.
+"""
+
+from collections import Counter, defaultdict
+
+from mpim_lab.events import Event, Kind
+from mpim_lab.lab.trace import Trace
+from mpim_lab.widgets.scene import Band, Leg, Scene, Story
+
+HOP = 0.16  # of a step
+KEPT = ("chat log", "offline store")
+SERVICE = "messages"
+PROMISES = ("success", "pushed", "stored", "known")
+Hop = tuple[int, str, str]  # step, from, to
+# Where a fault is drawn, if not at who reads.
+_STRUCK = {
+    "gateway killed": "gw-2",
+    "partition": "gw-2",
+    "server restart": KEPT[0],
+    "dies before the push": SERVICE,
+    "dies after the push": SERVICE,
+    "interleave": SERVICE,
+    "half the group": SERVICE,
+}
+
+
+def is_journey(trace: Trace) -> bool:
+    """Whether a trace tells of hops."""
+    return any(event.kind is Kind.PASSED for event in trace.events)
+
+
+def tell_journey(trace: Trace, *, finished: bool) -> Scene:
+    """Make the scene of a trace of MPIM."""
+    teller = _Teller(_columns(trace))
+    for event in trace.events:
+        teller.take(event)
+    return teller.scene(finished, note_of(trace))
+
+
+def note_of(trace: Trace) -> str:
+    """What a reader must know about a trace that is not complete."""
+    if not trace.left_out:
+        return ""
+    return f"one message in {trace.one_in} is shown" if trace.one_in > 1 else f"{trace.left_out:,} events are not shown"
+
+
+def _columns(trace: Trace) -> tuple[tuple[str, ...], ...]:
+    """Senders, their gateways, the service, channels and stores, the readers' gateways, readers: in the order of names."""
+    senders = {event.actor for event in trace.of(Kind.ACCEPTED)}
+    hops = [(event.actor, event.channel) for event in trace.of(Kind.PASSED)]
+    wanted = {event.channel[5:] for event in trace.of(Kind.ACCEPTED) if event.channel.startswith("user:")}
+    told = {target[5:] for _, target in hops if target.startswith("user:")}
+    readers = {event.actor for event in trace.of(Kind.EFFECT)} | wanted | told
+    readers -= senders
+    names = {name for hop in hops for name in hop}
+    near = {target for source, target in hops if source in senders}
+    pushed = {
+        target for source, target in hops if source in KEPT or (source.startswith("user:") and source[5:] in readers)
+    }
+    far = pushed - near - {SERVICE}
+    channels = sorted(f"user:{reader}" for reader in readers if f"user:{reader}" in names)
+    kept = [name for name in KEPT if name in names]
+    columns = (sorted(senders), sorted(near), [SERVICE], [*channels, *kept], sorted(far), sorted(readers))
+    return tuple(tuple(each) for each in columns)
+
+
+class _Teller:
+    """Takes events in order and builds the scene."""
+
+    def __init__(self, columns: tuple[tuple[str, ...], ...]) -> None:
+        self.columns, self.senders, self.readers = columns, columns[0], columns[-1]
+        self.place = {name: column for column, names in enumerate(columns) for name in names}
+        self.stories: dict[str, Story] = {}
+        self.step = 0
+        self._steps: dict[str, int] = {}  # message → the step in which it moves now
+        self._hops: dict[str, dict[Hop, None]] = defaultdict(dict)
+        self._wanted: dict[str, tuple[str, ...]] = {}  # message → who is to read it
+        self._read: dict[str, Counter[str]] = defaultdict(Counter)
+        self._promised: dict[str, str] = {}
+        self._faults: dict[str, float] = {}
+        self._bands: list[tuple[str, float, float]] = []
+
+    def take(self, event: Event) -> None:
+        """Take the next event."""
+        if event.kind is Kind.FAULT_BEGAN:
+            self._faults[event.detail] = self.step + 0.05
+        elif event.kind is Kind.FAULT_ENDED:
+            self._bands.append((event.detail, self._faults.pop(event.detail, 0.0), self.step + 0.95))
+        elif event.message_id:
+            story = self.stories.setdefault(event.message_id, Story(event.message_id))
+            getattr(self, f"_{event.kind.name.lower()}", lambda *_: None)(story, event)
+
+    def _accepted(self, story: Story, event: Event) -> None:
+        kind, _, name = event.channel.partition(":")
+        self._wanted[story.id] = (name,) if kind == "user" else self.readers
+        story.log.append(f"{event.actor} sends it to {name}")
+
+    def _passed(self, story: Story, event: Event) -> None:
+        source, target = event.actor, event.channel
+        if source not in self.place or target not in self.place or self._is_echo(source, target):
+            return
+        if source in self.senders:
+            self.step += 1
+        if source in self.senders or source in KEPT:
+            if source in KEPT and self._all_have(story):
+                return  # pulled once more than needed
+            self._steps[story.id] = self.step
+        hop = (self._steps.get(story.id, self.step), source, target)
+        if hop not in self._hops[story.id]:
+            self._hops[story.id][hop] = None
+            story.log.append(_in_words(event))
+
+    def _is_echo(self, source: str, target: str) -> bool:
+        """A sender's other devices hear of it, too; that is not drawn."""
+        return target in self.senders or (source.startswith("user:") and source[5:] in self.senders)
+
+    def _all_have(self, story: Story) -> bool:
+        return all(self._read[story.id][uid] for uid in self._wanted.get(story.id, self.readers))
+
+    def _effect(self, story: Story, event: Event) -> None:
+        if event.actor not in self.senders:
+            self._read[story.id][event.actor] += 1
+            story.log.append(f"{event.actor} reads it")
+
+    def _told(self, story: Story, event: Event) -> None:
+        self._promised[story.id] = event.detail
+        story.log.append(f"{event.actor} is told: {event.detail}")
+
+    def _stuck(self, story: Story, event: Event) -> None:
+        story.is_stuck = True
+        story.log.append(event.detail)
+
+    def scene(self, finished: bool, note: str) -> Scene:
+        """What all events taken so far amount to."""
+        for story in self.stories.values():
+            self._settle(story, finished)
+        still = [(fault, begin, self.step + 0.95) for fault, begin in self._faults.items()]
+        bands = [Band(self._struck(fault), begin, end, fault) for fault, begin, end in [*self._bands, *still]]
+        middle = [name for names in self.columns[1:-1] for name in names]
+        stories, senders, readers = list(self.stories.values()), list(self.senders), list(self.readers)
+        return Scene(senders, middle, readers, stories, bands, self.step, note, "success", self.columns)
+
+    def _struck(self, fault: str) -> str:
+        if fault == "sent twice":
+            return self.senders[0] if self.senders else ""
+        return _STRUCK.get(fault, self.readers[0] if self.readers else "")
+
+    def _settle(self, story: Story, finished: bool) -> None:
+        if any(times > 1 for times in self._read[story.id].values()):
+            story.fate = "duplicated"
+        elif self._all_have(story):
+            story.fate = "delivered"
+        elif finished and not story.is_stuck:
+            story.fate = "lost"
+        story.misreported = story.fate == "lost" and self._promised.get(story.id) in PROMISES
+        hops = sorted(self._hops[story.id], key=lambda hop: (hop[0], self.place[hop[1]], self.place[hop[2]], hop[1:]))
+        ended = self._where_it_ended(story, hops) if story.fate == "lost" else set()
+        for hop in hops:
+            begin = hop[0] + HOP * self.place[hop[1]]
+            story.legs.append(Leg(hop[1], hop[2], begin, begin + HOP, "lost" if hop in ended else "arrived"))
+
+    def _where_it_ended(self, story: Story, hops: list[Hop]) -> set[Hop]:
+        """For each reader who never had it, the last hop on the way to her."""
+        ended = set()
+        for uid in self._wanted.get(story.id, self.readers):
+            if not self._read[story.id][uid]:
+                last = [hop for hop in hops if hop[2] == f"user:{uid}"] or [hop for hop in hops if hop[2] not in KEPT]
+                ended.update(last[-1:])
+        return ended
+
+
+def _in_words(event: Event) -> str:
+    if event.count == 0:
+        return f"{event.actor} pushed it to {event.channel}: nobody listened"
+    words = {KEPT[0]: "is kept in the chat log", KEPT[1]: "waits in the offline store"}
+    return f"it {words[event.channel]}" if event.channel in words else f"{event.actor} → {event.channel}"
