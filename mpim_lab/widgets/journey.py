@@ -1,8 +1,8 @@
 """Journey: from a trace of MPIM to what a picture shows: a message's way over clients, gateways, channels and stores.
 
-Every hop is an event of its own (`Kind.PASSED`). Time is counted in steps, as in `story.py`: one for each time that a message
-comes from its sender to a gateway; one that is sent again takes another step. Within a step a message goes from left to
-right, whatever the clock said: two connections hear of it in any order.
+Every hop is an event of its own (`Kind.PASSED`). Time is counted in steps, as in `story.py`: two for each time that a message
+comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from left to right,
+whatever the clock said: two connections hear of it in any order.
 """
 
 from collections import Counter, defaultdict
@@ -11,7 +11,8 @@ from mpim_lab.events import Event, Kind
 from mpim_lab.lab.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
-HOP = 0.16  # of a step
+STEPS = 2  # that a message takes from its sender's gateway to its readers: as long as its way is in a picture
+HOP = 0.16 * STEPS
 KEPT = ("chat log", "offline store")
 SERVICE = "messages"
 PROMISES = ("success", "pushed", "stored", "known")
@@ -87,9 +88,9 @@ class _Teller:
     def take(self, event: Event) -> None:
         """Take the next event."""
         if event.kind is Kind.FAULT_BEGAN:
-            self._faults[event.detail] = self.step + 0.05
+            self._faults[event.detail] = self.step + 0.05 + (STEPS - 1)
         elif event.kind is Kind.FAULT_ENDED:
-            self._bands.append((event.detail, self._faults.pop(event.detail, 0.0), self.step + 0.95))
+            self._bands.append((event.detail, self._faults.pop(event.detail, 0.0), self.step + STEPS - 0.05))
         elif event.message_id:
             story = self.stories.setdefault(event.message_id, Story(event.message_id))
             getattr(self, f"_{event.kind.name.lower()}", lambda *_: None)(story, event)
@@ -104,7 +105,7 @@ class _Teller:
         if source not in self.place or target not in self.place or self._is_echo(source, target):
             return
         if source in self.senders:
-            self.step += 1
+            self.step += STEPS if self.step else 1
         if source in self.senders or source in KEPT:
             if source in KEPT and self._all_have(story):
                 return  # pulled once more than needed
@@ -138,11 +139,11 @@ class _Teller:
         """What all events taken so far amount to."""
         for story in self.stories.values():
             self._settle(story, finished)
-        still = [(fault, begin, self.step + 0.95) for fault, begin in self._faults.items()]
+        still = [(fault, begin, float(self.step + STEPS)) for fault, begin in self._faults.items()]
         bands = [Band(self._struck(fault), begin, end, fault) for fault, begin, end in [*self._bands, *still]]
         middle = [name for names in self.columns[1:-1] for name in names]
         stories, senders, readers = list(self.stories.values()), list(self.senders), list(self.readers)
-        return Scene(senders, middle, readers, stories, bands, self.step, note, "success", self.columns)
+        return Scene(senders, middle, readers, stories, bands, self.step + STEPS - 1, note, "success", self.columns)
 
     def _struck(self, fault: str) -> str:
         if fault == "sent twice":
@@ -159,9 +160,13 @@ class _Teller:
         story.misreported = story.fate == "lost" and self._promised.get(story.id) in PROMISES
         hops = sorted(self._hops[story.id], key=lambda hop: (hop[0], self.place[hop[1]], self.place[hop[2]], hop[1:]))
         ended = self._where_it_ended(story, hops) if story.fate == "lost" else set()
-        for hop in hops:
-            begin = hop[0] + HOP * self.place[hop[1]]
-            story.legs.append(Leg(hop[1], hop[2], begin, begin + HOP, "lost" if hop in ended else "arrived"))
+        since: dict[str, float] = {}  # when it came to where it is kept
+        for step, source, target in hops:
+            leaves = step + HOP * self.place[source]
+            since.setdefault(target, leaves + HOP)
+            begin = since.get(source, leaves) if source in KEPT else leaves
+            outcome = "lost" if (step, source, target) in ended else "arrived"
+            story.legs.append(Leg(source, target, begin, leaves + HOP, outcome))
 
     def _where_it_ended(self, story: Story, hops: list[Hop]) -> set[Hop]:
         """For each reader who never had it, the last hop on the way to her."""

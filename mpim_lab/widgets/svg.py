@@ -14,7 +14,8 @@ COLOURS = {
     "dead": "#8C8C8C",
     "confirmation": "#0072B2",
 }
-STEP, LANE, LEFT, TOP = 30, 82, 132, 74
+STEP, LANE, LOW_LANE, LEFT, TOP = 30, 82, 50, 132, 74
+MOST_LANES = 6  # at their full height
 MOST_STEPS = 40
 
 _STYLE = """
@@ -30,9 +31,10 @@ def space_time_svg(scene: Scene, title: str) -> str:
     """Draw the scene: time to the right in steps, a line for everybody, messages as slanted lines between them."""
     first, last = _window(scene)
     nodes = [*scene.producers, *scene.channels, *scene.consumers]
-    lanes = {node: TOP + 46 + LANE * index for index, node in enumerate(nodes)}
+    lane = LANE if len(nodes) <= MOST_LANES else LOW_LANE
+    lanes = {node: TOP + 46 + lane * index for index, node in enumerate(nodes)}
     width = max(LEFT + STEP * (last - first + 1) + 40, 780)
-    height = TOP + LANE * max(len(nodes), 1) + 34
+    height = TOP + lane * max(len(nodes), 1) + 34 + (LANE - lane) // 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"',
         ' role="img">',

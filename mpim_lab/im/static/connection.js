@@ -84,6 +84,7 @@ export class Connection {
     let frame;
     try {
       frame = JSON.parse(data);
+      if (typeof frame?.t !== "string") throw new TypeError("no frame");
     } catch {
       this.listener.unreadable(String(data).slice(0, 80));
       return;

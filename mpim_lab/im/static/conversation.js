@@ -61,7 +61,7 @@ export class Conversation {
       if (one.gap) this.log.push({ ...one, key: `gap-${one.gap[0]}-${one.gap[1]}` });
       else if (one.sender === this.me) this.log.push(this.confirmed(one));
       else {
-        this.log.push({ ...one, state: "received", told: "", problem: "" });
+        this.log.push({ ...one, at_ms: one.at_ms || Date.now(), state: "received", told: "", problem: "" });
         if (one.sequence > (this.order.base ?? 0) || !one.sequence) fresh.push(one);
       }
     }
@@ -73,7 +73,7 @@ export class Conversation {
   confirmed(message) {
     const at = this.pending.findIndex((item) => item.id === message.id);
     const item = at < 0 ? { told: "" } : this.pending.splice(at, 1)[0];
-    return Object.assign(item, message, { state: "kept", problem: "", at_ms: message.at_ms || item.at_ms });
+    return Object.assign(item, message, { state: "kept", problem: "", at_ms: message.at_ms || item.at_ms || Date.now() });
   }
 
   // Mine, kept under a number whose turn is over: put it where it belongs.

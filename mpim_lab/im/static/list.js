@@ -2,7 +2,7 @@
 
 import { byId, element, reconcile, setData, setFace, setText, timeOf } from "./page.js";
 
-const WORDS = { online: "online", offline: "offline", unknown: "…" };
+const WORDS = { online: "online", offline: "offline", unknown: "unknown" };
 
 export class List {
   // choose(name): somebody wants to see this conversation.

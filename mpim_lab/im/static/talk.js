@@ -6,6 +6,7 @@ const NEAR_PX = 60;           // so near to its end, the log follows what comes
 const RUN_MS = 5 * 60_000;    // messages of one sender within this time stand together
 const TOLD = {
   pushed: "the receiver’s gateway has it", stored: "nobody was online: it waits for the receiver", known: "sent again; it was known already",
+  success: "the sketch says so, whatever became of the message",
 };
 
 export class Talk {
@@ -113,6 +114,7 @@ function update(node, { item, isFirst, isMine }) {
 function fateText({ state, told }) {
   if (state === "sending") return "sending…";
   if (state === "failed") return "not sent";
+  if (told === "success") return "told “success”";
   return told && told !== "known" ? `kept · ${told}` : "kept";
 }
 
@@ -133,7 +135,7 @@ function drawHead(chat, conversation) {
       if (!uid) return;
       setData(node, { status });
       const word = status === "unknown" ? "" : ` ${status}`;
-      setText(node, group === null ? word.trim() || "…" : `${uid === chat.uid ? "me" : uid}${word}`);
+      setText(node, group === null ? word.trim() || "unknown" : `${uid === chat.uid ? "me" : uid}${word}`);
     },
   });
 }

@@ -3,7 +3,9 @@
 
 const SPEEDS = [0.5, 1, 2, 4, 8, 16, 64, 256];
 const FALL = 1.2;  // steps for which a lost message is seen falling
-const LEAST_HEIGHT = 190, ROW = 46, LANE = 62, LEFT = 118, TRAVEL = 0.35;
+const LEAST_HEIGHT = 190, ROW = 46, LANE = 62, LOW_LANE = 44, MOST_LANES = 6, LEFT = 118, TRAVEL = 0.35;
+
+const laneHeight = (nodes) => (nodes.length > MOST_LANES ? LOW_LANE : LANE);
 
 class View {
   constructor(model, host) {
@@ -206,7 +208,7 @@ class View {
     const width = Math.max(320, this.root.clientWidth - 24);
     this.drawFlow(prepare(this.flow, width, this.flowHeight), width);
     const nodes = [...this.scene.producers, ...this.scene.channels, ...this.scene.consumers];
-    const height = 34 + LANE * Math.max(nodes.length, 1);
+    const height = 34 + laneHeight(nodes) * Math.max(nodes.length, 1) + (nodes.length > MOST_LANES ? 12 : 0);
     this.drawSpace(prepare(this.space, width, height), width, height, nodes);
     this.drawTicks();
     this.slider.value = this.at;

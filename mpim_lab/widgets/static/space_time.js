@@ -1,7 +1,7 @@
 // SpaceTimePicture: time to the right, a line for everybody, messages as slanted strokes. Methods of flow.js's View.
 const SpaceTimePicture = {
   drawSpace(context, width, height, nodes) {
-    const lanes = new Map(nodes.map((node, index) => [node, 34 + LANE * index + 12]));
+    const lanes = new Map(nodes.map((node, index) => [node, 34 + laneHeight(nodes) * index + 12]));
     const room = width - LEFT - 16, all = room / Math.max(1, this.end - 1);
     const pixels = this.zoom ? all : Math.max(all, 26);
     const seen = room / pixels, first = Math.max(1, Math.min(this.at - seen * 0.7, this.end - seen));
@@ -85,7 +85,7 @@ const SpaceTimePicture = {
       path.moveTo(x1, y1); path.lineTo(x, y);
       if (over && isEnd(leg)) mark(into(marks, leg.outcome), leg.outcome, x, y, radius + 0.5);
       else if (over && leg.ends) mark(into(marks, leg.story.fate), leg.story.fate, x, y, radius);
-      if (leg.begin === leg.story.begin && Math.floor(leg.begin) % every === 0) context.fillText(leg.story.id, x1, y1 - 16);
+      if (leg.begin === leg.story.begin && (Math.floor(leg.begin) - 1) % every === 0) context.fillText(leg.story.id, x1, y1 - 16);
     }
     for (const [fate, path] of lines) {
       context.strokeStyle = COLOURS[fate]; context.lineWidth = Math.max(0.5, Math.min(fate === "confirmation" ? 1.1 : 1.7, frame.pixels * 0.6));
