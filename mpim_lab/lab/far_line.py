@@ -1,0 +1,96 @@
+"""FarLine: a line to a server that is some milliseconds away, and how many round trips went over it."""
+
+import asyncio
+import contextlib
+from typing import Self
+
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.events import now
+from mpim_lab.mq.address import Address
+
+_CHUNK = 64 * 1024
+
+
+class FarLine:
+    """A relay on loopback: `async with FarLine(server.url, one_way_ms=0.5) as line`, and connect to `line.url`.
+
+    `round_trips` counts the times that a client spoke after it had heard something: what is written together is one, however
+    long it is, as long as its answers take longer than its writing.
+    """
+
+    def __init__(self, url: str, *, one_way_ms: float) -> None:
+        if one_way_ms <= 0:
+            raise InvalidParameter(f"one_way_ms={one_way_ms}: above 0")
+        self._address, self._delay_s = Address.parse(url), one_way_ms / 1e3
+        self.round_trips = 0
+        self._server: asyncio.Server | None = None
+        self._lines: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """redis://127.0.0.1:PORT/0"""
+        assert self._server is not None
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        for line in list(self._lines):
+            line.cancel()
+        await asyncio.gather(*self._lines, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = asyncio.current_task()
+        assert line is not None
+        self._lines.add(line)
+        try:
+            async with asyncio.TaskGroup() as both:
+                up_reader, up_writer = await asyncio.open_connection(self._address.host, self._address.port)
+                heard = _Heard()
+                both.create_task(self._carry(reader, up_writer, heard, is_up=True))
+                both.create_task(self._carry(up_reader, writer, heard, is_up=False))
+        except* (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._lines.discard(line)
+            writer.close()
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: "_Heard", *, is_up: bool
+    ) -> None:
+        """Every chunk arrives as much later as the way is long; they keep their order and do not wait for each other."""
+        waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=1_000)
+
+        async def arrive() -> None:
+            while True:
+                due_at, chunk = await waiting.get()
+                await asyncio.sleep(max(0.0, due_at - now()))
+                if not is_up:
+                    heard.something = True
+                if not chunk:
+                    return writer.close()
+                writer.write(chunk)
+                await writer.drain()
+
+        arriving = asyncio.create_task(arrive())
+        try:
+            while chunk := await reader.read(_CHUNK):
+                if is_up and heard.something:
+                    self.round_trips, heard.something = self.round_trips + 1, False
+                await waiting.put((now() + self._delay_s, chunk))
+            await waiting.put((now() + self._delay_s, b""))
+            await arriving
+        finally:
+            arriving.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await arriving
+
+
+class _Heard:
+    """Whether the client has heard something since it spoke last."""
+
+    something = True
