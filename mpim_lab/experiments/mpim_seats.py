@@ -6,6 +6,7 @@ import contextlib
 from mpim_lab.errors import MpimError
 from mpim_lab.im.client import Client
 from mpim_lab.im.wire import Status
+from mpim_lab.keys import user_channel
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.mq.backoff import Backoff
@@ -53,6 +54,10 @@ class Seat:
         await self._end()
         if client is not None and gateway is not None:
             await until(lambda: not gateway.lobby.of(self.uid), f"the gateway's notice that {self.uid} left")
+            await until(self._nobody_listens, f"the end of the subscription for {self.uid}")
+
+    async def _nobody_listens(self) -> bool:
+        return not await self._system.services.queue.listeners(user_channel(self.uid))
 
     async def _end(self) -> None:
         if self._client is not None:

@@ -102,6 +102,7 @@ class MpimStage:
         else:
             await self._say("tablet" if self._held is not None else "phone", name)
             if fault == "sent twice":
+                await self.settled()
                 await self._say("phone", name)
         await self.settled()
         for each in [each for each, left in self._left.items() if left <= 1]:

@@ -9,6 +9,7 @@ from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import AckReq
 
 _MOST_AT_ONCE = 500
+_MOST_PAUSE_S = 1.0  # while the server or the database is away
 _log = logging.getLogger(__name__)
 
 
@@ -48,13 +49,14 @@ class Acknowledgements:
         self._some.set()
 
     async def _write_now_and_then(self) -> None:
+        pause_s = self._every_s
         while True:
             await self._some.wait()
-            await asyncio.sleep(self._every_s)
-            await self.write()
+            await asyncio.sleep(pause_s)
+            pause_s = self._every_s if await self.write() else min(_MOST_PAUSE_S, pause_s * 2)
 
-    async def write(self) -> None:
-        """Write what there is. What could not be written waits for the next time."""
+    async def write(self) -> bool:
+        """Write what there is; gives whether it could be. What could not waits for the next time."""
         self._some.clear()
         due, self._due = self._due, {}
         stored, self._stored = self._stored, set()
@@ -65,8 +67,12 @@ class Acknowledgements:
             for each in requests:
                 if (each.uid, each.conversation) in stored:
                     await self._messages.forget_stored(each)
-        except MpimError as error:
-            _log.info("acknowledgements wait: %s", error)
+        except BaseException as error:  # also cancelled: `__aexit__` writes them then
             for each in requests:
                 key = each.uid, each.conversation
                 self.add(*key, each.sequence, is_stored=key in stored)
+            if not isinstance(error, MpimError):
+                raise
+            _log.info("acknowledgements wait: %s", error)
+            return False
+        return True

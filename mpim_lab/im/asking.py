@@ -3,6 +3,7 @@
 import asyncio
 
 from mpim_lab.errors import (
+    CommandRejected,
     CommandTimeout,
     ConnectionLost,
     GatewayClosed,
@@ -27,16 +28,24 @@ _LATER: tuple[type[Exception], ...] = (
     QueueClosed,
     QueueFull,
 )
-_LATER += (StoreFailed, StoreUncertain, TooFast)
+_LATER += (StoreFailed, StoreUncertain)
+_SERVER_IS_BUSY = ("LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN")  # what Redis says of itself
 _FIRST_WAIT_S, _MOST_WAIT_S = 0.05, 1.0
+_MOST_AT_ONCE = 32  # requests under way: a gateway answers one client's in turn, and above its rate not at all
+_TOO_FAST_S = 1.0
 
 
 class Asking:
-    """The requests of one client that wait for an answer. A frame's key: its message id, or "group <name>"."""
+    """The requests of one client that wait for an answer. A frame's key: its message id, or "group <name>".
+
+    At most 32 are under way, the others wait for their turn. After TooFast, a second of silence, then one at a time.
+    """
 
     def __init__(self, line: Line, *, answer_s: float, timeout_s: float) -> None:
         self._line, self._answer_s, self._timeout_s = line, answer_s, timeout_s
         self._waiting: dict[str, tuple[Send | Group, asyncio.Future[Sent | Members]]] = {}
+        self._turns, self._one_by_one = asyncio.Semaphore(_MOST_AT_ONCE), asyncio.Lock()
+        self._silent_until = 0.0
         self._is_closed = False
 
     @property
@@ -45,32 +54,65 @@ class Asking:
         return [frame for frame, _ in self._waiting.values()]
 
     async def ask(self, key: str, frame: Send | Group) -> Sent | Members:
-        """Say a frame until it is answered. Raises what the gateway answered, and Unconfirmed if nothing came in time."""
-        deadline, wait_s, last = now() + self._timeout_s, _FIRST_WAIT_S, "no connection"
-        while now() < deadline and not self._is_closed:
-            try:
-                return await self._once(key, frame, deadline)
-            except TimeoutError:
-                last = f"no answer; {self._line.why}"
-                continue
-            except _LATER as error:
-                last = f"{type(error).__name__}: {error}"
-            await asyncio.sleep(wait_s)
-            wait_s = min(_MOST_WAIT_S, wait_s * 2)
+        """Say a frame until it is answered. Raises what the gateway answered, and Unconfirmed if nothing came in time.
+
+        TooFast: it was refused as often as it was said.
+        """
+        deadline, failed = now() + self._timeout_s, list[Exception]()
+        try:
+            async with asyncio.timeout(self._timeout_s), self._turns:
+                return await self._until_answered(key, frame, failed)
+        except TimeoutError:
+            pass
         if self._is_closed:
             raise GatewayClosed("the client was closed before the answer came")
-        raise Unconfirmed(f"no gateway answered within {self._timeout_s:g} s: {last}")
+        if failed and all(isinstance(error, TooFast) for error in failed):
+            raise failed[-1]
+        told = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._line.why}"
+        raise Unconfirmed(f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {told}")
 
-    async def _once(self, key: str, frame: Send | Group, deadline: float) -> Sent | Members:
+    async def _until_answered(self, key: str, frame: Send | Group, failed: list[Exception]) -> Sent | Members:
+        wait_s = _FIRST_WAIT_S
+        while not self._is_closed:
+            try:
+                return await self._once(key, frame)
+            except TimeoutError:
+                failed.append(GatewayClosed(f"no answer; {self._line.why}"))
+                self._line.doubt(2 * self._answer_s)
+                continue
+            except TooFast as error:
+                failed.append(error)
+                self._silent_until = now() + _TOO_FAST_S
+                continue
+            except _LATER as error:
+                failed.append(error)
+            except CommandRejected as error:
+                if not str(error).startswith(_SERVER_IS_BUSY):
+                    raise
+                failed.append(error)
+            await asyncio.sleep(wait_s)
+            wait_s = min(_MOST_WAIT_S, wait_s * 2)
+        raise GatewayClosed("the client was closed before the answer came")
+
+    async def _once(self, key: str, frame: Send | Group) -> Sent | Members:
+        while key in self._waiting:  # the same is being asked: one after the other
+            await asyncio.wait([self._waiting[key][1]])
+            await asyncio.sleep(0)
+        if now() > self._silent_until + _TOO_FAST_S:
+            return await self._say(key, frame)
+        async with self._one_by_one:
+            await asyncio.sleep(self._silent_until - now())
+            return await self._say(key, frame)
+
+    async def _say(self, key: str, frame: Send | Group) -> Sent | Members:
         answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
         self._waiting[key] = frame, answer
         try:
-            async with asyncio.timeout(min(self._answer_s, max(0.01, deadline - now()))):
-                await self._line.say(frame)  # which waits if the line takes no more
+            async with asyncio.timeout(self._answer_s):
+                await self._line.say(frame)
                 return await answer
         finally:
-            if self._waiting.get(key, (None, None))[1] is answer:  # the same may have been asked once more
-                del self._waiting[key]
+            del self._waiting[key]
 
     def answered(self, key: str, answer: Sent | Members) -> None:
         """An answer has come."""
@@ -79,9 +121,8 @@ class Asking:
             waiting[1].set_result(answer)
 
     def problem(self, problem: Problem) -> None:
-        """The gateway could not do something: what has its id, or, of what has none, what was asked last."""
-        key = problem.id or next((key for key in reversed(self._waiting) if key.startswith("group ")), "")
-        waiting = self._waiting.get(key)
+        """The gateway could not do something: what has its id."""
+        waiting = self._waiting.get(problem.id)
         if waiting is not None and not waiting[1].done():
             waiting[1].set_exception(error_of(problem))
 

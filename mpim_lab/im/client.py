@@ -14,6 +14,7 @@ that dies begins again where they end.
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from typing import Any, Self
@@ -26,24 +27,13 @@ from mpim_lab.im.line import Line, Token
 from mpim_lab.im.protocol import ChatMessage, group_conversation
 from mpim_lab.im.reader import Missing
 from mpim_lab.im.readers import Readers
-from mpim_lab.im.wire import (
-    FromGateway,
-    Group,
-    Members,
-    Notice,
-    Ping,
-    Problem,
-    Send,
-    Sent,
-    Status,
-    Watch,
-    Welcome,
-)
+from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Problem, Send, Sent, Status, Watch, Welcome, checked
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.ids import new_message_id
 
 _MOST_KNOWN = 10_000
 _TICK_S = 0.05
+_log = logging.getLogger(__name__)
 
 
 class Client:
@@ -82,7 +72,8 @@ class Client:
         self._own: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not handed over again
         self._watched: set[str] = set()
         self._welcome: asyncio.Event = asyncio.Event()
-        self.gateway = ""
+        self.gateway = self.uid = ""  # as the last welcome said
+
         self._tasks: list[asyncio.Task[None]] = []
         self._later: set[asyncio.Task[bool]] = set()
 
@@ -132,6 +123,7 @@ class Client:
         return await self._deliver(Send(id or new_message_id(), text, group=group))
 
     async def _deliver(self, frame: Send) -> Sent:
+        checked(frame)
         self._own[frame.id] = None
         if len(self._own) > _MOST_KNOWN:
             self._own.popitem(last=False)
@@ -160,14 +152,17 @@ class Client:
         return await self._change(Group(group, "leave"))
 
     async def _change(self, frame: Group) -> tuple[str, ...]:
-        answer = await self._asking.ask(f"group {frame.group}", frame)
+        checked(frame)
+        with self._readers.joining(group_conversation(frame.group) if frame.action == "join" else None):
+            answer = await self._asking.ask(f"group {frame.group}", frame)
         assert isinstance(answer, Members)
         return answer.members
 
     async def watch(self, *uids: str) -> None:
-        """Have `on_status` called with each user's status, now and whenever it changes."""
+        """Have `on_status` called with each user's status, now and whenever it changes. InvalidMessage: more than 200."""
+        checked(Watch(tuple(self._watched | set(uids))))
         self._watched.update(uids)
-        await self.line.say(Watch(tuple(uids)))
+        await self.line.say(Watch(uids))
 
     # Reading
 
@@ -199,8 +194,9 @@ class Client:
     # What the gateway says
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        self.gateway = welcome.gateway
+        self.gateway, self.uid = welcome.gateway, welcome.uid
         self._readers.welcome(welcome, now())
+        self._ask_for_missing()
         for frame in self._asking.unanswered:
             self._say_later(frame)
         if self._watched:
@@ -209,24 +205,26 @@ class Client:
 
     def _on_frame(self, frame: FromGateway) -> None:
         if isinstance(frame, Sent):
-            self._answered(frame.id, frame)
+            self._asking.answered(frame.id, frame)
         elif isinstance(frame, Members):
-            self._answered(f"group {frame.group}", frame)
+            self._readers.member(group_conversation(frame.group), frame.last, is_in=self.uid in frame.members)
+            self._asking.answered(f"group {frame.group}", frame)
         elif isinstance(frame, Problem):
             self._asking.problem(frame)
         elif isinstance(frame, Notice):
-            self._on_notice(frame)
+            self._call(self._on_notice, frame)
         elif isinstance(frame, Status):
-            self._on_status(frame)
+            self._call(self._on_status, frame)
         else:
             self._journal.arrived(frame, self.gateway, self._own)
             self._readers.take(frame, now(), self._own)
             self._ask_for_missing()
 
-    def _answered(self, key: str, answer: Sent | Members) -> None:
-        if isinstance(answer, Members):
-            self._readers.begin(group_conversation(answer.group), answer.last)
-        self._asking.answered(key, answer)
+    def _call(self, callback: Callable[[Any], None], frame: FromGateway) -> None:
+        try:
+            callback(frame)
+        except Exception:  # the application's mistake is no reason to hang up
+            _log.exception("%s: a callback raised", self.name)
 
     # Now and then
 
@@ -244,11 +242,8 @@ class Client:
             await self.line.say(frame)
 
     async def _look_now_and_then(self) -> None:
-        pinged_at = now()
         while True:
             await asyncio.sleep(_TICK_S)
             if self.line.is_connected:
                 await self._say_due()
-                if now() - pinged_at > self.line.silent_s / 3:
-                    pinged_at = now()
-                    await self.line.say(Ping())
+                await self.line.say_alive()

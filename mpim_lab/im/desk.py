@@ -2,21 +2,30 @@
 
 import functools
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mpim_lab.errors import InvalidMessage, MpimError
+from mpim_lab.errors import GroupExists, InvalidMessage, MpimError
 from mpim_lab.events import Reporter, now
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.figures import Figures
 from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.messages import LOG, SERVICE
-from mpim_lab.im.protocol import PullOfflineReq, SendGroupMessageReq, SendMessageReq, group_conversation
+from mpim_lab.im.protocol import (
+    NAME_PATTERN,
+    PullOfflineReq,
+    SendGroupMessageReq,
+    SendMessageReq,
+    group_conversation,
+    group_of,
+)
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import (
     MOST_WATCHED,
     Ack,
+    FromClient,
     Group,
     Members,
     Page,
@@ -34,6 +43,7 @@ from mpim_lab.im.wire import (
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())
+_is_name = re.compile(NAME_PATTERN).fullmatch
 
 
 class TooManyFaults(Exception):
@@ -73,7 +83,7 @@ class Desk:
         if not session.bucket.admits(session.heard_at):
             self._figures.too_fast += 1
             told = f"at most {self._limits.rate_per_s:g} frames a second; wait and ask again"
-            return self._fault(session, Problem("TooFast", told, getattr(frame, "id", "")))
+            return self._fault(session, Problem("TooFast", told, _id_of(frame)))
         answer = self._answers.get(type(frame))
         if answer is None:
             return self._fault(session, Problem("InvalidMessage", "hello is said once, as the first frame"))
@@ -81,7 +91,7 @@ class Desk:
             await answer(session, frame)
         except MpimError as error:
             self._figures.failed += type(frame) is Send
-            problem = Problem(type(error).__name__, str(error), getattr(frame, "id", ""), error.definite)
+            problem = Problem(type(error).__name__, str(error), _id_of(frame), error.definite)
             session.say(encode(problem))
 
     def _fault(self, session: Session, problem: Problem) -> None:
@@ -105,6 +115,12 @@ class Desk:
         session.say(encode(Sent(response.id, response.conversation, response.sequence, response.told)))
 
     def _ack(self, session: Session, frame: Ack) -> None:
+        session.acks += 1
+        if session.acks > self._limits.most_acks:
+            self._figures.too_fast += 1
+            return self._fault(session, Problem("TooFast", f"at most {self._limits.most_acks} acks at once"))
+        if not _takes_part(session.route.uid, frame.conversation):
+            return self._fault(session, Problem("AccessDenied", "that is no conversation of yours"))
         session.acknowledge(frame.conversation, frame.sequence)
         is_stored = session.stored is not None and frame.conversation in session.stored
         self._acks.add(session.route.uid, frame.conversation, frame.sequence, is_stored=is_stored)
@@ -114,7 +130,7 @@ class Desk:
         page = await self._services.messages.pull_offline(request)
         session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing)))
         if self._reporter.is_on:
-            for message in page.messages:
+            for message in (each for each in page.messages if each.sender != session.route.uid):
                 self._reporter.passed(message.id, self._reporter.actor, source=LOG)
 
     async def _watch(self, session: Session, frame: Watch) -> None:
@@ -124,19 +140,48 @@ class Desk:
         for uid in frame.users:
             watching.add(uid)
             await self._lobby.watch(session, uid)
+        heard = {uid: self._lobby.notices.get(uid) for uid in frame.users}
         for uid, status in (await self._services.presence.statuses(frame.users)).items():
-            session.say(encode(Status(uid, status)))
+            if self._lobby.notices.get(uid) == heard[uid]:  # otherwise she came or went meanwhile, and that was told
+                self._lobby.told.setdefault(uid, status)  # if others were told something else, the patrol will see
+                session.say(encode(Status(uid, status)))
 
     async def _group(self, session: Session, frame: Group) -> None:
         groups, uid, last = self._services.groups, session.route.uid, 0
+        name = frame.group
         if frame.action == "create":
-            members = await groups.create(frame.group, uid, frame.members)
+            members = await self._create(uid, frame)
         elif frame.action == "join":
-            members = await groups.join(frame.group, uid)
-            last = await self._services.messages.begin_at_the_end(uid, group_conversation(frame.group))
+            is_new = uid not in await groups.members(name)  # asked again after a lost answer: nothing is passed over
+            members = await groups.join(name, uid)
+            begin = self._services.messages.begin_at_the_end
+            last = await begin(uid, group_conversation(name), is_new=is_new)
         else:
-            members = await groups.leave(frame.group, uid)
+            members = await groups.leave(name, uid)
         session.say(encode(Members(frame.group, members, last)))
+
+    async def _create(self, uid: str, frame: Group) -> tuple[str, ...]:
+        try:
+            return await self._services.groups.create(frame.group, uid, frame.members)
+        except GroupExists:  # perhaps by this client, who did not hear the answer
+            members = await self._services.groups.members(frame.group)
+            if set(members) != {uid, *frame.members}:
+                raise
+            return members
 
     async def _ping(self, session: Session, frame: Ping) -> None:
         session.say(_PONG)
+
+
+def _id_of(frame: FromClient) -> str:
+    """What an error names so that its client knows what failed; "" for what nobody waits for."""
+    return f"group {frame.group}" if isinstance(frame, Group) else frame.id if isinstance(frame, Send) else ""
+
+
+def _takes_part(uid: str, conversation: str) -> bool:
+    """Whether it has the name of a group, or of a conversation of two of whom this user is one."""
+    group = group_of(conversation)
+    if group is not None:
+        return _is_name(group) is not None
+    one, _, other = conversation.partition(":")
+    return uid in (one, other) and one <= other and bool(_is_name(one) and _is_name(other))

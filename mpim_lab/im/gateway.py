@@ -14,7 +14,7 @@ from typing import Any, Self
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.errors import InvalidToken, MpimError
+from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError
 from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.desk import Desk, TooManyFaults
@@ -64,6 +64,7 @@ class Gateway:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = contextlib.AsyncExitStack()
+        self._open: set[ServerConnection] = set()  # those, too, that have not said hello yet
         self._server: Server | None = None
         self._draining = self._dead = False
 
@@ -80,15 +81,22 @@ class Gateway:
 
     def metrics(self) -> bytes:
         """Its figures, as Prometheus reads them."""
-        collector = GatewayCollector(self.name, self.figures, lambda: len(self.lobby), self.is_healthy)
-        return exposition(collector)
+        return exposition(GatewayCollector(self.name, self.figures, lambda: len(self.lobby), self.is_healthy))
 
     async def __aenter__(self) -> Self:
         queue = self.services.queue
         await queue.subscribe(BROADCAST_CHANNEL, self._on_notice)
         await queue.subscribe(gateway_channel(self.name), self._on_own_channel)
-        await self._stack.enter_async_context(self._acks)
-        self._server = await serve(
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._acks)
+            self._server = await self._listen()
+            self._stack = stack.pop_all()
+        self.port = next(iter(self._server.sockets)).getsockname()[1]
+        self._start(self.patrol.run())
+        return self
+
+    async def _listen(self) -> Server:
+        return await serve(
             self._serve,
             self.host,
             self.port,
@@ -101,9 +109,6 @@ class Gateway:
             open_timeout=self.limits.hello_s,
             backlog=1_024,
         )
-        self.port = next(iter(self._server.sockets)).getsockname()[1]
-        self._start(self.patrol.run())
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.drain()
@@ -120,7 +125,7 @@ class Gateway:
             async with asyncio.timeout(self.limits.drain_s):
                 while any(session.is_busy for session in self.lobby):
                     await asyncio.sleep(0.005)
-        self._server.close(code=_GOING_AWAY)
+        await asyncio.gather(*(_hang_up(ws, _GOING_AWAY, "the gateway closes") for ws in list(self._open)))
         await self._server.wait_closed()
         for task in list(self._tasks):
             task.cancel()
@@ -133,8 +138,8 @@ class Gateway:
     async def die(self) -> None:
         """End at once, as a process does that is killed: no good-bye, no unbinding, nothing written."""
         self._draining = self._dead = True
-        for session in self.lobby:
-            session.ws.transport.abort()
+        for ws in self._open:
+            ws.transport.abort()
         if self._server is not None:
             self._server.close()
         await self._acks.drop()
@@ -144,29 +149,33 @@ class Gateway:
     # Clients
 
     async def _serve(self, ws: ServerConnection) -> None:
-        if self._draining or len(self.lobby) >= self.limits.most_clients:
+        if self._draining or len(self._open) >= self.limits.most_clients:
             return await ws.close(_TRY_LATER, "connect to another gateway")
+        self._open.add(ws)
         try:
             session = await self._reception.welcome(ws)
+            self.figures.welcomed += 1
+            try:
+                await self._converse(session)
+            finally:
+                if not self._dead:
+                    await self._reception.farewell(session)
         except (MpimError, TimeoutError) as error:
-            return await self._turn_away(ws, error)
+            await self._turn_away(ws, error)
         except ConnectionClosed:
-            return None
-        self.figures.welcomed += 1
-        try:
-            await self._converse(session)
+            pass
         finally:
-            if not self._dead:
-                await self._reception.farewell(session)
+            self._open.discard(ws)
         return None
 
     async def _turn_away(self, ws: ServerConnection, error: Exception) -> None:
-        self.figures.refused += isinstance(error, InvalidToken)
-        definite = getattr(error, "definite", True)
-        text = str(error) or f"no hello within {self.limits.hello_s:g} s"
+        is_its_own_fault = isinstance(error, InvalidToken | InvalidMessage)
+        self.figures.refused += is_its_own_fault
+        text = str(error) or f"nothing was ready within {self.limits.hello_s:g} s"
+        problem = Problem(type(error).__name__, text, "", getattr(error, "definite", True))
         with contextlib.suppress(ConnectionClosed):
-            await ws.send(encode(Problem(type(error).__name__, text, "", definite)), text=True)
-            await ws.close(_POLICY if isinstance(error, InvalidToken) else _TRY_LATER, type(error).__name__)
+            await ws.send(encode(problem), text=True)
+            await ws.close(_POLICY if is_its_own_fault else _TRY_LATER, problem.error)
 
     async def _converse(self, session: Session) -> None:
         try:
@@ -175,27 +184,20 @@ class Gateway:
                 await self._desk.answer(session, frame)
                 session.is_busy = False
                 if session.buffered_bytes > self.limits.most_bytes:
-                    self.figures.slow += 1
-                    return await session.ws.close(_POLICY, "answers are not read")
+                    return self.patrol.end_slow(session)
         except ConnectionClosed:
             pass
         except TooManyFaults as error:
-            await session.ws.close(_POLICY, f"too many faults: {error}")
+            await _hang_up(session.ws, _POLICY, f"too many faults: {error}")
         finally:
             session.is_busy = False
 
     def end(self, session: Session, reason: str) -> None:
-        """End a connection, and say why if it still listens."""
-        session.say(encode(Bye(reason)))
-        self._start(self._close(session, reason))
-
-    async def _close(self, session: Session, reason: str) -> None:
-        await asyncio.sleep(0)  # what was said leaves first
-        try:
-            async with asyncio.timeout(2):
-                await session.ws.close(_POLICY, reason[:100])
-        except TimeoutError:
-            session.ws.transport.abort()
+        """End a connection, once, and say why if it still listens."""
+        if not session.is_ending:
+            session.is_ending = True
+            session.say(encode(Bye(reason)))
+            self._start(_hang_up(session.ws, _POLICY, reason))
 
     # From the server
 
@@ -210,6 +212,7 @@ class Gateway:
 
     def _on_status(self, message: Message) -> None:
         uid = message.channel.removeprefix("user:status:")
+        self.lobby.notices[uid] = self.lobby.notices.get(uid, 0) + 1
         self.patrol.tell_status(uid, message.text.partition(":")[0])
 
     def _on_notice(self, message: Message) -> None:
@@ -235,3 +238,13 @@ class Gateway:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _hang_up(ws: ServerConnection, code: int, reason: str) -> None:
+    """Close; abort if the other end does not play its part: whoever reads nothing would hold up a close for ever."""
+    await asyncio.sleep(0)  # what was said leaves first
+    try:
+        async with asyncio.timeout(2):
+            await ws.close(code, reason[:100])
+    except TimeoutError:
+        ws.transport.abort()

@@ -21,7 +21,7 @@ from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 
 NAME = "chat"  # what every key of the ledger begins with
-MARK_S = 86_400  # how long a message id is remembered: longer than any client repeats
+MARK_S = 3_600  # how long a message id is remembered: longer than any client repeats
 TRIM_EVERY = 256  # messages
 _SEND, _ACK = Script("send", folder=FOLDER), Script("ack", folder=FOLDER)
 

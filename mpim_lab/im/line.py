@@ -14,7 +14,8 @@ from websockets.exceptions import WebSocketException
 
 from mpim_lab import errors
 from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NotConnected
-from mpim_lab.im.wire import Bye, FromGateway, Hello, Problem, Welcome, encode, from_gateway
+from mpim_lab.events import now
+from mpim_lab.im.wire import Bye, FromGateway, Hello, Ping, Problem, Welcome, encode, from_gateway
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.frames import mark_of, messages_of
@@ -50,6 +51,7 @@ class Line:
         self._codec = Codec(max_bytes=_MOST_BYTES)
         self.why = "not connected yet"
         self.silent_s = 60.0
+        self._welcomed_at = self._heard_at = self._pinged_at = now()
 
     @property
     def is_connected(self) -> bool:
@@ -65,27 +67,44 @@ class Line:
             return True
         return False
 
+    async def say_alive(self) -> None:
+        """Say a sign of life if it is time for one."""
+        if now() - self._pinged_at > self.silent_s / 3:
+            self._pinged_at = now()
+            await self.say(Ping())
+
+    def doubt(self, silent_s: float) -> None:
+        """An answer is overdue: if nothing at all was heard for so long, the other end may be gone. Connect anew."""
+        if self._ws is not None and now() - self._heard_at > silent_s:
+            self.why = f"nothing was heard for {silent_s:g} s"
+            self._ws.transport.abort()
+
     async def run(self) -> None:
         """Connect, again and again."""
         failures = 0
         while True:
+            self._welcomed_at, said_bye = now(), False
             try:
                 await self._once()
-                failures = 0
+                said_bye = True
             except (OSError, TimeoutError, WebSocketException, MpimError) as error:
-                was_connected, self._ws = self._ws is not None, None
-                failures = 1 if was_connected else failures + 1
                 self.why = f"{type(error).__name__}: {error}"
                 _log.debug("no line: %s", self.why)
+            except Exception as error:  # a mistake of ours: this line is given up, and not the client
+                self.why = f"{type(error).__name__}: {error}"
+                _log.exception("no line")
+            # A connection that lasted is no failure; one that ends at once, again and again, must not be made as fast as
+            # it ends: two clients that say they are the same device throw each other out.
+            has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.most_s
             self._ws = None
+            failures = (0 if said_bye else 1) if has_lasted else failures + 1
             if failures:
                 await asyncio.sleep(self._backoff.delay_s(failures, random.random()))
 
     async def _once(self) -> None:
         """Connect, and read until the gateway closes. Raises what went wrong."""
         async with asyncio.timeout(self._timeout_s):
-            token = self._token()
-            hello = Hello(await token if inspect.isawaitable(token) else token, self._device, packed=True)
+            hello = Hello(await self._new_token(), self._device, packed=True)
             ws = await connect(
                 next(self._gateways),
                 max_size=_MOST_BYTES,
@@ -104,11 +123,19 @@ class Line:
             while True:
                 async with asyncio.timeout(self.silent_s):
                     raw = await ws.recv()
+                self._heard_at = now()
                 for frame in self._frames(raw):
                     if isinstance(frame, Bye):
                         self.why = frame.reason
                         return
                     self._on_frame(frame)
+
+    async def _new_token(self) -> str:
+        try:
+            token = self._token()
+            return await token if inspect.isawaitable(token) else token
+        except Exception as error:  # whatever makes tokens is not ours
+            raise NotConnected(f"no token: {type(error).__name__}: {error}") from error
 
     def _begin(self, ws: ClientConnection, first: FromGateway) -> None:
         if isinstance(first, Problem):
@@ -116,6 +143,7 @@ class Line:
         if not isinstance(first, Welcome):
             raise CorruptPayload(f"the gateway began with {type(first).__name__}")
         self._ws, self.silent_s = ws, first.silent_s
+        self._welcomed_at = self._heard_at = now()
         self._on_welcome(first)
 
     def _frames(self, raw: str | bytes) -> list[FromGateway]:

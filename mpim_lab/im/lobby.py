@@ -20,14 +20,17 @@ class Lobby:
     ) -> None:
         self._queue, self._on_push, self._on_status = queue, on_push, on_status
         self._here: dict[str, list[Session]] = {}
+        self._count = 0
         self._watched: dict[str, set[Session]] = {}
+        self.notices: dict[str, int] = {}  # watched user → how often it was heard that she came or went
+        self.told: dict[str, str] = {}  # watched user → the status told last
         self._turns = [asyncio.Lock() for _ in range(_STRIPES)]
 
     def __iter__(self) -> Iterator[Session]:
         return (session for sessions in list(self._here.values()) for session in list(sessions))
 
     def __len__(self) -> int:
-        return sum(map(len, self._here.values()))
+        return self._count
 
     def of(self, uid: str) -> list[Session]:
         """The sessions of one user."""
@@ -49,6 +52,7 @@ class Lobby:
             if uid not in self._here:
                 await self._queue.subscribe(user_channel(uid), self._on_push)
             self._here.setdefault(uid, []).append(session)
+            self._count += 1
 
     async def leave(self, session: Session) -> None:
         """Take a session out; the last one of a user ends the subscription."""
@@ -57,6 +61,7 @@ class Lobby:
             sessions = self._here.get(uid, [])
             if session in sessions:
                 sessions.remove(session)
+                self._count -= 1
             if not sessions and self._here.pop(uid, None) is not None:
                 await self._queue.unsubscribe(user_channel(uid))
         for each in session.watching or ():
@@ -75,6 +80,8 @@ class Lobby:
             watchers = self._watched.get(uid, set())
             watchers.discard(session)
             if not watchers and self._watched.pop(uid, None) is not None:
+                self.told.pop(uid, None)
+                self.notices.pop(uid, None)
                 await self._queue.unsubscribe(status_channel(uid))
 
     def _turn(self, uid: str) -> asyncio.Lock:

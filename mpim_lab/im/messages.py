@@ -19,7 +19,7 @@ members (one), step 1 (one), all members' pushes in one pipeline (one), step 3 (
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mpim_lab.errors import AccessDenied, MpimError, NotAMember
 from mpim_lab.events import Observer, Reporter
@@ -49,6 +49,8 @@ from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
 
 SERVICE, LOG, STORE = "messages", "chat log", "offline store"  # what a trace calls them
+MOST_CONVERSATIONS = 10_000  # that a client is told of when it comes
+_MOST_BYTES_AT_ONCE = 4 * 1024 * 1024  # of a group's pushes
 _log = logging.getLogger(__name__)
 
 
@@ -120,11 +122,15 @@ class Messages:
         """Push to many in one pipeline: each answer says how many gateways listened, at that moment."""
         payload = pushed(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
-        commands = [publish_head(wire_name(user_channel(uid), self.queue.prefix)) + tail for uid in members]
-        try:
-            counts = await call_many(self.ledger.commands, commands)
-        except MpimError as error:  # nothing was written
-            counts = [error] * len(members)
+        at_once = max(1, _MOST_BYTES_AT_ONCE // (len(tail) + 128))
+        counts: list[Any] = []
+        for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
+            some = members[begin : begin + at_once]
+            commands = [publish_head(wire_name(user_channel(uid), self.queue.prefix)) + tail for uid in some]
+            try:
+                counts += await call_many(self.ledger.commands, commands)
+            except MpimError as error:  # nothing was written
+                counts += [error] * len(some)
         failed = tuple(uid for uid, count in zip(members, counts, strict=True) if isinstance(count, BaseException))
         absent = tuple(uid for uid, count in zip(members, counts, strict=True) if count == 0)
         if self.reporter.is_on:
@@ -158,12 +164,16 @@ class Messages:
     # Reading
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
-        """Each of a user's conversations: how far she has acknowledged it, and its last number."""
+        """Each of a user's conversations: how far she has acknowledged it, and its last number.
+
+        At most 10,000: of more, those in which something is new. The others are found when somebody writes in them.
+        """
         talks, groups, acked = await asyncio.gather(
             self.ledger.talks(uid), self.groups.groups_of(uid), self.ledger.acked(uid)
         )
         lasts = await self.ledger.lasts([*talks, *map(group_conversation, groups)])
-        return {name: (acked.get(name, 0), last) for name, last in lasts.items()}
+        found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))[:MOST_CONVERSATIONS]
+        return {name: (acked.get(name, 0), last) for name, last in found}
 
     async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:
         """What came after a number, from the offline store and the log. Raises AccessDenied, NoSuchGroup."""
@@ -194,8 +204,10 @@ class Messages:
         """Frames that a client gets unasked when it comes: none, it pulls what it lacks."""
         return []
 
-    async def begin_at_the_end(self, uid: str, conversation: str) -> int:
-        """Whoever joins a group begins with what comes next; gives its last number."""
+    async def begin_at_the_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
+        """Whoever joins a group begins with what comes next; whoever is in it already, where she was. Gives the number."""
+        if not is_new:
+            return (await self.ledger.acked(uid)).get(conversation, 0)
         last = await self.ledger.last(conversation)
         await self.ack([AckReq(uid, conversation, last)])
         return last

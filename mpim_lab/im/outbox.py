@@ -8,7 +8,6 @@ log stays short and nobody loses anything by being long away.
 """
 
 import asyncio
-import contextlib
 import logging
 
 from mpim_lab.errors import InvalidParameter, MpimError, NoSuchGroup, NotConnected
@@ -29,7 +28,9 @@ class Outbox:
 
     def __init__(self, messages: Messages, *, every_s: float = 1.0, after_s: float = 2.0, keep: int = KEEP) -> None:
         if every_s <= 0 or after_s < 0 or keep < 1:
-            raise InvalidParameter(f"every_s={every_s}, after_s={after_s}, keep={keep}: above 0, at least 0, at least 1")
+            raise InvalidParameter(
+                f"every_s={every_s}, after_s={after_s}, keep={keep}: above 0, at least 0, at least 1"
+            )
         self._messages, self._ledger = messages, messages.ledger
         self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
         self._task: asyncio.Task[None] | None = None
@@ -46,8 +47,12 @@ class Outbox:
     async def _sweep_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
-            with contextlib.suppress(MpimError):  # the line is down; the next look comes
+            try:
                 await self.sweep()
+            except MpimError:  # the line is down; the next look comes
+                continue
+            except Exception:  # whatever it is, the next look must come
+                _log.exception("the outbox could not be looked through")
 
     async def sweep(self, after_ms: int | None = None) -> int:
         """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""

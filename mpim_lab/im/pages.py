@@ -48,7 +48,10 @@ class Pages:
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """The answer to a request; None: go on with the WebSocket."""
-        url = urlsplit(request.path)
+        try:
+            url = urlsplit(request.path)
+        except ValueError:
+            return _problem(HTTPStatus.BAD_REQUEST, "that is no address")
         if not _is_own(request):
             return _problem(HTTPStatus.FORBIDDEN, "a page of another site asked")
         answers: dict[str, Callable[[], Response | None]] = {
@@ -93,9 +96,14 @@ def _problem(status: HTTPStatus, text: str) -> Response:
 
 
 def _is_own(request: Request) -> bool:
-    host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
-    name = urlsplit(f"//{host}").hostname or ""
-    return _is_address(name) and (origin is None or urlsplit(origin).netloc == host)
+    hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
+    if len(hosts) != 1 or len(origins) > 1:
+        return False
+    try:
+        name = urlsplit(f"//{hosts[0]}").hostname or ""
+        return _is_address(name) and all(urlsplit(origin).netloc == hosts[0] for origin in origins)
+    except ValueError:  # a bracket that is not closed, and the like
+        return False
 
 
 def _is_address(name: str) -> bool:

@@ -30,7 +30,7 @@ class Patrol:
     ) -> None:
         self._services, self._lobby, self._figures, self._limits, self._end = services, lobby, figures, limits, end
         self._renewed_at, self._looked_at = now(), now()
-        self._told: dict[str, str] = {}  # watched user → the status told last
+        self._watched_every_s = min(_WATCHED_EVERY_S, services.presence.lifetime_s / 3)
 
     async def run(self) -> None:
         """Go round until cancelled; a line to the server that is down is no reason to stop."""
@@ -42,14 +42,22 @@ class Patrol:
                 await self.look_at_watched()
             except MpimError as error:
                 _log.info("the patrol is held up: %s", error)
+            except Exception:
+                _log.exception("the patrol goes on")
 
     def look_at_clients(self) -> None:
         """End the silent and the slow, let who has caught up have pushes again, remind who has not acknowledged."""
         moment, limits = now(), self._limits
         for session in self._lobby:
+            if session.is_ending:
+                continue
+            session.acks = 0
+            session.faults = max(0.0, session.faults - limits.most_faults * limits.sweep_s / limits.forgive_s)
             if moment - session.heard_at > limits.silent_s:
                 self._figures.silent += 1
                 self._end(session, f"silent for {limits.silent_s:g} s")
+            elif session.buffered_bytes > limits.most_bytes:
+                self.end_slow(session)
             elif session.behind is not None:
                 self._look_at_slow(session, moment)
             elif self._services.messages.ordered and session.unacked and moment - session.pushed_at > limits.resend_s:
@@ -61,36 +69,45 @@ class Patrol:
             return
         if session.buffered_bytes == 0:
             session.catch_up()
-        elif moment - max(session.pushed_at, session.heard_at) > self._limits.slow_s:
-            self._figures.slow += 1
-            self._end(session, f"what was sent was not read for {self._limits.slow_s:g} s")
+        elif moment - session.pushed_at > self._limits.slow_s:
+            self.end_slow(session)
+
+    def end_slow(self, session: Session) -> None:
+        """End a client that does not read what is sent to it."""
+        self._figures.slow += not session.is_ending
+        self._end(session, "what was sent is not read")
 
     async def renew_routes(self) -> None:
         """The heartbeat: every third of a lifetime. A client whose device is connected elsewhere by now is ended here."""
         presence = self._services.presence
         if now() - self._renewed_at < presence.lifetime_s / 3:
             return
-        self._renewed_at = now()
-        bound = {session.route.connection: session for session in self._lobby if session.is_welcome}
-        routes = [session.route for session in bound.values()]
+        here = [session for session in self._lobby if session.is_welcome and not session.is_ending]
+        bound = {session.route.connection: session for session in here}
+        routes = [session.route for session in here]
         for route in await presence.renew(routes[0].gateway, routes) if routes else []:
             self._figures.replaced += 1
             self._end(bound[route.connection], "replaced: this device is connected elsewhere")
+        self._renewed_at = now()
+        for session in here:
+            if session not in self._lobby.of(
+                session.route.uid
+            ):  # it left meanwhile: its route may have been made again
+                await presence.unbind_route(session.route)
 
     async def look_at_watched(self) -> None:
         """Statuses that changed without a notice: a gateway died and its routes ended by themselves."""
-        if now() - self._looked_at < _WATCHED_EVERY_S:
+        if now() - self._looked_at < self._watched_every_s:
             return
         self._looked_at = now()
         statuses = await self._services.presence.statuses(self._lobby.watched)
         for uid, status in statuses.items():
-            if self._told.get(uid) not in (None, status):
+            if self._lobby.told.get(uid) not in (None, status):
                 self.tell_status(uid, status)
-        self._told = statuses
 
     def tell_status(self, uid: str, status: str) -> None:
         """Tell who watches a user."""
-        self._told[uid] = status
+        self._lobby.told[uid] = status
         for session in self._lobby.watchers(uid):
             session.say(encode(Status(uid, status)))
 

@@ -46,6 +46,7 @@ class Presence:
         self.queue, self.lifetime_s = queue, lifetime_s
         self._commands = queue.access("presence").commands
         self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))
+        self._renewals: list[set[BindRouteReq]] = []  # each under way, with what was unbound meanwhile
 
     async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
         """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
@@ -57,19 +58,34 @@ class Presence:
 
     async def unbind_route(self, request: BindRouteReq) -> bool:
         """Delete this connection's route, if it is still there; gives whether it was."""
+        for unbound in self._renewals:
+            unbound.add(request)
         words = (request.device, request.gateway, request.connection, self._channel(status_channel(request.uid)))
         return bool(await _UNBIND.run(self._commands, [self._route(request.uid)], *words))
 
     async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
-        """Have a gateway's routes count for another lifetime; gives those that another connection has replaced."""
-        replaced = []
-        for begin in range(0, len(bound), MOST_AT_ONCE):
-            some = bound[begin : begin + MOST_AT_ONCE]
-            words = [word for each in some for word in (each.device, each.connection)]
-            keys = [self._route(each.uid) for each in some]
-            answers = await _RENEW.run(self._commands, keys, self._lifetime_ms, gateway, *words)
-            replaced += [each for each, kept in zip(some, answers, strict=True) if not kept]
-        return replaced
+        """Have a gateway's routes count for another lifetime; gives those that another connection has replaced.
+
+        One that is unbound while this is under way stays unbound: it does not come back as a ghost.
+        """
+        replaced: list[BindRouteReq] = []
+        unbound: set[BindRouteReq] = set()
+        self._renewals.append(unbound)
+        try:
+            for begin in range(0, len(bound), MOST_AT_ONCE):
+                some = [each for each in bound[begin : begin + MOST_AT_ONCE] if each not in unbound]
+                replaced += await self._renew(gateway, some)
+        finally:
+            self._renewals = [each for each in self._renewals if each is not unbound]
+        for each in unbound:
+            await self.unbind_route(each)
+        return [each for each in replaced if each not in unbound]
+
+    async def _renew(self, gateway: str, some: Sequence[BindRouteReq]) -> list[BindRouteReq]:
+        words = [word for each in some for word in (each.device, each.connection)]
+        keys = [self._route(each.uid) for each in some]
+        answers = await _RENEW.run(self._commands, keys, self._lifetime_ms, gateway, *words)
+        return [each for each, kept in zip(some, answers, strict=True) if not kept]
 
     async def query_routes(self, uids: Sequence[str]) -> dict[str, list[Route]]:
         """Where each user is connected now; an empty list: nowhere. One round trip for 500 users."""

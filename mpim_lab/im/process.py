@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="gw-1", help="no other gateway's name")
     parser.add_argument("--port", type=int, default=0, help="on loopback; 0: any that is free")
     parser.add_argument("--prefix", default="", help="put before every key and channel")
+    parser.add_argument(
+        "--until-eof", action="store_true", help="end, too, when standard input does: its parent is gone"
+    )
     parser.add_argument("--allow-login", action="store_true", help="hand out tokens by name alone: for the lab")
     try:
         return uvloop.run(_serve(parser.parse_args(argv)))
@@ -42,6 +45,8 @@ async def _serve(options: argparse.Namespace) -> int:
     ended = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, ended.set)
+    if options.until_eof:
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _end_at_eof, ended)
     async with System(
         options.url, gateways=0, prefix=options.prefix, secret=secret, allow_login=options.allow_login,
         database=database_url(),
@@ -50,6 +55,12 @@ async def _serve(options: argparse.Namespace) -> int:
         print(json.dumps({"name": gateway.name, "port": gateway.port, "pid": os.getpid()}), flush=True)
         await ended.wait()
     return 0
+
+
+def _end_at_eof(ended: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 1_024):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        ended.set()
 
 
 if __name__ == "__main__":

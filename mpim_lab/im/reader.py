@@ -67,13 +67,20 @@ class Reader:
         self.known_last = max(self.known_last, last)
         released: list[ChatMessage] = []
         if missing is not None and missing[0] <= self._early.next <= missing[1]:
-            gap = Missing(self.conversation, self._early.next, missing[1])
-            self.missing.append(gap)
-            released += self._early.skip_to(gap.last + 1, now=now)
+            begin, end = self._early.next, missing[1] + 1
+            released += self._early.skip_to(end, now=now)
+            self._note_missing(begin, end, [each.sequence for each in released if each.sequence < end])
         for message in messages:
             released += self.push(message, now)
         self._goes_on = bool(released)
         return released
+
+    def _note_missing(self, begin: int, end: int, here: Sequence[int]) -> None:
+        """What is missing from `begin` to before `end`, except for what had arrived early."""
+        for number in (*here, end):
+            if number > begin:
+                self.missing.append(Missing(self.conversation, begin, number - 1))
+            begin = number + 1
 
     def told_last(self, last: int) -> bool:
         """The gateway says how far the conversation is; gives whether something is missing here."""

@@ -1,11 +1,12 @@
 """Readers: all conversations of one client: what may be handed over, what is to be asked for, what to acknowledge."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Container, Iterator, MutableMapping
 
 from mpim_lab.errors import GatewayClosed
-from mpim_lab.im.protocol import ChatMessage
+from mpim_lab.im.protocol import ChatMessage, group_of
 from mpim_lab.im.reader import Missing, Reader
 from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Sync, Welcome
 
@@ -24,6 +25,7 @@ class Readers:
         self._some = asyncio.Event()
         self._acks: dict[str, int] = {}
         self._is_ordered, self._is_closed = True, False
+        self._joining = set[str | None]()
 
     @property
     def missing(self) -> list[Missing]:
@@ -35,10 +37,29 @@ class Readers:
         if conversation not in self._readers:
             self._readers[conversation] = Reader(conversation, after=self._positions.get(conversation, after))
 
+    @contextlib.contextmanager
+    def joining(self, conversation: str | None) -> Iterator[None]:
+        """While it is asked to join a group: its messages cannot be placed yet, and are let pass. None: no such group."""
+        self._joining.add(conversation)
+        try:
+            yield
+        finally:
+            self._joining.discard(conversation)
+
+    def member(self, conversation: str, last: int, *, is_in: bool) -> None:
+        """The user is in a group now, and if it was not, reads what comes after its number `last`; or is not any more."""
+        self._joining.discard(conversation)
+        if not is_in:
+            self._readers.pop(conversation, None)
+        elif conversation not in self._readers:
+            after = max(last, self._positions.get(conversation, 0))
+            self._readers[conversation] = Reader(conversation, after=after)
+
     def welcome(self, welcome: Welcome, now: float) -> None:
         """What a gateway says at the beginning: how far things are."""
         self._is_ordered, self._uid = welcome.ordered, welcome.uid
-        for name, (acked, last) in welcome.conversations.items():
+        lost = {name for name in (*self._readers, *self._positions) if group_of(name) is None}
+        for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
             self.begin(name, acked)
             reader = self._readers[name]
             reader.asked_at = None  # what was asked over the line before is not answered any more
@@ -54,6 +75,8 @@ class Readers:
         if isinstance(frame, ChatMessage) and not self._is_ordered:
             self._hand_over([frame], own)
         elif isinstance(frame, ChatMessage):
+            if frame.conversation in self._joining:
+                return
             self.begin(frame.conversation, 0)
             if len(self._ready) < self._limit:
                 self._hand_over(self._readers[frame.conversation].push(frame, now), own)
@@ -63,6 +86,8 @@ class Readers:
             self.begin(frame.conversation, 0)
             reader = self._readers[frame.conversation]
             self._hand_over(reader.page(frame.messages, frame.last, frame.missing, now), own)
+            if not frame.messages and frame.missing is None:
+                reader.asked_at = now  # there is nothing, whatever was said before: do not ask again at once
         elif isinstance(frame, Behind) and self._is_ordered:
             for name, last in frame.conversations.items():
                 self.begin(name, 0)

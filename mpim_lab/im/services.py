@@ -39,6 +39,8 @@ class GatewayLimits:
     rate_per_s: float = 100.0  # frames a client may send on average
     burst: int = 200
     most_faults: int = 100  # frames that cannot be read or come too fast, until the connection is ended
+    forgive_s: float = 60.0  # in so long so many faults are forgiven
+    most_acks: int = 2_000  # in one `sweep_s`; each beyond them is a fault
     sweep_s: float = 0.5
     ack_every_s: float = 0.02  # acknowledgements are gathered for so long
     drain_s: float = 5.0  # for what is under way when the gateway closes

@@ -26,11 +26,13 @@ class Session:
     __slots__ = (
         "_on_dirty",
         "_out",
+        "acks",
         "behind",
         "bucket",
         "faults",
         "heard_at",
         "is_busy",
+        "is_ending",
         "is_welcome",
         "packed",
         "pushed_at",
@@ -45,15 +47,16 @@ class Session:
         self, ws: ServerConnection, route: BindRouteReq, on_dirty: Callable[["Session"], None], bucket: TokenBucket
     ) -> None:
         self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
-        self.packed = self.is_busy = self.is_welcome = False
+        self.packed = self.is_busy = self.is_welcome = self.is_ending = False
         self.heard_at = now()
-        self.faults = 0  # frames that could not be read, or came too fast
+        self.faults = 0.0  # frames that could not be read, or came too fast; they are forgiven by and by
+        self.acks = 0  # since the patrol looked
         self._out: list[bytes] = []
         self.behind: (
             dict[str, int] | None
         ) = {}  # what was not pushed; None: everything is. At first it is not welcomed yet
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
-        self.pushed_at = 0.0  # when the oldest of those was pushed
+        self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
         self.watching: set[str] | None = None
         self.stored: set[str] | None = None  # conversations of which the offline store may have messages for this user
 
@@ -71,7 +74,7 @@ class Session:
     def push(self, conversation: str, sequence: int, frame: bytes, most_bytes: int) -> bool:
         """Push a message, unless too much is on its way already: then note its number. Gives whether it was pushed."""
         if self.behind is None and self.ws.transport.get_write_buffer_size() > most_bytes:
-            self.behind = {}
+            self.behind, self.pushed_at = {}, now()
         if self.behind is not None:
             self.behind[conversation] = max(sequence, self.behind.get(conversation, 0))
             return False
@@ -83,9 +86,10 @@ class Session:
 
     def acknowledge(self, conversation: str, sequence: int) -> None:
         """The client has everything up to this number."""
-        if self.unacked and sequence >= self.unacked.get(conversation, 0):
-            self.unacked.pop(conversation, None)
+        if self.unacked and conversation in self.unacked:
             self.pushed_at = now()
+            if sequence >= self.unacked[conversation]:
+                del self.unacked[conversation]
 
     def catch_up(self) -> None:
         """Push again from now on, and say how far things are."""

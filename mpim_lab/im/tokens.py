@@ -22,7 +22,7 @@ from mpim_lab.mq.pubsub import MessageQueue
 _ALGORITHM = "HS256"
 _AUDIENCE = "mpim"
 _SECRET_BYTES = 32
-_SKEW_S = 60.0  # a used token is remembered for longer than it is valid: a gateway whose clock is behind would let it in again
+_SKEW_S = 60.0  # a used token is remembered for so much longer: a gateway whose clock is behind would let it in again
 _MOST_LEFT_S = 366 * 86_400.0
 
 
@@ -66,7 +66,7 @@ class Tokens:
                 },  # `exp` is compared with our clock below
             )
             uid, token_id, ends_at = checked_name("uid", claims["sub"]), str(claims["jti"]), float(claims["exp"])
-        except (jwt.InvalidTokenError, InvalidParameter, ValueError, TypeError) as error:
+        except (jwt.InvalidTokenError, InvalidParameter, ValueError, TypeError, OverflowError) as error:
             raise InvalidToken(f"not a token of this system: {error}") from error
         if ends_at <= self._clock():
             raise InvalidToken(f"this token ended {self._clock() - ends_at:.0f} s ago")

@@ -23,7 +23,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 | `presence`   | uid, status                                            | "online" or "offline"                             |
 | `group`      | group, members, last                                   | who is in a group now, and its last number        |
 | `notice`     | id, text                                               | from the operator, to everybody                   |
-| `error`      | error, text, id                                        | `error` is the name of a class of `errors.py`     |
+| `error`      | error, text, id, definite  | `error`: a class of `errors.py`; `id`: a message's, or "group <name>", or none |
 | `bye`        | reason                                                 | the gateway closes; connect again, elsewhere      |
 | `pong`       |                                                        |                                                   |
 
@@ -195,15 +195,31 @@ def from_client(frame: bytes | str) -> FromClient:
     """
     try:
         return _from_client(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested thousands deep
         raise InvalidMessage(str(error)) from error
+
+
+def checked(frame: FromClient) -> FromClient:
+    """Give a frame back if a gateway would take it. Raises InvalidMessage.
+
+    >>> checked(Send("m1", "", to="bob"))
+    Traceback (most recent call last):
+    mpim_lab.errors.InvalidMessage: Expected `str` of length >= 1 - at `$.text`
+    """
+    try:
+        raw = encode(frame)
+    except (UnicodeEncodeError, TypeError) as error:
+        raise InvalidMessage(str(error)) from error
+    if len(raw) > MOST_FRAME_BYTES:
+        raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MOST_FRAME_BYTES:,}")
+    return from_client(raw)
 
 
 def from_gateway(frame: bytes | str) -> FromGateway:
     """Read a gateway's frame. Raises CorruptPayload."""
     try:
         return _from_gateway(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptPayload(str(error)) from error
 
 

@@ -1,6 +1,6 @@
 -- Recognise a message that was sent before; give a new one its conversation's next number, keep it, push it: in one step.
 -- KEYS[1]   string, the conversation's last number                                read, write
--- KEYS[2]   string, the sender's message id: the number it was given              read, write
+-- KEYS[2]   string, a message id of this sender's: the number it was given        read, write
 -- KEYS[3]   stream, the conversation's log, entry "<number>-0", fields id, data   write
 -- KEYS[4]   stream, the outbox: what is still to be done for a message            write
 -- KEYS[5..] set, the conversations in which a user takes part                     write
