@@ -306,7 +306,8 @@ async def test_whoever_joins_begins_with_what_comes_next(messages):
     for n in range(3):
         await send_all(messages, f"m{n}")
     await messages.groups.join("tea", "bob")
-    assert await messages.begin_at_the_end("bob", "#tea") == 3
+    assert await messages.begin_at_the_end("bob", "#tea", is_new=True) == 3
+    assert await messages.begin_at_the_end("bob", "#tea", is_new=False) == 3
     await send_all(messages, "m3")
     assert await messages.conversations("bob") == {"#tea": (3, 4)}
 
