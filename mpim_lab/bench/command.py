@@ -15,6 +15,10 @@ from mpim_lab.bench.batching import bench_batching
 from mpim_lab.bench.cases import FULL, FULL_BATCHING, FULL_SWEEP, QUICK, QUICK_BATCHING, QUICK_SWEEP, Schedule
 from mpim_lab.bench.compression import bench_compression
 from mpim_lab.bench.everything import EVERY_CASE, bench_all
+from mpim_lab.bench.gateway import bench_gateway
+from mpim_lab.bench.gateway_cases import FULL_GATEWAY, QUICK_GATEWAY
+from mpim_lab.bench.gateway_picture import gateway_page_of
+from mpim_lab.bench.gateway_table import gateway_table_of
 from mpim_lab.bench.growth import FULL_GROWTH, QUICK_GROWTH, bench_growth
 from mpim_lab.bench.live import bench_live
 from mpim_lab.bench.page import page_of
@@ -34,8 +38,9 @@ TOLD: dict[str, str] = {
     "compression": "bytes saved against CPU spent, by algorithm and size",
     "pool": "callers by five ways to a connection",
     "growth": "message size, channels, subscribers, tasks: throughput and memory, each as a curve",
+    "gateway": "10,000 connected clients: ours beside python-socketio and socket.io on Node",
     "live": "what watching costs: the same load with and without live charts",
-    "all": "all of them but live, as one file and one page of pictures",
+    "all": "all of them but gateway and live, as one file and one page of pictures",
 }
 COMPARED = ("pubsub", "streams", "batching")
 MEASURED_IN_ALL = (*COMPARED, "compression", "pool", "growth")
@@ -65,6 +70,9 @@ async def _report(bench: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if bench == "growth":
         growth = QUICK_GROWTH if quick else FULL_GROWTH
         return await bench_growth(dataclasses.replace(growth, rounds=rounds or growth.rounds), _tell)
+    if bench == "gateway":
+        gateway = QUICK_GATEWAY if quick else FULL_GATEWAY
+        return await bench_gateway(dataclasses.replace(gateway, rounds=rounds or gateway.rounds), _tell)
     if bench in ("compression", "pool"):
         sweep = _schedule(QUICK_SWEEP if quick else FULL_SWEEP, rounds)
         if bench == "compression":
@@ -102,6 +110,8 @@ def _text_of(report: dict[str, Any], bench: str) -> str:
     rows, machine = report["rows"], report["machine"]
     if bench == "live":
         return live_table_of(rows, machine)
+    if bench == "gateway":
+        return gateway_table_of(rows, machine)
     if bench == "all":
         parts = {name: [row for row in rows if row["bench"] == name] for name in MEASURED_IN_ALL}
         return "\n\n".join(f"{name}\n\n{_part_of(name, part, machine)}" for name, part in parts.items())
@@ -119,7 +129,8 @@ def _keep(report: dict[str, Any], arguments: argparse.Namespace) -> None:
         arguments.json.write_text(_as_json(report), encoding="utf-8")
     # With plotly's script inside, 5 MB: the file can be opened anywhere, without a network.
     if (page := getattr(arguments, "page", None) or getattr(arguments, "picture", None)) is not None:
-        page.write_text(page_of(report), encoding="utf-8")
+        draw = gateway_page_of if arguments.bench == "gateway" else page_of
+        page.write_text(draw(report), encoding="utf-8")
 
 
 def _as_json(report: dict[str, Any]) -> str:

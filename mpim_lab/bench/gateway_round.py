@@ -1,0 +1,212 @@
+"""Gateway round: one contestant, through all cases once."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from statistics import median
+from typing import Any
+
+from mpim_lab.bench.gateway_cases import CONNECT, NOTICE, WARM_UP, GatewaySchedule, closed_case
+from mpim_lab.bench.gateway_servers import GatewayServer, resident_bytes, spent_s
+from mpim_lab.bench.rows import Row
+from mpim_lab.events import now
+from mpim_lab.lab.gatewayload.crowdprocess import CrowdProcess
+from mpim_lab.lab.gatewayload.plan import CrowdPlan
+from mpim_lab.lab.loadworker.latencies import BUCKET_ENDS, Latencies
+
+BEGIN_IN_S, LOOK_EVERY_S = 0.05, 0.01
+QUIET_CORES, QUIET_EVERY_S, QUIET_WITHIN_S = 0.1, 0.2, 10.0
+ARRIVE_WITHIN_S = 5.0  # of silence: what has not come by then is lost
+KEPT_UP = 0.95  # of what was offered, received until the last one came
+KIB = 1024
+Found = dict[str, Any]
+
+
+class GatewayRound:
+    """A server, and processes of clients that are connected to it. Every case is a method that gives a row's numbers."""
+
+    def __init__(self, server: GatewayServer, crowds: list[CrowdProcess], schedule: GatewaySchedule) -> None:
+        self._server, self._crowds, self._schedule = server, crowds, schedule
+        self._phases = 0
+
+    async def cases(self) -> AsyncGenerator[tuple[str, Row], None]:
+        """Run all, one after another: each one's name and numbers. Raises LoadFailed, ServerFailed."""
+        schedule = self._schedule
+        yield CONNECT, await self.connect()
+        yield schedule.steady_case, await self.steady()
+        for senders, in_flight in schedule.closed:
+            yield closed_case(senders, in_flight), await self.closed(senders, in_flight)
+        yield NOTICE, await self.notices()
+        yield schedule.group_case, await self.group()
+        self._server.check()
+
+    async def connect(self) -> Row:
+        """How long it takes to connect all, and how much memory of the server each of them takes."""
+        clients = self._schedule.clients
+        first = min(WARM_UP, clients // len(self._crowds) // 2)
+        await self._ask_all("connect", up_to=first, within_s=30.0)
+        await self._quiet()
+        before = resident_bytes(self._server.pid)
+        with self._spending() as spent:
+            found = await self._ask_all("connect", up_to=clients, within_s=120.0)
+        seconds = max(each["ended_at"] for each in found) - min(each["started_at"] for each in found)
+        await self._quiet()
+        after, more = resident_bytes(self._server.pid), clients - first * len(self._crowds)
+        memory = None if before is None or after is None else max(after - before, 0) / more / KIB
+        row = {"clients": clients, "seconds": seconds, "connects_per_s": more / seconds, "memory_kib": memory}
+        return row | self._shares(spent, found, seconds)
+
+    # One to one
+
+    async def steady(self) -> Row:
+        """Messages are due at a rate, whatever the answers do."""
+        schedule = self._schedule
+        rate, seconds = schedule.offered_per_s, schedule.steady_s
+        row = await self._talk("steady", seconds, per_s=rate)
+        return row | {"loop": "open", "offered_per_s": rate, "kept_up": row["messages_per_s"] >= KEPT_UP * rate}
+
+    async def closed(self, senders: int, in_flight: int) -> Row:
+        """Each of `senders` writes again as soon as a message of its own was answered."""
+        share = max(1, senders // len(self._crowds))
+        row = await self._talk("closed", self._schedule.closed_s, senders=share, in_flight=in_flight)
+        return row | {"loop": "closed", "tasks": senders, "in_flight": in_flight}
+
+    async def _talk(self, do: str, seconds: float, **order: Any) -> Row:
+        self._phases += 1
+        await self._ask_all("begin", phase=f"{do}{self._phases}")
+        start_at = now() + BEGIN_IN_S
+        with self._spending() as spent:
+            sent = await self._ask_all(do, seconds=seconds, start_at=start_at, **order)
+            total = sum(each["sent"] for each in sent)
+            await self._arrived("tally", "received", total)
+        took = now() - start_at
+        answered = await self._arrived("tally", "answered", total)
+        tallies = await self._ask_all("tally", whole=True)
+        received = sum(tally["received"] for tally in tallies)
+        last_at = max(tally["last_at"] for tally in tallies)
+        rate = received / (last_at - start_at) if received else 0.0
+        counted = {"sent": total, "received": received, "lost": total - received}
+        counted["unanswered"] = total - sum(each["answered"] for each in answered)
+        counted["duplicates"] = sum(tally["duplicates"] for tally in tallies)
+        await self._quiet()
+        return {"messages_per_s": rate, **counted, **_percentiles(tallies)} | self._shares(spent, sent, took)
+
+    # To many
+
+    async def notices(self) -> Row:
+        """From the asking for a notice until the last client has it."""
+        return await self._announcements("notice", self._schedule.notices, self._schedule.clients)
+
+    async def group(self) -> Row:
+        """From the sending of a message until the last member has it; the members are spread over all clients."""
+        clients, count = self._schedule.clients, min(self._schedule.members, self._schedule.clients)
+        members = [place * clients // count for place in range(count)]
+        made = await self._crowds[0].ask("make", group="g", members=members)
+        joiners = members[made["count"] or 1 :]
+        for crowd in self._crowds:
+            await crowd.ask("join", group="g", members=joiners)
+        order = {"group": "g", "member": members[0]}
+        return await self._announcements("say", self._schedule.group_messages, count - 1, **order)
+
+    async def _announcements(self, do: str, times: int, audience: int, **order: Any) -> Row:
+        took = []
+        reached = audience
+        for _ in range(times):
+            self._phases += 1
+            text = f"{do}-{self._phases}"
+            await self._ask_all("listen", text=text)
+            sent_at = (await self._crowds[0].ask(do, text=text, **order))["sent_at"]
+            found = await self._arrived("reached", "reached", audience)
+            took.append(max(each["last_at"] for each in found) - sent_at)
+            reached = min(reached, sum(each["reached"] for each in found))
+        return {"seconds": median(took), "slowest_s": max(took), "clients": audience, "lost": audience - reached}
+
+    # Common to all
+
+    async def _ask_all(self, do: str, within_s: float = 60.0, **order: Any) -> list[Found]:
+        """All processes at once; one that fails is not waited for by the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(crowd.ask(do, within_s=within_s, **order)) for crowd in self._crowds]
+        except ExceptionGroup as errors:
+            self._server.check()
+            raise errors.exceptions[0] from None
+        return [task.result() for task in asked]
+
+    async def _arrived(self, do: str, column: str, wanted: int) -> list[Found]:
+        """Look until all have arrived, or nothing has for a while."""
+        seen, last_change = -1, now()
+        while True:
+            found = await self._ask_all(do)
+            count = sum(each[column] for each in found)
+            if count != seen:
+                seen, last_change = count, now()
+            if count >= wanted or now() - last_change > ARRIVE_WITHIN_S:
+                return found
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _quiet(self) -> None:
+        """Wait until the server has nothing to do any more: the next case is not to begin with this one's backlog."""
+        give_up_at, before = now() + QUIET_WITHIN_S, spent_s(self._server.pid)
+        while now() < give_up_at:
+            await asyncio.sleep(QUIET_EVERY_S)
+            spent = spent_s(self._server.pid)
+            if before is None or spent is None or spent - before < QUIET_CORES * QUIET_EVERY_S:
+                return
+            before = spent
+
+    @contextlib.contextmanager
+    def _spending(self) -> Iterator[dict[str, float]]:
+        """CPU seconds of the server while the context lasts."""
+        spent: dict[str, float] = {}
+        before = spent_s(self._server.pid)
+        yield spent
+        after = spent_s(self._server.pid)
+        if before is not None and after is not None:
+            spent["server"] = after - before
+
+    def _shares(self, spent: dict[str, float], found: list[Found], seconds: float) -> Row:
+        """How much of one core the server took, and the clients' processes together."""
+        server = spent.get("server")
+        return {
+            "server_cpu": None if server is None else server / seconds,
+            "load_cpu": sum(each["cpu_s"] for each in found) / seconds,
+        }
+
+
+def _percentiles(tallies: list[Found]) -> Row:
+    merged = Latencies()
+    for tally in tallies:
+        part = Latencies()
+        part.counts = [tally["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)]
+        part.max_s = tally["max_s"]
+        merged.merge(part)
+    named = {f"p{round(100 * share)}_ms": merged.percentile_ms(share) for share in (0.5, 0.9, 0.99)}
+    return {**named, "max_ms": merged.max_s * 1e3}
+
+
+@contextlib.asynccontextmanager
+async def crowd_of(
+    server: GatewayServer, redis_url: str, schedule: GatewaySchedule
+) -> AsyncIterator[list[CrowdProcess]]:
+    """Processes that hold the clients, a like part each; gone with the context."""
+    first = CrowdPlan(server.contestant.speech, server.port, schedule.clients)
+    async with contextlib.AsyncExitStack() as stack:
+        crowds = [
+            await stack.enter_async_context(
+                CrowdProcess(
+                    CrowdPlan(
+                        first.speech,
+                        first.port,
+                        first.clients,
+                        part=part,
+                        parts=schedule.processes,
+                        secret=server.secret,
+                        redis_url=redis_url,
+                        run=first.run,
+                    )
+                )
+            )
+            for part in range(schedule.processes)
+        ]
+        yield crowds

@@ -1,0 +1,85 @@
+"""`python -m mpim_lab.lab.gatewayload`: one process of clients; `crowdprocess` starts it.
+
+The first line on stdin is the plan; each further one an order {"do": name, …}, answered by one line: what it found. The
+process ends at the end of stdin: whoever started it is gone, or has no more orders.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import sys
+import traceback
+from typing import Any
+
+from mpim_lab.errors import MpimError
+from mpim_lab.lab.gatewayload.announce import Announce
+from mpim_lab.lab.gatewayload.crowd import Crowd
+from mpim_lab.lab.gatewayload.plan import CrowdPlan
+from mpim_lab.lab.gatewayload.talk import Talk
+
+MOST_LINE_BYTES = 1024 * 1024
+
+
+async def work() -> None:
+    """Take the plan, then obey one order after another."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_give_up)
+    orders = asyncio.StreamReader(limit=MOST_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: _Orders(orders), sys.stdin)
+    crowd = Crowd(CrowdPlan(**json.loads(await orders.readline())))
+    places: tuple[Any, ...] = (crowd, Talk(crowd), Announce(crowd))
+    async for line in orders:
+        order = json.loads(line)
+        name = order.pop("do")
+        (obey,) = (method for place in places if (method := getattr(place, name, None)))
+        print(json.dumps(await obey(**order)), flush=True)
+
+
+def _give_up(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A fault of ours in a callback: without an end the parent would wait for it to its limit."""
+    loop.default_exception_handler(context)
+    os._exit(1)
+
+
+class _Orders(asyncio.StreamReaderProtocol):
+    """Whatever goes on: without a parent there is nobody to report to."""
+
+    def eof_received(self) -> bool:
+        """End at once; 5,000 connections end with the process."""
+        os._exit(0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As at the end of stdin."""
+        os._exit(0)
+
+
+def allow_many_files() -> None:
+    """A connection is an open file: as many as the system lets this process have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS calls its limit infinite, and means 10,240
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def main() -> None:
+    """Run on uvloop where the platform has it; say why it went wrong, if it did."""
+    try:
+        from uvloop import run
+    except ImportError:
+        from asyncio import run  # type: ignore[assignment]
+    allow_many_files()
+    try:
+        run(work())
+    except Exception as error:
+        while isinstance(error, ExceptionGroup):  # clients fail alike
+            error = error.exceptions[0]
+        if isinstance(error, MpimError):
+            print(error, file=sys.stderr)  # it is about the gateway, and says all
+        else:
+            traceback.print_exception(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""MPIM's frames, as one client says and hears them; the table of both speeches is in `speech.py`.
+
+It keeps the rules of `mpim_lab.im.client`: it reads packed frames, knows the last number of each conversation, hands a
+message on once and in order, asks for what lacks, and acknowledges what it has, gathered for a while.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mpim_lab.im.protocol import ChatMessage
+from mpim_lab.im.tokens import Tokens
+from mpim_lab.im.wire import (
+    MOST_WATCHED,
+    Ack,
+    Behind,
+    Bye,
+    Group,
+    Hello,
+    Members,
+    Notice,
+    Page,
+    Ping,
+    Problem,
+    Send,
+    Sent,
+    Sync,
+    Welcome,
+    encode,
+    from_gateway,
+)
+from mpim_lab.lab.gatewayload.speech import Heard, What
+from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.frames import messages_of
+
+MOST_BATCH_BYTES = 4 * 1024 * 1024
+_NOTHING = Heard(What.NOTHING)
+_PING = encode(Ping())
+
+
+class MpimSpeech:
+    """One client's. codec: unpacks batches, one for all clients of a process; without it the client asks for none."""
+
+    path: str = "/ws"
+    subprotocols: Sequence[str] = ()
+
+    def __init__(self, uid: str, tokens: Tokens, codec: Codec | None = None) -> None:
+        self._uid, self._token, self._codec = uid, tokens.issue(uid), codec
+        self._last: dict[str, int] = {}
+        self._asked: set[str] = set()
+        self._acks: dict[str, int] = {}
+
+    def opening(self) -> bytes:
+        """Who I am."""
+        return encode(Hello(self._token, packed=self._codec is not None))
+
+    def live(self) -> bytes:
+        """A gateway takes who is silent for a minute for gone."""
+        return _PING
+
+    def due(self) -> list[bytes]:
+        """Acknowledgements, each once."""
+        acks, self._acks = self._acks, {}
+        return [encode(Ack(name, number)) for name, number in acks.items()]
+
+    def send(self, id: str, to: str, text: str) -> bytes:
+        """A message to another client."""
+        return encode(Send(id, text, to=to))
+
+    def say(self, id: str, group: str, text: str) -> bytes:
+        """A message to a group."""
+        return encode(Send(id, text, group=group))
+
+    def make(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
+        """Make a group with the first of its members, as many as a frame may name."""
+        first = tuple(members[:MOST_WATCHED])
+        return encode(Group(group, "create", first)), len(first)
+
+    def join(self, group: str) -> bytes:
+        """Become a member."""
+        return encode(Group(group, "join"))
+
+    def unpacked(self, batch: bytes) -> Sequence[bytes]:
+        """The frames of a binary message. Raises CorruptPayload."""
+        codec = self._codec or Codec(max_bytes=MOST_BATCH_BYTES)
+        return messages_of(codec.expand(batch))
+
+    def hear(self, frame: bytes) -> Sequence[Heard]:
+        """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""
+        heard = from_gateway(frame)
+        if isinstance(heard, ChatMessage):
+            return (self._in_order(heard),)
+        if isinstance(heard, Page):
+            return tuple(self._paged(heard))
+        if isinstance(heard, Behind):
+            return tuple(self._behind(name, last) for name, last in heard.conversations.items())
+        if isinstance(heard, Welcome):
+            self._last.update({name: acked for name, (acked, _) in heard.conversations.items()})
+            return (Heard(What.READY),)
+        if isinstance(heard, Sent | Members):
+            return (Heard(What.ANSWERED),)
+        return (_OTHERS.get(type(heard), lambda heard: _NOTHING)(heard),)
+
+    def _in_order(self, message: ChatMessage) -> Heard:
+        name, number = message.conversation, message.sequence
+        last = self._last.get(name, 0)
+        if number == last + 1:
+            return self._taken(message)
+        return _NOTHING if number <= last else self._ask(name)
+
+    def _taken(self, message: ChatMessage) -> Heard:
+        """The next one. What a client sent itself comes to its other devices, and so to itself, too: that is no message."""
+        self._last[message.conversation] = self._acks[message.conversation] = message.sequence
+        return Heard(What.PUSHED, message.text) if message.sender != self._uid else _NOTHING
+
+    def _paged(self, page: Page) -> Iterator[Heard]:
+        name = page.conversation
+        self._asked.discard(name)
+        if page.missing is not None:
+            yield Heard(What.FAILED, f"{page.missing} of {name} is gone")
+        for message in page.messages:
+            if message.sequence > self._last.get(name, 0):
+                yield self._taken(message)
+        if page.messages and self._last[name] < page.last:
+            yield self._ask(name)
+
+    def _behind(self, name: str, last: int) -> Heard:
+        if last > self._last.get(name, 0):
+            return self._ask(name)
+        self._acks[name] = self._last[name]  # the acknowledgement was lost, or is on its way
+        return _NOTHING
+
+    def _ask(self, name: str) -> Heard:
+        """Sync, unless that is on its way already."""
+        if name in self._asked:
+            return _NOTHING
+        self._asked.add(name)
+        return Heard(What.NOTHING, reply=encode(Sync(name, self._last.get(name, 0))))
+
+
+_OTHERS: dict[type, Callable[[Any], Heard]] = {
+    Notice: lambda notice: Heard(What.NOTICE, notice.text),
+    Problem: lambda problem: Heard(What.FAILED, f"{problem.error}: {problem.text}"),
+    Bye: lambda bye: Heard(What.FAILED, f"the gateway closed: {bye.reason}"),
+}
