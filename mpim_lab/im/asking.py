@@ -113,6 +113,7 @@ class Asking:
                 return await answer
         finally:
             del self._waiting[key]
+            answer.cancel()  # whoever waits for its end goes on
 
     def answered(self, key: str, answer: Sent | Members) -> None:
         """An answer has come."""

@@ -205,6 +205,7 @@ class Client:
 
     def _on_frame(self, frame: FromGateway) -> None:
         if isinstance(frame, Sent):
+            self._readers.sent(frame, now(), self._own)
             self._asking.answered(frame.id, frame)
         elif isinstance(frame, Members):
             self._readers.member(group_conversation(frame.group), frame.last, is_in=self.uid in frame.members)

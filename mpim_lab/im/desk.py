@@ -104,6 +104,7 @@ class Desk:
         messages, sender = self._services.messages, session.route.uid
         self._reporter.passed(frame.id, self._reporter.actor, source=sender)
         self._reporter.passed(frame.id, SERVICE)
+        session.sends(frame.id)
         send: Callable[[], Awaitable[Any]]
         if frame.to is not None:
             send = functools.partial(messages.send_message, SendMessageReq(frame.id, sender, frame.to, frame.text))

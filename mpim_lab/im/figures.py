@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 _HELP = {
     "welcomed": "clients that said hello and were let in",
-    "refused": "clients whose token was refused",
+    "refused": "clients that said no hello that can be read, or whose token was refused",
     "received": "frames from clients",
     "sent": "messages that clients sent and the service took",
     "failed": "messages of clients that were answered with an error",

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -19,6 +19,7 @@ from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.desk import Desk, TooManyFaults
 from mpim_lab.im.figures import Figures, GatewayCollector, exposition
+from mpim_lab.im.incoming import Incoming, hang_up
 from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.outgoing import Outgoing
 from mpim_lab.im.pages import Pages
@@ -64,6 +65,7 @@ class Gateway:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = contextlib.AsyncExitStack()
+        self._incoming = Incoming()
         self._open: set[ServerConnection] = set()  # those, too, that have not said hello yet
         self._server: Server | None = None
         self._draining = self._dead = False
@@ -101,6 +103,7 @@ class Gateway:
             self.host,
             self.port,
             process_request=self._pages.answer,
+            create_connection=cast(Any, self._incoming.make),  # it calls like the class
             max_size=MOST_FRAME_BYTES,
             compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
             ping_interval=None,  # the patrol knows who is silent, without a task a client
@@ -125,7 +128,8 @@ class Gateway:
             async with asyncio.timeout(self.limits.drain_s):
                 while any(session.is_busy for session in self.lobby):
                     await asyncio.sleep(0.005)
-        await asyncio.gather(*(_hang_up(ws, _GOING_AWAY, "the gateway closes") for ws in list(self._open)))
+        await asyncio.gather(*(hang_up(ws, _GOING_AWAY, "the gateway closes") for ws in list(self._open)))
+        self._incoming.drop()
         await self._server.wait_closed()
         for task in list(self._tasks):
             task.cancel()
@@ -152,6 +156,7 @@ class Gateway:
         if self._draining or len(self._open) >= self.limits.most_clients:
             return await ws.close(_TRY_LATER, "connect to another gateway")
         self._open.add(ws)
+        self._incoming.is_in(ws)
         try:
             session = await self._reception.welcome(ws)
             self.figures.welcomed += 1
@@ -171,8 +176,7 @@ class Gateway:
     async def _turn_away(self, ws: ServerConnection, error: Exception) -> None:
         is_its_own_fault = isinstance(error, InvalidToken | InvalidMessage)
         self.figures.refused += is_its_own_fault
-        text = str(error) or f"nothing was ready within {self.limits.hello_s:g} s"
-        problem = Problem(type(error).__name__, text, "", getattr(error, "definite", True))
+        problem = Problem(type(error).__name__, str(error) or "not ready", "", getattr(error, "definite", True))
         with contextlib.suppress(ConnectionClosed):
             await ws.send(encode(problem), text=True)
             await ws.close(_POLICY if is_its_own_fault else _TRY_LATER, problem.error)
@@ -188,7 +192,7 @@ class Gateway:
         except ConnectionClosed:
             pass
         except TooManyFaults as error:
-            await _hang_up(session.ws, _POLICY, f"too many faults: {error}")
+            await hang_up(session.ws, _POLICY, f"too many faults: {error}")
         finally:
             session.is_busy = False
 
@@ -197,7 +201,7 @@ class Gateway:
         if not session.is_ending:
             session.is_ending = True
             session.say(encode(Bye(reason)))
-            self._start(_hang_up(session.ws, _POLICY, reason))
+            self._start(hang_up(session.ws, _POLICY, reason))
 
     # From the server
 
@@ -205,7 +209,7 @@ class Gateway:
         message_id, conversation, sequence, frame = push_of(message.payload)
         self._reporter.passed(message_id, self.name, source=message.channel)
         for session in self.lobby.of(message.channel[5:]):  # what follows "user:"
-            if session.push(conversation, sequence, frame, self.limits.outbox_bytes):
+            if session.push(message_id, conversation, sequence, frame, self.limits.outbox_bytes):
                 self.figures.pushed += 1
             else:
                 self.figures.held_back += 1
@@ -223,11 +227,10 @@ class Gateway:
 
     def _on_own_channel(self, message: Message) -> None:
         word, _, connection = message.text.partition(" ")
-        if word == "replaced":
-            for session in self.lobby:
-                if session.route.connection == connection:
-                    self.figures.replaced += 1
-                    self.end(session, "replaced: this device is connected elsewhere")
+        for session in self.lobby:
+            if word == "replaced" and session.route.connection == connection:
+                self.figures.replaced += 1
+                self.end(session, "replaced: this device is connected elsewhere")
 
     def on_gap(self, gap_s: float) -> None:
         """The line from the server was down for so long: pushes were lost. For the queue's `on_gap`."""
@@ -238,13 +241,3 @@ class Gateway:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _hang_up(ws: ServerConnection, code: int, reason: str) -> None:
-    """Close; abort if the other end does not play its part: whoever reads nothing would hold up a close for ever."""
-    await asyncio.sleep(0)  # what was said leaves first
-    try:
-        async with asyncio.timeout(2):
-            await ws.close(code, reason[:100])
-    except TimeoutError:
-        ws.transport.abort()

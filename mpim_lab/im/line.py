@@ -104,7 +104,7 @@ class Line:
     async def _once(self) -> None:
         """Connect, and read until the gateway closes. Raises what went wrong."""
         async with asyncio.timeout(self._timeout_s):
-            hello = Hello(await self._new_token(), self._device, packed=True)
+            hello = Hello(await self._new_token(), self._device, packed=True, echo=False)
             ws = await connect(
                 next(self._gateways),
                 max_size=_MOST_BYTES,

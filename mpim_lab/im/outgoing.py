@@ -5,12 +5,14 @@ import asyncio
 from mpim_lab.im.session import Session
 from mpim_lab.mq.compression import Codec
 
+_PAYS_FROM_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent
+
 
 class Outgoing:
     """One for all sessions of a gateway; `mark` is each session's `on_dirty`."""
 
     def __init__(self) -> None:
-        self._codec = Codec()
+        self._codec = Codec(threshold_bytes=_PAYS_FROM_BYTES)
         self._dirty: list[Session] = []
 
     def mark(self, session: Session) -> None:

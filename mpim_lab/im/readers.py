@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, MutableMapping
 from mpim_lab.errors import GatewayClosed
 from mpim_lab.im.protocol import ChatMessage, group_of
 from mpim_lab.im.reader import Missing, Reader
-from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Sync, Welcome
+from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Sent, Sync, Welcome
 
 
 class Readers:
@@ -69,6 +69,11 @@ class Readers:
                 reader.told_last(last)
             if self._positions.get(name, 0) > acked:
                 self._acks[name] = self._positions[name]
+
+    def sent(self, sent: Sent, now: float, own: Container[str]) -> None:
+        """A message from here was kept: its turn passes without its being pushed to us."""
+        if self._is_ordered:
+            self.take(ChatMessage(sent.conversation, sent.sequence, sent.id, self._uid, ""), now, own)
 
     def take(self, frame: FromGateway, now: float, own: Container[str]) -> None:
         """Take in a push, a page or word of being behind; `own`: the ids of messages sent from here."""

@@ -36,7 +36,7 @@ class Reception:
             uid = await self._services.tokens.admit(hello.token, self._services.queue)
             route = BindRouteReq(uid, hello.device, self._gateway, new_message_id())
             session = Session(ws, route, self._on_dirty, self._bucket())
-            session.packed = hello.packed
+            session.packed, session.own = hello.packed, None if hello.echo else {}
             try:
                 await self._lobby.enter(session)
                 await self._services.presence.bind_route(route)

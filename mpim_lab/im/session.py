@@ -16,6 +16,7 @@ from mpim_lab.im.wire import Behind, encode
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.frames import MOST_MESSAGES, batch_frame
 
+_MOST_OWN = 64
 _MOST_BATCH_BYTES = 512 * 1024
 
 
@@ -34,6 +35,7 @@ class Session:
         "is_busy",
         "is_ending",
         "is_welcome",
+        "own",
         "packed",
         "pushed_at",
         "route",
@@ -58,6 +60,7 @@ class Session:
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
         self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
         self.watching: set[str] | None = None
+        self.own: dict[str, None] | None = None  # messages sent from here, of which it wants no echo; None: it does
         self.stored: set[str] | None = None  # conversations of which the offline store may have messages for this user
 
     @property
@@ -71,8 +74,18 @@ class Session:
             self._on_dirty(self)
         self._out.append(frame)
 
-    def push(self, conversation: str, sequence: int, frame: bytes, most_bytes: int) -> bool:
+    def sends(self, id: str) -> None:
+        """A message comes from here: `sent` will say its number, and the client wants no echo."""
+        if self.own is not None:
+            self.own[id] = None
+            if len(self.own) > _MOST_OWN:
+                del self.own[next(iter(self.own))]
+
+    def push(self, id: str, conversation: str, sequence: int, frame: bytes, most_bytes: int) -> bool:
         """Push a message, unless too much is on its way already: then note its number. Gives whether it was pushed."""
+        if self.own and id in self.own:
+            del self.own[id]
+            return True
         if self.behind is None and self.ws.transport.get_write_buffer_size() > most_bytes:
             self.behind, self.pushed_at = {}, now()
         if self.behind is not None:

@@ -5,7 +5,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 
 | client says | members                      | gateway answers                                                              |
 |-------------|------------------------------|------------------------------------------------------------------------------|
-| `hello`     | token, device, packed        | `welcome`, or `error` and the end of the connection; must be the first frame |
+| `hello`     | token, device, packed, echo  | `welcome`, or `error` and the end of the connection; must be the first frame |
 | `send`      | id, text, to or group        | `sent`, or `error` with the id; the same id again is the same message        |
 | `ack`       | conversation, sequence       | nothing: "I have everything up to this number"                               |
 | `sync`      | conversation, after          | `page`: what came after that number, at most 100 messages                    |
@@ -31,6 +31,9 @@ Limits: a frame from a client has at most 16 KiB, a text 4,000 characters, `pres
 system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may send several frames in one
 binary message: a batch, compressed if that pays, as `mpim_lab/mq/frames.py` describes them.
 
+A message that I send is pushed to all devices of mine; with `echo` false not to the connection that sent it, which hears its
+number from `sent` and counts it as had.
+
 On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so that a gateway can pass the
 frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
 """
@@ -50,11 +53,12 @@ ConversationName = Annotated[str, Meta(min_length=2, max_length=130)]
 
 
 class Hello(Struct, frozen=True, tag="hello", tag_field="t"):
-    """The first frame: who I am (a token), on which device, and whether I read packed messages."""
+    """The first frame: who I am (a token), on which device, how I read (`packed`), what I need not hear (`echo`)."""
 
     token: Annotated[str, Meta(max_length=2_000)]
     device: Name = "main"
     packed: bool = False
+    echo: bool = True
 
 
 class Send(Struct, frozen=True, tag="send", tag_field="t"):

@@ -48,21 +48,27 @@ async def start_gateway(
 ) -> GatewayProcess:
     """Start one and wait until it listens. settings: MPIM_SECRET and MPIM_DATABASE_URL. Raises ServerFailed."""
     command = [sys.executable, "-m", "mpim_lab.im.process", "--url", url, "--name", name, "--port", str(port)]
-    command += ["--prefix", prefix, *(["--allow-login"] if allow_login else [])]
+    command += ["--until-eof", "--prefix", prefix, *(["--allow-login"] if allow_login else [])]
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, env=os.environ | settings, start_new_session=True
+        *command,
+        stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we do
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | settings,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_START_S):
             line = await process.stdout.readline()
         return GatewayProcess(name, int(json.loads(line)["port"]), process)
-    except (TimeoutError, ValueError, KeyError) as error:
+    except BaseException as error:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         await process.wait()
-        raise ServerFailed(f"gateway {name} did not start; its own words are above") from error
+        if isinstance(error, TimeoutError | ValueError | KeyError):
+            raise ServerFailed(f"gateway {name} did not start; its own words are above") from error
+        raise
 
 
 async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:

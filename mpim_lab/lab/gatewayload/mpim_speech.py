@@ -51,7 +51,7 @@ class MpimSpeech:
 
     def opening(self) -> bytes:
         """Who I am."""
-        return encode(Hello(self._token, packed=self._codec is not None))
+        return encode(Hello(self._token, packed=self._codec is not None, echo=False))
 
     def live(self) -> bytes:
         """A gateway takes who is silent for a minute for gone."""
@@ -96,9 +96,17 @@ class MpimSpeech:
         if isinstance(heard, Welcome):
             self._last.update({name: acked for name, (acked, _) in heard.conversations.items()})
             return (Heard(What.READY),)
-        if isinstance(heard, Sent | Members):
+        if isinstance(heard, Sent):
+            return (self._sent(heard),)
+        if isinstance(heard, Members):
             return (Heard(What.ANSWERED),)
         return (_OTHERS.get(type(heard), lambda heard: _NOTHING)(heard),)
+
+    def _sent(self, sent: Sent) -> Heard:
+        """What I have sent is not pushed to me: its number is had. If others lack, the next push will show it."""
+        if sent.sequence == self._last.get(sent.conversation, 0) + 1:
+            self._last[sent.conversation] = self._acks[sent.conversation] = sent.sequence
+        return Heard(What.ANSWERED)
 
     def _in_order(self, message: ChatMessage) -> Heard:
         name, number = message.conversation, message.sequence

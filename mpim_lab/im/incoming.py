@@ -1,0 +1,40 @@
+"""Incoming: connections of a gateway before their first frame, and how any connection is ended for certain."""
+
+import asyncio
+from typing import Any
+from weakref import WeakSet
+
+from websockets.asyncio.server import ServerConnection
+
+
+class Incoming:
+    """Sockets that were taken in and have not done the WebSocket handshake. `make` is for `serve(create_connection=…)`."""
+
+    def __init__(self) -> None:
+        self._waiting: WeakSet[ServerConnection] = WeakSet()
+
+    def make(self, *arguments: Any, **options: Any) -> ServerConnection:
+        """A connection for a socket that has just been taken in."""
+        ws = ServerConnection(*arguments, **options)
+        self._waiting.add(ws)
+        return ws
+
+    def is_in(self, ws: ServerConnection) -> None:
+        """The handshake is done."""
+        self._waiting.discard(ws)
+
+    def drop(self) -> None:
+        """Drop those that still wait: whoever says nothing would hold up a gateway that closes."""
+        for ws in list(self._waiting):
+            if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
+                ws.transport.abort()
+
+
+async def hang_up(ws: ServerConnection, code: int, reason: str) -> None:
+    """Close; abort if the other end does not play its part: whoever reads nothing would hold up a close for ever."""
+    await asyncio.sleep(0)  # what was said leaves first
+    try:
+        async with asyncio.timeout(2):
+            await ws.close(code, reason[:100])
+    except TimeoutError:
+        ws.transport.abort()
