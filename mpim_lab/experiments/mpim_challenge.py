@@ -35,9 +35,9 @@ def tell_the_whole_group() -> Challenge:
         "Write a class with `__init__(self, pipeline, store)` and `async send(self, members, message)`, which gives\n"
         '{"pushed": […], "stored": […], "failed": […]}: each member in one of them. `await pipeline([("PUBLISH",\n'
         '"user:bob", message), …])` runs many commands in one round trip and gives a reply for each: how many listened, or\n'
-        "an exception. For whom nobody listened, `await store(uids, message)` keeps it, in one transaction, or raises\n"
-        "StoreFailed: then those failed, too. After a failure `send` is called again with the same message: it must try\n"
-        "those who failed, and nobody else.",
+        "an exception in its place: that one failed. For whom nobody listened, `await store(uids, message)` keeps it, in\n"
+        "one transaction, or raises StoreFailed: then those failed, too. After a failure `send` is called again with the\n"
+        "same message: it must try those who failed, and nobody else.",
         [hall_trial(title, script) for title, script in HALL_SCRIPTS],
         [
             "One list of commands, one pipeline; then look at the replies, member by member (zip).",

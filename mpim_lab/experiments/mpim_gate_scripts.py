@@ -58,8 +58,8 @@ async def late_renew(gates: Gates) -> None:
 async def dies(gates: Gates) -> None:
     """Nobody unbinds: the route ends by itself, and not before its time."""
     await gates.bind("gw-1", "c1")
-    await gates.wait(0.5)
-    await gates.must_be_at("gw-1", "half of its lifetime is left")
+    await gates.wait(0.75)
+    await gates.must_be_at("gw-1", "a quarter of its lifetime is left")
     await gates.wait(1)
     await gates.must_be_gone("its gateway was silent for more than a lifetime")
 

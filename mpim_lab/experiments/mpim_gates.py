@@ -175,7 +175,7 @@ class Gates:
     async def _hold(self, what: tuple[str, str, str], after: int) -> tuple[Gate, "asyncio.Task[None]"]:
         gate = self._gates[what[1]]
         gate.hold_after(after)
-        doing = asyncio.create_task(self._do(*what))
+        doing = asyncio.create_task(self._do(*what, within_s=4 * STUCK_AFTER_S))  # longer than who meets it may take
         held = asyncio.create_task(gate.is_held.wait())
         done, _ = await asyncio.wait([doing, held], timeout=STUCK_AFTER_S, return_when=asyncio.FIRST_COMPLETED)
         await _end(held)
@@ -184,23 +184,27 @@ class Gates:
             raise Complaint(f"{what[0]} at {what[1]} did not return within {STUCK_AFTER_S:g} s")
         return gate, doing
 
-    async def _do(self, method: str, gateway: str, connection: str, *, waits_for: str = "") -> None:
+    async def _do(
+        self, method: str, gateway: str, connection: str, *, waits_for: str = "", within_s: float = STUCK_AFTER_S
+    ) -> None:
         began = now()
         self.log.append(f'{gateway}: {method}("{self.who}", "{gateway}", "{connection}")')
         call = getattr(self._gates[gateway].routes, method)(self.who, gateway, connection)
-        await self._in_time(call, f"{method} at {gateway}", waits_for)
+        await self._in_time(call, f"{method} at {gateway}", waits_for, within_s)
         if method == "renew" and self._took_too_long():
             self._doubtful.add(self.who)
         if method != "unbind":
             self._counts_since[self.who] = began
 
-    async def _in_time(self, call: Awaitable[Any], what: str, waits_for: str = "") -> Any:
+    async def _in_time(
+        self, call: Awaitable[Any], what: str, waits_for: str = "", within_s: float = STUCK_AFTER_S
+    ) -> Any:
         try:
-            async with asyncio.timeout(STUCK_AFTER_S):
+            async with asyncio.timeout(within_s):
                 return await call
         except TimeoutError:
             why = f", while {waits_for}: that gateway may be dead" if waits_for else ""
-            raise Complaint(f"{what} did not return within {STUCK_AFTER_S:g} s{why}") from None
+            raise Complaint(f"{what} did not return within {within_s:g} s{why}") from None
 
     async def _where(self) -> Any:
         self.log.append(f'gw-3: where("{self.who}")')
