@@ -17,9 +17,11 @@ from mpim_lab.im.protocol import (
     PullOfflineReq,
     SendGroupMessageReq,
     SendMessageReq,
+    SendMessageResp,
     group_conversation,
     group_of,
 )
+from mpim_lab.im.quick_send import QuickSend
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import (
@@ -46,6 +48,9 @@ _PONG = encode(Pong())
 _is_name = re.compile(NAME_PATTERN).fullmatch
 
 
+_MOST_UNDER_WAY = 64  # of one client's messages; then it waits for an answer
+
+
 class TooManyFaults(Exception):
     """A client sent more that cannot be read, or came more often, than is borne."""
 
@@ -64,7 +69,7 @@ class Desk:
     ) -> None:
         self._reporter = reporter
         self._services, self._lobby, self._acks = services, lobby, acks
-        self._figures, self._limits = figures, limits
+        self._figures, self._limits, self._quick = figures, limits, QuickSend(services.messages)
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
         }  # fmt: skip
@@ -84,21 +89,46 @@ class Desk:
             self._figures.too_fast += 1
             told = f"at most {self._limits.rate_per_s:g} frames a second; wait and ask again"
             return self._fault(session, Problem("TooFast", told, _id_of(frame)))
+        if type(frame) is Send and self._send_quickly(session, frame):
+            return None
         answer = self._answers.get(type(frame))
         if answer is None:
             return self._fault(session, Problem("InvalidMessage", "hello is said once, as the first frame"))
         try:
             await answer(session, frame)
         except MpimError as error:
-            self._figures.failed += type(frame) is Send
-            problem = Problem(type(error).__name__, str(error), _id_of(frame), error.definite)
-            session.say(encode(problem))
+            self._failed(session, frame, error)
+        return None
+
+    def _failed(self, session: Session, frame: Any, error: BaseException) -> None:
+        self._figures.failed += type(frame) is Send
+        definite = getattr(error, "definite", False)
+        session.say(encode(Problem(type(error).__name__, str(error), _id_of(frame), definite)))
 
     def _fault(self, session: Session, problem: Problem) -> None:
         session.faults += 1
         session.say(encode(problem))
         if session.faults > self._limits.most_faults:
             raise TooManyFaults(problem.error)
+
+    def _send_quickly(self, session: Session, frame: Send) -> bool:
+        """Send a message to one user without waiting for the answer; False: not this one, not now."""
+        if frame.to is None or session.under_way >= _MOST_UNDER_WAY:
+            return False
+        request = SendMessageReq(frame.id, session.route.uid, frame.to, frame.text)
+        if not self._quick.begin(request, functools.partial(self._has_sent, session, frame)):
+            return False
+        session.under_way += 1
+        session.sends(frame.id)
+        return True
+
+    def _has_sent(self, session: Session, frame: Send, said: SendMessageResp | BaseException) -> None:
+        session.under_way -= 1
+        if isinstance(said, SendMessageResp):
+            self._figures.sent += 1
+            session.say(encode(Sent(said.id, said.conversation, said.sequence, said.told)))
+        else:
+            self._failed(session, frame, said)
 
     async def _send(self, session: Session, frame: Send) -> None:
         messages, sender = self._services.messages, session.route.uid
@@ -123,7 +153,10 @@ class Desk:
         if not _takes_part(session.route.uid, frame.conversation):
             return self._fault(session, Problem("AccessDenied", "that is no conversation of yours"))
         session.acknowledge(frame.conversation, frame.sequence)
-        is_stored = session.stored is not None and frame.conversation in session.stored
+        stored = session.stored
+        is_stored = stored is not None and frame.conversation in stored
+        if stored is not None and is_stored and frame.sequence >= stored[frame.conversation]:
+            del stored[frame.conversation]  # what comes now is pushed
         self._acks.add(session.route.uid, frame.conversation, frame.sequence, is_stored=is_stored)
 
     async def _sync(self, session: Session, frame: Sync) -> None:

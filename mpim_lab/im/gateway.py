@@ -126,7 +126,7 @@ class Gateway:
             session.say(encode(Bye("the gateway closes; connect to another one")))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.limits.drain_s):
-                while any(session.is_busy for session in self.lobby):
+                while any(session.under_way for session in self.lobby):
                     await asyncio.sleep(0.005)
         await asyncio.gather(*(hang_up(ws, _GOING_AWAY, "the gateway closes") for ws in list(self._open)))
         self._incoming.drop()
@@ -184,17 +184,21 @@ class Gateway:
     async def _converse(self, session: Session) -> None:
         try:
             async for frame in session.ws:
-                session.is_busy = True
-                await self._desk.answer(session, frame)
-                session.is_busy = False
-                if session.buffered_bytes > self.limits.most_bytes:
+                session.under_way += 1
+                try:
+                    await self._desk.answer(session, frame)
+                finally:
+                    session.under_way -= 1
+                if session.is_flooded(self.limits.most_bytes):
                     return self.patrol.end_slow(session)
         except ConnectionClosed:
             pass
         except TooManyFaults as error:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.limits.drain_s):  # what it asked for before is answered
+                    while session.under_way:
+                        await asyncio.sleep(0.005)
             await hang_up(session.ws, _POLICY, f"too many faults: {error}")
-        finally:
-            session.is_busy = False
 
     def end(self, session: Session, reason: str) -> None:
         """End a connection, once, and say why if it still listens."""

@@ -3,8 +3,9 @@
 All of it is written in atomic steps (scripts/send.lua, scripts/ack.lua); this is the thin layer that calls them.
 """
 
+import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -60,19 +61,37 @@ class Ledger:
 
     async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> Kept:
         """Number, keep and push a message, unless its id was sent before. `receivers`: whose channels, the first counts."""
+        keys, words = self._append_words(message, receivers, is_group)
+        return kept_of(message, await _SEND.run(self.commands, keys, *words))
+
+    def begin_append(self, message: ChatMessage, receivers: Sequence[str]) -> asyncio.Future[Any] | None:
+        """The same without waiting, of a message between two; None: not at this moment. The answer is for `kept_of`."""
+        keys, words = self._append_words(message, receivers, is_group=False)
+        return _SEND.begin(self.commands, keys, *words)
+
+    def _append_words(
+        self, message: ChatMessage, receivers: Sequence[str], is_group: bool
+    ) -> tuple[list[bytes], list[bytes | str]]:
+        """The keys and arguments of send.lua."""
+        conversation, sender = message.conversation, message.sender
         before, after = _halves(message)
         keys = [
-            self._key(sequence_key(NAME, message.conversation)),
-            self._key(sent_key(NAME, message.conversation, f"{message.sender}:{message.id}")),
-            self._log(message.conversation),
+            self._key(sequence_key(NAME, conversation)),
+            self._key(sent_key(NAME, conversation, f"{sender}:{message.id}")),
+            self._log(conversation),
             self.outbox,
-            *([] if is_group else [self._key(talks_key(uid)) for uid in dict.fromkeys((*receivers, message.sender))]),
+            *([] if is_group else [self._key(talks_key(uid)) for uid in dict.fromkeys((*receivers, sender))]),
         ]
-        words = (message.id, self._mark_ms, message.conversation, before, after, "group" if is_group else "")
-        channels = [self._key(user_channel(uid)) for uid in dict.fromkeys(receivers)]
-        answer = await _SEND.run(self.commands, keys, *words, self._trim_every, *channels)
-        sequence, is_new, listened, todo, at_ms = answer
-        return Kept(replace(message, sequence=sequence, at_ms=at_ms), bool(is_new), listened, todo)
+        words: list[bytes | str] = [
+            message.id,
+            self._mark_ms,
+            conversation,
+            before,
+            after,
+            "group" if is_group else "",
+            self._trim_every,
+        ]
+        return keys, words + [self._key(user_channel(uid)) for uid in dict.fromkeys(receivers)]
 
     async def between(self, conversation: str, first: int, last: int | None, count: int) -> list[ChatMessage]:
         """What the log still has from number `first` to `last` (None: to its end), at most `count`."""
@@ -153,6 +172,12 @@ class Ledger:
 
     def _key(self, name: str) -> bytes:
         return wire_name(name, self.queue.prefix)
+
+
+def kept_of(message: ChatMessage, answer: Sequence[Any]) -> Kept:
+    """What send.lua said."""
+    sequence, is_new, listened, todo, at_ms = answer
+    return Kept(replace(message, sequence=sequence, at_ms=at_ms), bool(is_new), listened, todo)
 
 
 def _halves(message: ChatMessage) -> tuple[bytes, bytes]:

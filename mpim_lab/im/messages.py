@@ -85,11 +85,14 @@ class Messages:
         """Keep a message for one user and push it. The same id again is the same message."""
         conversation = direct_conversation(request.sender, request.to)
         message = ChatMessage(conversation, 0, request.id, request.sender, request.text)
-        kept = await self.keep(message, [request.to, request.sender])
+        return await self.told(request, await self.keep(message, [request.to, request.sender]))
+
+    async def told(self, request: SendMessageReq, kept: Kept) -> SendMessageResp:
+        """What the sender is told once the message is kept; if nobody listened, it is stored first (step 2)."""
         told = "known" if not kept.is_new else "pushed" if kept.listened else "stored"
         if told == "stored":
             await self.store([request.to], kept.message)
-        return SendMessageResp(request.id, conversation, kept.message.sequence, told)
+        return SendMessageResp(request.id, kept.message.conversation, kept.message.sequence, told)
 
     async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
         """Keep a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""

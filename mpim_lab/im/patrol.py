@@ -12,6 +12,7 @@ from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import Behind, Status, encode
 
+_LOOKED_AT_ONCE = 250
 _AT_ONCE = 50  # clients asked about at the same time, after a gap
 _WATCHED_EVERY_S = 15.0
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Patrol:
         while True:
             await asyncio.sleep(self._limits.sweep_s)
             try:
-                self.look_at_clients()
+                await self.look_at_clients()
                 await self.renew_routes()
                 await self.look_at_watched()
             except MpimError as error:
@@ -45,24 +46,30 @@ class Patrol:
             except Exception:
                 _log.exception("the patrol goes on")
 
-    def look_at_clients(self) -> None:
+    async def look_at_clients(self) -> None:
         """End the silent and the slow, let who has caught up have pushes again, remind who has not acknowledged."""
-        moment, limits = now(), self._limits
-        for session in self._lobby:
-            if session.is_ending:
-                continue
-            session.acks = 0
+        sessions = list(self._lobby)
+        for begin in range(0, len(sessions), _LOOKED_AT_ONCE):
+            for session in sessions[begin : begin + _LOOKED_AT_ONCE]:
+                if not session.is_ending:
+                    self._look_at(session, now())
+            await asyncio.sleep(0)  # ten thousand would hold up everybody's messages for some milliseconds
+
+    def _look_at(self, session: Session, moment: float) -> None:
+        limits = self._limits
+        session.acks = 0
+        if session.faults:
             session.faults = max(0.0, session.faults - limits.most_faults * limits.sweep_s / limits.forgive_s)
-            if moment - session.heard_at > limits.silent_s:
-                self._figures.silent += 1
-                self._end(session, f"silent for {limits.silent_s:g} s")
-            elif session.buffered_bytes > limits.most_bytes:
-                self.end_slow(session)
-            elif session.behind is not None:
-                self._look_at_slow(session, moment)
-            elif self._services.messages.ordered and session.unacked and moment - session.pushed_at > limits.resend_s:
-                self._figures.reminded += 1
-                session.remind()
+        if moment - session.heard_at > limits.silent_s:
+            self._figures.silent += 1
+            self._end(session, f"silent for {limits.silent_s:g} s")
+        elif session.is_flooded(limits.most_bytes):
+            self.end_slow(session)
+        elif session.behind is not None:
+            self._look_at_slow(session, moment)
+        elif session.unacked and moment - session.pushed_at > limits.resend_s and self._services.messages.ordered:
+            self._figures.reminded += 1
+            session.remind()
 
     def _look_at_slow(self, session: Session, moment: float) -> None:
         if not session.is_welcome:

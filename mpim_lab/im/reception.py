@@ -59,7 +59,7 @@ class Reception:
     async def _say_welcome(self, session: Session) -> None:
         uid, messages = session.route.uid, self._services.messages
         conversations = await messages.conversations(uid)
-        late = {name for name, (acked, last) in conversations.items() if acked < last}
+        late = {name: last for name, (acked, last) in conversations.items() if acked < last}
         session.stored = late or None
         frames = await messages.on_welcome(uid)
         # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between

@@ -32,7 +32,6 @@ class Session:
         "bucket",
         "faults",
         "heard_at",
-        "is_busy",
         "is_ending",
         "is_welcome",
         "own",
@@ -41,6 +40,7 @@ class Session:
         "route",
         "stored",
         "unacked",
+        "under_way",
         "watching",
         "ws",
     )
@@ -49,7 +49,7 @@ class Session:
         self, ws: ServerConnection, route: BindRouteReq, on_dirty: Callable[["Session"], None], bucket: TokenBucket
     ) -> None:
         self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
-        self.packed = self.is_busy = self.is_welcome = self.is_ending = False
+        self.packed = self.is_welcome = self.is_ending = False
         self.heard_at = now()
         self.faults = 0.0  # frames that could not be read, or came too fast; they are forgiven by and by
         self.acks = 0  # since the patrol looked
@@ -60,13 +60,19 @@ class Session:
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
         self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
         self.watching: set[str] | None = None
+        self.under_way = 0  # frames that are not answered yet
         self.own: dict[str, None] | None = None  # messages sent from here, of which it wants no echo; None: it does
-        self.stored: set[str] | None = None  # conversations of which the offline store may have messages for this user
+        # conversations of which the offline store may have messages for this user, and up to which number
+        self.stored: dict[str, int] | None = None
 
     @property
     def buffered_bytes(self) -> int:
         """What was handed to the operating system and not taken, and what waits for the end of the turn."""
         return self.ws.transport.get_write_buffer_size() + sum(map(len, self._out))
+
+    def is_flooded(self, most_bytes: int) -> bool:
+        """Whether more than this was handed to the operating system and not taken."""
+        return bool(self.ws.transport.get_write_buffer_size() > most_bytes)
 
     def say(self, frame: bytes) -> None:
         """Put a frame on its way; it leaves at the end of this loop turn, with whatever else there is by then."""
