@@ -1,4 +1,4 @@
-"""Chapters 5 to 7 as a reader sees them: run from top to bottom, a sweep measured and stopped by clicks, both themes."""
+"""Chapters 5 to 8 as a reader sees them: run from top to bottom, a sweep measured and stopped by clicks, both themes."""
 
 import pytest
 
@@ -16,12 +16,17 @@ PICTURES = {
         "pays": "sweep_chart(paying",
     },
     "07_connection_pooling.ipynb": {"wrong": "FlowView(", "callers": "SweepPanel(callers_sweep"},
+    "08_instant_messaging.ipynb": {
+        "away": "FlowView(flaps.trace",
+        "back": "FlowView(sound.trace",
+        "groups": "SweepPanel(group_sweep",
+    },
 }
 pytestmark = [pytest.mark.timeout(600), chapters(*PICTURES)]
 
 
 def test_the_pictures_are_there_in_both_themes(chapter, page):
-    """Kept as screenshots, to be looked at; both challenges show what is wrong with what the reader begins with."""
+    """Kept as screenshots, to be looked at; the challenges show what is wrong with what the reader begins with."""
     for name, output in chapter.pictures(PICTURES[chapter.name]):
         keep(output, name)
     assert "✘" in page.locator(".jp-Notebook:visible").inner_text()
