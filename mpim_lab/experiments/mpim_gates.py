@@ -230,7 +230,7 @@ def gates_trial(title: str, script: Callable[[Gates], Awaitable[None]]) -> Trial
         for _ in range(_ATTEMPTS):
             async with open_server() as server, Gates(server, solution) as gates:
                 try:
-                    return await script(gates)
+                    await script(gates)
                 except TooSlow:
                     continue
                 except Complaint as complaint:
@@ -238,6 +238,7 @@ def gates_trial(title: str, script: Callable[[Gates], Awaitable[None]]) -> Trial
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"
                     return Failure(text, title, gates.who, story_in_short(gates.log))
+                return None
         return Failure("this machine is too busy now to say anything: check again", title)
 
     return judge
