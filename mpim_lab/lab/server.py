@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ from mpim_lab.lab.binary import find_binary
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.guard import Guard
 
+_PORTS = (15_000, 32_000)
 PERSISTENCE = {
     "none": {"appendonly": "no"},
     "everysec": {"appendonly": "yes", "appendfsync": "everysec"},
@@ -209,10 +211,13 @@ def _words(value: str) -> list[str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free, below those that systems give to outgoing connections: a server that restarts finds it again."""
+    for _ in range(100):
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerFailed(f"no free port on loopback from {_PORTS[0]} to {_PORTS[1]}")
 
 
 def _last_lines(log: str, count: int = 8) -> str:
