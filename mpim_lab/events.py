@@ -44,6 +44,10 @@ class Kind(StrEnum):
     FAULT_ENDED = "fault ended"
 
 
+# What a trace of MPIM calls the places that are no client, gateway or channel.
+SERVICE, CHAT_LOG, OFFLINE_STORE = "messages", "chat log", "offline store"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened at one place.

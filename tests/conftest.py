@@ -20,6 +20,13 @@ async def server(request):
         yield running
 
 
+@pytest.fixture
+async def one_server():
+    """A Valkey of this test's own, where it makes no difference which server it is."""
+    async with EmbeddedServer() as running:
+        yield running
+
+
 @pytest.fixture(params=list(SERVERS))
 def lab_server(request, monkeypatch):
     """Have experiments, which open their own server, open this one."""

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from mpim_lab.bench.axes import whole_decades
 from mpim_lab.bench.gateway_cases import CONNECT
-from mpim_lab.bench.picture import COLOURS, SHAPES
+from mpim_lab.bench.picture import COLOURS, SHAPES, points_of
 from mpim_lab.bench.rows import Row
 
 SIDES = (
@@ -68,20 +68,7 @@ def _draw(
     rows = [row for row in rows if row.get(column)]
     if not rows:
         return
-    colour, shape = look
-    values = [row[column] for row in rows]
-    above = [ends(row)[1] - row[column] for row in rows]
-    below = [row[column] - ends(row)[0] for row in rows]
-    points = go.Scatter(
-        name=who,
-        x=[row["case"] for row in rows],
-        y=values,
-        error_y={"type": "data", "array": above, "arrayminus": below, "color": colour, "thickness": 2, "width": 5},
-        mode="markers",
-        marker={"color": colour, "symbol": shape, "size": 12, "line": {"color": "#444", "width": 0.6}},
-        legendgroup=who,
-        offsetgroup=who,
-        showlegend=all(drawn.legendgroup != who for drawn in figure.data),
-        hovertemplate="%{y:,.4~g} " + UNITS[side],
-    )
+    cases, values = [row["case"] for row in rows], [row[column] for row in rows]
+    points = points_of(figure, who, look, cases, values, [ends(row) for row in rows])
+    points.update(hovertemplate="%{y:,.4~g} " + UNITS[side])
     figure.add_trace(points, row=side // 2 + 1, col=side % 2 + 1)

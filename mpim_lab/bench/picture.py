@@ -92,14 +92,28 @@ def _draw(
     """One contestant on one side: a point a case, and a line from one end to the other. An axis of logarithms has no
     zero for a bar to stand on.
     """
-    colour, shape = look
     if not rows:
         return
+    points = points_of(figure, who, look, [row["case"] for row in rows], values, ends)
+    points.update(text=list(texts), hovertemplate="%{text}")
+    figure.add_trace(points, row=1, col=column)
+
+
+def points_of(
+    figure: go.Figure,
+    who: str,
+    look: Look,
+    cases: Sequence[str],
+    values: Sequence[float],
+    ends: Sequence[tuple[float, float]],
+) -> go.Scatter:
+    """One contestant's points, one a case, each with a line from one end to the other; named once in a figure's legend."""
+    colour, shape = look
     above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
     below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
-    points = go.Scatter(
+    return go.Scatter(
         name=who,
-        x=[row["case"] for row in rows],
+        x=list(cases),
         y=list(values),
         error_y={"type": "data", "array": above, "arrayminus": below, "color": colour, "thickness": 2, "width": 5},
         mode="markers",
@@ -107,7 +121,4 @@ def _draw(
         legendgroup=who,
         offsetgroup=who,
         showlegend=all(drawn.legendgroup != who for drawn in figure.data),
-        text=list(texts),
-        hovertemplate="%{text}",
     )
-    figure.add_trace(points, row=1, col=column)

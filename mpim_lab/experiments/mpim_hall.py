@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self
 
 from mpim_lab.errors import MpimError, QueueFull, StoreFailed
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, Kind, now
 from mpim_lab.experiments.mpim_words import as_text, listed, story_in_short, with_prefix, words_of
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.challenge import Failure, Trial
@@ -24,7 +24,7 @@ from mpim_lab.mq.pubsub import MessageQueue
 
 WORDS = ("pushed", "stored", "failed")
 STUCK_AFTER_S = 10.0
-SENDER, NEAR, SERVICE, FAR, STORE = "alice", "gw-1", "messages", "gw-2", "offline store"
+SENDER, NEAR, FAR = "alice", "gw-1", "gw-2"
 
 
 class Complaint(Exception):
@@ -93,7 +93,7 @@ class Hall:
             raise StoreFailed("the database is away; nothing was kept")
         for uid in members:
             self._kept[_id(message), uid] += 1
-            self._hop(_id(message), uid, SERVICE, STORE)
+            self._hop(_id(message), uid, SERVICE, OFFLINE_STORE)
 
     # Steps
 

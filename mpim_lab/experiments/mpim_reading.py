@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import CHAT_LOG, SERVICE, Event, Kind, now
 from mpim_lab.experiments.mpim_words import story_in_short
 from mpim_lab.keys import log_key, user_channel
 from mpim_lab.lab.challenge import Failure, Trial
@@ -17,7 +17,7 @@ from mpim_lab.lab.trace import Trace
 from mpim_lab.mq.pubsub import MessageQueue
 
 MOST_IN_A_PAGE = 100
-SENDER, NEAR, SERVICE, LOG, FAR, READER = "alice", "gw-1", "messages", "chat log", "gw-2", "bob"
+SENDER, NEAR, FAR, READER = "alice", "gw-1", "gw-2", "bob"
 Page = tuple[list[tuple[int, str]], int]
 
 
@@ -58,7 +58,12 @@ class Reading:
             words = ("XADD", self._access.key, f"{self.length}-0", "text", f"m{self.length}")
             await self._access.commands.call(*words)
             self.trace(Event(Kind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER)))
-            for source, target in ((SENDER, NEAR), (NEAR, SERVICE), (SERVICE, LOG), (SERVICE, user_channel(READER))):
+            for source, target in (
+                (SENDER, NEAR),
+                (NEAR, SERVICE),
+                (SERVICE, CHAT_LOG),
+                (SERVICE, user_channel(READER)),
+            ):
                 self._hop(self.length, source, target)
 
     def push(self, number: int) -> None:
@@ -96,7 +101,7 @@ class Reading:
         self._here.update(numbers)
         self._known_last = max(self._known_last, last)
         for number in numbers:
-            for source, target in ((LOG, FAR), (FAR, READER)):
+            for source, target in ((CHAT_LOG, FAR), (FAR, READER)):
                 self._hop(number, source, target)
         self._look(f"page({_span(numbers)}, last={last})", self._own.page(messages, last))
 

@@ -17,6 +17,7 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import now
 from mpim_lab.im.line import Line, error_of
+from mpim_lab.im.request_ids import id_of
 from mpim_lab.im.wire import Group, Members, Problem, Send, Sent
 
 # The gateway could not do it just now: its line to the server is down, it is full, it closes.
@@ -36,7 +37,7 @@ _TOO_FAST_S = 1.0
 
 
 class Asking:
-    """The requests of one client that wait for an answer. A frame's key: its message id, or "group <name>".
+    """The requests of one client that wait for an answer. What belongs together has one `id_of`.
 
     At most 32 are under way, the others wait for their turn. After TooFast, a second of silence, then one at a time.
     """
@@ -53,7 +54,7 @@ class Asking:
         """What is to be said again over a new connection, in the order in which it was said first."""
         return [frame for frame, _ in self._waiting.values()]
 
-    async def ask(self, key: str, frame: Send | Group) -> Sent | Members:
+    async def ask(self, frame: Send | Group) -> Sent | Members:
         """Say a frame until it is answered. Raises what the gateway answered, and Unconfirmed if nothing came in time.
 
         TooFast: it was refused as often as it was said.
@@ -61,7 +62,7 @@ class Asking:
         deadline, failed = now() + self._timeout_s, list[Exception]()
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
-                return await self._until_answered(key, frame, failed)
+                return await self._until_answered(frame, failed)
         except TimeoutError:
             pass
         if self._is_closed:
@@ -71,11 +72,11 @@ class Asking:
         told = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._line.why}"
         raise Unconfirmed(f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {told}")
 
-    async def _until_answered(self, key: str, frame: Send | Group, failed: list[Exception]) -> Sent | Members:
+    async def _until_answered(self, frame: Send | Group, failed: list[Exception]) -> Sent | Members:
         wait_s = _FIRST_WAIT_S
         while not self._is_closed:
             try:
-                return await self._once(key, frame)
+                return await self._once(frame)
             except TimeoutError:
                 failed.append(GatewayClosed(f"no answer; {self._line.why}"))
                 self._line.doubt(2 * self._answer_s)
@@ -94,7 +95,8 @@ class Asking:
             wait_s = min(_MOST_WAIT_S, wait_s * 2)
         raise GatewayClosed("the client was closed before the answer came")
 
-    async def _once(self, key: str, frame: Send | Group) -> Sent | Members:
+    async def _once(self, frame: Send | Group) -> Sent | Members:
+        key = id_of(frame)
         while key in self._waiting:  # the same is being asked: one after the other
             await asyncio.wait([self._waiting[key][1]])
             await asyncio.sleep(0)
@@ -115,9 +117,9 @@ class Asking:
             del self._waiting[key]
             answer.cancel()  # whoever waits for its end goes on
 
-    def answered(self, key: str, answer: Sent | Members) -> None:
+    def answered(self, answer: Sent | Members) -> None:
         """An answer has come."""
-        waiting = self._waiting.get(key)
+        waiting = self._waiting.get(id_of(answer))
         if waiting is not None and not waiting[1].done():
             waiting[1].set_result(answer)
 

@@ -129,7 +129,7 @@ class Client:
             self._own.popitem(last=False)
         self._journal.accepted(frame)
         try:
-            sent = await self._asking.ask(frame.id, frame)
+            sent = await self._asking.ask(frame)
         except MpimError as error:
             self._journal.told(frame, type(error).__name__)
             raise
@@ -154,7 +154,7 @@ class Client:
     async def _change(self, frame: Group) -> tuple[str, ...]:
         checked(frame)
         with self._readers.joining(group_conversation(frame.group) if frame.action == "join" else None):
-            answer = await self._asking.ask(f"group {frame.group}", frame)
+            answer = await self._asking.ask(frame)
         assert isinstance(answer, Members)
         return answer.members
 
@@ -206,10 +206,10 @@ class Client:
     def _on_frame(self, frame: FromGateway) -> None:
         if isinstance(frame, Sent):
             self._readers.sent(frame, now(), self._own)
-            self._asking.answered(frame.id, frame)
+            self._asking.answered(frame)
         elif isinstance(frame, Members):
             self._readers.member(group_conversation(frame.group), frame.last, is_in=self.uid in frame.members)
-            self._asking.answered(f"group {frame.group}", frame)
+            self._asking.answered(frame)
         elif isinstance(frame, Problem):
             self._asking.problem(frame)
         elif isinstance(frame, Notice):

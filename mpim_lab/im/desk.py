@@ -1,33 +1,31 @@
 """Desk: answers what clients ask of a gateway, frame by frame. What each frame means is in `wire.py`."""
 
-import functools
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mpim_lab.errors import GroupExists, InvalidMessage, MpimError
-from mpim_lab.events import Reporter, now
+from mpim_lab.events import CHAT_LOG, SERVICE, Reporter, now
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.figures import Figures
 from mpim_lab.im.lobby import Lobby
-from mpim_lab.im.messages import LOG, SERVICE
 from mpim_lab.im.protocol import (
-    NAME_PATTERN,
     PullOfflineReq,
     SendGroupMessageReq,
+    SendGroupMessageResp,
     SendMessageReq,
     SendMessageResp,
     group_conversation,
     group_of,
+    is_name,
 )
 from mpim_lab.im.quick_send import QuickSend
+from mpim_lab.im.request_ids import id_of
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import (
     MOST_WATCHED,
     Ack,
-    FromClient,
     Group,
     Members,
     Page,
@@ -45,9 +43,6 @@ from mpim_lab.im.wire import (
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())
-_is_name = re.compile(NAME_PATTERN).fullmatch
-
-
 _MOST_UNDER_WAY = 64  # of one client's messages; then it waits for an answer
 
 
@@ -88,9 +83,7 @@ class Desk:
         if not session.bucket.admits(session.heard_at):
             self._figures.too_fast += 1
             told = f"at most {self._limits.rate_per_s:g} frames a second; wait and ask again"
-            return self._fault(session, Problem("TooFast", told, _id_of(frame)))
-        if type(frame) is Send and self._send_quickly(session, frame):
-            return None
+            return self._fault(session, Problem("TooFast", told, id_of(frame)))
         answer = self._answers.get(type(frame))
         if answer is None:
             return self._fault(session, Problem("InvalidMessage", "hello is said once, as the first frame"))
@@ -103,7 +96,7 @@ class Desk:
     def _failed(self, session: Session, frame: Any, error: BaseException) -> None:
         self._figures.failed += type(frame) is Send
         definite = getattr(error, "definite", False)
-        session.say(encode(Problem(type(error).__name__, str(error), _id_of(frame), definite)))
+        session.say(encode(Problem(type(error).__name__, str(error), id_of(frame), definite)))
 
     def _fault(self, session: Session, problem: Problem) -> None:
         session.faults += 1
@@ -111,37 +104,40 @@ class Desk:
         if session.faults > self._limits.most_faults:
             raise TooManyFaults(problem.error)
 
-    def _send_quickly(self, session: Session, frame: Send) -> bool:
-        """Send a message to one user without waiting for the answer; False: not this one, not now."""
-        if frame.to is None or session.under_way >= _MOST_UNDER_WAY:
-            return False
-        request = SendMessageReq(frame.id, session.route.uid, frame.to, frame.text)
-        if not self._quick.begin(request, functools.partial(self._has_sent, session, frame)):
-            return False
-        session.under_way += 1
-        session.sends(frame.id)
-        return True
-
-    def _has_sent(self, session: Session, frame: Send, said: SendMessageResp | BaseException) -> None:
-        session.under_way -= 1
-        if isinstance(said, SendMessageResp):
-            self._figures.sent += 1
-            session.say(encode(Sent(said.id, said.conversation, said.sequence, said.told)))
-        else:
-            self._failed(session, frame, said)
-
     async def _send(self, session: Session, frame: Send) -> None:
         messages, sender = self._services.messages, session.route.uid
+        session.sends(frame.id)
+        if frame.to is not None:
+            request = SendMessageReq(frame.id, sender, frame.to, frame.text)
+            if self._send_quickly(session, frame, request):
+                return
+            self._report(frame, sender)
+            self._say_sent(session, await messages.send_message(request))
+        else:
+            self._report(frame, sender)
+            to_all = SendGroupMessageReq(frame.id, sender, str(frame.group), frame.text)
+            self._say_sent(session, await messages.send_group_message(to_all))
+
+    def _send_quickly(self, session: Session, frame: Send, request: SendMessageReq) -> bool:
+        """Send a message to one user without waiting for the answer; False: not at this moment."""
+
+        def ended(said: SendMessageResp | BaseException) -> None:
+            session.under_way -= 1
+            if isinstance(said, BaseException):
+                self._failed(session, frame, said)
+            else:
+                self._say_sent(session, said)
+
+        if session.under_way >= _MOST_UNDER_WAY or not self._quick.begin(request, ended):
+            return False
+        session.under_way += 1
+        return True
+
+    def _report(self, frame: Send, sender: str) -> None:
         self._reporter.passed(frame.id, self._reporter.actor, source=sender)
         self._reporter.passed(frame.id, SERVICE)
-        session.sends(frame.id)
-        send: Callable[[], Awaitable[Any]]
-        if frame.to is not None:
-            send = functools.partial(messages.send_message, SendMessageReq(frame.id, sender, frame.to, frame.text))
-        else:
-            request = SendGroupMessageReq(frame.id, sender, str(frame.group), frame.text)
-            send = functools.partial(messages.send_group_message, request)
-        response = await send()
+
+    def _say_sent(self, session: Session, response: SendMessageResp | SendGroupMessageResp) -> None:
         self._figures.sent += 1
         session.say(encode(Sent(response.id, response.conversation, response.sequence, response.told)))
 
@@ -165,7 +161,7 @@ class Desk:
         session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing)))
         if self._reporter.is_on:
             for message in (each for each in page.messages if each.sender != session.route.uid):
-                self._reporter.passed(message.id, self._reporter.actor, source=LOG)
+                self._reporter.passed(message.id, self._reporter.actor, source=CHAT_LOG)
 
     async def _watch(self, session: Session, frame: Watch) -> None:
         watching = session.watching = session.watching if session.watching is not None else set()
@@ -207,15 +203,10 @@ class Desk:
         session.say(_PONG)
 
 
-def _id_of(frame: FromClient) -> str:
-    """What an error names so that its client knows what failed; "" for what nobody waits for."""
-    return f"group {frame.group}" if isinstance(frame, Group) else frame.id if isinstance(frame, Send) else ""
-
-
 def _takes_part(uid: str, conversation: str) -> bool:
     """Whether it has the name of a group, or of a conversation of two of whom this user is one."""
     group = group_of(conversation)
     if group is not None:
-        return _is_name(group) is not None
+        return is_name(group)
     one, _, other = conversation.partition(":")
-    return uid in (one, other) and one <= other and bool(_is_name(one) and _is_name(other))
+    return uid in (one, other) and one <= other and is_name(one) and is_name(other)

@@ -8,7 +8,7 @@ number of them work side by side over one server, and know nothing of each other
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Self, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -124,10 +124,7 @@ class Gateway:
         self._server.close(close_connections=False)
         for session in self.lobby:
             session.say(encode(Bye("the gateway closes; connect to another one")))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.limits.drain_s):
-                while any(session.under_way for session in self.lobby):
-                    await asyncio.sleep(0.005)
+        await self._answered(self.lobby)
         await asyncio.gather(*(hang_up(ws, _GOING_AWAY, "the gateway closes") for ws in list(self._open)))
         self._incoming.drop()
         await self._server.wait_closed()
@@ -194,11 +191,15 @@ class Gateway:
         except ConnectionClosed:
             pass
         except TooManyFaults as error:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.limits.drain_s):  # what it asked for before is answered
-                    while session.under_way:
-                        await asyncio.sleep(0.005)
+            await self._answered([session])
             await hang_up(session.ws, _POLICY, f"too many faults: {error}")
+
+    async def _answered(self, sessions: Iterable[Session]) -> None:
+        """Wait until what these clients have asked for is answered, for as long as a drain may take."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.drain_s):
+                while any(session.under_way for session in sessions):
+                    await asyncio.sleep(0.005)
 
     def end(self, session: Session, reason: str) -> None:
         """End a connection, once, and say why if it still listens."""

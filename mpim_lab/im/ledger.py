@@ -35,6 +35,11 @@ class Kept(NamedTuple):
     listened: int
     todo: bytes
 
+    @property
+    def told(self) -> str:
+        """What the sender of a message between two is told: "pushed", "stored" (nobody listened), or "known"."""
+        return "known" if not self.is_new else "pushed" if self.listened else "stored"
+
 
 class ToDo(NamedTuple):
     """One entry of the outbox: what is still to be done for a message."""

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from mpim_lab.errors import AccessDenied, MpimError, NotAMember
-from mpim_lab.events import Observer, Reporter
+from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Observer, Reporter
 from mpim_lab.im.groups import Groups
 from mpim_lab.im.ledger import Kept, Ledger
 from mpim_lab.im.offline import OfflineStore
@@ -38,7 +38,6 @@ from mpim_lab.im.protocol import (
     SendGroupMessageResp,
     SendMessageReq,
     SendMessageResp,
-    direct_conversation,
     group_conversation,
     group_of,
 )
@@ -48,7 +47,6 @@ from mpim_lab.mq.message import publish_head, wire_name
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
 
-SERVICE, LOG, STORE = "messages", "chat log", "offline store"  # what a trace calls them
 MOST_CONVERSATIONS = 10_000  # that a client is told of when it comes
 _MOST_BYTES_AT_ONCE = 4 * 1024 * 1024  # of a group's pushes
 _log = logging.getLogger(__name__)
@@ -83,16 +81,13 @@ class Messages:
 
     async def send_message(self, request: SendMessageReq) -> SendMessageResp:
         """Keep a message for one user and push it. The same id again is the same message."""
-        conversation = direct_conversation(request.sender, request.to)
-        message = ChatMessage(conversation, 0, request.id, request.sender, request.text)
-        return await self.told(request, await self.keep(message, [request.to, request.sender]))
+        return await self.told(request, await self.keep(request.message, [request.to, request.sender]))
 
     async def told(self, request: SendMessageReq, kept: Kept) -> SendMessageResp:
         """What the sender is told once the message is kept; if nobody listened, it is stored first (step 2)."""
-        told = "known" if not kept.is_new else "pushed" if kept.listened else "stored"
-        if told == "stored":
+        if kept.told == "stored":
             await self.store([request.to], kept.message)
-        return SendMessageResp(request.id, kept.message.conversation, kept.message.sequence, told)
+        return SendMessageResp(request.id, kept.message.conversation, kept.message.sequence, kept.told)
 
     async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
         """Keep a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
@@ -100,7 +95,7 @@ class Messages:
         if request.sender not in members:
             raise NotAMember(f"{request.sender} is not in the group {request.group}")
         conversation = group_conversation(request.group)
-        kept = await self.keep(ChatMessage(conversation, 0, request.id, request.sender, request.text))
+        kept = await self.keep(request.message)
         if not kept.is_new:
             return SendGroupMessageResp(request.id, conversation, kept.message.sequence, "known")
         out = await self.push(kept.message, members)
@@ -116,7 +111,7 @@ class Messages:
     async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
         """Step 1. Without receivers it is a group's."""
         kept = await self.ledger.append(message, receivers, is_group=not receivers)
-        self.reporter.passed(message.id, LOG)
+        self.reporter.passed(message.id, CHAT_LOG)
         if receivers and kept.is_new:
             self.reporter.passed(message.id, user_channel(receivers[0]), count=kept.listened)
         return kept
@@ -148,7 +143,7 @@ class Messages:
             return
         try:
             await self.offline.store_many(uids, [message])
-            self.reporter.passed(message.id, STORE)
+            self.reporter.passed(message.id, OFFLINE_STORE)
         except MpimError as error:
             _log.warning("%s %d waits in the log alone: %s", message.conversation, message.sequence, error)
 

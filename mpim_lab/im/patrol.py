@@ -97,9 +97,8 @@ class Patrol:
             self._end(bound[route.connection], "replaced: this device is connected elsewhere")
         self._renewed_at = now()
         for session in here:
-            if session not in self._lobby.of(
-                session.route.uid
-            ):  # it left meanwhile: its route may have been made again
+            # it may have left meanwhile, and its route been made again
+            if session not in self._lobby.of(session.route.uid):
                 await presence.unbind_route(session.route)
 
     async def look_at_watched(self) -> None:

@@ -78,6 +78,11 @@ class SendMessageReq(Struct, frozen=True):
     to: str
     text: str
 
+    @property
+    def message(self) -> ChatMessage:
+        """The message that is asked for, not numbered yet."""
+        return ChatMessage(direct_conversation(self.sender, self.to), 0, self.id, self.sender, self.text)
+
 
 class SendMessageResp(Struct, frozen=True):
     """`told`: "pushed" (a gateway of the receiver has it), "stored" (it waits), or "known" (the id was sent before)."""
@@ -95,6 +100,11 @@ class SendGroupMessageReq(Struct, frozen=True):
     sender: str
     group: str
     text: str
+
+    @property
+    def message(self) -> ChatMessage:
+        """The message that is asked for, not numbered yet."""
+        return ChatMessage(group_conversation(self.group), 0, self.id, self.sender, self.text)
 
 
 class SendGroupMessageResp(Struct, frozen=True):
@@ -153,13 +163,22 @@ class BroadcastSystemMessageResp(Struct, frozen=True):
     gateways: int
 
 
+def is_name(name: str) -> bool:
+    """Whether it may name a user, a device or a group.
+
+    >>> is_name("alice"), is_name("alice bob")
+    (True, False)
+    """
+    return _NAME.match(name) is not None
+
+
 def checked_name(what: str, name: str) -> str:
     """The name of a user, a device or a group. Raises InvalidParameter.
 
     >>> checked_name("uid", "alice")
     'alice'
     """
-    if not isinstance(name, str) or not _NAME.match(name):
+    if not isinstance(name, str) or not is_name(name):
         raise InvalidParameter(f'{what}={name!r}: 1 to 64 letters, digits, "_", "." or "-"')
     return name
 

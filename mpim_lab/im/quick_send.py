@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from mpim_lab.im.ledger import kept_of
+from mpim_lab.im.ledger import Kept, kept_of
 from mpim_lab.im.messages import Messages
-from mpim_lab.im.protocol import ChatMessage, SendMessageReq, SendMessageResp, direct_conversation
+from mpim_lab.im.protocol import ChatMessage, SendMessageReq, SendMessageResp
 
 Said = Callable[[SendMessageResp | BaseException], None]
 
@@ -29,8 +29,7 @@ class QuickSend:
         """Send; `said` gets the response or the error. False: not at this moment, use `send_message`."""
         if not self._is_quick:
             return False
-        conversation = direct_conversation(request.sender, request.to)
-        message = ChatMessage(conversation, 0, request.id, request.sender, request.text)
+        message = request.message
         answer = self._messages.ledger.begin_append(message, [request.to, request.sender])
         if answer is None:
             return False
@@ -38,23 +37,17 @@ class QuickSend:
         return True
 
     def _answered(self, request: SendMessageReq, message: ChatMessage, answer: asyncio.Future[Any], said: Said) -> None:
-        failed = answer.cancelled() or answer.exception() is not None
-        if not failed:
-            sequence, is_new, listened, *_ = answer.result()
-            if listened or not is_new:
-                return said(
-                    SendMessageResp(request.id, message.conversation, sequence, "pushed" if is_new else "known")
-                )
-        task = asyncio.create_task(self._finish(request, message, None if failed else answer.result(), said))
+        kept = None if answer.cancelled() or answer.exception() is not None else kept_of(message, answer.result())
+        if kept is not None and kept.told != "stored":
+            return said(SendMessageResp(request.id, message.conversation, kept.message.sequence, kept.told))
+        task = asyncio.create_task(self._finish(request, kept, said))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _finish(self, request: SendMessageReq, message: ChatMessage, answer: Any, said: Said) -> None:
+    async def _finish(self, request: SendMessageReq, kept: Kept | None, said: Said) -> None:
+        messages = self._messages
         try:
-            if answer is None:
-                said(await self._messages.send_message(request))
-            else:
-                said(await self._messages.told(request, kept_of(message, answer)))
+            said(await (messages.send_message(request) if kept is None else messages.told(request, kept)))
         except Exception as error:
             said(error)
         except asyncio.CancelledError as error:

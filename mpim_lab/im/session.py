@@ -54,9 +54,8 @@ class Session:
         self.faults = 0.0  # frames that could not be read, or came too fast; they are forgiven by and by
         self.acks = 0  # since the patrol looked
         self._out: list[bytes] = []
-        self.behind: (
-            dict[str, int] | None
-        ) = {}  # what was not pushed; None: everything is. At first it is not welcomed yet
+        # conversation → the last number that was not pushed; None: everything is. At first it is not welcomed yet
+        self.behind: dict[str, int] | None = {}
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
         self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
         self.watching: set[str] | None = None
@@ -92,7 +91,7 @@ class Session:
         if self.own and id in self.own:
             del self.own[id]
             return True
-        if self.behind is None and self.ws.transport.get_write_buffer_size() > most_bytes:
+        if self.behind is None and self.is_flooded(most_bytes):
             self.behind, self.pushed_at = {}, now()
         if self.behind is not None:
             self.behind[conversation] = max(sequence, self.behind.get(conversation, 0))

@@ -16,9 +16,9 @@ What goes wrong, in the order of the steps:
 from collections.abc import Sequence
 from typing import ClassVar
 
-from mpim_lab.events import Observer, Reporter
+from mpim_lab.events import OFFLINE_STORE, SERVICE, Observer, Reporter
 from mpim_lab.im.groups import Groups
-from mpim_lab.im.messages import SERVICE, STORE, Messages
+from mpim_lab.im.messages import Messages
 from mpim_lab.im.offline import OfflineStore
 from mpim_lab.im.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.im.protocol import (
@@ -142,7 +142,7 @@ class SketchedMessages(Messages):
             await self.at("pushed", message.id)
         else:
             await self.offline.store_many([to], [message])
-            self.reporter.passed(message.id, STORE)
+            self.reporter.passed(message.id, OFFLINE_STORE)
             await self.at("stored", message.id)
         return "success"
 
@@ -158,7 +158,7 @@ class SketchedMessages(Messages):
             await self.offline.remove(uid, conversation, page[-1].sequence)
             frames += [encode(message) for message in page]
             for message in page:
-                self.reporter.passed(message.id, SERVICE, source=STORE)
+                self.reporter.passed(message.id, SERVICE, source=OFFLINE_STORE)
         return frames
 
     async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:

@@ -7,21 +7,20 @@ whatever the clock said: two connections hear of it in any order.
 
 from collections import Counter, defaultdict
 
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, Kind
 from mpim_lab.lab.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
 STEPS = 2  # that a message takes from its sender's gateway to its readers: as long as its way is in a picture
 HOP = 0.16 * STEPS
-KEPT = ("chat log", "offline store")
-SERVICE = "messages"
+KEPT = (CHAT_LOG, OFFLINE_STORE)
 PROMISES = ("success", "pushed", "stored", "known")
 Hop = tuple[int, str, str]  # step, from, to
 # Where a fault is drawn, if not at who reads.
 _STRUCK = {
     "gateway killed": "gw-2",
     "partition": "gw-2",
-    "server restart": KEPT[0],
+    "server restart": CHAT_LOG,
     "dies before the push": SERVICE,
     "dies after the push": SERVICE,
     "interleave": SERVICE,
@@ -181,5 +180,5 @@ class _Teller:
 def _in_words(event: Event) -> str:
     if event.count == 0:
         return f"{event.actor} pushed it to {event.channel}: nobody listened"
-    words = {KEPT[0]: "is kept in the chat log", KEPT[1]: "waits in the offline store"}
+    words = {CHAT_LOG: "is kept in the chat log", OFFLINE_STORE: "waits in the offline store"}
     return f"it {words[event.channel]}" if event.channel in words else f"{event.actor} → {event.channel}"

@@ -13,7 +13,6 @@ from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFai
 from mpim_lab.im.group_cache import MembersCopy
 from mpim_lab.im.groups import Groups
 from mpim_lab.keys import cached_members_key, members_version_key
-from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import SqlStore
@@ -27,12 +26,6 @@ HASTY = Limits(timeout_s=0.3, connect_timeout_s=0.3)
 async def store(database_url):
     async with SqlStore(database_url) as opened:
         yield opened
-
-
-@pytest.fixture
-async def one_server():
-    async with EmbeddedServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -45,12 +45,6 @@ async def messages(server):
         yield made
 
 
-@pytest.fixture
-async def one_server():
-    async with EmbeddedServer() as running:
-        yield running
-
-
 @contextlib.asynccontextmanager
 async def listening(messages, *uids):
     """What is pushed to these users, in order: (user, message)."""

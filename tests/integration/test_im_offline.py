@@ -1,7 +1,6 @@
 """OfflineStore on SQLite and on MariaDB: what is stored is stored once, in order, until it is acknowledged."""
 
 import asyncio
-import contextlib
 import logging
 import random
 
@@ -16,6 +15,7 @@ from mpim_lab.im.offline_rows import OFFLINE
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.schema import SCHEMA, Tables
 from mpim_lab.mq.sql_store import SqlStore
+from tests.support import statement_that_fails
 
 pytest_plugins = ["tests.databases"]
 TALK = "alice:bob"
@@ -40,25 +40,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@contextlib.contextmanager
-def statement_that_fails(store, word, after=0):
-    """The database refuses statements that begin like this, once `after` of them were run."""
-    seen = []
-
-    def refuse(connection, cursor, statement, *_):
-        if statement.startswith(word):
-            seen.append(statement)
-            if len(seen) > after:
-                cursor.execute("this is no statement")
-
-    engine = store._engine.sync_engine
-    event.listen(engine, "before_cursor_execute", refuse)
-    try:
-        yield
-    finally:
-        event.remove(engine, "before_cursor_execute", refuse)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import contextlib
 import logging
 
 import pytest
-from sqlalchemy import event
 
 from mpim_lab.errors import ConnectionLost, InvalidParameter, StoreFailed
 from mpim_lab.im.acknowledgements import Acknowledgements
@@ -20,7 +19,7 @@ from mpim_lab.keys import user_channel
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import SqlStore
-from tests.support import wait_until
+from tests.support import statement_that_fails, wait_until
 
 TALK = "alice:bob"
 
@@ -87,22 +86,6 @@ async def listening(messages, *uids):
     yield pushed
     for uid in uids:
         await messages.queue.unsubscribe(user_channel(uid))
-
-
-@contextlib.contextmanager
-def refused(store, word):
-    """The database refuses statements that begin like this."""
-
-    def refuse(connection, cursor, statement, *_):
-        if statement.startswith(word):
-            cursor.execute("this is no statement")
-
-    engine = store._engine.sync_engine
-    event.listen(engine, "before_cursor_execute", refuse)
-    try:
-        yield
-    finally:
-        event.remove(engine, "before_cursor_execute", refuse)
 
 
 def numbers(page):
@@ -211,7 +194,7 @@ async def test_what_cannot_be_done_does_not_hold_up_what_can(lab, caplog):
     await lab.die_after_step_1(1)
     await lab.messages.groups.members("tea")
     caplog.set_level(logging.ERROR)
-    with refused(lab.store, "SELECT mpim_members"):
+    with statement_that_fails(lab.store, "SELECT mpim_members"):
         async with listening(lab.messages, "alice", "bob") as pushed:
             assert await lab.outbox.sweep(after_ms=0) == 1
             await wait_until(lambda: ("bob", 1) in pushed)
@@ -298,7 +281,7 @@ async def test_a_database_that_is_away_leaves_the_log_as_it_is_and_the_entry_in_
     async with listening(lab.messages, "bob"):
         await lab.talk(1, 100)
     entries = await lab.todo()
-    with refused(lab.store, "INSERT INTO mpim_offline"):
+    with statement_that_fails(lab.store, "INSERT INTO mpim_offline"):
         assert await lab.outbox.sweep(after_ms=0) == 0
         with pytest.raises(StoreFailed):
             await lab.outbox.trim(TALK)
