@@ -69,6 +69,38 @@ class Desk:
             Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
         }  # fmt: skip
 
+    def answer_at_once(self, session: Session, raw: bytes) -> bool:
+        """Answer what needs no waiting: an acknowledgement, a message between two. False: nothing is done, use `answer`."""
+        try:
+            frame = from_client(raw)
+        except InvalidMessage:
+            return False
+        if type(frame) is Send:
+            is_done = self._send_at_once(session, frame)
+        else:
+            is_done = type(frame) is Ack and self._ack_at_once(session, frame)
+        if is_done:
+            self._figures.received += 1
+            session.heard_at = now()
+        return is_done
+
+    def _send_at_once(self, session: Session, frame: Send) -> bool:
+        if frame.to is None or session.is_flooded(self._limits.most_bytes) or not session.bucket.admits(now()):
+            return False
+        request = SendMessageReq(frame.id, session.route.uid, frame.to, frame.text)
+        if not self._send_quickly(session, frame, request):
+            session.bucket.give_back()
+            return False
+        session.sends(frame.id)
+        return True
+
+    def _ack_at_once(self, session: Session, frame: Ack) -> bool:
+        if session.acks >= self._limits.most_acks or not _takes_part(session.route.uid, frame.conversation):
+            return False
+        session.acks += 1
+        self._note_ack(session, frame)
+        return True
+
     async def answer(self, session: Session, raw: bytes | str) -> None:
         """Answer one frame. Raises TooManyFaults when the connection is to be ended."""
         self._figures.received += 1
@@ -148,6 +180,9 @@ class Desk:
             return self._fault(session, Problem("TooFast", f"at most {self._limits.most_acks} acks at once"))
         if not _takes_part(session.route.uid, frame.conversation):
             return self._fault(session, Problem("AccessDenied", "that is no conversation of yours"))
+        self._note_ack(session, frame)
+
+    def _note_ack(self, session: Session, frame: Ack) -> None:
         session.acknowledge(frame.conversation, frame.sequence)
         stored = session.stored
         is_stored = stored is not None and frame.conversation in stored

@@ -1,38 +1,40 @@
 """Gateway: clients connect to it by WebSocket; it asks the services for them, and passes pushes on to them.
 
-A client's message: `_serve` here, `Desk.answer`, `Messages.send_message`, one script on the server. A push: the server,
-`_on_push` here, `Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any
-number of them work side by side over one server, and know nothing of each other.
+A client's message: `QuickConnection`, `Desk.answer_at_once`, `QuickSend`, one script on the server; or, if it needs more,
+`_converse` here, `Desk.answer`, `Messages.send_message`, the same script. A push: the server, `_on_push` here,
+`Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any number of them
+work side by side over one server, and know nothing of each other.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from typing import Any, Self, cast
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError
+from mpim_lab.errors import MpimError
 from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.desk import Desk, TooManyFaults
 from mpim_lab.im.figures import Figures, GatewayCollector, exposition
-from mpim_lab.im.incoming import Incoming, hang_up
+from mpim_lab.im.incoming import GOING_AWAY, POLICY, TRY_LATER, Incoming, hang_up
 from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.outgoing import Outgoing
 from mpim_lab.im.pages import Pages
 from mpim_lab.im.patrol import Patrol
-from mpim_lab.im.reception import Reception
+from mpim_lab.im.quick_connection import QuickConnection
+from mpim_lab.im.reception import Reception, is_of_the_client
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
-from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, Problem, encode, push_of
+from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.message import Message
 
 _log = logging.getLogger(__name__)
-_GOING_AWAY, _POLICY, _TRY_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
 
 
 class Gateway:
@@ -66,7 +68,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = contextlib.AsyncExitStack()
         self._incoming = Incoming()
-        self._open: set[ServerConnection] = set()  # those, too, that have not said hello yet
+        self._open: set[QuickConnection] = set()  # those, too, that have not said hello yet
         self._server: Server | None = None
         self._draining = self._dead = False
 
@@ -99,7 +101,7 @@ class Gateway:
 
     async def _listen(self) -> Server:
         return await serve(
-            self._serve,
+            cast(Any, self._serve),  # of the connections that `make` makes
             self.host,
             self.port,
             process_request=self._pages.answer,
@@ -125,7 +127,7 @@ class Gateway:
         for session in self.lobby:
             session.say(encode(Bye("the gateway closes; connect to another one")))
         await self._answered(self.lobby)
-        await asyncio.gather(*(hang_up(ws, _GOING_AWAY, "the gateway closes") for ws in list(self._open)))
+        await asyncio.gather(*(hang_up(ws, GOING_AWAY, "the gateway closes") for ws in list(self._open)))
         self._incoming.drop()
         await self._server.wait_closed()
         for task in list(self._tasks):
@@ -149,9 +151,9 @@ class Gateway:
 
     # Clients
 
-    async def _serve(self, ws: ServerConnection) -> None:
+    async def _serve(self, ws: QuickConnection) -> None:
         if self._draining or len(self._open) >= self.limits.most_clients:
-            return await ws.close(_TRY_LATER, "connect to another gateway")
+            return await ws.close(TRY_LATER, "connect to another gateway")
         self._open.add(ws)
         self._incoming.is_in(ws)
         try:
@@ -163,36 +165,35 @@ class Gateway:
                 if not self._dead:
                     await self._reception.farewell(session)
         except (MpimError, TimeoutError) as error:
-            await self._turn_away(ws, error)
+            self.figures.refused += is_of_the_client(error)
+            await self._reception.turn_away(ws, error)
         except ConnectionClosed:
             pass
         finally:
             self._open.discard(ws)
         return None
 
-    async def _turn_away(self, ws: ServerConnection, error: Exception) -> None:
-        is_its_own_fault = isinstance(error, InvalidToken | InvalidMessage)
-        self.figures.refused += is_its_own_fault
-        problem = Problem(type(error).__name__, str(error) or "not ready", "", getattr(error, "definite", True))
-        with contextlib.suppress(ConnectionClosed):
-            await ws.send(encode(problem), text=True)
-            await ws.close(_POLICY if is_its_own_fault else _TRY_LATER, problem.error)
-
     async def _converse(self, session: Session) -> None:
+        ws = session.ws
+        ws.waiting -= 1  # hello
+        ws.on_frame = partial(self._desk.answer_at_once, session)
         try:
-            async for frame in session.ws:
+            async for frame in ws:
                 session.under_way += 1
                 try:
                     await self._desk.answer(session, frame)
                 finally:
                     session.under_way -= 1
+                    ws.waiting -= 1
                 if session.is_flooded(self.limits.most_bytes):
                     return self.patrol.end_slow(session)
         except ConnectionClosed:
             pass
         except TooManyFaults as error:
             await self._answered([session])
-            await hang_up(session.ws, _POLICY, f"too many faults: {error}")
+            await hang_up(ws, POLICY, f"too many faults: {error}")
+        finally:
+            ws.on_frame = None
 
     async def _answered(self, sessions: Iterable[Session]) -> None:
         """Wait until what these clients have asked for is answered, for as long as a drain may take."""
@@ -206,7 +207,7 @@ class Gateway:
         if not session.is_ending:
             session.is_ending = True
             session.say(encode(Bye(reason)))
-            self._start(hang_up(session.ws, _POLICY, reason))
+            self._start(hang_up(session.ws, POLICY, reason))
 
     # From the server
 
@@ -232,10 +233,10 @@ class Gateway:
 
     def _on_own_channel(self, message: Message) -> None:
         word, _, connection = message.text.partition(" ")
-        for session in self.lobby:
-            if word == "replaced" and session.route.connection == connection:
-                self.figures.replaced += 1
-                self.end(session, "replaced: this device is connected elsewhere")
+        session = self.lobby.by_connection(connection)
+        if word == "replaced" and session is not None:
+            self.figures.replaced += 1
+            self.end(session, "replaced: this device is connected elsewhere")
 
     def on_gap(self, gap_s: float) -> None:
         """The line from the server was down for so long: pushes were lost. For the queue's `on_gap`."""

@@ -6,20 +6,24 @@ from weakref import WeakSet
 
 from websockets.asyncio.server import ServerConnection
 
+from mpim_lab.im.quick_connection import QuickConnection
+
+GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
+
 
 class Incoming:
     """Sockets that were taken in and have not done the WebSocket handshake. `make` is for `serve(create_connection=…)`."""
 
     def __init__(self) -> None:
-        self._waiting: WeakSet[ServerConnection] = WeakSet()
+        self._waiting: WeakSet[QuickConnection] = WeakSet()
 
-    def make(self, *arguments: Any, **options: Any) -> ServerConnection:
+    def make(self, *arguments: Any, **options: Any) -> QuickConnection:
         """A connection for a socket that has just been taken in."""
-        ws = ServerConnection(*arguments, **options)
+        ws = QuickConnection(*arguments, **options)
         self._waiting.add(ws)
         return ws
 
-    def is_in(self, ws: ServerConnection) -> None:
+    def is_in(self, ws: QuickConnection) -> None:
         """The handshake is done."""
         self._waiting.discard(ws)
 

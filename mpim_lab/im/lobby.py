@@ -20,7 +20,7 @@ class Lobby:
     ) -> None:
         self._queue, self._on_push, self._on_status = queue, on_push, on_status
         self._here: dict[str, list[Session]] = {}
-        self._count = 0
+        self._by_connection: dict[str, Session] = {}
         self._watched: dict[str, set[Session]] = {}
         self.notices: dict[str, int] = {}  # watched user → how often it was heard that she came or went
         self.told: dict[str, str] = {}  # watched user → the status told last
@@ -30,11 +30,15 @@ class Lobby:
         return (session for sessions in list(self._here.values()) for session in list(sessions))
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._by_connection)
 
     def of(self, uid: str) -> list[Session]:
         """The sessions of one user."""
         return self._here.get(uid, [])
+
+    def by_connection(self, connection: str) -> Session | None:
+        """The session that was bound under this id, if it is still here."""
+        return self._by_connection.get(connection)
 
     def watchers(self, uid: str) -> Iterable[Session]:
         """Who watches a user."""
@@ -52,7 +56,7 @@ class Lobby:
             if uid not in self._here:
                 await self._queue.subscribe(user_channel(uid), self._on_push)
             self._here.setdefault(uid, []).append(session)
-            self._count += 1
+            self._by_connection[session.route.connection] = session
 
     async def leave(self, session: Session) -> None:
         """Take a session out; the last one of a user ends the subscription."""
@@ -61,7 +65,7 @@ class Lobby:
             sessions = self._here.get(uid, [])
             if session in sessions:
                 sessions.remove(session)
-                self._count -= 1
+                del self._by_connection[session.route.connection]
             if not sessions and self._here.pop(uid, None) is not None:
                 await self._queue.unsubscribe(user_channel(uid))
         for each in session.watching or ():

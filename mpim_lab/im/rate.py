@@ -30,3 +30,7 @@ class TokenBucket:
             return False
         self._left -= 1
         return True
+
+    def give_back(self) -> None:
+        """The request that was let through last was not made after all."""
+        self._left = min(self._burst, self._left + 1)

@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError
 from mpim_lab.events import now
+from mpim_lab.im.incoming import POLICY, TRY_LATER
 from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.protocol import BindRouteReq
+from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.rate import TokenBucket
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
-from mpim_lab.im.wire import Hello, Welcome, encode, from_client
+from mpim_lab.im.wire import Hello, Problem, Welcome, encode, from_client
 from mpim_lab.mq.ids import new_message_id
 
 
@@ -26,7 +28,7 @@ class Reception:
         self._gateway, self._services, self._lobby = gateway, services, lobby
         self._limits, self._on_dirty = limits, on_dirty
 
-    async def welcome(self, ws: ServerConnection) -> Session:
+    async def welcome(self, ws: QuickConnection) -> Session:
         """Let a client in. Raises InvalidToken, InvalidMessage, TimeoutError, and what `Link` raises.
 
         First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
@@ -46,7 +48,7 @@ class Reception:
                 raise
         return session
 
-    async def _hear_hello(self, ws: ServerConnection) -> Hello:
+    async def _hear_hello(self, ws: QuickConnection) -> Hello:
         try:
             async with asyncio.timeout(self._limits.hello_s):
                 hello = from_client(await ws.recv())
@@ -69,6 +71,13 @@ class Reception:
         session.is_welcome = True
         session.catch_up()
 
+    async def turn_away(self, ws: QuickConnection, error: Exception) -> None:
+        """Tell a client why it is not let in."""
+        problem = Problem(type(error).__name__, str(error) or "not ready", "", getattr(error, "definite", True))
+        with contextlib.suppress(ConnectionClosed):
+            await ws.send(encode(problem), text=True)
+            await ws.close(POLICY if is_of_the_client(error) else TRY_LATER, problem.error)
+
     async def farewell(self, session: Session) -> None:
         """A client is gone: its route is deleted, and its channel not listened to any more."""
         with contextlib.suppress(MpimError):  # a route ends by itself, a subscription with its connection
@@ -78,3 +87,8 @@ class Reception:
 
     def _bucket(self) -> TokenBucket:
         return TokenBucket(rate_per_s=self._limits.rate_per_s, burst=self._limits.burst, now=now())
+
+
+def is_of_the_client(error: Exception) -> bool:
+    """Whether it is the client's own fault that it is not let in."""
+    return isinstance(error, InvalidToken | InvalidMessage)

@@ -7,10 +7,9 @@ pulls. Nothing is lost by that: the log is right, a push is only fast.
 
 from collections.abc import Callable
 
-from websockets.asyncio.server import ServerConnection, broadcast
-
 from mpim_lab.events import now
 from mpim_lab.im.protocol import BindRouteReq
+from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.rate import TokenBucket
 from mpim_lab.im.wire import Behind, encode
 from mpim_lab.mq.compression import Codec
@@ -46,7 +45,7 @@ class Session:
     )
 
     def __init__(
-        self, ws: ServerConnection, route: BindRouteReq, on_dirty: Callable[["Session"], None], bucket: TokenBucket
+        self, ws: QuickConnection, route: BindRouteReq, on_dirty: Callable[["Session"], None], bucket: TokenBucket
     ) -> None:
         self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
         self.packed = self.is_welcome = self.is_ending = False
@@ -125,7 +124,5 @@ class Session:
         """Write what there is: to a client that can read it, many frames as one batch, compressed if that pays."""
         out, self._out = self._out, []
         if self.packed and 1 < len(out) <= MOST_MESSAGES and sum(map(len, out)) <= _MOST_BATCH_BYTES:
-            broadcast((self.ws,), codec.compress(batch_frame(out)))
-            return
-        for frame in out:
-            broadcast((self.ws,), frame, text=True)
+            return self.ws.write_batch(codec.compress(batch_frame(out)))
+        return self.ws.write(out)

@@ -23,6 +23,7 @@ read word
 kill -9 $! 2>/dev/null
 [ "$word" = keep ] || rm -rf "$directory"
 """
+_THREADS = 16  # the place of num_threads in /proc/PID/stat, after the state
 
 
 class Guard:
@@ -64,9 +65,11 @@ class Guard:
 
 
 def _state(pid: int) -> str:
-    """The process state letter of `ps`; "" when there is no such process."""
+    """The process state letter of `ps`; "" when there is no such process. A zombie ("Z") holds no sockets any more."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        is_ending = state == "Z" and int(rest[_THREADS]) > 1  # its other threads still hold them
+        return "D" if is_ending else state
     except FileNotFoundError:
         if Path("/proc/self").exists():
             return ""

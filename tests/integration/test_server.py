@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
 from mpim_lab.lab.external import ExternalServer
+from mpim_lab.lab.guard import Guard
 from mpim_lab.lab.server import EmbeddedServer, open_server
 from mpim_lab.mq.pubsub import MessageQueue
 from tests.conftest import SERVERS
@@ -96,6 +98,22 @@ async def test_what_survives_a_kill_depends_on_persistence(binary, persistence, 
         await server.start()
         assert server.url == url
         assert await call(url, "GET", "key") == ("value" if survives else None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="threads are counted in /proc")
+def test_a_process_of_which_threads_still_live_has_not_ended(tmp_path):
+    """Its first thread is a zombie, the others hold its port: a server that starts again must wait for them."""
+    lives_on = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    lives_on += "print('on', flush=True); ctypes.CDLL(None).pthread_exit(None)"
+    guard = Guard([sys.executable, "-c", lives_on], tmp_path)
+    try:
+        deadline = time.monotonic() + 10
+        while is_alive(guard.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(guard.pid) and guard.is_running
+    finally:
+        guard.end(keep_directory=True)
+    assert not guard.is_running
 
 
 async def test_a_restart_keeps_the_address(server):

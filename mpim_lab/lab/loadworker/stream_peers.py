@@ -12,6 +12,7 @@ from typing import Any
 from mpim_lab.lab.loadworker.stream_contestants import GROUP, PREFETCH, Publish, Take
 
 AT_ONCE = 100  # taskiq's own choice
+CANCEL_EVERY_S = 0.5
 
 
 @asynccontextmanager
@@ -78,10 +79,14 @@ async def taskiq_consuming(url: str, channel: str, take: Take) -> AsyncIterator[
     broker = _taskiq_task(url, channel, 2 * AT_ONCE, take).broker
     await broker.startup()
     options: dict[str, Any] = {"max_async_tasks": AT_ONCE, "max_prefetch": AT_ONCE, "validate_params": False}
+    others = asyncio.all_tasks()
     working = asyncio.create_task(run_receiver_task(broker, **options))
     yield asyncio.get_running_loop().create_future()
-    working.cancel()
-    await asyncio.wait([working])
+    # Again and again: it waits without end for a read of its own, and redis-py loses a cancellation now and then.
+    while not working.done():
+        for task in asyncio.all_tasks() - others:
+            task.cancel()
+        await asyncio.wait([working], timeout=CANCEL_EVERY_S)
     await broker.shutdown()
 
 
