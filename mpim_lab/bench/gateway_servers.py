@@ -22,6 +22,7 @@ from mpim_lab.lab.guard import Guard
 PEERS = Path(__file__).parent / "peers"
 START_WITHIN_S, END_WITHIN_S = 30.0, 5.0
 LAST_LINES = 20
+MOST_FRAMES_PER_S = "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
 AT_MOST_ONCE = "at most once: what a client misses is gone; not kept, not numbered, no acknowledgement by the receiver"
 PYTHON_PEERS = ("socketio", "uvicorn", "websockets")
 
@@ -57,7 +58,7 @@ CONTESTANTS = {
             "mpim_lab",
             MPIM,
             "exactly once in effect, in order: numbered, kept before `sent`, acknowledged by the receiver, sent again",
-            lambda url: (*(sys.executable, "-m", "mpim_lab.im.process", "--url", url), "--name", "gw-1", "--port", "0"),
+            lambda url: (*(sys.executable, "-m", "mpim_lab.im.process", "--url", url), "--rate", MOST_FRAMES_PER_S),
             _missing_ours,
         ),
         GatewayContestant(

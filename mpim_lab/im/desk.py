@@ -64,7 +64,7 @@ class Desk:
     ) -> None:
         self._reporter = reporter
         self._services, self._lobby, self._acks = services, lobby, acks
-        self._figures, self._limits, self._quick = figures, limits, QuickSend(services.messages)
+        self._figures, self._limits, self._quick = figures, limits, QuickSend(services.messages, self._ended)
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
         }  # fmt: skip
@@ -87,8 +87,7 @@ class Desk:
     def _send_at_once(self, session: Session, frame: Send) -> bool:
         if frame.to is None or session.is_flooded(self._limits.most_bytes) or not session.bucket.admits(now()):
             return False
-        request = SendMessageReq(frame.id, session.route.uid, frame.to, frame.text)
-        if not self._send_quickly(session, frame, request):
+        if not self._send_quickly(session, frame):
             session.bucket.give_back()
             return False
         session.sends(frame.id)
@@ -140,30 +139,29 @@ class Desk:
         messages, sender = self._services.messages, session.route.uid
         session.sends(frame.id)
         if frame.to is not None:
-            request = SendMessageReq(frame.id, sender, frame.to, frame.text)
-            if self._send_quickly(session, frame, request):
+            if self._send_quickly(session, frame):
                 return
             self._report(frame, sender)
+            request = SendMessageReq(frame.id, sender, frame.to, frame.text)
             self._say_sent(session, await messages.send_message(request))
         else:
             self._report(frame, sender)
             to_all = SendGroupMessageReq(frame.id, sender, str(frame.group), frame.text)
             self._say_sent(session, await messages.send_group_message(to_all))
 
-    def _send_quickly(self, session: Session, frame: Send, request: SendMessageReq) -> bool:
+    def _send_quickly(self, session: Session, frame: Send) -> bool:
         """Send a message to one user without waiting for the answer; False: not at this moment."""
-
-        def ended(said: SendMessageResp | BaseException) -> None:
-            session.under_way -= 1
-            if isinstance(said, BaseException):
-                self._failed(session, frame, said)
-            else:
-                self._say_sent(session, said)
-
-        if session.under_way >= _MOST_UNDER_WAY or not self._quick.begin(request, ended):
+        if session.under_way >= _MOST_UNDER_WAY or not self._quick.begin(session, frame):
             return False
         session.under_way += 1
         return True
+
+    def _ended(self, session: Session, frame: Send, said: SendMessageResp | BaseException) -> None:
+        session.under_way -= 1
+        if isinstance(said, BaseException):
+            self._failed(session, frame, said)
+        else:
+            self._say_sent(session, said)
 
     def _report(self, frame: Send, sender: str) -> None:
         self._reporter.passed(frame.id, self._reporter.actor, source=sender)

@@ -3,13 +3,13 @@
 All of it is written in atomic steps (scripts/send.lua, scripts/ack.lua); this is the thin layer that calls them.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from mpim_lab.errors import InvalidParameter
+from mpim_lab.im.append_command import AppendCommand
 from mpim_lab.im.presence import FOLDER
 from mpim_lab.im.protocol import AckReq, ChatMessage
 from mpim_lab.im.wire import encode, from_gateway
@@ -19,11 +19,13 @@ from mpim_lab.mq.message import wire_name
 from mpim_lab.mq.ordering import lifetime_ms
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.replies import Waits
 from mpim_lab.mq.script import Script
 
 NAME = "chat"  # what every key of the ledger begins with
 MARK_S = 3_600  # how long a message id is remembered: longer than any client repeats
 TRIM_EVERY = 256  # messages
+_MOST_KNOWN = 16_384  # senders in conversations, of some 800 bytes
 _SEND, _ACK = Script("send", folder=FOLDER), Script("ack", folder=FOLDER)
 
 
@@ -63,16 +65,28 @@ class Ledger:
         self.commands = queue.access(NAME).commands
         self.outbox = self._key(OUTBOX_KEY)
         self._mark_ms = lifetime_ms(MARK_S)
+        self._known: dict[tuple[str, str], AppendCommand] = {}  # by sender and conversation
 
     async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> Kept:
         """Number, keep and push a message, unless its id was sent before. `receivers`: whose channels, the first counts."""
         keys, words = self._append_words(message, receivers, is_group)
         return kept_of(message, await _SEND.run(self.commands, keys, *words))
 
-    def begin_append(self, message: ChatMessage, receivers: Sequence[str]) -> asyncio.Future[Any] | None:
-        """The same without waiting, of a message between two; None: not at this moment. The answer is for `kept_of`."""
+    def begin_append(self, message: ChatMessage, receivers: Sequence[str], answer: Waits) -> bool:
+        """The same without waiting, of a message between two; False: not at this moment. The answer is for `kept_of`."""
+        connection = self.commands.connection
+        if connection.blocked:
+            return False
+        known = self._known.get((message.sender, message.conversation)) or self._new_known(message, receivers)
+        connection.send_for(answer, known.pack(message))
+        return True
+
+    def _new_known(self, message: ChatMessage, receivers: Sequence[str]) -> AppendCommand:
+        if len(self._known) >= _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
         keys, words = self._append_words(message, receivers, is_group=False)
-        return _SEND.begin(self.commands, keys, *words)
+        known = self._known[message.sender, message.conversation] = AppendCommand(_SEND, message, keys, words)
+        return known
 
     def _append_words(
         self, message: ChatMessage, receivers: Sequence[str], is_group: bool

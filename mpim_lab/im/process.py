@@ -18,6 +18,7 @@ import uvloop
 
 from mpim_lab.errors import InvalidParameter, MpimError
 from mpim_lab.im.offline import database_url
+from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
 
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="gw-1", help="no other gateway's name")
     parser.add_argument("--port", type=int, default=0, help="on loopback; 0: any that is free")
     parser.add_argument("--prefix", default="", help="put before every key and channel")
+    parser.add_argument(
+        "--rate", type=float, default=100.0, help="frames a client may send a second; twice as many at once"
+    )
     parser.add_argument(
         "--until-eof", action="store_true", help="end, too, when standard input does: its parent is gone"
     )
@@ -54,7 +58,7 @@ async def _serve(options: argparse.Namespace) -> int:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _end_at_eof, ended)
     async with System(
         options.url, gateways=0, prefix=options.prefix, secret=secret, allow_login=options.allow_login,
-        database=database_url(),
+        database=database_url(), limits=GatewayLimits(rate_per_s=options.rate, burst=int(2 * options.rate)),
     ) as mpim:  # fmt: skip
         gateway = await mpim.start(options.name, port=options.port)
         print(json.dumps({"name": gateway.name, "port": gateway.port, "pid": os.getpid()}), flush=True)

@@ -15,6 +15,7 @@ A user's id (`uid`), a device and a group are names of 1 to 64 letters, digits, 
 """
 
 import re
+from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -183,6 +184,7 @@ def checked_name(what: str, name: str) -> str:
     return name
 
 
+@lru_cache(16_384)
 def direct_conversation(one: str, other: str) -> str:
     """Name the conversation of two users, whoever writes first.
 

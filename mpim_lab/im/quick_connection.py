@@ -59,33 +59,29 @@ class QuickConnection(ServerConnection):
         self._request_end = ending[-3:] if self._is_requesting else b""
 
     def _cut(self, data: bytes) -> None:
-        at, end = 0, len(data)
+        at, end, is_answered = 0, len(data), self.on_frame or _never
         while end - at >= 2:
             first, size, begin = data[at], data[at + 1] - _MASKED, at + 6
-            if size < 0 or size == _EIGHT_BYTES:
-                return self._give_up(data[at:])
-            if size == _TWO_BYTES:
-                size, begin = int.from_bytes(data[at + 2 : at + 4], "big"), at + 8
-            if not self._is_usual(first, size):
+            if size >= _TWO_BYTES:
+                size, begin = int.from_bytes(data[at + 2 : at + 4], "big") if size == _TWO_BYTES else -1, at + 8
+            if (first != _TEXT and first not in _CONTROL) or not 0 <= size <= MOST_FRAME_BYTES or self.is_ending:
                 return self._give_up(data[at:])
             stop = begin + size
             if stop > end or begin > end:
                 break
             if first != _TEXT:
                 super().data_received(data[at:stop])
-            elif self.waiting or not self._is_answered(apply_mask(data[begin:stop], data[begin - 4 : begin])):
+            elif self.waiting or not is_answered(apply_mask(data[begin:stop], data[begin - 4 : begin])):
                 self.waiting += 1
                 super().data_received(data[at:stop])
             at = stop
         self._rest = data[at:]
         return None
 
-    def _is_usual(self, first: int, size: int) -> bool:
-        is_known = first == _TEXT or first in _CONTROL
-        return is_known and size <= MOST_FRAME_BYTES and self.protocol.state is State.OPEN
-
-    def _is_answered(self, payload: bytes) -> bool:
-        return self.on_frame is not None and self.on_frame(payload)
+    @property
+    def is_ending(self) -> bool:
+        """One of the ends has said that it closes."""
+        return self.protocol.state is not State.OPEN
 
     def _give_up(self, data: bytes) -> None:
         """From now on everything is the library's."""
@@ -101,6 +97,11 @@ class QuickConnection(ServerConnection):
         """Write one binary frame, likewise."""
         if self.protocol.state is State.OPEN and not self.transport.is_closing():
             self.transport.write(_head(_BINARY, len(batch)) + batch)
+
+
+def _never(payload: bytes) -> bool:
+    """Nobody answers at once, before the client is welcome."""
+    return False
 
 
 def _head(first: int, size: int) -> bytes:

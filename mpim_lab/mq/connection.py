@@ -20,7 +20,7 @@ from hiredis import PushNotification, ReplyError
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected
 from mpim_lab.mq.deadlines import Deadlines
 from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.replies import Replies, retrieved, that_fit
+from mpim_lab.mq.replies import Replies, Waits, retrieved, that_fit
 
 _NOTHING = object()
 
@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[Waits] = deque()
         self._issued = 0
         self._deadlines = Deadlines(limits.timeout_s)
         self._heard_at = 0.0
@@ -73,16 +73,20 @@ class Connection(asyncio.Protocol):
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
         """Write a packed command at the end of this loop turn; the future is its reply."""
+        reply: asyncio.Future[Any] = self._loop.create_future()
+        self.send_for(reply, packed)
+        return reply
+
+    def send_for(self, reply: Waits, packed: bytes) -> None:
+        """The same for somebody who is told the reply the moment it is read, and must not raise then."""
         outgoing, waiting = self._outgoing, self._waiting
         if not outgoing:
             self._loop.call_soon(self.flush)
         outgoing.append(packed)
-        reply: asyncio.Future[Any] = self._loop.create_future()
         waiting.append(reply)
         self._outgoing_bytes = size = self._outgoing_bytes + len(packed)
         if size >= self._max_bytes or len(waiting) >= self._max_commands:
             self.blocked = True
-        return reply
 
     def send_many(self, commands: Sequence[bytes]) -> Replies:
         """Write the first of many packed commands, as many as there is room for: one future for all of them."""
@@ -217,7 +221,8 @@ class Connection(asyncio.Protocol):
         """Wait until everything written is answered, at most the time-out, then close."""
         self.blocked = True
         if self._waiting and self._transport is not None and not self._reading_paused:
-            await asyncio.wait([self._waiting[-1]], timeout=self._limits.timeout_s)
+            await asyncio.wait([last := self.send(PING)], timeout=self._limits.timeout_s)  # it is answered last
+            last.add_done_callback(retrieved)
         self._reason = self._reason or reason
         if self._transport is not None:
             self._transport.close()
@@ -240,6 +245,6 @@ class Connection(asyncio.Protocol):
             self._on_lost(reason)
 
 
-def _fail(future: asyncio.Future[Any], error: MpimError) -> None:
+def _fail(future: Waits, error: MpimError) -> None:
     if not future.done():
         future.set_exception(error)

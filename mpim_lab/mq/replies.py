@@ -6,7 +6,20 @@ Source: https://valkey.io/topics/pipelining/
 import asyncio
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
+
+
+class Waits(Protocol):
+    """What stands in the line of commands that wait for their answers: a future, or something that is told at once."""
+
+    def done(self) -> bool:
+        """It has been told, or nobody waits any more: what comes after that is read by nobody."""
+
+    def set_result(self, reply: Any, /) -> None:
+        """The command's reply."""
+
+    def set_exception(self, error: Any, /) -> None:
+        """What went wrong instead."""
 
 
 class Replies(asyncio.Future[list[Any]]):

@@ -3,26 +3,29 @@
 -- KEYS[2]   string, a message id of this sender's: the number it was given        read, write
 -- KEYS[3]   stream, the conversation's log, entry "<number>-0", fields id, data   write
 -- KEYS[4]   stream, the outbox: what is still to be done for a message            write
--- KEYS[5..] set, the conversations in which a user takes part                     write
+-- KEYS[5..] set, the conversations in which a user takes part: from the first message on   write
 -- ARGV      message id, lifetime of its mark in ms, conversation, frame up to the number, frame after it, "group" or "",
 --           every how many messages the log is looked at for trimming, then the channels to push to
 -- The frame ends with the server's time: '<before><number><after><ms>}'.
 -- Gives {number, 1 if it is new, how many listened on the first channel, the outbox entry's id or "", the time in ms}.
 -- The step that can fail, XADD, comes before those that remember.
-local given = redis.call("GET", KEYS[2])
-if given then return {tonumber(given), 0, 0, "", 0} end
-local number = (tonumber(redis.call("GET", KEYS[1])) or 0) + 1
+local known = redis.call("MGET", KEYS[1], KEYS[2])
+if known[2] then return {tonumber(known[2]), 0, 0, "", 0} end
+local number = (tonumber(known[1]) or 0) + 1
+local text = string.format("%d", number)
 local time = redis.call("TIME")
-local at = string.format("%d", time[1] * 1000 + math.floor(time[2] / 1000))
-local frame = ARGV[4] .. number .. ARGV[5] .. at .. "}"
-redis.call("XADD", KEYS[3], number .. "-0", "id", ARGV[1], "data", frame)
-redis.call("SET", KEYS[1], number)
-redis.call("SET", KEYS[2], number, "PX", ARGV[2])
+local at = time[1] .. string.sub(string.format("%06d", time[2]), 1, 3)
+local frame = ARGV[4] .. text .. ARGV[5] .. at .. "}"
+redis.call("XADD", KEYS[3], text .. "-0", "id", ARGV[1], "data", frame)
+redis.call("SET", KEYS[1], text)
+redis.call("SET", KEYS[2], text, "PX", ARGV[2])
 local todo = ""
 if ARGV[6] == "group" then todo = redis.call("XADD", KEYS[4], "*", "do", "push", "conversation", ARGV[3], "sequence", number) end
 if number % ARGV[7] == 0 then redis.call("XADD", KEYS[4], "*", "do", "trim", "conversation", ARGV[3], "sequence", number) end
-for index = 5, #KEYS do redis.call("SADD", KEYS[index], ARGV[3]) end
-local push, listened = ARGV[1] .. " " .. ARGV[3] .. " " .. number .. " " .. frame, 0
+if number == 1 then
+  for index = 5, #KEYS do redis.call("SADD", KEYS[index], ARGV[3]) end
+end
+local push, listened = ARGV[1] .. " " .. ARGV[3] .. " " .. text .. " " .. frame, 0
 for index = 8, #ARGV do
   local count = redis.call("PUBLISH", ARGV[index], push)
   if index == 8 then listened = count end

@@ -1,0 +1,58 @@
+"""A command prepared for one sender and one conversation is, for every message, the command packed from its parts."""
+
+import string
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpim_lab.im.append_command import AppendCommand
+from mpim_lab.im.ledger import Ledger
+from mpim_lab.im.protocol import ChatMessage, direct_conversation
+from mpim_lab.im.wire import Send
+from mpim_lab.mq.connection import pack
+from mpim_lab.mq.script import Script, template_of
+
+names = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=64)
+ids = st.text(string.ascii_letters + string.digits + "_.:-", min_size=1, max_size=64)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
+prefixes = st.sampled_from(["", "lab-7f3a:", "100%:", "%b", "é:"])
+
+
+class Recorder(Script):
+    """A script of which only the digest is of interest."""
+
+    def __init__(self):
+        self._digest = "d" * 40
+
+
+class Queue:
+    """As much of a queue as a ledger looks at before it calls a server."""
+
+    def __init__(self, prefix):
+        self.prefix = prefix
+
+    def access(self, name):
+        return self
+
+    commands = None
+
+
+@given(prefixes, names, names, st.lists(st.tuples(ids, texts), min_size=1, max_size=5))
+def test_a_prepared_command_is_the_one_that_is_packed_from_its_parts(prefix, sender, to, said):
+    """Whatever the names, the texts and the prefix are."""
+    ledger, script, prepared = Ledger(Queue(prefix)), Recorder(), None
+    for message_id, text in said:
+        msgspec.convert({"t": "send", "id": message_id, "text": text, "to": to}, Send)  # a gateway would take it
+        message = ChatMessage(direct_conversation(sender, to), 0, message_id, sender, text)
+        keys, words = ledger._append_words(message, [to, sender], is_group=False)
+        prepared = prepared or AppendCommand(script, message, keys, words)
+        assert prepared.pack(message) == pack("EVALSHA", "d" * 40, str(len(keys)), *keys, *words)
+
+
+@given(st.lists(st.binary(max_size=20), min_size=1, max_size=6), st.data())
+def test_a_template_that_is_filled_in_is_the_command(words, data):
+    """Any words, any places, percent signs among them."""
+    places = sorted(data.draw(st.sets(st.integers(0, len(words) - 1))))
+    filled = tuple(part for place in places for part in (len(words[place]), words[place]))
+    assert template_of(words, places) % filled == pack(*words)
