@@ -31,6 +31,9 @@ class QuickConnection(ServerConnection):
     waiting: how many frames the library was given and whoever reads them has not answered; it is counted down by him.
     """
 
+    # The library's class keeps a dictionary for each connection, and with six members more it would be twice as large.
+    __slots__ = ("_is_quick", "_is_requesting", "_request_end", "_rest", "on_frame", "waiting")
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_frame: Callable[[bytes], bool] | None = None
