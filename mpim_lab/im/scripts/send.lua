@@ -12,20 +12,20 @@
 local known = redis.call("MGET", KEYS[1], KEYS[2])
 if known[2] then return {tonumber(known[2]), 0, 0, "", 0} end
 local number = (tonumber(known[1]) or 0) + 1
-local text = string.format("%d", number)
+local digits = string.format("%d", number)  -- written once: every call below would write it anew
 local time = redis.call("TIME")
 local at = time[1] .. string.sub(string.format("%06d", time[2]), 1, 3)
-local frame = ARGV[4] .. text .. ARGV[5] .. at .. "}"
-redis.call("XADD", KEYS[3], text .. "-0", "id", ARGV[1], "data", frame)
-redis.call("SET", KEYS[1], text)
-redis.call("SET", KEYS[2], text, "PX", ARGV[2])
+local frame = ARGV[4] .. digits .. ARGV[5] .. at .. "}"
+redis.call("XADD", KEYS[3], digits .. "-0", "id", ARGV[1], "data", frame)
+redis.call("SET", KEYS[1], digits)
+redis.call("SET", KEYS[2], digits, "PX", ARGV[2])
 local todo = ""
 if ARGV[6] == "group" then todo = redis.call("XADD", KEYS[4], "*", "do", "push", "conversation", ARGV[3], "sequence", number) end
 if number % ARGV[7] == 0 then redis.call("XADD", KEYS[4], "*", "do", "trim", "conversation", ARGV[3], "sequence", number) end
 if number == 1 then
   for index = 5, #KEYS do redis.call("SADD", KEYS[index], ARGV[3]) end
 end
-local push, listened = ARGV[1] .. " " .. ARGV[3] .. " " .. text .. " " .. frame, 0
+local push, listened = ARGV[1] .. " " .. ARGV[3] .. " " .. digits .. " " .. frame, 0
 for index = 8, #ARGV do
   local count = redis.call("PUBLISH", ARGV[index], push)
   if index == 8 then listened = count end
