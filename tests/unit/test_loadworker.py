@@ -1,5 +1,6 @@
 """What the load processes are made of: the plan, the histogram of latencies, the tally."""
 
+import asyncio
 import math
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.errors import InvalidParameter
+from mpim_lab.errors import InvalidParameter, NotConnected
 from mpim_lab.lab.checker import check
+from mpim_lab.lab.loadworker.batch_contestants import _Line
 from mpim_lab.lab.loadworker.latencies import Latencies
 from mpim_lab.lab.loadworker.plan import BOUNDS, HEAD, LoadPlan
 from mpim_lab.lab.loadworker.tally import Tally
@@ -135,3 +137,41 @@ print("numpy" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == loaded
+
+
+async def test_nobody_overtakes_those_who_waited_for_the_batcher_to_open():
+    """Not those, either, who come in the very turn of the loop in which it opens."""
+    said, opened, tasks = [], asyncio.Event(), []
+
+    async def call(number):
+        said.append(number)
+
+    async def send(number):
+        await (line.call or await line.turn())(number)
+
+    async def begin():
+        await opened.wait()
+        tasks.append(asyncio.create_task(send(3)))  # runs before those who wait are told
+        return call
+
+    line = _Line(begin)
+    tasks += [asyncio.create_task(send(number)) for number in range(3)]
+    await asyncio.sleep(0)
+    opened.set()
+    while line.call is None:
+        await asyncio.sleep(0)
+    await send(4)
+    await asyncio.gather(*tasks)
+    assert said == [0, 1, 2, 3, 4]
+
+
+async def test_whoever_waits_for_a_batcher_that_cannot_open_is_told_why():
+    """Those who came before it failed, and those who come after."""
+
+    async def begin():
+        raise NotConnected("nobody there")
+
+    line = _Line(begin)
+    for _ in range(2):
+        with pytest.raises(NotConnected, match="nobody there"):
+            await line.turn()

@@ -9,6 +9,37 @@ from mpim_lab.mq.batch_rules import BatchRule
 
 Publish = Callable[[str, Any], Awaitable[Any]]
 Take = Callable[[bytes], Any]
+Call = Callable[[Any], Awaitable[Any]]
+
+
+class _Line:
+    """Those who come before the batcher of their channel is open wait in a line; nobody who comes later overtakes them."""
+
+    def __init__(self, begin: Callable[[], Awaitable[Call]]) -> None:
+        self.call: Call | None = None  # once it is open, and the line empty
+        self._waiting: list[asyncio.Future[Call]] = []
+        self._opening = asyncio.ensure_future(begin())
+        self._opening.add_done_callback(self._go_on)
+
+    async def turn(self) -> Call:
+        """Wait until it is open, and those before are gone. Raises why it could not be opened."""
+        if self._opening.done():
+            self._opening.result()  # raises what went wrong
+        turn: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        return await turn
+
+    def _go_on(self, opening: asyncio.Future[Call]) -> None:
+        waiting, self._waiting = self._waiting, []
+        for turn in (each for each in waiting if not each.done()):
+            if (error := opening.exception()) is not None:
+                turn.set_exception(error)
+            else:
+                turn.set_result(opening.result())
+        if waiting:  # they run before this is called again
+            asyncio.get_running_loop().call_soon(self._go_on, opening)
+        elif opening.exception() is None:
+            self.call = opening.result()
 
 
 def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], AbstractAsyncContextManager[Publish]]:
@@ -20,17 +51,15 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], Ab
         from mpim_lab.mq.pubsub import MessageQueue
 
         async with MessageQueue(url) as mq, AsyncExitStack() as opened:
-            begun: dict[str, asyncio.Task[Any]] = {}
-            calls: dict[str, Any] = {}
-
-            async def begin(channel: str) -> None:
-                batcher = await opened.enter_async_context(Batcher.to_channel(mq, channel, rule=rule))
-                calls[channel] = batcher.publish_many if many else batcher.publish
+            lines: dict[str, _Line] = {}
 
             async def publish(channel: str, payload: Any) -> Any:
-                if channel not in calls:  # all who wait go on in one turn, in their order
-                    await (begun.get(channel) or begun.setdefault(channel, asyncio.create_task(begin(channel))))
-                return await calls[channel](payload)
+                line = lines.get(channel) or lines.setdefault(channel, _Line(lambda: begin(channel)))
+                return await (line.call or await line.turn())(payload)
+
+            async def begin(channel: str) -> Call:
+                batcher = await opened.enter_async_context(Batcher.to_channel(mq, channel, rule=rule))
+                return batcher.publish_many if many else batcher.publish
 
             yield publish
 
