@@ -40,7 +40,7 @@ lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) tests/unit tests/integration mpim_lab $(TESTS)
-	$(BIN)/python -m pytest -q --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
 check: $(VENV)/.installed-all ## ruff and strict mypy
 	$(BIN)/ruff check .
@@ -51,7 +51,7 @@ browser: $(VENV)/.installed-all ## chapters 1 and 3 to 8 in a real JupyterLab in
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser $(TESTS)
 
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
-	$(BIN)/python -m pytest -q -n 2 tests/load $(TESTS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
 
 soak: $(VENV)/.installed ## 1,000 random fault schedules (a few minutes)
 	$(BIN)/python -m mpim_lab.experiments.soak --schedules 1000

@@ -47,10 +47,17 @@ class NotebookPage:
         for theme in ("Dark", "Light"):
             self.theme(theme)
             for name, source in sources.items():
-                output = self.cell(source).locator(".jp-OutputArea-output").last
-                output.scroll_into_view_if_needed()
-                output.locator(":is(svg, canvas, table, pre, .js-plotly-plot):visible").first.wait_for()
-                yield f"{self.name[:2]}-{name}-{theme.lower()}", output
+                yield f"{self.name[:2]}-{name}-{theme.lower()}", self.picture(source)
+
+    def picture(self, source):
+        """What is under a cell, in view. Cells above it that are drawn meanwhile push it out, so it is scrolled to again."""
+        for _ in range(60):
+            output = self.cell(source).locator(".jp-OutputArea-output").last
+            output.scroll_into_view_if_needed()
+            if output.locator(":is(svg, canvas, table, pre, .js-plotly-plot):visible").count():
+                return output
+            self.page.wait_for_timeout(500)
+        raise AssertionError(f"{self.name}: no picture under {source!r}")
 
 
 # JupyterLab shows the traceback of a cell that failed as it shows what was written to stderr.
