@@ -53,6 +53,15 @@ def powers(lowest: float, highest: float) -> list[float]:
     return [10.0**power for power in range(first, max(first + 1, math.ceil(math.log10(highest) - 1e-9)) + 1)]
 
 
+def tick_text(value: float) -> str:
+    """A number at an axis.
+
+    >>> [tick_text(value) for value in (0.1, 20, 100_000, 2_500_000)]
+    ['0.1', '20', '100,000', '2.5M']
+    """
+    return f"{value / 1e6:,g}M" if value >= 1e6 else f"{value:,g}"
+
+
 def _axis(values: Sequence[float], log: bool) -> tuple[list[float], Callable[[float], float]]:
     """The ticks of an axis, and where a value lies between the first (0) and the last (1)."""
     if not log:
@@ -84,8 +93,8 @@ def lines_svg(
     parts = []
     for y in y_ticks:
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(y):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{y:,g}</text>')
-    parts += [_x_label(to_x(x), f"{x:,g}") for x in x_ticks]
+        parts.append(f'<text x="{LEFT - 8}" y="{to_y(y) + 4:.1f}" text-anchor="end">{tick_text(y)}</text>')
+    parts += [_x_label(to_x(x), tick_text(x)) for x in x_ticks]
     left = 18
     for index, (name, line) in enumerate(known.items()):
         parts += _line([(to_x(x), to_y(y)) for x, y in line], PALETTE[index % len(PALETTE)], name, left)
