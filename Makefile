@@ -47,7 +47,7 @@ check: $(VENV)/.installed-all ## ruff and strict mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-browser: $(VENV)/.installed-all ## chapters 1 and 3 to 8 in a real JupyterLab in a real browser (needs Chromium)
+browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a real browser (needs Chromium)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser $(TESTS)
 
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed

@@ -64,7 +64,8 @@ class Desk:
     ) -> None:
         self._reporter = reporter
         self._services, self._lobby, self._acks = services, lobby, acks
-        self._figures, self._limits, self._quick = figures, limits, QuickSend(services.messages, self._ended)
+        self._figures, self._limits = figures, limits
+        self.quick = QuickSend(services.messages, self._ended, is_observed=reporter.is_on)
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
         }  # fmt: skip
@@ -72,8 +73,8 @@ class Desk:
     def answer_at_once(self, session: Session, raw: bytes) -> bool:
         """Answer what needs no waiting: an acknowledgement, a message between two. False: nothing is done, use `answer`."""
         try:
-            frame = from_client(raw)
-        except InvalidMessage:
+            frame = from_client(raw.decode())
+        except (InvalidMessage, UnicodeDecodeError):
             return False
         if type(frame) is Send:
             is_done = self._send_at_once(session, frame)
@@ -137,6 +138,7 @@ class Desk:
 
     async def _send(self, session: Session, frame: Send) -> None:
         messages, sender = self._services.messages, session.route.uid
+        await self.quick.settled(session)
         session.sends(frame.id)
         if frame.to is not None:
             if self._send_quickly(session, frame):
@@ -151,7 +153,7 @@ class Desk:
 
     def _send_quickly(self, session: Session, frame: Send) -> bool:
         """Send a message to one user without waiting for the answer; False: not at this moment."""
-        if session.under_way >= _MOST_UNDER_WAY or not self._quick.begin(session, frame):
+        if session.under_way >= _MOST_UNDER_WAY or not self.quick.begin(session, frame):
             return False
         session.under_way += 1
         return True

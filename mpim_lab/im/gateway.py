@@ -9,7 +9,7 @@ work side by side over one server, and know nothing of each other.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Self, cast
 
@@ -29,7 +29,7 @@ from mpim_lab.im.patrol import Patrol
 from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.reception import Reception, is_of_the_client
 from mpim_lab.im.services import GatewayLimits, Services
-from mpim_lab.im.session import Session
+from mpim_lab.im.session import Session, answered
 from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.message import Message
@@ -125,14 +125,17 @@ class Gateway:
         self._draining = True
         self._server.close(close_connections=False)
         for session in self.lobby:
+            session.ws.on_frame = None
             session.say(encode(Bye("the gateway closes; connect to another one")))
-        await self._answered(self.lobby)
+        await answered(self.lobby, self.limits.drain_s)
         await asyncio.gather(*(hang_up(ws, GOING_AWAY, "the gateway closes") for ws in list(self._open)))
         self._incoming.drop()
         await self._server.wait_closed()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._desk.quick.ended(), self.limits.drain_s)
         await self._stack.aclose()
         for channel in (BROADCAST_CHANNEL, gateway_channel(self.name)):
             with contextlib.suppress(MpimError):
@@ -146,6 +149,7 @@ class Gateway:
         if self._server is not None:
             self._server.close()
         await self._acks.drop()
+        self._desk.quick.drop()
         for task in list(self._tasks):
             task.cancel()
 
@@ -179,6 +183,8 @@ class Gateway:
         ws.on_frame = partial(self._desk.answer_at_once, session)
         try:
             async for frame in ws:
+                if self._draining:  # it will say this again, elsewhere
+                    continue
                 session.under_way += 1
                 try:
                     await self._desk.answer(session, frame)
@@ -190,17 +196,11 @@ class Gateway:
         except ConnectionClosed:
             pass
         except TooManyFaults as error:
-            await self._answered([session])
+            ws.on_frame = None  # whatever else it says
+            await answered([session], self.limits.drain_s)
             await hang_up(ws, POLICY, f"too many faults: {error}")
         finally:
             ws.on_frame = None
-
-    async def _answered(self, sessions: Iterable[Session]) -> None:
-        """Wait until what these clients have asked for is answered, for as long as a drain may take."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.limits.drain_s):
-                while any(session.under_way for session in sessions):
-                    await asyncio.sleep(0.005)
 
     def end(self, session: Session, reason: str) -> None:
         """End a connection, once, and say why if it still listens."""

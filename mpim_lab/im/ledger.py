@@ -14,7 +14,7 @@ from mpim_lab.im.presence import FOLDER
 from mpim_lab.im.protocol import AckReq, ChatMessage
 from mpim_lab.im.wire import encode, from_gateway
 from mpim_lab.keys import OUTBOX_KEY, acked_key, log_key, sent_key, sequence_key, talks_key, user_channel
-from mpim_lab.mq.connection import pack
+from mpim_lab.mq.connection import Connection, pack
 from mpim_lab.mq.message import wire_name
 from mpim_lab.mq.ordering import lifetime_ms
 from mpim_lab.mq.pipeline import call_many
@@ -65,17 +65,24 @@ class Ledger:
         self.commands = queue.access(NAME).commands
         self.outbox = self._key(OUTBOX_KEY)
         self._mark_ms = lifetime_ms(MARK_S)
+        self._taught: Connection | None = None  # whose server knows send.lua
         self._known: dict[tuple[str, str], AppendCommand] = {}  # by sender and conversation
 
     async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> Kept:
         """Number, keep and push a message, unless its id was sent before. `receivers`: whose channels, the first counts."""
         keys, words = self._append_words(message, receivers, is_group)
-        return kept_of(message, await _SEND.run(self.commands, keys, *words))
+        connection = self.commands.connection
+        kept = kept_of(message, await _SEND.run(self.commands, keys, *words))
+        self._taught = connection
+        return kept
 
     def begin_append(self, message: ChatMessage, receivers: Sequence[str], answer: Waits) -> bool:
-        """The same without waiting, of a message between two; False: not at this moment. The answer is for `kept_of`."""
+        """The same without waiting, of a message between two; False: not at this moment. The answer is for `kept_of`.
+
+        The server must know the script: on each new connection the first message goes by `append`.
+        """
         connection = self.commands.connection
-        if connection.blocked:
+        if connection.blocked or connection is not self._taught:
             return False
         known = self._known.get((message.sender, message.conversation)) or self._new_known(message, receivers)
         connection.send_for(answer, known.pack(message))

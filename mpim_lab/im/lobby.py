@@ -61,15 +61,17 @@ class Lobby:
     async def leave(self, session: Session) -> None:
         """Take a session out; the last one of a user ends the subscription."""
         uid = session.route.uid
-        async with self._turn(uid):
-            sessions = self._here.get(uid, [])
-            if session in sessions:
-                sessions.remove(session)
-                del self._by_connection[session.route.connection]
-            if not sessions and self._here.pop(uid, None) is not None:
-                await self._queue.unsubscribe(user_channel(uid))
-        for each in session.watching or ():
-            await self.unwatch(session, each)
+        try:
+            async with self._turn(uid):
+                self._by_connection.pop(session.route.connection, None)
+                sessions = self._here.get(uid, [])
+                if session in sessions:
+                    sessions.remove(session)
+                if not sessions and self._here.pop(uid, None) is not None:
+                    await self._queue.unsubscribe(user_channel(uid))
+        finally:
+            for each in session.watching or ():
+                await self.unwatch(session, each)
 
     async def watch(self, session: Session, uid: str) -> None:
         """From now on a session is told when a user comes or goes."""

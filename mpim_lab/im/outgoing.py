@@ -1,10 +1,12 @@
 """Outgoing: what a gateway says within one turn of its loop leaves at the turn's end, together for each client."""
 
 import asyncio
+import logging
 
 from mpim_lab.im.session import Session
 from mpim_lab.mq.compression import Codec
 
+_log = logging.getLogger(__name__)
 _PAYS_FROM_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent
 
 
@@ -24,4 +26,8 @@ class Outgoing:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for session in dirty:
-            session.flush(self._codec)
+            try:
+                session.flush(self._codec)
+            except Exception:  # one connection's trouble, and no other's
+                _log.exception("%s is cut off", session.route.uid)
+                session.ws.transport.abort()

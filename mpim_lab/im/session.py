@@ -5,7 +5,9 @@ pushed, only the numbers are noted; when it has read what there was, one frame (
 pulls. Nothing is lost by that: the log is right, a push is only fast.
 """
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
 
 from mpim_lab.events import now
 from mpim_lab.im.protocol import BindRouteReq
@@ -15,7 +17,7 @@ from mpim_lab.im.wire import Behind, encode
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.frames import MOST_MESSAGES, batch_frame
 
-_MOST_OWN = 64
+_MOST_OWN = 128  # more than may be under way
 _MOST_BATCH_BYTES = 512 * 1024
 
 
@@ -126,3 +128,11 @@ class Session:
         if self.packed and 1 < len(out) <= MOST_MESSAGES and sum(map(len, out)) <= _MOST_BATCH_BYTES:
             return self.ws.write_batch(codec.compress(batch_frame(out)))
         return self.ws.write(out)
+
+
+async def answered(sessions: Iterable[Session], within_s: float) -> None:
+    """Wait until what these clients have asked for is answered, but not for longer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while any(session.under_way for session in sessions):
+                await asyncio.sleep(0.005)

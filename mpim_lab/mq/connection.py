@@ -218,12 +218,12 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     async def close(self, reason: MpimError) -> None:
-        """Wait until everything written is answered, at most the time-out, then close."""
-        self.blocked = True
-        if self._waiting and self._transport is not None and not self._reading_paused:
-            await asyncio.wait([last := self.send(PING)], timeout=self._limits.timeout_s)  # it is answered last
+        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close."""
+        last = self.send(PING) if self._waiting and self._transport is not None and not self._reading_paused else None
+        self.blocked, self._reason = True, self._reason or reason
+        if last is not None:
             last.add_done_callback(retrieved)
-        self._reason = self._reason or reason
+            await asyncio.wait([last], timeout=self._limits.timeout_s)
         if self._transport is not None:
             self._transport.close()
 

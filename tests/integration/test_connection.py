@@ -14,12 +14,14 @@ from mpim_lab.errors import (
     InvalidParameter,
     LoginRejected,
     NotConnected,
+    QueueClosed,
     QueueFull,
 )
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace import Trace
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.connection import pack
 from mpim_lab.mq.control import cut_connections
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
@@ -287,3 +289,19 @@ def test_a_bad_url_is_refused_at_once(url):
     """InvalidParameter, before anything is connected."""
     with pytest.raises(InvalidParameter):
         MessageQueue(url)
+
+
+async def test_a_connection_that_closes_waits_for_what_was_written_and_takes_nothing_more(server):
+    """Not when the first of the answers comes, either."""
+    link = Link(Address.parse(server.url), name="closing", limits=QUICK)
+    await link.open()
+    first = link.connection.send(pack("ECHO", "first"))
+    link.connection.flush()
+    second = link.connection.send(pack("BLPOP", "nothing", "0.2"))
+    closing = asyncio.create_task(link.close())
+    assert await first == b"first"
+    assert link.connection.blocked and link.connection.is_full and not closing.done()
+    with pytest.raises(QueueClosed):
+        await link.call("PING")
+    await closing
+    assert await second is None
