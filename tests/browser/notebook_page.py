@@ -31,7 +31,13 @@ class NotebookPage:
         """Run every cell and wait until the last one has its number, a new one. Fails at once when a cell fails."""
         self.menu("Edit", "Clear Outputs of All Cells")
         self.menu("Run", "Run All Cells")
-        self.page.wait_for_function(IS_AT_ITS_END, timeout=300_000)
+        try:
+            self.page.wait_for_function(HAS_BEGUN, timeout=30_000)
+            self.page.wait_for_function(IS_AT_ITS_END, timeout=300_000)
+        except Exception as error:
+            prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
+            at = self.page.evaluate(STILL_RUNNING)
+            raise AssertionError(f"{self.name}: {prompts}, still at this cell:\n{at}") from error
         # Not inner_text: it is empty for what is out of view.
         errors = self.page.locator(f".jp-Notebook:visible {STDERR}").all_text_contents()
         assert not errors, f"{self.name}:\n" + "\n".join(errors)
@@ -62,6 +68,17 @@ class NotebookPage:
 
 # JupyterLab shows the traceback of a cell that failed as it shows what was written to stderr.
 STDERR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"
+
+# Some code cell has a star or a number.
+HAS_BEGUN = """() => [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].some(
+  (each) => /[*\\d]/.test(each.textContent))"""
+
+# The source of the first cell with a star.
+STILL_RUNNING = """() => {
+  const cells = [...document.querySelectorAll(".jp-CodeCell")];
+  const at = cells.find((each) => each.querySelector(".jp-InputPrompt")?.textContent.includes("*"));
+  return at ? at.querySelector(".cm-content")?.innerText : null;
+}"""
 
 # Every code cell has a number; or one failed, and no cell has the star of one that runs or waits.
 IS_AT_ITS_END = f"""() => {{
