@@ -51,9 +51,10 @@ class Seat:
     async def leave(self) -> None:
         """Disconnect; returns when the gateway has noticed."""
         client, gateway = self._client, self._system.gateways.get(self.gateway)
+        mine = set() if gateway is None else {session.ws for session in gateway.lobby.of(self.uid)}
         await self._end()
         if client is not None and gateway is not None:
-            await until(lambda: not gateway.lobby.of(self.uid), f"the gateway's notice that {self.uid} left")
+            await until(lambda: not mine & gateway.connections, f"the gateway's farewell to {self.uid}")
             await until(self._nobody_listens, f"the end of the subscription for {self.uid}")
 
     async def _nobody_listens(self) -> bool:
@@ -69,11 +70,12 @@ class Seat:
     async def move(self, gateway: str) -> None:
         """Connect to another gateway, and only then leave the old one: its farewell comes after the new welcome."""
         before, task, old = self._client, self._task, self._system.gateways[self.gateway]
+        mine = {session.ws for session in old.lobby.of(self.uid)}
         await self.arrive(gateway)
         if before is not None and task is not None:
             await before.close()
             await asyncio.wait([task])
-            await until(lambda: not old.lobby.of(self.uid), f"the old gateway's farewell to {self.uid}")
+            await until(lambda: not mine & old.connections, f"the old gateway's farewell to {self.uid}")
 
     async def settled(self) -> None:
         """Wait until everything that its gateway has heard so far has arrived here and was read."""

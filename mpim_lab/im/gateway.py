@@ -68,7 +68,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stack = contextlib.AsyncExitStack()
         self._incoming = Incoming()
-        self._open: set[QuickConnection] = set()  # those, too, that have not said hello yet
+        self.connections: set[QuickConnection] = set()  # those, too, before hello and in farewell
         self._server: Server | None = None
         self._draining = self._dead = False
 
@@ -128,7 +128,7 @@ class Gateway:
             session.ws.on_frame = None
             session.say(encode(Bye("the gateway closes; connect to another one")))
         await answered(self.lobby, self.limits.drain_s)
-        await asyncio.gather(*(hang_up(ws, GOING_AWAY, "the gateway closes") for ws in list(self._open)))
+        await asyncio.gather(*(hang_up(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections)))
         self._incoming.drop()
         await self._server.wait_closed()
         for task in list(self._tasks):
@@ -144,7 +144,7 @@ class Gateway:
     async def die(self) -> None:
         """End at once, as a process does that is killed: no good-bye, no unbinding, nothing written."""
         self._draining = self._dead = True
-        for ws in self._open:
+        for ws in self.connections:
             ws.transport.abort()
         if self._server is not None:
             self._server.close()
@@ -156,9 +156,9 @@ class Gateway:
     # Clients
 
     async def _serve(self, ws: QuickConnection) -> None:
-        if self._draining or len(self._open) >= self.limits.most_clients:
+        if self._draining or len(self.connections) >= self.limits.most_clients:
             return await ws.close(TRY_LATER, "connect to another gateway")
-        self._open.add(ws)
+        self.connections.add(ws)
         self._incoming.is_in(ws)
         try:
             session = await self._reception.welcome(ws)
@@ -174,7 +174,7 @@ class Gateway:
         except ConnectionClosed:
             pass
         finally:
-            self._open.discard(ws)
+            self.connections.discard(ws)
         return None
 
     async def _converse(self, session: Session) -> None:

@@ -30,9 +30,8 @@ class NotebookPage:
     def run_all(self):
         """Run every cell and wait until the last one has its number, a new one. Fails at once when a cell fails."""
         self.menu("Edit", "Clear Outputs of All Cells")
-        self.menu("Run", "Run All Cells")
         try:
-            self.page.wait_for_function(HAS_BEGUN, timeout=30_000)
+            self.begin()
             self.page.wait_for_function(IS_AT_ITS_END, timeout=300_000)
         except Exception as error:
             prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
@@ -41,6 +40,16 @@ class NotebookPage:
         # Not inner_text: it is empty for what is out of view.
         errors = self.page.locator(f".jp-Notebook:visible {STDERR}").all_text_contents()
         assert not errors, f"{self.name}:\n" + "\n".join(errors)
+
+    def begin(self):
+        """Choose "Run All Cells" until cells are marked as waiting: on a busy machine a menu closes under the click."""
+        for _ in range(3):
+            self.menu("Run", "Run All Cells")
+            for _ in range(20):
+                if self.page.evaluate(HAS_BEGUN):
+                    return
+                self.page.wait_for_timeout(500)
+        raise AssertionError("no cell was run")
 
     def cell(self, text):
         """The code cell whose source contains `text`, scrolled to."""

@@ -420,7 +420,7 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
             raw.ws.transport.abort()
 
         await asyncio.gather(*(come_and_go(number) for number in range(200)))
-        await wait_until(lambda: len(gateway.lobby) == 0 and not gateway._open)
+        await wait_until(lambda: len(gateway.lobby) == 0 and not gateway.connections)
         routes = await mpim.services.presence.query_routes([f"u{number}" for number in range(200)])
         assert not any(routes.values())
         assert sum([await gateway.services.queue.listeners(f"user:u{number}") for number in range(200)]) == 0
