@@ -12,6 +12,7 @@ from mpim_lab.experiments.mpim_cost import group_sweep, price_sweep
 from mpim_lab.experiments.mpim_faults import MPIM_FAULTS
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.trace import Trace
+from mpim_lab.naive.messages import SketchedPresence
 from mpim_lab.widgets import FlowView
 from mpim_lab.widgets.journey import is_journey
 from mpim_lab.widgets.story import tell
@@ -150,3 +151,16 @@ async def test_a_notebook_makes_a_system_in_one_line(lab_server):
             assert (await bob.receive()).text == "hi"
     assert not server.is_running
     assert [story.fate for story in tell(trace).stories] == ["delivered"]
+
+
+async def test_a_farewell_that_takes_its_time_changes_no_verdict(lab_server, monkeypatch):
+    """The next message waits until the late unbind is done: what is found is the same on a busy machine."""
+    unbind = SketchedPresence.unbind_route
+
+    async def slowly(presence, route):
+        await asyncio.sleep(0.03)
+        return await unbind(presence, route)
+
+    monkeypatch.setattr(SketchedPresence, "unbind_route", slowly)
+    late = await InstantMessaging(design="sketch", fault="late unbind").run()
+    assert len(late.verdict.stuck) == 7 and not late.verdict.lost
