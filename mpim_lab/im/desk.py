@@ -95,10 +95,16 @@ class Desk:
         return True
 
     def _ack_at_once(self, session: Session, frame: Ack) -> bool:
-        if session.acks >= self._limits.most_acks or not _takes_part(session.route.uid, frame.conversation):
+        conversation, sequence = frame.conversation, frame.sequence
+        if session.acks >= self._limits.most_acks or not _takes_part(session.route.uid, conversation):
             return False
         session.acks += 1
-        self._note_ack(session, frame)
+        session.acknowledge(conversation, sequence)
+        stored = session.stored
+        is_stored = stored is not None and conversation in stored
+        if stored is not None and is_stored and sequence >= stored[conversation]:
+            del stored[conversation]  # what comes now is pushed
+        self._acks.add(session.route.uid, conversation, sequence, is_stored=is_stored)
         return True
 
     async def answer(self, session: Session, raw: bytes | str) -> None:
@@ -174,21 +180,13 @@ class Desk:
         session.say(encode(Sent(response.id, response.conversation, response.sequence, response.told)))
 
     def _ack(self, session: Session, frame: Ack) -> None:
+        if self._ack_at_once(session, frame):
+            return None
         session.acks += 1
         if session.acks > self._limits.most_acks:
             self._figures.too_fast += 1
             return self._fault(session, Problem("TooFast", f"at most {self._limits.most_acks} acks at once"))
-        if not _takes_part(session.route.uid, frame.conversation):
-            return self._fault(session, Problem("AccessDenied", "that is no conversation of yours"))
-        self._note_ack(session, frame)
-
-    def _note_ack(self, session: Session, frame: Ack) -> None:
-        session.acknowledge(frame.conversation, frame.sequence)
-        stored = session.stored
-        is_stored = stored is not None and frame.conversation in stored
-        if stored is not None and is_stored and frame.sequence >= stored[frame.conversation]:
-            del stored[frame.conversation]  # what comes now is pushed
-        self._acks.add(session.route.uid, frame.conversation, frame.sequence, is_stored=is_stored)
+        return self._fault(session, Problem("AccessDenied", "that is no conversation of yours"))
 
     async def _sync(self, session: Session, frame: Sync) -> None:
         request = PullOfflineReq(session.route.uid, frame.conversation, frame.after)

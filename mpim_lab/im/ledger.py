@@ -39,8 +39,8 @@ class Kept(NamedTuple):
 
     @property
     def told(self) -> str:
-        """What the sender of a message between two is told: "pushed", "stored" (nobody listened), or "known"."""
-        return "known" if not self.is_new else "pushed" if self.listened else "stored"
+        """What the sender of a message between two is told."""
+        return told_to_sender(self.is_new, self.listened)
 
 
 class ToDo(NamedTuple):
@@ -198,6 +198,15 @@ class Ledger:
 
     def _key(self, name: str) -> bytes:
         return wire_name(name, self.queue.prefix)
+
+
+def told_to_sender(is_new: object, listened: int) -> str:
+    """What the sender of a message between two is told: "pushed", "stored" (nobody listened), or "known".
+
+    >>> told_to_sender(True, 1), told_to_sender(True, 0), told_to_sender(False, 0)
+    ('pushed', 'stored', 'known')
+    """
+    return "known" if not is_new else "pushed" if listened else "stored"
 
 
 def kept_of(message: ChatMessage, answer: Sequence[Any]) -> Kept:

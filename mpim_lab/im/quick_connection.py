@@ -17,11 +17,10 @@ from websockets.asyncio.server import ServerConnection
 from websockets.protocol import State
 from websockets.speedups import apply_mask
 
+from mpim_lab.im.frame_heads import BINARY, CLOSE, MASKED, PING, PONG, TEXT, TWO_BYTES, frame_head
 from mpim_lab.im.wire import MOST_FRAME_BYTES
 
-_TEXT, _BINARY = 0x81, 0x82  # the first byte: the last fragment, and what it is
-_CONTROL = frozenset((0x88, 0x89, 0x8A))  # close, ping, pong
-_MASKED, _TWO_BYTES, _EIGHT_BYTES = 0x80, 126, 127  # the second byte: its first bit, and where the size is
+_CONTROL = frozenset((CLOSE, PING, PONG))
 _END_OF_REQUEST = b"\r\n\r\n"
 
 
@@ -64,15 +63,15 @@ class QuickConnection(ServerConnection):
     def _cut(self, data: bytes) -> None:
         at, end, is_answered = 0, len(data), self.on_frame or _never
         while end - at >= 2:
-            first, size, begin = data[at], data[at + 1] - _MASKED, at + 6
-            if size >= _TWO_BYTES:
-                size, begin = int.from_bytes(data[at + 2 : at + 4], "big") if size == _TWO_BYTES else -1, at + 8
-            if (first != _TEXT and first not in _CONTROL) or not 0 <= size <= MOST_FRAME_BYTES or self.is_ending:
+            first, size, begin = data[at], data[at + 1] - MASKED, at + 6
+            if size >= TWO_BYTES:
+                size, begin = int.from_bytes(data[at + 2 : at + 4], "big") if size == TWO_BYTES else -1, at + 8
+            if (first != TEXT and first not in _CONTROL) or not 0 <= size <= MOST_FRAME_BYTES or not self._is_open():
                 return self._give_up(data[at:])
             stop = begin + size
             if stop > end or begin > end:
                 break
-            if first != _TEXT:
+            if first != TEXT:
                 super().data_received(data[at:stop])
             elif self.waiting or not is_answered(apply_mask(data[begin:stop], data[begin - 4 : begin])):
                 self.waiting += 1
@@ -81,40 +80,28 @@ class QuickConnection(ServerConnection):
         self._rest = data[at:]
         return None
 
-    @property
-    def is_ending(self) -> bool:
-        """One of the ends has said that it closes."""
-        return self.protocol.state is not State.OPEN
-
     def _give_up(self, data: bytes) -> None:
         """From now on everything is the library's."""
         self._is_quick, self._rest = False, b""
         super().data_received(data)
 
     def write(self, frames: Iterable[bytes]) -> None:
-        """Write text frames, all at once; nothing if the connection is closing. Never waits: see `buffered_bytes`."""
-        if self.protocol.state is State.OPEN and not self.transport.is_closing():
-            self.transport.write(b"".join([part for frame in frames for part in (_head(_TEXT, len(frame)), frame)]))
+        """Write text frames, all at once; nothing if the connection is closing. Never waits: whoever writes sets limits."""
+        self._write(b"".join([part for frame in frames for part in (frame_head(TEXT, len(frame)), frame)]))
 
     def write_batch(self, batch: bytes) -> None:
         """Write one binary frame, likewise."""
-        if self.protocol.state is State.OPEN and not self.transport.is_closing():
-            self.transport.write(_head(_BINARY, len(batch)) + batch)
+        self._write(frame_head(BINARY, len(batch)) + batch)
+
+    def _write(self, raw: bytes) -> None:
+        if self._is_open() and not self.transport.is_closing():
+            self.transport.write(raw)
+
+    def _is_open(self) -> bool:
+        """Neither end has said that it closes."""
+        return self.protocol.state is State.OPEN
 
 
 def _never(payload: bytes) -> bool:
     """Nobody answers at once, before the client is welcome."""
     return False
-
-
-def _head(first: int, size: int) -> bytes:
-    r"""What comes before a server's frame.
-
-    >>> _head(_TEXT, 5), _head(_TEXT, 300)
-    (b'\x81\x05', b'\x81~\x01,')
-    """
-    if size < _TWO_BYTES:
-        return bytes((first, size))
-    if size < 65_536:
-        return bytes((first, _TWO_BYTES)) + size.to_bytes(2, "big")
-    return bytes((first, _EIGHT_BYTES)) + size.to_bytes(8, "big")

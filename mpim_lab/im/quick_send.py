@@ -8,13 +8,13 @@ its id; those of one client one after another, and what it says meanwhile waits,
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from mpim_lab.errors import Unconfirmed
-from mpim_lab.im.ledger import Kept, kept_of
+from mpim_lab.im.ledger import Kept, kept_of, told_to_sender
 from mpim_lab.im.messages import Messages
-from mpim_lab.im.protocol import ChatMessage, SendMessageReq, SendMessageResp, direct_conversation
+from mpim_lab.im.protocol import SendMessageReq, SendMessageResp
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import Send
 
@@ -35,12 +35,11 @@ class QuickSend:
 
     def begin(self, session: Session, frame: Send) -> bool:
         """Send a message to one user. False: not at this moment, use `send_message` once they are `settled`."""
-        sender, to = session.route.uid, frame.to
-        if not self._is_quick or to is None or session in self._again:
+        if not self._is_quick or frame.to is None or session in self._again:
             return False
-        message = ChatMessage(direct_conversation(sender, to), 0, frame.id, sender, frame.text)
-        sending = Sending(self, session, frame, message)
-        return self._messages.ledger.begin_append(message, (to, sender), sending)
+        request = SendMessageReq(frame.id, session.route.uid, frame.to, frame.text)
+        sending = Sending(self, session, frame, request)
+        return self._messages.ledger.begin_append(sending.message, (request.to, request.sender), sending)
 
     async def settled(self, session: Session) -> None:
         """Wait until nothing is sent again for a client."""
@@ -59,7 +58,7 @@ class QuickSend:
 
     def go_on(self, sending: "Sending", kept: Kept) -> None:
         """What follows the atomic step."""
-        self._start(self._finish(sending, kept))
+        self._start(self._store(sending, kept))
 
     def send_again(self, sending: "Sending") -> None:
         """All of it again, after those of the same client that are to be sent again already."""
@@ -69,36 +68,22 @@ class QuickSend:
             self._start(self._send_in_line(sending.session, line))
         line.append(sending)
 
+    async def _store(self, sending: "Sending", kept: Kept) -> None:
+        outcome = await _outcome(self._messages.told(sending.request, kept))
+        self.said(sending.session, sending.frame, outcome)
+
     async def _send_in_line(self, session: Session, line: "deque[Sending]") -> None:
         """One after another; what fails takes the rest along, which would overtake its next repeat."""
-        error: BaseException | None = None
+        outcome: SendMessageResp | Exception | None = None
         try:
             while line:
                 sending = line.popleft()
-                error = error or await self._finish(sending, None)
-                if error is not None:
-                    self.said(session, sending.frame, sending.told_of(error))
+                if not isinstance(outcome, Exception):
+                    outcome = await _outcome(self._messages.send_message(sending.request))
+                told = sending.truth_of(outcome) if isinstance(outcome, Exception) else outcome
+                self.said(session, sending.frame, told)
         finally:
             del self._again[session]
-            for sending in line:
-                self.said(session, sending.frame, Unconfirmed("the gateway ended"))
-
-    async def _finish(self, sending: "Sending", kept: Kept | None) -> BaseException | None:
-        """Gives what went wrong, once nobody has been told: only of what is sent again."""
-        session, frame, messages = sending.session, sending.frame, self._messages
-        request = SendMessageReq(frame.id, session.route.uid, str(frame.to), frame.text)
-        try:
-            response = await (messages.send_message(request) if kept is None else messages.told(request, kept))
-        except asyncio.CancelledError:
-            self.said(session, frame, Unconfirmed("the gateway ended"))
-            raise
-        except Exception as error:
-            if kept is None:
-                return error
-            self.said(session, frame, error)
-        else:
-            self.said(session, frame, response)
-        return None
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
@@ -106,13 +91,21 @@ class QuickSend:
         task.add_done_callback(self._tasks.discard)
 
 
+async def _outcome(work: Awaitable[SendMessageResp]) -> SendMessageResp | Exception:
+    try:
+        return await work
+    except Exception as error:
+        return error
+
+
 class Sending:
     """A message under way. It stands in the line of commands in a future's place, and costs half of what a future does."""
 
-    __slots__ = ("_error", "_is_told", "_message", "_quick", "frame", "session")
+    __slots__ = ("_error", "_is_told", "_quick", "frame", "message", "request", "session")
 
-    def __init__(self, quick: QuickSend, session: Session, frame: Send, message: ChatMessage) -> None:
-        self._quick, self.session, self.frame, self._message = quick, session, frame, message
+    def __init__(self, quick: QuickSend, session: Session, frame: Send, request: SendMessageReq) -> None:
+        self._quick, self.session, self.frame = quick, session, frame
+        self.request, self.message = request, request.message
         self._is_told = False
         self._error: BaseException | None = None
 
@@ -128,17 +121,17 @@ class Sending:
             self._is_told = True
             self._take(*reply)
         except Exception as error:  # another script's answer, or somebody else's keys
-            _log.exception("%s: not what was asked for: %r", self._message.id, reply)
+            _log.exception("%s: not what was asked for: %r", self.message.id, reply)
             self._error = Unconfirmed(f"not what was asked for: {reply!r} ({error})")
             self._quick.send_again(self)
 
     def _take(self, sequence: int, is_new: int, listened: int, todo: bytes, at_ms: int) -> None:
-        if listened or not is_new:
-            told, message = "pushed" if is_new else "known", self._message
-            response = SendMessageResp(message.id, message.conversation, sequence, told)
-            self._quick.said(self.session, self.frame, response)
+        told = told_to_sender(is_new, listened)
+        if told == "stored":
+            self._quick.go_on(self, kept_of(self.message, (sequence, is_new, listened, todo, at_ms)))
         else:
-            self._quick.go_on(self, kept_of(self._message, (sequence, is_new, listened, todo, at_ms)))
+            response = SendMessageResp(self.message.id, self.message.conversation, sequence, told)
+            self._quick.said(self.session, self.frame, response)
 
     def set_exception(self, error: Any, /) -> None:
         """It may have been kept, or not."""
@@ -146,7 +139,7 @@ class Sending:
             self._is_told, self._error = True, error
             self._quick.send_again(self)
 
-    def told_of(self, error: BaseException) -> BaseException:
+    def truth_of(self, error: Exception) -> Exception:
         """What its sender is told after it could not be sent again: that it was certainly not kept only if that is so."""
         if getattr(error, "definite", False) and not getattr(self._error, "definite", False):
             return Unconfirmed(f"{self._error}; sent again: {error}")

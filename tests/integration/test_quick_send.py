@@ -1,6 +1,7 @@
 """Messages that go without a task: when the server fails them they keep their order, and senders are told the truth."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -29,6 +30,21 @@ async def welcome(raw, uid):
     await raw.hello(uid)
     assert (await raw.ask(send("first", to=uid), "sent"))["sequence"] == 1
     return raw
+
+
+@contextlib.asynccontextmanager
+async def message_under_way(**options):
+    """A server that has stopped under alice's first message: (server, system, alice)."""
+    async with (
+        EmbeddedServer() as server,
+        System(server.url, **options, **system_options()) as mpim,
+        RawClient(mpim.gateways["gw-1"].url) as alice,
+    ):
+        await welcome(alice, "alice")
+        server.pause()
+        await alice.say(send(1))
+        await wait_until(lambda: mpim.gateways["gw-1"].lobby.of("alice")[0].under_way)
+        yield server, mpim, alice
 
 
 def link_of(mpim):
@@ -69,15 +85,7 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
 
 async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
     """The step was written and its answer lost, and no repeat comes through: the error is not definite."""
-    async with (
-        EmbeddedServer() as server,
-        System(server.url, queue_limits=IMPATIENT, **system_options()) as mpim,
-        RawClient(mpim.gateways["gw-1"].url) as alice,
-    ):
-        await welcome(alice, "alice")
-        server.pause()
-        await alice.say(send(1))
-        await wait_until(lambda: mpim.gateways["gw-1"].lobby.of("alice")[0].under_way)
+    async with message_under_way(queue_limits=IMPATIENT) as (server, _, alice):
         server.kill()
         problem = await alice.hear("error")
         assert problem["id"] == "m1" and problem["definite"] is False
@@ -106,14 +114,7 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
 
 async def test_a_client_that_is_sent_away_is_not_served_meanwhile():
     """Too many faults, while an answer of the server is still awaited: what it says now is not taken."""
-    async with (
-        EmbeddedServer() as server,
-        System(server.url, limits=GatewayLimits(most_faults=3), **system_options()) as mpim,
-        RawClient(mpim.gateways["gw-1"].url) as alice,
-    ):
-        await welcome(alice, "alice")
-        server.pause()
-        await alice.say(send(1))
+    async with message_under_way(limits=GatewayLimits(most_faults=3)) as (server, mpim, alice):
         for _ in range(4):
             await alice.say("garbage")
         for _ in range(4):
@@ -157,15 +158,7 @@ async def test_a_text_that_is_not_utf_8_ends_the_connection_wherever_it_is(serve
 
 async def test_a_gateway_that_closes_takes_nothing_new():
     """After `bye` nothing is begun; what was begun is told."""
-    async with (
-        EmbeddedServer() as server,
-        System(server.url, limits=GatewayLimits(drain_s=5.0), **system_options()) as mpim,
-        RawClient(mpim.gateways["gw-1"].url) as alice,
-    ):
-        await welcome(alice, "alice")
-        server.pause()
-        await alice.say(send(1))
-        await wait_until(lambda: mpim.gateways["gw-1"].lobby.of("alice")[0].under_way)
+    async with message_under_way(limits=GatewayLimits(drain_s=5.0)) as (server, mpim, alice):
         closing = asyncio.create_task(mpim.stop("gw-1"))
         await alice.hear("bye")
         await alice.say(send(2))

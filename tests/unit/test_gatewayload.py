@@ -14,9 +14,10 @@ from mpim_lab.bench.gateway_rows import gateway_rows
 from mpim_lab.bench.gateway_table import gateway_table_of
 from mpim_lab.errors import CorruptPayload
 from mpim_lab.im import wire
+from mpim_lab.im.frame_heads import BINARY, PING, TEXT
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.tokens import Tokens, new_secret
-from mpim_lab.lab.gatewayload.frames import BINARY, PING, TEXT, FrameReader, Handshake, masked
+from mpim_lab.lab.gatewayload.frames import FrameReader, Handshake, masked
 from mpim_lab.lab.gatewayload.mpim_speech import MpimSpeech
 from mpim_lab.lab.gatewayload.plan import CrowdPlan
 from mpim_lab.lab.gatewayload.socketio_speech import SocketIoSpeech

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from websockets.utils import accept_key, generate_key
 
 from mpim_lab.errors import CorruptPayload
+from mpim_lab.im.frame_heads import MASKED, TEXT, frame_head
 
-TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A  # the first byte: the last fragment, and what it is
 MOST_BYTES = 1024 * 1024
 MOST_HEAD_BYTES = 16 * 1024
-_MASKED, _NO_MASK = 0x80, bytes(4)
+_NO_MASK = bytes(4)
 
 
 def masked(payload: bytes, first: int = TEXT) -> bytes:
@@ -26,12 +26,7 @@ def masked(payload: bytes, first: int = TEXT) -> bytes:
     >>> masked(b"hi")
     b'\x81\x82\x00\x00\x00\x00hi'
     """
-    size = len(payload)
-    if size < 126:
-        return bytes((first, _MASKED | size)) + _NO_MASK + payload
-    if size < 65_536:
-        return bytes((first, _MASKED | 126)) + size.to_bytes(2, "big") + _NO_MASK + payload
-    return bytes((first, _MASKED | 127)) + size.to_bytes(8, "big") + _NO_MASK + payload
+    return frame_head(first, len(payload), MASKED) + _NO_MASK + payload
 
 
 class FrameReader:
@@ -74,7 +69,7 @@ class FrameReader:
     def _check(self) -> None:
         """Refuse the beginning of what would never be a frame, or of one too large to wait for."""
         first, size = self._rest[0], self._rest[1] if len(self._rest) > 1 else 0
-        if not first & 0x80 or size & _MASKED or len(self._rest) > MOST_BYTES:
+        if not first & 0x80 or size & MASKED or len(self._rest) > MOST_BYTES:
             raise CorruptPayload(f"not a frame that a gateway sends: {self._rest[:20]!r}")
 
 
