@@ -57,6 +57,14 @@ class NotebookPage:
         cell.scroll_into_view_if_needed()
         return cell
 
+    def run_slowly(self, panel, steps):
+        """Slow a panel's pace down by so many presses of a key, run it, and wait until its messages are on their way."""
+        panel.locator(".widget-hslider", has_text="pace").locator(".noUi-handle").focus()
+        for _ in range(steps):
+            self.page.keyboard.press("ArrowRight")
+        panel.get_by_role("button", name="Run").click()
+        panel.get_by_text("running: message").wait_for(timeout=30_000)
+
     def pictures(self, sources):
         """In each theme, what is under the cells whose sources are these: (a name for it with the theme, the output)."""
         for theme in ("Dark", "Light"):

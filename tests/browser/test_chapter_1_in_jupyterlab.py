@@ -82,12 +82,7 @@ def test_the_panel_runs_what_its_knobs_say_and_breaks_it_on_a_click(chapter, pag
 def test_stop_ends_a_run_early(chapter, page):
     """What was sent until then is judged."""
     panel = chapter.cell("panel = Panel(Delivery").locator(".mpim-panel")
-    pace = panel.locator(".widget-hslider", has_text="pace")
-    pace.locator(".noUi-handle").focus()
-    for _ in range(20):
-        page.keyboard.press("ArrowRight")
-    panel.get_by_role("button", name="Run").click()
-    panel.get_by_text("running: message").wait_for(timeout=30_000)
+    chapter.run_slowly(panel, 20)
     panel.get_by_role("button", name="Stop").click()
     panel.get_by_text("done", exact=True).wait_for(timeout=10_000)
     assert 1 <= int(re.search(r"^sent (\d+)", panel.locator("pre").inner_text())[1]) < 40

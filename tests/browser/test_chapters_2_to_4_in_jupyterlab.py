@@ -45,12 +45,7 @@ def test_a_fault_is_caused_by_a_click_while_the_panel_runs(chapter, page):
     cell = chapter.cell("panel = Panel(")
     panel = cell.locator(".mpim-panel")
     panel.locator("select").filter(has_text="none").first.select_option("none")
-    pace = panel.locator(".widget-hslider", has_text="pace")
-    pace.locator(".noUi-handle").focus()
-    for _ in range(30):
-        page.keyboard.press("ArrowRight")
-    panel.get_by_role("button", name="Run").click()
-    panel.get_by_text("running: message").wait_for(timeout=30_000)
+    chapter.run_slowly(panel, 30)
     fault = "answer lost" if chapter.name.startswith("04") else "crash after work"
     panel.get_by_role("button", name=fault).click()
     panel.get_by_text("done", exact=True).wait_for(timeout=60_000)
