@@ -74,13 +74,13 @@ class NotebookPage:
 
     def picture(self, source):
         """What is under a cell, in view. Cells above it that are drawn meanwhile push it out, so it is scrolled to again."""
-        for _ in range(60):
+        for _ in range(120):
             output = self.cell(source).locator(".jp-OutputArea-output").last
             output.scroll_into_view_if_needed()
             if output.locator(":is(svg, canvas, table, pre, .js-plotly-plot):visible").count():
                 return output
             self.page.wait_for_timeout(500)
-        raise AssertionError(f"{self.name}: no picture under {source!r}")
+        raise AssertionError(f"{self.name}: no picture under {source!r}, but:\n{output.inner_text()}")
 
 
 # JupyterLab shows the traceback of a cell that failed as it shows what was written to stderr.

@@ -1,23 +1,44 @@
 // Plot: a plotly figure in JupyterLab's colours, as wide as the page. Plotly itself (4 MB) comes from the kernel, once a
 // page and not once a figure.
 
-const PATIENCE_MS = 20000;
+const FIRST_PAUSE_MS = 3000;
 
-function fetchPlotly(model) {
-  if (window.Plotly) return Promise.resolve(window.Plotly);
-  window.__mpimPlotly ||= new Promise((resolve, reject) => {
-    const take = (message, buffers) => {
-      if (message.type !== "plotly") return;
-      const script = document.createElement("script");
-      script.src = URL.createObjectURL(new Blob([buffers[0]], { type: "text/javascript" }));
-      script.onload = () => { model.off("msg:custom", take); URL.revokeObjectURL(script.src); resolve(window.Plotly); };
-      document.head.append(script);
-    };
-    model.on("msg:custom", take);
-    model.send({ type: "plotly, please" });
-    setTimeout(() => reject(new Error("the kernel did not answer")), PATIENCE_MS);
-  }).catch((error) => { delete window.__mpimPlotly; throw error; });
+// What was loaded, or will be: one promise a page, kept for whichever plot's kernel answers first.
+function loading() {
+  if (!window.__mpimPlotly) {
+    const shared = (window.__mpimPlotly = {});
+    shared.promise = new Promise((resolve) => { shared.resolve = resolve; });
+  }
   return window.__mpimPlotly;
+}
+
+function load(buffer) {
+  if (window.Plotly) return;
+  const script = document.createElement("script");
+  script.src = URL.createObjectURL(new Blob([buffer], { type: "text/javascript" }));
+  script.onload = () => { URL.revokeObjectURL(script.src); loading().resolve(window.Plotly); };
+  document.head.append(script);
+}
+
+// Ask this plot's kernel, and again after 3, 6, 12 ... seconds: a kernel is busy for as long as it likes, an answer may
+// be dropped on the way, and the plot that another one waits for may be gone. Gives what ends the asking.
+function askForPlotly(model) {
+  let timer = null;
+  const take = (message, buffers) => { if (message.type === "plotly") load(buffers[0]); };
+  const stop = () => { clearTimeout(timer); model.off("msg:custom", take); };
+  const ask = (pause) => {
+    if (window.Plotly) return;
+    const now = Date.now(), shared = loading();
+    if (!(shared.asked > now - FIRST_PAUSE_MS)) {  // another plot of this page has just asked
+      shared.asked = now;
+      model.send({ type: "plotly, please" });
+    }
+    timer = setTimeout(() => ask(2 * pause), pause);
+  };
+  model.on("msg:custom", take);
+  ask(FIRST_PAUSE_MS);
+  loading().promise.then(stop);
+  return stop;
 }
 
 function coloured(layout) {
@@ -33,9 +54,9 @@ export default {
     el.classList.add("mpim-chart");
     const place = document.createElement("div");
     place.style.cssText = `width:100%;min-height:${model.get("spec").layout?.height || 320}px`;
-    place.textContent = "…";
+    place.textContent = "waiting for the kernel …";
     el.append(place);
-    let plotly = null;
+    let plotly = null, gone = false;
     const draw = () => {
       if (!plotly) return;
       const { data, layout } = model.get("spec");
@@ -44,13 +65,15 @@ export default {
     const sizes = new ResizeObserver(() => { if (plotly && place.clientWidth) plotly.Plots.resize(place); });
     const themes = new MutationObserver(draw);
     themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
-    fetchPlotly(model).then((found) => {
+    const stopAsking = window.Plotly ? () => {} : askForPlotly(model);
+    Promise.resolve(window.Plotly || loading().promise).then((found) => {
+      if (gone) return;
       plotly = found;
       place.textContent = "";
       draw();
       sizes.observe(el);
-    }, (error) => { place.textContent = `The chart cannot be drawn (${error.message}); run the cell again.`; });
+    });
     model.on("change:spec", draw);
-    return () => { model.off("change:spec", draw); sizes.disconnect(); themes.disconnect(); plotly?.purge(place); };
+    return () => { gone = true; stopAsking(); model.off("change:spec", draw); sizes.disconnect(); themes.disconnect(); plotly?.purge(place); };
   },
 };
