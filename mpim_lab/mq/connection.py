@@ -20,7 +20,7 @@ from hiredis import PushNotification, ReplyError
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected
 from mpim_lab.mq.deadlines import Deadlines
 from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.replies import Replies, Waits, retrieved, that_fit
+from mpim_lab.mq.replies import Replies, Waits, fail, retrieved, that_fit
 
 _NOTHING = object()
 
@@ -130,8 +130,10 @@ class Connection(asyncio.Protocol):
                         future.set_result(reply)
                 except asyncio.InvalidStateError:
                     pass  # timed out or cancelled: its place in the order is used up, nobody reads it
-        except (hiredis.HiredisError, IndexError) as error:
+        except hiredis.HiredisError as error:
             self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
+        except IndexError:  # nobody waits: a server that takes no more clients says so before it is asked
+            self.abort(ConnectionLost(f"the server said, unasked: {reply!s:.200}"))
         if self.blocked:
             self.release()
 
@@ -169,7 +171,7 @@ class Connection(asyncio.Protocol):
         self._deadlines.note(now, self._issued)
         error = CommandTimeout(f"written, but not answered within {self._limits.timeout_s:g} s; it may have been run")
         for _, future in zip(range(overdue), self._waiting, strict=False):
-            _fail(future, error)
+            fail(future, error)
         silence_s = now - self._heard_at
         if overdue and silence_s >= self._limits.timeout_s:
             self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
@@ -235,16 +237,11 @@ class Connection(asyncio.Protocol):
         written = len(self._waiting) - len(self._outgoing)
         for index, future in enumerate(self._waiting):
             if index < written:
-                _fail(future, ConnectionLost(f"{reason}; the command was written and may have been run"))
+                fail(future, ConnectionLost(f"{reason}; the command was written and may have been run"))
             else:
-                _fail(future, NotConnected(f"{reason}; the command was not written"))
+                fail(future, NotConnected(f"{reason}; the command was not written"))
         self._waiting.clear()
         self._outgoing.clear()
         self._outgoing_bytes = 0
         if was_ready:
             self._on_lost(reason)
-
-
-def _fail(future: Waits, error: MpimError) -> None:
-    if not future.done():
-        future.set_exception(error)

@@ -57,6 +57,12 @@ class Replies(asyncio.Future[list[Any]]):
     set_exception = set_result  # what became of one command, not of all
 
 
+def fail(reply: Waits, error: Exception) -> None:
+    """Whoever waits for this reply is told what went wrong instead; whoever no longer waits is not."""
+    if not reply.done():
+        reply.set_exception(error)
+
+
 def retrieved(reply: asyncio.Future[Any]) -> None:
     """Of the answer to a command that nobody awaits: an error in it is no news."""
     if not reply.cancelled():

@@ -21,7 +21,7 @@ from mpim_lab.events import Kind
 from mpim_lab.lab.trace import Trace
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.connection import pack
+from mpim_lab.mq.connection import Connection, pack
 from mpim_lab.mq.control import cut_connections
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
@@ -268,20 +268,41 @@ async def test_tls_with_a_trusted_certificate_works_and_an_unknown_one_is_refuse
             await MessageQueue(unknown).open()
 
 
-async def test_something_that_does_not_speak_resp_is_named():
-    """A web server at that port gives NotConnected or ConnectionLost with the reason, not a hang."""
+@contextlib.asynccontextmanager
+async def something_that_says(words, *, once_asked):
+    """A server that says these words and hangs up; gives its address."""
 
     async def serve(reader, writer):
-        await reader.read(100)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        if once_asked:
+            await reader.read(100)
+        writer.write(words)
         await writer.drain()
         writer.close()
 
     end = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = end.sockets[0].getsockname()[1]
-    with pytest.raises((NotConnected, ConnectionLost), match="RESP"):
-        await MessageQueue(f"redis://127.0.0.1:{port}", limits=QUICK).open()
+    yield Address.parse(f"redis://127.0.0.1:{end.sockets[0].getsockname()[1]}")
     end.close()
+
+
+async def test_something_that_does_not_speak_resp_is_named():
+    """A web server at that port gives NotConnected or ConnectionLost with the reason, not a hang."""
+    async with something_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n", once_asked=True) as address:
+        with pytest.raises((NotConnected, ConnectionLost), match="RESP"):
+            await Link(address, name="alice", limits=QUICK).open()
+
+
+async def test_a_server_that_hangs_up_before_it_is_asked_is_quoted():
+    """One that takes no more clients does so: its words are the reason, whether or not the login was under way."""
+    full = b"-ERR max number of clients reached\r\n"
+    async with something_that_says(full, once_asked=False) as address:
+        with pytest.raises((NotConnected, LoginRejected), match="max number of clients reached"):
+            await Link(address, name="alice", limits=QUICK).open()
+        lost = []
+        connection = Connection(QUICK, lambda push: False, lambda: None, lost.append)
+        await address.connect(lambda: connection)
+        connection.ready()  # and says nothing itself
+        await wait_until(lambda: lost)
+        assert "the server said, unasked: ERR max number of clients reached" in str(lost[0])
 
 
 @pytest.mark.parametrize("url", ["", "http://x", "redis://host:notaport", "127.0.0.1:6379", None])
