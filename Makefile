@@ -7,7 +7,7 @@ BIN     = $(VENV)/bin
 LAB_FLAGS ?=
 TESTS  ?=
 # How many tests at a time; each has servers of its own, and most of them wait most of the time.
-WORKERS ?= 3
+WORKERS ?= 4
 LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
 
 .PHONY: help lab test check browser load soak bench notebooks lock clean
