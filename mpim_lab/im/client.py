@@ -61,8 +61,7 @@ class Client:
     ) -> None:
         self.name, self._journal = name, Journal(name, observer)
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
-        self._timeout_s = timeout_s
-        self._on_notice, self._on_status = on_notice, on_status
+        self._timeout_s, self._on_notice, self._on_status = timeout_s, on_notice, on_status
         self.line = Line(
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,
             on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
@@ -70,12 +69,9 @@ class Client:
         self._readers = Readers(self.positions, limit)
         self._asking = Asking(self.line, answer_s=answer_s, timeout_s=timeout_s)
         self._own: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not handed over again
-        self._watched: set[str] = set()
-        self._welcome: asyncio.Event = asyncio.Event()
+        self._watched, self._welcome = set[str](), asyncio.Event()
         self.gateway = self.uid = ""  # as the last welcome said
-
-        self._tasks: list[asyncio.Task[None]] = []
-        self._later: set[asyncio.Task[bool]] = set()
+        self._tasks, self._later = list[asyncio.Task[None]](), set[asyncio.Task[bool]]()
 
     # Life
 
@@ -141,17 +137,21 @@ class Client:
 
     async def create_group(self, group: str, *members: str) -> tuple[str, ...]:
         """Make a group of me and these; gives its members. Raises GroupExists."""
-        return await self._change(Group(group, "create", members))
+        return await self._ask_of(Group(group, "create", members))
 
     async def join(self, group: str) -> tuple[str, ...]:
         """Join a group: I get what is written from now on. Raises NoSuchGroup."""
-        return await self._change(Group(group, "join"))
+        return await self._ask_of(Group(group, "join"))
 
     async def leave(self, group: str) -> tuple[str, ...]:
         """Leave a group."""
-        return await self._change(Group(group, "leave"))
+        return await self._ask_of(Group(group, "leave"))
 
-    async def _change(self, frame: Group) -> tuple[str, ...]:
+    async def members(self, group: str) -> tuple[str, ...]:
+        """Who is in a group of mine now. Raises NoSuchGroup, NotAMember."""
+        return await self._ask_of(Group(group, "members"))
+
+    async def _ask_of(self, frame: Group) -> tuple[str, ...]:
         checked(frame)
         with self._readers.joining(group_conversation(frame.group) if frame.action == "join" else None):
             answer = await self._asking.ask(frame)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mpim_lab.errors import GroupExists, InvalidMessage, MpimError
+from mpim_lab.errors import GroupExists, InvalidMessage, MpimError, NotAMember
 from mpim_lab.events import CHAT_LOG, SERVICE, Reporter, now
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.figures import Figures
@@ -214,13 +214,17 @@ class Desk:
         name = frame.group
         if frame.action == "create":
             members = await self._create(uid, frame)
-        elif frame.action == "join":
-            is_new = uid not in await groups.members(name)  # asked again after a lost answer: nothing is passed over
-            members = await groups.join(name, uid)
+        elif frame.action == "leave":
+            members = await groups.leave(name, uid)
+        else:
+            members = await groups.members(name)
+            is_new = uid not in members  # asked again after a lost answer: nothing is passed over
+            if frame.action == "join":
+                members = await groups.join(name, uid)
+            elif is_new:
+                raise NotAMember(f"{uid} is not in the group {name}")
             begin = self._services.messages.begin_at_the_end
             last = await begin(uid, group_conversation(name), is_new=is_new)
-        else:
-            members = await groups.leave(name, uid)
         session.say(encode(Members(frame.group, members, last)))
 
     async def _create(self, uid: str, frame: Group) -> tuple[str, ...]:

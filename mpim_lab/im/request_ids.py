@@ -4,7 +4,7 @@ from mpim_lab.im.wire import Group, Members, Send, Sent
 
 
 def id_of(frame: object) -> str:
-    """A message's own id, "group <name>" for a change of a group, "" for what nobody waits for.
+    """A message's own id, "group <name>" for what was asked of a group, "" for what nobody waits for.
 
     >>> id_of(Group("tea", "join")), id_of(Members("tea", ("alice",)))
     ('group tea', 'group tea')

@@ -10,7 +10,8 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 | `ack`       | conversation, sequence       | nothing: "I have everything up to this number"                               |
 | `sync`      | conversation, after          | `page`: what came after that number, at most 100 messages                    |
 | `presence`  | users                        | a `presence` for each, and another one whenever it changes                   |
-| `group`     | group, action, members       | `group` with its members; action: "create" (with members), "join", "leave"   |
+| `group`     | group, action, members       | `group` with its members; action: "create" (with members), "join", "leave",  |
+|             |                              | "members" (asks only)                                                        |
 | `ping`      |                              | `pong`; a client that is silent for too long is taken for gone               |
 
 | gateway says | members                                                | meaning                                           |
@@ -95,10 +96,10 @@ class Watch(Struct, frozen=True, tag="presence", tag_field="t"):
 
 
 class Group(Struct, frozen=True, tag="group", tag_field="t"):
-    """Make a group (I am in it, and `members`), join it, or leave it."""
+    """Make a group (I am in it, and `members`), join it, leave it, or ask who is in it."""
 
     group: Name
-    action: Literal["create", "join", "leave"]
+    action: Literal["create", "join", "leave", "members"]
     members: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)] = ()
 
 

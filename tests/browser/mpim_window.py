@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import threading
 
 from mpim_lab.im.system import System
@@ -83,6 +84,12 @@ class Hall:
         """Have something done there, meanwhile; its `result(seconds)` comes later."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    async def join(self, group, uid, text):
+        """Somebody joins a group, says something there, and is gone."""
+        async with self.mpim.client(uid) as client:
+            await client.join(group)
+            await client.send_to_group(group, text)
+
     def cut(self, number):
         """Pull the cables of whoever came through this front."""
         self._loop.call_soon_threadsafe(self.fronts[number].cut)
@@ -129,6 +136,12 @@ class Window:
 
     def presence_of(self, uid, status):
         expect(self.page.locator(f'[data-testid=presence][data-uid="{uid}"]')).to_have_attribute("data-status", status)
+
+    def members_are(self, *uids):
+        """Nobody else, and no "and others"; how many there are stands beside the name."""
+        expect(self.page.locator("#talk-name")).to_contain_text(f"· {len(uids)} member")
+        expect(self.page.locator("#talk-people > span")).to_have_count(len(uids))
+        expect(self.see("member")).to_have_text([re.compile(rf"^{uid}\b|^me\b") for uid in uids])
 
     def numbered(self, count):
         """(number, text) of everything said, once there are `count` messages and none of them is on its way."""

@@ -68,6 +68,9 @@ def test_a_member_of_a_group_who_was_away_gets_everything_on_return(hall, window
     expect(carol.conversation("#tea").locator(".unread")).to_have_text("7")
     carol.conversation("#tea").click()
     assert carol.numbered(7) == alice.numbered(7)
+    carol.members_are("alice", "bob", "carol")  # bob has written nothing
+    hall.do(hall.join("tea", "dave", "milk?"))
+    carol.members_are("alice", "bob", "carol", "dave")
     keep(carol.page, "mpim-carol-narrow")
 
 

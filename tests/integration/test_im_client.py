@@ -401,6 +401,23 @@ async def test_whoever_joins_reads_from_then_on_and_after_leaving_and_joining_ag
         assert bob.missing == [] and await nothing_comes(bob, 0.3)
 
 
+async def test_a_member_can_ask_who_is_in_a_group_and_reads_on_where_she_was(mpim):
+    """Nobody else can; a second device of hers that has not heard of the group begins where she is."""
+    async with mpim.client("alice") as alice, mpim.client("bob") as bob, mpim.client("bob", device="phone") as phone:
+        await alice.create_group("tea")
+        await alice.send_to_group("tea", "before")
+        with pytest.raises(NotAMember):
+            await bob.members("tea")
+        await bob.join("tea")
+        assert await bob.members("tea") == await phone.members("tea") == await alice.members("tea") == ("alice", "bob")
+        await alice.send_to_group("tea", "one")
+        assert await texts(bob, 1) == await texts(phone, 1) == ["one"]
+        await alice.leave("tea")
+        assert await bob.members("tea") == ("bob",)
+        with pytest.raises(NoSuchGroup):
+            await bob.members("coffee")
+
+
 async def test_a_message_that_comes_before_the_answer_to_join_does_not_bring_the_past_along():
     """Where a group begins is said by the answer."""
     async with (

@@ -305,9 +305,12 @@ async def test_a_group_is_made_joined_written_to_and_left(mpim):
         await alice.ask(message("two", group="tea"), "sent")
         assert [(await bob.hear("push"))["text"] for _ in range(2)] == ["one", "two"]
         assert (await eve.hear("push"))["text"] == "two"
+        asked = await bob.ask({"t": "group", "group": "tea", "action": "members"}, "group")
+        assert asked == {"t": "group", "group": "tea", "members": ["alice", "bob", "eve"], "last": 0}
         left = await bob.ask({"t": "group", "group": "tea", "action": "leave"}, "group")
         assert left["members"] == ["alice", "eve"]
         assert (await bob.ask(message("still here", group="tea"), "error"))["error"] == "NotAMember"
+        assert (await bob.ask({"t": "group", "group": "tea", "action": "members"}, "error"))["error"] == "NotAMember"
         none = await bob.ask({"t": "group", "group": "none", "action": "join"}, "error")
         assert none["error"] == "NoSuchGroup"
 

@@ -64,9 +64,9 @@ export class Chat {
 
   talkTo(uid) { return this.conversation(directName(this.uid, uid)); }
 
-  // action: "create", "join" or "leave". Says whether it could be asked.
+  // action: "create", "join", "leave", or "members", which only asks. Says whether it could be asked.
   group(group, action, members = []) {
-    if (action !== "leave") this.wanted.add(group);
+    if (action === "create" || action === "join") this.wanted.add(group);
     return this.connection.send({ t: "group", group, action, members });
   }
 
@@ -74,6 +74,7 @@ export class Chat {
     this.looking = name;
     const conversation = this.conversations.get(name);
     if (conversation) conversation.unread = 0;
+    if (conversation?.lacksMembers && this.phase === "connected") conversation.isAsked = this.group(conversation.group, "members");
   }
 
   dismiss(key) {
@@ -168,6 +169,7 @@ export class Chat {
   }
 
   on_error({ error, text, id = "", definite = true }) {
+    if (error === "NotAMember" && id.startsWith("group ")) return void (this.conversation(`#${id.slice(6)}`).isLeft = true);
     const item = id && [...this.conversations.values()].map((one) => one.find(id)).find(Boolean);
     if (!item) return this.complain(`${error}-${text}`, `${error}: ${text}`);
     if (item.state === "kept") return;
@@ -188,6 +190,7 @@ export class Chat {
       this.pages.forget();
       this.statuses.clear();
       this.outbox.reopen();
+      for (const conversation of this.conversations.values()) conversation.isAsked = false;
     }
     this.changed();
   }
@@ -207,7 +210,7 @@ export class Chat {
   show(conversation, released) {
     const fresh = conversation.show(released);
     if (this.looking !== conversation.name) conversation.unread += fresh.length;
-    if (conversation.group !== null) for (const { sender } of fresh) conversation.members.add(sender);
+    for (const { sender } of fresh) conversation.meetWriter(sender);
     this.acknowledge(conversation);
   }
 

@@ -19,6 +19,7 @@ export class Conversation {
     this.pending = [];    // mine, not yet in the log
     this.members = new Set(this.group === null ? [this.other] : []);
     this.isListed = this.group === null;  // all members are known
+    this.isAsked = false;  // over this connection: who is in this group
     this.unread = 0;
     this.dropped = 0;     // how many left the page at its upper end
     this.isLeft = false;
@@ -28,6 +29,9 @@ export class Conversation {
   }
 
   get title() { return this.group === null ? this.other : `#${this.group}`; }
+  get people() { return !this.isListed ? "a group" : this.members.size === 1 ? "1 member" : `${this.members.size} members`; }
+  get heading() { return this.group !== null && this.isListed ? `${this.title} · ${this.people}` : this.title; }
+  get lacksMembers() { return this.group !== null && !this.isLeft && !this.isAsked; }
   get items() { return [...this.log, ...this.pending]; }
   get latest() { return this.pending.at(-1) ?? this.log.findLast((item) => item.id !== undefined) ?? null; }
 
@@ -43,6 +47,12 @@ export class Conversation {
     this.order.last = Math.max(this.order.last, last);
     this.acked = acked;
     return !wentBack;
+  }
+
+  // Who writes to a group is in it; if that is news, there may be more.
+  meetWriter(uid) {
+    this.isAsked &&= this.members.has(uid);
+    if (this.group !== null) this.members.add(uid);
   }
 
   // Something of mine that is to be sent.

@@ -56,7 +56,7 @@ function update(button, conversation, chat, chosen) {
   setText(title, isSelf ? `${other} (me)` : conversation.title);
   setText(when, latest ? timeOf(latest.at_ms) : "");
   const said = latest ? `${latest.sender === chat.uid ? "me" : latest.sender}: ${latest.text}` : "";
-  if (group !== null) setText(last, conversation.isLeft ? "left" : said || peopleOf(conversation));
+  if (group !== null) setText(last, conversation.isLeft ? "left" : said || conversation.people);
   else {
     const status = isSelf ? "online" : chat.statuses.get(other) ?? "unknown";
     setData(last.firstElementChild, { status });
@@ -68,9 +68,4 @@ function update(button, conversation, chat, chosen) {
   setText(unread, conversation.unread ? String(conversation.unread) : "");
   unread.setAttribute("aria-label", conversation.unread ? `${conversation.unread} new` : "");
   button.setAttribute("aria-current", String(conversation.name === chosen));
-}
-
-function peopleOf({ members, isListed }) {
-  if (!isListed) return "a group";
-  return members.size === 1 ? "1 member" : `${members.size} members`;
 }

@@ -121,7 +121,7 @@ function fateText({ state, told }) {
 function drawHead(chat, conversation) {
   const { group, other, members, isLeft } = conversation, people = byId("talk-people");
   setFace(byId("talk-face"), conversation.title, group !== null);
-  setText(byId("talk-name"), conversation.title);
+  setText(byId("talk-name"), conversation.heading);
   byId("leave").hidden = group === null || isLeft;
   for (const id of ["composer", "send"]) byId(id).disabled = isLeft;
   byId("composer").placeholder = isLeft ? "You left this group" : `Message to ${conversation.title}`;
