@@ -71,7 +71,9 @@ def _columns(result: LoadResult) -> Row:
 async def little_sweep(
     windows_ms: Sequence[float] = WINDOWS_MS, *, offered_per_s: int = 2_000, seconds: float = 0.6
 ) -> AsyncIterator[Row]:
-    """How many messages are inside (handed over and not yet handled): counted every millisecond, and by Little's law.
+    """How many messages are inside (handed over and not yet handled): counted, and by Little's law.
+
+    Counted: at every coming and going, averaged over the time; it does not look at how long anybody stays.
 
     L = λ · W: the rate times the mean time inside. Columns: window ms, messages a second, mean ms inside, "inside, by
     Little's law", "inside, counted". Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
@@ -83,30 +85,47 @@ async def little_sweep(
 
 async def _inside(queue: MessageQueue, channel: str, window_ms: float, offered_per_s: int, seconds: float) -> Row:
     times: list[float] = []
-    counted: list[float] = []
+    inside = _Inside()
 
     def handle(message: Message) -> None:
         times.append(now() - float(message.payload))
+        inside.change(-1)
 
     await queue.subscribe(channel, handle, unpack=Unpacker(queue))
     rule = FixedWindow(max_messages=10_000, max_bytes=900_000, window_ms=window_ms)
     async with Batcher.to_channel(queue, channel, rule=rule) as batcher:
         begun, sent = now(), 0
         while (elapsed := now() - begun) < seconds:
-            before = sent - len(times)
             for _ in range(int(elapsed * offered_per_s) - sent):
+                inside.change(+1)
                 batcher.add(f"{now()}")
                 sent += 1
-            counted.append((before + sent - len(times)) / 2)
             await asyncio.sleep(TICK_S)
-        rate = sent / (now() - begun)
         await batcher.flush()
         await queue.drain()
+        rate, counted = sent / (now() - begun), inside.mean_since(begun)
     await queue.unsubscribe(channel)
     return {
         "window ms": window_ms,
         "messages a second": round(rate),
         "mean ms inside": mean(times) * 1e3,
         "inside, by Little's law": rate * mean(times),
-        "inside, counted": mean(counted),
+        "inside, counted": counted,
     }
+
+
+class _Inside:
+    """How many are inside, averaged over time: the area under the count, divided by its length."""
+
+    def __init__(self) -> None:
+        self._count, self._area, self._at = 0, 0.0, now()
+
+    def change(self, by: int) -> None:
+        at = now()
+        self._area += self._count * (at - self._at)
+        self._at = at
+        self._count += by
+
+    def mean_since(self, begun: float) -> float:
+        self.change(0)
+        return self._area / (self._at - begun)

@@ -56,6 +56,8 @@ async def design_table(seed: int = 7) -> pd.DataFrame:
     for fault in WORKER_FAULTS:
         for design in DESIGNS:
             verdict = (await Orders(design=design, fault=fault, seed=seed).run()).verdict
-            counts = {name: len(getattr(verdict, name)) for name in ("lost", "duplicated", "stuck", "dead")}
+            counts = {
+                name: len(getattr(verdict, name)) for name in ("lost", "duplicated", "reordered", "stuck", "dead")
+            }
             rows.append({"fault": fault, "design": design, **counts, "observed": verdict.semantics})
     return pd.DataFrame(rows).set_index(["fault", "design"])

@@ -133,7 +133,7 @@ class SketchedMessages(Messages):
         return int(await counter.commands.call("INCR", counter.key))
 
     async def _hand_over(self, to: str, message: ChatMessage) -> str:
-        """The notes' Deliver."""
+        """Look at the status; push or store."""
         status = await self.presence.status(to)
         await self.at("checked", message.id)
         if status == "online":

@@ -68,7 +68,9 @@ async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server
     table = await streams.design_table(SEED)
     assert list(table.index) == [("poison", design) for design in DESIGNS]
     for design, end in zip(DESIGNS, ENDS["poison"], strict=True):
-        counts = dict.fromkeys(("lost", "duplicated", "stuck", "dead"), 0) | {end: len(struck("poison", design))}
+        counts = dict.fromkeys(("lost", "duplicated", "reordered", "stuck", "dead"), 0) | {
+            end: len(struck("poison", design))
+        }
         assert table.loc[("poison", design)].drop("observed").to_dict() == counts
 
 

@@ -14,6 +14,7 @@ from mpim_lab.lab.checker import check
 from mpim_lab.lab.loadworker.batch_contestants import _Line
 from mpim_lab.lab.loadworker.latencies import Latencies
 from mpim_lab.lab.loadworker.plan import BOUNDS, HEAD, LoadPlan
+from mpim_lab.lab.loadworker.publisher import OpenLoop
 from mpim_lab.lab.loadworker.tally import Tally
 
 SECONDS = st.lists(st.floats(min_value=1e-6, max_value=100.0), min_size=1, max_size=200)
@@ -54,6 +55,20 @@ def test_a_plan_travels_as_json(**numbers):
     text = plan(**numbers).to_json()
     assert "\n" not in text
     assert LoadPlan.from_json(text) == plan(**numbers)
+
+
+async def test_a_schedule_begins_when_all_of_its_tasks_wait():
+    """Otherwise its first messages would be late by as long as it takes to make the tasks."""
+    waiting = []
+
+    async def publish(channel, payload):
+        waiting.append(len(loop._idle) + loop._limit)  # and those who were woken
+        return 1
+
+    loop = OpenLoop(plan(tasks=2_000, offered_per_s=10_000.0, seconds=0.02), publish)
+    await loop.run()
+    assert waiting[0] == 2_000
+    assert loop.sent == len(waiting) == 200
 
 
 def test_a_plan_does_not_show_the_password():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.events import now
+from mpim_lab.lab.loadworker.batch_contestants import Batchers
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS, Publish, receiving
 from mpim_lab.lab.loadworker.growth import receiving_many, spreading
 from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
@@ -47,11 +48,13 @@ async def publish(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
 
 
 async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
-    """Publish twice a task to a channel without subscribers, so that a pool dials before the clock runs."""
+    """Publish twice a task to a channel without subscribers, so that a pool dials before the clock runs; open batchers."""
     payload = HEAD.pack(0, 0.0)
     for _ in range(2):
         sends = (send(f"{plan.channel}:warm-up", payload if batch == 1 else [payload]) for _ in range(plan.tasks))
         await asyncio.gather(*sends)
+    if isinstance(send, Batchers) and plan.channels == 1:
+        await send.open(plan.channel)
 
 
 async def receive(plan: LoadPlan, wire: Wire) -> dict[str, Any]:

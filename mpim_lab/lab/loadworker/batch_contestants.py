@@ -42,6 +42,25 @@ class _Line:
             self.call = opening.result()
 
 
+class Batchers:
+    """Publish through the batcher of a channel, which is opened for the first message, or before it."""
+
+    def __init__(self, begin: Callable[[str], Awaitable[Call]]) -> None:
+        self._begin, self._lines = begin, dict[str, _Line]()
+
+    async def __call__(self, channel: str, payload: Any) -> Any:
+        """Publish a payload, or many."""
+        line = self._line(channel)
+        return await (line.call or await line.turn())(payload)
+
+    async def open(self, channel: str) -> None:
+        """Open a channel's batcher now, so that its first message need not wait for that."""
+        await self._line(channel).turn()
+
+    def _line(self, channel: str) -> _Line:
+        return self._lines.get(channel) or self._lines.setdefault(channel, _Line(lambda: self._begin(channel)))
+
+
 def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], AbstractAsyncContextManager[Publish]]:
     """A `Batcher` with this rule; `many`: each call hands it many messages."""
 
@@ -51,17 +70,12 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], Ab
         from mpim_lab.mq.pubsub import MessageQueue
 
         async with MessageQueue(url) as mq, AsyncExitStack() as opened:
-            lines: dict[str, _Line] = {}
-
-            async def publish(channel: str, payload: Any) -> Any:
-                line = lines.get(channel) or lines.setdefault(channel, _Line(lambda: begin(channel)))
-                return await (line.call or await line.turn())(payload)
 
             async def begin(channel: str) -> Call:
                 batcher = await opened.enter_async_context(Batcher.to_channel(mq, channel, rule=rule))
                 return batcher.publish_many if many else batcher.publish
 
-            yield publish
+            yield Batchers(begin)
 
     return connect
 

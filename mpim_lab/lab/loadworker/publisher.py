@@ -1,6 +1,7 @@
 """The publishing side of a load: a closed loop or an open one."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,12 +30,17 @@ class ClosedLoop:
 
     async def run(self) -> None:
         """Publish until the plan's messages or seconds are used up, or `stop` is called."""
-        end = asyncio.get_running_loop().call_later(self._plan.seconds + self._grace_s, self.stop)
         task = self._one_by_one if self._batch == 1 else self._batch_by_batch
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._plan.tasks):
-                group.create_task(task())
-        end.cancel()
+        with contextlib.ExitStack() as clock:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._plan.tasks):
+                    group.create_task(task())
+                await self._start(clock)
+
+    async def _start(self, clock: contextlib.ExitStack) -> None:
+        """The plan's seconds begin."""
+        end = asyncio.get_running_loop().call_later(self._plan.seconds + self._grace_s, self.stop)
+        clock.callback(end.cancel)
 
     def stop(self) -> None:
         """Publish nothing more; what is on its way is awaited."""
@@ -117,11 +123,13 @@ class OpenLoop(ClosedLoop):
         self._limit = 0
         self._idle: list[asyncio.Future[None]] = []
 
-    async def run(self) -> None:
-        """Publish what is due, tick by tick, to the end of the schedule."""
+    async def _start(self, clock: contextlib.ExitStack) -> None:
+        """The schedule begins once all tasks wait for work: to make a thousand of them takes longer than many a latency."""
+        while len(self._idle) < self._plan.tasks and self.sent < self._last:
+            await asyncio.sleep(0)
         self._started_at = now() + 2 * TICK_S
-        with ticking(self._tick, self._started_at, TICK_S):
-            await super().run()
+        clock.enter_context(ticking(self._tick, self._started_at, TICK_S))
+        await super()._start(clock)
 
     def stop(self) -> None:
         """Publish nothing more; what is on its way is awaited."""
