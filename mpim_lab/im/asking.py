@@ -7,6 +7,7 @@ from mpim_lab.errors import (
     CommandTimeout,
     ConnectionLost,
     GatewayClosed,
+    InvalidParameter,
     NotConnected,
     QueueClosed,
     QueueFull,
@@ -42,7 +43,9 @@ class Asking:
     At most 32 are under way, the others wait for their turn. After TooFast, a second of silence, then one at a time.
     """
 
-    def __init__(self, line: Line, *, answer_s: float, timeout_s: float) -> None:
+    def __init__(self, line: Line, answer_s: float, timeout_s: float) -> None:
+        if answer_s <= 0 or timeout_s <= 0:
+            raise InvalidParameter(f"answer_s={answer_s!r}, timeout_s={timeout_s!r}: above 0")
         self._line, self._answer_s, self._timeout_s = line, answer_s, timeout_s
         self._waiting: dict[str, tuple[Send | Group, asyncio.Future[Sent | Members]]] = {}
         self._turns, self._one_by_one = asyncio.Semaphore(_MOST_AT_ONCE), asyncio.Lock()
@@ -107,6 +110,8 @@ class Asking:
             return await self._say(key, frame)
 
     async def _say(self, key: str, frame: Send | Group) -> Sent | Members:
+        if self._is_closed:  # while this was waiting for its turn
+            raise GatewayClosed("the client was closed before the answer came")
         answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
         self._waiting[key] = frame, answer
         try:

@@ -66,8 +66,7 @@ class Client:
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,
             on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
         )  # fmt: skip
-        self._readers = Readers(self.positions, limit)
-        self._asking = Asking(self.line, answer_s=answer_s, timeout_s=timeout_s)
+        self._readers, self._asking = Readers(self.positions, limit), Asking(self.line, answer_s, timeout_s)
         self._own: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not handed over again
         self._watched, self._welcome = set[str](), asyncio.Event()
         self.gateway = self.uid = ""  # as the last welcome said
@@ -212,6 +211,7 @@ class Client:
             self._asking.answered(frame)
         elif isinstance(frame, Problem):
             self._asking.problem(frame)
+            self._readers.problem(frame, now())
         elif isinstance(frame, Notice):
             self._call(self._on_notice, frame)
         elif isinstance(frame, Status):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from mpim_lab.errors import GroupExists, InvalidMessage, MpimError, NotAMember
@@ -23,8 +24,8 @@ from mpim_lab.im.quick_send import QuickSend
 from mpim_lab.im.request_ids import id_of
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
+from mpim_lab.im.watching import Watching
 from mpim_lab.im.wire import (
-    MOST_WATCHED,
     Ack,
     Group,
     Members,
@@ -34,7 +35,6 @@ from mpim_lab.im.wire import (
     Problem,
     Send,
     Sent,
-    Status,
     Sync,
     Watch,
     encode,
@@ -63,8 +63,8 @@ class Desk:
         reporter: Reporter,
     ) -> None:
         self._reporter = reporter
-        self._services, self._lobby, self._acks = services, lobby, acks
-        self._figures, self._limits = figures, limits
+        self._services, self._acks = services, acks
+        self._figures, self._limits, self._watching = figures, limits, Watching(lobby, services.presence)
         self.quick = QuickSend(services.messages, self._ended, is_observed=reporter.is_on)
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
@@ -197,17 +197,7 @@ class Desk:
                 self._reporter.passed(message.id, self._reporter.actor, source=CHAT_LOG)
 
     async def _watch(self, session: Session, frame: Watch) -> None:
-        watching = session.watching = session.watching if session.watching is not None else set()
-        if len(watching.union(frame.users)) > MOST_WATCHED:
-            raise InvalidMessage(f"a client watches at most {MOST_WATCHED} users")
-        for uid in frame.users:
-            watching.add(uid)
-            await self._lobby.watch(session, uid)
-        heard = {uid: self._lobby.notices.get(uid) for uid in frame.users}
-        for uid, status in (await self._services.presence.statuses(frame.users)).items():
-            if self._lobby.notices.get(uid) == heard[uid]:  # otherwise she came or went meanwhile, and that was told
-                self._lobby.told.setdefault(uid, status)  # if others were told something else, the patrol will see
-                session.say(encode(Status(uid, status)))
+        await self._watching.watch(session, frame.users)
 
     async def _group(self, session: Session, frame: Group) -> None:
         groups, uid, last = self._services.groups, session.route.uid, 0
@@ -216,15 +206,19 @@ class Desk:
             members = await self._create(uid, frame)
         elif frame.action == "leave":
             members = await groups.leave(name, uid)
+            session.forget(group_conversation(name))
         else:
             members = await groups.members(name)
             is_new = uid not in members  # asked again after a lost answer: nothing is passed over
+            begin = partial(self._services.messages.begin_at_the_end, uid, group_conversation(name), is_new=is_new)
             if frame.action == "join":
+                await (
+                    begin()
+                )  # should this stop halfway, whoever asks again begins here, and not with all there ever was
                 members = await groups.join(name, uid)
             elif is_new:
                 raise NotAMember(f"{uid} is not in the group {name}")
-            begin = self._services.messages.begin_at_the_end
-            last = await begin(uid, group_conversation(name), is_new=is_new)
+            last = await begin()
         session.say(encode(Members(frame.group, members, last)))
 
     async def _create(self, uid: str, frame: Group) -> tuple[str, ...]:

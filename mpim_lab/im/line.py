@@ -142,7 +142,7 @@ class Line:
             raise error_of(first)
         if not isinstance(first, Welcome):
             raise CorruptPayload(f"the gateway began with {type(first).__name__}")
-        self._ws, self.silent_s = ws, first.silent_s
+        self._ws, self.silent_s, self.why = ws, first.silent_s, "the gateway is silent"
         self._welcomed_at = self._heard_at = now()
         self._on_welcome(first)
 

@@ -49,6 +49,10 @@ class Lobby:
         """Every user who is watched by somebody here."""
         return list(self._watched)
 
+    def unheard(self, session: Session) -> list[str]:
+        """Whom a session wants to watch, and does not yet."""
+        return [uid for uid in session.watching or () if session not in self._watched.get(uid, ())]
+
     async def enter(self, session: Session) -> None:
         """From now on pushes for its user come here. Raises what `subscribe` raises."""
         uid = session.route.uid

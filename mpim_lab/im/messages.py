@@ -13,7 +13,7 @@ A push may be lost on its way (Pub/Sub is at most once). The receiving client ac
 number: from the log, and what was trimmed there from the offline store. So a push only has to be fast; the log is right.
 
 A group's message is written once and read by everybody (fan-out on read), and its push costs a fixed number of round trips:
-members (one), step 1 (one), all members' pushes in one pipeline (one), step 3 (one).
+members (one), step 1 (one), all members' pushes in one pipeline, with a look who joined meanwhile (one), step 3 (one).
 """
 
 import asyncio
@@ -98,7 +98,11 @@ class Messages:
         kept = await self.keep(request.message)
         if not kept.is_new:
             return SendGroupMessageResp(request.id, conversation, kept.message.sequence, "known")
-        out = await self.push(kept.message, members)
+        # Asked again, with the pushes: who joined meanwhile begins before this number, and must be told of it.
+        out, now_in = await asyncio.gather(self.push(kept.message, members), self.groups.members(request.group))
+        if joined := sorted(set(now_in) - set(members)):
+            more = await self.push(kept.message, joined)
+            out = FanOut(out.pushed + more.pushed, out.absent + more.absent, out.failed + more.failed)
         waiting = [uid for uid in out.absent if uid != request.sender]
         await self.store(waiting, kept.message)
         if not out.failed:

@@ -10,6 +10,7 @@ from mpim_lab.im.figures import Figures
 from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
+from mpim_lab.im.watching import Watching
 from mpim_lab.im.wire import Behind, Status, encode
 
 _LOOKED_AT_ONCE = 250
@@ -31,6 +32,7 @@ class Patrol:
     ) -> None:
         self._services, self._lobby, self._figures, self._limits, self._end = services, lobby, figures, limits, end
         self._renewed_at, self._looked_at = now(), now()
+        self._watching = Watching(lobby, services.presence)
         self._watched_every_s = min(_WATCHED_EVERY_S, services.presence.lifetime_s / 3)
 
     async def run(self) -> None:
@@ -102,10 +104,11 @@ class Patrol:
                 await presence.unbind_route(session.route)
 
     async def look_at_watched(self) -> None:
-        """Statuses that changed without a notice: a gateway died and its routes ended by themselves."""
+        """Watching that could not begin; statuses that changed without a notice: a gateway died, its routes just ended."""
         if now() - self._looked_at < self._watched_every_s:
             return
         self._looked_at = now()
+        await self._watching.again()
         statuses = await self._services.presence.statuses(self._lobby.watched)
         for uid, status in statuses.items():
             if self._lobby.told.get(uid) not in (None, status):

@@ -96,9 +96,13 @@ class Reader:
         self._begin(min(acked, last))
         return True
 
+    def waits(self, now: float) -> bool:
+        """Whether it was asked, and the answer may still come."""
+        return self.asked_at is not None and now - self.asked_at < self._patience_s
+
     def asks(self, now: float, *, at_once: bool = False) -> int | None:
         """After which number to `sync` now; None: nothing is to be asked, or it was asked just now."""
-        if self.asked_at is not None and now - self.asked_at < self._patience_s:
+        if self.waits(now):
             return None
         behind = self.known_last > self.position and (at_once or self._goes_on or not len(self._early))
         if behind or self._early.overdue(now, self._gap_s):

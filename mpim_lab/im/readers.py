@@ -5,10 +5,13 @@ import contextlib
 from collections import deque
 from collections.abc import Container, Iterator, MutableMapping
 
-from mpim_lab.errors import GatewayClosed
+from mpim_lab.errors import GatewayClosed, InvalidParameter, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.protocol import ChatMessage, group_of
 from mpim_lab.im.reader import Missing, Reader
-from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Sent, Sync, Welcome
+from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Problem, Sent, Sync, Welcome
+
+_MOST_ASKED = 8  # conversations at once; who comes back to thousands would be refused for it
+_TOO_FAST_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time
 
 
 class Readers:
@@ -17,6 +20,8 @@ class Readers:
     """
 
     def __init__(self, positions: MutableMapping[str, int], limit: int) -> None:
+        if limit < 1:
+            raise InvalidParameter(f"limit={limit!r}: at least 1 message is read ahead")
         self._positions, self._limit = positions, limit
         self._readers: dict[str, Reader] = {}
         self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
@@ -25,7 +30,8 @@ class Readers:
         self._some = asyncio.Event()
         self._acks: dict[str, int] = {}
         self._is_ordered, self._is_closed = True, False
-        self._joining = set[str | None]()
+        self._joining, self._left = set[str | None](), set[str]()
+        self._silent_until = 0.0
 
     @property
     def missing(self) -> list[Missing]:
@@ -50,15 +56,35 @@ class Readers:
         """The user is in a group now, and if it was not, reads what comes after its number `last`; or is not any more."""
         self._joining.discard(conversation)
         if not is_in:
-            self._readers.pop(conversation, None)
-        elif conversation not in self._readers:
-            after = max(last, self._positions.get(conversation, 0))
+            self._leave(conversation)
+            return
+        self._left.discard(conversation)
+        if conversation not in self._readers:
+            waiting = (each.sequence for each, _ in self._ready if each.conversation == conversation)
+            after = max(last, self._positions.get(conversation, 0), *waiting)
             self._readers[conversation] = Reader(conversation, after=after)
+
+    def _leave(self, conversation: str) -> None:
+        """What still comes of a group after it was left is let pass."""
+        self._readers.pop(conversation, None)
+        self._left.add(conversation)
+
+    def problem(self, problem: Problem, now: float) -> None:
+        """A `sync` was refused: we are in that group no more, or asked too often."""
+        what, _, conversation = problem.id.partition(" ")
+        if what != "sync" or conversation not in self._readers:
+            return
+        if problem.error == TooFast.__name__:
+            self._readers[conversation].asked_at, self._silent_until = None, now + _TOO_FAST_S
+        elif problem.error in (NotAMember.__name__, NoSuchGroup.__name__):
+            self._leave(conversation)
 
     def welcome(self, welcome: Welcome, now: float) -> None:
         """What a gateway says at the beginning: how far things are."""
         self._is_ordered, self._uid = welcome.ordered, welcome.uid
-        lost = {name for name in (*self._readers, *self._positions) if group_of(name) is None}
+        known = (*self._readers, *self._positions) if welcome.whole else ()
+        lost = {name for name in known if group_of(name) is None}
+        self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
             self.begin(name, acked)
             reader = self._readers[name]
@@ -79,9 +105,9 @@ class Readers:
         """Take in a push, a page or word of being behind; `own`: the ids of messages sent from here."""
         if isinstance(frame, ChatMessage) and not self._is_ordered:
             self._hand_over([frame], own)
+        elif isinstance(frame, ChatMessage | Page) and frame.conversation in (self._joining | self._left):
+            return
         elif isinstance(frame, ChatMessage):
-            if frame.conversation in self._joining:
-                return
             self.begin(frame.conversation, 0)
             if len(self._ready) < self._limit:
                 self._hand_over(self._readers[frame.conversation].push(frame, now), own)
@@ -95,6 +121,8 @@ class Readers:
                 reader.asked_at = now  # there is nothing, whatever was said before: do not ask again at once
         elif isinstance(frame, Behind) and self._is_ordered:
             for name, last in frame.conversations.items():
+                if name in self._left:
+                    continue
                 self.begin(name, 0)
                 if not self._readers[name].told_last(last):
                     self._acks[name] = self._positions.get(name, 0)  # the acknowledgement was lost, or is not due yet
@@ -138,11 +166,15 @@ class Readers:
 
     def syncs(self, now: float) -> Iterator[Sync]:
         """What is to be asked for now."""
-        if len(self._ready) >= self._limit:
+        if len(self._ready) >= self._limit or now < self._silent_until:
             return
+        most = 1 if now < self._silent_until + _TOO_FAST_S else _MOST_ASKED
+        room = most - sum(reader.waits(now) for reader in self._readers.values())
         for name, reader in self._readers.items():
-            after = reader.asks(now)
-            if after is not None:
+            if room <= 0:
+                return
+            if (after := reader.asks(now)) is not None:
+                room -= 1
                 yield Sync(name, after)
 
     def acks(self) -> list[Ack]:

@@ -10,6 +10,7 @@ from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError
 from mpim_lab.events import now
 from mpim_lab.im.incoming import POLICY, TRY_LATER
 from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.messages import MOST_CONVERSATIONS
 from mpim_lab.im.protocol import BindRouteReq
 from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.rate import TokenBucket
@@ -65,7 +66,8 @@ class Reception:
         session.stored = late or None
         frames = await messages.on_welcome(uid)
         # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
-        session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, self._limits.silent_s)))
+        whole, silent_s = len(conversations) < MOST_CONVERSATIONS, self._limits.silent_s
+        session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
         for frame in frames:
             session.say(frame)
         session.is_welcome = True

@@ -89,7 +89,9 @@ class Session:
 
     def push(self, id: str, conversation: str, sequence: int, frame: bytes, most_bytes: int) -> bool:
         """Push a message, unless too much is on its way already: then note its number. Gives whether it was pushed."""
-        if self.own and id in self.own:
+        if (
+            self.own and id in self.own and b'"sender":"%b"' % self.route.uid.encode() in frame
+        ):  # no text has bare quotes
             del self.own[id]
             return True
         if self.behind is None and self.is_flooded(most_bytes):
@@ -109,6 +111,12 @@ class Session:
             self.pushed_at = now()
             if sequence >= self.unacked[conversation]:
                 del self.unacked[conversation]
+
+    def forget(self, conversation: str) -> None:
+        """The client has left it: say no more of it."""
+        for numbers in (self.unacked, self.behind, self.stored):
+            if numbers:
+                numbers.pop(conversation, None)
 
     def catch_up(self) -> None:
         """Push again from now on, and say how far things are."""

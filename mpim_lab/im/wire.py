@@ -16,7 +16,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 
 | gateway says | members                                                | meaning                                           |
 |--------------|--------------------------------------------------------|---------------------------------------------------|
-| `welcome`    | uid, gateway, conversations {name: [acked, last]}, ordered, silent_s | it begins; who is behind syncs      |
+| `welcome`    | uid, gateway, conversations {name: [acked, last]}, ordered, silent_s, whole | begins; who is behind syncs  |
 | `push`       | conversation, sequence, id, sender, text, at_ms        | a message; acknowledge it                         |
 | `sent`       | id, conversation, sequence, told                       | your message is kept, under this number           |
 | `page`       | conversation, messages, last, missing                  | the answer to `sync`; `missing` is gone for good  |
@@ -27,6 +27,8 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 | `error`      | error, text, id, definite  | `error`: a class of `errors.py`; `id`: a message's, or "group <name>", or none |
 | `bye`        | reason                                                 | the gateway closes; connect again, elsewhere      |
 | `pong`       |                                                        |                                                   |
+
+An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more conversations than were named.
 
 Limits: a frame from a client has at most 16 KiB, a text 4,000 characters, `presence` 200 users. `ordered` false: this
 system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may send several frames in one
@@ -108,13 +110,14 @@ class Ping(Struct, frozen=True, tag="ping", tag_field="t"):
 
 
 class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
-    """Each conversation's [how far you have acknowledged, its last number]. Silent for `silent_s`: taken for gone."""
+    """Each conversation's [how far you have acknowledged, its last number], or of many (not `whole`) the liveliest."""
 
     uid: str
     gateway: str
     conversations: dict[str, tuple[int, int]]
     ordered: bool = True
-    silent_s: float = 60.0
+    silent_s: float = 60.0  # silent for so long: taken for gone
+    whole: bool = True
 
 
 class Sent(Struct, frozen=True, tag="sent", tag_field="t"):

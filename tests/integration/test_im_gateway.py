@@ -48,7 +48,8 @@ async def test_hello_with_a_good_token_is_answered_by_welcome(mpim):
     async with RawClient(url_of(mpim)) as alice:
         welcome = await alice.hello("alice")
     assert welcome == {
-        "t": "welcome", "uid": "alice", "gateway": "gw-1", "conversations": {}, "ordered": True, "silent_s": 60.0
+        "t": "welcome", "uid": "alice", "gateway": "gw-1", "conversations": {}, "ordered": True, "silent_s": 60.0,
+        "whole": True
     }  # fmt: skip
     assert figures_of(mpim).welcomed == 1
 

@@ -169,7 +169,8 @@ export class Chat {
   }
 
   on_error({ error, text, id = "", definite = true }) {
-    if (error === "NotAMember" && id.startsWith("group ")) return void (this.conversation(`#${id.slice(6)}`).isLeft = true);
+    const group = error === "NotAMember" && /^(?:group |sync #)(.+)$/.exec(id);
+    if (group) return void (this.conversation(`#${group[1]}`).isLeft = true);
     const item = id && [...this.conversations.values()].map((one) => one.find(id)).find(Boolean);
     if (!item) return this.complain(`${error}-${text}`, `${error}: ${text}`);
     if (item.state === "kept") return;

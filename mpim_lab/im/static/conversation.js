@@ -62,7 +62,11 @@ export class Conversation {
     return item;
   }
 
-  find(id) { return this.pending.find((item) => item.id === id) ?? this.log.findLast((item) => item.id === id); }
+  // A message of mine.
+  find(id) {
+    const isIt = (item) => item.id === id && item.sender === this.me;
+    return this.pending.find(isIt) ?? this.log.findLast(isIt);
+  }
 
   // Put what its turn has come for into the log, mine in place of what was pending. Gives the messages of others that are new.
   show(released) {

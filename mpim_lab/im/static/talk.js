@@ -71,7 +71,8 @@ export class Talk {
       if (today !== day) rows.push({ key: `day-${today}-${item.id}`, mark: today, kind: "day" });
       if (item === this.newAfter) rows.push({ key: "fresh", mark: "new", kind: "fresh" });
       const isFirst = today !== day || item === this.newAfter || before?.sender !== item.sender || item.at_ms - before.at_ms > RUN_MS;
-      const key = item.sequence || item.sender === chat.uid ? item.id : `${item.id}-${rows.length}`;  // the sketch shows some twice
+      const isOne = item.sequence || item.sender === chat.uid;  // an id is its sender's; the sketch shows some messages twice
+      const key = `${item.sender}/${item.id}${isOne ? "" : `-${rows.length}`}`;
       rows.push({ key, item, isFirst, isMine: item.sender === chat.uid, again: () => this.acts.again(item) });
       day = today;
       before = item;

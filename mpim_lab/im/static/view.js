@@ -12,6 +12,7 @@ export class View {
     this.chat = null;
     this.chosen = null;
     this.isWaiting = false;
+    this.drafts = new Map();
     this.list = new List((name) => this.choose(name));
     this.talk = new Talk({ again: (item) => this.chat.sendAgain(item, this.chosen) });
     this.bind();
@@ -27,6 +28,7 @@ export class View {
   show(chat) {
     this.chat = chat;
     this.chosen = null;
+    this.drafts.clear();  // whoever is next at this window
     byId("door").hidden = Boolean(chat);
     byId("rooms").hidden = !chat;
     byId("who").hidden = !chat;
@@ -85,7 +87,6 @@ export class View {
   }
 
   bind() {
-    this.drafts = new Map();
     const composer = byId("composer");
     composer.addEventListener("input", () => this.drafts.set(this.chosen, composer.value));
     composer.addEventListener("keydown", (event) => {

@@ -1,0 +1,212 @@
+"""Clients whose groups change under them, who share message ids, who come back to much, or who leave in the middle."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from mpim_lab.errors import GatewayClosed, InvalidParameter, NotAMember, NotConnected
+from mpim_lab.im import messages, reception
+from mpim_lab.im.client import Client
+from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.system import System
+from mpim_lab.im.wire import Sync
+from mpim_lab.lab.server import EmbeddedServer
+from tests.raw_clients import system_options
+from tests.support import wait_until
+
+
+@contextlib.asynccontextmanager
+async def system(gateways=1, **options):
+    """Gateways over a server of their own."""
+    async with EmbeddedServer() as server, System(server.url, gateways=gateways, **system_options(**options)) as mpim:
+        yield mpim
+
+
+async def numbers(client, count, within_s=10.0):
+    """The numbers of the next so many messages."""
+    async with asyncio.timeout(within_s):
+        return [(await client.receive()).sequence for _ in range(count)]
+
+
+def syncs_counted(gateway):
+    """A list of the conversations that clients ask this gateway about, from now on."""
+    asked, answers = [], gateway._desk._answers
+    answer = answers[Sync]
+
+    async def count(session, frame):
+        asked.append(frame.conversation)
+        await answer(session, frame)
+
+    answers[Sync] = count
+    return asked
+
+
+async def test_somebody_elses_message_with_the_id_of_mine_is_read():
+    """An id is its sender's; mine may have been refused, or sent twice."""
+    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+        with pytest.raises(NotAMember):
+            await bob.create_group("tea")
+            await alice.send_to_group("tea", "let me in", id="order-1")
+        for _ in range(2):
+            await alice.send("carol", "twice", id="5")
+        for own in ("order-1", "5"):
+            await bob.send("alice", "yours", id=own)
+        assert await numbers(alice, 2) == [1, 2]
+
+
+async def test_a_group_message_numbered_after_a_join_is_pushed_to_who_joined():
+    """Although its sender's gateway had read the members before."""
+    async with system(2) as mpim, mpim.client("bob", at=["gw-1"]) as bob, mpim.client("alice", at=["gw-2"]) as alice:
+        await bob.create_group("tea")
+        ledger, has_joined = mpim.gateways["gw-1"].services.messages.ledger, asyncio.Event()
+        append = ledger.append
+
+        async def late(*given, **named):
+            await has_joined.wait()
+            return await append(*given, **named)
+
+        ledger.append = late
+        sending = asyncio.create_task(bob.send_to_group("tea", "hello"))
+        await asyncio.sleep(0.1)
+        await alice.join("tea")
+        has_joined.set()
+        assert (await sending).sequence == 1
+        assert await numbers(alice, 1) == [1]
+
+
+async def test_whoever_leaves_with_messages_unread_reads_them_once_and_asks_for_nothing_more():
+    """Also after joining again."""
+    async with (
+        system(limits=GatewayLimits(resend_s=0.1, sweep_s=0.05)) as mpim,
+        mpim.client("alice") as alice,
+        mpim.client("bob") as bob,
+    ):
+        asked = syncs_counted(mpim.gateways["gw-1"])
+        await bob.create_group("tea", "alice")
+        for number in range(5):
+            await bob.send_to_group("tea", f"m{number}")
+        await wait_until(lambda: len(alice._readers._ready) == 5)
+        await alice.leave("tea")
+        asked.clear()
+        await asyncio.sleep(0.5)
+        assert asked == []
+        await alice.join("tea")
+        await bob.send_to_group("tea", "new")
+        assert await numbers(alice, 6) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_whoever_is_no_member_any_more_asks_once():
+    """She left through another device, and this one is told so by the answer."""
+    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+        await bob.create_group("tea", "alice")
+        await bob.send_to_group("tea", "one")
+        assert await numbers(alice, 1) == [1]
+        await mpim.services.groups.leave("tea", "alice")
+        asked = syncs_counted(mpim.gateways["gw-1"])
+        alice._readers._readers["#tea"].told_last(9)
+        await wait_until(lambda: asked)
+        await asyncio.sleep(2.5)  # longer than a reader's patience
+        assert asked == ["#tea"]
+
+
+async def test_a_join_that_stopped_halfway_does_not_bring_the_past_along(monkeypatch):
+    """The group knows her, and where she begins could not be noted: she begins where it was when she asked first."""
+    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+        await bob.create_group("tea")
+        for number in range(5):
+            await bob.send_to_group("tea", f"m{number}")
+        join, times = mpim.services.groups.join, []
+
+        async def once_without_an_answer(group, uid):
+            members = await join(group, uid)
+            times.append(uid)
+            if len(times) == 1:
+                raise NotConnected("the server is away")
+            return members
+
+        monkeypatch.setattr(mpim.gateways["gw-1"].services.groups, "join", once_without_an_answer)
+        assert await alice.join("tea") == ("alice", "bob")
+        await bob.send_to_group("tea", "new")
+        assert len(times) == 2
+        assert await numbers(alice, 1) == [6]
+
+
+async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
+    """A few are asked about at a time, and fewer once it is too fast."""
+    limits = GatewayLimits(rate_per_s=100.0, burst=20, most_faults=40)
+    async with system(limits=limits) as mpim:
+        await asyncio.gather(
+            *(
+                mpim.services.messages.send_message(messages.SendMessageReq(f"m{n}", f"u{n}", "alice", "hi"))
+                for n in range(150)
+            )
+        )
+        async with mpim.client("alice") as alice:
+            assert await numbers(alice, 150, within_s=20.0) == [1] * 150
+            assert mpim.gateways["gw-1"].figures.welcomed == 1
+
+
+async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(monkeypatch):
+    """Of very many, only those with news are named."""
+    for module in (messages, reception):
+        monkeypatch.setattr(module, "MOST_CONVERSATIONS", 3)
+    positions = {}
+    async with system() as mpim, mpim.client("bob") as bob:
+        async with mpim.client("alice", positions=positions) as alice:
+            for number in range(5):
+                await mpim.services.messages.send_message(
+                    messages.SendMessageReq(f"m{number}", f"u{number}", "alice", "hi")
+                )
+            assert await numbers(alice, 5) == [1] * 5
+        async with mpim.client("alice", positions=positions) as alice:
+            await bob.send("alice", "and you?")
+            assert await numbers(alice, 1) == [1]
+            assert alice.missing == [] and set(positions.values()) == {1}
+
+
+async def test_watching_begins_when_the_server_is_back(monkeypatch):
+    """What could not be subscribed is subscribed later, and the status told."""
+    seen = []
+    async with (
+        system() as mpim,
+        mpim.client("alice", on_status=lambda each: seen.append((each.uid, each.status))) as alice,
+    ):
+        gateway = mpim.gateways["gw-1"]
+        monkeypatch.setattr(gateway.patrol, "_watched_every_s", 0.1)
+        statuses, times = gateway.services.presence.statuses, []
+
+        async def away_at_first(uids):
+            times.append(uids)
+            if len(times) == 1:
+                raise NotConnected("the server is away")
+            return await statuses(uids)
+
+        monkeypatch.setattr(gateway.services.presence, "statuses", away_at_first)
+        await alice.watch("bob")
+        await wait_until(lambda: seen == [("bob", "offline")])
+        async with mpim.client("bob"):
+            await wait_until(lambda: seen[-1] == ("bob", "online"))
+
+
+async def test_closing_ends_whatever_waits_for_its_turn_at_once():
+    """The same message sent ten times at once, by a client whose gateway does not answer."""
+    async with system() as mpim:
+        alice = mpim.client("alice", answer_s=5.0)
+        async with alice:
+            mpim.gateways["gw-1"]._desk._answers.clear()
+            monkey = mpim.gateways["gw-1"]._desk
+            monkey.quick.begin = lambda session, frame: True
+            sends = [asyncio.create_task(alice.send("bob", "hi", id="one")) for _ in range(10)]
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(2):
+            assert all(
+                isinstance(error, GatewayClosed) for error in await asyncio.gather(*sends, return_exceptions=True)
+            )
+
+
+@pytest.mark.parametrize("bad", [{"limit": 0}, {"limit": -1}, {"answer_s": 0}, {"answer_s": -1.0}, {"timeout_s": 0}])
+def test_numbers_that_would_read_or_send_nothing_are_refused(bad):
+    """At once, and not by silence."""
+    with pytest.raises(InvalidParameter, match=next(iter(bad))):
+        Client("ws://127.0.0.1:1/ws", lambda: "token", **bad)
