@@ -1,5 +1,6 @@
 """Chapter 6's challenges: say what a payload is, and defuse a bomb."""
 
+import inspect
 import random
 import tracemalloc
 import zlib
@@ -9,6 +10,7 @@ from typing import Any
 from mpim_lab.experiments.compression import Packed
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.corpus import Corpus
+from mpim_lab.lab.guarded import Ended
 
 MIB = 1024 * 1024
 MOST_BYTES = 256 * 1024
@@ -109,10 +111,16 @@ def say_what_it_is() -> Challenge:
 def _must_give(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
     async def judge(solution: type[Any]) -> Failure | None:
         packed, wanted = made()
+        own = solution()  # whatever is raised here says so
         try:
-            got = solution().unpack(packed, MOST_BYTES)
+            got = own.unpack(packed, MOST_BYTES)
+        except Ended:
+            raise
         except Exception as error:
-            return Failure(f"an honest payload was refused: {type(error).__name__}", trial)
+            return Failure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
+        if inspect.iscoroutine(got):
+            got.close()
+            return Failure("`unpack` gave a coroutine: write a plain `def`, nothing in it waits", trial)
         return None if got == wanted else Failure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
 
     return judge

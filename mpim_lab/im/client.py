@@ -24,7 +24,7 @@ from mpim_lab.events import Observer, now
 from mpim_lab.im.asking import Asking
 from mpim_lab.im.journal import Journal
 from mpim_lab.im.line import Line, Token
-from mpim_lab.im.protocol import ChatMessage, group_conversation
+from mpim_lab.im.protocol import ChatMessage, checked_name, group_conversation
 from mpim_lab.im.reader import Missing
 from mpim_lab.im.readers import Readers
 from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Problem, Send, Sent, Status, Watch, Welcome, checked
@@ -60,6 +60,7 @@ class Client:
         on_status: Callable[[Status], None] = lambda status: None,
     ) -> None:
         self.name, self._journal = name, Journal(name, observer)
+        checked_name("device", device)
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
         self._timeout_s, self._on_notice, self._on_status = timeout_s, on_notice, on_status
         self.line = Line(
@@ -68,8 +69,7 @@ class Client:
         )  # fmt: skip
         self._readers, self._asking = Readers(self.positions, limit), Asking(self.line, answer_s, timeout_s)
         self._own: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not handed over again
-        self._watched, self._welcome = set[str](), asyncio.Event()
-        self.gateway = self.uid = ""  # as the last welcome said
+        self._watched, self._welcome, self.gateway, self.uid = set[str](), asyncio.Event(), "", ""
         self._tasks, self._later = list[asyncio.Task[None]](), set[asyncio.Task[bool]]()
 
     # Life

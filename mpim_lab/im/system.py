@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from sqlalchemy.engine import URL
 
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Observer
 from mpim_lab.im.client import Client
 from mpim_lab.im.gateway import Gateway
@@ -14,7 +15,7 @@ from mpim_lab.im.messages import Messages
 from mpim_lab.im.offline import OfflineStore, database_url
 from mpim_lab.im.outbox import Outbox
 from mpim_lab.im.presence import ROUTE_LIFETIME_S, Presence
-from mpim_lab.im.protocol import BroadcastSystemMessageReq
+from mpim_lab.im.protocol import BroadcastSystemMessageReq, checked_name
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.tokens import Tokens, new_secret
 from mpim_lab.mq.ids import new_message_id
@@ -82,7 +83,12 @@ class System:
         await self._stack.aclose()
 
     async def start(self, name: str, *, port: int = 0, **queue_options: Any) -> Gateway:
-        """Start one more gateway. queue_options: for its own queue, as `MessageQueue` takes them."""
+        """Start one more gateway. queue_options: for its own queue, as `MessageQueue` takes them.
+
+        Raises InvalidParameter when one of this name is running.
+        """
+        if name in self._running:
+            raise InvalidParameter(f"{name!r} is running already")
         async with contextlib.AsyncExitStack() as stack:
             told: list[Gateway] = []  # the queue is there before its gateway
             queue = self._queue(name, on_gap=lambda gap_s: told[0].on_gap(gap_s), **queue_options)
@@ -100,12 +106,14 @@ class System:
 
     async def stop(self, name: str) -> None:
         """Close a gateway: its clients are sent elsewhere, and nothing is lost."""
-        self.gateways.pop(name)
+        self._gateway(name)
+        del self.gateways[name]
         await self._running.pop(name).aclose()
 
     async def kill(self, name: str) -> None:
         """End a gateway as if its process had died: no good-bye, its routes stay, what it was at is left undone."""
-        gateway = self.gateways.pop(name)
+        gateway = self._gateway(name)
+        del self.gateways[name]
         await gateway.die()
         await self._running.pop(name).aclose()
 
@@ -130,10 +138,19 @@ class System:
         return [gateway.url for gateway in self.gateways.values()]
 
     def client(self, uid: str, *, at: Sequence[str] = (), **options: Any) -> Client:
-        """A client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named."""
-        addresses = [self.gateways[name].url for name in at or self.gateways]
+        """A client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named.
+
+        Raises InvalidParameter: what is no user's name, or no gateway that runs.
+        """
+        checked_name("uid", uid)
+        addresses = [self._gateway(name).url for name in ([at] if isinstance(at, str) else at) or self.gateways]
         given = {"name": uid, "observer": self._observer} | options
         return Client(addresses, lambda: self.tokens.issue(uid), **given)
+
+    def _gateway(self, name: str) -> Gateway:
+        if name not in self.gateways:
+            raise InvalidParameter(f"no gateway {name!r} is running; there are: {', '.join(self.gateways) or 'none'}")
+        return self.gateways[name]
 
     async def broadcast(self, text: str) -> int:
         """A system notice to everybody who is online; gives how many gateways have it."""

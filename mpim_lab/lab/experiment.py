@@ -119,8 +119,10 @@ class Experiment(ABC):
 
     def __post_init__(self) -> None:
         for parameter, bounds in self.knobs():
-            if complaint := bounds.refuses(getattr(self, parameter.name)):
-                raise InvalidParameter(f"{parameter.name}={getattr(self, parameter.name)!r}: {complaint}")
+            value = getattr(self, parameter.name)
+            is_whole = type(parameter.default) is not int or type(value) is int  # True is no number
+            if complaint := bounds.refuses(value) or (None if is_whole else "must be a whole number"):
+                raise InvalidParameter(f"{parameter.name}={value!r}: {complaint}")
 
     @classmethod
     def knobs(cls) -> list[tuple[Field[Any], Knob]]:

@@ -1,0 +1,54 @@
+"""Guarded: a learner's class whose `sys.exit()` or KeyboardInterrupt ends its trial, and not the kernel with all it holds.
+
+asyncio passes these two on through its event loop, whatever task they were raised in.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+class Ended(Exception):
+    """Code of the learner's asked for the end of the whole process."""
+
+
+def guarded(solution: Any) -> Any:
+    """The same class, with an `Ended` in place of what would end the process; what is no class is given back as it is.
+
+    >>> class Leaves:
+    ...     def __init__(self):
+    ...         raise SystemExit(3)
+    >>> guarded(Leaves)()
+    Traceback (most recent call last):
+    mpim_lab.lab.guarded.Ended: SystemExit: 3
+    """
+    if not isinstance(solution, type):
+        return solution
+    own = {name: _guard(value) for name, value in vars(solution).items() if inspect.isfunction(value)}
+    return type(solution)(solution.__name__, (solution,), {"__module__": solution.__module__, **own})
+
+
+def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        return method
+
+    @functools.wraps(method)
+    async def awaited(*given: Any, **named: Any) -> Any:
+        try:
+            return await method(*given, **named)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise _ended(error) from error
+
+    @functools.wraps(method)
+    def called(*given: Any, **named: Any) -> Any:
+        try:
+            return method(*given, **named)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise _ended(error) from error
+
+    return awaited if inspect.iscoroutinefunction(method) else called
+
+
+def _ended(error: BaseException) -> Ended:
+    return Ended(": ".join(filter(None, [type(error).__name__, str(error)])))

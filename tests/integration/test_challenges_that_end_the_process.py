@@ -1,0 +1,72 @@
+"""A learner's class that asks for the end of the process ends its trial, in every challenge, and nothing else."""
+
+import sys
+
+import pytest
+
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
+from mpim_lab.experiments.compression_challenge import defuse_the_bomb, say_what_it_is
+from mpim_lab.experiments.pool_challenge import first_come_first_served, give_nothing_broken_back
+from mpim_lab.experiments.pubsub import Delivery
+from mpim_lab.mq.dictionary import train_dictionary
+
+CHALLENGES = (
+    close_the_batch, lose_nothing, say_what_it_is, defuse_the_bomb, first_come_first_served, give_nothing_broken_back
+)  # fmt: skip
+
+
+class Exits:
+    """At its first breath."""
+
+    def __init__(self, *given):
+        sys.exit(3)
+
+
+class Interrupted:
+    """As if somebody had pressed Ctrl-C."""
+
+    def __init__(self, *given):
+        raise KeyboardInterrupt
+
+
+class ExitsLater(Interrupted):
+    """In a task of the laboratory's."""
+
+    def __init__(self, *given):
+        pass
+
+    async def add(self, payload):
+        sys.exit(3)
+
+    async def close(self):
+        pass
+
+
+@pytest.mark.parametrize("challenge", CHALLENGES)
+@pytest.mark.parametrize("bad", [Exits, Interrupted])
+async def test_the_trial_ends_and_says_why(challenge, bad):
+    """Not passed, in the words of what was raised."""
+    outcome = await challenge().check(bad)
+    assert not outcome.passed
+    assert ("SystemExit: 3" if bad is Exits else "KeyboardInterrupt") in repr(outcome)
+
+
+@pytest.mark.parametrize("challenge", [close_the_batch, lose_nothing])
+async def test_also_from_a_task(challenge):
+    """Where asyncio would pass it on through the event loop."""
+    assert "SystemExit: 3" in repr(await challenge().check(ExitsLater))
+
+
+@pytest.mark.parametrize("samples", [[b"x"] * 10, [b"x"] * 3, [], [b""] * 100, [b"x"] * 1_000])
+def test_samples_that_would_end_the_process_are_refused(samples):
+    """The compressor's own trainer divides by zero with some of them."""
+    with pytest.raises(InvalidParameter, match="too few, or too short"):
+        train_dictionary(samples)
+
+
+@pytest.mark.parametrize("bad", [{"messages": 12.5}, {"seed": 1.5}, {"lasts": True}])
+def test_a_knob_that_counts_takes_whole_numbers(bad):
+    """And says so at once."""
+    with pytest.raises(InvalidParameter, match=next(iter(bad))):
+        Delivery(**bad)
