@@ -75,6 +75,12 @@ async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
     """Run until a signal, or until a gateway ends by itself (status 1). Raises InvalidParameter, ServerFailed."""
     if not 1 <= gateways <= 64:
         raise InvalidParameter(f"gateways={gateways}: from 1 to 64")
+    if not 0 <= port <= 65_536 - gateways:
+        raise InvalidParameter(f"port={port}: 0 for any, or up to {65_536 - gateways}, for {gateways} of them")
+    if gateways > 1 and ":memory:" in os.environ.get("MPIM_DATABASE_URL", ""):
+        raise InvalidParameter(
+            "MPIM_DATABASE_URL: a database in memory belongs to one process, and each gateway is one"
+        )
     ended = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, ended.set)

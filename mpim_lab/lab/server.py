@@ -92,13 +92,19 @@ class EmbeddedServer:
         """Start and wait until it answers; a second call while it runs does nothing. After `kill` it is a restart."""
         if self.is_running:
             return None
-        if self._directory is None:  # short: a unix socket's path may have about 100 characters
+        is_new = self._directory is None
+        if is_new:  # short: a unix socket's path may have about 100 characters
             self._directory = Path(tempfile.mkdtemp(prefix="mpim-", dir="/tmp" if os.path.isdir("/tmp") else None))
         chosen = self._port
         for attempt in range(3):
             self._port = chosen or _free_port()
             try:
                 return await self._launch()
+            except asyncio.CancelledError:  # nobody will stop it: nobody has it yet
+                self.kill()
+                if is_new:
+                    self._forget()
+                raise
             except ServerFailed as error:
                 lost_the_race = "Address already in use" in str(error) and not chosen
                 if not lost_the_race or attempt == 2:

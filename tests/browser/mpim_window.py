@@ -84,11 +84,11 @@ class Hall:
         """Have something done there, meanwhile; its `result(seconds)` comes later."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def join(self, group, uid, text):
-        """Somebody joins a group, says something there, and is gone."""
+    async def join(self, group, uid, text, id=None):
+        """Somebody joins a group, says something there, under an id if one is given, and is gone."""
         async with self.mpim.client(uid) as client:
             await client.join(group)
-            await client.send_to_group(group, text)
+            await client.send_to_group(group, text, id=id)
 
     def cut(self, number):
         """Pull the cables of whoever came through this front."""

@@ -74,6 +74,19 @@ def test_a_member_of_a_group_who_was_away_gets_everything_on_return(hall, window
     keep(carol.page, "mpim-carol-narrow")
 
 
+def test_a_message_under_the_id_of_somebody_elses_takes_nobodys_place(hall, alice_and_bob):
+    """An id is its sender's: whoever reads it in a push can send under it, too."""
+    alice, bob = alice_and_bob
+    alice.create_group("tea", "bob")
+    alice.say("Pay 10 to Carol")
+    bob.conversation("#tea").click()
+    expect(bob.see("message")).to_have_count(1)
+    hall.do(hall.join("tea", "eve", "Pay 999 to Eve", id=bob.see("message").first.get_attribute("data-id")))
+    alice.say("agreed?")
+    wanted = [(1, "Pay 10 to Carol"), (2, "Pay 999 to Eve"), (3, "agreed?")]
+    assert bob.numbered(3) == alice.numbered(3) == wanted
+
+
 def test_presence_follows_who_comes_and_goes(hall, window, alice_and_bob):
     """By colour, shape and word: online, offline when the window is closed, online again."""
     alice, bob = alice_and_bob

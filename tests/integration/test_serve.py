@@ -11,11 +11,11 @@ import urllib.request
 
 import pytest
 
-from mpim_lab.errors import ServerFailed
+from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.events import now
 from mpim_lab.im.client import Client
 from mpim_lab.im.tokens import Tokens
-from mpim_lab.lab.serve import start_gateway
+from mpim_lab.lab.serve import serve, start_gateway
 from mpim_lab.lab.server import EmbeddedServer
 from tests.raw_clients import SECRET
 from tests.support import wait_until
@@ -209,3 +209,21 @@ async def test_gateways_do_not_outlive_a_serve_that_was_killed():
         finally:
             for pid in filter(_is_there, serving.family):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("gateways", "port", "database", "word"),
+    [
+        (0, 8800, "", "gateways=0"),
+        (65, 8800, "", "gateways=65"),
+        (2, 65_535, "", "port=65535"),
+        (1, 70_000, "", "port=70000"),
+        (1, -1, "", "port=-1"),
+        (2, 0, "sqlite+aiosqlite:///:memory:", "MPIM_DATABASE_URL"),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_before_anything_is_started(monkeypatch, gateways, port, database, word):
+    """InvalidParameter names what is wrong."""
+    monkeypatch.setenv("MPIM_DATABASE_URL", database)
+    with pytest.raises(InvalidParameter, match=word):
+        await serve(gateways, port=port)

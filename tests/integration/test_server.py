@@ -173,6 +173,30 @@ async def test_an_interrupt_of_the_process_group_does_not_reach_the_server(serve
     assert os.getpgid(server.pid) != os.getpgid(0)
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.005, 0.01])
+async def test_a_start_that_is_cancelled_leaves_nothing_behind(binary, after_s, monkeypatch):
+    """Neither a process nor a directory; a restart that is cancelled keeps what is on disk."""
+    server = EmbeddedServer(binary=binary, persistence="always")
+    monkeypatch.setattr(server, "_answers", lambda: asyncio.sleep(0, False))
+    starting = asyncio.create_task(server.start())
+    await asyncio.sleep(0.02 + after_s)
+    guard, directory = server._guard, server._directory
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not guard.is_running and not directory.exists()
+    monkeypatch.undo()
+    async with server:
+        kept = server._directory
+        server.kill()
+        monkeypatch.setattr(server, "_answers", lambda: asyncio.sleep(0, False))
+        starting = asyncio.create_task(server.start())
+        await asyncio.sleep(0.02)
+        starting.cancel()
+        await asyncio.wait([starting])
+        assert kept.exists() and not server.is_running
+
+
 async def test_a_missing_program_is_said_at_once():
     """Before anything is started, with what to do instead."""
     with pytest.raises(ServerFailed, match="no program 'no-such-server'"):
