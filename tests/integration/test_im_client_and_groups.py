@@ -210,3 +210,25 @@ def test_numbers_that_would_read_or_send_nothing_are_refused(bad):
     """At once, and not by silence."""
     with pytest.raises(InvalidParameter, match=next(iter(bad))):
         Client("ws://127.0.0.1:1/ws", lambda: "token", **bad)
+
+
+async def test_names_of_gateways_and_users_are_checked_at_once():
+    """InvalidParameter, before anybody waits for an answer; a gateway that runs is not started again."""
+    async with system() as mpim:
+        for refused in (
+            lambda: mpim.client("a b"),
+            lambda: mpim.client(""),
+            lambda: mpim.client("alice", device="a:b"),
+            lambda: mpim.client("alice", at=["gw-9"]),
+        ):
+            with pytest.raises(InvalidParameter):
+                refused()
+        for refused in (mpim.kill, mpim.stop):
+            with pytest.raises(InvalidParameter, match=r"no gateway 'gw-9' is running; there are: gw-1"):
+                await refused("gw-9")
+        gateway = mpim.gateways["gw-1"]
+        with pytest.raises(InvalidParameter, match="running already"):
+            await mpim.start("gw-1")
+        assert mpim.gateways == {"gw-1": gateway}
+        async with mpim.client("alice", at="gw-1") as alice:
+            assert alice.gateway == "gw-1"
