@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from mpim_lab.im.system import System
 from mpim_lab.im.tokens import Tokens
+from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.frames import messages_of
 
@@ -17,6 +21,16 @@ SECRET = "a secret for tests that has more than thirty-two characters"
 def system_options(**more: Any) -> dict[str, Any]:
     """What tests give to `System`: a secret they know, a database in memory, and `more`."""
     return {"secret": SECRET, "database": "sqlite+aiosqlite://"} | more
+
+
+@asynccontextmanager
+async def system_of_its_own(gateways: int = 1, *, persistence: str = "none", **options: Any) -> AsyncIterator[System]:
+    """Gateways over a server of their own. options: as `System` takes them."""
+    async with (
+        EmbeddedServer(persistence=persistence) as server,
+        System(server.url, gateways=gateways, **system_options(**options)) as mpim,
+    ):
+        yield mpim
 
 
 class RawClient:

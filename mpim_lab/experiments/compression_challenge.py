@@ -114,8 +114,6 @@ def _must_give(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
         own = solution()  # whatever is raised here says so
         try:
             got = own.unpack(packed, MOST_BYTES)
-        except Ended:
-            raise
         except Exception as error:
             return Failure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
         if inspect.iscoroutine(got):
@@ -133,6 +131,8 @@ def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
         try:
             got = solution().unpack(packed, MOST_BYTES)
             outcome = f"no error, and {len(got):,} bytes came out"
+        except Ended:  # that is no refusal
+            raise
         except Exception:
             outcome = ""
         finally:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from mpim_lab.errors import MpimError
 from mpim_lab.im.client import Client
+from mpim_lab.im.gateway import Gateway
 from mpim_lab.im.wire import Status
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.faults import until
@@ -51,11 +53,16 @@ class Seat:
     async def leave(self) -> None:
         """Disconnect; returns when the gateway has noticed."""
         client, gateway = self._client, self._system.gateways.get(self.gateway)
-        mine = set() if gateway is None else {session.ws for session in gateway.lobby.of(self.uid)}
+        has_left = None if gateway is None else self._farewell_of(gateway)
         await self._end()
-        if client is not None and gateway is not None:
-            await until(lambda: not mine & gateway.connections, f"the gateway's farewell to {self.uid}")
+        if client is not None and has_left is not None:
+            await until(has_left, f"the gateway's farewell to {self.uid}")
             await until(self._nobody_listens, f"the end of the subscription for {self.uid}")
+
+    def _farewell_of(self, gateway: Gateway) -> Callable[[], bool]:
+        """Says whether the connections that are here now have been taken leave of."""
+        mine = {session.ws for session in gateway.lobby.of(self.uid)}
+        return lambda: not mine & gateway.connections
 
     async def _nobody_listens(self) -> bool:
         return not await self._system.services.queue.listeners(user_channel(self.uid))
@@ -70,12 +77,12 @@ class Seat:
     async def move(self, gateway: str) -> None:
         """Connect to another gateway, and only then leave the old one: its farewell comes after the new welcome."""
         before, task, old = self._client, self._task, self._system.gateways[self.gateway]
-        mine = {session.ws for session in old.lobby.of(self.uid)}
+        has_left = self._farewell_of(old)
         await self.arrive(gateway)
         if before is not None and task is not None:
             await before.close()
             await asyncio.wait([task])
-            await until(lambda: not mine & old.connections, f"the old gateway's farewell to {self.uid}")
+            await until(has_left, f"the old gateway's farewell to {self.uid}")
 
     async def settled(self) -> None:
         """Wait until everything that its gateway has heard so far has arrived here and was read."""

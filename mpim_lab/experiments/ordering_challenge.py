@@ -9,6 +9,7 @@ from mpim_lab.experiments.chat_stage import ChatDesign
 from mpim_lab.experiments.ordering import Chat
 from mpim_lab.keys import live_channel, log_key, sent_key, sequence_key
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.guarded import Ended
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.ordering import Appended, Conversations, Numbered
 from mpim_lab.mq.pubsub import MessageQueue
@@ -86,6 +87,8 @@ async def _overflow_trial(solution: type[Any]) -> Failure | None:
             return Failure(f"m{sequence} came out, and m1 never came", f"limit {LIMIT}, number 1 is missing")
     try:
         buffer.add(LIMIT + 2, f"m{LIMIT + 2}")
+    except Ended:  # that is no refusal
+        raise
     except Exception:
         released = list(buffer.add(1, "m1"))
         wanted = [f"m{number}" for number in range(1, LIMIT + 2)]

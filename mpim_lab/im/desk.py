@@ -9,7 +9,6 @@ from mpim_lab.errors import GroupExists, InvalidMessage, MpimError, NotAMember
 from mpim_lab.events import CHAT_LOG, SERVICE, Reporter, now
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.figures import Figures
-from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.protocol import (
     PullOfflineReq,
     SendGroupMessageReq,
@@ -56,7 +55,7 @@ class Desk:
     def __init__(
         self,
         services: Services,
-        lobby: Lobby,
+        watching: Watching,
         acks: Acknowledgements,
         figures: Figures,
         limits: GatewayLimits,
@@ -64,7 +63,7 @@ class Desk:
     ) -> None:
         self._reporter = reporter
         self._services, self._acks = services, acks
-        self._figures, self._limits, self._watching = figures, limits, Watching(lobby, services.presence)
+        self._figures, self._limits, self._watching = figures, limits, watching
         self.quick = QuickSend(services.messages, self._ended, is_observed=reporter.is_on)
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
@@ -212,9 +211,8 @@ class Desk:
             is_new = uid not in members  # asked again after a lost answer: nothing is passed over
             begin = partial(self._services.messages.begin_at_the_end, uid, group_conversation(name), is_new=is_new)
             if frame.action == "join":
-                await (
-                    begin()
-                )  # should this stop halfway, whoever asks again begins here, and not with all there ever was
+                # Should this stop halfway, whoever asks again begins here, and not with all there ever was.
+                await begin()
                 members = await groups.join(name, uid)
             elif is_new:
                 raise NotAMember(f"{uid} is not in the group {name}")

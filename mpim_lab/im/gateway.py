@@ -30,6 +30,7 @@ from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.reception import Reception, is_of_the_client
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session, answered
+from mpim_lab.im.watching import Watching
 from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.message import Message
@@ -59,15 +60,15 @@ class Gateway:
         self.limits, self.figures = limits or GatewayLimits(), Figures()
         self.lobby = Lobby(services.queue, self._on_push, self._on_status)
         self._acks = Acknowledgements(services.messages, self.limits.ack_every_s)
-        self._desk = Desk(services, self.lobby, self._acks, self.figures, self.limits, reporter)
+        watching = Watching(self.lobby, services.presence)
+        self._desk = Desk(services, watching, self._acks, self.figures, self.limits, reporter)
         self._reception = Reception(name, services, self.lobby, self.limits, Outgoing().mark)
-        self.patrol = Patrol(services, self.lobby, self.figures, self.limits, self.end)
+        self.patrol = Patrol(services, self.lobby, watching, self.figures, self.limits, self.end)
         self._pages = Pages(
             login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stack = contextlib.AsyncExitStack()
-        self._incoming = Incoming()
+        self._stack, self._incoming = contextlib.AsyncExitStack(), Incoming()
         self.connections: set[QuickConnection] = set()  # those, too, before hello and in farewell
         self._server: Server | None = None
         self._draining = self._dead = False

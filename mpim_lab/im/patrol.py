@@ -26,13 +26,14 @@ class Patrol:
         self,
         services: Services,
         lobby: Lobby,
+        watching: Watching,
         figures: Figures,
         limits: GatewayLimits,
         end: Callable[[Session, str], None],
     ) -> None:
         self._services, self._lobby, self._figures, self._limits, self._end = services, lobby, figures, limits, end
         self._renewed_at, self._looked_at = now(), now()
-        self._watching = Watching(lobby, services.presence)
+        self._watching = watching
         self._watched_every_s = min(_WATCHED_EVERY_S, services.presence.lifetime_s / 3)
 
     async def run(self) -> None:

@@ -105,7 +105,7 @@ class Readers:
         """Take in a push, a page or word of being behind; `own`: the ids of messages sent from here."""
         if isinstance(frame, ChatMessage) and not self._is_ordered:
             self._hand_over([frame], own)
-        elif isinstance(frame, ChatMessage | Page) and frame.conversation in (self._joining | self._left):
+        elif isinstance(frame, ChatMessage | Page) and self._lets_pass(frame.conversation):
             return
         elif isinstance(frame, ChatMessage):
             self.begin(frame.conversation, 0)
@@ -126,6 +126,9 @@ class Readers:
                 self.begin(name, 0)
                 if not self._readers[name].told_last(last):
                     self._acks[name] = self._positions.get(name, 0)  # the acknowledgement was lost, or is not due yet
+
+    def _lets_pass(self, conversation: str) -> bool:
+        return conversation in self._joining or conversation in self._left
 
     def _hand_over(self, messages: list[ChatMessage], own: Container[str]) -> None:
         self._ready += [(each, self._is_own(each, own)) for each in messages]

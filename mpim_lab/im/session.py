@@ -114,7 +114,7 @@ class Session:
 
     def forget(self, conversation: str) -> None:
         """The client has left it: say no more of it."""
-        for numbers in (self.unacked, self.behind, self.stored):
+        for numbers in (self.unacked, self.behind):
             if numbers:
                 numbers.pop(conversation, None)
 

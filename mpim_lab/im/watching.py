@@ -30,7 +30,7 @@ class Watching:
     async def again(self) -> None:
         """What could not be begun: begin it now."""
         for session in list(self._lobby):
-            if unheard := self._lobby.unheard(session):
+            if session.watching and (unheard := self._lobby.unheard(session)):
                 await self._begin(session, unheard)
 
     async def _begin(self, session: Session, uids: Collection[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.lab.experiment import Result
-from mpim_lab.lab.guarded import Ended, guarded
+from mpim_lab.lab.guarded import guarded
 from mpim_lab.lab.progress import record
 from mpim_lab.lab.trace import Trace
 
@@ -51,8 +51,6 @@ class Challenge:
         for trial in self.trials:
             try:
                 failure = await trial(guarded(solution))
-            except Ended as error:
-                failure = Failure(f"your class raised {error}", "while running")
             except (MpimError, Exception) as error:  # the learner's code may raise anything
                 failure = Failure(f"your class raised {type(error).__name__}: {error}", "while running")
             if failure is not None:

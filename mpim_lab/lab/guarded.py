@@ -3,14 +3,15 @@
 asyncio passes these two on through its event loop, whatever task they were raised in.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class Ended(Exception):
-    """Code of the learner's asked for the end of the whole process."""
+    """Code of the learner's asked for the end of the whole process; its class has the name of what was raised."""
 
 
 def guarded(solution: Any) -> Any:
@@ -21,7 +22,7 @@ def guarded(solution: Any) -> Any:
     ...         raise SystemExit(3)
     >>> guarded(Leaves)()
     Traceback (most recent call last):
-    mpim_lab.lab.guarded.Ended: SystemExit: 3
+    mpim_lab.lab.guarded.SystemExit: 3
     """
     if not isinstance(solution, type):
         return solution
@@ -35,20 +36,20 @@ def _guard(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     async def awaited(*given: Any, **named: Any) -> Any:
-        try:
+        with _kept_inside():
             return await method(*given, **named)
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise _ended(error) from error
 
     @functools.wraps(method)
     def called(*given: Any, **named: Any) -> Any:
-        try:
+        with _kept_inside():
             return method(*given, **named)
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise _ended(error) from error
 
     return awaited if inspect.iscoroutinefunction(method) else called
 
 
-def _ended(error: BaseException) -> Ended:
-    return Ended(": ".join(filter(None, [type(error).__name__, str(error)])))
+@contextlib.contextmanager
+def _kept_inside() -> Iterator[None]:
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise type(type(error).__name__, (Ended,), {"__module__": __name__})(*error.args) from error

@@ -51,13 +51,9 @@ def train_dictionary(samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, i
     """
     if not 256 <= size_bytes <= MOST_BYTES or not 1 <= id < 2**31:
         raise InvalidParameter(f"size_bytes={size_bytes}, id={id}: from 256 to {MOST_BYTES:,}, and at least 1")
-    total = sum(map(len, samples))
-    if total < max(
-        256, 8 * len(samples)
-    ):  # of ten samples of one byte, zstandard 0.25 divides by zero: the process ends
-        raise InvalidParameter(
-            f"{len(samples):,} samples of {total:,} bytes in all are too few, or too short, to learn from"
-        )
+    # Of ten samples of one byte, zstandard 0.25 divides by zero, which ends the process.
+    if sum(map(len, samples)) < max(256, 8 * len(samples)):
+        raise InvalidParameter(f"{len(samples):,} samples are too few, or too short, to learn from")
     try:
         trained = zstandard.train_dictionary(size_bytes, list(samples), dict_id=id, level=19)
     except (zstandard.ZstdError, ValueError, TypeError) as error:

@@ -1,6 +1,7 @@
 """A learner's class that asks for the end of the process ends its trial, in every challenge, and nothing else."""
 
 import sys
+import zlib
 
 import pytest
 
@@ -56,6 +57,21 @@ async def test_the_trial_ends_and_says_why(challenge, bad):
 async def test_also_from_a_task(challenge):
     """Where asyncio would pass it on through the event loop."""
     assert "SystemExit: 3" in repr(await challenge().check(ExitsLater))
+
+
+class ExitsWhenItShouldRefuse:
+    """Right until then: to end the process is no way to refuse."""
+
+    def unpack(self, packed, most_bytes):
+        got = zlib.decompressobj().decompress(packed, most_bytes + 1)
+        if len(got) > most_bytes:
+            sys.exit("too large")
+        return got
+
+
+async def test_the_end_of_the_process_is_no_refusal():
+    """Of a payload that is to be refused."""
+    assert "SystemExit: too large" in repr(await defuse_the_bomb().check(ExitsWhenItShouldRefuse))
 
 
 @pytest.mark.parametrize("samples", [[b"x"] * 10, [b"x"] * 3, [], [b""] * 100, [b"x"] * 1_000])

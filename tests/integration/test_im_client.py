@@ -25,6 +25,7 @@ from mpim_lab.im.system import System
 from mpim_lab.im.wire import Behind, Problem, Welcome, encode, from_client
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.ids import new_message_id
+from tests.raw_clients import system_of_its_own as system
 from tests.raw_clients import system_options
 from tests.support import wait_until
 
@@ -34,13 +35,6 @@ async def mpim(server):
     """Two gateways over one server."""
     async with System(server.url, gateways=2, **system_options()) as running:
         yield running
-
-
-@contextlib.asynccontextmanager
-async def system(gateways=1, **options):
-    """Gateways over a server of their own."""
-    async with EmbeddedServer() as server, System(server.url, gateways=gateways, **system_options(**options)) as mpim:
-        yield mpim
 
 
 async def texts(client, count, within_s=20.0):

@@ -1,7 +1,6 @@
 """Clients whose groups change under them, who share message ids, who come back to much, or who leave in the middle."""
 
 import asyncio
-import contextlib
 
 import pytest
 
@@ -9,18 +8,9 @@ from mpim_lab.errors import GatewayClosed, InvalidParameter, NotAMember, NotConn
 from mpim_lab.im import messages, reception
 from mpim_lab.im.client import Client
 from mpim_lab.im.services import GatewayLimits
-from mpim_lab.im.system import System
 from mpim_lab.im.wire import Sync
-from mpim_lab.lab.server import EmbeddedServer
-from tests.raw_clients import system_options
+from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
-
-
-@contextlib.asynccontextmanager
-async def system(gateways=1, **options):
-    """Gateways over a server of their own."""
-    async with EmbeddedServer() as server, System(server.url, gateways=gateways, **system_options(**options)) as mpim:
-        yield mpim
 
 
 async def numbers(client, count, within_s=10.0):
@@ -194,9 +184,7 @@ async def test_closing_ends_whatever_waits_for_its_turn_at_once():
     async with system() as mpim:
         alice = mpim.client("alice", answer_s=5.0)
         async with alice:
-            mpim.gateways["gw-1"]._desk._answers.clear()
-            monkey = mpim.gateways["gw-1"]._desk
-            monkey.quick.begin = lambda session, frame: True
+            mpim.gateways["gw-1"]._desk.quick.begin = lambda session, frame: True
             sends = [asyncio.create_task(alice.send("bob", "hi", id="one")) for _ in range(10)]
             await asyncio.sleep(0.1)
         async with asyncio.timeout(2):

@@ -15,19 +15,15 @@ from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
 from mpim_lab.im.tokens import Tokens
 from mpim_lab.im.wire import MOST_FRAME_BYTES
-from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.ids import new_message_id
-from tests.raw_clients import SECRET, RawClient, system_options
+from tests.raw_clients import SECRET, RawClient, system_of_its_own, system_options
 from tests.support import wait_until
 
 
 @contextlib.asynccontextmanager
 async def system(gateways=1, **limits):
     """Gateways over a server of their own, with these limits."""
-    async with (
-        EmbeddedServer() as server,
-        System(server.url, gateways=gateways, limits=GatewayLimits(**limits), **system_options()) as mpim,
-    ):
+    async with system_of_its_own(gateways, limits=GatewayLimits(**limits)) as mpim:
         yield mpim
 
 

@@ -23,11 +23,7 @@ export function setData(node, values) {
 
 // Make the children of a node those of `items`, in their order, with the elements of those that were there before.
 export function reconcile(parent, items, { key, make, update }) {
-  const had = new Map();
-  for (const child of [...parent.children]) {
-    if (had.has(child.key)) child.remove();
-    else had.set(child.key, child);
-  }
+  const had = new Map([...parent.children].map((child) => [child.key, child]));
   let at = parent.firstElementChild;
   for (const item of items) {
     const name = key(item);

@@ -67,12 +67,12 @@ export class Talk {
         before = null;
         continue;
       }
-      const today = dayOf(item.at_ms);
-      if (today !== day) rows.push({ key: `day-${today}-${item.id}`, mark: today, kind: "day" });
-      if (item === this.newAfter) rows.push({ key: "fresh", mark: "new", kind: "fresh" });
-      const isFirst = today !== day || item === this.newAfter || before?.sender !== item.sender || item.at_ms - before.at_ms > RUN_MS;
       const isOne = item.sequence || item.sender === chat.uid;  // an id is its sender's; the sketch shows some messages twice
       const key = `${item.sender}/${item.id}${isOne ? "" : `-${rows.length}`}`;
+      const today = dayOf(item.at_ms);
+      if (today !== day) rows.push({ key: `day-${today}-${key}`, mark: today, kind: "day" });
+      if (item === this.newAfter) rows.push({ key: "fresh", mark: "new", kind: "fresh" });
+      const isFirst = today !== day || item === this.newAfter || before?.sender !== item.sender || item.at_ms - before.at_ms > RUN_MS;
       rows.push({ key, item, isFirst, isMine: item.sender === chat.uid, again: () => this.acts.again(item) });
       day = today;
       before = item;

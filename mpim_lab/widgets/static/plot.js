@@ -8,6 +8,7 @@ function loading() {
   if (!window.__mpimPlotly) {
     const shared = (window.__mpimPlotly = {});
     shared.promise = new Promise((resolve) => { shared.resolve = resolve; });
+    if (window.Plotly) shared.resolve(window.Plotly);
   }
   return window.__mpimPlotly;
 }
@@ -65,8 +66,8 @@ export default {
     const sizes = new ResizeObserver(() => { if (plotly && place.clientWidth) plotly.Plots.resize(place); });
     const themes = new MutationObserver(draw);
     themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
-    const stopAsking = window.Plotly ? () => {} : askForPlotly(model);
-    Promise.resolve(window.Plotly || loading().promise).then((found) => {
+    const stopAsking = askForPlotly(model);
+    loading().promise.then((found) => {
       if (gone) return;
       plotly = found;
       place.textContent = "";
