@@ -38,11 +38,12 @@ class Backlog:
         return found
 
     async def _of_the_group(self) -> list[Any]:
+        """New ones are asked for first: what is handed out meanwhile is seen twice rather than not at all."""
         key = self._group.access.key
-        pending = {line.id.encode() for line in await self._group.pending(count=10_000)}
         (group,) = await self._link.call("XINFO", "GROUPS", key)
-        found = await self._link.call("XRANGE", key, b"(" + group[b"last-delivered-id"], "+")
+        pending = {line.id.encode() for line in await self._group.pending(count=10_000)}
+        found = dict(await self._link.call("XRANGE", key, b"(" + group[b"last-delivered-id"], "+"))
         if pending:
             oldest = min(pending, key=lambda name: tuple(map(int, name.split(b"-"))))
-            found += [raw for raw in await self._link.call("XRANGE", key, oldest, "+") if raw[0] in pending]
-        return list(found)
+            found |= {raw: parts for raw, parts in await self._link.call("XRANGE", key, oldest, "+") if raw in pending}
+        return list(found.items())

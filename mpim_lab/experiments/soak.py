@@ -43,10 +43,27 @@ class Outcome(NamedTuple):
         """Nothing lost, twice, out of order, stuck or given up."""
         return shorthand(self.verdict) == CLEAN
 
+    @property
+    def provable(self) -> frozenset[str]:
+        """The faults whose end is certain: the senders heard that the struck messages are in, so that they are judged.
+
+        None, if the server was killed (that may end a fault early) or a worker died of an error of its own (a machine that
+        stood still is a fault that nobody planned).
+        """
+        if self.struck["server kill"] or any(not event.message_id for event in self.trace.of(Kind.FAILED)):
+            return frozenset()
+        added = Counter(event.message_id for event in self.trace.of(Kind.ADDED))
+        unsure = {
+            strike.kind
+            for strike in self.schedule.strikes
+            if added[strike.message] < (2 if strike.kind == "sent twice" else 1)
+        }
+        return frozenset(+self.struck) - unsure
+
 
 @dataclass
 class SoakResult:
-    """What many schedules gave. `failures`: verdicts by seed; `struck_in`: which faults struck, by seed."""
+    """What many schedules gave. `failures`: verdicts by seed; `provable`: which faults' end is certain, by seed."""
 
     design: str
     schedules: int = 0
@@ -54,7 +71,7 @@ class SoakResult:
     given_up: int = 0
     seconds: float = 0.0
     struck: Counter[str] = field(default_factory=Counter)
-    struck_in: dict[int, frozenset[str]] = field(default_factory=dict)
+    provable: dict[int, frozenset[str]] = field(default_factory=dict)
     failures: dict[int, Verdict] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
@@ -63,7 +80,7 @@ class SoakResult:
         self.messages += len(outcome.schedule.messages)
         self.given_up += outcome.given_up
         self.struck += outcome.struck
-        self.struck_in[outcome.schedule.seed] = frozenset(+outcome.struck)
+        self.provable[outcome.schedule.seed] = outcome.provable
         if not outcome.is_clean:
             self.failures[outcome.schedule.seed] = outcome.verdict
 

@@ -27,7 +27,7 @@ DESIGNS = {
     "at most once": MODES["at most once"],
 }
 
-# design → a fault → what becomes of the message that it strikes, in every run without a kill, which may end a fault early
+# design → a fault → what becomes of the message that it strikes, in every run where that is provable (`Outcome.provable`)
 BITES = {
     "no fence": {
         "crash after work": "twice",
