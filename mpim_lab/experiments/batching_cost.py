@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from mpim_lab.events import now
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.load import LoadResult, measure
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.batch_rules import FixedWindow
@@ -78,6 +79,9 @@ async def little_sweep(
     L = λ · W: the rate times the mean time inside. Columns: window ms, messages a second, mean ms inside, "inside, by
     Little's law", "inside, counted". Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
     """
+    check_bounds(0.01, 10_000.0, windows_ms=windows_ms)
+    check_bounds(100, 100_000, offered_per_s=offered_per_s)
+    check_bounds(0.05, 600.0, seconds=seconds)
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         for window_ms in windows_ms:
             yield await _inside(queue, f"little-{window_ms}", window_ms, offered_per_s, seconds)

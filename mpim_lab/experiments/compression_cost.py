@@ -12,6 +12,7 @@ import pandas as pd
 
 from mpim_lab.events import now
 from mpim_lab.experiments.compression_stage import chat_dictionary
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.corpus import Corpus
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.dictionary import Dictionary
@@ -33,6 +34,7 @@ def message_table(count: int = 2_000, *, dictionary: Dictionary | None = None) -
 
     Columns: algorithm, median bytes, times smaller (at the median; below 1: larger), messages that grew %, all bytes %.
     """
+    check_bounds(1, 1_000_000, count=count)
     messages = Corpus().messages(count)
     before, total = [len(message) for message in messages], sum(map(len, messages))
     rows = [("none", median(before), 1.0, 0.0, 100.0)]
@@ -57,6 +59,7 @@ async def size_sweep(sizes: Sequence[int] = SIZES) -> AsyncIterator[Row]:
     left %: how many of the bytes are left, mark included; above 100 it grew. saved bytes a µs: what a microsecond of CPU,
     both ends together, takes off the wire.
     """
+    check_bounds(1, 10_000_000, sizes=sizes)
     dictionary = chat_dictionary()
     reader = Codec("none", dictionaries=[dictionary])
     for size in sizes:
@@ -93,6 +96,7 @@ def batched_table(
     batch_sizes: Sequence[int] = (1, 4, 16, 64, 256), *, dictionary: Dictionary | None = None
 ) -> pd.DataFrame:
     """Chat messages in batches of so many, each batch compressed as one: bytes left in percent, by algorithm."""
+    check_bounds(1, 1_024, batch_sizes=batch_sizes)
     messages = Corpus().messages(1_024)
     rows = {}
     for name, pack in always(dictionary or chat_dictionary()).items():

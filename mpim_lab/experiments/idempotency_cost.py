@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pandas as pd
 
 from mpim_lab.events import now
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.effects import Effects
 from mpim_lab.mq.idempotency import Idempotency
@@ -20,6 +21,8 @@ SQL_SHARE = 20  # a transaction on disk costs so much more that a twentieth of t
 
 async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
     """Measure each way with so many messages in hand at a time: one row each, yours, now."""
+    check_bounds(1, 10_000, tasks=tasks)
+    check_bounds(SQL_SHARE, 10_000_000, messages=messages)
     rows = []
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
         for count in tasks:

@@ -11,6 +11,7 @@ from mpim_lab.im.groups import Groups
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.offline import OfflineStore
 from mpim_lab.im.protocol import BindRouteReq, SendGroupMessageReq, SendMessageReq
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.far_line import FarLine
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.ids import new_message_id
@@ -50,6 +51,7 @@ def _queue(url: str, prefix: str) -> MessageQueue:
 
 async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> AsyncIterator[dict[str, Any]]:
     """One message to a group, by its size, over a line that is so long: round trips, and milliseconds until it is sent."""
+    check_bounds(1, 10_000, sizes=sizes)
     server = open_server()
     async with server, FarLine(server.url, one_way_ms=one_way_ms) as line:
         for size in sizes:
@@ -78,6 +80,8 @@ async def price_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator
 
     Both designs in turn, `rounds` times, and the median of each: a machine that is busy for a moment is busy for both.
     """
+    check_bounds(0.01, 600.0, seconds=seconds)
+    check_bounds(1, 100, rounds=rounds)
     server = open_server()
     members = [f"u{number}" for number in range(_SENDERS)]
     measured: dict[str, list[dict[str, float]]] = {design: [] for design in DESIGNS}

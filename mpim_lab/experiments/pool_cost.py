@@ -12,8 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
 from mpim_lab.experiments.pool_ways import POOL, SHARED, WAIT_S, WAYS, Call
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.pool import Pool
 from mpim_lab.mq.pubsub import MessageQueue
@@ -80,6 +82,10 @@ async def callers_sweep(
     Columns: callers, way, calls a second, p50, p99 and longest wait ms (until it had a connection; opening one counts), p50
     and p99 ms (until it had its reply). A longest wait as long as the measuring: somebody was overtaken all the time.
     """
+    check_bounds(1, 10_000, callers=callers, connections=connections)
+    check_bounds(0.0, 600.0, seconds=seconds)
+    if unknown := set(ways) - set(WAYS):
+        raise InvalidParameter(f"ways={sorted(unknown)}: must be of {', '.join(WAYS)}")
     async with open_server() as server:
         for count in callers:
             for way in ways:
@@ -119,6 +125,8 @@ async def blocking_sweep(*, callers: int = 16, seconds: float = 0.8, block_s: fl
 
     Columns: way, beside them, calls a second, p50 ms, p99 ms, longest ms.
     """
+    check_bounds(1, 10_000, callers=callers)
+    check_bounds(0.001, 600.0, seconds=seconds, block_s=block_s)  # 0 would wait for ever
     async with open_server() as server:
         keys = [f"{server.prefix}{name}".encode() for name in (COUNTER, "cost:nothing comes")]
         for way in (SHARED, POOL):
@@ -187,6 +195,9 @@ async def size_sweep(
     law" = calls a second x time held, "in use, counted" = mean of what the pool's figures said every 2 ms; the same for
     waiting. Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
     """
+    check_bounds(1, 10_000, sizes=sizes, callers=callers)
+    check_bounds(0.0, 10_000.0, hold_ms=hold_ms)
+    check_bounds(0.001, 600.0, seconds=seconds)
     async with open_server() as server:
         for size in sizes:
             async with Pool(server.url, max_connections=size, wait_s=WAIT_S) as pool:

@@ -4,6 +4,7 @@ from statistics import median
 
 import pandas as pd
 
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.load import measure
 from mpim_lab.lab.server import open_server
 
@@ -18,6 +19,7 @@ STEPS = {
 
 async def price_of_guarantees(*, seconds: float = 1.0, rounds: int = 1, tasks: int = 128) -> pd.DataFrame:
     """Messages a second from a publisher process to a handler in another, at each step: medians of interleaved rounds."""
+    check_bounds(1, 100, rounds=rounds)
     rates: dict[str, list[float]] = {name: [] for name in STEPS}
     for _ in range(rounds):
         for name, who in STEPS.items():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mpim_lab.events import now
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.entries import Entry
 from mpim_lab.mq.pubsub import MessageQueue
@@ -14,10 +15,12 @@ from mpim_lab.mq.worker import Worker
 
 async def handled_per_s(prefetches: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100) -> pd.DataFrame:
     """Measure each prefetch on a stream of its own, filled before the clock runs: one row each, yours, now."""
+    check_bounds(1, 1_000_000, prefetches=prefetches, orders=orders)
+    check_bounds(0, 10_000_000, payload_bytes=payload_bytes)
     rows = []
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
-        for prefetch in prefetches:
-            stream = mq.stream(f"cost-{prefetch}")
+        for number, prefetch in enumerate(prefetches):
+            stream = mq.stream(f"cost-{number}")
             await asyncio.gather(*(stream.add(b"x" * payload_bytes) for _ in range(orders)))
             rows.append((prefetch, orders / await _seconds_to_handle(mq, stream.name, prefetch, orders)))
     return pd.DataFrame(rows, columns=["prefetch", "handled per second"])

@@ -96,6 +96,10 @@ class Reader:
         self._begin(min(acked, last))
         return True
 
+    def is_settled(self, now: float) -> bool:
+        """Whether nothing is missing, as far as anybody has said, and no answer may still come."""
+        return self.known_last <= self.position and not len(self._early) and not self.waits(now)
+
     def waits(self, now: float) -> bool:
         """Whether it was asked, and the answer may still come."""
         return self.asked_at is not None and now - self.asked_at < self._patience_s

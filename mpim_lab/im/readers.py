@@ -24,6 +24,7 @@ class Readers:
             raise InvalidParameter(f"limit={limit!r}: at least 1 message is read ahead")
         self._positions, self._limit = positions, limit
         self._readers: dict[str, Reader] = {}
+        self._unsettled: dict[str, None] = {}  # the others, which may be thousands, need not be looked at
         self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
         self._is_out = False  # one was handed over and is not read yet
         self._uid = ""
@@ -42,6 +43,12 @@ class Readers:
         """Read a conversation from number `after` on, unless it is being read."""
         if conversation not in self._readers:
             self._readers[conversation] = Reader(conversation, after=self._positions.get(conversation, after))
+
+    def _reader(self, conversation: str) -> Reader:
+        """To be told something, after which it may have something to ask for."""
+        self.begin(conversation, 0)
+        self._unsettled[conversation] = None
+        return self._readers[conversation]
 
     @contextlib.contextmanager
     def joining(self, conversation: str | None) -> Iterator[None]:
@@ -87,7 +94,7 @@ class Readers:
         self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
             self.begin(name, acked)
-            reader = self._readers[name]
+            reader = self._reader(name)
             reader.asked_at = None  # what was asked over the line before is not answered any more
             if reader.forgotten(acked, last):
                 self._positions[name] = reader.position  # and not what the next messages will be numbered
@@ -108,14 +115,13 @@ class Readers:
         elif isinstance(frame, ChatMessage | Page) and self._lets_pass(frame.conversation):
             return
         elif isinstance(frame, ChatMessage):
-            self.begin(frame.conversation, 0)
+            reader = self._reader(frame.conversation)
             if len(self._ready) < self._limit:
-                self._hand_over(self._readers[frame.conversation].push(frame, now), own)
+                self._hand_over(reader.push(frame, now), own)
             else:
-                self._readers[frame.conversation].told_last(frame.sequence)
+                reader.told_last(frame.sequence)
         elif isinstance(frame, Page):
-            self.begin(frame.conversation, 0)
-            reader = self._readers[frame.conversation]
+            reader = self._reader(frame.conversation)
             self._hand_over(reader.page(frame.messages, frame.last, frame.missing, now), own)
             if not frame.messages and frame.missing is None:
                 reader.asked_at = now  # there is nothing, whatever was said before: do not ask again at once
@@ -123,8 +129,7 @@ class Readers:
             for name, last in frame.conversations.items():
                 if name in self._left:
                     continue
-                self.begin(name, 0)
-                if not self._readers[name].told_last(last):
+                if not self._reader(name).told_last(last):
                     self._acks[name] = self._positions.get(name, 0)  # the acknowledgement was lost, or is not due yet
 
     def _lets_pass(self, conversation: str) -> bool:
@@ -172,8 +177,11 @@ class Readers:
         if len(self._ready) >= self._limit or now < self._silent_until:
             return
         most = 1 if now < self._silent_until + _TOO_FAST_S else _MOST_ASKED
-        room = most - sum(reader.waits(now) for reader in self._readers.values())
-        for name, reader in self._readers.items():
+        found = [(name, reader) for name in self._unsettled if (reader := self._readers.get(name)) is not None]
+        readers = {name: reader for name, reader in found if not reader.is_settled(now)}
+        self._unsettled = dict.fromkeys(readers)
+        room = most - sum(reader.waits(now) for reader in readers.values())
+        for name, reader in readers.items():
             if room <= 0:
                 return
             if (after := reader.asks(now)) is not None:

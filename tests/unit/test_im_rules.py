@@ -383,6 +383,22 @@ async def test_a_full_reader_lets_pushes_pass_and_asks_for_them_when_there_is_ro
     assert list(readers.syncs(9.0)) == [Sync(TALKS[0], 3)] and list(readers.syncs(9.0)) == []
 
 
+def test_only_conversations_in_which_something_is_missing_are_looked_at(monkeypatch):
+    """A user of a thousand conversations pays for the one that moves."""
+    looked_at, asks = [], Reader.asks
+    monkeypatch.setattr(Reader, "asks", lambda reader, now: looked_at.append(reader.conversation) or asks(reader, now))
+    readers, talks = Readers({}, limit=10_000), [f"user-{n}:zoe" for n in range(1_000)]
+    readers.welcome(Welcome("zoe", "gw-1", dict.fromkeys(talks, (0, 0))), now=0.0)
+    assert list(readers.syncs(now=0.0)) == looked_at == []
+    readers.take(message(1, talks[7]), now=0.1, own=())
+    readers.take(message(3, talks[8]), now=0.1, own=())
+    assert list(readers.syncs(now=0.4)) == [Sync(talks[8], 0)]
+    assert looked_at == [talks[8]]
+    readers.take(Page(talks[8], (message(1, talks[8]), message(2, talks[8])), 3), now=0.5, own=())
+    assert list(readers.syncs(now=0.5)) == []
+    assert looked_at == [talks[8]]
+
+
 async def test_who_waits_is_told_when_it_ends():
     """GatewayClosed, after what was there."""
     readers = Readers({}, limit=3)
