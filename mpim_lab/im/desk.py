@@ -188,9 +188,11 @@ class Desk:
         return self._fault(session, Problem("AccessDenied", "that is no conversation of yours"))
 
     async def _sync(self, session: Session, frame: Sync) -> None:
-        request = PullOfflineReq(session.route.uid, frame.conversation, frame.after)
-        page = await self._services.messages.pull_offline(request)
-        session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing)))
+        messages, uid, after = self._services.messages, session.route.uid, frame.after
+        if after is None:
+            after = await messages.begin_at_the_end(uid, frame.conversation, is_new=False)
+        page = await messages.pull_offline(PullOfflineReq(uid, frame.conversation, after))
+        session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing, after)))
         if self._reporter.is_on:
             for message in (each for each in page.messages if each.sender != session.route.uid):
                 self._reporter.passed(message.id, self._reporter.actor, source=CHAT_LOG)

@@ -8,7 +8,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 | `hello`     | token, device, packed, echo  | `welcome`, or `error` and the end of the connection; must be the first frame |
 | `send`      | id, text, to or group        | `sent`, or `error` with the id; the same id again is the same message        |
 | `ack`       | conversation, sequence       | nothing: "I have everything up to this number"                               |
-| `sync`      | conversation, after          | `page`: what came after that number, at most 100 messages                    |
+| `sync`      | conversation, after          | `page`: at most 100 messages after that number; none: after my last `ack`    |
 | `presence`  | users                        | a `presence` for each, and another one whenever it changes                   |
 | `group`     | group, action, members       | `group` with its members; action: "create" (with members), "join", "leave",  |
 |             |                              | "members" (asks only)                                                        |
@@ -19,7 +19,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 | `welcome`    | uid, gateway, conversations {name: [acked, last]}, ordered, silent_s, whole | begins; who is behind syncs  |
 | `push`       | conversation, sequence, id, sender, text, at_ms        | a message; acknowledge it                         |
 | `sent`       | id, conversation, sequence, told                       | your message is kept, under this number           |
-| `page`       | conversation, messages, last, missing                  | the answer to `sync`; `missing` is gone for good  |
+| `page`       | conversation, messages, last, missing, after           | the answer to `sync`; `missing` is gone for good  |
 | `behind`     | conversations {name: last}                             | there is more than was pushed to you: sync        |
 | `presence`   | uid, status                                            | "online" or "offline"                             |
 | `group`      | group, members, last                                   | who is in a group now, and its last number        |
@@ -34,8 +34,7 @@ Limits: a frame from a client has at most 16 KiB, a text 4,000 characters, `pres
 system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may send several frames in one
 binary message: a batch, compressed if that pays, as `mpim_lab/mq/frames.py` describes them.
 
-A message that I send is pushed to all devices of mine; with `echo` false not to the connection that sent it, which hears its
-number from `sent` and counts it as had.
+A message that I send is pushed to all my devices; with `echo` false not over the line that sent it, which has `sent`.
 
 On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so that a gateway can pass the
 frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
@@ -85,10 +84,10 @@ class Ack(Struct, frozen=True, tag="ack", tag_field="t"):
 
 
 class Sync(Struct, frozen=True, tag="sync", tag_field="t"):
-    """What came after this number?"""
+    """What came after this number, or (None) after what I have acknowledged?"""
 
     conversation: ConversationName
-    after: Number
+    after: Number | None = None
 
 
 class Watch(Struct, frozen=True, tag="presence", tag_field="t"):
@@ -136,6 +135,7 @@ class Page(Struct, frozen=True, tag="page", tag_field="t"):
     messages: tuple[ChatMessage, ...]
     last: int
     missing: tuple[int, int] | None = None
+    after: int = 0
 
 
 class Behind(Struct, frozen=True, tag="behind", tag_field="t"):

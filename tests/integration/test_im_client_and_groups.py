@@ -94,7 +94,7 @@ async def test_whoever_is_no_member_any_more_asks_once():
         assert await numbers(alice, 1) == [1]
         await mpim.services.groups.leave("tea", "alice")
         asked = syncs_counted(mpim.gateways["gw-1"])
-        alice._readers._readers["#tea"].told_last(9)
+        alice._readers._reader("#tea").told_last(9)
         await wait_until(lambda: asked)
         await asyncio.sleep(2.5)  # longer than a reader's patience
         assert asked == ["#tea"]
@@ -153,6 +153,46 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
             await bob.send("alice", "and you?")
             assert await numbers(alice, 1) == [1]
             assert alice.missing == [] and set(positions.values()) == {1}
+
+
+async def test_another_device_reads_a_group_from_where_one_has_joined():
+    """It is not told of the joining; by the first message it learns that there is something to ask, and from where on."""
+    async with system(gateways=2) as mpim, mpim.client("alice") as alice:
+        await alice.create_group("tea", "carol")
+        for number in range(5):
+            await alice.send_to_group("tea", f"before {number}")
+        laptop, phone = mpim.client("bob", at=["gw-1"]), mpim.client("bob", at=["gw-2"], device="phone")
+        async with laptop, phone:
+            await laptop.join("tea")
+            for number in range(3):
+                await alice.send_to_group("tea", f"after {number}")
+            for device in (laptop, phone):
+                assert await numbers(device, 3) == [6, 7, 8]
+            assert laptop.missing == phone.missing == []
+            await phone.send_to_group("tea", "me too")
+            assert (await laptop.receive()).text == "me too"
+            await alice.send_to_group("tea", "good")
+            assert await numbers(phone, 1) == await numbers(laptop, 1) == [10]
+
+
+async def test_what_was_read_before_is_not_read_again_where_the_welcome_left_it_out(monkeypatch):
+    """A new device of somebody with very many conversations begins where she has acknowledged."""
+    for module in (messages, reception):
+        monkeypatch.setattr(module, "MOST_CONVERSATIONS", 1)
+    async with system() as mpim, mpim.client("bob") as bob, mpim.client("carol") as carol:
+        async with mpim.client("alice") as alice:
+            for sender in (bob, bob, carol):
+                await sender.send("alice", "hi")
+            assert sorted(await numbers(alice, 3)) == [1, 1, 2]
+        async with asyncio.timeout(5):
+            while await mpim.services.messages.ledger.acked("alice") != {"alice:bob": 2, "alice:carol": 1}:
+                await asyncio.sleep(0.01)
+        await carol.send("alice", "are you there?")  # so that this one is named
+        async with mpim.client("alice", device="new") as alice:
+            assert await numbers(alice, 1) == [2]
+            await bob.send("alice", "and you?")
+            assert await numbers(alice, 1) == [3]
+            assert alice.missing == []
 
 
 async def test_watching_begins_when_the_server_is_back(monkeypatch):

@@ -3,6 +3,7 @@
 import asyncio
 import typing
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from mpim_lab.im.protocol import MOST_TEXT, ChatMessage, checked_name
 from mpim_lab.im.rate import TokenBucket
 from mpim_lab.im.reader import Missing, Reader
 from mpim_lab.im.readers import Readers
-from mpim_lab.im.wire import Ack, Behind, Page, Sync, Welcome
+from mpim_lab.im.wire import Ack, Behind, Page, Problem, Sync, Welcome
 
 TALKS = ("alice:bob", "#tea")
 ME = "bob"
@@ -238,8 +239,19 @@ class ReadersAndNetwork(RuleBasedStateMachine):
         """What was on its way is lost, with the line."""
         self.requests.clear()
         self.pages.clear()
-        conversations = {name: (self.acked.get(name, 0), self.server.last(name)) for name in TALKS}
-        self.readers.welcome(Welcome(ME, "gw-1", conversations), self.now)
+        self.welcome(TALKS)
+
+    @rule(names=st.sets(st.sampled_from(TALKS)), anew=st.booleans())
+    def reconnect_and_not_be_told_of_all(self, names, anew):
+        if anew:
+            self.readers, self.out = Readers(self.positions, self.limit), None
+        self.requests.clear()
+        self.pages.clear()
+        self.welcome(names)
+
+    def welcome(self, names):
+        conversations = {name: (self.acked.get(name, 0), self.server.last(name)) for name in names}
+        self.readers.welcome(Welcome(ME, "gw-1", conversations, whole=set(names) == set(TALKS)), self.now)
 
     @rule(name=st.sampled_from(TALKS), is_mine=st.booleans(), copies=st.integers(0, 2), same_id=st.booleans())
     def say(self, name, is_mine, copies, same_id):
@@ -264,7 +276,11 @@ class ReadersAndNetwork(RuleBasedStateMachine):
     @rule(data=st.data())
     def server_answers(self, data):
         sync = self.requests.pop(data.draw(st.integers(0, len(self.requests) - 1)))
-        self.pages.append(self.server.page(sync.conversation, sync.after, self.page_limit))
+        self.pages.append(self.page(sync))
+
+    def page(self, sync):
+        after = self.acked.get(sync.conversation, 0) if sync.after is None else sync.after
+        return msgspec.structs.replace(self.server.page(sync.conversation, after, self.page_limit), after=after)
 
     @precondition(lambda self: self.pages)
     @rule(data=st.data(), stays=st.booleans())
@@ -324,8 +340,7 @@ class ReadersAndNetwork(RuleBasedStateMachine):
         for _ in range(4 * everything + 4):
             self.now += 5
             for sync in self.readers.syncs(self.now):
-                page = self.server.page(sync.conversation, sync.after, self.page_limit)
-                self.readers.take(page, self.now, self.own)
+                self.readers.take(self.page(sync), self.now, self.own)
             self.out = self.out or self.runner.run(self._next())
             if self.out is not None:
                 self.has_read()
@@ -397,6 +412,53 @@ def test_only_conversations_in_which_something_is_missing_are_looked_at(monkeypa
     readers.take(Page(talks[8], (message(1, talks[8]), message(2, talks[8])), 3), now=0.5, own=())
     assert list(readers.syncs(now=0.5)) == []
     assert looked_at == [talks[8]]
+
+
+def unplaced(name, *pushes):
+    """Readers who were told of no conversation, and then heard of one in the middle of it."""
+    readers = Readers({}, limit=10)
+    readers.welcome(Welcome(ME, "gw-1", {}), now=0.0)
+    for number in pushes:
+        readers.take(message(number, name), now=0.0, own=())
+    assert list(readers.syncs(now=0.0)) == [Sync(name, None)] and list(readers.syncs(now=0.0)) == []
+    return readers
+
+
+async def test_what_was_pushed_here_is_read_here_whatever_another_device_has_acknowledged_meanwhile():
+    """The first push says the most where to begin, the answer the least."""
+    readers = unplaced("#tea", 5, 6)
+    readers.take(Page("#tea", (message(7, "#tea"),), 7, after=6), now=0.1, own=())
+    assert list(readers.syncs(now=0.5)) == [Sync("#tea", 4)]
+    readers.take(Page("#tea", (message(5, "#tea"), message(6, "#tea")), 7, after=4), now=0.6, own=())
+    assert numbers([await readers.next() for _ in range(3)]) == [5, 6, 7]
+
+
+async def test_after_a_word_of_being_behind_it_begins_where_the_answer_says():
+    """Nothing was pushed: nothing says that it begins before what was acknowledged."""
+    readers = Readers({}, limit=10)
+    readers.welcome(Welcome(ME, "gw-1", {}), now=0.0)
+    readers.take(Behind({"#tea": 9}), now=0.0, own=())
+    assert list(readers.syncs(now=0.0)) == [Sync("#tea", None)]
+    readers.take(Page("#tea", (message(9, "#tea"),), 9, after=8), now=0.1, own=())
+    assert numbers([await readers.next()]) == [9] and readers.missing == []
+
+
+@pytest.mark.parametrize(("error", "asked"), [("TooFast", [Sync("#tea", None)]), ("NotAMember", [])])
+def test_where_it_begins_is_asked_again_after_a_refusal_unless_that_is_final(error, asked):
+    """Too fast: after a pause. No member any more: never."""
+    readers = unplaced("#tea", 5)
+    readers.problem(Problem(error, "no", "sync #tea"), now=0.1)
+    assert list(readers.syncs(now=0.5)) == []
+    assert list(readers.syncs(now=1.5)) == asked
+
+
+def test_where_it_begins_is_asked_again_over_the_next_line_and_when_no_answer_comes():
+    """At once over a new line, otherwise after two seconds."""
+    readers = unplaced("#tea", 5)
+    readers.welcome(Welcome(ME, "gw-2", {}, whole=False), now=0.1)
+    assert list(readers.syncs(now=0.1)) == [Sync("#tea", None)]
+    assert list(readers.syncs(now=2.0)) == []
+    assert list(readers.syncs(now=2.1)) == [Sync("#tea", None)]
 
 
 async def test_who_waits_is_told_when_it_ends():
