@@ -45,9 +45,12 @@ class FrameCarrier:
     def __init__(self, queue: MessageQueue, channel: str, codec: Codec | None, credit: Credit, rule: BatchRule) -> None:
         access = queue.access(channel)
         self.name, self.reporter = channel, queue.reporter
-        self.max_message_bytes = most = queue.max_payload_bytes - OVERHEAD_BYTES
+        whose, limit = "queue", queue.max_payload_bytes
+        if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch
+            whose, limit = "codec", codec.max_bytes
+        self.max_message_bytes = most = limit - OVERHEAD_BYTES
         if rule.max_bytes + 4 * rule.max_messages > most:
-            raise InvalidParameter(f"{rule} makes frames of more than the queue's {queue.max_payload_bytes:,} bytes")
+            raise InvalidParameter(f"{rule} makes frames of more than the {whose}'s {limit:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
         self._link, self._key = access.commands, access.key
         self._confirmations = batches_channel(os.urandom(8).hex())

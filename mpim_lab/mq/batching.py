@@ -23,7 +23,7 @@ from mpim_lab.mq.batch_sender import BatchSender
 from mpim_lab.mq.callers import Callers
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.credit import Credit
-from mpim_lab.mq.message import wire_payload
+from mpim_lab.mq.message import check_many, wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.receipt import Receipt, all_of, first_of
 from mpim_lab.mq.streams import Stream
@@ -34,7 +34,8 @@ class Batcher:
 
     rule: when a batch is closed; `Adaptive()` if none is given. max_waiting_bytes: how much may wait to be sent; beyond it
     callers wait, first come, first served, for at most `wait_s`. give_up_after_s: how old a message may become while its
-    batch cannot be written; then it gets the error, and so does what waits behind it, which would overtake a repeat.
+    batch cannot be written (an attempt that was begun is seen through); then it gets the error, and so does what waits
+    behind it, which would overtake a repeat.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Batcher:
         give_up_after_s: float = 30.0,
         backoff: Backoff | None = None,
     ) -> None:
-        if min(max_waiting_bytes, wait_s, give_up_after_s) <= 0:
+        if not all(each > 0 for each in (max_waiting_bytes, wait_s, give_up_after_s)):  # NaN is not, either
             raise InvalidParameter("max_waiting_bytes, wait_s and give_up_after_s must be above 0")
         self.rule = rule or Adaptive()
         self._carrier, self._reporter, self._is_reporting = carrier, carrier.reporter, carrier.reporter.is_on
@@ -91,7 +92,11 @@ class Batcher:
     # Life
 
     async def open(self) -> None:
-        """Get ready. Raises what subscribing raises."""
+        """Get ready. Raises what subscribing raises, InvalidParameter if it is open, QueueClosed once it was closed."""
+        if self._closing:
+            raise self._why_not()
+        if self._task is not None:
+            raise InvalidParameter("the batcher is open already")
         self._loop = asyncio.get_running_loop()
         await self._carrier.open()
         self._task = asyncio.create_task(self._sender.run())
@@ -99,7 +104,8 @@ class Batcher:
     async def close(self) -> None:
         """Take nothing more, send everything that was taken, and wait for the outcomes. Twice is harmless.
 
-        It ends at the latest when `give_up_after_s` are over. To cancel it does not stop the sending.
+        It ends at the latest when `give_up_after_s` are over, and what was begun by then: waiting for an answer, for a
+        connection, for a receiver (`Credit.patience_s`). To cancel it does not stop the sending.
         """
         self._closing = True
         self._sender.end()
@@ -134,8 +140,10 @@ class Batcher:
     async def publish_many(self, payloads: Iterable[bytes | str]) -> list[int | str]:
         """Send many, in order, and give the outcome of each. All are checked before the first is taken in.
 
-        Raises as `publish` does, and PartlyAdded, which says which, once some have an error of their own.
+        What is given together is taken in together, be it more than `max_waiting_bytes`. Raises as `publish` does, and
+        PartlyAdded, which says which, once some have an error of their own.
         """
+        check_many(payloads)
         most = self._most_bytes
         checked = [
             payload if type(payload) is bytes and len(payload) <= most else wire_payload(payload, most)

@@ -144,6 +144,8 @@ def _by_number(dictionaries: Sequence[Dictionary]) -> dict[int, Dictionary]:
 
 def _deflater(algorithm: Algorithm, level: int, dictionaries: Sequence[Dictionary]) -> Callable[[bytes], bytes]:
     """What compresses; made once. Raises InvalidParameter."""
+    if algorithm is Algorithm.ZSTD_DICTIONARY and not dictionaries:
+        raise InvalidParameter(f"{algorithm} needs at least one dictionary")
     try:
         if algorithm is Algorithm.ZLIB:
             zlib.compress(b"", level)
@@ -151,8 +153,6 @@ def _deflater(algorithm: Algorithm, level: int, dictionaries: Sequence[Dictionar
         if algorithm is Algorithm.LZ4:
             _check_level(level, lz4.frame.COMPRESSIONLEVEL_MAX)
             return lambda data: lz4.frame.compress(data, compression_level=level, store_size=False)
-        if algorithm is Algorithm.ZSTD_DICTIONARY and not dictionaries:
-            raise InvalidParameter("zstd-dictionary needs at least one dictionary")
         if algorithm in (Algorithm.ZSTD, Algorithm.ZSTD_DICTIONARY):
             with_one = algorithm is Algorithm.ZSTD_DICTIONARY
             return _compressor(level, dictionaries[0] if with_one else None).compress

@@ -1,5 +1,6 @@
 """Message: what a handler gets, and what may be sent."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mpim_lab.errors import InvalidMessage
@@ -50,6 +51,12 @@ def wire_payload(payload: bytes | str, max_bytes: int) -> bytes:
     if len(payload) > max_bytes:
         raise InvalidMessage(f"the payload has {len(payload):,} bytes; this queue takes at most {max_bytes:,}")
     return payload
+
+
+def check_many(payloads: object) -> None:
+    """Refuse one payload where many are taken: a text would be so many letters. Raises InvalidMessage."""
+    if isinstance(payloads, str | bytes | bytearray | memoryview | Mapping):
+        raise InvalidMessage(f"this takes many payloads, not one {type(payloads).__name__}")
 
 
 def _as_bytes(payload: object) -> bytes:

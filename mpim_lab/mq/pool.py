@@ -21,6 +21,7 @@ once, which is definite, and may try again. Else callers of a dead server would 
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
@@ -62,8 +63,12 @@ class Pool:
         name: str = "pool",
         backoff: Backoff | None = None,
     ) -> None:
-        if min(wait_s, call_timeout_s, connect_timeout_s, warn_after_s) <= 0 or close_within_s < 0:
+        if not (
+            close_within_s >= 0 and all(each > 0 for each in (wait_s, call_timeout_s, connect_timeout_s, warn_after_s))
+        ):
             raise InvalidParameter("times must be above 0 (close_within_s may be 0: cut at once)")
+        if call_timeout_s == math.inf:
+            raise InvalidParameter("call_timeout_s=inf: a server that is silent would hold a connection for ever")
         self.name = name
         self._wait_s, self._call_timeout_s = wait_s, call_timeout_s
         self._warn_after_s, self._close_within_s = warn_after_s, close_within_s

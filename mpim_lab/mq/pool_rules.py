@@ -26,7 +26,7 @@ class Ageing:
     max_lifetime_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        if self.check_idle_after_s < 0 or self.max_idle_s <= 0 or self.max_lifetime_s <= 0:
+        if not (self.check_idle_after_s >= 0 and self.max_idle_s > 0 and self.max_lifetime_s > 0):  # NaN is not, either
             raise InvalidParameter(f"{self}: times must be above 0 (check_idle_after_s may be 0: always check)")
 
     def retire(self, opened_at: float, idle_since: float, now: float) -> str:

@@ -62,12 +62,13 @@ class PooledConnection:
         """
         for words in commands:
             check_has_reply(words)
+        limit_s = self._limit_s(("MULTI",), timeout_s)
         self._check_usable()
         for words in commands:
             self._leftovers.note(words)
         framed = [("MULTI",), *commands, ("EXEC",)]
         self._leftovers.note(("EXEC",))
-        *queued, outcome = await self.wire.exchange(framed, timeout_s or self._call_timeout_s)
+        *queued, outcome = await self.wire.exchange(framed, limit_s)
         return _outcome(queued, outcome)
 
     def _limit_s(self, words: Sequence[Word], timeout_s: float | None) -> float:

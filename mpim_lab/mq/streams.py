@@ -13,7 +13,7 @@ from mpim_lab.events import Kind
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.entries import DATA, Entry, entries_of, entry_of
 from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.message import wire_payload
+from mpim_lab.mq.message import check_many, wire_payload
 from mpim_lab.mq.pipeline import call_many
 
 Payload = bytes | str | Mapping[str, bytes | str]
@@ -84,6 +84,7 @@ class Stream:
         between them, and some may fail while others do not. Then it raises PartlyAdded, which says which; if nothing was
         written at all, what `Link` raises. Raises InvalidMessage.
         """
+        check_many(payloads)
         packed = [self._pack(payload, None) for payload in payloads]
         if self._is_reporting:
             for told, _ in packed:

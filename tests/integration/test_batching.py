@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mpim_lab.errors import (
     CommandRejected,
     ConnectionLost,
+    InvalidMessage,
     InvalidParameter,
     MpimError,
     NotConnected,
@@ -218,6 +219,48 @@ async def test_a_rule_whose_frames_the_queue_would_not_take_is_refused(server):
     async with MessageQueue(server.url, max_payload_bytes=10_000) as mq:
         with pytest.raises(InvalidParameter, match="10,000"):
             Batcher.to_channel(mq, "chat")
+
+
+async def test_a_codec_that_would_refuse_a_whole_batch_is_refused_itself(server):
+    """Small messages must not fail for the company they are in; one that is too large for the codec fails alone, at once."""
+    async with MessageQueue(server.url) as mq:
+        with pytest.raises(InvalidParameter, match="than the codec's 65,536 bytes"):
+            Batcher.to_channel(mq, "chat", rule=Adaptive(), codec=Codec("zstd", max_bytes=64 * 1024))
+        codec, rule = Codec("zstd", max_bytes=5_000), Adaptive(max_messages=100, max_bytes=4_000)
+        async with Batcher.to_channel(mq, "chat", rule=rule, codec=codec) as batcher:
+            assert await batcher.publish_many([b"x" * 500] * 100) == [0] * 100
+            with pytest.raises(InvalidMessage):
+                await batcher.publish(b"x" * 5_000)
+
+
+@pytest.mark.parametrize("one", ["hello", b"hello", bytearray(b"hello"), {"text": "hello"}])
+async def test_one_payload_where_many_are_taken_is_refused(server, one):
+    """It would be five messages of a letter each."""
+    async with MessageQueue(server.url) as mq, Batcher.to_channel(mq, "chat") as batcher:
+        with pytest.raises(InvalidMessage, match="many payloads, not one"):
+            await batcher.publish_many(one)
+        with pytest.raises(InvalidMessage, match="many payloads, not one"):
+            await mq.stream("log").add_many(one)
+
+
+async def test_a_batcher_is_opened_once(server):
+    """Twice, or again after it was closed, is named when it is tried."""
+    async with MessageQueue(server.url) as mq:
+        async with Batcher.to_channel(mq, "chat") as batcher:
+            with pytest.raises(InvalidParameter, match="open already"):
+                await batcher.open()
+            assert await batcher.publish("hello") == 0
+        with pytest.raises(QueueClosed):
+            await batcher.open()
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan")])
+@pytest.mark.parametrize("name", ["max_waiting_bytes", "wait_s", "give_up_after_s"])
+async def test_limits_that_make_no_sense_are_refused(server, name, bad):
+    """NaN is neither above nor below anything."""
+    async with MessageQueue(server.url) as mq:
+        with pytest.raises(InvalidParameter):
+            Batcher.to_channel(mq, "chat", **{name: bad})
 
 
 FAULTS = st.lists(

@@ -70,6 +70,28 @@ async def test_a_blocking_read_may_take_the_time_it_asks_for(server):
         assert await connection.call("ECHO", "still") == b"still"
 
 
+@pytest.mark.parametrize("bad", [0, -1, float("inf"), float("nan")])
+async def test_a_time_out_that_makes_no_sense_is_refused_before_anything_is_sent(pool, bad):
+    """For a command and for a transaction; the connection stays as good as it was."""
+    async with pool.connection() as connection:
+        with pytest.raises(InvalidParameter, match="'GET' may block"):
+            await connection.call("GET", "a", timeout_s=bad)
+        with pytest.raises(InvalidParameter, match="'MULTI' may block"):
+            await connection.transaction([("GET", "a")], timeout_s=bad)
+        assert await connection.transaction([("SET", "a", "1"), ("GET", "a")]) == [b"OK", b"1"]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [{name: bad} for name in ("wait_s", "call_timeout_s", "max_idle_s", "warn_after_s") for bad in (0, float("nan"))]
+    + [{"close_within_s": float("nan")}, {"close_within_s": -1}, {"call_timeout_s": float("inf")}],
+)
+def test_a_pools_times_that_make_no_sense_are_refused(times):
+    """Not a number, not above 0, or for ever where a silent server would hold a connection for ever."""
+    with pytest.raises(InvalidParameter):
+        Pool("redis://127.0.0.1:1", **times)
+
+
 async def test_after_a_time_out_a_connection_is_of_no_use_to_anybody(pool):
     """Its reply is still to come: the user cannot send on it, and nobody else gets it."""
     async with pool.connection() as connection:
