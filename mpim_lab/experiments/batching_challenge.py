@@ -1,9 +1,11 @@
 """Chapter 5's challenges: close the batch in time, and lose nothing when a flush fails."""
 
 import asyncio
+import contextlib
+import time
 from typing import Any
 
-from mpim_lab.errors import MpimError
+from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.events import Kind
 from mpim_lab.experiments.batching import Burst
 from mpim_lab.experiments.batching_own import OwnBatcher, own_batcher
@@ -12,6 +14,7 @@ from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.mq.pubsub import MessageQueue
 
 NEVER_MS = 60_000.0  # a window that no trial lives to see
+TRIAL_S = 1.0
 
 
 def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
@@ -110,6 +113,65 @@ async def _early_trial(solution: type[Any]) -> Failure | None:
     return Failure(f"{early} of 3 messages had left before the close", trial) if early else None
 
 
+async def _window_trial(solution: type[Any]) -> Failure | None:
+    """A full batch leaves; then one message comes: its window is its own, from its own beginning to its own end."""
+    trial = f"4 messages at once, 0.4 windows later one more, window {TRIAL_S * 1e3:g} ms"
+    async with own_batcher(solution, window_ms=TRIAL_S * 1e3) as (own, what_bob_read):
+        await asyncio.sleep(0.3 * TRIAL_S)
+        sent = [b"m%d" % number for number in range(1, 6)]
+        calls = [asyncio.create_task(own.publish(payload)) for payload in sent[:BATCH]]
+        await asyncio.sleep(0.4 * TRIAL_S)
+        calls.append(asyncio.create_task(own.publish(sent[-1])))
+        came_at = time.monotonic()
+        await asyncio.gather(*calls, return_exceptions=True)
+        if own.problem:
+            return Failure(own.problem, trial)
+        if (failure := _misread(await what_bob_read(), sent, trial)) is not None:
+            return failure
+        waited_s = own.left_at[-1] - came_at  # a machine that stands still makes it longer, nothing makes it shorter
+    if waited_s < 0.97 * TRIAL_S:
+        return Failure("m5 left before its window was over", trial, "m5")
+    return Failure("m5 left long after its window was over", trial, "m5") if waited_s > 1.9 * TRIAL_S else None
+
+
+async def _last_words_trial(solution: type[Any]) -> Failure | None:
+    """The process ends when `close` has returned; what is still on its way then is lost."""
+    trial = "1 message, then close, and the line is slow"
+    async with own_batcher(solution, window_ms=NEVER_MS) as (own, _):
+        own.line_is_free.clear()
+        call = asyncio.create_task(own.publish(b"m1"))
+        await asyncio.sleep(0.02)
+        closing = asyncio.create_task(own.close())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while not own.left_at:
+                    await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        too_early = closing.done() and closing.exception() is None
+        own.line_is_free.set()
+        await asyncio.gather(call, closing)
+    complaint = "close() returned while m1 was on its way: a process that ends then loses it"
+    return Failure(complaint, trial, "m1") if too_early else None
+
+
+async def _final_trial(solution: type[Any]) -> Failure | None:
+    """One batch is refused for good: its senders are told, once, and the next ones go on."""
+    trial = "8 messages at once, batches of 4; `send` raises InvalidMessage for the first batch, whenever it is tried"
+    async with own_batcher(solution, never=b"m2") as (own, what_bob_read):
+        sent = [b"m%d" % number for number in range(1, 9)]
+        told = await asyncio.gather(*(own.publish(payload) for payload in sent), return_exceptions=True)
+        if own.problem:
+            return Failure(f"{own.problem}: no repeat helps a message that is refused", trial)
+        failed = [
+            payload.decode() for payload, each in zip(sent, told, strict=True) if isinstance(each, InvalidMessage)
+        ]
+        if failed != ["m1", "m2", "m3", "m4"]:
+            return Failure(
+                f"add() raised InvalidMessage for {', '.join(failed) or 'nobody'} instead of m1 to m4", trial
+            )
+        return _misread(await what_bob_read(), sent[BATCH:], trial)
+
+
 def close_the_batch() -> Challenge:
     """A batch that is closed by count, by its own timer, and at the end."""
     return Challenge(
@@ -117,7 +179,7 @@ def close_the_batch() -> Challenge:
         "Write a class with `__init__(self, send, max_messages, window_s)`, `async add(self, payload)` and\n"
         "`async close(self)`. `await send(batch)` sends a list of 1 to max_messages payloads. A batch leaves when it is\n"
         "full, when its first message has waited for window_s, or on close, whichever is first; nobody may have to\n"
-        "write another message for it. Messages arrive once, in order.",
+        "write another message for it. Messages arrive once, in order; `close` returns when all have been sent.",
         [
             _burst_trial("none", 1, messages=12),
             _burst_trial("quiet", 1),
@@ -126,6 +188,8 @@ def close_the_batch() -> Challenge:
             _trickle_trial,
             _busy_trial,
             _early_trial,
+            _window_trial,
+            _last_words_trial,
         ],
         [
             "Who wakes up when nobody writes? Only a task or a timer of the batch's own (asyncio.create_task, call_later).",
@@ -139,10 +203,11 @@ def lose_nothing() -> Challenge:
     """A flush that fails keeps its batch, in order, and tells the truth."""
     return Challenge(
         "Lose nothing when a flush fails",
-        "The same class, and now `send` may raise. An error whose `definite` is True says that nothing was sent: try the\n"
-        "same batch again, before anything that came later. One whose `definite` is False says that it may have been\n"
-        "sent: do not repeat it; raise it from the `add` of each of its messages. So `add` returns, or raises, only once\n"
-        "its own message's batch has been sent, or was not.",
+        "The same class, and now `send` may raise. NotConnected and QueueFull (of mpim_lab.errors) say that nothing was\n"
+        "sent and that it may go in a moment: try the same batch again, before anything that came later. Any other\n"
+        "MpimError is final, and if its `definite` is False the batch may have been sent: do not repeat it; raise the\n"
+        "error from the `add` of each of its messages. So `add` returns, or raises, only once its own message's batch\n"
+        "has been sent, or was not.",
         [
             _burst_trial("none", 1, messages=12),
             _burst_trial("quiet", 1),
@@ -151,10 +216,12 @@ def lose_nothing() -> Challenge:
             _burst_trial("flush fails", 7, messages=24),
             _burst_trial("answer lost", 1),
             _burst_trial("closed", 7),
+            _final_trial,
         ],
         [
             "Give each message a future: `add` awaits it, and whoever sends the batch sets its result or its exception.",
             "One task sends, one batch at a time, in a loop: `while True: try: await send(batch) … break`.",
-            "except MpimError as error: if error.definite, sleep a little and try again; else set_exception on the batch.",
+            "except (NotConnected, QueueFull): sleep a little and try again; except MpimError as error: set_exception on\n"
+            "each future of the batch.",
         ],
     )

@@ -30,8 +30,10 @@ class OwnBatcher:
         max_messages: int = BATCH,
         window_ms: float = WINDOW_MS,
         refuses: bytes = b"",
+        never: bytes = b"",
     ) -> None:
         self._refuses = refuses  # the first attempt to send a batch with this message finds no room
+        self._never = never  # no batch with this message is ever sent
         self.line_is_free = asyncio.Event()
         self.line_is_free.set()
         self.unknown: set[str] = set()  # messages of which nobody knows whether they were sent
@@ -39,6 +41,7 @@ class OwnBatcher:
         self._access, self._reporter = queue.access(channel), queue.reporter
         self._taken = self._sent = 0
         self.batches: list[int] = []
+        self.left_at: list[float] = []  # when `send` was called
         self.problem: str = ""
         self._own = solution(self._send, max_messages, window_ms / 1e3)
 
@@ -57,6 +60,7 @@ class OwnBatcher:
     async def _send(self, batch: list[bytes]) -> None:
         """What the learner calls with a batch."""
         messages = list(batch)
+        self.left_at.append(time.monotonic())
         if not messages or len(messages) > self._max_messages:
             self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
             raise InvalidMessage(self.problem)
@@ -65,6 +69,8 @@ class OwnBatcher:
         if self._refuses and any(payload == self._refuses for payload in messages):
             self._refuses = b""
             raise QueueFull("too many commands wait for the server already; nothing was sent")
+        if self._never and self._never in messages:
+            raise InvalidMessage(f"{self._never.decode()} is too large; nothing was sent")
         if not connection.is_ready:  # not waited for: a fault ends before a patient sender notices it
             raise NotConnected("the line is down; nothing was sent")
         for payload in messages:
@@ -107,3 +113,5 @@ async def own_batcher(
             return got
 
         yield own, what_bob_read
+        with contextlib.suppress(Exception):  # what its close does was judged; here it ends tasks of the learner's
+            await own.close()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from mpim_lab.errors import MpimError
+from mpim_lab.errors import MpimError, NotConnected, QueueFull
 from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
@@ -41,12 +41,12 @@ class Reference:
         while True:
             try:
                 await self.send([payload for payload, _ in batch])
+            except (NotConnected, QueueFull):
+                await asyncio.sleep(0.01)
             except MpimError as error:
-                if error.definite:
-                    await asyncio.sleep(0.01)
-                    continue
                 return [told.set_exception(error) for _, told in batch]
-            return [told.set_result(None) for _, told in batch]
+            else:
+                return [told.set_result(None) for _, told in batch]
 
     async def close(self):
         if self.open:

@@ -1,11 +1,12 @@
 """Chapter 5's challenges once more: solutions that look right until one looks closely."""
 
 import asyncio
+import contextlib
 
 from mpim_lab.errors import MpimError
 from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
 from tests.challenges import assert_each_fails
-from tests.integration.test_challenges_5 import Reference, Timed
+from tests.integration.test_challenges_5 import Reference, Sketch, Timed
 
 
 class ClearsAfterTheSend(Timed):
@@ -65,10 +66,74 @@ class TellsOneOnly(Reference):
             return [told.set_result(None) for _, told in batch]
 
 
+class LeavesTheTimerRunning(Timed):
+    """The timer of a batch that was full closes the next one."""
+
+    async def flush(self):
+        await Sketch.flush(self)
+
+
+class WaitsHalfAsLong(Timed):
+    def __init__(self, send, max_messages, window_s):
+        super().__init__(send, max_messages, window_s if window_s >= 60 else window_s / 2)
+
+
+class WaitsMuchLonger(Timed):
+    def __init__(self, send, max_messages, window_s):
+        super().__init__(send, max_messages, 5.0 if window_s == 1.0 else window_s)
+
+
+class TicksForAll(Sketch):
+    """One ticker for all batches, whenever the first message of one came."""
+
+    def __init__(self, send, max_messages, window_s):
+        super().__init__(send, max_messages, window_s)
+        self.ticker = asyncio.create_task(self.tick())
+
+    async def tick(self):
+        while True:
+            await asyncio.sleep(self.window_s)
+            with contextlib.suppress(MpimError):
+                await self.flush()
+
+    async def close(self):
+        self.ticker.cancel()
+        await self.flush()
+
+
+class ClosesInTheBackground(Timed):
+    async def close(self):
+        self.last = asyncio.create_task(self.flush())
+
+
+class RepeatsWhatIsRefused(Reference):
+    """Whatever certainly sent nothing is sent again, for ever."""
+
+    async def send_one(self, batch):
+        while True:
+            try:
+                await self.send([payload for payload, _ in batch])
+            except MpimError as error:
+                if not error.definite:
+                    return [told.set_exception(error) for _, told in batch]
+                await asyncio.sleep(0.01)
+            else:
+                return [told.set_result(None) for _, told in batch]
+
+
 async def test_a_batch_that_is_closed_too_early_or_cleared_too_late_is_caught():
     """With time to spare on either side: no right solution fails on a slow machine."""
     await assert_each_fails(
-        close_the_batch, {ClearsAfterTheSend: "was duplicated", ClosesTooEarly: "had left before the close"}
+        close_the_batch,
+        {
+            ClearsAfterTheSend: "was duplicated",
+            ClosesTooEarly: "had left before the close",
+            LeavesTheTimerRunning: "m5 left before its window was over",
+            WaitsHalfAsLong: "m5 left before its window was over",
+            WaitsMuchLonger: "m5 was lost",
+            TicksForAll: "m5 left before its window was over",
+            ClosesInTheBackground: "close() returned while m1 was on its way",
+        },
     )
 
 
@@ -76,5 +141,10 @@ async def test_half_a_repeat_and_half_a_truth_are_caught():
     """Every message of the batch is repeated in its place, and every sender of it is told."""
     await assert_each_fails(
         lose_nothing,
-        {OvertakesItself: "out of order", RepeatsOnce: "was lost", TellsOneOnly: "nobody knows"},
+        {
+            OvertakesItself: "out of order",
+            RepeatsOnce: "was lost",
+            TellsOneOnly: "nobody knows",
+            RepeatsWhatIsRefused: "no repeat helps",
+        },
     )
