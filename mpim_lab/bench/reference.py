@@ -37,6 +37,7 @@ MEASURES = {
         names={
             "none": "mpim_lab, not batched",
             "redis-py, 100 a pipeline": "redis-py pipelined",
+            "adaptive": "mpim_lab, one by one",
             "adaptive, 100 a call": "mpim_lab",
         },
     ),

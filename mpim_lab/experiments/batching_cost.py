@@ -50,6 +50,7 @@ async def knee_sweep(tasks: Sequence[int] = (1, 4, 16, 64), *, seconds: float = 
     ways = {
         "none": "batching:mpim_lab, not batched",
         "redis-py, 100 a pipeline": "batching:redis-py pipelined",
+        "adaptive": "batching:mpim_lab, one by one",
         "adaptive, 100 a call": "batching:mpim_lab",
     }
     async with open_server() as server:

@@ -1,7 +1,7 @@
 """Chapter 6: alice compresses, bob reads; who else may send to him, and what may they do to him?"""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -36,7 +36,7 @@ class Packed(Experiment):
     own: Any = None  # the learner's own codec, instead of a named one
 
     async def perform(self, run: Run) -> Verdict:
-        """Send everything; the verdict is bob's, and about names: `misread` counts what he read as another text.
+        """Send everything; the verdict is bob's: what came, and what he read as another text (`altered`).
 
         Metrics besides: bytes before and after packing, the most that one became.
         """
@@ -50,8 +50,8 @@ class Packed(Experiment):
                 await stage.send(b"m%d %b" % (number, line))
                 await asyncio.sleep(self.pace_ms / 1e3)
         run.metrics |= {"bytes_before": stage.bytes_before, "bytes_after": stage.bytes_after}
-        run.metrics |= {"most_bytes": stage.most_bytes, "misread": stage.misread}
-        return check_reading(run.trace)
+        run.metrics |= {"most_bytes": stage.most_bytes, "misread": len(stage.misread)}
+        return replace(check_reading(run.trace), altered=tuple(stage.misread))
 
     def _places(self) -> dict[str, str]:
         fault = plan(self.seed, self.fault, self.messages, self.lasts)[0]

@@ -5,7 +5,7 @@ import functools
 import zlib
 from typing import Any, Self
 
-from mpim_lab.events import Kind, Reporter
+from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.lab.corpus import Corpus
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
@@ -35,7 +35,8 @@ class CompressionStage:
     def __init__(self, server: EmbeddedServer | ExternalServer, run: Run, codec: Any, struck: dict[str, str]) -> None:
         self._codec, self._struck, self._trace = codec, struck, run.trace
         self._dictionary = chat_dictionary() if "new sender" in struck.values() else None
-        self.bytes_before = self.bytes_after = self.most_bytes = self.misread = 0
+        self.bytes_before = self.bytes_after = self.most_bytes = 0
+        self.misread: list[str] = []
         self._changed: dict[bytes, bytes] = {}  # packed, one bit changed → what it was before
         self._sent: dict[bytes, bytes] = {}  # packed → payload: to name in the trace what cannot be read
         self._senders = MessageQueue(server.url, prefix=server.prefix)
@@ -117,7 +118,8 @@ class CompressionStage:
             self._bob.reporter.message(Kind.FAILED, sent, CHANNEL, detail=f"{_name_of(error)}: {error}")
             return []
         self.most_bytes = max(self.most_bytes, len(payload))
-        self.misread += payload != self._changed.get(packed, payload)
+        if payload != self._changed.get(packed, payload):
+            self.misread.append(message_id(payload))
         return [payload]
 
 

@@ -13,7 +13,7 @@ class Verdict:
     """What a run did to its messages; ids in the order they were sent. Equal runs have equal verdicts.
 
     `misreported` are the ids whose sender was given the `promise` ("delivered", "added") although they are lost. `stuck`
-    are still in a pending list, `dead` among the dead letters: neither lost nor handled.
+    are still in a pending list, `dead` among the dead letters: neither lost nor handled. `altered` arrived as another text.
     """
 
     sent: int
@@ -25,6 +25,7 @@ class Verdict:
     stuck: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     promise: str = "delivered"
+    altered: tuple[str, ...] = ()
 
     @property
     def semantics(self) -> str:
@@ -37,7 +38,8 @@ class Verdict:
             (False, True): "at least once",
             (True, True): "neither at most once nor at least once",
         }[bool(self.lost), bool(self.duplicated)]
-        return f"{observed}, {'out of order' if self.reordered else 'in order'}"
+        order = "out of order" if self.reordered else "in order"
+        return f"{observed}, {order}{', not as it was sent' if self.altered else ''}"
 
     def __str__(self) -> str:
         counts = f"sent {self.sent:,}  delivered {self.delivered:,}"
@@ -46,6 +48,7 @@ class Verdict:
             f'told "{self.promise}" but lost': self.misreported,
             "stuck, pending or never given out": self.stuck,
             "dead letters": self.dead,
+            "read as another text": self.altered,
         }
         ids = always | {name: found for name, found in sometimes.items() if found}
         lines = [counts] + [f"{name} {len(found)}{_shown(found)}" for name, found in ids.items()]

@@ -55,12 +55,17 @@ async def test_what_is_cut_off_has_a_named_error(lab_server):
 
 
 async def test_a_changed_bit_is_refused_where_there_is_a_checksum_and_misread_elsewhere(lab_server):
-    """zlib has one; LZ4 and Zstandard are made without. The checker, which compares names, sees nothing of it."""
+    """zlib has one; LZ4 and Zstandard are made without; the verdict says that what came is not what was sent."""
     table = await damage_table()
     assert table.equals(await damage_table())
     assert table["refused"].to_dict() == {"sketch": 3, "zlib": 3, "lz4": 0, "zstd": 0}
     assert table["read as another text"].to_dict() == {"sketch": 0, "zlib": 0, "lz4": 3, "zstd": 3}
     assert table.loc["zlib", "bob's error"] == "CorruptPayload"
+    changed = (await Packed(design="zstd", fault="changed").run()).verdict
+    assert (len(changed.altered), changed.lost) == (3, ())
+    assert changed.semantics == "exactly once in this run, in order, not as it was sent"
+    assert "read as another text 3" in str(changed)
+    assert (await Packed(design="zlib", fault="changed").run()).verdict.altered == ()
 
 
 async def test_the_table_and_the_picture_are_the_same_twice(lab_server):
