@@ -1,11 +1,19 @@
 """Chapter 7's challenges: a line that is first come, first served, and a lease that gives nothing broken back."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from mpim_lab.experiments.pool import Callers
+from mpim_lab.experiments.pool_designs import Setting
 from mpim_lab.experiments.pool_desk import LIMIT, SHORT_S, Desk, desk_trial
 from mpim_lab.experiments.pool_lender import Lender
-from mpim_lab.lab.challenge import Challenge
+from mpim_lab.lab.challenge import Challenge, Failure
+from mpim_lab.lab.proxy import Match, Proxy
+from mpim_lab.lab.server import open_server
+
+PATIENCE_S = 2.0
 
 
 async def _one_by_one(desk: Desk) -> None:
@@ -116,6 +124,71 @@ def _lease_trial(fault: str, seed: int, *, more: int) -> Any:
     return judge
 
 
+@contextlib.asynccontextmanager
+async def _one_connection() -> AsyncIterator[tuple[Proxy, Lender]]:
+    """A pool with one place, over a line that can be held."""
+    async with open_server() as server, Proxy(server.url) as line:
+        lender = Lender(Setting(line.url, connections=1, wait_s=PATIENCE_S, name="trial"))
+        try:
+            yield line, lender
+        finally:
+            await lender.close()
+
+
+async def _borrow(solution: type[Any], pool: Lender, then: Callable[[], Any]) -> bool:
+    """Whether a lease gives a connection that answers the question it is asked."""
+    async with solution(pool) as connection:
+        answer: bytes = await connection.call("ECHO", "me")
+        await then()
+    return answer == b"me"
+
+
+async def _next_one_has_it(solution: type[Any], pool: Lender, trial: str) -> Failure | None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            is_own = await _borrow(solution, pool, lambda: asyncio.sleep(0))
+    except TimeoutError:
+        return Failure("the place of the cancelled caller is not free again", trial)
+    return None if is_own else Failure("the next caller was given somebody else's reply", trial)
+
+
+async def _cancelled_between_two_commands(solution: type[Any]) -> Failure | None:
+    trial = "one connection; its caller is cancelled while it computes, with no reply to come"
+    async with _one_connection() as (_, lender):
+        has_it = asyncio.Event()
+
+        async def compute() -> None:
+            has_it.set()
+            await asyncio.sleep(60)
+
+        caller = asyncio.create_task(_borrow(solution, lender, compute))
+        waiting = asyncio.create_task(has_it.wait())
+        await asyncio.wait([caller, waiting], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        caller.cancel()
+        await asyncio.wait([caller])
+        if not caller.cancelled():
+            caller.result()
+        failure = await _next_one_has_it(solution, lender, trial)
+        if failure is None and lender.opened > 1:
+            return Failure("a healthy connection was discarded, because its caller was cancelled", trial)
+        return failure
+
+
+async def _cancelled_at_the_first_question(solution: type[Any]) -> Failure | None:
+    trial = "one idle connection; a caller is cancelled while your lease asks (PING) whether it is alive"
+    async with _one_connection() as (line, lender):
+        if (failure := await _next_one_has_it(solution, lender, trial)) is not None:
+            return failure
+        line.stall_reply(Match("PING"))
+        caller = asyncio.create_task(_borrow(solution, lender, lambda: asyncio.sleep(0)))
+        await asyncio.wait([caller], timeout=0.3)
+        caller.cancel()
+        await asyncio.wait([caller])
+        line.release()
+        return await _next_one_has_it(solution, lender, trial)
+
+
 def give_nothing_broken_back() -> Challenge:
     """A lease: healthy connections come back, the others are discarded, and their places are free again."""
     trials = [("none", 1, 0), ("leak", 1, 0), ("cancelled", 1, 1), ("broken connection", 1, 1), ("idle rot", 1, 3)]
@@ -128,7 +201,11 @@ def give_nothing_broken_back() -> Challenge:
         "cancelled in the middle of a reply, lose their line; idle connections are cut. Nobody may be given one that is of\n"
         "no use, none that is healthy may be discarded, and errors are the caller's. `await connection.call(…)` is any\n"
         "command, `connection.unanswered` the number of replies that are still to come.",
-        [_lease_trial(fault, seed, more=more) for fault, seed, more in trials],
+        [
+            *(_lease_trial(fault, seed, more=more) for fault, seed, more in trials),
+            _cancelled_between_two_commands,
+            _cancelled_at_the_first_question,
+        ],
         [
             "`__aexit__` runs in every case: there each connection must come back, one way or the other, without awaiting.",
             "An error says nothing about the connection. What it is in the middle of does: a reply that is still to come.",

@@ -1,5 +1,7 @@
 """Chapter 7's second challenge: the reference solution passes, every known-bad one is caught."""
 
+import asyncio
+
 from mpim_lab.errors import MpimError
 from mpim_lab.experiments.pool_challenge import give_nothing_broken_back
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
@@ -87,6 +89,29 @@ class LosesWhatDoesNotAnswer(Lease):
             self.pool.put(self.connection)
 
 
+class DecidesByTheError(Lease):
+    """A cancellation breaks a connection, it thinks, wherever it strikes."""
+
+    async def __aexit__(self, kind, error, traceback):
+        if isinstance(error, asyncio.CancelledError | MpimError):
+            self.pool.discard(self.connection)
+        else:
+            self.pool.put(self.connection)
+
+
+class IsCancelledAtTheDoor(Lease):
+    """And has a place then that nobody gives back."""
+
+    async def __aenter__(self):
+        while True:
+            self.connection = await self.pool.get()
+            try:
+                await self.connection.call("PING")
+                return self.connection
+            except MpimError:
+                self.give_back()
+
+
 class IsNoContext:
     def __init__(self, pool):
         pass
@@ -109,6 +134,8 @@ async def test_a_lease_that_gives_back_what_is_broken_fails_every_time(lab_serve
         DoesNotAsk: "was given a connection of no use: ConnectionLost",
         KeepsTheError: "was never told of its error",
         LosesWhatDoesNotAnswer: "connections are of use",
+        DecidesByTheError: "because its caller was cancelled",
+        IsCancelledAtTheDoor: "the place of the cancelled caller is not free again",
     }
     await assert_each_fails(give_nothing_broken_back, complaints)
 
