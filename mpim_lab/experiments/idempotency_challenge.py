@@ -1,11 +1,13 @@
 """Chapter 3's challenges: do it once, then survive the zombie."""
 
+import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from mpim_lab.experiments.idempotency import Payments
 from mpim_lab.experiments.line_designs import IDEMPOTENCY_DESIGNS, SCOPE, Design, Setting, group_worker
+from mpim_lab.experiments.streams_crew import Crash
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.mq.effects import Command, Effects
 from mpim_lab.mq.idempotency import Work
@@ -17,11 +19,24 @@ class Store:
 
     def __init__(self, queue: MessageQueue, lease_ms: int) -> None:
         self._queue, self.lease_ms = queue, lease_ms
+        self.crashed: Crash | None = None
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command, answered as RESP3 has it: `await store.call("SET", store.key("a"), "1", "NX")`."""
         words = [str(word) if isinstance(word, int) else word for word in command]
-        return await self._queue.access(SCOPE).commands.call(*words)
+        with self.alive():
+            return await self._queue.access(SCOPE).commands.call(*words)
+
+    @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """Until the process crashes; then nothing it still does (`finally`, `except`) reaches the server."""
+        if self.crashed is not None:
+            raise self.crashed
+        try:
+            yield
+        except Crash as crash:
+            self.crashed = crash
+            raise
 
     def key(self, name: str) -> bytes:
         """The key of that name in this run."""
@@ -33,10 +48,15 @@ def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[
 
     class Once:
         def __init__(self, queue: MessageQueue, scope: str) -> None:
-            self._queue, self._own = queue, solution(Store(queue, setting.lease_ms))
+            self._queue, self._store = queue, Store(queue, setting.lease_ms)
+            self._own = solution(self._store)
 
         async def run(self, id: str, work: Work) -> Any:
             async def do() -> list[Command]:
+                with self._store.alive():
+                    return await really_do()
+
+            async def really_do() -> list[Command]:
                 effects = Effects(self._queue.prefix)
                 done: Any = work(effects)
                 if inspect.isawaitable(done):
@@ -71,8 +91,8 @@ def do_it_once() -> Challenge:
         "Do it once",
         "Write a class with `__init__(self, store)` and `async run(self, id, work)`: `await work()` books the payment, and\n"
         "must be awaited once for each id, whoever comes with it, however often. A worker may die while it works: then\n"
-        "the next one must do it. `await store.call(…)` is any Redis command, `store.key(name)` a key for you, and\n"
-        "`store.lease_ms` how long a claim should last.",
+        "the next one must do it. `await store.call(…)` is any Redis command, whose answer is in bytes, `store.key(name)`\n"
+        "a key for you, and `store.lease_ms` how long a claim should last.",
         [_trial(fault, seed, at_once=True) for fault, seed in trials],
         [
             "Between your EXISTS and your SET another worker fits. Which one command does both?",

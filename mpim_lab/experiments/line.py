@@ -15,7 +15,7 @@ from mpim_lab.events import Kind, message_id, now
 from mpim_lab.experiments.line_backlog import Backlog
 from mpim_lab.experiments.line_designs import STREAM, Design, Setting
 from mpim_lab.experiments.line_faults import LineFaults
-from mpim_lab.experiments.streams_crew import SLEEPS, Crew
+from mpim_lab.experiments.streams_crew import DIED, SLEEPS, Crew
 from mpim_lab.experiments.watched import Ledger, WatchedQueue, enter
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
@@ -157,10 +157,13 @@ class Line:
     async def finish(self) -> None:
         """Let go of what is held, bring a worker back if none is alive, report what is stuck all the same."""
         await self.faults.let_go()
-        if self.crew.alive is None:
-            await self._bring_back()
-        await self._settle()
-        await self._quiet()
+        for _ in range(1 + len(self._sent)):  # a fault may be in store for whoever was brought back, too
+            if self.crew.alive is None:
+                await self._bring_back()
+            await self._settle()
+            await self._quiet()
+            if self.crew.alive is not None or self.crew.fault == DIED:
+                break
         done = {message_id(payload) for _, payload in self.ledger.rows}
         for payload in await self.backlog.payloads():
             if message_id(payload) not in done:

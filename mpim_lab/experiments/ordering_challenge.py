@@ -54,7 +54,11 @@ class BufferedReader(AsItComesReader):
     async def _fetch(self) -> None:
         while isinstance(self._log, Conversations):
             await asyncio.sleep(ASKS_EVERY_S)
-            missing: Sequence[int] = list(self._buffer.missing())
+            try:
+                missing: Sequence[int] = list(self._buffer.missing())
+            except Exception as error:
+                self.problem = self.problem or error
+                return
             if missing and self.queue.is_connected:
                 for numbered in await self._log.between(self._conversation, min(missing), max(missing)):
                     self._take(numbered)
@@ -106,7 +110,7 @@ def put_in_order() -> Challenge:
         "Put in order",
         "Write a class with `__init__(self, limit)`, `add(self, sequence, item)` and `missing(self)`. Numbers begin at 1.\n"
         "`add` gives the list of items that can be shown now, each once, in order; more than `limit` early arrivals raise\n"
-        "an error. `missing` gives the numbers of the first gap (empty: none): they are then fetched and come to `add`.",
+        "an error. `missing` gives the numbers of the first gap, or an empty list: they are then fetched and come to `add`.",
         [
             _buffer_trial("none", 1),
             _buffer_trial("none", 1, times=2),

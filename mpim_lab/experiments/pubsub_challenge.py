@@ -21,6 +21,8 @@ def _trial(fault: str, seed: int, judge: Any) -> Trial:
 def _truth(result: Result) -> tuple[str, str]:
     """Told "delivered" if and only if bob handled it; a sender that raises has told nothing."""
     verdict, told = result.verdict, result.told
+    if verdict.lost and getattr(result.experiment, "fault", "") == "none":
+        return f"{verdict.lost[0]} was never published, and bob was there all the time", verdict.lost[0]
     for message_id in told:
         if told[message_id].startswith("failed"):
             return f"send raised for {message_id} instead of saying what became of it", message_id

@@ -24,6 +24,9 @@ SKETCHES = {
 }
 
 
+DIED = "died"  # of an error of its own
+
+
 class Crash(BaseException):
     """A worker's process is gone: nothing after this line is run. No Exception, so that no handler catches it."""
 
@@ -92,7 +95,7 @@ class Crew:
             name, _, task = self.alive
             if not task.cancelled() and (error := task.exception()) is not None:
                 self._trace.mark(Kind.FAILED, name, f"{type(error).__name__}: {error}")
-            self._begin("died")
+            self._begin(DIED)
 
     async def dismiss_after_ack(self) -> None:
         """The fault "crash after ack": the order is finished, and the worker dies."""

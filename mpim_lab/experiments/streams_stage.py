@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import Kind, message_id, now
-from mpim_lab.experiments.streams_crew import CLAIM_IDLE_MS, SKETCHES, Crew, sound_worker
+from mpim_lab.experiments.streams_crew import CLAIM_IDLE_MS, DIED, SKETCHES, Crew, sound_worker
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Fault, until
@@ -114,8 +114,12 @@ class Stage:
 
     async def finish(self) -> None:
         """Bring a worker back if none is alive; report what is stuck all the same."""
-        if self.crew.alive is None:
+        for _ in range(1 + len(self._sent)):  # a fault may be in store for whoever was brought back, too
+            if self.crew.alive is not None:
+                break
             await self._bring_back()
+            if self.crew.fault == DIED:
+                break
         orders = await self._orders()
         pending = {line.id for line in await self.group.pending(count=10_000)}
         for entry_id, payload in orders.items():

@@ -1,5 +1,6 @@
 """Challenge: the learner's own class against the checker, on a real server, under seeded faults."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from mpim_lab.lab.progress import record
 from mpim_lab.lab.trace import Trace
 
 MOST_EQUAL_LINES = 3
+TRIAL_S = 60.0  # many times what one takes on a slow machine
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,13 @@ class Challenge:
         failure: Failure | None = None
         for trial in self.trials:
             try:
-                failure = await trial(guarded(solution))
+                async with asyncio.timeout(TRIAL_S) as limit:
+                    failure = await trial(guarded(solution))
             except (MpimError, Exception) as error:  # the learner's code may raise anything
                 failure = Failure(f"your class raised {type(error).__name__}: {error}", "while running")
+                if limit.expired():
+                    complaint = f"no end after {TRIAL_S:g} s: something of yours waits for what never comes"
+                    failure = Failure(complaint, "while running")
             if failure is not None:
                 break
         record(self.title, passed=failure is None)

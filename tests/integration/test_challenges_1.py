@@ -7,6 +7,7 @@ import pytest
 from mpim_lab.errors import MpimError
 from mpim_lab.experiments.pubsub_challenge import deliver_everything, tell_the_truth
 from mpim_lab.keys import user_channel
+from mpim_lab.lab import challenge
 from mpim_lab.naive.pubsub import SketchSender
 
 
@@ -80,6 +81,16 @@ class WaitsAndHopes(Sender):
         return "delivered"
 
 
+class NeverPublishes(Sender):
+    async def send(self, uid, payload):
+        return "nobody there"
+
+
+class WaitsForEver(Sender):
+    async def send(self, uid, payload):
+        await asyncio.Event().wait()
+
+
 class HasABug(Sender):
     async def send(self, uid, payload):
         raise KeyError("a bug of the learner's")
@@ -92,7 +103,16 @@ async def test_the_reference_solutions_pass(lab_server):
 
 
 @pytest.mark.parametrize(
-    "bad", [SketchSender, AlwaysPessimistic, AlwaysOptimistic, AsksAfterwards, RaisesWhenNobodyIsThere, HasABug]
+    "bad",
+    [
+        SketchSender,
+        AlwaysPessimistic,
+        AlwaysOptimistic,
+        AsksAfterwards,
+        RaisesWhenNobodyIsThere,
+        NeverPublishes,
+        HasABug,
+    ],
 )
 async def test_a_sender_that_does_not_tell_the_truth_fails_every_time(lab_server, bad):
     """The outcome names the message and tells its story; the same one in every run."""
@@ -107,6 +127,13 @@ async def test_a_sender_that_loses_or_repeats_fails_every_time(lab_server, bad):
     assert not (await deliver_everything().check(bad)).passed
 
 
+async def test_a_class_that_waits_for_ever_is_told_so(lab_server, monkeypatch):
+    """Instead of a cell that never ends."""
+    monkeypatch.setattr(challenge, "TRIAL_S", 1.0)
+    outcome = await tell_the_truth().check(WaitsForEver)
+    assert "no end after 1 s: something of yours waits for what never comes" in repr(outcome)
+
+
 async def test_a_failure_tells_the_story_of_its_message(lab_server):
     """What a learner needs to understand it: the fault, the message, who did what."""
     text = repr(await tell_the_truth().check(SketchSender))
@@ -116,7 +143,7 @@ async def test_a_failure_tells_the_story_of_its_message(lab_server):
 
 def test_hints_come_one_at_a_time():
     """The last one stays."""
-    challenge = tell_the_truth()
-    hints = [challenge.hint() for _ in range(4)]
+    truth = tell_the_truth()
+    hints = [truth.hint() for _ in range(4)]
     assert hints[0].startswith("hint 1 of 3")
     assert hints[2] == hints[3]

@@ -86,6 +86,21 @@ class NeverMarks(Claims):
         await self.store.call("DEL", self.store.key(id))
 
 
+class TidiesUpAfterItsDeath(Claims):
+    """No lease; whoever dies takes its claim back, it thinks. A process that is gone runs no `finally`."""
+
+    async def run(self, id, work):
+        if await self.store.call("SET", self.store.key(id), "mine", "NX") is None:
+            return
+        done = False
+        try:
+            await work()
+            done = True
+        finally:
+            if not done:
+                await self.store.call("DEL", self.store.key(id))
+
+
 class DoesNothing(Claims):
     async def run(self, id, work):
         return None
@@ -127,6 +142,7 @@ async def test_a_receiver_that_does_it_twice_or_never_fails_every_time(lab_serve
         MarksFirst: "was lost",
         NeverMarks: "was duplicated",
         DoesNothing: "was lost",
+        TidiesUpAfterItsDeath: "was lost",
     }
     await assert_each_fails(do_it_once, complaints)
 

@@ -69,6 +69,13 @@ class LosesWhatIsTooMuch(Buffer):
             raise
 
 
+class HasABugInMissing(Buffer):
+    """With nothing early there is no lowest."""
+
+    def missing(self):
+        return range(self.next, min(self.early))
+
+
 SEND = """
 local given = redis.call('GET', KEYS[2])
 if given then return tonumber(given) end
@@ -139,6 +146,7 @@ async def test_a_buffer_that_shows_too_early_too_often_or_never_fails_every_time
         WaitsForEver: "OverflowError",
         HasNoLimit: "fills the memory",
         LosesWhatIsTooMuch: "then m1 came",
+        HasABugInMissing: "ValueError: min() arg is an empty sequence",
     }
     await assert_each_fails(put_in_order, complaints)
 

@@ -98,6 +98,18 @@ async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
     assert (verdict.lost, verdict.duplicated) == ((), ())
 
 
+@pytest.mark.parametrize("fault", ["crash before work", "crash after work", "zombie"])
+async def test_a_fault_that_strikes_who_was_brought_back_at_the_end_leaves_nothing_stuck(fault):
+    """Two presses of a button, near the end of a run."""
+    run = Payments(design="sound", fault="none", messages=8, pace_ms=50).start()
+    await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 6)
+    await run.inject(fault)
+    await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 7)
+    await run.inject(fault)
+    verdict = (await run.result()).verdict
+    assert (verdict.lost, verdict.duplicated, verdict.stuck) == ((), (), ())
+
+
 async def test_nothing_is_left_on_the_readers_own_server(monkeypatch):
     """Every key carries the run's prefix and goes with it."""
     async with EmbeddedServer() as server:
