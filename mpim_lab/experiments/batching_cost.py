@@ -82,7 +82,7 @@ async def little_sweep(
     """
     check_bounds(0.01, 10_000.0, windows_ms=windows_ms)
     check_bounds(100, 100_000, offered_per_s=offered_per_s)
-    check_bounds(0.05, 600.0, seconds=seconds)
+    check_bounds(0.05, 86_400.0, seconds=seconds)
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         for window_ms in windows_ms:
             yield await _inside(queue, f"little-{window_ms}", window_ms, offered_per_s, seconds)
