@@ -66,7 +66,7 @@ class OwnBatcher:
             raise InvalidMessage(self.problem)
         frame = batch_frame(messages)
         connection = self._access.commands.connection
-        if self._refuses and any(payload == self._refuses for payload in messages):
+        if self._refuses and self._refuses in messages:
             self._refuses = b""
             raise QueueFull("too many commands wait for the server already; nothing was sent")
         if self._never and self._never in messages:

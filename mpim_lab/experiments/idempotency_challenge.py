@@ -53,18 +53,15 @@ def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[
 
         async def run(self, id: str, work: Work) -> Any:
             async def do() -> list[Command]:
-                with self._store.alive():
-                    return await really_do()
-
-            async def really_do() -> list[Command]:
                 effects = Effects(self._queue.prefix)
-                done: Any = work(effects)
-                if inspect.isawaitable(done):
-                    await done
+                with self._store.alive():
+                    done: Any = work(effects)
+                    if inspect.isawaitable(done):
+                        await done
                 if not at_once:
                     return effects.commands
                 for command in effects.commands:
-                    await self._queue.access(SCOPE).commands.call(*command)
+                    await self._store.call(*command)
                 return []
 
             return await self._own.run(id, do)

@@ -4,6 +4,7 @@ Pushes come early, late, twice or not at all; pages (answers to `sync`) fill wha
 handed over now, and whether it is time to ask for more.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,25 @@ class Missing(NamedTuple):
     last: int
 
 
-class Reader:
+class Asked:
+    """What a conversation waits for: an answer to `sync`, for `patience_s` after it was asked; None: nothing was asked."""
+
+    def __init__(self, patience_s: float = 2.0) -> None:
+        self._patience_s = patience_s
+        self.asked_at: float | None = None
+
+    def waits(self, now: float) -> bool:
+        """Whether it was asked, and the answer may still come."""
+        return self.asked_at is not None and now - self.asked_at < self._patience_s
+
+
+class Unplaced(Asked):
+    """A conversation of which nobody has said yet where it begins; `first`: the lowest number that was pushed."""
+
+    first = math.inf
+
+
+class Reader(Asked):
     """Begins after number `after`. Times are the caller's, in seconds; a gap is asked about after `gap_s`.
 
     >>> m1, m2, m3 = (ChatMessage("alice:bob", n, f"m{n}", "alice", "hi") for n in (1, 2, 3))
@@ -36,14 +55,15 @@ class Reader:
     def __init__(
         self, conversation: str, *, after: int, limit: int = 1_000, gap_s: float = 0.2, patience_s: float = 2.0
     ):
+        super().__init__(patience_s)
         self.conversation, self.missing = conversation, list[Missing]()
-        self._limit, self._gap_s, self._patience_s = limit, gap_s, patience_s
+        self._limit, self._gap_s = limit, gap_s
         self.known_last = 0  # as far as the gateway has said
         self._begin(after)
 
     def _begin(self, after: int) -> None:
         self._early: ReorderBuffer[ChatMessage] = ReorderBuffer(limit=self._limit, next=after + 1)
-        self.asked_at: float | None = None
+        self.asked_at = None
         self._goes_on = False  # a page brought something, and more is missing: ask for the next one at once
 
     @property
@@ -99,10 +119,6 @@ class Reader:
     def is_settled(self, now: float) -> bool:
         """Whether nothing is missing, as far as anybody has said, and no answer may still come."""
         return self.known_last <= self.position and not len(self._early) and not self.waits(now)
-
-    def waits(self, now: float) -> bool:
-        """Whether it was asked, and the answer may still come."""
-        return self.asked_at is not None and now - self.asked_at < self._patience_s
 
     def asks(self, now: float, *, at_once: bool = False) -> int | None:
         """After which number to `sync` now; None: nothing is to be asked, or it was asked just now."""

@@ -8,11 +8,10 @@ from collections.abc import Container, Iterator, MutableMapping
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.protocol import ChatMessage, group_of
-from mpim_lab.im.reader import Missing, Reader
+from mpim_lab.im.reader import Missing, Reader, Unplaced
 from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Problem, Sent, Sync, Welcome
 
 _MOST_ASKED = 8  # conversations at once; who comes back to thousands would be refused for it
-_PATIENCE_S = 2.0
 _TOO_FAST_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time
 
 
@@ -34,8 +33,7 @@ class Readers:
         self._acks: dict[str, int] = {}
         self._is_ordered, self._is_closed = True, False
         self._joining, self._left = set[str | None](), set[str]()
-        # Of which nobody has said yet where they begin: the first number that was pushed, and when that was asked.
-        self._unplaced: dict[str, tuple[float, float | None]] = {}
+        self._unplaced: dict[str, Unplaced] = {}
         self._silent_until = 0.0
 
     @property
@@ -44,26 +42,26 @@ class Readers:
         return [each for reader in self._readers.values() for each in reader.missing]
 
     def begin(self, conversation: str, after: int) -> None:
-        """Read a conversation from number `after` on, unless it is being read, or was read further.
-
-        What was pushed before it was known where it begins is read in any case.
-        """
-        first, _ = self._unplaced.pop(conversation, (math.inf, None))
+        """Read a conversation from number `after` on, unless it is being read, or was read further."""
         if conversation not in self._readers:
-            after = self._positions.get(conversation, int(min(after, first - 1)))
-            self._readers[conversation] = Reader(conversation, after=after)
+            self._place(conversation, self._positions.get(conversation, after))
+
+    def _place(self, conversation: str, after: int) -> None:
+        """What was pushed before it was known where it begins is read in any case."""
+        unplaced = self._unplaced.pop(conversation, Unplaced())
+        self._readers[conversation] = Reader(conversation, after=int(min(after, unplaced.first - 1)))
 
     def _is_placed(self, conversation: str, first: float, last: int) -> bool:
         """Whether it is known where a conversation begins. Another device of the user may have joined a group, or read."""
         if last <= 1 or conversation in self._readers or conversation in self._positions:
             return True
-        known, asked_at = self._unplaced.get(conversation, (math.inf, None))
-        self._unplaced[conversation] = min(first, known), asked_at
+        unplaced = self._unplaced.setdefault(conversation, Unplaced())
+        unplaced.first = min(first, unplaced.first)
         return False
 
-    def _reader(self, conversation: str) -> Reader:
+    def _reader(self, conversation: str, after: int = 0) -> Reader:
         """To be told something, after which it may have something to ask for."""
-        self.begin(conversation, 0)
+        self.begin(conversation, after)
         self._unsettled[conversation] = None
         return self._readers[conversation]
 
@@ -85,9 +83,7 @@ class Readers:
         self._left.discard(conversation)
         if conversation not in self._readers:
             waiting = (each.sequence for each, _ in self._ready if each.conversation == conversation)
-            first, _ = self._unplaced.pop(conversation, (math.inf, None))
-            after = min(max(last, self._positions.get(conversation, 0), *waiting), first - 1)
-            self._readers[conversation] = Reader(conversation, after=int(after))
+            self._place(conversation, max(last, self._positions.get(conversation, 0), *waiting))
 
     def _leave(self, conversation: str) -> None:
         """What still comes of a group after it was left is let pass."""
@@ -98,20 +94,13 @@ class Readers:
     def problem(self, problem: Problem, now: float) -> None:
         """A `sync` was refused: we are in that group no more, or asked too often."""
         what, _, conversation = problem.id.partition(" ")
-        if what != "sync" or not (conversation in self._readers or conversation in self._unplaced):
+        asked = self._unplaced.get(conversation) or self._readers.get(conversation)
+        if what != "sync" or asked is None:
             return
         if problem.error == TooFast.__name__:
-            self._ask_again(conversation)
-            self._silent_until = now + _TOO_FAST_S
+            asked.asked_at, self._silent_until = None, now + _TOO_FAST_S
         elif problem.error in (NotAMember.__name__, NoSuchGroup.__name__):
             self._leave(conversation)
-
-    def _ask_again(self, conversation: str) -> None:
-        """What was asked is not answered any more."""
-        if conversation in self._unplaced:
-            self._unplaced[conversation] = self._unplaced[conversation][0], None
-        else:
-            self._readers[conversation].asked_at = None
 
     def welcome(self, welcome: Welcome, now: float) -> None:
         """What a gateway says at the beginning: how far things are."""
@@ -120,17 +109,16 @@ class Readers:
         lost = {name for name in known if group_of(name) is None}
         self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
-            self.begin(name, acked)
-            reader = self._reader(name)
-            self._ask_again(name)
+            reader = self._reader(name, acked)
+            reader.asked_at = None  # what was asked over the line before is not answered any more
             if reader.forgotten(acked, last):
                 self._positions[name] = reader.position  # and not what the next messages will be numbered
             else:
                 reader.told_last(last)
             if self._positions.get(name, 0) > acked:
                 self._acks[name] = self._positions[name]
-        for name in self._unplaced:
-            self._ask_again(name)
+        for unplaced in self._unplaced.values():
+            unplaced.asked_at = None
 
     def sent(self, sent: Sent, now: float, own: Container[str]) -> None:
         """A message from here was kept: its turn passes without its being pushed to us."""
@@ -152,8 +140,7 @@ class Readers:
             else:
                 reader.told_last(frame.sequence)
         elif isinstance(frame, Page):
-            self.begin(frame.conversation, frame.after)
-            reader = self._reader(frame.conversation)
+            reader = self._reader(frame.conversation, frame.after)
             self._hand_over(reader.page(frame.messages, frame.last, frame.missing, now), own)
             if not frame.messages and frame.missing is None:
                 reader.asked_at = now  # there is nothing, whatever was said before: do not ask again at once
@@ -212,18 +199,17 @@ class Readers:
         found = [(name, reader) for name in self._unsettled if (reader := self._readers.get(name)) is not None]
         readers = {name: reader for name, reader in found if not reader.is_settled(now)}
         self._unsettled = dict.fromkeys(readers)
-        placing = sum(asked_at is not None and now - asked_at < _PATIENCE_S for _, asked_at in self._unplaced.values())
-        room = most - placing - sum(reader.waits(now) for reader in readers.values())
+        room = most - sum(asked.waits(now) for asked in (*readers.values(), *self._unplaced.values()))
         for name, reader in readers.items():
             if room <= 0:
                 return
             if (after := reader.asks(now)) is not None:
                 room -= 1
                 yield Sync(name, after)
-        for name, (first, asked_at) in list(self._unplaced.items()):
-            if room > 0 and (asked_at is None or now - asked_at >= _PATIENCE_S):
+        for name, unplaced in list(self._unplaced.items()):
+            if room > 0 and not unplaced.waits(now):
                 room -= 1
-                self._unplaced[name] = first, now
+                unplaced.asked_at = now
                 yield Sync(name)
 
     def acks(self) -> list[Ack]:

@@ -41,12 +41,15 @@ class Reference:
         while True:
             try:
                 await self.send([payload for payload, _ in batch])
-            except (NotConnected, QueueFull):
-                await asyncio.sleep(0.01)
             except MpimError as error:
-                return [told.set_exception(error) for _, told in batch]
+                if not self.may_pass(error):
+                    return [told.set_exception(error) for _, told in batch]
+                await asyncio.sleep(0.01)
             else:
                 return [told.set_result(None) for _, told in batch]
+
+    def may_pass(self, error):
+        return isinstance(error, NotConnected | QueueFull)
 
     async def close(self):
         if self.open:
@@ -158,23 +161,13 @@ class PutsItBackAtTheEnd(Reference):
 class RepeatsWhateverFailed(Reference):
     """Also what may have been sent."""
 
-    async def send_one(self, batch):
-        while True:
-            try:
-                await self.send([payload for payload, _ in batch])
-            except MpimError:
-                await asyncio.sleep(0.01)
-                continue
-            return [told.set_result(None) for _, told in batch]
+    def may_pass(self, error):
+        return True
 
 
 class GivesUpAtOnce(Reference):
-    async def send_one(self, batch):
-        try:
-            await self.send([payload for payload, _ in batch])
-        except MpimError as error:
-            return [told.set_exception(error) for _, told in batch]
-        return [told.set_result(None) for _, told in batch]
+    def may_pass(self, error):
+        return False
 
 
 class SaysYesToEverything(Reference):

@@ -22,10 +22,13 @@ class Lease:
             except MpimError:
                 self.give_back()
             except BaseException:
-                self.give_back()
+                self.turn_back()
                 raise
 
     async def __aexit__(self, kind, error, traceback):
+        self.give_back()
+
+    def turn_back(self):
         self.give_back()
 
     def give_back(self):
@@ -49,19 +52,17 @@ class TakesBackAnything(Lease):
 class MindsOurErrorsOnly(Lease):
     """Discards after an error of ours; a cancellation is none."""
 
+    breaking = MpimError
+
     async def __aexit__(self, kind, error, traceback):
-        if isinstance(error, MpimError):
+        if isinstance(error, self.breaking):
             self.pool.discard(self.connection)
         else:
             self.pool.put(self.connection)
 
 
-class DiscardsAfterAnyError(Lease):
-    async def __aexit__(self, kind, error, traceback):
-        if kind is not None:
-            self.pool.discard(self.connection)
-        else:
-            self.pool.put(self.connection)
+class DiscardsAfterAnyError(MindsOurErrorsOnly):
+    breaking = BaseException
 
 
 class DiscardsAlways(Lease):
@@ -89,27 +90,17 @@ class LosesWhatDoesNotAnswer(Lease):
             self.pool.put(self.connection)
 
 
-class DecidesByTheError(Lease):
+class DecidesByTheError(MindsOurErrorsOnly):
     """A cancellation breaks a connection, it thinks, wherever it strikes."""
 
-    async def __aexit__(self, kind, error, traceback):
-        if isinstance(error, asyncio.CancelledError | MpimError):
-            self.pool.discard(self.connection)
-        else:
-            self.pool.put(self.connection)
+    breaking = asyncio.CancelledError | MpimError
 
 
 class IsCancelledAtTheDoor(Lease):
     """And has a place then that nobody gives back."""
 
-    async def __aenter__(self):
-        while True:
-            self.connection = await self.pool.get()
-            try:
-                await self.connection.call("PING")
-                return self.connection
-            except MpimError:
-                self.give_back()
+    def turn_back(self):
+        pass
 
 
 class IsNoContext:
