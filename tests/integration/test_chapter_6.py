@@ -9,6 +9,7 @@ from mpim_lab.experiments.compression_stage import SENDERS, chat_dictionary
 from mpim_lab.lab.corpus import Corpus
 from mpim_lab.mq.compression import Codec
 from mpim_lab.widgets import FlowView
+from mpim_lab.widgets.panel import verdict_card
 from tests.pictures import assert_is_static
 
 SOUND = tuple(design for design in DESIGNS if design != "sketch")
@@ -61,7 +62,9 @@ async def test_a_changed_bit_is_refused_where_there_is_a_checksum_and_misread_el
     assert table["refused"].to_dict() == {"sketch": 3, "zlib": 3, "lz4": 0, "zstd": 0}
     assert table["read as another text"].to_dict() == {"sketch": 0, "zlib": 0, "lz4": 3, "zstd": 3}
     assert table.loc["zlib", "bob's error"] == "CorruptPayload"
-    changed = (await Packed(design="zstd", fault="changed").run()).verdict
+    result = await Packed(design="zstd", fault="changed").run()
+    assert "✘ not everything arrived as it should" in verdict_card(result)
+    changed = result.verdict
     assert (len(changed.altered), changed.lost) == (3, ())
     assert changed.semantics == "exactly once in this run, in order, not as it was sent"
     assert "read as another text 3" in str(changed)
