@@ -10,6 +10,8 @@
     ├── AlreadySubscribed                the channel has a handler in this queue
     ├── SlowSubscriber                   a handler fell too far behind; its subscription was ended
     ├── QueueClosed                      the queue or connection was closed by its owner
+    ├── WrongLoop                        used in another event loop or process than it was opened in; nothing was written
+    ├── WrongLayout                      the server's keys are laid out as this version does not know them
     ├── NotConnected                     no connection in time; nothing was written
     ├── QueueFull                        the limit on waiting commands was not freed in time; nothing was written
     ├── ConnectionLost                   the line broke after the command was written
@@ -39,15 +41,23 @@
 Each class says by `definite` whether the operation certainly did NOT happen (`True`) or may have happened (`False`).
 Only a definite failure may be retried without thinking; for the others idempotency exists. The word is Maelstrom's
 (https://github.com/jepsen-io/maelstrom/blob/main/doc/protocol.md#errors).
+
+By `transient` it says whether the same call may succeed later. Every part that retries asks this and nothing else.
 """
 
 from collections.abc import Sequence
+
+# What a server says first when it refuses a command for now: it starts, is busy or full, or a failover is going on.
+TRANSIENT_CODES = frozenset(
+    ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "NOREPLICAS", "OOM", "MISCONF"]
+)
 
 
 class MpimError(Exception):
     """Base of every error of this package."""
 
     definite = True
+    transient = False
 
 
 class InvalidMessage(MpimError, ValueError):
@@ -86,34 +96,61 @@ class QueueClosed(MpimError):
     """The queue was closed by its owner; nothing was written."""
 
 
+class WrongLoop(MpimError):
+    """Used in another event loop, thread or process than it was opened in; nothing was written. Make one for each."""
+
+
+class WrongLayout(MpimError):
+    """The keys on the server are laid out as this version does not know them; nothing was read or written."""
+
+
 class NotConnected(MpimError):
     """There was no connection within the time-out; nothing was written."""
+
+    transient = True
 
 
 class QueueFull(MpimError):
     """The limit on waiting commands or bytes was not freed within the time-out; nothing was written."""
+
+    transient = True
 
 
 class ConnectionLost(MpimError):
     """The line broke after the command was written: the server may have run it."""
 
     definite = False
+    transient = True
 
 
 class CommandTimeout(MpimError):
     """The command was written and not answered in time: the server may have run it, or may yet."""
 
     definite = False
+    transient = True
 
 
 class Unconfirmed(MpimError):
     """All attempts are used up and none was answered; one of them may have been run."""
 
     definite = False
+    transient = True
 
 
 class CommandRejected(MpimError):
-    """The server answered the command with an error."""
+    """The server answered the command with an error.
+
+    `code`: its first word, such as "WRONGTYPE" or "READONLY"; it says whether the refusal is `transient`.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code or message.partition(" ")[0]
+
+    @property
+    def transient(self) -> bool:  # type: ignore[override]
+        """The server refuses for now: it starts, is busy or full, or a failover is going on."""
+        return self.code in TRANSIENT_CODES
 
 
 class WatchFailed(CommandRejected):
@@ -131,14 +168,19 @@ class PartlyAdded(MpimError):
         super().__init__(f"{len(failed):,} of {len(errors):,} were not added: {failed[0]}")
         self.ids, self.errors = ids, errors
         self.definite = all(error.definite for error in failed)
+        self.transient = all(error.transient for error in failed)
 
 
 class LoginRejected(NotConnected):
     """The server refused the user, the password or the database number."""
 
+    transient = False
+
 
 class InProgress(MpimError):
     """Another worker is at this message, and its lease lasts for `retry_in_s` seconds; nothing was done."""
+
+    transient = True
 
     def __init__(self, message: str, *, retry_in_s: float = 0.0) -> None:
         super().__init__(message)
@@ -152,15 +194,20 @@ class LeaseLost(MpimError):
 class StoreFailed(MpimError):
     """The database refused, or could not be reached in time; nothing of the transaction was kept."""
 
+    transient = True
+
 
 class StoreUncertain(MpimError):
     """The commit was begun and its outcome is unknown: all of the transaction was kept, or nothing."""
 
     definite = False
+    transient = True
 
 
 class PoolTimeout(MpimError):
     """No connection of the pool became free in time; nothing was sent."""
+
+    transient = True
 
 
 class ReorderOverflow(MpimError):
@@ -204,8 +251,11 @@ class GroupExists(MpimError):
 class TooFast(MpimError):
     """The client asks for more than its limit allows; nothing was done. Wait and ask again."""
 
+    transient = True
+
 
 class GatewayClosed(MpimError):
     """The connection to the gateway ended before the answer came: ask again, with the same id."""
 
     definite = False
+    transient = True

@@ -4,6 +4,8 @@ Every part of the system reports to an optional observer, a plain callable that 
 and nothing is paid where there is none. `mpim_lab.lab.trace.Trace` is an observer; every picture is drawn from one.
 """
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,6 +68,7 @@ class Event:
 
 
 Observer = Callable[[Event], None]
+_log = logging.getLogger(__name__)
 
 now = time.monotonic
 
@@ -80,26 +83,63 @@ def message_id(payload: bytes) -> str:
 
 
 class Reporter:
-    """Reports what happens at one actor. `is_on` is False where there is no observer: then build nothing."""
+    """Reports what happens at one actor. `is_on` is False where there is no observer: then build nothing.
+
+    An observer that raises is logged, and nothing else happens.
+    """
 
     def __init__(self, actor: str, observer: Observer | None) -> None:
         self.actor, self.is_on, self._observer = actor, observer is not None, observer
 
     def message(
-        self, kind: Kind, payload: bytes, channel: str, *, detail: str = "", count: int | None = None, actor: str = ""
+        self,
+        kind: Kind,
+        payload: bytes,
+        channel: str | bytes,
+        *,
+        detail: str = "",
+        count: int | None = None,
+        actor: str = "",
     ) -> None:
         """Report what happened to a message, here or at another `actor` that reports through us."""
         if self._observer is not None:
-            self._observer(Event(kind, now(), actor or self.actor, message_id(payload), channel, detail, count))
+            who, where = actor or self.actor, shown_name(channel)
+            self._report(Event(kind, now(), who, message_id(payload), where, detail, count))
 
     def passed(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
         """Report that a message went on from here, or from `source`, to another place."""
         if self._observer is not None:
-            self._observer(Event(Kind.PASSED, now(), source or self.actor, id, to, detail, count))
+            self._report(Event(Kind.PASSED, now(), source or self.actor, id, to, detail, count))
 
     def note(
-        self, kind: Kind, *, channel: str = "", detail: str = "", count: int | None = None, seconds: float | None = None
+        self,
+        kind: Kind,
+        *,
+        channel: str | bytes = "",
+        detail: str = "",
+        count: int | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Report what happened to no message in particular: to a connection, a subscription, a server."""
         if self._observer is not None:
-            self._observer(Event(kind, now(), self.actor, "", channel, detail, count, seconds))
+            self._report(Event(kind, now(), self.actor, "", shown_name(channel), detail, count, seconds))
+
+    def _report(self, event: Event) -> None:
+        assert self._observer is not None
+        call_safely(self._observer, event)
+
+
+def call_safely(callback: Callable[..., object], *arguments: object) -> None:
+    """Call a plain callback of the user's. What it raises is logged, and nothing else happens.
+
+    A CancelledError is one of those: a plain call cannot be cancelled, so it is somebody else's.
+    """
+    try:
+        callback(*arguments)
+    except (Exception, asyncio.CancelledError):
+        _log.exception("the callback %r raised; nothing else happens", callback)
+
+
+def shown_name(name: str | bytes) -> str:
+    """Return a name as it is shown to people; bytes that are not UTF-8 are escaped."""
+    return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")

@@ -1,36 +1,236 @@
 """Every Redis key and channel of the system: name, type, lifetime, who writes it, who reads it.
 
-| name                     | type    | lifetime             | written by                 | read by                    |
-|--------------------------|---------|----------------------|----------------------------|----------------------------|
-| `user:<uid>`             | channel | none                 | senders                    | the queue of that user     |
-| `confirm:<uid>`          | channel | none                 | the queue of that user     | who sends to that user     |
-| `batches:<sender>`       | channel | none                 | receivers of batches       | the batcher of that sender |
-| `<name>`                 | stream  | until trimmed        | `Stream.add`               | its consumer groups        |
-| `<name>:dead:<group>`    | stream  | replayed or dropped  | `ConsumerGroup.bury`       | a person                   |
-| `once:<scope>:<id>`      | hash    | `keep_s`             | `Idempotency`              | `Idempotency`              |
-| `tokens:<scope>`         | string  | for ever             | `Idempotency` (a counter)  | `Idempotency`              |
-| `<name>:seq:<conv>`      | string  | for ever             | append.lua (a counter)     | append.lua                 |
-| `<name>:sent:<conv>:<id>`| string  | `keep_s`             | append.lua                 | append.lua                 |
-| `<name>:log:<conv>`      | stream  | until trimmed        | `Conversations.append`     | `ConversationReader`       |
-| `<name>:live:<conv>`     | channel | none                 | `Conversations.append`     | `ConversationReader`       |
-| `<name>:<partition>`     | stream  | until trimmed        | `PartitionedStream.append` | `OrderedWorker`            |
-| `<name>:<group>:<part.>` | hash    | for ever             | seat.lua, commit.lua       | seat.lua, commit.lua       |
-| `<name>:<group>:members` | zset    | their heartbeats     | seat.lua                   | seat.lua                   |
-| `route:<uid>`            | zset    | the longest route's  | `Presence`                 | `Presence`                 |
-| `user:status:<uid>`      | channel | none                 | `Presence`                 | gateways, for who watches  |
-| `gateway:<gateway>`      | channel | none                 | `Presence`                 | that gateway               |
-| `system:broadcast`       | channel | none                 | an operator                | every gateway              |
-| `chat:seq|sent|log:…`    | as `<name>:seq|sent|log:…` above | send.lua            | `Messages`, `Archive`      |
-| `chat:talks:<uid>`       | set     | for ever             | send.lua                   | `Messages`                 |
-| `chat:acked:<uid>`       | hash    | for ever             | ack.lua                    | `Messages`, `Archive`      |
-| `chat:outbox`            | stream  | until done           | send.lua                   | `Outbox`                   |
-| `members:<group>`        | string  | `cache_s`            | `Groups`                   | `Groups`                   |
-| `members:<group>:version`| string  | a day after a change | `Groups`                   | `Groups`                   |
-| `token:<id>`             | string  | the token's          | `Tokens`                   | `Tokens`                   |
+| name | type | lifetime | written by | read by |
+|---|---|---|---|---|
+| `user:<uid>` | channel | none | senders | the queue of that user |
+| `confirm:<uid>` | channel | none | the queue of that user | who sends to that user |
+| `batches:<sender>` | channel | none | receivers of batches | the batcher of that sender |
+| `<stream>` | stream | until trimmed | `Stream.add` | its consumer groups |
+| `stream:{<stream>}:dead:<group>` | stream | redriven or dropped | `ConsumerGroup.bury` | a person |
+| `once:{<scope>}:id:<id>` | hash | `keep_s` | `Idempotency` | `Idempotency` |
+| `once:{<scope>}:tokens` | string | for ever | `Idempotency` (a counter) | `Idempotency` |
+| `conv:{<name>:<conv>}:seq` | string | for ever | append.lua (a counter) | append.lua |
+| `conv:{<name>:<conv>}:sent:<id>` | string | `keep_s` | append.lua | append.lua |
+| `conv:{<name>:<conv>}:log` | stream | until trimmed | `Conversations.append` | `ConversationReader` |
+| `conv:{<name>:<conv>}:live` | channel | none | `Conversations.append` | `ConversationReader` |
+| `part:{<name>:<n>}:log` | stream | until trimmed | `PartitionedStream.append` | `OrderedWorker` |
+| `part:{<name>:<n>}:seq:<conv>` | string | for ever | append.lua (a counter) | append.lua |
+| `part:{<name>:<n>}:sent:<conv>:<id>` | string | `keep_s` | append.lua | append.lua |
+| `part:{<name>:<n>}:owner:<group>`| hash | for ever | seat.lua, commit.lua | seat.lua, commit.lua |
+| `part:{<name>:<n>}:dead:<group>` | stream | redriven or dropped | commit.lua | a person |
+| `part:{<name>}:members:<group>` | zset | their heartbeats | seat.lua | seat.lua |
+| `route:<uid>` | zset | the longest route's | `Presence` | `Presence` |
+| `user:status:<uid>` | channel | none | `Presence` | gateways, for who watches |
+| `gateway:<gateway>` | channel | none | `Presence` | that gateway |
+| `system:broadcast` | channel | none | an operator | every gateway |
+| `conv:{chat:<conv>}:seq|log` | as `conv:{<name>:<conv>}:…` above | send.lua | `Messages`, `Archive` |
+| `conv:{chat:<conv>}:sent:<uid>:<id>` | string | an hour | send.lua | send.lua |
+| `chat:{<uid>}:talks` | set | for ever | send.lua | `Messages` |
+| `chat:{<uid>}:acked` | hash | for ever | ack.lua | `Messages`, `Archive` |
+| `chat:{outbox}` | stream | until done | send.lua | `Outbox` |
+| `members:{<group>}` | string | `cache_s` | `Groups` | `Groups` |
+| `members:{<group>}:version` | string | a day after a change | `Groups` | `Groups` |
+| `token:{<id>}` | string | the token's | `Tokens` | `Tokens` |
+| `mpim:layout` | string | for ever | the first who uses keys | every queue that uses keys |
 
 A channel keeps nothing: what is published while nobody listens is gone. A stream keeps what it was given. On a server
 that is not the lab's own, every name carries the run's prefix (`MessageQueue(url, prefix="lab-7f3a:")`).
+
+**One root for each atomic step.** What stands in braces is the hash tag: a cluster puts all keys with the same one into the
+same slot. `<stream>` in braces is the stream's own key, prefix included, so its dead letters are where the stream is.
+
+**Names are names.** A name is any non-empty text that UTF-8 can encode, or bytes. In a key `%`, `{` and `}` are written as
+`%25`, `%7B` and `%7D`, and in a name that is joined to others `:` is `%3A`. So two different lists of names never give the
+same key, no name can be taken for a hash tag, and a stream of the user's is never one of the keys with braces (a stream
+called `route:…` or `mpim:…` is written `route%3A…`). Channels are no keys: they are the prefix and the name, unchanged.
 """
+
+import re
+
+from mpim_lab.errors import InvalidMessage
+
+Name = str | bytes
+LAYOUT = "2"
+BROADCAST_CHANNEL = "system:broadcast"
+
+_IN_A_KEY = re.compile(rb"[%{}]")
+_JOINED = re.compile(rb"[%{}:]")
+_OURS = re.compile(rb"^(route|mpim):")  # keys without braces that are not the user's
+_ROOT = re.compile(rb"\{[^}]*\}")
+
+
+def name_bytes(name: Name, what: str = "name") -> bytes:
+    r"""Return a name as the server has it. Raise InvalidMessage for what is no name.
+
+    >>> name_bytes("user:1001"), name_bytes(b"\xff")
+    (b'user:1001', b'\xff')
+    """
+    if isinstance(name, str):
+        try:
+            raw = name.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidMessage(f"the {what} {name!r} cannot be written as UTF-8") from error
+    elif isinstance(name, bytes):
+        raw = bytes(name)
+    else:
+        raise InvalidMessage(f"a {what} is a non-empty text, or bytes, not {name!r}")
+    if not raw:
+        raise InvalidMessage(f"a {what} is a non-empty text, or bytes, not {name!r}")
+    return raw
+
+
+def name_text(raw: bytes) -> Name:
+    """Return a name as text; one that is not UTF-8 stays bytes, so that no two become the same."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def joined(*names: Name) -> bytes:
+    """Join names so that no other list of names gives the same bytes.
+
+    >>> joined("payments", "eu:42"), joined("payments:eu", "42")
+    (b'payments:eu%3A42', b'payments%3Aeu:42')
+    """
+    return b":".join([_JOINED.sub(_escaped, name_bytes(name)) for name in names])
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % found[0][0]
+
+
+class Keys:
+    """The keys and channels of one queue, each as the server has it. Every method raises InvalidMessage for what is no name.
+
+    >>> keys = Keys("lab-7f3a:")
+    >>> keys.stream("orders"), keys.dead_letters(keys.stream("orders"), "billing")
+    (b'lab-7f3a:orders', b'lab-7f3a:stream:{lab-7f3a:orders}:dead:billing')
+    >>> keys.record("payments", "eu:42")
+    b'lab-7f3a:once:{payments}:id:eu%3A42'
+    """
+
+    def __init__(self, prefix: Name = "") -> None:
+        self.prefix = name_bytes(prefix, "prefix") if prefix else b""
+        self._prefix = _IN_A_KEY.sub(_escaped, self.prefix)
+
+    # Channels
+
+    def channel(self, name: Name) -> bytes:
+        """Name a channel: the prefix and the name, unchanged."""
+        return self.prefix + name_bytes(name, "channel")
+
+    def live(self, name: Name, conversation: Name) -> bytes:
+        """Name the channel on which one conversation's messages travel as they are written."""
+        return self.channel(live_channel(name, conversation))
+
+    # Streams and their groups
+
+    def stream(self, name: Name) -> bytes:
+        """Name a stream, or any other key of the user's own."""
+        return self._prefix + _OURS.sub(rb"\1%3A", _IN_A_KEY.sub(_escaped, name_bytes(name)))
+
+    def dead_letters(self, stream_key: bytes, group: Name) -> bytes:
+        """Name the stream of what a group gave up, in the slot of the stream that `stream_key` is the key of."""
+        partition = _ROOT.search(stream_key)
+        root = b"part:%b" % partition[0] if partition else b"stream:{%b}" % stream_key
+        return self._prefix + b"%b:dead:%b" % (root, joined(group))
+
+    # Idempotency
+
+    def record(self, scope: Name, id: Name) -> bytes:
+        """Name the record that says what became of one message."""
+        return self._prefix + b"once:{%b}:id:%b" % (joined(scope), joined(id))
+
+    def tokens(self, scope: Name) -> bytes:
+        """Name the counter of one scope's fencing tokens."""
+        return self._prefix + b"once:{%b}:tokens" % joined(scope)
+
+    # Conversations
+
+    def sequence(self, name: Name, conversation: Name) -> bytes:
+        """Name the counter of one conversation's sequence numbers."""
+        return self._prefix + b"conv:{%b}:seq" % joined(name, conversation)
+
+    def sent(self, name: Name, conversation: Name, *id: Name) -> bytes:
+        """Name the record of a sender's message id: which number it was given in its conversation."""
+        return self._prefix + b"conv:{%b}:sent:%b" % (joined(name, conversation), joined(*id))
+
+    def log(self, name: Name, conversation: Name) -> bytes:
+        """Name the stream that keeps one conversation, by sequence number."""
+        return self._prefix + b"conv:{%b}:log" % joined(name, conversation)
+
+    # Partitions
+
+    def partition(self, name: Name, partition: int) -> bytes:
+        """Name the stream of one partition."""
+        return self._part(name, partition, b"log")
+
+    def partition_sequence(self, name: Name, partition: int, conversation: Name) -> bytes:
+        """Name the counter of one conversation's sequence numbers in its partition."""
+        return self._part(name, partition, b"seq:" + joined(conversation))
+
+    def partition_sent(self, name: Name, partition: int, conversation: Name, id: Name) -> bytes:
+        """Name the record of a sender's message id in its partition."""
+        return self._part(name, partition, b"sent:" + joined(conversation, id))
+
+    def owner(self, name: Name, partition: int, group: Name) -> bytes:
+        """Name the hash that says who has one partition, with which token, and how far it is."""
+        return self._part(name, partition, b"owner:" + joined(group))
+
+    def members(self, name: Name, group: Name) -> bytes:
+        """Name the set of a group's members and the time until which each counts as alive."""
+        return self._prefix + b"part:{%b}:members:%b" % (joined(name), joined(group))
+
+    def _part(self, name: Name, partition: int, role: bytes) -> bytes:
+        return self._prefix + b"part:{%b:%d}:%b" % (joined(name), partition, role)
+
+    # MPIM, whose users, devices, groups and gateways have narrow names (`im.protocol`)
+
+    def route(self, uid: str) -> bytes:
+        """Name the set of a user's routes, each with the time at which it ends."""
+        return self._prefix + b"route:" + joined(uid)
+
+    def talks(self, uid: str) -> bytes:
+        """Name the set of the direct conversations in which one user takes part."""
+        return self._prefix + b"chat:{%b}:talks" % joined(uid)
+
+    def acked(self, uid: str) -> bytes:
+        """Name the hash that says how far one user has acknowledged each conversation."""
+        return self._prefix + b"chat:{%b}:acked" % joined(uid)
+
+    @property
+    def outbox(self) -> bytes:
+        """Name the stream of what is still to be done for messages."""
+        return self._prefix + b"chat:{outbox}"
+
+    def cached_members(self, group: str) -> bytes:
+        """Name the copy of a group's members that is kept for a while."""
+        return self._prefix + b"members:{%b}" % joined(group)
+
+    def members_version(self, group: str) -> bytes:
+        """Name the counter of a group's changes, which says whether a copy is still true."""
+        return self._prefix + b"members:{%b}:version" % joined(group)
+
+    def used_token(self, id: str) -> bytes:
+        """Name the record of a token that was used."""
+        return self._prefix + b"token:{%b}" % joined(id)
+
+    # The layout
+
+    @property
+    def layout(self) -> bytes:
+        """Name the key that says which layout this is: `LAYOUT`."""
+        return self._prefix + b"mpim:layout"
+
+
+def live_channel(name: Name, conversation: Name) -> Name:
+    """Name the channel on which one conversation's messages travel as they are written.
+
+    >>> live_channel("chat", "alice:bob")
+    'conv:{chat:alice%3Abob}:live'
+    """
+    return name_text(b"conv:{%b}:live" % joined(name, conversation))
 
 
 def user_channel(uid: str) -> str:
@@ -61,6 +261,19 @@ def batches_channel(sender: str) -> str:
     return f"batches:{sender}"
 
 
+def status_channel(uid: str) -> str:
+    """Name the channel on which it is told that a user came or went."""
+    return f"user:status:{uid}"
+
+
+def gateway_channel(gateway: str) -> str:
+    """Name the channel on which one gateway is told what concerns its connections."""
+    return f"gateway:{gateway}"
+
+
+OUTBOX_KEY = "chat:outbox"
+
+
 def mark_key(scope: str, id: str) -> str:
     """Name the mark that says what became of one message."""
     return f"once:{scope}:{id}"
@@ -86,11 +299,6 @@ def log_key(name: str, conversation: str) -> str:
     return f"{name}:log:{conversation}"
 
 
-def live_channel(name: str, conversation: str) -> str:
-    """Name the channel on which one conversation's messages travel as they are written."""
-    return f"{name}:live:{conversation}"
-
-
 def partition_key(name: str, partition: int) -> str:
     """Name the stream of one partition."""
     return f"{name}:{partition}"
@@ -111,19 +319,6 @@ def route_key(uid: str) -> str:
     return f"route:{uid}"
 
 
-def status_channel(uid: str) -> str:
-    """Name the channel on which it is told that a user came or went."""
-    return f"user:status:{uid}"
-
-
-def gateway_channel(gateway: str) -> str:
-    """Name the channel on which one gateway is told what concerns its connections."""
-    return f"gateway:{gateway}"
-
-
-BROADCAST_CHANNEL = "system:broadcast"
-
-
 def talks_key(uid: str) -> str:
     """Name the set of the users' conversations in which one user takes part."""
     return f"chat:talks:{uid}"
@@ -132,9 +327,6 @@ def talks_key(uid: str) -> str:
 def acked_key(uid: str) -> str:
     """Name the hash that says how far one user has acknowledged each conversation."""
     return f"chat:acked:{uid}"
-
-
-OUTBOX_KEY = "chat:outbox"
 
 
 def cached_members_key(group: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mpim_lab.errors import ConnectionLost
+from mpim_lab.keys import Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.link import Link
 from mpim_lab.mq.pubsub import MessageQueue
@@ -33,12 +34,12 @@ class Gateway(MessageQueue):
 
     strikes: Strikes
 
-    def access(self, name: str) -> Access:
+    def access(self, name: Name) -> Access:
         """As the queue's own, with the link that is struck."""
         own = super().access(name)
         return own._replace(commands=_StruckLink(own.commands, self.strikes))  # type: ignore[arg-type]
 
-    async def publish(self, channel: str, payload: bytes | str) -> int:
+    async def publish(self, channel: Name, payload: bytes | str) -> int:
         """As the queue's own."""
         assert isinstance(payload, bytes)
         loses_answer = await self.strikes((payload.partition(b" ")[2],))

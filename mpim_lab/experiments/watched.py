@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mpim_lab.events import Kind, Reporter
+from mpim_lab.keys import Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.effects import Effects
 from mpim_lab.mq.link import Link
@@ -69,7 +70,7 @@ class WatchedQueue(MessageQueue):
 
     on_rows: Callable[[], Awaitable[None]]
 
-    def access(self, name: str) -> Access:
+    def access(self, name: Name) -> Access:
         """As the queue's own, with the watched link."""
         own = super().access(name)
         return own._replace(commands=_WatchedLink(own.commands, self.on_rows))  # type: ignore[arg-type]

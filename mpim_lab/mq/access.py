@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mpim_lab.events import Reporter
+from mpim_lab.keys import Name
 from mpim_lab.mq.link import Link
 
 
 class Access(NamedTuple):
     """`commands` is the queue's shared connection; `dedicated(name)` makes one for blocking reads, not yet open."""
 
-    name: str
+    name: Name
     key: bytes
     commands: Link
     dedicated: Callable[[str], Link]

@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Waits] = deque()
         self._issued = 0
         self._deadlines = Deadlines(limits.timeout_s)
+        self._blocking: deque[tuple[int, float]] = deque()  # commands that may block: their numbers, and until when
         self._heard_at = 0.0
         self._writing_paused = self._reading_paused = False
         self._reason: MpimError | None = None
@@ -75,6 +76,13 @@ class Connection(asyncio.Protocol):
         """Write a packed command at the end of this loop turn; the future is its reply."""
         reply: asyncio.Future[Any] = self._loop.create_future()
         self.send_for(reply, packed)
+        return reply
+
+    def send_blocking(self, packed: bytes, blocks_s: float) -> asyncio.Future[Any]:
+        """The same for a command that the server may hold back for `blocks_s`; its time-out begins after that."""
+        reply = self.send(packed)
+        until = self._loop.time() + blocks_s + self._limits.timeout_s
+        self._blocking.append((self._issued + len(self._outgoing), until))
         return reply
 
     def send_for(self, reply: Waits, packed: bytes) -> None:
@@ -169,6 +177,10 @@ class Connection(asyncio.Protocol):
         answered = self._issued + len(self._outgoing) - len(self._waiting)
         overdue = self._deadlines.overdue(now, answered)
         self._deadlines.note(now, self._issued)
+        while self._blocking and self._blocking[0][0] <= answered:
+            self._blocking.popleft()
+        if self._blocking and now < self._blocking[0][1]:
+            overdue = min(overdue, self._blocking[0][0] - 1 - answered)
         error = CommandTimeout(f"written, but not answered within {self._limits.timeout_s:g} s; it may have been run")
         for _, future in zip(range(overdue), self._waiting, strict=False):
             fail(future, error)

@@ -13,13 +13,14 @@ class Deadlines:
         >>> deadlines.note(now=100.0, issued=7)
         >>> deadlines.overdue(now=104.0, answered=3)
         0
-        >>> deadlines.overdue(now=105.0, answered=3)
-        4
+        >>> deadlines.overdue(now=105.0, answered=3), deadlines.overdue(now=105.1, answered=6)
+        (4, 1)
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._notes: deque[tuple[float, int]] = deque()
+        self._expired = 0  # so many have been issued for longer than the time-out
 
     def note(self, now: float, issued: int) -> None:
         """Remember that `issued` commands have been issued by `now` (seconds)."""
@@ -27,7 +28,6 @@ class Deadlines:
 
     def overdue(self, now: float, answered: int) -> int:
         """How many of the oldest unanswered commands are overdue."""
-        issued = 0
         while self._notes and now - self._notes[0][0] >= self._timeout_s:
-            issued = self._notes.popleft()[1]
-        return max(0, issued - answered)
+            self._expired = self._notes.popleft()[1]
+        return max(0, self._expired - answered)

@@ -87,13 +87,16 @@ class Link:
             raise
         self._ticker = asyncio.create_task(_tick(self))
 
-    async def call(self, *command: bytes | str) -> Any:
-        """Send one command and await its reply. Raises as the table above says."""
+    async def call(self, *command: bytes | str, blocks_s: float = 0.0) -> Any:
+        """Send one command and await its reply. Raises as the table above says.
+
+        blocks_s: for how long the command itself waits on the server (BLOCK); its time-out begins after that.
+        """
         packed = pack(*command)
         connection = self.connection
         if connection.blocked:
             connection = await self.room()
-        return await connection.send(packed)
+        return await (connection.send_blocking(packed, blocks_s) if blocks_s else connection.send(packed))
 
     async def room(self) -> Connection:
         """Wait, first come, first served, until a command may be sent; gives the connection to send it on at once."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mpim_lab.errors import InvalidMessage
+from mpim_lab.keys import Name, name_bytes
 
 
 class Message(NamedTuple):
@@ -19,18 +20,13 @@ class Message(NamedTuple):
         return self.payload.decode("utf-8", "replace")
 
 
-def wire_name(channel: str, prefix: str = "") -> bytes:
+def wire_name(channel: Name, prefix: str = "") -> bytes:
     """The channel's name as the server has it. Raises InvalidMessage.
 
     >>> wire_name("user:1001", prefix="lab-7f3a:")
     b'lab-7f3a:user:1001'
     """
-    if type(channel) is not str or not channel:
-        raise InvalidMessage(f"a channel is a non-empty string, not {channel!r}")
-    try:
-        return (prefix + channel).encode()
-    except UnicodeEncodeError as error:
-        raise InvalidMessage(f"the channel {channel!r} cannot be written as UTF-8") from error
+    return prefix.encode() + name_bytes(channel, "channel")
 
 
 def publish_head(name: bytes) -> bytes:

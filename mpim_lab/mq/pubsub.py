@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from mpim_lab.errors import InvalidParameter, MpimError
 from mpim_lab.events import Kind, Observer, Reporter
+from mpim_lab.keys import Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.inbox import Inbox, WhenFull
@@ -52,7 +53,7 @@ class MessageQueue:
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
         self.prefix = prefix
-        self._heads: dict[str, bytes] = {}  # channel → what every PUBLISH to it begins with
+        self._heads: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
         self._subscriptions = table = Subscriptions(prefix, self.reporter)
         common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
         self._commands = Link(address, **common)
@@ -90,7 +91,7 @@ class MessageQueue:
 
     # Publishing
 
-    async def publish(self, channel: str, payload: bytes | str) -> int:
+    async def publish(self, channel: Name, payload: bytes | str) -> int:
         """Publish and give the number of subscribers the server handed the message to.
 
         Raises InvalidMessage (nothing was sent) and what `Link` raises; look at the error's `definite`.
@@ -110,14 +111,14 @@ class MessageQueue:
         receivers: int = await connection.send(packed)
         return receivers
 
-    def _new_head(self, channel: str) -> bytes:
+    def _new_head(self, channel: Name) -> bytes:
         head = publish_head(wire_name(channel, self.prefix))
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
         self._heads[channel] = head
         return head
 
-    async def _publish_reporting(self, channel: str, payload: bytes, packed: bytes) -> int:
+    async def _publish_reporting(self, channel: Name, payload: bytes, packed: bytes) -> int:
         self.reporter.message(Kind.ACCEPTED, payload, channel)
         try:
             connection = self._commands.connection
@@ -130,18 +131,18 @@ class MessageQueue:
         self.reporter.message(Kind.PUBLISHED, payload, channel, count=receivers)
         return receivers
 
-    async def listeners(self, channel: str) -> int:
+    async def listeners(self, channel: Name) -> int:
         """How many connections are subscribed to the channel now (patterns not counted); true when the server said it."""
         reply = await self._commands.call(b"PUBSUB", b"NUMSUB", wire_name(channel, self.prefix))
         return int(reply[1])
 
     # Streams
 
-    def stream(self, name: str, *, max_entries: int | None = None) -> Stream:
+    def stream(self, name: Name, *, max_entries: int | None = None) -> Stream:
         """A stream of this queue (chapter 2); nothing is sent yet. `max_entries`: keep about so many, forget the oldest."""
         return Stream(self.access(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
 
-    def access(self, name: str) -> Access:
+    def access(self, name: Name) -> Access:
         """What the parts that build on this queue share: the key called `name`, and the connections."""
         return Access(name, wire_name(name, self.prefix), self._commands, self._dedicated, self.reporter)
 
@@ -153,7 +154,7 @@ class MessageQueue:
 
     async def subscribe(
         self,
-        channel: str,
+        channel: Name,
         handler: Handler,
         *,
         pattern: bool = False,
@@ -176,7 +177,7 @@ class MessageQueue:
 
     async def _begin(
         self,
-        channel: str,
+        channel: Name,
         take: Callable[[Message], bool],
         inbox: Inbox | None,
         handler: Handler | None,
@@ -188,7 +189,7 @@ class MessageQueue:
         subscription = Subscription(channel, take, inbox, handler, unpacks=unpack is not None)
         await self._subscriptions.begin(subscription, pattern=pattern)
 
-    async def unsubscribe(self, channel: str, *, pattern: bool = False) -> None:
+    async def unsubscribe(self, channel: Name, *, pattern: bool = False) -> None:
         """Stop: what has arrived is still handled, nothing after that. A channel without a handler is no error."""
         await self._subscriptions.end(channel, pattern=pattern)
 
@@ -199,8 +200,8 @@ class MessageQueue:
     @contextlib.asynccontextmanager
     async def listen(
         self,
-        *channels: str,
-        patterns: Sequence[str] = (),
+        *channels: Name,
+        patterns: Sequence[Name] = (),
         limit: int = 1_000,
         when_full: WhenFull | str = WhenFull.WAIT,
         unpack: Unpack | None = None,
@@ -211,7 +212,7 @@ class MessageQueue:
         """
         inbox = self._subscriptions.new_inbox(limit, when_full)
         wanted = [(name, False) for name in channels] + [(name, True) for name in patterns]
-        begun: list[tuple[str, bool]] = []
+        begun: list[tuple[Name, bool]] = []
         try:
             for name, pattern in wanted:
                 await self._begin(name, inbox.put, inbox, None, unpack, pattern)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, PartlyAdded
-from mpim_lab.events import Kind
+from mpim_lab.events import Kind, shown_name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.entries import DATA, Entry, entries_of, entry_of
 from mpim_lab.mq.groups import ConsumerGroup
@@ -35,7 +35,7 @@ class Stream:
     ) -> None:
         if max_entries is not None and max_entries < 1:
             raise InvalidParameter(f"max_entries={max_entries}: at least 1, or None to keep everything")
-        self.name, self.key = access.name, access.key
+        self.name, self.key = shown_name(access.name), access.key
         self._access, self._commands = access, access.commands
         self.reporter = self._reporter = access.reporter
         self._is_reporting = access.reporter.is_on
@@ -148,7 +148,7 @@ class Stream:
         try:
             await link.open()
             command = ("XREAD", "COUNT", str(count), "BLOCK", str(max(1, within_ms)), "STREAMS", self.key, after)
-            return entries_of(await link.call(*command))
+            return entries_of(await link.call(*command, blocks_s=within_ms / 1e3))
         finally:
             await link.close()
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from mpim_lab.errors import MpimError, QueueClosed
 from mpim_lab.events import Kind, Reporter
+from mpim_lab.keys import Name
 from mpim_lab.mq.inbox import Inbox
 from mpim_lab.mq.message import Message
 
@@ -109,7 +110,7 @@ class Subscription:
 
     def __init__(
         self,
-        channel: str,
+        channel: Name,
         take: Callable[[Message], bool],
         inbox: Inbox | None = None,
         handler: Handler | None = None,

@@ -11,6 +11,7 @@ from typing import Any
 
 from mpim_lab.errors import AlreadySubscribed, MpimError
 from mpim_lab.events import Kind, Reporter
+from mpim_lab.keys import Name
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.inbox import Inbox, WhenFull
 from mpim_lab.mq.link import Link
@@ -79,7 +80,7 @@ class Subscriptions:
             raise
         self._reporter.note(Kind.SUBSCRIBED, channel=channel)
 
-    async def end(self, channel: str, *, pattern: bool) -> None:
+    async def end(self, channel: Name, *, pattern: bool) -> None:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
         await self._end(wire_name(channel, self._prefix), self._patterns if pattern else self._channels)
 

@@ -12,7 +12,7 @@ ROOT = Path(mpim_lab.__file__).parent
 ALLOWED = {
     "errors": set(),
     "events": set(),
-    "keys": set(),
+    "keys": {"errors"},
     "mq": {"errors", "events", "keys"},
     "im": {"errors", "events", "keys", "mq"},
     "naive": {"errors", "events", "keys", "mq", "im"},
@@ -71,11 +71,21 @@ def test_modules_do_not_import_each_other_in_a_circle():
         visit(module, [])
 
 
+def lines_of_docstrings(tree):
+    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, holders) and ast.get_docstring(node) is not None:
+            yield node, node.body[0].end_lineno - node.body[0].lineno + 1
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_are_small(path):
-    """A file can be read in one sitting (250 lines), a function at a glance (40 with its docstring)."""
+    """A file has one concept (at most 400 lines), a function one idea (40); docstrings are not counted."""
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 250
-    for node in ast.walk(ast.parse(text)):
+    tree = ast.parse(text)
+    docstrings = dict(lines_of_docstrings(tree))
+    assert len(text.splitlines()) - sum(docstrings.values()) <= 400
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 40, f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+            lines = node.end_lineno - node.lineno + 1 - docstrings.get(node, 0)
+            assert lines <= 40, f"{node.name} has {lines} lines"
