@@ -1,0 +1,41 @@
+"""Actions: the table of all steps, area by area, with their weights."""
+
+import random
+from collections.abc import Callable, Collection
+
+from mpim_lab.experiments.api_faults import FAULT_ACTIONS
+from mpim_lab.experiments.api_pubsub import PUBSUB_ACTIONS
+from mpim_lab.experiments.api_senders import BATCH_ACTIONS, POOL_ACTIONS
+from mpim_lab.experiments.api_streams import STREAM_ACTIONS
+from mpim_lab.experiments.api_work import ONCE_ACTIONS, ORDERED_ACTIONS
+from mpim_lab.experiments.api_world import Call, World
+
+Action = Callable[[World, random.Random], Call | None]
+_COMMON = {name: PUBSUB_ACTIONS[name] for name in ("close", "open")}
+TABLE: dict[str, dict[str, tuple[Action, float]]] = {
+    "pubsub": PUBSUB_ACTIONS,
+    "streams": {**STREAM_ACTIONS, **_COMMON},
+    "once": {**ONCE_ACTIONS, **_COMMON},
+    "ordered": {**ORDERED_ACTIONS, **_COMMON},
+    "batch": {**BATCH_ACTIONS, **_COMMON},
+    "pool": POOL_ACTIONS,
+    "faults": FAULT_ACTIONS,
+}
+ACTIONS = {name: action for area in TABLE.values() for name, (action, _) in area.items()}
+
+
+def weights(only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, dict[str, float]]:
+    """Area → action → weight, of some areas and actions: named in `only` (all, if empty) and not in `without`."""
+    chosen = {}
+    for area, actions in TABLE.items():
+        if area in without:
+            continue
+        is_in = not only or area in only
+        left = {
+            name: weight
+            for name, (_, weight) in actions.items()
+            if (is_in or name in only) and name not in without
+        }
+        if left:
+            chosen[area] = left
+    return chosen

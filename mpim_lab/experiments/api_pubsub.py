@@ -1,0 +1,389 @@
+"""Pub/Sub for schedules: subscribe, unsubscribe, listen, leave, publish, drain, close and open again; and their model.
+
+A message's payload says what its handler does: `17:hang`. At rest every handler behaves, and a probe to each channel must
+reach each open subscription exactly once, and the server must count exactly those.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpim_lab.errors import AlreadySubscribed, QueueClosed, SlowSubscriber
+from mpim_lab.experiments.api_world import (
+    CALL_S,
+    END_S,
+    LIMITS,
+    Call,
+    Outcome,
+    QueueSlot,
+    World,
+    cancelled_result,
+    foreign_cancellation,
+    pick,
+)
+from mpim_lab.mq.message import Message
+
+CHANNELS = (("a", False), ("b", False), ("c:é", False), ("c:*", True))
+BEHAVIOURS = ("ok",) * 8 + ("raise", "cancelled", "slow", "hang", "leave", "close")
+Key = tuple[int, int, str, bool]  # slot, life, channel, whether it is a pattern
+
+
+@dataclass
+class Sub:
+    """A subscription, or one of a listener's channels. `state`: opening, open, unknown, closed."""
+
+    key: Key
+    policy: str
+    state: str = "opening"
+    probes: int = 0
+    listener: "Listener | None" = None
+
+
+@dataclass
+class Listener:
+    """A `listen`, read by a task of its own as far as `want` says."""
+
+    slot: QueueSlot
+    subs: list[Sub]
+    want: int = 0
+    state: str = "opening"
+    may_leave: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    is_reading: bool = False
+    task: "asyncio.Task[None] | None" = None
+
+
+@dataclass
+class PubSub:
+    """What the model knows."""
+
+    subs: list[Sub] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
+
+    def alive(self, slot: QueueSlot) -> list[Sub]:
+        """Subscriptions of a queue's present life that may be there."""
+        return [sub for sub in self.subs if sub.key[:2] == (slot.number, slot.life) and sub.state != "closed"]
+
+
+def _part(w: World) -> PubSub:
+    part: PubSub = w.part("pubsub", PubSub)
+    return part
+
+
+# Handlers
+
+
+def _received(w: World, sub: Sub, message: Message) -> str:
+    """Note a message; gives how the handler is to behave."""
+    if sub.state == "closed":
+        w.violate("closed subscription", f"{message.payload!r} reached {sub.key} after its end")
+    number, _, behaviour = message.text.partition(":")
+    if behaviour == "probe":
+        sub.probes += 1
+    return "ok" if w.calm else behaviour
+
+
+def _plain(w: World, sub: Sub) -> Callable[[Message], None]:
+    def handler(message: Message) -> None:
+        behaviour = _received(w, sub, message)
+        if behaviour == "raise":
+            raise ValueError("not this one")
+        if behaviour == "cancelled":
+            cancelled_result()
+
+    return handler
+
+
+def _async(w: World, sub: Sub, slot: QueueSlot) -> Callable[[Message], Any]:
+    async def handler(message: Message) -> None:
+        behaviour = _received(w, sub, message)
+        if behaviour == "raise":
+            raise ValueError("not this one")
+        if behaviour == "cancelled":
+            await foreign_cancellation()
+        elif behaviour == "slow":
+            await asyncio.sleep(0.01)
+        elif behaviour == "hang":
+            await w.released.wait()
+        elif behaviour == "leave":
+            sub.state = "unknown"
+            await slot.queue.unsubscribe(sub.key[2], pattern=sub.key[3])
+        elif behaviour == "close" and slot.state == "open":
+            slot.state = "closing"
+            for each in _part(w).alive(slot):
+                each.state = "unknown"
+            try:
+                async with asyncio.timeout(END_S + 1.0):
+                    await slot.queue.close()
+            except TimeoutError:
+                w.violate("hang", "close() inside a handler did not end")
+
+    return handler
+
+
+# Actions
+
+
+def subscribe(w: World, chance: random.Random) -> Call | None:
+    """Subscribe a handler, plain or async, with some policy."""
+    slot = pick(chance, w.open_slots())
+    channel, pattern = chance.choice(CHANNELS)
+    is_async = chance.random() < 0.6
+    policy = chance.choice(("wait", "wait", "drop oldest", "disconnect"))
+    if slot is None:
+        return None
+    sub = Sub((slot.number, slot.life, channel, pattern), policy)
+    taken = [each for each in _part(w).alive(slot) if each.key == sub.key]
+    _part(w).subs.append(sub)
+    (gate := w.gate(sub.key)).begin()
+    handler = _async(w, sub, slot) if is_async else _plain(w, sub)
+    running = slot.queue.subscribe(
+        channel, handler, pattern=pattern, limit=chance.choice((2, 100)), when_full=policy
+    )
+    kind = "async" if is_async else "plain"
+    text = f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, when_full={policy!r})"
+    return Call(text, running, 2 * CALL_S, lambda outcome: _subscribed(w, [sub], taken, outcome, [gate]))
+
+
+def _subscribed(w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, gates: list[Any]) -> None:
+    mixed = any([gate.end() for gate in gates])
+    slot = w.slots[subs[0].key[0]]
+    mixed |= slot.state != "open" or slot.life != subs[0].key[1]
+    for sub in subs:
+        sub.state = "open" if outcome.is_ok else "closed"
+        if mixed and outcome.is_ok:
+            sub.state = "unknown"
+    states = {sub.state for sub in taken}
+    if isinstance(outcome.error, AlreadySubscribed) and not taken and not mixed:
+        w.violate("already subscribed", f"nobody has {subs[0].key}")
+    if outcome.is_ok and "open" in states and not mixed:
+        w.violate("subscribed twice", f"{subs[0].key} has two handlers")
+
+
+def unsubscribe(w: World, chance: random.Random) -> Call | None:
+    """Unsubscribe from something, or from nothing."""
+    slot = pick(chance, w.open_slots())
+    if slot is None:
+        return None
+    alive = _part(w).alive(slot)
+    sub = pick(chance, alive)
+    channel, pattern = sub.key[2:] if sub is not None and chance.random() < 0.9 else chance.choice(CHANNELS)
+    key = (slot.number, slot.life, channel, pattern)
+    ended = [each for each in alive if each.key == key]
+    (gate := w.gate(key)).begin()
+
+    def done(outcome: Outcome) -> None:
+        mixed = gate.end()
+        for each in ended:
+            if each.state != "closed":
+                each.state = "closed" if outcome.is_ok and not mixed else "unknown"
+
+    for each in ended:
+        each.state = "unknown"
+    running = slot.queue.unsubscribe(channel, pattern=pattern)
+    return Call(f"{slot.name}.unsubscribe({channel!r}, pattern={pattern})", running, END_S, done)
+
+
+def publish(w: World, chance: random.Random) -> Call | None:
+    """Publish some messages at once."""
+    slot = pick(chance, w.open_slots())
+    if slot is None:
+        return None
+    channel = chance.choice(CHANNELS[:3])[0]
+    payloads = [f"{w.next()}:{chance.choice(BEHAVIOURS)}" for _ in range(chance.choice((1, 1, 2, 6)))]
+
+    async def all_of_them() -> None:
+        for outcome in await asyncio.gather(
+            *(slot.queue.publish(channel, payload) for payload in payloads), return_exceptions=True
+        ):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    return Call(f"{slot.name}.publish({channel!r}, {' '.join(payloads)})", all_of_them())
+
+
+def listen(w: World, chance: random.Random) -> Call | None:
+    """Begin to listen to one, two or three names."""
+    slot = pick(chance, w.open_slots())
+    names = chance.sample(CHANNELS, chance.choice((1, 2, 2, 3)))
+    limit, policy = chance.choice((2, 2, 100)), chance.choice(("wait", "wait", "drop oldest", "disconnect"))
+    if slot is None:
+        return None
+    listener = Listener(slot, [Sub((slot.number, slot.life, *name), policy) for name in names])
+    for sub in listener.subs:
+        sub.listener = listener
+    keys = [sub.key for sub in listener.subs]
+    taken = [sub for sub in _part(w).alive(slot) if sub.key in keys]
+    _part(w).subs += listener.subs
+    _part(w).listeners.append(listener)
+    gates = [w.gate(key) for key in keys]
+    for gate in gates:
+        gate.begin()
+    channels, patterns = [n for n, p in names if not p], [n for n, p in names if p]
+    context = slot.queue.listen(*channels, patterns=patterns, limit=limit, when_full=policy)
+
+    def done(outcome: Outcome) -> None:
+        listener.state = "open" if outcome.is_ok else "closed"
+        _subscribed(w, listener.subs, taken, outcome, gates)
+
+    text = f"{slot.name}.listen({', '.join(channels + patterns)}, limit={limit}, when_full={policy!r})"
+    return Call(text, _begin_listening(w, listener, context), (len(names) + 1) * CALL_S, done)
+
+
+async def _begin_listening(w: World, listener: Listener, context: Any) -> None:
+    entered = asyncio.Event()
+    task = listener.task = w.own(_read(w, listener, context, entered), "listener")
+    waiting = asyncio.ensure_future(entered.wait())
+    try:
+        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task])
+        raise
+    finally:
+        waiting.cancel()
+    if not entered.is_set():
+        await task
+
+
+async def _read(w: World, listener: Listener, context: Any, entered: asyncio.Event) -> None:
+    try:
+        async with context as messages:
+            entered.set()
+            while not listener.may_leave.is_set():
+                if not (listener.want or w.calm):
+                    listener.news.clear()
+                    await listener.news.wait()
+                    continue
+                listener.want = max(0, listener.want - 1)
+                listener.is_reading = True
+                message = await anext(messages, None)
+                listener.is_reading = False
+                if message is None:
+                    break
+                _deliver(w, listener, message)
+    except SlowSubscriber:
+        for sub in listener.subs:
+            sub.state = "unknown"
+    finally:
+        listener.is_reading = False
+        if entered.is_set():
+            listener.state = "closed"
+
+
+def _deliver(w: World, listener: Listener, message: Message) -> None:
+    name = message.channel if message.pattern is None else message.pattern
+    for sub in listener.subs:
+        if sub.key[2:] == (name, message.pattern is not None) and message.text.endswith(":probe"):
+            sub.probes += 1
+
+
+def read_some(w: World, chance: random.Random) -> Call | None:
+    """Have a listener read on for a few messages."""
+    listener = pick(chance, [each for each in _part(w).listeners if each.state == "open"])
+    if listener is None:
+        return None
+    listener.want += chance.choice((1, 2, 5, 100))
+    listener.news.set()
+    return Call(f"read {listener.want} from a listener of {listener.slot.name}", asyncio.sleep(0), modes=("wait",))
+
+
+def leave(w: World, chance: random.Random) -> Call | None:
+    """Leave a listen: after a message, or cancelled while it waits for one."""
+    listener = pick(chance, [each for each in _part(w).listeners if each.state == "open"])
+    if listener is None:
+        return None
+    gates = [w.gate(sub.key) for sub in listener.subs]
+    for gate in gates:
+        gate.begin()
+    for sub in listener.subs:
+        sub.state = sub.state if sub.state == "closed" else "unknown"
+
+    def done(outcome: Outcome) -> None:
+        for sub, gate in zip(listener.subs, gates, strict=True):
+            if not gate.end() and outcome.is_ok:
+                sub.state = "closed"
+
+    text = f"leave the listen of {listener.slot.name} ({', '.join(sub.key[2] for sub in listener.subs)})"
+    limit_s = END_S + len(gates) * CALL_S
+    return Call(text, end_listener(listener), limit_s, done, modes=("wait", "aside"))
+
+
+async def end_listener(listener: Listener) -> None:
+    """Have it leave, and wait until it has."""
+    task = listener.task
+    assert task is not None
+    listener.may_leave.set()
+    listener.news.set()
+    if listener.is_reading:
+        task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, QueueClosed):
+        raise error
+
+
+def drain(w: World, chance: random.Random) -> Call | None:
+    """Wait until everything is handled; cancelled if that is not so soon, as it waits for handlers."""
+    slot = pick(chance, w.open_slots())
+    if slot is None:
+        return None
+
+    async def at_most() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await slot.queue.drain()
+
+    return Call(f"{slot.name}.drain()", at_most())
+
+
+def close_queue(w: World, chance: random.Random) -> Call | None:
+    """Close a queue, whatever its handlers, listeners, workers and batchers do."""
+    slot = pick(chance, w.open_slots())
+    if slot is None:
+        return None
+    subs = _part(w).alive(slot)
+    gates = [w.gate(sub.key) for sub in subs]
+    for gate in gates:
+        gate.begin()
+    for sub in subs:
+        sub.state = "unknown"
+    slot.state, life = "closing", slot.life
+
+    def done(outcome: Outcome) -> None:
+        for sub, gate in zip(subs, gates, strict=True):
+            sub.state = "closed" if not gate.end() and outcome.is_ok else sub.state
+        if outcome.is_ok and slot.life == life:
+            slot.state = "closed"
+
+    return Call(f"{slot.name}.close()", slot.queue.close(), END_S, done)
+
+
+def open_queue(w: World, chance: random.Random) -> Call | None:
+    """Open a new queue in place of one that was closed."""
+    slot = pick(chance, [each for each in w.slots if each.state == "closed"])
+    if slot is None:
+        return None
+    slot.life += 1
+    slot.queue = queue = w.new_queue(slot.number, slot.life)
+    slot.state = "opening"
+
+    def done(outcome: Outcome) -> None:
+        slot.state = "open" if outcome.is_ok else "closed"
+
+    return Call(f"{slot.name}.open()", queue.open(), 2 * LIMITS.connect_timeout_s, done)
+
+
+PUBSUB_ACTIONS = {
+    "subscribe": (subscribe, 6),
+    "unsubscribe": (unsubscribe, 4),
+    "publish": (publish, 10),
+    "listen": (listen, 3),
+    "read": (read_some, 2),
+    "leave": (leave, 2),
+    "drain": (drain, 1),
+    "close": (close_queue, 1),
+    "open": (open_queue, 2),
+}

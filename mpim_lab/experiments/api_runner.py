@@ -1,0 +1,211 @@
+"""Runner: plays one schedule against a real server, and judges every call as it ends.
+
+| a call ...                             | is a violation                                                              |
+|----------------------------------------|-----------------------------------------------------------------------------|
+| takes longer than its limit            | "hang": its own limit, some slack, and for how long our own loop stood still |
+| raises neither ours nor ValueError     | "foreign error"                                                             |
+| raises CancelledError, uncancelled     | "foreign cancellation"                                                      |
+| returns although it was cancelled      | "swallowed"                                                                 |
+"""
+
+import asyncio
+import contextlib
+import gc
+import random
+import sys
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpim_lab.errors import MpimError
+from mpim_lab.experiments.api_actions import ACTIONS
+from mpim_lab.experiments.api_invariants import check_end, check_rest
+from mpim_lab.experiments.api_schedule import Step
+from mpim_lab.experiments.api_world import Admin, Call, Outcome, Violation, World
+from mpim_lab.lab.server import EmbeddedServer
+
+SLACK_S = 1.5
+_BEAT_S = 0.02
+_MOST_TURNS = 40  # of the loop, until a call is cancelled
+
+
+@dataclass
+class Played:
+    """How a schedule ended. `said`: what its steps did."""
+
+    steps: int = 0
+    violations: list[Violation] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The first violation's kind; "" if there is none."""
+        return self.violations[0].kind if self.violations else ""
+
+
+class Stalls:
+    """For how long this process was not run, or its loop held up: nobody's limit covers that."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def measure(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(_BEAT_S)
+            self.seconds += max(0.0, loop.time() - before - 2 * _BEAT_S)
+
+
+class Runner:
+    """One schedule on one server."""
+
+    def __init__(self, server: EmbeddedServer, seed: int, without: Collection[str]) -> None:
+        self._server, self._seed, self._without = server, seed, without
+        self._stalls = Stalls()
+        self._aside: list[tuple[asyncio.Task[Any], Call, float]] = []
+        self.played = Played()
+
+    async def play(self, steps: Sequence[Step]) -> None:
+        """Play all steps, let everything come to rest, end everything; stop at the first violation."""
+        asyncio.get_running_loop().set_exception_handler(self._unhandled)
+        beat = asyncio.create_task(self._stalls.measure())
+        try:
+            async with World(self._server, self._seed) as w:
+                try:
+                    await self._play(w, steps)
+                finally:
+                    self.played.violations[:0] = w.violations
+        except Violation as violation:
+            if violation not in self.played.violations:
+                self.played.violations.append(violation)
+        finally:
+            beat.cancel()
+            await asyncio.wait([beat])
+        if not self.played.violations and (left := asyncio.all_tasks() - {asyncio.current_task()}):
+            await asyncio.wait(left, timeout=0.5)
+            if left := {task for task in left if not task.done()}:
+                self.played.violations.append(Violation("task left", ", ".join(map(repr, left))))
+
+    async def _play(self, w: World, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if (call := ACTIONS[step.action](w, random.Random(step.number))) is None:
+                continue
+            self.played.steps += 1
+            mode = step.mode if step.mode in call.modes else call.modes[0]
+            self.played.said.append(f"{step!s:<28}{call.text}" + {"wait": "", "cancel": " ✗", "aside": " …"}[mode])
+            await self._begin(call, mode, step.number % _MOST_TURNS)
+            self._look(w)
+        self.played.said.append("-- rest")
+        for task, call, begun in self._aside:
+            await self._finish(task, call, begun)
+        self._look(w)
+        await check_rest(w, self._bounded, self._without)
+        self._look(w)
+        self.played.said.append("-- end")
+        await check_end(w, self._bounded, self._without)
+        self._look(w)
+
+    async def _begin(self, call: Call, mode: str, turns: int) -> None:
+        begun = asyncio.get_running_loop().time() - self._stalls.seconds
+        task = asyncio.create_task(call.running, name=call.text[:60])
+        if mode == "wait":
+            return await self._finish(task, call, begun)
+        for _ in range(turns if mode == "cancel" else 3):
+            if task.done():
+                break
+            await asyncio.sleep(0)
+        if mode == "cancel":
+            is_cancelled = task.cancel()
+            await self._finish(task, call, begun, is_cancelled=is_cancelled)
+        else:
+            self._aside.append((task, call, begun))
+
+    async def _finish(self, task: asyncio.Task[Any], call: Call, begun: float, *, is_cancelled: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        while not task.done():
+            left_s = begun + call.limit_s + SLACK_S - (loop.time() - self._stalls.seconds)
+            if left_s <= 0:
+                raise Violation("hang", f"{call.text} did not end within {call.limit_s:g} s")
+            await asyncio.wait([task], timeout=left_s)
+        outcome = _outcome_of(task)
+        call.ended(outcome)
+        error = outcome.error
+        if error is None or isinstance(error, MpimError | ValueError | TypeError) or not call.is_judged:
+            if error is None and is_cancelled and call.is_judged:
+                raise Violation("swallowed", f"{call.text} returned {outcome.value!r} although it was cancelled")
+        elif not isinstance(error, asyncio.CancelledError):
+            raise Violation("foreign error", f"{call.text} raised {error!r}") from error
+        elif not is_cancelled:
+            raise Violation("foreign cancellation", f"{call.text} raised CancelledError")
+
+    async def _bounded(self, call: Call) -> Outcome:
+        """Make one call of a check; it must end within its limit, like any other."""
+        outcomes = [Outcome()]
+        ended = call.ended
+        call.ended = lambda outcome: (outcomes.append(outcome), ended(outcome))[1]
+        await self._begin(call, "wait", 0)
+        return outcomes[-1]
+
+    def _look(self, w: World) -> None:
+        now = asyncio.get_running_loop().time() - self._stalls.seconds
+        for task, call, begun in self._aside:
+            if not task.done() and now > begun + call.limit_s + SLACK_S:
+                w.violate("hang", f"{call.text} did not end within {call.limit_s:g} s")
+        if w.violations:
+            raise w.violations[0]
+        if self.played.violations:
+            raise self.played.violations[0]
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.played.violations.append(Violation("unhandled", f"{context.get('message')}: {error!r}"))
+
+
+def _outcome_of(task: asyncio.Task[Any]) -> Outcome:
+    if task.cancelled():
+        return Outcome(error=asyncio.CancelledError())
+    return Outcome(error=task.exception()) if task.exception() is not None else Outcome(task.result())
+
+
+async def _made_ready(server: EmbeddedServer) -> None:
+    if server.is_running:
+        server.resume()
+    await server.start()
+    admin = Admin(server)
+    await admin("REPLICAOF", "NO", "ONE")
+    await admin("CONFIG", "SET", "maxmemory", 0)
+    await admin("FLUSHALL")
+
+
+def play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str] = ()) -> Played:
+    """Play a schedule in an event loop of its own; what is left of it afterwards is a violation, too."""
+    runner, loop, left = Runner(server, seed, without), asyncio.new_event_loop(), []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda args: left.append(f"{args.exc_value!r} in {args.object!r}")
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            loop.run_until_complete(_made_ready(server))
+            loop.run_until_complete(runner.play(steps))
+            _clear(loop)
+            gc.collect()
+        if not runner.played.violations:
+            left += [str(each.message) for each in told]
+            runner.played.violations += [Violation("left behind", each) for each in left]
+    finally:
+        sys.unraisablehook = hook
+        loop.close()
+    return runner.played
+
+
+def _clear(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what a failed schedule has left, for a bounded time."""
+    if tasks := asyncio.all_tasks(loop):
+        loop.set_exception_handler(lambda loop, context: None)
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(Exception):
+            loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+    loop.run_until_complete(loop.shutdown_asyncgens())

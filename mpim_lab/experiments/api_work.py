@@ -1,0 +1,239 @@
+"""Idempotency and ordered streams for schedules; and their model.
+
+Effects are written by the code under test in one step with its marks, on keys of the world's own: `effect:<id>` is counted
+up once for each id; `told:<conversation>` is a list, with each message once, in the order of their numbers.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpim_lab.errors import NotConnected, QueueClosed
+from mpim_lab.experiments.api_world import (
+    CALL_S,
+    END_S,
+    Call,
+    Outcome,
+    QueueSlot,
+    World,
+    foreign_cancellation,
+    pick,
+)
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.consumer import WAIT_MS
+from mpim_lab.mq.effects import Effects
+from mpim_lab.mq.idempotency import Idempotency
+from mpim_lab.mq.ordered_worker import OrderedWorker
+from mpim_lab.mq.partitions import Ordered, PartitionedStream
+from mpim_lab.mq.retry import RetryRule
+
+LEASE_MS = 300
+BEHAVIOURS = ("ok",) * 6 + ("raise", "cancelled", "slow", "hang")
+RETRY = RetryRule(tries=4, backoff=Backoff(0.02, 0.1))
+TALKS = ("t:1", "t", "1")
+PARTITIONS = 2
+
+
+@dataclass
+class Work:
+    """What the model knows. `ids`: of idempotent runs, with whether one has returned; `sent`: id → conversation, payload."""
+
+    ids: dict[str, bool] = field(default_factory=dict)
+    sent: dict[str, tuple[str, str]] = field(default_factory=dict)
+    acknowledged: dict[str, int] = field(default_factory=dict)  # id → number
+    failed: Counter[bytes] = field(default_factory=Counter)
+    members: list["OrderedMember"] = field(default_factory=list)
+
+
+@dataclass
+class OrderedMember:
+    """An ordered worker."""
+
+    name: str
+    slot: QueueSlot
+    life: int
+    worker: OrderedWorker
+    task: "asyncio.Task[None] | None" = None
+    state: str = "running"
+
+
+def part_of(w: World) -> Work:
+    """What the model knows."""
+    part: Work = w.part("work", Work)
+    return part
+
+
+# Idempotent work
+
+
+def run_once(w: World, chance: random.Random) -> Call | None:
+    """Run idempotent work, under an id of its own or one that was used before."""
+    slot, part = pick(chance, w.open_slots()), part_of(w)
+    if slot is None:
+        return None
+    fresh = not part.ids or chance.random() < 0.6
+    id = f"{w.next()}:x" if fresh else chance.choice(list(part.ids))
+    part.ids.setdefault(id, False)
+    return once(w, slot, id, chance.choice(BEHAVIOURS))
+
+
+def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
+    """Run idempotent work that behaves in some way."""
+    store, expected = Idempotency(slot.queue, "pay", lease_ms=LEASE_MS), f"result of {id}".encode()
+
+    async def work(effects: Effects) -> bytes:
+        effects.also("INCRBY", f"effect:{id}", 1)
+        if behaviour == "raise":
+            raise ValueError("not this time")
+        if behaviour == "cancelled":
+            await foreign_cancellation()
+        elif behaviour == "slow":
+            await asyncio.sleep(0.02)
+        elif behaviour == "hang":  # for longer than its lease
+            await asyncio.sleep(1.5 * LEASE_MS / 1e3)
+        return expected
+
+    def done(outcome: Outcome) -> None:
+        part_of(w).ids[id] |= outcome.is_ok
+        if outcome.is_ok and outcome.value != expected:
+            w.violate("another result", f"{id} got {outcome.value!r}")
+
+    async def running() -> bytes:
+        try:
+            return await store.run(id, work, wait_s=1.0)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if behaviour == "cancelled" and task is not None and not task.cancelling():
+                raise ValueError("the work met somebody else's cancellation") from None
+            raise
+
+    text = f"{slot.name}: Idempotency('pay').run({id!r}), {behaviour}"
+    return Call(text, running(), 1.0 + 3 * CALL_S + 2 * LEASE_MS / 1e3, done)
+
+
+# Ordered streams
+
+
+def stream_of(slot: QueueSlot) -> PartitionedStream:
+    """The ordered stream of all schedules."""
+    return PartitionedStream(slot.queue, "talks", partitions=PARTITIONS)
+
+
+def append(w: World, chance: random.Random) -> Call | None:
+    """Append to a conversation: a new message, or one whose outcome is not known, with its id."""
+    slot, part = pick(chance, w.open_slots()), part_of(w)
+    if slot is None:
+        return None
+    unsure = [id for id in part.sent if id not in part.acknowledged]
+    if unsure and chance.random() < 0.5:
+        id = chance.choice(unsure)
+        talk, payload = part.sent[id]
+    else:
+        id, talk = f"{w.next()}:m", chance.choice(TALKS)
+        payload = f"{id}:{chance.choice(BEHAVIOURS)}"
+        part.sent[id] = (talk, payload)
+
+    def done(outcome: Outcome) -> None:
+        if outcome.is_ok:
+            if part.acknowledged.setdefault(id, outcome.value.sequence) != outcome.value.sequence:
+                w.violate("two numbers", f"{id} has {part.acknowledged[id]} and {outcome.value.sequence}")
+
+    running = stream_of(slot).append(talk, payload, id)
+    return Call(f"{slot.name}: append({talk!r}, {payload!r}, {id!r})", running, 2 * CALL_S, done)
+
+
+def _handler(w: World, part: Work) -> Any:
+    async def handler(ordered: Ordered, effects: Effects) -> None:
+        talk, payload = part.sent[ordered.id]
+        if (ordered.conversation, ordered.data.decode()) != (talk, payload):
+            w.violate("another payload", f"{ordered} was sent as {talk!r}, {payload!r}")
+        effects.also("RPUSH", f"told:{talk}", ordered.id)
+        behaviour = payload.rpartition(":")[2]
+        if behaviour in ("raise", "cancelled"):
+            part.failed[ordered.data] += 1
+        if w.calm or (behaviour in ("raise", "cancelled") and part.failed[ordered.data] > 1):
+            return
+        if behaviour == "raise":
+            raise ValueError("not this one")
+        if behaviour == "cancelled":
+            await foreign_cancellation()
+        elif behaviour == "slow":
+            await asyncio.sleep(0.01)
+        elif behaviour == "hang":
+            await w.released.wait()
+
+    return handler
+
+
+def work_in_order(w: World, chance: random.Random) -> Call | None:
+    """Start an ordered worker."""
+    slot, part = pick(chance, w.open_slots()), part_of(w)
+    name = f"ordered-{chance.choice(('ann', 'ben'))}"
+    if slot is None or any(each.name == name for each in part.members if each.state == "running"):
+        return None
+    text = f"{slot.name}: OrderedWorker('talks', {name!r})"
+    return Call(text, start_in_order(w, slot, name, chance.choice((1, 5, 100))), CALL_S, modes=("wait",))
+
+
+async def start_in_order(w: World, slot: QueueSlot, name: str, prefetch: int) -> OrderedMember:
+    """Start an ordered worker."""
+    part = part_of(w)
+    worker = OrderedWorker(
+        stream_of(slot), "readers", name, _handler(w, part), retry=RETRY, prefetch=prefetch, lease_ms=LEASE_MS
+    )
+    member = OrderedMember(name, slot, slot.life, worker)
+    part.members.append(member)
+    w.names.add(name)
+    member.task = w.own(_run(w, member), f"ordered worker {name}")
+    return member
+
+
+async def _run(w: World, member: OrderedMember) -> None:
+    try:
+        await member.worker.run()
+    except (NotConnected, QueueClosed):
+        pass
+    except asyncio.CancelledError:
+        if member.state == "running":
+            w.violate("ordered worker ended", f"{member.name} was cancelled by nobody")
+        raise
+    except Exception as error:
+        w.violate("ordered worker ended", f"{member.name}: {type(error).__name__}: {error}")
+    else:
+        if member.state == "running" and member.slot.life == member.life and member.slot.state == "open":
+            w.violate("ordered worker ended", f"{member.name}: run() returned by itself")
+    finally:
+        member.state = "ended"
+
+
+def stop_in_order(w: World, chance: random.Random) -> Call | None:
+    """Stop an ordered worker, or cancel it."""
+    member = pick(chance, [each for each in part_of(w).members if each.state == "running"])
+    if member is None:
+        return None
+    cancel = chance.random() < 0.4
+    member.state = "ending"
+    text = f"{'cancel' if cancel else 'stop'} {member.name}"
+    limit_s = END_S + 2 * CALL_S + WAIT_MS / 1e3
+    return Call(text, end_in_order(member, cancel=cancel), limit_s, modes=("wait", "aside"))
+
+
+async def end_in_order(member: OrderedMember, *, cancel: bool = False) -> None:
+    """Have it leave, and wait until it has."""
+    assert member.task is not None
+    member.state = "ending" if member.state == "running" else member.state
+    if cancel:
+        member.task.cancel()
+    else:
+        await member.worker.stop()
+    await asyncio.wait([member.task])
+
+
+ONCE_ACTIONS = {"run_once": (run_once, 10)}
+ORDERED_ACTIONS = {
+    "append": (append, 10),
+    "work_in_order": (work_in_order, 4),
+    "stop_in_order": (stop_in_order, 2),
+}

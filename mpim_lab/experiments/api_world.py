@@ -1,0 +1,234 @@
+"""World: the objects of one schedule, what the model says about them, and how a call is judged.
+
+An action chooses its objects, notes in the model that it begins, and gives a `Call`. The runner awaits, cancels or leaves
+it; how it ended goes back to the model by `Call.ended`.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import hiredis
+
+from mpim_lab.errors import MpimError
+from mpim_lab.lab.proxy import Proxy
+from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.pubsub import MessageQueue
+
+TIMEOUT_S = 0.5
+LIMITS = Limits(
+    timeout_s=TIMEOUT_S, close_timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.01, 0.1)
+)
+CALL_S = 2 * TIMEOUT_S  # a place in line, then an answer
+END_S = 2 * LIMITS.close_timeout_s + CALL_S  # handlers finish or are cancelled, then the last command
+Ended = Callable[["Outcome"], None]
+
+
+class Violation(Exception):
+    """An invariant does not hold. `kind`: a word by which two runs of a schedule are compared."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended: a value or an error; CancelledError if the runner cancelled it."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    @property
+    def is_ok(self) -> bool:
+        """It returned."""
+        return self.error is None
+
+    @property
+    def is_definite(self) -> bool:
+        """It failed, and certainly did nothing."""
+        known = isinstance(self.error, MpimError) and self.error.definite
+        return known or isinstance(self.error, ValueError | TypeError)
+
+    def __str__(self) -> str:
+        return "ok" if self.error is None else f"{type(self.error).__name__}: {self.error}"[:160]
+
+
+@dataclass
+class Call:
+    """One call of the public API. `limit_s`: how long it may take by its own limits."""
+
+    text: str
+    running: Coroutine[Any, Any, Any]
+    limit_s: float = CALL_S
+    ended: Ended = lambda outcome: None
+    modes: tuple[str, ...] = ("wait", "cancel", "aside")
+    is_judged: bool = True  # False: not a call of the API, its errors are nobody's fault
+
+
+class Admin:
+    """Commands to the server past everything that is tested, each over a connection of its own."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self._path = server.unix_url.removeprefix("unix://").partition("?")[0]
+
+    async def __call__(self, *words: str | bytes | int) -> Any:
+        """Send one command. Raises OSError or TimeoutError while the server is away."""
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_unix_connection(self._path)
+            with contextlib.closing(writer):
+                writer.write(hiredis.pack_command(tuple(words)))
+                parser = hiredis.Reader()
+                while (reply := parser.gets()) is False:
+                    if not (data := await reader.read(65_536)):
+                        raise ConnectionError("the server hung up")
+                    parser.feed(data)
+        return reply
+
+
+@dataclass
+class Gate:
+    """Calls in flight on one name. If two were at the same time, nobody can say what is right: `mixed`."""
+
+    calls: int = 0
+    mixed: bool = False
+
+    def begin(self) -> None:
+        """A call begins."""
+        self.mixed |= self.calls > 0
+        self.calls += 1
+
+    def end(self) -> bool:
+        """A call has ended; gives whether another one was in flight meanwhile."""
+        self.calls -= 1
+        mixed = self.mixed
+        self.mixed = mixed and self.calls > 0
+        return mixed
+
+
+@dataclass
+class QueueSlot:
+    """One queue, and its life: a closed one is followed by a new one under the same number."""
+
+    number: int
+    queue: MessageQueue
+    life: int = 0
+    state: str = "open"  # or "closing", "closed"
+
+    @property
+    def name(self) -> str:
+        """The client's name on the server."""
+        return self.queue.name
+
+
+class World:
+    """Everything of one schedule. Use as a context."""
+
+    def __init__(self, server: EmbeddedServer, seed: int) -> None:
+        self.server, self.admin, self.prefix = server, Admin(server), f"s{seed}:"
+        self.proxy = Proxy(server.url)
+        self.calm = False  # at rest: handlers behave
+        self.released = asyncio.Event()  # handlers that hang wait for it
+        self.fault = ""  # a fault of the server that lasts
+        self.said: list[str] = []
+        self.violations: list[Violation] = []
+        self.slots: list[QueueSlot] = []
+        self.gates: dict[Any, Gate] = {}
+        self.names: set[str] = set()  # all client names ever used
+        self.parts: dict[str, Any] = {}  # what the areas keep
+        self.owned: set[asyncio.Task[Any]] = set()
+        self.count = Counter[str]()
+        self._counter = 0
+
+    async def __aenter__(self) -> "World":
+        await self.proxy.__aenter__()
+        for number in range(2):
+            self.slots.append(QueueSlot(number, self.new_queue(number, 0)))
+            await self.slots[-1].queue.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.proxy.__aexit__()
+
+    def new_queue(self, number: int, life: int) -> MessageQueue:
+        """A queue that is not open yet; the second one speaks to the server through the proxy."""
+        self.names.add(name := f"q{number}.{life}")
+        url = self.proxy.url if number else self.server.url
+        return MessageQueue(url, name=name, prefix=self.prefix, limits=LIMITS)
+
+    def part(self, name: str, make: Callable[[], Any]) -> Any:
+        """What an area keeps, made when it is first asked for."""
+        if name not in self.parts:
+            self.parts[name] = make()
+        return self.parts[name]
+
+    def open_slots(self) -> list[QueueSlot]:
+        """Queues that may be used."""
+        return [slot for slot in self.slots if slot.state == "open"]
+
+    def gate(self, key: Any) -> Gate:
+        """The gate of a name."""
+        return self.gates.setdefault(key, Gate())
+
+    def next(self) -> int:
+        """A number that is not used yet in this schedule."""
+        self._counter += 1
+        return self._counter
+
+    def now_ms(self) -> int:
+        """The server's clock, which is this machine's."""
+        return int(time.time() * 1e3)
+
+    def violate(self, kind: str, text: str) -> None:
+        """Note that an invariant does not hold; the runner ends the schedule at the next step."""
+        self.violations.append(Violation(kind, text))
+
+    def own(self, running: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Begin a task of the world's own."""
+        task = asyncio.create_task(running, name=name)
+        self.owned.add(task)
+        task.add_done_callback(self.owned.discard)
+        return task
+
+
+async def foreign_cancellation() -> None:
+    """Await what somebody else cancels."""
+    inner = asyncio.ensure_future(asyncio.sleep(10))
+    asyncio.get_running_loop().call_soon(inner.cancel)
+    await inner
+
+
+def cancelled_result() -> None:
+    """Read the result of a future that was cancelled."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.cancel()
+    future.result()
+
+
+@dataclass
+class Actor:
+    """A task that owns a context (an iterator, a consumer) and does what it is asked, one after the other."""
+
+    name: str
+    asked: "asyncio.Queue[tuple[Any, asyncio.Future[Any]]]" = field(default_factory=asyncio.Queue)
+    task: "asyncio.Task[Any] | None" = None
+
+    async def ask(self, what: Any) -> Any:
+        """Have it done, and wait for it; gives None if the task has ended."""
+        assert self.task is not None
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait((what, answer))
+        await asyncio.wait([answer, self.task], return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else None
+
+
+def pick(chance: random.Random, items: "list[Any]") -> Any:
+    """One of them, or None if there is none."""
+    return chance.choice(items) if items else None
