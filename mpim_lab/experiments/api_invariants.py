@@ -25,7 +25,7 @@ from mpim_lab.experiments.api_faults import clients
 from mpim_lab.experiments.api_world import CALL_S, END_S, Call, Outcome, QueueSlot, Violation, World
 
 Bounded = Callable[[Call], Awaitable[Outcome]]
-SOON_S = 8.0  # for what comes by itself: reconnecting, claims, retries
+SOON_S = 5.0  # for what comes by itself: reconnecting, claims, retries
 
 
 async def eventually(kind: str, what: str, holds: Callable[[], Any], within_s: float = SOON_S) -> None:

@@ -156,7 +156,7 @@ def _subscribed(w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, g
         sub.state = "open" if outcome.is_ok else "closed"
         if mixed and outcome.is_ok:
             sub.state = "unknown"
-    states = {sub.state for sub in taken}
+    states = {sub.state for sub in taken if sub.policy != "disconnect"}  # a slow one may have been ended
     if isinstance(outcome.error, AlreadySubscribed) and not taken and not mixed:
         w.violate("already subscribed", f"nobody has {subs[0].key}")
     if outcome.is_ok and "open" in states and not mixed:

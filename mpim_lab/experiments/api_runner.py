@@ -32,9 +32,9 @@ _MOST_TURNS = 40  # of the loop, until a call is cancelled
 
 @dataclass
 class Played:
-    """How a schedule ended. `said`: what its steps did."""
+    """How a schedule ended. `steps`: those whose precondition held; `said`: what they did."""
 
-    steps: int = 0
+    steps: list[Step] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
@@ -84,6 +84,7 @@ class Runner:
         finally:
             beat.cancel()
             await asyncio.wait([beat])
+        await asyncio.sleep(_BEAT_S)  # transports that were closed are gone after a turn or two
         if not self.played.violations and (left := asyncio.all_tasks() - {asyncio.current_task()}):
             await asyncio.wait(left, timeout=0.5)
             if left := {task for task in left if not task.done()}:
@@ -93,7 +94,7 @@ class Runner:
         for step in steps:
             if (call := ACTIONS[step.action](w, random.Random(step.number))) is None:
                 continue
-            self.played.steps += 1
+            self.played.steps.append(step)
             mode = step.mode if step.mode in call.modes else call.modes[0]
             self.played.said.append(f"{step!s:<28}{call.text}" + {"wait": "", "cancel": " ✗", "aside": " …"}[mode])
             await self._begin(call, mode, step.number % _MOST_TURNS)
@@ -177,6 +178,8 @@ async def _made_ready(server: EmbeddedServer) -> None:
     admin = Admin(server)
     await admin("REPLICAOF", "NO", "ONE")
     await admin("CONFIG", "SET", "maxmemory", 0)
+    for kind in ("normal", "pubsub"):  # what a failed schedule before this one has left open
+        await admin("CLIENT", "KILL", "TYPE", kind)
     await admin("FLUSHALL")
 
 
@@ -195,9 +198,19 @@ def play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Coll
             left += [str(each.message) for each in told]
             runner.played.violations += [Violation("left behind", each) for each in left]
     finally:
-        sys.unraisablehook = hook
         loop.close()
+        _forget(runner.played.violations)
+        sys.unraisablehook = hook
     return runner.played
+
+
+def _forget(violations: Sequence[Violation]) -> None:
+    """Collect what a failed schedule has left now, so that the next one is not blamed."""
+    for violation in violations:  # its traceback holds everything
+        violation.__traceback__ = violation.__context__ = violation.__cause__ = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 def _clear(loop: asyncio.AbstractEventLoop) -> None:

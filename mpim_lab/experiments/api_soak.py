@@ -21,6 +21,7 @@ from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, sh
 from mpim_lab.lab.server import EmbeddedServer
 
 SEEDS_AT_ONCE = 5
+SHRINK_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class Host:
 
     def report(self, seed: int, steps: list[Step], played: Played) -> str:
         """Shrink a failing schedule and tell it."""
-        kind = played.kind
+        kind, until = played.kind, time.monotonic() + SHRINK_S
 
         def fails(candidate: list[Step]) -> bool:
-            return self.play(seed, candidate).kind == kind
+            return time.monotonic() < until and self.play(seed, candidate).kind == kind
 
-        minimal = shrunk(steps, fails, self.options.shrink) if self.options.shrink else steps
+        minimal = shrunk(played.steps, fails, self.options.shrink) if self.options.shrink else steps
         told = self.play(seed, minimal)
         if told.kind != kind:  # it depends on luck: tell the whole
             minimal, told = steps, played
@@ -99,7 +100,7 @@ def play_seeds(seeds: Sequence[int], options: Options) -> Result:
         for seed in seeds:
             steps = options.schedule(seed)
             played = host.play(seed, steps)
-            result.steps += played.steps
+            result.steps += len(played.steps)
             result.schedules += 1
             if played.violations:
                 result.kinds[played.kind] += 1
@@ -150,7 +151,7 @@ def _replay(seed: int, steps: list[Step], options: Options) -> bool:
         played: Played = host.play(seed, steps)
     finally:
         host.stop()
-    print(*played.said, *played.violations, f"{played.steps} steps", sep="\n")
+    print(*played.said, *played.violations, f"{len(played.steps)} steps", sep="\n")
     return bool(played.violations)
 
 
