@@ -109,7 +109,7 @@ def _async(w: World, sub: Sub, slot: QueueSlot) -> Callable[[Message], Any]:
         elif behaviour == "hang":
             await w.released.wait()
         elif behaviour == "leave":
-            sub.state = "unknown"
+            sub.state = sub.state if sub.state == "closed" else "unknown"
             await slot.queue.unsubscribe(sub.key[2], pattern=sub.key[3])
         elif behaviour == "close" and slot.state == "open":
             slot.state = "closing"
@@ -267,7 +267,7 @@ async def _read(w: World, listener: Listener, context: Any, entered: asyncio.Eve
                 _deliver(w, listener, message)
     except SlowSubscriber:
         for sub in listener.subs:
-            sub.state = "unknown"
+            sub.state = sub.state if sub.state == "closed" else "unknown"
     finally:
         listener.is_reading = False
         if entered.is_set():

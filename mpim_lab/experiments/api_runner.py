@@ -185,6 +185,12 @@ async def _made_ready(server: EmbeddedServer) -> None:
 
 def play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str] = ()) -> Played:
     """Play a schedule in an event loop of its own; what is left of it afterwards is a violation, too."""
+    played = _play(server, seed, steps, without)
+    _forget(played.violations)
+    return played
+
+
+def _play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str]) -> Played:
     runner, loop, left = Runner(server, seed, without), asyncio.new_event_loop(), []
     hook, sys.unraisablehook = sys.unraisablehook, lambda args: left.append(f"{args.exc_value!r} in {args.object!r}")
     try:
@@ -199,7 +205,6 @@ def play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Coll
             runner.played.violations += [Violation("left behind", each) for each in left]
     finally:
         loop.close()
-        _forget(runner.played.violations)
         sys.unraisablehook = hook
     return runner.played
 
