@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._blocking: deque[tuple[int, float]] = deque()  # commands that may block: their numbers, and until when
         self._heard_at = 0.0
         self._writing_paused = self._reading_paused = False
-        self._reason: MpimError | None = None
+        self.reason: MpimError | None = None  # why it ends, or has ended
 
     # The path
 
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
     def is_full(self) -> bool:
         """No command may be sent now: not logged in, or a limit is reached."""
         too_much = self._writing_paused or self._outgoing_bytes >= self._limits.max_bytes
-        return too_much or self.free_places <= 0 or not self.is_ready or self._reason is not None
+        return too_much or self.free_places <= 0 or not self.is_ready or self.reason is not None
 
     @property
     def free_places(self) -> int:
@@ -188,13 +188,10 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         now = self._loop.time()
-        answered = self._issued + len(self._outgoing) - len(self._waiting)
-        overdue = self._deadlines.overdue(now, answered)
+        overdue = self._deadlines.overdue(now, self._answered)
         self._deadlines.note(now, self._issued)
-        while self._blocking and self._blocking[0][0] <= answered:
-            self._blocking.popleft()
-        if self._blocking and now < self._blocking[0][1]:
-            overdue = min(overdue, self._blocking[0][0] - 1 - answered)
+        if self._blocks and now < self._blocking[0][1]:
+            overdue = min(overdue, self._blocking[0][0] - 1 - self._answered)
         error = CommandTimeout(f"written, but not answered within {self._limits.timeout_s:g} s; it may have been run")
         for _, future in zip(range(overdue), self._waiting, strict=False):
             fail(future, error)
@@ -205,6 +202,17 @@ class Connection(asyncio.Protocol):
             self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
         elif not self._waiting and silence_s >= self._limits.heartbeat_s:
             self.send(PING).add_done_callback(retrieved)
+
+    @property
+    def _answered(self) -> int:
+        return self._issued + len(self._outgoing) - len(self._waiting)
+
+    @property
+    def _blocks(self) -> bool:
+        """A command that may block on the server is not answered yet."""
+        while self._blocking and self._blocking[0][0] <= self._answered:
+            self._blocking.popleft()
+        return bool(self._blocking)
 
     # Slow readers, slow sockets
 
@@ -242,15 +250,19 @@ class Connection(asyncio.Protocol):
 
     def abort(self, reason: MpimError) -> None:
         """Give the line up at once."""
-        self._reason = self._reason or reason
+        self.reason = self.reason or reason
         self.blocked = True
         if self._transport is not None:
             self._transport.abort()
 
     async def close(self, reason: MpimError, within_s: float) -> None:
-        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close."""
-        last = self.send(PING) if self._waiting and self._transport is not None and not self._reading_paused else None
-        self.blocked, self._reason = True, self._reason or reason
+        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close.
+
+        A command that still blocks on the server is not waited for.
+        """
+        can_answer = self._transport is not None and not (self._reading_paused or self._blocks)
+        last = self.send(PING) if self._waiting and can_answer else None
+        self.blocked, self.reason = True, self.reason or reason
         try:
             if last is not None:
                 last.add_done_callback(retrieved)
@@ -265,7 +277,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The line is gone: what was written may have been run, what was not written certainly was not."""
         self._take_in(all_of_it=True)  # a paused reader may hold whole messages
-        reason = self._reason or ConnectionLost(f"the line broke: {exc or 'the server closed it'}")
+        reason = self.reason = self.reason or ConnectionLost(f"the line broke: {exc or 'the server closed it'}")
         was_ready, self.is_ready, self.is_greeted, self.blocked = self.is_ready, False, False, True
         written = len(self._waiting) - len(self._outgoing)
         for index, future in enumerate(self._waiting):

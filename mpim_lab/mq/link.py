@@ -160,6 +160,8 @@ class Link:
         self.check_loop()
         if not self._opened:
             raise NotConnected("not opened yet: write `async with MessageQueue(url) as mq:`")
+        if not self.connection.blocked:
+            return self.connection
         first_in_line = False
         try:
             async with asyncio.timeout(self.limits.timeout_s):
@@ -228,7 +230,7 @@ class Link:
             self._give_up(connection, error)
             raise
         except Exception as error:
-            cause = NotConnected(f"cannot reach {self.address}: {_said(error)}")
+            cause = NotConnected(f"cannot reach {self.address}: {_said(connection.reason or error)}")
             self._give_up(connection, cause)
             raise cause from error
         except BaseException:
@@ -247,7 +249,8 @@ class Link:
             replies = [connection.send(pack(*command)) for command in self.address.login(self.name)]
             hello, *_ = await asyncio.gather(*replies)
         except CommandRejected as error:
-            refused = NotConnected if error.transient else LoginRejected
+            is_for_now = error.transient or "max number of clients" in str(error)
+            refused = NotConnected if is_for_now else LoginRejected
             raise refused(f"{self.address} refused the login: {error}") from error
         if not isinstance(hello, dict) or b"id" not in hello:
             raise NotConnected(f"{self.address} is no Redis or Valkey server: it answered HELLO with {hello!r:.100}")
