@@ -9,6 +9,7 @@
     │   └── UnknownFormat                packed in a way, or with a dictionary, that is not known here
     ├── AlreadySubscribed                the channel has a handler in this queue
     ├── SlowSubscriber                   a handler fell too far behind; its subscription was ended
+    ├── HandlerTimeout                   a handler made no progress in time; it was not waited for any longer
     ├── QueueClosed                      the queue or connection was closed by its owner
     ├── WrongLoop                        used in another event loop or process than it was opened in; nothing was written
     ├── WrongLayout                      the server's keys are laid out as this version does not know them
@@ -90,6 +91,12 @@ class AlreadySubscribed(MpimError):
 
 class SlowSubscriber(MpimError):
     """A handler fell too far behind; its subscription was ended, as its policy says."""
+
+
+class HandlerTimeout(MpimError):
+    """A handler made no progress within the time-out; what had arrived for it may still be handled."""
+
+    definite = False
 
 
 class QueueClosed(MpimError):

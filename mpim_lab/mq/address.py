@@ -1,20 +1,33 @@
 """Address: where a server is and who we are to it, read from a URL as redis-py reads it."""
 
 import asyncio
+import inspect
+import math
 import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
 
 from mpim_lab.errors import InvalidParameter
+
+_WHERE = ("host", "port", "path", "username", "password", "db")
+# What redis-py's other options are called here. Any option that is in neither list is refused by name.
+_LIMITS = {
+    "socket_timeout": "timeout_s",
+    "socket_connect_timeout": "connect_timeout_s",
+    "health_check_interval": "heartbeat_s",
+}
+_TLS = frozenset(name for name in inspect.signature(SSLConnection.__init__).parameters if name.startswith("ssl_"))
 
 
 @dataclass(frozen=True)
 class Address:
-    """A server's address. The password is never shown.
+    """A server's address, who we are to it, and how long we wait for it. The password is never shown.
 
     >>> Address.parse("redis://alice:secret@127.0.0.1:6380/2")
     Address(redis://alice:***@127.0.0.1:6380/2)
@@ -29,33 +42,47 @@ class Address:
     password: str | None = None
     db: int = 0
     tls: dict[str, Any] | None = field(default=None, compare=False)
+    client_name: str = ""
+    limits: dict[str, Any] = field(default_factory=dict, compare=False)  # names and values of `Limits`
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Read `redis://`, `rediss://` or `unix://`; user, password, db and ssl_* options as redis-py has them.
+        """Read `redis://`, `rediss://` or `unix://` as redis-py reads it.
 
-        Raises InvalidParameter for anything else.
+        User, password, db, client_name, protocol=3, socket_timeout, socket_connect_timeout, health_check_interval and, for
+        `rediss://`, every ssl_* option; certificates and keys are looked at now. Raises InvalidParameter for anything else.
         """
         try:
             options: dict[str, Any] = dict(parse_url(url))
+            _check_path(url)
         except (ValueError, AttributeError, TypeError) as error:
             raise InvalidParameter(
                 f"not a server's URL ({error}); write redis://host:port/db or unix:///path"
             ) from error
-        secure = options.pop("connection_class", None) is SSLConnection
-        known = {
-            name: options[name] for name in ("host", "port", "path", "username", "password", "db") if name in options
-        }
-        tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-        return cls(**known, tls=tls if secure else None)
+        tls = None
+        if options.pop("connection_class", None) is SSLConnection:
+            tls = {name: options.pop(name) for name in list(options) if name in _TLS}
+            tls.setdefault("ssl_password", _no_pass_phrase)
+            ssl_context(tls)
+        if options.pop("protocol", 3) != 3:
+            raise InvalidParameter("protocol: only 3 (RESP3) is spoken here")
+        limits = {_LIMITS[name]: float(options.pop(name)) for name in list(options) if name in _LIMITS}
+        if limits.get("heartbeat_s") == 0:  # redis-py's word for never
+            limits["heartbeat_s"] = math.inf
+        if not all(seconds > 0 for seconds in limits.values()):
+            raise InvalidParameter("times in the URL must be above 0")
+        known = {name: options.pop(name) for name in (*_WHERE, "client_name") if name in options}
+        if options:
+            raise InvalidParameter(f"unknown option in the URL: {', '.join(sorted(options))}")
+        return cls(**known, tls=tls, limits=limits)
 
     def login(self, client_name: str) -> list[tuple[bytes | str, ...]]:
         """The commands that begin every connection: protocol, user, name, database."""
         hello: tuple[bytes | str, ...] = (b"HELLO", b"3")
-        if self.password is not None:
-            hello += (b"AUTH", self.username or "default", self.password)
-        if client_name:
-            hello += (b"SETNAME", wire_client_name(client_name))
+        if self.username or self.password:
+            hello += (b"AUTH", self.username or "default", self.password or "")
+        if name := self.client_name or client_name:
+            hello += (b"SETNAME", wire_client_name(name))
         return [hello, (b"SELECT", str(self.db))] if self.db else [hello]
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
@@ -64,15 +91,17 @@ class Address:
         if self.path is not None:
             await loop.create_unix_connection(protocol, self.path)
             return
-        context = None if self.tls is None else _ssl_context(self.tls)
+        context = None if self.tls is None else ssl_context(self.tls)  # read anew: certificates are renewed
         await loop.create_connection(protocol, self.host, self.port, ssl=context)
 
     def __str__(self) -> str:
-        login = f"{self.username or ''}:***@" if self.password is not None else ""
+        login = f"{quote(self.username or '', safe='')}{':***' if self.password else ''}@"
+        login = login if len(login) > 1 else ""
         db = f"/{self.db}" if self.db else ""
         if self.path is not None:
             return f"unix://{login}{self.path}" + (f"?db={self.db}" if self.db else "")
-        return f"{'redis' if self.tls is None else 'rediss'}://{login}{self.host}:{self.port}{db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'redis' if self.tls is None else 'rediss'}://{login}{host}:{self.port}{db}"
 
     def __repr__(self) -> str:
         return f"Address({self})"
@@ -87,13 +116,23 @@ def wire_client_name(name: str) -> str:
     return re.sub(r"[^!-~]", "-", name)
 
 
-def _ssl_context(options: dict[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), cadata=options.get("ssl_ca_data"))
-    if options.get("ssl_certfile"):
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    requirement = str(options.get("ssl_cert_reqs", "required")).lower()
-    if requirement == "none" or str(options.get("ssl_check_hostname", "true")).lower() == "false":
-        context.check_hostname = False
-    if requirement == "none":
-        context.verify_mode = ssl.CERT_NONE
+def ssl_context(options: dict[str, Any]) -> ssl.SSLContext:
+    """Make a TLS context of redis-py's ssl_* options. Raises InvalidParameter for a file or a value that is no good."""
+    try:
+        connection: Any = SSLConnection(**options)
+        context: ssl.SSLContext = connection.ssl_context.get()
+    except (OSError, ValueError, TypeError, RedisError) as error:  # ssl.SSLError is an OSError
+        raise InvalidParameter(f"the ssl_* options cannot be used: {error or type(error).__name__}") from error
     return context
+
+
+def _no_pass_phrase() -> str:
+    """Refuse, where OpenSSL would ask the terminal."""
+    raise ValueError("the private key is encrypted: give ssl_password")
+
+
+def _check_path(url: str) -> None:
+    """redis-py takes a database that is no number for 0."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and (database := unquote(parts.path).strip("/")) and not database.isdecimal():
+        raise ValueError(f"the database {database!r} is no number")

@@ -9,6 +9,7 @@ command that was written is never written again, because the server may have run
 """
 
 import asyncio
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import repeat
@@ -17,12 +18,13 @@ from typing import Any, cast
 import hiredis
 from hiredis import PushNotification, ReplyError
 
-from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected
+from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected, WrongLoop
 from mpim_lab.mq.deadlines import Deadlines
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.replies import Replies, Waits, fail, retrieved, that_fit
 
 _NOTHING = object()
+_Future = asyncio.Future
 
 
 def pack(*command: bytes | str) -> bytes:
@@ -36,6 +38,11 @@ def pack(*command: bytes | str) -> bytes:
 
 
 PING = pack("PING")
+
+
+def wrong_loop() -> WrongLoop:
+    """Say what is wrong, and what to do."""
+    return WrongLoop("it was opened in another event loop, thread or process; nothing was sent: make one for each")
 
 
 class Connection(asyncio.Protocol):
@@ -55,9 +62,11 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.blocked = True
         self.is_ready = False
+        self.is_greeted = False  # the login is done, and what follows it was written
         self._limits, self._on_push, self._on_room, self._on_lost = limits, on_push, on_room, on_lost
         self._max_commands, self._max_bytes = limits.max_commands, limits.max_bytes
         self._loop: asyncio.AbstractEventLoop
+        self._thread = 0
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._outgoing: list[bytes] = []
@@ -68,13 +77,16 @@ class Connection(asyncio.Protocol):
         self._blocking: deque[tuple[int, float]] = deque()  # commands that may block: their numbers, and until when
         self._heard_at = 0.0
         self._writing_paused = self._reading_paused = False
-        self._reason: MpimError | None = None
+        self.reason: MpimError | None = None  # why it ends, or has ended
 
     # The path
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Write a packed command at the end of this loop turn; the future is its reply."""
-        reply: asyncio.Future[Any] = self._loop.create_future()
+        """Write a packed command at the end of this loop turn; the future is its reply. Raises WrongLoop."""
+        loop = self._loop
+        if get_ident() != self._thread or not loop.is_running():
+            raise wrong_loop()
+        reply: asyncio.Future[Any] = _Future(loop=loop)
         self.send_for(reply, packed)
         return reply
 
@@ -98,6 +110,8 @@ class Connection(asyncio.Protocol):
 
     def send_many(self, commands: Sequence[bytes]) -> Replies:
         """Write the first of many packed commands, as many as there is room for: one future for all of them."""
+        if get_ident() != self._thread or not self._loop.is_running():
+            raise wrong_loop()
         some = that_fit(commands, self.free_places, self._max_bytes - self._outgoing_bytes)
         replies = Replies(len(some), loop=self._loop)
         if not self._outgoing:
@@ -155,7 +169,7 @@ class Connection(asyncio.Protocol):
     def is_full(self) -> bool:
         """No command may be sent now: not logged in, or a limit is reached."""
         too_much = self._writing_paused or self._outgoing_bytes >= self._limits.max_bytes
-        return too_much or self.free_places <= 0 or not self.is_ready or self._reason is not None
+        return too_much or self.free_places <= 0 or not self.is_ready or self.reason is not None
 
     @property
     def free_places(self) -> int:
@@ -171,24 +185,34 @@ class Connection(asyncio.Protocol):
 
     def tick(self) -> None:
         """Fail what is overdue, and give up a line on which nothing was heard meanwhile. Called a few times per time-out."""
-        if self._transport is None or self._reading_paused:  # we are the slow one: answers may be unread
+        if self._transport is None:
             return
         now = self._loop.time()
-        answered = self._issued + len(self._outgoing) - len(self._waiting)
-        overdue = self._deadlines.overdue(now, answered)
+        overdue = self._deadlines.overdue(now, self._answered)
         self._deadlines.note(now, self._issued)
-        while self._blocking and self._blocking[0][0] <= answered:
-            self._blocking.popleft()
-        if self._blocking and now < self._blocking[0][1]:
-            overdue = min(overdue, self._blocking[0][0] - 1 - answered)
+        if self._blocks and now < self._blocking[0][1]:
+            overdue = min(overdue, self._blocking[0][0] - 1 - self._answered)
         error = CommandTimeout(f"written, but not answered within {self._limits.timeout_s:g} s; it may have been run")
         for _, future in zip(range(overdue), self._waiting, strict=False):
             fail(future, error)
+        if self._reading_paused:  # we are the slow one: answers may be unread
+            return
         silence_s = now - self._heard_at
         if overdue and silence_s >= self._limits.timeout_s:
             self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
         elif not self._waiting and silence_s >= self._limits.heartbeat_s:
             self.send(PING).add_done_callback(retrieved)
+
+    @property
+    def _answered(self) -> int:
+        return self._issued + len(self._outgoing) - len(self._waiting)
+
+    @property
+    def _blocks(self) -> bool:
+        """A command that may block on the server is not answered yet."""
+        while self._blocking and self._blocking[0][0] <= self._answered:
+            self._blocking.popleft()
+        return bool(self._blocking)
 
     # Slow readers, slow sockets
 
@@ -220,32 +244,41 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._heard_at = self._loop.time()
         self._transport.set_write_buffer_limits(high=self._limits.max_bytes)
 
     def abort(self, reason: MpimError) -> None:
         """Give the line up at once."""
-        self._reason = self._reason or reason
+        self.reason = self.reason or reason
         self.blocked = True
         if self._transport is not None:
             self._transport.abort()
 
-    async def close(self, reason: MpimError) -> None:
-        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close."""
-        last = self.send(PING) if self._waiting and self._transport is not None and not self._reading_paused else None
-        self.blocked, self._reason = True, self._reason or reason
-        if last is not None:
-            last.add_done_callback(retrieved)
-            await asyncio.wait([last], timeout=self._limits.timeout_s)
-        if self._transport is not None:
-            self._transport.close()
+    async def close(self, reason: MpimError, within_s: float) -> None:
+        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close.
+
+        A command that still blocks on the server is not waited for.
+        """
+        can_answer = self._transport is not None and not (self._reading_paused or self._blocks)
+        last = self.send(PING) if self._waiting and can_answer else None
+        self.blocked, self.reason = True, self.reason or reason
+        try:
+            if last is not None:
+                last.add_done_callback(retrieved)
+                await asyncio.wait([last], timeout=max(0.0, within_s))
+        finally:
+            if self._transport is not None and last is not None and last.done():
+                self._transport.close()
+            else:  # a peer that takes nothing would keep what is written, and the socket with it
+                self.flush()
+                self.abort(reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The line is gone: what was written may have been run, what was not written certainly was not."""
         self._take_in(all_of_it=True)  # a paused reader may hold whole messages
-        reason = self._reason or ConnectionLost(f"the line broke: {exc or 'the server closed it'}")
-        was_ready, self.is_ready, self.blocked = self.is_ready, False, True
+        reason = self.reason = self.reason or ConnectionLost(f"the line broke: {exc or 'the server closed it'}")
+        was_ready, self.is_ready, self.is_greeted, self.blocked = self.is_ready, False, False, True
         written = len(self._waiting) - len(self._outgoing)
         for index, future in enumerate(self._waiting):
             if index < written:

@@ -5,14 +5,18 @@ up         is written at the end of this loop turn    CommandTimeout, CommandRej
 full       waits for room (max_commands, max_bytes)   QueueFull
 down       waits for the line                         NotConnected
 closed     is refused                                 QueueClosed
+elsewhere  is refused: another loop or process        WrongLoop
 """
 
 import asyncio
 import contextlib
 import logging
+import os
 import random
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from mpim_lab.errors import (
@@ -23,12 +27,23 @@ from mpim_lab.errors import (
     QueueClosed,
     QueueFull,
 )
-from mpim_lab.events import Kind, Observer, Reporter, now
+from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
 from mpim_lab.mq.address import Address
-from mpim_lab.mq.connection import Connection, pack
+from mpim_lab.mq.connection import Connection, pack, wrong_loop
 from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.replies import retrieved
 
 _log = logging.getLogger(__name__)
+_links: "weakref.WeakSet[Link]" = weakref.WeakSet()
+
+
+def _orphan_all() -> None:
+    """After a fork the sockets are the parent's: whatever the child wrote would come between its commands."""
+    for link in list(_links):
+        link.disown()
+
+
+os.register_at_fork(after_in_child=_orphan_all)
 
 
 class Link:
@@ -50,13 +65,17 @@ class Link:
         observer: Observer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.address, self.name, self.limits = address, name, limits or Limits()
+        self.address, self.name = address, name
+        self.limits = replace(limits or Limits(), **address.limits)
         self.client_id = 0
         self._on_push, self._greeting, self._on_gap, self._sleep = on_push, greeting, on_gap, sleep
         self._reporter = Reporter(name, observer)
         self._callers: deque[asyncio.Future[None]] = deque()
         self._times_made = 0
-        self._opened = self._closed = False
+        self._opened = self._closed = self._forked = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._openers = 0
         self._reading_allowed = asyncio.Event()
         self._reading_allowed.set()
         self._lost_at: float | None = None
@@ -64,6 +83,7 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
         self.connection = self._new_connection()
+        _links.add(self)
 
     @property
     def is_connected(self) -> bool:
@@ -76,16 +96,53 @@ class Link:
         return self._opened and not self._closed
 
     async def open(self) -> None:
-        """Connect for the first time. Raises NotConnected or LoginRejected."""
+        """Connect for the first time. Raises NotConnected or LoginRejected. Idempotent; callers share one attempt.
+
+        The attempt ends with its last caller, or after two `connect_timeout_s`.
+        """
+        self.check_loop()
         if self._closed:
             raise QueueClosed("the queue is closed")
-        self._opened = True
+        if self._opened:
+            return
+        self._loop = asyncio.get_running_loop()
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(retrieved)
+        opening, self._openers = self._opening, self._openers + 1
+        try:
+            await asyncio.wait([opening])
+        finally:
+            self._openers -= 1
+            if not self._openers and not opening.done():
+                opening.cancel()
+                self._opening = None
+        if opening.cancelled():
+            raise QueueClosed("the queue was closed")
+        opening.result()
+
+    async def _open(self) -> None:
         try:
             await self._dial()
-        except BaseException:
-            self._opened = False
-            raise
-        self._ticker = asyncio.create_task(_tick(self))
+            self._opened = True
+            self._ticker = asyncio.create_task(self._tick())
+        finally:
+            if self._opening is asyncio.current_task():
+                self._opening = None
+
+    def check_loop(self) -> None:
+        """Raise WrongLoop if this is not the event loop, thread and process in which it was opened."""
+        if self._forked or self._loop not in (None, asyncio.get_running_loop()):
+            raise wrong_loop()
+        if self._ticker is not None and self._ticker.done() and not self._closed:  # whoever cancelled all tasks: go on
+            self._ticker = asyncio.create_task(self._tick())
+            if not self.is_connected and (self._keeper is None or self._keeper.done()):
+                self._keeper = asyncio.create_task(self._reconnect())
+            self.connection.release()
+
+    def disown(self) -> None:
+        """Refuse everything from now on: the connection belongs to the process that this one was forked from."""
+        self._forked = self.connection.blocked = True
 
     async def call(self, *command: bytes | str, blocks_s: float = 0.0) -> Any:
         """Send one command and await its reply. Raises as the table above says.
@@ -100,8 +157,11 @@ class Link:
 
     async def room(self) -> Connection:
         """Wait, first come, first served, until a command may be sent; gives the connection to send it on at once."""
+        self.check_loop()
         if not self._opened:
             raise NotConnected("not opened yet: write `async with MessageQueue(url) as mq:`")
+        if not self.connection.blocked:
+            return self.connection
         first_in_line = False
         try:
             async with asyncio.timeout(self.limits.timeout_s):
@@ -113,6 +173,17 @@ class Link:
         except TimeoutError:
             raise self._why_no_room() from self._cause
         raise QueueClosed("the queue is closed")
+
+    def post(self, *command: bytes | str) -> "asyncio.Future[Any] | None":
+        """Write a command whose answer nobody needs; give its reply. None if there is no connection to write it to.
+
+        Also before the connection is ready, if its greeting was begun: what this undoes may have been part of that.
+        """
+        if not self.connection.is_greeted:
+            return None
+        reply = self.connection.send(pack(*command))
+        reply.add_done_callback(retrieved)
+        return reply
 
     async def _turn(self, first_in_line: bool) -> None:
         caller: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -146,7 +217,7 @@ class Link:
         return Connection(self.limits, self._on_push, self._admit, self._on_lost)
 
     async def _dial(self) -> None:
-        """One attempt to connect, log in and subscribe again. Raises NotConnected, LoginRejected, ConnectionLost."""
+        """Connect, log in and subscribe again, once. Raises NotConnected, LoginRejected; no caller's command was sent."""
         connection = self.connection = self._new_connection()
         try:
             async with asyncio.timeout(self.limits.connect_timeout_s):
@@ -155,27 +226,38 @@ class Link:
             await self._reading_allowed.wait()  # with a full inbox, subscribing would only fill the socket
             async with asyncio.timeout(self.limits.connect_timeout_s):
                 count = await self._greet(connection)
-        except BaseException as error:
-            self._cause = (
-                error if isinstance(error, MpimError) else NotConnected(f"cannot reach {self.address}: {_said(error)}")
-            )
-            connection.abort(self._cause)
-            if isinstance(error, OSError | TimeoutError):
-                raise self._cause from error
+        except NotConnected as error:
+            self._give_up(connection, error)
+            raise
+        except Exception as error:
+            cause = NotConnected(f"cannot reach {self.address}: {_said(connection.reason or error)}")
+            self._give_up(connection, cause)
+            raise cause from error
+        except BaseException:
+            self._give_up(connection, NotConnected("connecting was given up"))
             raise
         self._times_made += 1
         connection.ready()
         self._report_connected(count)
+
+    def _give_up(self, connection: Connection, cause: NotConnected) -> None:
+        self._cause = cause
+        connection.abort(cause)
 
     async def _log_in(self, connection: Connection) -> None:
         try:
             replies = [connection.send(pack(*command)) for command in self.address.login(self.name)]
             hello, *_ = await asyncio.gather(*replies)
         except CommandRejected as error:
-            raise LoginRejected(f"{self.address} refused the login: {error}") from error
+            is_for_now = error.transient or "max number of clients" in str(error)
+            refused = NotConnected if is_for_now else LoginRejected
+            raise refused(f"{self.address} refused the login: {error}") from error
+        if not isinstance(hello, dict) or b"id" not in hello:
+            raise NotConnected(f"{self.address} is no Redis or Valkey server: it answered HELLO with {hello!r:.100}")
         self.client_id = int(hello[b"id"])
 
     async def _greet(self, connection: Connection) -> int:
+        connection.is_greeted = True
         replies = [connection.send(command) for command in self._greeting()]
         for refused in await asyncio.gather(*replies, return_exceptions=True):
             if isinstance(refused, CommandRejected):  # one channel is refused; the others go on
@@ -186,7 +268,7 @@ class Link:
         return len(replies)
 
     def _on_lost(self, reason: MpimError) -> None:
-        if self._closed:
+        if self._closed or self._loop is None or self._loop.is_closed():
             return
         self._cause, self._lost_at = reason, now()
         self._reporter.note(Kind.DISCONNECTED, detail=str(reason))
@@ -206,7 +288,7 @@ class Link:
             gap_s = now() - self._lost_at
             self._reporter.note(Kind.RESUBSCRIBED, count=channels, seconds=gap_s)
             if self._on_gap is not None:
-                self._on_gap(gap_s)
+                call_safely(self._on_gap, gap_s)
         self._lost_at = None
 
     # Slow readers
@@ -216,6 +298,20 @@ class Link:
         self._reading_allowed.clear()
         self.connection.pause_reading()
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether replies are read. Where they are not, await none: it would not come."""
+        return self._reading_allowed.is_set()
+
+    async def reading(self) -> None:
+        """Wait until replies are read. Raises QueueFull after `timeout_s`: nothing was written."""
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                await self._reading_allowed.wait()
+        except TimeoutError:
+            waited = f"waited {self.limits.timeout_s:g} s"
+            raise QueueFull(f"a handler is behind and its inbox is full, so nothing is read; {waited}") from None
+
     def resume_reading(self) -> None:
         """Take in again, beginning with what was read already."""
         if not self._reading_allowed.is_set():
@@ -224,24 +320,29 @@ class Link:
 
     # The end
 
-    async def close(self) -> None:
-        """Let what was written be answered, within the time-out; refuse everything else. Twice is harmless."""
+    async def close(self, within_s: float | None = None) -> None:
+        """Let what was written be answered, within the time-out; refuse everything else. Idempotent."""
+        self.check_loop()
         if self._closed:
             return
         self._closed = True
-        for task in (self._keeper, self._ticker):
+        for task in (self._keeper, self._ticker, self._opening):
             if task is not None:
                 task.cancel()
         for caller in self._callers:
             if not caller.done():
                 caller.set_result(None)  # it will find the link closed
-        await self.connection.close(QueueClosed("the queue is closed"))
+        self._reading_allowed.set()
+        limit_s = self.limits.timeout_s if within_s is None else within_s
+        await self.connection.close(QueueClosed("the queue is closed"), limit_s)
 
-
-async def _tick(link: Link) -> None:
-    while True:
-        await asyncio.sleep(link.limits.timeout_s / 4)
-        link.connection.tick()
+    async def _tick(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self.limits.timeout_s / 4)
+                self.connection.tick()
+        finally:
+            self.connection.blocked = True  # the loop may end before us: whoever comes next asks in which one it is
 
 
 def _said(error: BaseException) -> str:

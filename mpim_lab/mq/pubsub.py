@@ -16,12 +16,14 @@ from mpim_lab.events import Kind, Observer, Reporter
 from mpim_lab.keys import Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.address import Address
+from mpim_lab.mq.handler import checked_handler, is_async
 from mpim_lab.mq.inbox import Inbox, WhenFull
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
 from mpim_lab.mq.message import Message, publish_head, wire_name, wire_payload
+from mpim_lab.mq.replies import retrieved
 from mpim_lab.mq.streams import Stream
-from mpim_lab.mq.subscription import Handler, Subscription, Unpack, direct, is_async, read, unpacked
+from mpim_lab.mq.subscription import Handler, Messages, Subscription, Unpack, direct, unpacked
 from mpim_lab.mq.subscriptions import Subscriptions
 
 _MAX_HEADS = 4_096
@@ -56,6 +58,7 @@ class MessageQueue:
         self._heads: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
         self._subscriptions = table = Subscriptions(prefix, self.reporter)
         common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
+        self._closing: asyncio.Task[None] | None = None
         self._commands = Link(address, **common)
         self._messages = table.link = Link(
             address, on_push=table.on_push, greeting=table.greeting, on_gap=on_gap, **common
@@ -68,12 +71,35 @@ class MessageQueue:
         await self._commands.open()
 
     async def close(self) -> None:
-        """Finish what was begun: handlers what has arrived, commands what was written. Twice is harmless."""
-        await self._subscriptions.end_all()
-        await asyncio.gather(self._commands.close(), self._messages.close())
+        """Finish what was begun, within `close_timeout_s`: handlers what has arrived, commands what was written.
+
+        Handlers that are not done by then are cancelled. Idempotent; it goes on if its caller is cancelled. A handler may
+        close its own queue: then that handler is not waited for.
+        """
+        self._commands.check_loop()
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+            self._closing.add_done_callback(retrieved)
+        elif self._subscriptions.are_asking:  # another handler closes, and waits for this one
+            return
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._commands.limits.close_timeout_s
+        try:
+            await self._subscriptions.end_all(until)
+        finally:
+            left_s = until - clock()
+            await asyncio.gather(self._commands.close(left_s), self._messages.close(left_s))
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        try:
+            await self.open()
+        except asyncio.CancelledError:
+            if self._commands.is_open:  # just now: nobody would close it
+                await self.close()
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -169,13 +195,12 @@ class MessageQueue:
         messages that a payload holds, for senders that batch or compress (`Unpacker`).
         Raises InvalidMessage, AlreadySubscribed, and what `Link` raises.
         """
-        if not callable(handler):
-            raise InvalidParameter(f"the handler must be callable, not {type(handler).__name__}")
+        checked_handler(handler)
         inbox = self._subscriptions.new_inbox(limit, when_full) if is_async(handler) else None
         take = direct(handler, self.reporter) if inbox is None else inbox.put
-        await self._begin(channel, take, inbox, handler if inbox is not None else None, unpack, pattern)
+        await self._subscriptions.begin(self._subscription(channel, take, inbox, handler, unpack, pattern))
 
-    async def _begin(
+    def _subscription(
         self,
         channel: Name,
         take: Callable[[Message], bool],
@@ -183,19 +208,28 @@ class MessageQueue:
         handler: Handler | None,
         unpack: Unpack | None,
         pattern: bool,
-    ) -> None:
+    ) -> Subscription:
+        self._commands.check_loop()
         if unpack is not None:
             take = unpacked(take, unpack, self.reporter)
-        subscription = Subscription(channel, take, inbox, handler, unpacks=unpack is not None)
-        await self._subscriptions.begin(subscription, pattern=pattern)
+        handler = handler if inbox is not None else None
+        return Subscription(channel, take, inbox, handler, pattern=pattern, unpacks=unpack is not None)
 
     async def unsubscribe(self, channel: Name, *, pattern: bool = False) -> None:
-        """Stop: what has arrived is still handled, nothing after that. A channel without a handler is no error."""
+        """Stop: what has arrived is still handled, nothing after that. A channel without a handler is no error.
+
+        Returns after `timeout_s` for the server's answer and `close_timeout_s` for the handler at the latest.
+        """
+        self._commands.check_loop()
         await self._subscriptions.end(channel, pattern=pattern)
 
     async def drain(self) -> None:
-        """Wait until everything the server has sent to this queue's handlers so far is handled."""
-        await self._subscriptions.idle()
+        """Wait until everything the server has sent to this queue's handlers so far is handled.
+
+        Raises HandlerTimeout when for `timeout_s` nothing was handled. A handler that asks does not wait for itself.
+        """
+        self._commands.check_loop()
+        await self._subscriptions.drain()
 
     @contextlib.asynccontextmanager
     async def listen(
@@ -206,18 +240,21 @@ class MessageQueue:
         when_full: WhenFull | str = WhenFull.WAIT,
         unpack: Unpack | None = None,
     ) -> AsyncIterator[AsyncIterator[Message]]:
-        """Give the messages of several channels and patterns as one async iterator; it ends when the queue is closed.
+        """Give the messages of several channels and patterns as one async iterator.
 
-        Raises as `subscribe` does; with `when_full="disconnect"` the iterator raises SlowSubscriber.
+        It ends when the queue is closed, or the last of them is unsubscribed. Raises as `subscribe` does; with
+        `when_full="disconnect"` the iterator raises SlowSubscriber.
         """
-        inbox = self._subscriptions.new_inbox(limit, when_full)
         wanted = [(name, False) for name in channels] + [(name, True) for name in patterns]
-        begun: list[tuple[Name, bool]] = []
+        if not wanted:
+            raise InvalidParameter("listen to what? Give at least one channel or pattern")
+        inbox = self._subscriptions.new_inbox(limit, when_full)
+        begun: list[Subscription] = []
         try:
             for name, pattern in wanted:
-                await self._begin(name, inbox.put, inbox, None, unpack, pattern)
-                begun.append((name, pattern))
-            yield read(inbox, self.reporter)
+                subscription = self._subscription(name, inbox.put, inbox, None, unpack, pattern)
+                await self._subscriptions.begin(subscription)
+                begun.append(subscription)
+            yield Messages(inbox, self.reporter, self._commands.check_loop)
         finally:
-            for name, pattern in begun:
-                await self.unsubscribe(name, pattern=pattern)
+            await self._subscriptions.end_listen(begun, inbox)

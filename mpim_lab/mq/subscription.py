@@ -1,7 +1,6 @@
 """Subscription: one channel or pattern, and who takes its messages."""
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
@@ -9,6 +8,7 @@ from typing import Any, cast
 from mpim_lab.errors import MpimError, QueueClosed
 from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Name
+from mpim_lab.mq.handler import Cancellations, inside, is_inside, refuse
 from mpim_lab.mq.inbox import Inbox
 from mpim_lab.mq.message import Message
 
@@ -29,20 +29,15 @@ def report_dropped(reporter: Reporter, message: Message, why: str) -> None:
     reporter.message(Kind.DROPPED, message.payload, message.channel, detail=why)
 
 
-def is_async(handler: Handler) -> bool:
-    """Whether calling the handler gives something to await; callable objects with `async __call__` included."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
-
-
 def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[Message], bool]:
     """Call a plain handler at once, within the loop turn in which the message arrived."""
     is_on = reporter.is_on
 
     def take(message: Message) -> bool:
         try:
-            if handler(message) is not None:
-                raise TypeError("a plain handler must return None; write `async def` if it awaits")
-        except Exception as error:
+            if (result := handler(message)) is not None:
+                refuse(result)
+        except (Exception, asyncio.CancelledError) as error:
             report_failed(reporter, message, error)
             return True
         if is_on:
@@ -60,7 +55,7 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
         channel, payload, pattern = packed
         try:
             payloads = unpack(payload)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             report_failed(reporter, packed, error)
             return True
         if is_on:
@@ -76,36 +71,60 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
     return take_all
 
 
-async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], reporter: Reporter) -> None:
+async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object) -> None:
     """Call an async handler on one message after the other until the inbox ends."""
-    while True:
-        try:
-            message = await inbox.get()
-        except MpimError:
-            return
-        try:
-            await handler(message)
-        except Exception as error:
-            report_failed(reporter, message, error)
-        else:
-            reporter.message(Kind.HANDLED, message.payload, message.channel)
+    cancellations = Cancellations()
+    with inside(owner):
+        while True:
+            try:
+                message = await inbox.get()
+            except MpimError:
+                return
+            try:
+                await handler(message)
+            except Exception as error:
+                report_failed(reporter, message, error)
+            except asyncio.CancelledError as error:
+                if cancellations.are_ours:
+                    report_dropped(reporter, message, "the handler did not finish in time")
+                    raise
+                report_failed(reporter, message, error)
+            else:
+                reporter.message(Kind.HANDLED, message.payload, message.channel)
 
 
-async def read(inbox: Inbox, reporter: Reporter) -> AsyncIterator[Message]:
-    """Yield messages until the inbox ends; one counts as handled when the next is asked for."""
-    while True:
+class Messages(AsyncIterator[Message]):
+    """What `listen` gives: messages, one after the other, until its channels or the queue are closed.
+
+    One counts as handled when the next is asked for. A time-out around `anext` takes nothing, and several tasks may ask.
+    """
+
+    def __init__(self, inbox: Inbox, reporter: Reporter, check: Callable[[], None]) -> None:
+        self._inbox, self._reporter, self._check = inbox, reporter, check
+        self._last: Message | None = None
+
+    async def __anext__(self) -> Message:
+        self._check()
+        if (last := self._last) is not None:
+            self._last = None
+            self._reporter.message(Kind.HANDLED, last.payload, last.channel)
         try:
-            message = await inbox.get()
+            self._last = await self._inbox.get()
         except QueueClosed:
-            return
-        yield message
-        reporter.message(Kind.HANDLED, message.payload, message.channel)
+            raise StopAsyncIteration from None
+        return self._last
 
 
 class Subscription:
     """One channel or pattern of a queue. `take` gets each message and gives False when that ended the subscription.
 
     `unpacks`: a message may hold several, which `take` reports one by one.
+
+    | state   | from ... on                                       | messages                                  |
+    |---------|---------------------------------------------------|-------------------------------------------|
+    | begun   | SUBSCRIBE is about to be written                  | are taken                                 |
+    | leaving | UNSUBSCRIBE was written (or there is no line)     | that the server had sent before are taken |
+    | gone    | the server's answer, or its time-out              | are nobody's; the handler finishes its own |
     """
 
     def __init__(
@@ -115,28 +134,59 @@ class Subscription:
         inbox: Inbox | None = None,
         handler: Handler | None = None,
         *,
+        pattern: bool = False,
         unpacks: bool = False,
     ) -> None:
-        self.channel, self.take, self._inbox, self._handler, self.unpacks = channel, take, inbox, handler, unpacks
+        self.channel, self.take, self.unpacks, self.pattern = channel, take, unpacks, pattern
+        self.inbox, self._handler = inbox, handler
+        if inbox is not None:
+            inbox.feeders += 1
+        self.is_leaving = False
+        self.gone = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, reporter: Reporter) -> None:
         """Start the worker of an async handler."""
-        if self._inbox is not None and self._handler is not None:
-            self._worker = asyncio.create_task(work(self._inbox, cast(Any, self._handler), reporter))
+        if self.inbox is not None and self._handler is not None:
+            self._worker = asyncio.create_task(work(self.inbox, cast(Any, self._handler), reporter, self))
 
-    async def idle(self) -> None:
-        """Wait until the handler is done with what has arrived."""
-        if self._worker is not None and self._inbox is not None:
-            await self._inbox.idle()
+    @property
+    def is_full(self) -> bool:
+        """Its own inbox is why nothing is read."""
+        return self.inbox is not None and self.inbox.is_paused
+
+    @property
+    def done(self) -> int:
+        """How many messages its handler is done with."""
+        return 0 if self.inbox is None else self.inbox.done
+
+    async def handled(self, stall_s: float) -> None:
+        """Wait until the handler is done with what has arrived; not for the handler that asks. Raises HandlerTimeout."""
+        if self._worker is not None and self.inbox is not None and not is_inside(self):
+            await self.inbox.handled(stall_s)
+
+    def leave(self) -> None:
+        """Take nothing more in. What has arrived is still handled."""
+        self.gone.set()
+        if self.inbox is not None:
+            self.inbox.feeders -= 1
+            if not self.inbox.feeders:
+                self.inbox.end(QueueClosed("unsubscribed"))
 
     async def finish(self, timeout_s: float) -> list[Message]:
         """Let the handler finish what has arrived, at most `timeout_s`; gives what it could not finish."""
-        if self._inbox is None:
+        if self._worker is None or self.inbox is None or is_inside(self):  # a handler does not wait for itself
             return []
-        self._inbox.end(QueueClosed("unsubscribed"))
-        if self._worker is None or self._worker is asyncio.current_task():  # a handler may unsubscribe itself
-            return []
-        await asyncio.wait([self._worker], timeout=timeout_s)
-        self._worker.cancel()
-        return self._inbox.empty()
+        await asyncio.wait([self._worker], timeout=max(0.0, timeout_s))
+        if not self._worker.done():
+            self._worker.cancel()
+            _log.warning("the handler of %r did not finish in time and was cancelled", self.channel)
+            await asyncio.sleep(0)  # it sees that it was
+        return self.inbox.empty()
+
+    def abandon(self) -> list[Message]:
+        """End at once, without waiting for anything; gives what is not handled."""
+        self.leave()
+        if self._worker is not None and not is_inside(self):
+            self._worker.cancel()
+        return self.inbox.empty() if self.inbox is not None and not self.inbox.feeders else []

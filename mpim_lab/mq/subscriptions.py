@@ -5,20 +5,22 @@ one connection for commands and this one for messages, opened by the first subsc
 """
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
-from typing import Any
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
-from mpim_lab.errors import AlreadySubscribed, MpimError
+from mpim_lab.errors import AlreadySubscribed, HandlerTimeout, QueueClosed
 from mpim_lab.events import Kind, Reporter
-from mpim_lab.keys import Name
+from mpim_lab.keys import Name, name_text
 from mpim_lab.mq.connection import pack
+from mpim_lab.mq.handler import is_inside
 from mpim_lab.mq.inbox import Inbox, WhenFull
 from mpim_lab.mq.link import Link
 from mpim_lab.mq.message import Message, wire_name
 from mpim_lab.mq.subscription import Subscription, report_dropped
 
 Table = dict[bytes, Subscription]
+_log = logging.getLogger(__name__)
 _new = tuple.__new__
 
 
@@ -30,9 +32,10 @@ class Subscriptions:
         self._prefix, self._reporter, self._is_reporting = prefix, reporter, reporter.is_on
         self._channels: Table = {}
         self._patterns: Table = {}
+        self._finishing: set[Subscription] = set()  # gone, and their handlers still run
         self._full: set[Inbox] = set()
         self._endings: set[asyncio.Task[None]] = set()
-        self._opening = asyncio.Lock()
+        self._is_closing = False
 
     # Arriving messages
 
@@ -48,69 +51,138 @@ class Subscriptions:
         subscription = table.get(name)
         if subscription is None:  # unsubscribed while it was on its way
             return True
-        channel = subscription.channel if pattern is None else self._channel(push[2])
+        channel = cast(str, subscription.channel) if pattern is None else self._channel(push[2])
         message = _new(Message, (channel, payload, pattern))  # half the time of Message(...)
         if self._is_reporting and not subscription.unpacks:
             self._reporter.message(Kind.RECEIVED, payload, channel)
         if not subscription.take(message):
             self._dropped(message)
-            self._end_later(name, table)
+            self._end_later(subscription)
         return True
 
     def _channel(self, name: bytes) -> str:
-        return name.decode("utf-8", "replace").removeprefix(self._prefix)
+        return cast(str, name_text(name.removeprefix(self._prefix.encode())))  # bytes where it is no UTF-8
 
     # Beginning and ending
 
-    async def begin(self, subscription: Subscription, *, pattern: bool) -> None:
-        """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what `Link` raises."""
+    def _table(self, pattern: bool) -> Table:
+        return self._patterns if pattern else self._channels
+
+    async def begin(self, subscription: Subscription) -> None:
+        """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what `Link` raises.
+
+        If that fails, or its caller is cancelled, the server is told to forget it, and nothing more is handled.
+        """
         channel = subscription.channel
-        name, table = wire_name(channel, self._prefix), self._patterns if pattern else self._channels
-        if name in table:
-            raise AlreadySubscribed(f"{channel!r} has a handler in this queue; unsubscribe it first")
+        name, table = wire_name(channel, self._prefix), self._table(subscription.pattern)
+        while (other := table.get(name)) is not None:
+            if not other.is_leaving:
+                raise AlreadySubscribed(f"{channel!r} has a handler in this queue; unsubscribe it first")
+            await other.gone.wait()  # until its UNSUBSCRIBE is answered, or overdue
+        if self._is_closing:
+            raise QueueClosed("the queue is closed")
         table[name] = subscription  # before the server is asked: messages may follow its answer at once
         subscription.start(self._reporter)
         try:
-            async with self._opening:
-                if not self.link.is_open:
-                    await self.link.open()
-            await self.link.call(b"PSUBSCRIBE" if pattern else b"SUBSCRIBE", name)
+            await self.link.open()
+            await self.link.reading()
+            await self.link.call(b"PSUBSCRIBE" if subscription.pattern else b"SUBSCRIBE", name)
         except BaseException:
-            await self._end(name, table)
+            if not subscription.is_leaving:  # otherwise whoever ends it does the rest
+                self._take_back(subscription)
+                self._drop(subscription.abandon(), "it could not be subscribed")
             raise
         self._reporter.note(Kind.SUBSCRIBED, channel=channel)
 
     async def end(self, channel: Name, *, pattern: bool) -> None:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
-        await self._end(wire_name(channel, self._prefix), self._patterns if pattern else self._channels)
-
-    async def end_all(self) -> None:
-        """Unsubscribe from everything."""
-        await asyncio.gather(
-            *(self._end(name, table) for table in (self._channels, self._patterns) for name in list(table))
-        )
-
-    async def _end(self, name: bytes, table: Table) -> None:
-        subscription = table.get(name)
+        subscription = self._table(pattern).get(wire_name(channel, self._prefix))
         if subscription is None:
             return
-        if self.link.is_connected:  # otherwise leaving the table is enough: it will not be subscribed again
-            with contextlib.suppress(MpimError):
-                await self.link.call(b"PUNSUBSCRIBE" if table is self._patterns else b"UNSUBSCRIBE", name)
-        table.pop(name, None)
-        for message in await subscription.finish(self.link.limits.timeout_s):
-            report_dropped(self._reporter, message, "the handler did not finish in time")
+        if subscription.is_leaving:
+            await subscription.gone.wait()
+            return
+        await self._end(subscription)
+
+    async def end_listen(self, subscriptions: Sequence[Subscription], inbox: Inbox) -> None:
+        """Leave several channels whose messages nobody will read any more."""
+        inbox.end(QueueClosed("no longer listened to"))  # first: a full inbox would keep the answers from being read
+        self._drop(inbox.empty(), "no longer listened to")
+        endings = [asyncio.ensure_future(self._end(each)) for each in subscriptions if not each.is_leaving]
+        if endings:
+            await asyncio.gather(*endings)
+
+    async def _end(self, subscription: Subscription) -> None:
+        limits = self.link.limits
+        try:
+            answer = self._take_back(subscription, at_once=False)
+            if answer is not None and (self.link.is_reading or subscription.is_full):
+                await asyncio.wait([answer], timeout=limits.timeout_s)
+        finally:
+            self._forget(subscription)
+            subscription.leave()
+            self._finishing.add(subscription)
+        self._drop(await subscription.finish(limits.close_timeout_s), "the handler did not finish in time")
+        self._finishing.discard(subscription)
         self._reporter.note(Kind.UNSUBSCRIBED, channel=subscription.channel)
 
-    def _end_later(self, name: bytes, table: Table) -> None:
-        ending = asyncio.create_task(self._end(name, table))
+    def _take_back(self, subscription: Subscription, *, at_once: bool = True) -> "asyncio.Future[Any] | None":
+        """Write UNSUBSCRIBE; gives the answer to come, None if there is no line: it will not be subscribed again then."""
+        subscription.is_leaving = True
+        if at_once:
+            self._forget(subscription)
+        command = b"PUNSUBSCRIBE" if subscription.pattern else b"UNSUBSCRIBE"
+        return self.link.post(command, wire_name(subscription.channel, self._prefix))
+
+    def _forget(self, subscription: Subscription) -> None:
+        name, table = wire_name(subscription.channel, self._prefix), self._table(subscription.pattern)
+        if table.get(name) is subscription:
+            del table[name]
+
+    async def end_all(self, until: float) -> None:
+        """Unsubscribe from everything; handlers may finish what has arrived `until` then, by the loop's clock."""
+        self._is_closing = True
+        loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        leaving = [each for table in (self._channels, self._patterns) for each in table.values()]
+        answers = [answer for each in leaving if (answer := self._take_back(each, at_once=False)) is not None]
+        try:
+            if answers:  # full inboxes must be worked off first; half of the time is for that
+                await asyncio.wait(answers, timeout=(until - begun) / 2)
+        finally:
+            for each in leaving:
+                self._forget(each)
+                each.leave()
+        finishing = {*leaving, *self._finishing}
+        for left in await asyncio.gather(*(each.finish(until - loop.time()) for each in finishing)):
+            self._drop(left, "the handler did not finish in time")
+        for each in leaving:
+            self._reporter.note(Kind.UNSUBSCRIBED, channel=each.channel)
+
+    @property
+    def are_asking(self) -> bool:
+        """Whether this code is run by a handler of this queue."""
+        return any(is_inside(each) for table in (self._channels, self._patterns) for each in table.values()) or any(
+            is_inside(each) for each in self._finishing
+        )
+
+    def _end_later(self, subscription: Subscription) -> None:
+        _log.error(
+            "%s: %r: its handler fell too far behind and its subscription ends",
+            self._reporter.actor,
+            subscription.channel,
+        )
+        ending = asyncio.create_task(self._end(subscription))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 
+    def _drop(self, messages: Iterable[Message], why: str) -> None:
+        for message in messages:
+            report_dropped(self._reporter, message, why)
+
     def greeting(self) -> Iterator[bytes]:
         """The commands that subscribe everything again on a new connection."""
-        yield from (pack(b"SUBSCRIBE", name) for name in self._channels)
-        yield from (pack(b"PSUBSCRIBE", name) for name in self._patterns)
+        yield from (pack(b"SUBSCRIBE", name) for name, each in self._channels.items() if not each.is_leaving)
+        yield from (pack(b"PSUBSCRIBE", name) for name, each in self._patterns.items() if not each.is_leaving)
 
     # Slow handlers
 
@@ -118,12 +190,22 @@ class Subscriptions:
         """An inbox that stops this connection's reading when it is full (policy "wait")."""
         return Inbox(limit, when_full, pause=self._pause, resume=self._resume, dropped=self._dropped)
 
-    async def idle(self) -> None:
-        """Wait until everything the server has sent so far is handled."""
-        if self.link.is_connected:
-            await self.link.call(b"PING")  # answered after every message that was sent before it
+    async def drain(self) -> None:
+        """Wait until everything the server has sent so far is handled. Raises HandlerTimeout when nothing goes on."""
+        stall_s = self.link.limits.timeout_s
+        while (answer := self.link.post(b"PING")) is not None:  # answered after every message that was sent before it
+            before = self._done
+            await asyncio.wait([answer], timeout=stall_s)
+            if answer.done() and answer.exception() is None:
+                break
+            if self._done == before:
+                raise HandlerTimeout(f"for {stall_s:g} s nothing was handled, or the server was silent")
         for subscription in [*self._channels.values(), *self._patterns.values()]:
-            await subscription.idle()
+            await subscription.handled(stall_s)
+
+    @property
+    def _done(self) -> int:
+        return sum(each.done for table in (self._channels, self._patterns) for each in table.values())
 
     def _dropped(self, message: Message) -> None:
         report_dropped(self._reporter, message, "the inbox was full")
