@@ -53,8 +53,13 @@ browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a rea
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	$(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
 
-soak: $(VENV)/.installed ## 1,000 random fault schedules (a few minutes)
+# `make soak FROM=5001 COUNT=100000` goes on with the steps of later seeds; SERVER=redis-server: on that one.
+FROM   ?= 1
+COUNT  ?= 20000
+SERVER ?=
+soak: $(VENV)/.installed ## 1,000 random fault schedules, then 20,000 random steps over the public API (a quarter of an hour)
 	$(BIN)/python -m mpim_lab.experiments.soak --schedules 1000
+	$(BIN)/python -m mpim_lab.experiments.api_soak --from $(FROM) --count $(COUNT) $(if $(SERVER),--server $(SERVER))
 
 bench: $(VENV)/.installed-all ## how fast, beside the peers, on this machine
 	$(BIN)/mpim-lab bench pubsub

@@ -1,9 +1,10 @@
 """Actions: the table of all steps, area by area, with their weights."""
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from mpim_lab.experiments.api_faults import FAULT_ACTIONS
+from mpim_lab.experiments.api_members import MEMBER_ACTIONS
 from mpim_lab.experiments.api_pubsub import PUBSUB_ACTIONS
 from mpim_lab.experiments.api_senders import BATCH_ACTIONS, POOL_ACTIONS
 from mpim_lab.experiments.api_streams import STREAM_ACTIONS
@@ -11,10 +12,10 @@ from mpim_lab.experiments.api_work import ONCE_ACTIONS, ORDERED_ACTIONS
 from mpim_lab.experiments.api_world import Call, World
 
 Action = Callable[[World, random.Random], Call | None]
-_COMMON = {name: PUBSUB_ACTIONS[name] for name in ("close", "open")}
-TABLE: dict[str, dict[str, tuple[Action, float]]] = {
-    "pubsub": PUBSUB_ACTIONS,
-    "streams": {**STREAM_ACTIONS, **_COMMON},
+_COMMON = {name: PUBSUB_ACTIONS[name] for name in ("close", "open")} | {"release": FAULT_ACTIONS["release"]}
+TABLE: dict[str, Mapping[str, tuple[Action, int]]] = {
+    "pubsub": {**PUBSUB_ACTIONS, **_COMMON},
+    "streams": {**STREAM_ACTIONS, **MEMBER_ACTIONS, **_COMMON},
     "once": {**ONCE_ACTIONS, **_COMMON},
     "ordered": {**ORDERED_ACTIONS, **_COMMON},
     "batch": {**BATCH_ACTIONS, **_COMMON},
@@ -24,7 +25,7 @@ TABLE: dict[str, dict[str, tuple[Action, float]]] = {
 ACTIONS = {name: action for area in TABLE.values() for name, (action, _) in area.items()}
 
 
-def weights(only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, dict[str, float]]:
+def weights(only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, dict[str, int]]:
     """Area → action → weight, of some areas and actions: named in `only` (all, if empty) and not in `without`."""
     chosen = {}
     for area, actions in TABLE.items():
@@ -32,9 +33,7 @@ def weights(only: Collection[str] = (), without: Collection[str] = ()) -> dict[s
             continue
         is_in = not only or area in only
         left = {
-            name: weight
-            for name, (_, weight) in actions.items()
-            if (is_in or name in only) and name not in without
+            name: weight for name, (_, weight) in actions.items() if (is_in or name in only) and name not in without
         }
         if left:
             chosen[area] = left

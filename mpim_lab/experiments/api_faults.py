@@ -47,9 +47,10 @@ def cut(w: World, chance: random.Random) -> Call | None:
         return None
 
     async def cutting() -> None:
-        ids = sorted((client["name"], client["id"]) for client in await clients(w) if client["name"] in w.names)
-        for _, id in ids if everything else [ids[number % len(ids)]] if ids else []:
-            await w.admin("CLIENT", "KILL", "ID", id)
+        ids = sorted((each["name"], each["id"]) for each in await clients(w) if each["name"] in w.names)
+        ids = ids[number % len(ids) :] if ids else []
+        for _, client_id in ids if everything else ids[:1]:
+            await w.admin("CLIENT", "KILL", "ID", client_id)
 
     return Call(f"FAULT cut {'all' if everything else number}", cutting(), 5.0, modes=("wait",), is_judged=False)
 

@@ -80,7 +80,7 @@ def _received(w: World, sub: Sub, message: Message) -> str:
     """Note a message; gives how the handler is to behave."""
     if sub.state == "closed":
         w.violate("closed subscription", f"{message.payload!r} reached {sub.key} after its end")
-    number, _, behaviour = message.text.partition(":")
+    behaviour = message.text.partition(":")[2]
     if behaviour == "probe":
         sub.probes += 1
     return "ok" if w.calm else behaviour
@@ -140,16 +140,14 @@ def subscribe(w: World, chance: random.Random) -> Call | None:
     _part(w).subs.append(sub)
     (gate := w.gate(sub.key)).begin()
     handler = _async(w, sub, slot) if is_async else _plain(w, sub)
-    running = slot.queue.subscribe(
-        channel, handler, pattern=pattern, limit=chance.choice((2, 100)), when_full=policy
-    )
+    running = slot.queue.subscribe(channel, handler, pattern=pattern, limit=chance.choice((2, 100)), when_full=policy)
     kind = "async" if is_async else "plain"
     text = f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, when_full={policy!r})"
     return Call(text, running, 2 * CALL_S, lambda outcome: _subscribed(w, [sub], taken, outcome, [gate]))
 
 
 def _subscribed(w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, gates: list[Any]) -> None:
-    mixed = any([gate.end() for gate in gates])
+    mixed = sum(gate.end() for gate in gates) > 0  # all of them are to end
     slot = w.slots[subs[0].key[0]]
     mixed |= slot.state != "open" or slot.life != subs[0].key[1]
     for sub in subs:
@@ -193,7 +191,7 @@ def publish(w: World, chance: random.Random) -> Call | None:
     if slot is None:
         return None
     channel = chance.choice(CHANNELS[:3])[0]
-    payloads = [f"{w.next()}:{chance.choice(BEHAVIOURS)}" for _ in range(chance.choice((1, 1, 2, 6)))]
+    payloads = [f"{w.next()}:{w.behaviour(chance, BEHAVIOURS)}" for _ in range(chance.choice((1, 1, 2, 6)))]
 
     async def all_of_them() -> None:
         for outcome in await asyncio.gather(

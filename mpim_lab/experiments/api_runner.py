@@ -15,14 +15,14 @@ import random
 import sys
 import warnings
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpim_lab.errors import MpimError
 from mpim_lab.experiments.api_actions import ACTIONS
 from mpim_lab.experiments.api_invariants import check_end, check_rest
 from mpim_lab.experiments.api_schedule import Step
-from mpim_lab.experiments.api_world import Admin, Call, Outcome, Violation, World
+from mpim_lab.experiments.api_world import Admin, Call, Clock, Outcome, Violation, World
 from mpim_lab.lab.server import EmbeddedServer
 
 SLACK_S = 1.5
@@ -44,36 +44,21 @@ class Played:
         return self.violations[0].kind if self.violations else ""
 
 
-class Stalls:
-    """For how long this process was not run, or its loop held up: nobody's limit covers that."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    async def measure(self) -> None:
-        """Measure until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            before = loop.time()
-            await asyncio.sleep(_BEAT_S)
-            self.seconds += max(0.0, loop.time() - before - 2 * _BEAT_S)
-
-
 class Runner:
     """One schedule on one server."""
 
     def __init__(self, server: EmbeddedServer, seed: int, without: Collection[str]) -> None:
-        self._server, self._seed, self._without = server, seed, without
-        self._stalls = Stalls()
+        self._world, self._clock = (server, seed), Clock()
+        self._without = without
         self._aside: list[tuple[asyncio.Task[Any], Call, float]] = []
         self.played = Played()
 
     async def play(self, steps: Sequence[Step]) -> None:
         """Play all steps, let everything come to rest, end everything; stop at the first violation."""
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
-        beat = asyncio.create_task(self._stalls.measure())
+        beat = asyncio.create_task(self._clock.measure())
         try:
-            async with World(self._server, self._seed) as w:
+            async with World(*self._world, self._clock, self._without) as w:
                 try:
                     await self._play(w, steps)
                 finally:
@@ -103,14 +88,14 @@ class Runner:
         for task, call, begun in self._aside:
             await self._finish(task, call, begun)
         self._look(w)
-        await check_rest(w, self._bounded, self._without)
+        await check_rest(w, self._bounded)
         self._look(w)
         self.played.said.append("-- end")
-        await check_end(w, self._bounded, self._without)
+        await check_end(w, self._bounded)
         self._look(w)
 
     async def _begin(self, call: Call, mode: str, turns: int) -> None:
-        begun = asyncio.get_running_loop().time() - self._stalls.seconds
+        begun = self._clock()
         task = asyncio.create_task(call.running, name=call.text[:60])
         if mode == "wait":
             return await self._finish(task, call, begun)
@@ -125,9 +110,8 @@ class Runner:
             self._aside.append((task, call, begun))
 
     async def _finish(self, task: asyncio.Task[Any], call: Call, begun: float, *, is_cancelled: bool = False) -> None:
-        loop = asyncio.get_running_loop()
         while not task.done():
-            left_s = begun + call.limit_s + SLACK_S - (loop.time() - self._stalls.seconds)
+            left_s = begun + call.limit_s + SLACK_S - self._clock()
             if left_s <= 0:
                 raise Violation("hang", f"{call.text} did not end within {call.limit_s:g} s")
             await asyncio.wait([task], timeout=left_s)
@@ -144,14 +128,12 @@ class Runner:
 
     async def _bounded(self, call: Call) -> Outcome:
         """Make one call of a check; it must end within its limit, like any other."""
-        outcomes = [Outcome()]
-        ended = call.ended
-        call.ended = lambda outcome: (outcomes.append(outcome), ended(outcome))[1]
-        await self._begin(call, "wait", 0)
+        outcomes: list[Outcome] = []
+        await self._begin(replace(call, ended=outcomes.append), "wait", 0)
         return outcomes[-1]
 
     def _look(self, w: World) -> None:
-        now = asyncio.get_running_loop().time() - self._stalls.seconds
+        now = self._clock()
         for task, call, begun in self._aside:
             if not task.done() and now > begun + call.limit_s + SLACK_S:
                 w.violate("hang", f"{call.text} did not end within {call.limit_s:g} s")

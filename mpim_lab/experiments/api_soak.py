@@ -11,7 +11,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -130,7 +130,9 @@ def soak(first: int, count: int, options: Options, processes: int = 2) -> Iterat
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mpim_lab.experiments.api_soak", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mpim_lab.experiments.api_soak", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=20_000, help="how many steps, at least")
     parser.add_argument("--server", help="another server's program, such as redis-server")
@@ -163,17 +165,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.steps is not None or given.seed is not None:
         seed = given.seed or 0
         return int(_replay(seed, parse_steps(given.steps) if given.steps else options.schedule(seed), options))
-    began, reported, next_seed, result = time.monotonic(), 0, given.first, Result()
-    for next_seed, result in soak(given.first, given.count, options, given.processes):
+    began, reported, last = time.monotonic(), 0, (given.first, Result())
+    for last in soak(given.first, given.count, options, given.processes):
+        result = last[1]
         for report in list(result.reports.values())[reported:]:
             print(report, flush=True)
         reported = len(result.reports)
         seconds = time.monotonic() - began
-        print(f"{seconds:6.0f} s  {result.steps:,} steps, {result.schedules:,} schedules, {reported} failed", flush=True)
+        print(
+            f"{seconds:6.0f} s  {result.steps:,} steps, {result.schedules:,} schedules, {reported} failed", flush=True
+        )
         if reported >= given.stop_after:
             break
-    print(f"next seed: {next_seed}; failures: {dict(result.kinds) or 'none'}")
-    return int(bool(result.reports))
+    print(f"next seed: {last[0]}; failures: {dict(last[1].kinds) or 'none'}")
+    return int(bool(last[1].reports))
 
 
 if __name__ == "__main__":

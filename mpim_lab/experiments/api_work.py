@@ -74,9 +74,9 @@ def run_once(w: World, chance: random.Random) -> Call | None:
     if slot is None:
         return None
     fresh = not part.ids or chance.random() < 0.6
-    id = f"{w.next()}:x" if fresh else chance.choice(list(part.ids))
-    part.ids.setdefault(id, False)
-    return once(w, slot, id, chance.choice(BEHAVIOURS))
+    name = f"{w.next()}:x" if fresh else chance.choice(list(part.ids))
+    part.ids.setdefault(name, False)
+    return once(w, slot, name, w.behaviour(chance, BEHAVIOURS))
 
 
 def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
@@ -126,22 +126,21 @@ def append(w: World, chance: random.Random) -> Call | None:
     slot, part = pick(chance, w.open_slots()), part_of(w)
     if slot is None:
         return None
-    unsure = [id for id in part.sent if id not in part.acknowledged]
+    unsure = [each for each in part.sent if each not in part.acknowledged]
     if unsure and chance.random() < 0.5:
-        id = chance.choice(unsure)
-        talk, payload = part.sent[id]
+        sent_id = chance.choice(unsure)
+        talk, payload = part.sent[sent_id]
     else:
-        id, talk = f"{w.next()}:m", chance.choice(TALKS)
-        payload = f"{id}:{chance.choice(BEHAVIOURS)}"
-        part.sent[id] = (talk, payload)
+        sent_id, talk = f"{w.next()}:m", chance.choice(TALKS)
+        payload = f"{sent_id}:{w.behaviour(chance, BEHAVIOURS)}"
+        part.sent[sent_id] = (talk, payload)
 
     def done(outcome: Outcome) -> None:
-        if outcome.is_ok:
-            if part.acknowledged.setdefault(id, outcome.value.sequence) != outcome.value.sequence:
-                w.violate("two numbers", f"{id} has {part.acknowledged[id]} and {outcome.value.sequence}")
+        if outcome.is_ok and part.acknowledged.setdefault(sent_id, outcome.value.sequence) != outcome.value.sequence:
+            w.violate("two numbers", f"{sent_id} has {part.acknowledged[sent_id]} and {outcome.value.sequence}")
 
-    running = stream_of(slot).append(talk, payload, id)
-    return Call(f"{slot.name}: append({talk!r}, {payload!r}, {id!r})", running, 2 * CALL_S, done)
+    running = stream_of(slot).append(talk, payload, sent_id)
+    return Call(f"{slot.name}: append({talk!r}, {payload!r}, {sent_id!r})", running, 2 * CALL_S, done)
 
 
 def _handler(w: World, part: Work) -> Any:

@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,7 @@ from mpim_lab.errors import MpimError
 from mpim_lab.lab.proxy import Proxy
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.connection import pack
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -28,6 +28,7 @@ LIMITS = Limits(
 )
 CALL_S = 2 * TIMEOUT_S  # a place in line, then an answer
 END_S = 2 * LIMITS.close_timeout_s + CALL_S  # handlers finish or are cancelled, then the last command
+_BEAT_S = 0.02
 Ended = Callable[["Outcome"], None]
 
 
@@ -84,13 +85,17 @@ class Admin:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_unix_connection(self._path)
             with contextlib.closing(writer):
-                writer.write(hiredis.pack_command(tuple(words)))
+                writer.write(pack(*map(_as_word, words)))
                 parser = hiredis.Reader()
                 while (reply := parser.gets()) is False:
                     if not (data := await reader.read(65_536)):
                         raise ConnectionError("the server hung up")
                     parser.feed(data)
         return reply
+
+
+def _as_word(word: str | bytes | int) -> str | bytes:
+    return str(word) if isinstance(word, int) else word
 
 
 @dataclass
@@ -128,23 +133,47 @@ class QueueSlot:
         return self.queue.name
 
 
-class World:
-    """Everything of one schedule. Use as a context."""
+class Clock:
+    """Our loop's time, less the time for which it stood still: nobody's limit covers that.
 
-    def __init__(self, server: EmbeddedServer, seed: int) -> None:
+    What holds up this process on a busy machine holds up the server as well; so it counts twice.
+    """
+
+    def __init__(self) -> None:
+        self.stalled_s = 0.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return asyncio.get_running_loop().time() - 2 * self.stalled_s
+
+    async def measure(self) -> None:
+        """Measure how long the loop stands still, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(_BEAT_S)
+            self.stalled_s += max(0.0, loop.time() - before - 2 * _BEAT_S)
+
+
+class World:
+    """Everything of one schedule. Use as a context.
+
+    without: names of checks, and of handlers' behaviours, that are left out.
+    """
+
+    def __init__(self, server: EmbeddedServer, seed: int, clock: Clock, without: Collection[str] = ()) -> None:
         self.server, self.admin, self.prefix = server, Admin(server), f"s{seed}:"
+        self.clock, self.without = clock, without
         self.proxy = Proxy(server.url)
         self.calm = False  # at rest: handlers behave
         self.released = asyncio.Event()  # handlers that hang wait for it
         self.fault = ""  # a fault of the server that lasts
-        self.said: list[str] = []
         self.violations: list[Violation] = []
         self.slots: list[QueueSlot] = []
         self.gates: dict[Any, Gate] = {}
         self.names: set[str] = set()  # all client names ever used
         self.parts: dict[str, Any] = {}  # what the areas keep
         self.owned: set[asyncio.Task[Any]] = set()
-        self.count = Counter[str]()
         self._counter = 0
 
     async def __aenter__(self) -> "World":
@@ -162,6 +191,10 @@ class World:
         self.names.add(name := f"q{number}.{life}")
         url = self.proxy.url if number else self.server.url
         return MessageQueue(url, name=name, prefix=self.prefix, limits=LIMITS)
+
+    def behaviour(self, chance: random.Random, behaviours: Sequence[str]) -> str:
+        """How a handler is to behave."""
+        return chance.choice([each for each in behaviours if each not in self.without])
 
     def part(self, name: str, make: Callable[[], Any]) -> Any:
         """What an area keeps, made when it is first asked for."""

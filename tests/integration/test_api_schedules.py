@@ -1,0 +1,118 @@
+"""Random schedules over the public API: some of them here, 20,000 steps in `make soak`."""
+
+import asyncio
+import shutil
+
+import pytest
+
+from mpim_lab.experiments.api_actions import ACTIONS
+from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, shrunk
+from mpim_lab.experiments.api_soak import Host, Options
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.streams import Stream
+from tests.conftest import SERVERS, missing
+
+SEEDS = range(1, 6)
+
+
+@pytest.fixture(params=list(SERVERS))
+def host(request):
+    """A server on which schedules are played one after the other."""
+    binary = SERVERS[request.param]
+    if binary is not None and shutil.which(binary) is None:
+        missing(f"{binary} is not installed: the same schedules ran on the embedded Valkey")
+    host = Host(Options(server=binary, shrink=0))
+    yield host
+    host.stop()
+
+
+@pytest.fixture
+def one_host():
+    """The same, where it makes no difference which server it is."""
+    host = Host(Options(shrink=0))
+    yield host
+    host.stop()
+
+
+def test_some_random_schedules_break_no_invariant(host):
+    """About 100 steps on each server: no call hangs, nothing is lost, nothing is left behind."""
+    for seed in SEEDS:
+        steps = host.options.schedule(seed)
+        played = host.play(seed, steps)
+        assert not played.violations, host.report(seed, steps, played)
+
+
+def test_the_same_seed_gives_the_same_schedule():
+    """So that a failing one can be played again."""
+    schedule = Options().schedule(17)
+    assert schedule == Options().schedule(17) != Options().schedule(18)
+    assert parse_steps(map(str, schedule)) == schedule
+    assert {step.action for step in schedule} <= ACTIONS.keys()
+
+
+def test_a_schedule_is_shrunk_to_what_its_failure_needs():
+    """Two steps of forty are needed, and one of them need not be cancelled."""
+    steps = schedule_of(3, 40, {"pubsub": {"publish": 3, "subscribe": 1}})
+    steps[11], steps[30] = Step("listen", 1, "cancel"), Step("leave", 2)
+    played = []
+
+    def fails(candidate):
+        played.append(candidate)
+        return [step.action for step in candidate if step.action in ("listen", "leave")] == ["listen", "leave"]
+
+    assert shrunk(steps, fails) == [Step("listen", 1), Step("leave", 2)]
+    assert len(played) <= 80
+
+
+def play(host, text):
+    return host.play(0, parse_steps(text.split())).kind
+
+
+def test_a_call_that_does_not_end_is_found(one_host, monkeypatch):
+    """It is a hang once its limit and some slack are over."""
+    monkeypatch.setattr(MessageQueue, "unsubscribe", lambda queue, channel, **options: asyncio.Event().wait())
+    assert play(one_host, "unsubscribe:1") == "hang"
+
+
+def test_a_subscription_that_stays_on_the_server_is_found(one_host, monkeypatch):
+    """The server's list of channels is compared with the model."""
+
+    async def nothing(queue, channel, **options):
+        return None
+
+    monkeypatch.setattr(MessageQueue, "unsubscribe", nothing)
+    assert play(one_host, "subscribe:1 unsubscribe:5 subscribe:2 unsubscribe:7 unsubscribe:8") == "subscriptions"
+
+
+def test_an_acknowledged_entry_that_is_not_there_is_found(one_host, monkeypatch):
+    """An id that the server never gave."""
+
+    async def lie(stream, payload, **options):
+        return "9999999999999-0"
+
+    monkeypatch.setattr(Stream, "add", lie)
+    monkeypatch.setattr(Stream, "add_many", lambda stream, payloads: asyncio.gather(*map(stream.add, payloads)))
+    assert play(one_host, "add:1 add:2 add:3") == "lost"
+
+
+def test_a_foreign_error_and_a_foreign_cancellation_are_found(one_host, monkeypatch):
+    """Only errors of ours, ValueError and TypeError may reach a caller; CancelledError only if it was cancelled."""
+    for error, kind in ((OSError("raw"), "foreign error"), (asyncio.CancelledError(), "foreign cancellation")):
+
+        async def fails(queue, *given, error=error):
+            raise error
+
+        monkeypatch.setattr(MessageQueue, "publish", fails)
+        assert play(one_host, "publish:1") == kind
+
+
+def test_a_task_that_is_left_running_is_found(one_host, monkeypatch):
+    """Once everything is closed, nothing of ours may run."""
+    real, left = MessageQueue.close, []
+
+    async def close(queue):
+        await real(queue)
+        left.append(asyncio.create_task(asyncio.sleep(10)))
+
+    monkeypatch.setattr(MessageQueue, "close", close)
+    assert play(one_host, "publish:1") == "task left"
