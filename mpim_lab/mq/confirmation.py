@@ -5,7 +5,8 @@ end-to-end argument: Saltzer, Reed, Clark, "End-to-end arguments in system desig
 each one, and a repeat may arrive twice (at least once). The message waits in the sender's memory: if the sender
 dies, it is gone; that takes a stream (chapter 2).
 
-On the wire: the message is "<id> <text>" on `user:<uid>`, the confirmation is "<id>" on `confirm:<uid>`.
+On the wire: the message is "<id> <text>" on `user:<uid>`, the confirmation is "<id>" on `confirm:<uid>`. The id is
+everything before the first blank, however long.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.errors import InvalidMessage, MpimError
+from mpim_lab.events import Kind, first_word
 from mpim_lab.keys import confirm_channel, user_channel
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.message import Message
@@ -40,7 +41,7 @@ class ConfirmedSender:
     ) -> None:
         self._queue, self._uid, self._attempts = queue, uid, attempts
         self.confirm_within_s, self._backoff = confirm_within_s, backoff or Backoff()
-        self._unconfirmed: dict[str, asyncio.Event] = {}
+        self._unconfirmed: dict[bytes, list[asyncio.Event]] = {}
 
     async def __aenter__(self) -> Self:
         await self._queue.subscribe(confirm_channel(self._uid), self._on_confirmation)
@@ -52,15 +53,22 @@ class ConfirmedSender:
         await self._queue.unsubscribe(confirm_channel(self._uid))
 
     def _on_confirmation(self, message: Message) -> None:
-        confirmed = self._unconfirmed.get(message_id(message.payload))
-        if confirmed is not None and not confirmed.is_set():
+        waiting = [each for each in self._unconfirmed.get(message.payload, ()) if not each.is_set()]
+        for confirmed in waiting:
             confirmed.set()
+        if waiting:
             self._queue.reporter.message(Kind.CONFIRMED, message.payload, user_channel(self._uid))
 
     async def send(self, uid: str, payload: bytes) -> str:
-        """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled."""
-        channel, identity = user_channel(uid), message_id(payload)
-        confirmed = self._unconfirmed[identity] = asyncio.Event()
+        """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled.
+
+        Raises InvalidMessage for a payload without an id: nothing could confirm it.
+        """
+        channel, identity, confirmed = user_channel(uid), first_word(payload), asyncio.Event()
+        if not identity:
+            raise InvalidMessage("a message that is to be confirmed begins with its id")
+        waiting = self._unconfirmed.setdefault(identity, [])
+        waiting.append(confirmed)
         try:
             for attempt in range(1, self._attempts + 1):
                 await self._try(channel, payload, confirmed)
@@ -68,7 +76,9 @@ class ConfirmedSender:
                     break
                 await asyncio.sleep(self._backoff.delay_s(attempt, chance=0.5))
         finally:
-            del self._unconfirmed[identity]
+            waiting.remove(confirmed)
+            if not waiting:
+                del self._unconfirmed[identity]
         return "delivered" if confirmed.is_set() else "unconfirmed"
 
     async def _try(self, channel: str, payload: bytes, confirmed: asyncio.Event) -> None:
@@ -107,4 +117,4 @@ class ConfirmingReceiver:
 
     async def _handle(self, message: Message) -> None:
         await self._handler(message)
-        await self._queue.publish(confirm_channel(self._uid), message_id(message.payload).encode())
+        await self._queue.publish(confirm_channel(self._uid), first_word(message.payload))

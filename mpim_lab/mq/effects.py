@@ -41,4 +41,4 @@ def pack_effects(commands: Sequence[Command], keys: list[bytes], words: list[byt
 
 
 def _as_bytes(word: bytes | str | int) -> bytes:
-    return word if isinstance(word, bytes) else str(word).encode()
+    return bytes(word) if isinstance(word, bytes | bytearray | memoryview) else str(word).encode()

@@ -75,7 +75,7 @@ class SqlInbox:
         nothing is kept, and the message may be tried again.
         Raises InvalidMessage, StoreFailed (nothing was kept), StoreUncertain (run it again with the same id to know).
         """
-        checked_name("message id", message_id)
+        message_id = checked_name("message id", message_id)
         for _ in range(RACES):
             try:
                 return await self._once(message_id, work)

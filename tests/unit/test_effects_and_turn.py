@@ -17,10 +17,14 @@ def test_a_command_is_kept_with_its_key_and_words_as_bytes():
     effects.also("INCRBY", "account:bob", 450)
     effects.also("RPUSH", "账本", "晚", b"\x00\xff", -1)
     effects.also("INCR", "n")
+    effects.also("APPEND", "n", bytearray(b"\xff"))
+    effects.also("APPEND", "n", memoryview(b"mv"))
     assert effects.commands == [
         (b"INCRBY", b"lab:account:bob", b"450"),
         (b"RPUSH", "lab:账本".encode(), "晚".encode(), b"\x00\xff", b"-1"),
         (b"INCR", b"lab:n"),
+        (b"APPEND", b"lab:n", b"\xff"),
+        (b"APPEND", b"lab:n", b"mv"),
     ]
 
 
