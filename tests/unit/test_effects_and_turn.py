@@ -39,6 +39,13 @@ def test_what_is_no_command_on_one_key_is_refused(command, words):
     assert effects.commands == []
 
 
+@pytest.mark.parametrize("word", [None, ["a"], {"a": 1}])
+def test_a_word_that_is_neither_bytes_nor_text_nor_a_number_is_refused(word):
+    """It would be written as Python shows it."""
+    with pytest.raises(InvalidParameter, match="is no word of a command"):
+        Effects().also("SET", "k", word)
+
+
 @pytest.mark.parametrize("key", ["", "\udcff"])
 def test_a_key_that_cannot_be_written_is_refused(key):
     """As a channel's name is."""
