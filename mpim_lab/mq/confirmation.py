@@ -11,7 +11,7 @@ everything before the first blank, however long.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -64,22 +64,28 @@ class ConfirmedSender:
 
         Raises InvalidMessage for a payload without an id: nothing could confirm it.
         """
-        channel, identity, confirmed = user_channel(uid), first_word(payload), asyncio.Event()
-        if not identity:
-            raise InvalidMessage("a message that is to be confirmed begins with its id")
-        waiting = self._unconfirmed.setdefault(identity, [])
-        waiting.append(confirmed)
-        try:
+        channel = user_channel(uid)
+        with self._awaited(first_word(payload)) as confirmed:
             for attempt in range(1, self._attempts + 1):
                 await self._try(channel, payload, confirmed)
                 if confirmed.is_set():
                     break
                 await asyncio.sleep(self._backoff.delay_s(attempt, chance=0.5))
+        return "delivered" if confirmed.is_set() else "unconfirmed"
+
+    @contextlib.contextmanager
+    def _awaited(self, id: bytes) -> Iterator[asyncio.Event]:
+        """Give what is set when this message is confirmed. Several may wait for the same one: it is sent twice at once."""
+        if not id:
+            raise InvalidMessage("a message that is to be confirmed begins with its id")
+        confirmed, waiting = asyncio.Event(), self._unconfirmed.setdefault(id, [])
+        waiting.append(confirmed)
+        try:
+            yield confirmed
         finally:
             waiting.remove(confirmed)
             if not waiting:
-                del self._unconfirmed[identity]
-        return "delivered" if confirmed.is_set() else "unconfirmed"
+                del self._unconfirmed[id]
 
     async def _try(self, channel: str, payload: bytes, confirmed: asyncio.Event) -> None:
         with contextlib.suppress(

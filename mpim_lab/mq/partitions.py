@@ -16,7 +16,7 @@ from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.ordering import KEEP_S, Appended, append, append_keys, lifetime_ms
 from mpim_lab.mq.pubsub import MessageQueue
 
-_FIELDS = [b"conversation", b"seq", b"id", b"data"]
+_FIELDS = (b"conversation", b"seq", b"id", b"data")
 
 
 class Ordered(NamedTuple):
@@ -82,8 +82,9 @@ def ordered_of(raw: tuple[bytes, list[bytes]]) -> Ordered:
     """An entry as append.lua writes it, or one of another program's."""
     entry_id, parts = raw
     try:
-        if parts[::2] == _FIELDS and (sequence := int(parts[3])) > 0:
-            return Ordered(parts[1].decode(), sequence, parts[5].decode(), parts[7], entry_id.decode(), parts)
-    except ValueError:  # no number, or names that are not UTF-8
+        one, conversation, two, sequence, three, sent_as, four, data = parts
+        if (one, two, three, four) == _FIELDS and (number := int(sequence)) > 0:
+            return Ordered(conversation.decode(), number, sent_as.decode(), data, entry_id.decode(), parts)
+    except ValueError:  # other fields, no number, names that are not UTF-8
         pass
     return Ordered("", 0, "", b"", entry_id.decode(), parts)
