@@ -18,7 +18,7 @@ async def talk(server, handler, *, attempts=2, **options):
         MessageQueue(server.url, name="alice", **options) as alice,
         MessageQueue(server.url, name="bob") as bob,
         ConfirmingReceiver(bob, "bob", handler),
-        ConfirmedSender(alice, "bob", attempts=attempts, confirm_within_s=0.2) as sender,
+        ConfirmedSender(alice, "bob", attempts=attempts, confirm_within_s=1.0) as sender,
     ):
         yield sender
 
