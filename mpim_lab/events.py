@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
 
 
 class Kind(StrEnum):
@@ -68,18 +69,37 @@ class Event:
 
 
 Observer = Callable[[Event], None]
+_MAX_ID_BYTES = 64
 _log = logging.getLogger(__name__)
 
 now = time.monotonic
 
 
-def message_id(payload: bytes) -> str:
-    """Name a message in a trace: the first word of its payload, at most 24 characters.
+def first_word(payload: bytes) -> bytes:
+    """Return a payload up to its first blank: by agreement, the message's id.
 
-    >>> message_id(b"m17 see you at eight")
-    'm17'
+    >>> first_word(b"m17 see you at eight")
+    b'm17'
     """
-    return payload[:24].split(b" ", 1)[0].decode("utf-8", "replace")
+    end = payload.find(b" ")
+    return payload if end < 0 else payload[:end]
+
+
+def message_id(payload: bytes) -> str:
+    r"""Name a message in a trace: the first word of its payload.
+
+    A word that is no text, or longer than 64 bytes, is named by its beginning and its hash, so that no two become the same.
+
+    >>> message_id(b"m17 see you at eight"), message_id(b"\xfd\x00")
+    ('m17', '�\x00~ee77370136ae')
+    """
+    word = first_word(payload)
+    try:
+        if len(word) <= _MAX_ID_BYTES:
+            return word.decode()
+    except UnicodeDecodeError:
+        pass
+    return f"{word[:16].decode(errors='replace')}~{blake2b(word, digest_size=6).hexdigest()}"
 
 
 class Reporter:

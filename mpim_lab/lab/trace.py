@@ -121,7 +121,7 @@ class Trace:
 
     def to_json_lines(self, path: str | Path | None = None) -> str:
         """One JSON object an event, one event a line; also written to `path` if given."""
-        text = "".join(json.dumps(asdict(event), ensure_ascii=False) + "\n" for event in self.events)
+        text = "".join(json.dumps(asdict(event)) + "\n" for event in self.events)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text

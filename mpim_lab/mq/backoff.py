@@ -1,6 +1,9 @@
 """Backoff: how long to wait before the next attempt. A rule without clock or chance of its own."""
 
+import math
 from dataclasses import dataclass
+
+from mpim_lab.errors import InvalidParameter
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class Backoff:
 
     first_s: float = 0.05
     most_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_s <= self.most_s < math.inf:
+            raise InvalidParameter(
+                f"first_s={self.first_s}, most_s={self.most_s}: above 0, in this order, not infinite"
+            )
 
     def delay_s(self, attempt: int, chance: float) -> float:
         """Seconds to wait before attempt `attempt` (1 is the first); `chance` is from 0 to 1."""

@@ -12,7 +12,7 @@ from mpim_lab.mq.batch_rules import BatchRule
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.credit import Credit
-from mpim_lab.mq.frames import OVERHEAD_BYTES, batch_frame, confirmation_of
+from mpim_lab.mq.frames import MOST_CHANNEL_BYTES, OVERHEAD_BYTES, batch_frame, confirmation_of
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.receipt import Outcome
@@ -55,6 +55,10 @@ class FrameCarrier:
         self._link, self._key = access.commands, access.key
         self._confirmations = batches_channel(os.urandom(8).hex())
         self._confirm_to = queue.access(self._confirmations).key
+        if len(self._confirm_to) > MOST_CHANNEL_BYTES:
+            raise InvalidParameter(
+                f"a prefix of {len(queue.prefix):,} characters: no batch can say where it is confirmed"
+            )
         self._number = 0
         self._news: asyncio.Future[None] | None = None
 

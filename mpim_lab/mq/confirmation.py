@@ -5,17 +5,18 @@ end-to-end argument: Saltzer, Reed, Clark, "End-to-end arguments in system desig
 each one, and a repeat may arrive twice (at least once). The message waits in the sender's memory: if the sender
 dies, it is gone; that takes a stream (chapter 2).
 
-On the wire: the message is "<id> <text>" on `user:<uid>`, the confirmation is "<id>" on `confirm:<uid>`.
+On the wire: the message is "<id> <text>" on `user:<uid>`, the confirmation is "<id>" on `confirm:<uid>`. The id is
+everything before the first blank, however long.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.errors import InvalidMessage, MpimError
+from mpim_lab.events import Kind, first_word
 from mpim_lab.keys import confirm_channel, user_channel
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.message import Message
@@ -40,7 +41,7 @@ class ConfirmedSender:
     ) -> None:
         self._queue, self._uid, self._attempts = queue, uid, attempts
         self.confirm_within_s, self._backoff = confirm_within_s, backoff or Backoff()
-        self._unconfirmed: dict[str, asyncio.Event] = {}
+        self._unconfirmed: dict[bytes, list[asyncio.Event]] = {}
 
     async def __aenter__(self) -> Self:
         await self._queue.subscribe(confirm_channel(self._uid), self._on_confirmation)
@@ -52,24 +53,39 @@ class ConfirmedSender:
         await self._queue.unsubscribe(confirm_channel(self._uid))
 
     def _on_confirmation(self, message: Message) -> None:
-        confirmed = self._unconfirmed.get(message_id(message.payload))
-        if confirmed is not None and not confirmed.is_set():
+        waiting = [each for each in self._unconfirmed.get(message.payload, ()) if not each.is_set()]
+        for confirmed in waiting:
             confirmed.set()
+        if waiting:
             self._queue.reporter.message(Kind.CONFIRMED, message.payload, user_channel(self._uid))
 
     async def send(self, uid: str, payload: bytes) -> str:
-        """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled."""
-        channel, identity = user_channel(uid), message_id(payload)
-        confirmed = self._unconfirmed[identity] = asyncio.Event()
-        try:
+        """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled.
+
+        Raises InvalidMessage for a payload without an id: nothing could confirm it.
+        """
+        channel = user_channel(uid)
+        with self._awaited(first_word(payload)) as confirmed:
             for attempt in range(1, self._attempts + 1):
                 await self._try(channel, payload, confirmed)
                 if confirmed.is_set():
                     break
                 await asyncio.sleep(self._backoff.delay_s(attempt, chance=0.5))
-        finally:
-            del self._unconfirmed[identity]
         return "delivered" if confirmed.is_set() else "unconfirmed"
+
+    @contextlib.contextmanager
+    def _awaited(self, id: bytes) -> Iterator[asyncio.Event]:
+        """Give what is set when this message is confirmed. Several may wait for the same one: it is sent twice at once."""
+        if not id:
+            raise InvalidMessage("a message that is to be confirmed begins with its id")
+        confirmed, waiting = asyncio.Event(), self._unconfirmed.setdefault(id, [])
+        waiting.append(confirmed)
+        try:
+            yield confirmed
+        finally:
+            waiting.remove(confirmed)
+            if not waiting:
+                del self._unconfirmed[id]
 
     async def _try(self, channel: str, payload: bytes, confirmed: asyncio.Event) -> None:
         with contextlib.suppress(
@@ -107,4 +123,4 @@ class ConfirmingReceiver:
 
     async def _handle(self, message: Message) -> None:
         await self._handler(message)
-        await self._queue.publish(confirm_channel(self._uid), message_id(message.payload).encode())
+        await self._queue.publish(confirm_channel(self._uid), first_word(message.payload))

@@ -41,4 +41,10 @@ def pack_effects(commands: Sequence[Command], keys: list[bytes], words: list[byt
 
 
 def _as_bytes(word: bytes | str | int) -> bytes:
-    return word if isinstance(word, bytes) else str(word).encode()
+    if isinstance(word, str):
+        return word.encode()
+    if isinstance(word, bytes | bytearray | memoryview):
+        return bytes(word)
+    if isinstance(word, int | float):
+        return str(word).encode()
+    raise InvalidParameter(f"{word!r} is no word of a command: bytes, text or a number")

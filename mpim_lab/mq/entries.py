@@ -6,6 +6,7 @@ from typing import Any
 DATA = "data"
 _DATA_NAME = b"data"
 _FIELD_NAMES: dict[bytes, str] = {_DATA_NAME: DATA}  # spelled once: a name is decoded once, not once an entry
+Pairs = tuple[tuple[bytes, bytes], ...]  # an entry's fields, name and value: all of them, in their order
 
 
 class Entry:
@@ -37,10 +38,21 @@ class Entry:
 
     @property
     def fields(self) -> dict[str, bytes]:
-        """Name → value; a dict of the caller's own."""
+        r"""Name → value; a dict of the caller's own.
+
+        Of fields with the same name the last one counts. A name that is not UTF-8 has its bytes as Python writes those of
+        file names, so that no two become the same: `name.encode(errors="surrogateescape")` gives them back.
+
+            >>> Entry(b"1-0", [b"\xff", b"1", b"\xfe", b"2", b"\xfe", b"3"]).fields
+            {'\udcff': b'1', '\udcfe': b'3'}
+        """
+        return fields_of(self.pairs)
+
+    @property
+    def pairs(self) -> Pairs:
+        """The fields as they are in the stream, name and value: all of them, in their order."""
         parts = self._parts
-        names = [_FIELD_NAMES.get(part) or _spell(part) for part in parts[::2]]
-        return dict(zip(names, parts[1::2], strict=True))
+        return tuple(zip(parts[::2], parts[1::2], strict=True))
 
     @property
     def data(self) -> bytes:
@@ -58,7 +70,7 @@ class Entry:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Entry):
             return NotImplemented
-        return self._id == other._id and self.fields == other.fields
+        return self._id == other._id and sorted(self.pairs) == sorted(other.pairs)
 
     __hash__ = None  # type: ignore[assignment]  # as anything that holds a dict
 
@@ -118,8 +130,14 @@ def entry_of(raw: Any) -> Entry:
     return Entry(raw[0], raw[1])
 
 
+def fields_of(pairs: Pairs) -> dict[str, bytes]:
+    """Name → value, of pairs; see `Entry.fields`."""
+    known = _FIELD_NAMES
+    return {known.get(name) or _spell(name): value for name, value in pairs}
+
+
 def _spell(name: bytes) -> str:
-    spelled = name.decode("utf-8", "replace")
+    spelled = name.decode(errors="surrogateescape")
     if len(_FIELD_NAMES) < 1_024:
         _FIELD_NAMES[name] = spelled
     return spelled

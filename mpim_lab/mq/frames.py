@@ -45,7 +45,8 @@ PLAIN, ZLIB, LZ4, ZSTD, ZSTD_DICTIONARY, BATCH = range(FIRST_MARK, 0xFE)
 MOST_MESSAGES = 65_536
 _HEAD = struct.Struct(">BBQI")
 _CONFIRMATION = struct.Struct(">8sQ")
-OVERHEAD_BYTES = _HEAD.size + 255 + 4  # how much longer than its one message a batch is at most
+MOST_CHANNEL_BYTES = 255  # of the channel for confirmations: its length is one byte
+OVERHEAD_BYTES = _HEAD.size + MOST_CHANNEL_BYTES + 4  # how much longer than its one message a batch is at most
 _PLAIN_MARK = bytes([PLAIN])
 
 
@@ -76,7 +77,7 @@ def plain(payload: bytes) -> bytes:
 
 
 def batch_frame(messages: Sequence[bytes], confirm_to: bytes = b"", number: int = 0) -> bytes:
-    """Put messages into one frame. `confirm_to` is at most 255 bytes long.
+    """Put messages into one frame. `confirm_to` has at most MOST_CHANNEL_BYTES.
 
     >>> frame = batch_frame([b"hi", b"there"])
     >>> len(frame), batch_of(frame).messages

@@ -42,7 +42,7 @@ from mpim_lab.mq.turn import Turn
 MOST_AT_ONCE = 200
 _ASK_AGAIN = Backoff(first_s=0.005, most_s=0.1)
 Work = Callable[[Effects], bytes | None] | Callable[[Effects], Awaitable[bytes | None]]
-_CLAIM, _FINISH, _LET_GO = Script("claim"), Script("effects", "finish"), Script("let_go")
+_CLAIM, _FINISH, _LET_GO = Script("claim"), Script("call", "effects", "finish"), Script("let_go")
 
 
 class Claim(NamedTuple):

@@ -1,7 +1,9 @@
 """Limits: what a connection may hold and how long it may wait."""
 
+import math
 from dataclasses import dataclass, field
 
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.backoff import Backoff
 
 
@@ -22,3 +24,13 @@ class Limits:
     max_commands: int = 16_384
     max_bytes: int = 16 * 1024 * 1024
     backoff: Backoff = field(default_factory=Backoff)
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "close_timeout_s", "connect_timeout_s"):
+            if not 0 < getattr(self, name) < math.inf:  # NaN is not, either
+                raise InvalidParameter(
+                    f"{name}={getattr(self, name)!r}: above 0 and not infinite; nothing waits for ever"
+                )
+        for name in ("heartbeat_s", "max_commands", "max_bytes"):
+            if not getattr(self, name) > 0:
+                raise InvalidParameter(f"{name}={getattr(self, name)!r}: above 0")

@@ -24,7 +24,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.mq.consumer import WAIT_MS
 from mpim_lab.mq.effects import Effects
@@ -121,6 +121,8 @@ class OrderedWorker:
             await self._failed(seat, seat.in_hand[0], refused or f"{type(failed).__name__}: {failed}")
 
     async def _handle(self, ordered: Ordered, effects: Effects) -> BaseException | None:
+        if not ordered.sequence:
+            return CorruptPayload(f"{ordered.entry_id} is no message: another program put it into the partition")
         try:
             result: Any = self._handler(ordered, effects)
             if inspect.isawaitable(result):

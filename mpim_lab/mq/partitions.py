@@ -4,6 +4,7 @@ All messages of a conversation go to one partition, in the order of their number
 (`ordered_worker.py`). More partitions: more workers can be busy; a conversation stays with one either way.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -15,15 +16,21 @@ from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.ordering import KEEP_S, Appended, append, append_keys, lifetime_ms
 from mpim_lab.mq.pubsub import MessageQueue
 
+_FIELDS = (b"conversation", b"seq", b"id", b"data")
+
 
 class Ordered(NamedTuple):
-    """One entry of a partition: its conversation and number, the sender's message id, the payload, the entry's own id."""
+    """One entry of a partition: its conversation and number, the sender's message id, the payload, the entry's own id.
+
+    An entry that another program has put there has number 0; `parts` are its fields, name and value in turn, as they are.
+    """
 
     conversation: str
     sequence: int
     id: str
     data: bytes
     entry_id: str
+    parts: Sequence[bytes] = ()
 
 
 class PartitionedStream:
@@ -72,6 +79,12 @@ class PartitionedStream:
 
 
 def ordered_of(raw: tuple[bytes, list[bytes]]) -> Ordered:
-    """An entry as append.lua writes it."""
+    """An entry as append.lua writes it, or one of another program's."""
     entry_id, parts = raw
-    return Ordered(parts[1].decode(), int(parts[3]), parts[5].decode(), parts[7], entry_id.decode())
+    try:
+        one, conversation, two, sequence, three, sent_as, four, data = parts
+        if (one, two, three, four) == _FIELDS and (number := int(sequence)) > 0:
+            return Ordered(conversation.decode(), number, sent_as.decode(), data, entry_id.decode(), parts)
+    except ValueError:  # other fields, no number, names that are not UTF-8
+        pass
+    return Ordered("", 0, "", b"", entry_id.decode(), parts)

@@ -14,13 +14,14 @@ from typing import NamedTuple, Self
 from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import now
 from mpim_lab.mq.effects import Effects, pack_effects
+from mpim_lab.mq.entries import Entry
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.partitions import Ordered, PartitionedStream, ordered_of
 from mpim_lab.mq.script import Script
 
 LOOKS_EVERY_S = 0.2  # however long the lease: a partition that was left is taken as soon as that
 _log = logging.getLogger(__name__)
-_SEAT, _COMMIT = Script("seat"), Script("effects", "commit")
+_SEAT, _COMMIT = Script("seat"), Script("call", "effects", "commit")
 
 
 @dataclass
@@ -166,21 +167,10 @@ class Seats:
 
     async def bury(self, seat: Seat, ordered: Ordered, *, reason: str, error: str, tries: int) -> None:
         """Make an entry a dead letter and move past it, in one step. Raises LeaseLost, CommandRejected."""
-        letters = self._stream.dead_letters(self.group, seat.partition)
-        fields = (
-            "conversation",
-            ordered.conversation,
-            "seq",
-            str(ordered.sequence),
-            "id",
-            ordered.id,
-            "data",
-            ordered.data,
-        )
-        origin = self._stream.keys[seat.partition]
-        words = ("_stream", origin, "_group", self.group, "_id", ordered.entry_id, "_reason", reason)
-        effects = Effects()
-        effects.commands.append(letters.burial(*words, "_error", error[:500], "_deliveries", str(tries), *fields))
+        letters, effects = self._stream.dead_letters(self.group, seat.partition), Effects()
+        entry = Entry(ordered.entry_id.encode(), ordered.parts)
+        letter = letters.letter(entry, reason=reason, error=error, deliveries=tries)
+        effects.commands.append((b"XADD", letters.key, b"*", *letter))
         _, refused = await self.commit(seat, [Done(ordered, effects)])
         if refused:
             raise CommandRejected(f"{ordered.entry_id} could not become a dead letter: {refused}")

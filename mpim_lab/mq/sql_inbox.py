@@ -75,7 +75,7 @@ class SqlInbox:
         nothing is kept, and the message may be tried again.
         Raises InvalidMessage, StoreFailed (nothing was kept), StoreUncertain (run it again with the same id to know).
         """
-        checked_name("message id", message_id)
+        message_id = checked_name("message id", message_id)
         for _ in range(RACES):
             try:
                 return await self._once(message_id, work)
@@ -117,9 +117,9 @@ class SqlInbox:
             raise StoreFailed(f"the database undid the mark of {message_id!r} while the work went on")
 
     async def result(self, message_id: str) -> bytes | None:
-        """The first result of a message; None if it is not handled, or forgotten. Raises StoreFailed."""
+        """The first result of a message; None if it is not handled, or forgotten. Raises InvalidMessage, StoreFailed."""
         async with self._store.transaction() as connection:
-            return await self._result(connection, message_id)
+            return await self._result(connection, checked_name("message id", message_id))
 
     async def forget(self, older_than_s: float) -> int:
         """Remove this scope's marks of messages handled longer ago than this; gives how many.

@@ -203,9 +203,10 @@ def checked_name(what: str, name: str) -> str:
     >>> checked_name("message id", "018f-7a")
     '018f-7a'
     """
-    if type(name) is not str or not name.isprintable() or name != name.strip() or not 0 < len(name) <= MOST_CHARACTERS:
+    is_kept = isinstance(name, str) and name.isprintable() and name == name.strip()
+    if not is_kept or not 0 < len(name) <= MOST_CHARACTERS:
         raise InvalidMessage(f"a {what} is 1 to {MOST_CHARACTERS} printable characters, not {name!r:.300}")
-    return name
+    return str.__str__(name)  # not a text of a class of its own: drivers look at the class
 
 
 def _in_memory(url: URL) -> bool:

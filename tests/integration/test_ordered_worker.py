@@ -422,14 +422,32 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
 
     trace = Trace()
     async with orders(server, "a", partitions=1, observer=trace) as stream:
-        await ask(stream, "SET", "orders:0:dead:billing", "in the way")
+        dead = stream.dead_letters("billing", 0)
+        await ask(stream, "SET", dead.key, "in the way")
         async with working(stream, refuse, retry=RetryRule(tries=1, backoff=QUICK)):
             await asyncio.sleep(0.1)
             assert await stream.lag("billing") == 1 and list(trace.of(Kind.BURIED)) == []
-            await ask(stream, "DEL", "orders:0:dead:billing")
+            await ask(stream, "DEL", dead.key)
             (letter,) = await letters(stream)
             await all_done(stream)
     assert letter.fields["data"] == b"a"
+
+
+@pytest.mark.parametrize("fields", [1, 4, 4_200], ids=["one field", "as many as ours", "4,200 fields"])
+async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter_and_holds_nothing_up(server, fields):
+    """The handler does not see it; it is kept and replayed byte for byte, names that are not UTF-8 and all."""
+    seen = []
+    foreign = [part for number in range(fields) for part in (b"\xff_%d" % number, b"\x00")] + [b"id", b"1", b"id", b""]
+    async with orders(server, "a", partitions=1) as stream:
+        await ask(stream, "XADD", stream.keys[0], "*", *foreign)
+        await stream.append("bob", "b")
+        async with working(stream, lambda ordered, effects: seen.append(ordered.data)):
+            (letter,) = await letters(stream)
+            await all_done(stream)
+        assert [part for pair in letter.pairs for part in pair] == foreign
+        assert (seen, letter.error.partition(":")[0]) == ([b"a", b"b"], "CorruptPayload")
+        new = await stream.dead_letters("billing", 0).replay(letter.id)
+        assert await ask(stream, "XRANGE", stream.keys[0], new, new) == [[new.encode(), foreign]]
 
 
 async def test_a_dead_letter_is_replayed_at_the_end_of_its_partition(server):

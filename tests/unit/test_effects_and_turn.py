@@ -17,10 +17,14 @@ def test_a_command_is_kept_with_its_key_and_words_as_bytes():
     effects.also("INCRBY", "account:bob", 450)
     effects.also("RPUSH", "账本", "晚", b"\x00\xff", -1)
     effects.also("INCR", "n")
+    effects.also("APPEND", "n", bytearray(b"\xff"))
+    effects.also("APPEND", "n", memoryview(b"mv"))
     assert effects.commands == [
         (b"INCRBY", b"lab:account:bob", b"450"),
         (b"RPUSH", "lab:账本".encode(), "晚".encode(), b"\x00\xff", b"-1"),
         (b"INCR", b"lab:n"),
+        (b"APPEND", b"lab:n", b"\xff"),
+        (b"APPEND", b"lab:n", b"mv"),
     ]
 
 
@@ -33,6 +37,13 @@ def test_what_is_no_command_on_one_key_is_refused(command, words):
     with pytest.raises(InvalidParameter, match="is no effect"):
         effects.also(command, "k", *words)
     assert effects.commands == []
+
+
+@pytest.mark.parametrize("word", [None, ["a"], {"a": 1}])
+def test_a_word_that_is_neither_bytes_nor_text_nor_a_number_is_refused(word):
+    """It would be written as Python shows it."""
+    with pytest.raises(InvalidParameter, match="is no word of a command"):
+        Effects().also("SET", "k", word)
 
 
 @pytest.mark.parametrize("key", ["", "\udcff"])

@@ -17,6 +17,20 @@ def test_an_entry_has_the_fields_it_was_given(pairs):
     assert (entry.data, entry.first_value) == (dict(pairs).get("data", b""), pairs[0][1])
 
 
+@given(st.lists(st.tuples(st.binary(), st.binary()), max_size=5))
+def test_an_entry_loses_nothing_of_fields_by_other_programs(pairs):
+    """Any bytes, repeated or empty: `pairs` has all of them in order, and no two names become the same in `fields`."""
+    entry = Entry(b"1-0", [part for pair in pairs for part in pair])
+    assert entry.pairs == tuple(pairs)
+    assert {name.encode(errors="surrogateescape"): value for name, value in entry.fields.items()} == dict(pairs)
+    assert entry == Entry(b"1-0", [part for pair in reversed(pairs) for part in pair])
+
+
+def test_entries_with_repeated_names_differ_when_one_of_the_values_does():
+    """Also where a dict would have the same."""
+    assert Entry(b"1-0", [b"a", b"1", b"a", b"2"]) != Entry(b"1-0", [b"a", b"3", b"a", b"2"])
+
+
 def test_entries_are_equal_when_id_and_fields_are():
     """Whatever order the fields have; a delivery equals its entry, and another delivery with the same count."""
     entry = Entry(b"1-0", [b"a", b"1", b"b", b"2"])

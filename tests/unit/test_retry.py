@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.retry import RetryRule
 
 TRIES = st.integers(1, 200)
@@ -42,3 +43,20 @@ def test_a_rule_without_a_try_is_refused(tries):
     """An entry is delivered at least once."""
     with pytest.raises(InvalidParameter, match=f"tries={tries}"):
         RetryRule(tries=tries)
+
+
+@pytest.mark.parametrize("times", [(0, 1), (-1, 1), (2, 1), (float("nan"), 1), (1, float("nan")), (1, float("inf"))])
+def test_a_backoff_that_makes_no_sense_is_refused(times):
+    """A delay of no time is a busy loop; one for ever is no retry."""
+    with pytest.raises(InvalidParameter):
+        Backoff(*times)
+
+
+@pytest.mark.parametrize("name", ["timeout_s", "close_timeout_s", "connect_timeout_s", "max_commands", "max_bytes"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_limits_that_make_no_sense_are_refused(name, value):
+    """A wait of no time, and one that never ends."""
+    with pytest.raises(InvalidParameter):
+        Limits(**{name: value})
+    with pytest.raises(InvalidParameter):
+        Limits(timeout_s=float("inf"))

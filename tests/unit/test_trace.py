@@ -20,9 +20,10 @@ def filled(trace, source):
 
 
 def test_a_trace_survives_json_lines():
-    """to_json_lines and from_json_lines are inverse, Chinese included."""
+    """to_json_lines and from_json_lines are inverse: Chinese, what some take for the end of a line, half a character."""
     trace = filled(Trace(), events(3))
-    trace.mark(Kind.FAULT_BEGAN, "lab", "断线")
+    for detail in ("断线", "a\u2028b\x85c\x1cd\ne\r", "no file '\udcff'"):
+        trace.mark(Kind.FAULT_BEGAN, "lab", detail)
     assert Trace.from_json_lines(trace.to_json_lines()).events == trace.events
 
 

@@ -1,12 +1,10 @@
 -- Take an entry from a group and put it among the dead letters, in one step: never lost between the two, never twice.
 -- KEYS[1]  stream, the entry's own             read: the group's pending list
 -- KEYS[2]  stream, the group's dead letters    write
--- ARGV     group, id, reason, error, deliveries, then the entry's fields: name, value, ...
+-- ARGV     group, id, "*", the dead letter's fields: name, value, ...
 -- Gives the dead letter's id; false when the entry was no longer pending (somebody else acknowledged or buried it).
 -- A script is not interrupted, but it is not rolled back either: the step that can fail, XADD, comes before the one that forgets.
 if #redis.call("XPENDING", KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) == 0 then return false end
-local letter = {"_stream", KEYS[1], "_group", ARGV[1], "_id", ARGV[2], "_reason", ARGV[3], "_error", ARGV[4], "_deliveries", ARGV[5]}
-for index = 6, #ARGV do letter[#letter + 1] = ARGV[index] end
-local buried = redis.call("XADD", KEYS[2], "*", unpack(letter))
+local buried = call("XADD", KEYS[2], ARGV, 3, #ARGV)
 redis.call("XACK", KEYS[1], ARGV[1], ARGV[2])
 return buried

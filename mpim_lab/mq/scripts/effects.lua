@@ -11,7 +11,7 @@ local function run_effects(at, key)
   at = at + 1
   for index = 1, count do
     local words = tonumber(ARGV[at])
-    redis.call(ARGV[at + 1], KEYS[key + index - 1], unpack(ARGV, at + 2, at + words))
+    call(ARGV[at + 1], KEYS[key + index - 1], ARGV, at + 2, at + words)
     at = at + 1 + words
   end
 end

@@ -1,0 +1,69 @@
+"""Confirmation: what a sender is told is true of the very message that it sent."""
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+
+from mpim_lab.errors import InvalidMessage
+from mpim_lab.mq.confirmation import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub import MessageQueue
+
+
+@contextlib.asynccontextmanager
+async def talk(server, handler, *, attempts=2, **options):
+    """A sender to bob and bob, whose messages `handler` gets."""
+    async with (
+        MessageQueue(server.url, name="alice", **options) as alice,
+        MessageQueue(server.url, name="bob") as bob,
+        ConfirmingReceiver(bob, "bob", handler),
+        ConfirmedSender(alice, "bob", attempts=attempts, confirm_within_s=1.0) as sender,
+    ):
+        yield sender
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (b"order-2026-11-30-0000001", b"order-2026-11-30-0000002"),
+        (b"invoice-2026-11-30-eu-0000001", b"invoice-2026-11-30-eu-0000002"),
+        (b"x" * 10_000 + b"1", b"x" * 10_000 + b"2"),
+        (b"\xff1", b"\xfe2"),
+    ],
+    ids=["24 characters", "29 characters", "10,001 bytes", "not UTF-8"],
+)
+async def test_ids_that_begin_alike_are_not_confirmed_for_each_other(server, caplog, ids):
+    """The handler raises for the second one: its sender is not told that it was delivered."""
+    caplog.set_level(logging.CRITICAL)
+
+    async def handle(message):
+        if message.payload.startswith(ids[1]):
+            raise ValueError
+
+    async with talk(server, handle) as sender:
+        told = await asyncio.gather(*(sender.send("bob", each + b" hello") for each in ids))
+    assert told == ["delivered", "unconfirmed"]
+
+
+async def test_two_that_send_the_same_message_at_once_are_both_told(server):
+    """It is one message; whoever is told first takes nothing from the other."""
+
+    async def handle(message):
+        await asyncio.sleep(0)
+
+    async with talk(server, handle) as sender:
+        assert await asyncio.gather(*(sender.send("bob", b"m1 hi") for _ in range(3))) == ["delivered"] * 3
+        assert sender._unconfirmed == {}
+
+
+@pytest.mark.parametrize("payload", [b"", b" hello"])
+async def test_a_message_without_an_id_is_refused(server, payload):
+    """Nothing could confirm it."""
+
+    async def handle(message):
+        raise AssertionError
+
+    async with talk(server, handle) as sender:
+        with pytest.raises(InvalidMessage, match="begins with its id"):
+            await sender.send("bob", payload)
