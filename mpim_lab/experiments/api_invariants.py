@@ -1,7 +1,7 @@
 """Invariants: what must hold once the faults are over and everything has come to rest, and after everything was ended.
 
 | name        | what the server has ...                         | must equal ...                                             |
-| ----------- | ----------------------------------------------- | ------------------------------------------------------------ |
+|-------------|-------------------------------------------------|------------------------------------------------------------|
 | works       | an answer                                       | what every open queue gets, soon after the last fault      |
 | pubsub      | PUBSUB CHANNELS, NUMSUB, NUMPAT; a probe        | the open subscriptions; each is reached exactly once       |
 | streams     | XRANGE, XINFO GROUPS, dead letters              | see api_streams                                            |
@@ -9,7 +9,7 @@
 | ordered     | a list for each conversation                    | every acknowledged message once, in order                  |
 | batch       | XRANGE                                          | what batchers said was added, in order                     |
 | pool        | figures                                         | nobody out, nobody waits, all connections of use           |
-| connections | CLIENT LIST, by name                            | the connections that queues, workers and pools say they have |
+| connections | CLIENT LIST, by name                            | the connections that queues, workers and pools count       |
 | keys        | KEYS                                            | only the prefix's                                          |
 | consumers   | XINFO CONSUMERS                                 | nobody who left in good order                              |
 """

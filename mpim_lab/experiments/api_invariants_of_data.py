@@ -37,6 +37,10 @@ async def streams(w: World, bounded: Bounded) -> None:
             running = api_members.end_member(w, member)
             await bounded(Call(f"{member.name} leaves at rest", running, END_S + 4 * CALL_S))
     for model in part.streams.values():
+        if any(group.is_made for group in model.groups.values()):  # whoever is left must be able to go on
+            call = api_streams.add_to(w, w.open_slots()[0], model, [f"{w.next()}:ok".encode()])
+            if not (outcome := await bounded(call)).is_ok:
+                raise Violation("works", f"adding at rest: {outcome}")
         for group in model.groups.values():
             if group.is_made:
                 await _at_rest(w, bounded, group)

@@ -79,7 +79,7 @@ def work(w: World, chance: random.Random) -> Call | None:
     name, is_async, parallel = chance.choice(NAMES), chance.random() < 0.6, chance.choice((1, 1, 4))
     if any(each.name == name and each.group is group for each in part_of(w).members if each.state == "running"):
         return None  # two living members of one name are the user's mistake
-    in_hand = chance.choice((2, 5, 100))
+    in_hand = chance.choice((1, 2, 5, 100))
     options = {"prefetch": chance.choice((1, 5, 100)), "most_in_hand": in_hand, "read_ahead": chance.random() < 0.3}
     running = start_worker(w, slot, group, name, is_async=is_async, parallel=parallel, **options)
     shown = f"{'async' if is_async else 'plain'}, parallel={parallel}, {options}"
@@ -161,7 +161,7 @@ def consume(w: World, chance: random.Random) -> Call | None:
     name = f"hand-{chance.choice(NAMES)}"
     if any(each.name == name and each.group is group for each in part_of(w).members if each.state == "running"):
         return None
-    in_hand = chance.choice((2, 5, 100))
+    in_hand = chance.choice((1, 2, 5, 100))
 
     async def starting() -> None:
         handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])

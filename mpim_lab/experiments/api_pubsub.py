@@ -261,6 +261,7 @@ async def _read(w: World, listener: Listener, context: Any, entered: asyncio.Eve
                 message = await anext(messages, None)
                 listener.is_reading = False
                 if message is None:
+                    _ended(w, listener)
                     break
                 _deliver(w, listener, message)
     except SlowSubscriber:
@@ -270,6 +271,13 @@ async def _read(w: World, listener: Listener, context: Any, entered: asyncio.Eve
         listener.is_reading = False
         if entered.is_set():
             listener.state = "closed"
+
+
+def _ended(w: World, listener: Listener) -> None:
+    slot = listener.slot
+    for sub in listener.subs:
+        if sub.state == "open" and slot.state == "open" and sub.key[:2] == (slot.number, slot.life):
+            w.violate("listen ended", f"its channel {sub.key[2]!r} is open")
 
 
 def _deliver(w: World, listener: Listener, message: Message) -> None:

@@ -45,6 +45,7 @@ class Group:
     stream: "StreamModel"
     name: str
     is_made: bool = False
+    tried_at: tuple[int, int] | None = None  # the last entry, as somebody first tried to make it
     not_up_to: tuple[int, int] = (0, 0)  # existed before the group was made at its end
     claims_above: tuple[int, int] = (0, 0)  # everything above must be handled
     was_deleted: bool = False
@@ -119,6 +120,11 @@ def add(w: World, chance: random.Random) -> Call | None:
     if slot is None:
         return None
     payloads = [f"{w.next()}:{w.behaviour(chance, BEHAVIOURS)}".encode() for _ in range(chance.choice((1, 1, 3, 8)))]
+    return add_to(w, slot, model, payloads)
+
+
+def add_to(w: World, slot: QueueSlot, model: StreamModel, payloads: list[bytes]) -> Call:
+    """Add these."""
     stream = slot.queue.stream(model.name)
 
     async def adding() -> list[str]:
@@ -160,13 +166,13 @@ def join(w: World, chance: random.Random) -> Call | None:
     group = model.groups[chance.choice(list(GROUPS))]
     if slot is None:
         return None
-    begun_at, is_first = model.last, not group.is_made
+    group.tried_at = model.last if group.tried_at is None else group.tried_at
 
     def done(outcome: Outcome) -> None:
         if outcome.is_ok and not group.is_made:
             group.is_made = True
             if GROUPS[group.name] == "$":
-                group.not_up_to = begun_at if is_first else (0, 0)
+                group.not_up_to = group.tried_at or (0, 0)
                 group.claims_above = max(group.claims_above, (w.now_ms() + 1, 0))
         elif not outcome.is_ok and GROUPS[group.name] == "$":  # it may be there from now on
             group.claims_above = max(group.claims_above, (w.now_ms() + 1, 0))

@@ -87,6 +87,8 @@ class Subscriptions:
             await self.link.open()
             await self.link.reading()
             await self.link.call(b"PSUBSCRIBE" if subscription.pattern else b"SUBSCRIBE", name)
+            if name not in table:  # ended while this was on its way: the server hears of that last
+                self._take_back(subscription)
         except BaseException:
             if not subscription.is_leaving:  # otherwise whoever ends it does the rest
                 self._take_back(subscription)
