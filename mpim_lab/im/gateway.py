@@ -214,15 +214,16 @@ class Gateway:
 
     def _on_push(self, message: Message) -> None:
         message_id, conversation, sequence, frame = push_of(message.payload)
-        self._reporter.passed(message_id, self.name, source=message.channel)
-        for session in self.lobby.of(message.channel[5:]):  # what follows "user:"
+        channel: Any = message.channel  # text: users' names are narrow
+        self._reporter.passed(message_id, self.name, source=channel)
+        for session in self.lobby.of(channel[5:]):  # what follows "user:"
             if session.push(message_id, conversation, sequence, frame, self.limits.outbox_bytes):
                 self.figures.pushed += 1
             else:
                 self.figures.held_back += 1
 
     def _on_status(self, message: Message) -> None:
-        uid = message.channel.removeprefix("user:status:")
+        uid = str(message.channel).removeprefix("user:status:")
         self.lobby.notices[uid] = self.lobby.notices.get(uid, 0) + 1
         self.patrol.tell_status(uid, message.text.partition(":")[0])
 

@@ -43,7 +43,7 @@ from mpim_lab.im.protocol import (
 )
 from mpim_lab.im.wire import Notice, encode, pushed
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
-from mpim_lab.mq.message import publish_head, wire_name
+from mpim_lab.mq.message import publish_head
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -125,12 +125,12 @@ class Messages:
         payload = pushed(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
         at_once = max(1, _MOST_BYTES_AT_ONCE // (len(tail) + 128))
-        counts: list[Any] = []
+        counts, channel = list[Any](), self.queue.keys.channel
         for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
             some = members[begin : begin + at_once]
-            commands = [publish_head(wire_name(user_channel(uid), self.queue.prefix)) + tail for uid in some]
+            commands = [publish_head(channel(user_channel(uid))) + tail for uid in some]
             try:
-                counts += await call_many(self.ledger.commands, commands)
+                counts += await call_many(self.queue.link, commands)
             except MpimError as error:  # nothing was written
                 counts += [error] * len(some)
         failed = tuple(uid for uid, count in zip(members, counts, strict=True) if isinstance(count, BaseException))

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.im.protocol import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp
-from mpim_lab.keys import gateway_channel, route_key, status_channel, user_channel
-from mpim_lab.mq.message import wire_name
+from mpim_lab.keys import gateway_channel, status_channel, user_channel
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 
@@ -110,7 +109,7 @@ class Presence:
         return DeliverResp(await self.queue.publish(user_channel(request.to), request.payload))
 
     def _route(self, uid: str) -> bytes:
-        return self._channel(route_key(uid))
+        return self.queue.keys.route(uid)
 
     def _channel(self, name: str) -> bytes:
-        return wire_name(name, self.queue.prefix)
+        return self.queue.keys.channel(name)

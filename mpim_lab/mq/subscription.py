@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from mpim_lab.errors import MpimError, QueueClosed
 from mpim_lab.events import Kind, Reporter
-from mpim_lab.keys import Name
+from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.inbox import Inbox
 from mpim_lab.mq.message import Message
 
@@ -117,7 +117,8 @@ class Subscription:
         *,
         unpacks: bool = False,
     ) -> None:
-        self.channel, self.take, self._inbox, self._handler, self.unpacks = channel, take, inbox, handler, unpacks
+        self.channel = channel if isinstance(channel, str) else same_name(channel, "channel")
+        self.take, self._inbox, self._handler, self.unpacks = take, inbox, handler, unpacks
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, reporter: Reporter) -> None:

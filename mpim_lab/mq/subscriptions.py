@@ -11,11 +11,11 @@ from typing import Any
 
 from mpim_lab.errors import AlreadySubscribed, MpimError
 from mpim_lab.events import Kind, Reporter
-from mpim_lab.keys import Name
+from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.inbox import Inbox, WhenFull
 from mpim_lab.mq.link import Link
-from mpim_lab.mq.message import Message, wire_name
+from mpim_lab.mq.message import Message
 from mpim_lab.mq.subscription import Subscription, report_dropped
 
 Table = dict[bytes, Subscription]
@@ -25,9 +25,9 @@ _new = tuple.__new__
 class Subscriptions:
     """Channels and patterns of one queue; `on_push` and `greeting` are for its Link."""
 
-    def __init__(self, prefix: str, reporter: Reporter) -> None:
+    def __init__(self, keys: Keys, reporter: Reporter) -> None:
         self.link: Link  # set once by the queue: the link needs `on_push`, this needs the link
-        self._prefix, self._reporter, self._is_reporting = prefix, reporter, reporter.is_on
+        self._keys, self._reporter, self._is_reporting = keys, reporter, reporter.is_on
         self._channels: Table = {}
         self._patterns: Table = {}
         self._full: set[Inbox] = set()
@@ -40,15 +40,17 @@ class Subscriptions:
         """Hand a message to its subscription; False for a push that answers SUBSCRIBE and the like."""
         kind, name = push[0], push[1]
         if kind == b"message":
-            table, pattern, payload = self._channels, None, push[2]
+            table, payload = self._channels, push[2]
         elif kind == b"pmessage":
-            table, pattern, payload = self._patterns, self._channel(name), push[3]
+            table, payload = self._patterns, push[3]
         else:
             return False
         subscription = table.get(name)
         if subscription is None:  # unsubscribed while it was on its way
             return True
-        channel = subscription.channel if pattern is None else self._channel(push[2])
+        channel, pattern = subscription.channel, None
+        if table is self._patterns:
+            channel, pattern = self._keys.channel_name(push[2]), channel
         message = _new(Message, (channel, payload, pattern))  # half the time of Message(...)
         if self._is_reporting and not subscription.unpacks:
             self._reporter.message(Kind.RECEIVED, payload, channel)
@@ -57,15 +59,12 @@ class Subscriptions:
             self._end_later(name, table)
         return True
 
-    def _channel(self, name: bytes) -> str:
-        return name.decode("utf-8", "replace").removeprefix(self._prefix)
-
     # Beginning and ending
 
     async def begin(self, subscription: Subscription, *, pattern: bool) -> None:
         """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what `Link` raises."""
         channel = subscription.channel
-        name, table = wire_name(channel, self._prefix), self._patterns if pattern else self._channels
+        name, table = self._find(channel, pattern)
         if name in table:
             raise AlreadySubscribed(f"{channel!r} has a handler in this queue; unsubscribe it first")
         table[name] = subscription  # before the server is asked: messages may follow its answer at once
@@ -82,7 +81,12 @@ class Subscriptions:
 
     async def end(self, channel: Name, *, pattern: bool) -> None:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
-        await self._end(wire_name(channel, self._prefix), self._patterns if pattern else self._channels)
+        await self._end(*self._find(channel, pattern))
+
+    def _find(self, channel: Name, pattern: bool) -> tuple[bytes, Table]:
+        if pattern:
+            return self._keys.pattern(channel), self._patterns
+        return self._keys.channel(channel), self._channels
 
     async def end_all(self) -> None:
         """Unsubscribe from everything."""
