@@ -26,6 +26,7 @@ from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.outgoing import Outgoing
 from mpim_lab.im.pages import Pages
 from mpim_lab.im.patrol import Patrol
+from mpim_lab.im.protocol import checked_name
 from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.reception import Reception, is_of_the_client
 from mpim_lab.im.services import GatewayLimits, Services
@@ -56,7 +57,7 @@ class Gateway:
         observer: Observer | None = None,
     ) -> None:
         self._reporter = reporter = Reporter(name, observer)
-        self.name, self.services, self.host, self.port = name, services, host, port
+        self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
         self.limits, self.figures = limits or GatewayLimits(), Figures()
         self.lobby = Lobby(services.queue, self._on_push, self._on_status)
         self._acks = Acknowledgements(services.messages, self.limits.ack_every_s)

@@ -38,6 +38,7 @@ from mpim_lab.im.protocol import (
     SendGroupMessageResp,
     SendMessageReq,
     SendMessageResp,
+    checked_id,
     group_conversation,
     group_of,
 )
@@ -114,6 +115,7 @@ class Messages:
 
     async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
         """Step 1. Without receivers it is a group's."""
+        checked_id(message.id)
         kept = await self.ledger.append(message, receivers, is_group=not receivers)
         self.reporter.passed(message.id, CHAT_LOG)
         if receivers and kept.is_new:
@@ -160,7 +162,7 @@ class Messages:
 
     async def broadcast_system_message(self, request: BroadcastSystemMessageReq) -> BroadcastSystemMessageResp:
         """Tell everybody who is online; nobody else, and nobody twice."""
-        payload = f"{request.id} ".encode() + encode(Notice(request.id, request.text))
+        payload = f"{checked_id(request.id)} ".encode() + encode(Notice(request.id, request.text))
         return BroadcastSystemMessageResp(await self.queue.publish(BROADCAST_CHANNEL, payload))
 
     # Reading

@@ -15,6 +15,7 @@ import jwt
 
 from mpim_lab.errors import InvalidParameter, InvalidToken
 from mpim_lab.im.protocol import checked_name
+from mpim_lab.keys import name_bytes
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -65,6 +66,7 @@ class Tokens:
                 },  # `exp` is compared with our clock below
             )
             uid, token_id, ends_at = checked_name("uid", claims["sub"]), str(claims["jti"]), float(claims["exp"])
+            name_bytes(token_id, "token's id")
         except (jwt.InvalidTokenError, InvalidParameter, ValueError, TypeError, OverflowError) as error:
             raise InvalidToken(f"not a token of this system: {error}") from error
         if ends_at <= self._clock():

@@ -101,7 +101,7 @@ async def no_letters(stream):
 
 async def seat(stream, partition=0):
     """What the server keeps of a partition's seat."""
-    pairs = await ask(stream, "HGETALL", f"orders:billing:{partition}")
+    pairs = await ask(stream, "HGETALL", f"part:{{orders:{partition}}}:owner:billing")
     return {name.decode(): value.decode() for name, value in pairs.items()}
 
 
@@ -260,7 +260,7 @@ async def test_what_a_worker_had_in_an_earlier_life_goes_to_whoever_has_room(ser
         await dies(stream, "b", lease_ms=LONG_MS, waits=False)
         async with working(stream, enter, "a") as first:
             async with asyncio.timeout(10):
-                while await ask(stream, "ZCARD", "orders:billing:members") < 2:
+                while await ask(stream, "ZCARD", "part:{orders}:members:billing") < 2:
                     await asyncio.sleep(0.005)
             async with working(stream, enter, "b") as second:
                 await wait_until(lambda: len(first.seats.taken) == len(second.seats.taken) == 1)
@@ -275,7 +275,7 @@ async def alive_part(stream, member, looks):
     for _ in range(looks):
         await asyncio.sleep(0.015)
         seconds, micros = await ask(stream, "TIME")
-        until = await ask(stream, "ZSCORE", "orders:billing:members", member) or 0
+        until = await ask(stream, "ZSCORE", "part:{orders}:members:billing", member) or 0
         alive += float(until) > int(seconds) * 1e3 + int(micros) / 1e3
     return alive / looks
 
@@ -422,11 +422,11 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
 
     trace = Trace()
     async with orders(server, "a", partitions=1, observer=trace) as stream:
-        await ask(stream, "SET", "orders:0:dead:billing", "in the way")
+        await ask(stream, "SET", "part:{orders:0}:dead:billing", "in the way")
         async with working(stream, refuse, retry=RetryRule(tries=1, backoff=QUICK)):
             await asyncio.sleep(0.1)
             assert await stream.lag("billing") == 1 and list(trace.of(Kind.BURIED)) == []
-            await ask(stream, "DEL", "orders:0:dead:billing")
+            await ask(stream, "DEL", "part:{orders:0}:dead:billing")
             (letter,) = await letters(stream)
             await all_done(stream)
     assert letter.fields["data"] == b"a"

@@ -182,7 +182,7 @@ async def test_a_prefix_keeps_two_labs_on_one_server_apart(server):
         await one.stream("orders").add("x")
         assert await two.stream("orders").length() == 0
         assert await one.stream("orders").length() == 1
-        assert (await one.stream("orders").group("g")).dead_letters.key == b"lab-1:orders:dead:g"
+        assert (await one.stream("orders").group("g")).dead_letters.key == b"lab-1:stream:{lab-1:orders}:dead:g"
 
 
 async def test_the_observer_sees_an_entry_accepted_and_added_or_failed(server):
