@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from mpim_lab.errors import CommandRejected, InProgress, InvalidMessage, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import now
-from mpim_lab.keys import Name, name_bytes
+from mpim_lab.keys import Name, joinable, name_bytes
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.effects import Command, Effects, pack_effects
 from mpim_lab.mq.message import wire_payload
@@ -72,7 +72,8 @@ class Idempotency:
                 f"lease_ms={lease_ms}, keep_s={keep_s}: at least 1 ms, and a mark outlives its lease"
             )
         name_bytes(scope, "scope", error=InvalidParameter)
-        self.scope, self._queue, self._keys = scope, queue, queue.keys
+        self.scope, self._queue = scope, queue
+        self._tokens, self._records = queue.keys.tokens(scope), queue.keys.records(scope)
         self._link = queue.access(scope).commands
         self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
         self._claims: Turn[tuple[Name, bytes], Claim | bytes] = Turn(self._send_claims, most=MOST_AT_ONCE)
@@ -138,10 +139,10 @@ class Idempotency:
         return bool(await _LET_GO.run(self._link, [self._mark(claim.id)], str(claim.token)))
 
     def _mark(self, id: Name) -> bytes:
-        return self._keys.record(self.scope, id)
+        return self._records + joinable(id)
 
     async def _send_claims(self, asked: Sequence[tuple[Name, bytes]]) -> Sequence[Claim | bytes | Exception]:
-        keys = [self._keys.tokens(self.scope), *(mark for _, mark in asked)]
+        keys = [self._tokens, *(mark for _, mark in asked)]
         answers = await _CLAIM.run(self._link, keys, str(self._lease_ms), self._keep_ms)
         return [_claimed(name, state, value) for (name, _), (state, value) in zip(asked, answers, strict=True)]
 

@@ -49,7 +49,7 @@ async def test_a_message_comes_back_with_a_channel_that_can_be_published_to(mq):
         assert await mq.publish(name, b"%d" % number) == 1
     await wait_until(lambda: len(got) == len(NASTY))
     assert [(each.channel, int(each.payload)) for each in got] == [(name, at) for at, name in enumerate(NASTY)]
-    assert [await mq.publish(message.channel, b"again") for message in got] == [1] * len(NASTY)
+    assert [await mq.publish(message.channel, b"again") for message in list(got)] == [1] * len(NASTY)
 
 
 async def test_a_channel_given_as_bytes_is_the_same_as_its_text(mq):

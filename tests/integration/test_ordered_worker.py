@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from mpim_lab.errors import InvalidParameter, LeaseLost
+from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
 from mpim_lab.events import Kind
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
@@ -155,7 +155,7 @@ async def test_options_out_of_their_bounds_are_refused(server):
         with pytest.raises(InvalidParameter, match="keep_s=0"):
             PartitionedStream(mq, "orders", keep_s=0)
         stream = PartitionedStream(mq, "orders")
-        with pytest.raises(InvalidParameter, match="a conversation has a name"):
+        with pytest.raises(InvalidMessage, match="a conversation is a non-empty text"):
             await stream.append("", "x")
         for options in ({"prefetch": 0}, {"lease_ms": 2}):
             with pytest.raises(InvalidParameter, match="at least"):
@@ -325,7 +325,7 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
             (letter,) = await letters(stream)
             await all_done(stream)
         assert await ledger(stream) == ["a", "c"]
-        assert letter.stream == f"orders:{stream.partition_of('bob')}" and letter.group == "billing"
+        assert letter.stream == f"part:{{orders:{stream.partition_of('bob')}}}:log" and letter.group == "billing"
     assert (letter.reason, letter.error, letter.deliveries) == ("tries used up", "ValueError: no price for tea", 3)
     assert letter.fields == {"conversation": b"bob", "seq": b"2", "id": b"m17", "data": b"bad"}
     assert len(tried) == 3 and all(second - first >= 0.025 for first, second in itertools.pairwise(tried))

@@ -44,7 +44,7 @@ MADE = {  # every method of Keys, and what it is given
     "used_token": (mpim_names,),
 }
 calls = st.one_of([st.tuples(st.just(method), st.tuples(*given)) for method, given in MADE.items()])
-NOT_KEYS = {"channel", "channel_name", "live", "pattern", "dead_letters"}
+NOT_KEYS = {"channel", "channel_name", "live", "pattern", "dead_letters", "records"}
 
 
 def make(keys, call):
