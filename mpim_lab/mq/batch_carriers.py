@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected
-from mpim_lab.events import Reporter, now
-from mpim_lab.keys import batches_channel
+from mpim_lab.events import Reporter, now, shown_name
+from mpim_lab.keys import Name, batches_channel
 from mpim_lab.mq.batch_rules import BatchRule
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.connection import pack
@@ -42,9 +42,10 @@ class Carrier(Protocol):
 class FrameCarrier:
     """A batch to a channel is one PUBLISH of one frame, compressed by `codec` if there is one, within the `credit`."""
 
-    def __init__(self, queue: MessageQueue, channel: str, codec: Codec | None, credit: Credit, rule: BatchRule) -> None:
-        access = queue.access(channel)
-        self.name, self.reporter = channel, queue.reporter
+    def __init__(
+        self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: Credit, rule: BatchRule
+    ) -> None:
+        self.name, self.reporter = shown_name(channel), queue.reporter
         whose, limit = "queue", queue.max_payload_bytes
         if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch
             whose, limit = "codec", codec.max_bytes
@@ -52,12 +53,12 @@ class FrameCarrier:
         if rule.max_bytes + 4 * rule.max_messages > most:
             raise InvalidParameter(f"{rule} makes frames of more than the {whose}'s {limit:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
-        self._link, self._key = access.commands, access.key
+        self._link, self._channel = queue.link, queue.keys.channel(channel)
         self._confirmations = batches_channel(os.urandom(8).hex())
-        self._confirm_to = queue.access(self._confirmations).key
+        self._confirm_to = queue.keys.channel(self._confirmations)
         if len(self._confirm_to) > MOST_CHANNEL_BYTES:
             raise InvalidParameter(
-                f"a prefix of {len(queue.prefix):,} characters: no batch can say where it is confirmed"
+                f"no batch can name its channel for confirmations: it has {len(self._confirm_to)} bytes"
             )
         self._number = 0
         self._news: asyncio.Future[None] | None = None
@@ -82,7 +83,7 @@ class FrameCarrier:
         if connection.blocked:
             connection = await self._link.room()
         self._credit.sent(self._number, len(frame), now())
-        reply = connection.send(pack(b"PUBLISH", self._key, frame))
+        reply = connection.send(pack(b"PUBLISH", self._channel, frame))
         connection.flush()  # a batch has gathered enough: it need not wait for the end of the loop turn
         try:
             receivers: int = await reply

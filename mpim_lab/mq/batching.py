@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull
 from mpim_lab.events import Kind, now
+from mpim_lab.keys import Name
 from mpim_lab.mq.backlog import Backlog
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.batch_carriers import Carrier, EntryCarrier, FrameCarrier
@@ -69,7 +70,7 @@ class Batcher:
     def to_channel(
         cls,
         queue: MessageQueue,
-        channel: str,
+        channel: Name,
         *,
         rule: BatchRule | None = None,
         codec: Codec | None = None,

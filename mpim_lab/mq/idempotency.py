@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from mpim_lab.errors import CommandRejected, InProgress, InvalidMessage, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import now
-from mpim_lab.keys import mark_key, token_key
+from mpim_lab.keys import Name, joinable, name_bytes
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.effects import Command, Effects, pack_effects
 from mpim_lab.mq.message import wire_payload
@@ -48,7 +48,7 @@ _CLAIM, _FINISH, _LET_GO = Script("claim"), Script("call", "effects", "finish"),
 class Claim(NamedTuple):
     """One worker's right to handle one id, until its lease ends. `token` is higher than that of every claim before."""
 
-    id: str
+    id: Name
     token: int
 
 
@@ -66,18 +66,20 @@ class Idempotency:
     Raises what `Link` raises. After an error with `definite` False simply run it again, with the same id.
     """
 
-    def __init__(self, queue: MessageQueue, scope: str, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
+    def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
         if lease_ms < 1 or keep_s * 1_000 < lease_ms:
             raise InvalidParameter(
                 f"lease_ms={lease_ms}, keep_s={keep_s}: at least 1 ms, and a mark outlives its lease"
             )
+        name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
+        self._tokens, self._records = queue.keys.tokens(scope), queue.keys.records(scope)
         self._link = queue.access(scope).commands
         self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
-        self._claims: Turn[tuple[str, bytes], Claim | bytes] = Turn(self._send_claims, most=MOST_AT_ONCE)
+        self._claims: Turn[tuple[Name, bytes], Claim | bytes] = Turn(self._send_claims, most=MOST_AT_ONCE)
         self._finishes: Turn[_Finish, bytes] = Turn(self._send_finishes, most=MOST_AT_ONCE)
 
-    async def run(self, id: str, work: Work, *, wait_s: float | None = None) -> bytes:
+    async def run(self, id: Name, work: Work, *, wait_s: float | None = None) -> bytes:
         """Do the work if nobody has, and give its result; otherwise give the first result.
 
         `work(effects)`, plain or async, says with `effects.also(…)` what is to change on the server, and may give a result.
@@ -102,7 +104,7 @@ class Idempotency:
                     await self.let_go(claimed)
             raise
 
-    async def _claim_or_wait(self, id: str, until: float) -> Claim | bytes:
+    async def _claim_or_wait(self, id: Name, until: float) -> Claim | bytes:
         for attempt in itertools.count(1):
             try:
                 return await self.claim(id)
@@ -113,7 +115,7 @@ class Idempotency:
                 await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    async def claim(self, id: str) -> Claim | bytes:
+    async def claim(self, id: Name) -> Claim | bytes:
         """A claim, or the first result if the work is done. Raises InProgress while another worker's lease lasts."""
         if not id:
             raise InvalidMessage("a message without an id cannot be recognised when it comes again")
@@ -136,11 +138,11 @@ class Idempotency:
         """Give a claim up, so that the next attempt need not wait for the lease; False if it had passed on."""
         return bool(await _LET_GO.run(self._link, [self._mark(claim.id)], str(claim.token)))
 
-    def _mark(self, id: str) -> bytes:
-        return self._queue.access(mark_key(self.scope, id)).key
+    def _mark(self, id: Name) -> bytes:
+        return self._records + joinable(id)
 
-    async def _send_claims(self, asked: Sequence[tuple[str, bytes]]) -> Sequence[Claim | bytes | Exception]:
-        keys = [self._queue.access(token_key(self.scope)).key, *(mark for _, mark in asked)]
+    async def _send_claims(self, asked: Sequence[tuple[Name, bytes]]) -> Sequence[Claim | bytes | Exception]:
+        keys = [self._tokens, *(mark for _, mark in asked)]
         answers = await _CLAIM.run(self._link, keys, str(self._lease_ms), self._keep_ms)
         return [_claimed(name, state, value) for (name, _), (state, value) in zip(asked, answers, strict=True)]
 
@@ -154,7 +156,7 @@ class Idempotency:
         return [_finished(finish, state, value) for finish, (state, value) in zip(finishes, answers, strict=True)]
 
 
-def _claimed(id: str, state: bytes, value: Any) -> Claim | bytes | Exception:
+def _claimed(id: Name, state: bytes, value: Any) -> Claim | bytes | Exception:
     if state == b"busy":
         return InProgress(f"another worker is at {id!r}; its lease ends in {value} ms", retry_in_s=value / 1e3)
     return Claim(id, value) if state == b"mine" else value or b""

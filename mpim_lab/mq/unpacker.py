@@ -20,7 +20,7 @@ class Unpacker:
     """
 
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
-        self._commands = queue.access("confirmations").commands
+        self._commands = queue.link
         self._expand = (codec or Codec()).expand
         self._name = os.urandom(8)
         self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch

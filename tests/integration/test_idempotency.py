@@ -285,7 +285,7 @@ async def test_a_refused_effect_leaves_no_mark_and_harms_no_neighbour(server):
         assert all(isinstance(results[index], CommandRejected) for index in (1, 3))
         assert "WRONGTYPE" in str(results[1]) and "not an integer" in str(results[3])
         assert await account(mq) == 3
-        assert await ask(mq, "EXISTS", "once:payments:m1", "once:payments:m3") == 0
+        assert await ask(mq, "EXISTS", "once:{payments}:id:m1", "once:{payments}:id:m3") == 0
         assert await once.run("m1", paying(), wait_s=0) == b"paid"
 
 
@@ -327,9 +327,9 @@ async def test_marks_have_a_lifetime_and_the_counter_of_tokens_has_none(server):
         await once.run("m1", paying())
         await once.claim("m2")
         for name in ("m1", "m2"):
-            assert 95_000 < await ask(mq, "PTTL", f"once:payments:{name}") <= 100_000
-        assert await ask(mq, "PTTL", "tokens:payments") == -1
-        assert sorted(await ask(mq, "KEYS", "once:*")) == [b"once:payments:m1", b"once:payments:m2"]
+            assert 95_000 < await ask(mq, "PTTL", f"once:{{payments}}:id:{name}") <= 100_000
+        assert await ask(mq, "PTTL", "once:{payments}:tokens") == -1
+        assert sorted(await ask(mq, "KEYS", "once:*:id:*")) == [b"once:{payments}:id:m1", b"once:{payments}:id:m2"]
 
 
 async def test_tokens_always_ascend(server):
@@ -337,7 +337,7 @@ async def test_tokens_always_ascend(server):
     async with marks(server, lease_ms=20, keep_s=1) as (once, mq):
         tokens = [(await once.claim("m1")).token]
         for _ in range(3):
-            await ask(mq, "DEL", "once:payments:m1")  # as its lifetime does
+            await ask(mq, "DEL", "once:{payments}:id:m1")  # as its lifetime does
             tokens.append((await once.claim("m1")).token)
         tokens.append((await once.claim("m2")).token)
         tokens.append((await lease_over(once, "m1")).token)
@@ -352,7 +352,7 @@ async def test_a_mark_that_has_expired_is_forgotten(server):
         first = await once.claim("m1")
         await once.finish(first, b"first")
         async with asyncio.timeout(10):
-            while await ask(mq, "EXISTS", "once:payments:m1"):
+            while await ask(mq, "EXISTS", "once:{payments}:id:m1"):
                 await asyncio.sleep(0.02)
         again = await once.claim("m1")
         assert again.token > first.token
@@ -411,7 +411,7 @@ async def test_running_again_after_a_claim_was_not_answered_waits_for_its_lease(
     """The claim is somebody's who does not know of it."""
     async with Proxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
         await once.run("warm", paying(amount=0))
-        proxy.lose_reply(Match("EVALSHA", b"once:payments"))
+        proxy.lose_reply(Match("EVALSHA", b"once:{payments}"))
         with pytest.raises(ConnectionLost):
             await once.run("m1", paying())
         assert await once.run("m1", paying(), wait_s=10) == b"paid"
