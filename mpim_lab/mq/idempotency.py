@@ -95,6 +95,7 @@ class Idempotency:
         self.scope, self._queue = scope, queue
         self._link = queue.access(scope).commands
         self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
+        self._dropped: set[asyncio.Future[Any]] = set()
         self._claims: Turn[tuple[str, bytes], Claim | bytes] = Turn(
             self._send_claims, most=MOST_AT_ONCE, unwanted=self._drop
         )
@@ -173,10 +174,17 @@ class Idempotency:
 
         In line behind what was written before, a `finish` included: what was finished stays done.
         """
+        if not isinstance(claimed, Claim):
+            return
         connection = self._link.connection
-        if isinstance(claimed, Claim) and not connection.blocked:
+        if connection.blocked:
+            dropped: asyncio.Future[Any] = asyncio.ensure_future(self.let_go(claimed))
+        else:
             words = (_LET_GO.source, "1", self._mark(claimed.id), str(claimed.token))
-            connection.send(pack("EVAL", *words)).add_done_callback(retrieved)
+            dropped = connection.send(pack("EVAL", *words))
+        self._dropped.add(dropped)
+        dropped.add_done_callback(self._dropped.discard)
+        dropped.add_done_callback(retrieved)
 
     def _mark(self, id: str) -> bytes:
         return self._queue.access(mark_key(self.scope, id)).key

@@ -1,9 +1,7 @@
 """Turn: what many callers ask for in one turn of the event loop leaves as one command.
 
-| a caller is cancelled ...  | then its item                                                       |
-|----------------------------|---------------------------------------------------------------------|
-| before the turn ends       | is not sent                                                         |
-| after that                 | has been sent, and its answer goes to `unwanted`, if there is one   |
+An item is sent even if its caller is cancelled meanwhile; its answer goes to `unwanted` then, which can give back what it
+grants.
 
 What `send` raises is the answer to all of its items; of a CancelledError, that it may have been run: nobody who waits
 here was cancelled. The task that sends ends when all are answered.
@@ -49,9 +47,9 @@ class Turn(Generic[Item, Answer]):
         return answer
 
     def _flush(self) -> None:
-        items, self._items = [asked for asked in self._items if not asked[1].done()], []
-        for start in range(0, len(items), self._most):
-            task = asyncio.create_task(self._ask(items[start : start + self._most]))
+        while self._items:
+            now, self._items = self._items[: self._most], self._items[self._most :]
+            task = asyncio.create_task(self._ask(now))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
 
@@ -61,12 +59,12 @@ class Turn(Generic[Item, Answer]):
             for (_, waiting), answer in zip(asked, answers, strict=True):
                 self._settle(waiting, answer)
         except BaseException as error:
-            answer = error
+            told: BaseException = error
             if isinstance(error, asyncio.CancelledError):
-                answer = Unconfirmed("the sending was cancelled by somebody else; it may have been run")
-                answer.__cause__ = error
+                told = Unconfirmed("the sending was cancelled by somebody else; it may have been run")
+                told.__cause__ = error
             for _, waiting in asked:
-                self._settle(waiting, answer)
+                self._settle(waiting, told)
             if not isinstance(error, Exception):
                 raise
 
