@@ -9,7 +9,6 @@ On the wire: the message is "<id> <text>" on `user:<uid>`, the confirmation is "
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
@@ -58,7 +57,11 @@ class ConfirmedSender:
             self._queue.reporter.message(Kind.CONFIRMED, message.payload, user_channel(self._uid))
 
     async def send(self, uid: str, payload: bytes) -> str:
-        """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled."""
+        """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled.
+
+        Raises what no repeat can change: InvalidMessage, QueueClosed. It takes at most `attempts` times what one publish,
+        `confirm_within_s` and a pause of the backoff take.
+        """
         channel, identity = user_channel(uid), message_id(payload)
         confirmed = self._unconfirmed[identity] = asyncio.Event()
         try:
@@ -72,12 +75,15 @@ class ConfirmedSender:
         return "delivered" if confirmed.is_set() else "unconfirmed"
 
     async def _try(self, channel: str, payload: bytes, confirmed: asyncio.Event) -> None:
-        with contextlib.suppress(
-            MpimError, TimeoutError
-        ):  # perhaps handled, perhaps not: repeating is right either way
+        try:
             if await self._queue.publish(channel, payload):
                 async with asyncio.timeout(self.confirm_within_s):
                     await confirmed.wait()
+        except TimeoutError:
+            pass  # perhaps handled, perhaps not: repeating is right either way
+        except MpimError as error:
+            if not error.transient:
+                raise
 
 
 class ConfirmingReceiver:
