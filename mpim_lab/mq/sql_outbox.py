@@ -22,8 +22,8 @@ At least once, then: the receiver recognises repeats by the id, with `SqlInbox` 
 
 Order: each relay sends by ascending row id, and a stream's rows stop at the first that fails, so the first copies of a
 stream's rows arrive in that order, also with several relays. SQLite commits in the order of the ids. PostgreSQL and
-MySQL number rows when they are written: of two transactions at the same time the one numbered first may be committed, and sent,
-last. No row is skipped by that, because a relay asks for the rows that are there, not for those above the last it saw.
+MySQL number rows when they are written: of two transactions at the same time the one numbered first may be committed,
+and sent, last. No row is skipped by that: a relay asks for the rows that are there, not for those above the last it saw.
 
 Source: https://microservices.io/patterns/data/transactional-outbox.html and /polling-publisher.html
 """
@@ -189,7 +189,7 @@ class OutboxRelay:
     async def run(self) -> None:
         """Send until `stop`. A server or database that is away is waited for; rows stay where they are meanwhile.
 
-        Raises QueueClosed once queue or store are closed, and whatever else no repeat can change.
+        Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no repeat can change.
         """
         failures = 0
         with self._loop:

@@ -30,7 +30,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, QueueClosed, StoreFailed, StoreUncertain
+from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, StoreFailed, StoreUncertain
 from mpim_lab.mq.one_loop import OneLoop
 
 LOOK_AGAIN_S = 0.02
@@ -93,11 +93,11 @@ class SqlStore:
     async def open(self) -> None:
         """Make the tables that are missing. Not needed: the first transaction does it.
 
-        Raises StoreFailed, QueueClosed, WrongLoop.
+        Raises StoreFailed, WrongLoop.
         """
         self._loop.check()
         if self._is_closed:
-            raise QueueClosed("this store was closed by its owner")
+            raise _closed()
         if self._memory and self._keeper is None:
             self._keeper = sqlite3.connect(f"file:{self._memory}?mode=memory&cache=shared", uri=True)
         if self._missing:
@@ -197,7 +197,7 @@ class SqlStore:
                     await connection.start()
                     await connection.begin()
                 if self._is_closed:
-                    raise QueueClosed("this store was closed by its owner")
+                    raise _closed()
                 return connection
             except BaseException as error:
                 await self._give_back(connection)
@@ -240,6 +240,12 @@ class SqlStore:
             raise
         except Exception as error:  # the database layer's, or what a driver lets through: nothing else runs in here
             raise StoreFailed(f"{what}: {_said(error)}") from error
+
+
+def _closed() -> StoreFailed:
+    error = StoreFailed("this store was closed by its owner")
+    error.transient = False
+    return error
 
 
 def checked_name(what: str, name: str) -> str:
