@@ -59,6 +59,7 @@ class Batcher:
         self._carrier, self._reporter, self._is_reporting = carrier, carrier.reporter, carrier.reporter.is_on
         self._most_bytes, self._max_waiting_bytes = carrier.max_message_bytes, max_waiting_bytes
         self._backlog, self._callers = Backlog(), Callers(wait_s)
+        self._line = self._callers.line  # looked at for each message
         self._sender = BatchSender(
             carrier,
             self.rule,
@@ -70,6 +71,7 @@ class Batcher:
         )
         self._flush_timeout_s, self._close_timeout_s = give_up_after_s + attempt_timeout_s, close_timeout_s
         self._loop = OneLoop("this batcher")
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._opening = self._closing = False
 
@@ -213,7 +215,7 @@ class Batcher:
     @property
     def is_full(self) -> bool:
         """Whether a caller would have to wait now."""
-        return bool(self._callers) or self._backlog.bytes >= self._max_waiting_bytes or not self.is_open
+        return bool(self._line) or self._backlog.bytes >= self._max_waiting_bytes or not self.is_open
 
     @property
     def is_open(self) -> bool:
@@ -237,7 +239,7 @@ class Batcher:
         if self._is_reporting:
             for payload in payloads:
                 self._reporter.message(Kind.ACCEPTED, payload, self._carrier.name)
-        if self._callers:
+        if self._line:
             self._admit()
         return receipt
 

@@ -117,7 +117,7 @@ class Idempotency:
             result: Any = work(effects)
             if inspect.isawaitable(result):
                 result = await result
-            elif not isinstance(result, bytes | str | None):
+            elif result is not None and type(result) is not bytes and type(result) is not str:
                 checked_handler(work)
             return await self.finish(claimed, b"" if result is None else result, effects)
         except LeaseLost:
