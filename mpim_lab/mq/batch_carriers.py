@@ -3,9 +3,9 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
-from mpim_lab.errors import InvalidParameter, MpimError, NotConnected
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Reporter, now, shown_name
 from mpim_lab.keys import Name, batches_channel
 from mpim_lab.mq.batch_rules import BatchRule
@@ -35,7 +35,8 @@ class Carrier(Protocol):
     async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
         """Send the first of the payloads, at least one, in one write; gives an outcome for each of those.
 
-        Raises MpimError when none of them was written.
+        Raises MpimError when none of them was written. What is definite and transient is sent again, if nothing behind
+        it was done.
         """
 
 
@@ -87,7 +88,7 @@ class FrameCarrier:
         connection.flush()  # a batch has gathered enough: it need not wait for the end of the loop turn
         try:
             receivers: int = await reply
-        except MpimError:
+        except BaseException:  # cancelled, too
             self._credit.nobody(self._number)  # if it arrived after all, its confirmation does no harm
             raise
         if not receivers:
@@ -99,8 +100,10 @@ class FrameCarrier:
         while not self._credit.has_room(now()):
             self._news = loop.create_future()
             timer = loop.call_later(max(0.001, self._credit.waits_until() - now()), self._wake)
-            await self._news
-            timer.cancel()
+            try:
+                await self._news
+            finally:
+                timer.cancel()
 
     def _on_confirmation(self, message: Message) -> None:
         receiver, number = confirmation_of(message.payload)
@@ -127,8 +130,4 @@ class EntryCarrier:
 
     async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
         """Add as many as the connection has room for."""
-        outcomes = await self._stream.add_some(payloads)
-        unwritten = next((n for n, outcome in enumerate(outcomes) if isinstance(outcome, NotConnected)), len(outcomes))
-        if not unwritten:
-            raise cast(NotConnected, outcomes[0])
-        return outcomes[:unwritten]  # the others stay with whoever sends
+        return await self._stream.add_some(payloads)
