@@ -24,6 +24,7 @@
     ├── LoginRejected                    the server refused user, password or database
     ├── InProgress                       another worker is at this message; nothing was done
     ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
+    ├── WorkCancelled                    what the work awaited was cancelled by somebody else; nothing of it was kept
     ├── StoreFailed                      the database refused; nothing of the transaction was kept
     ├── StoreUncertain                   the outcome of a commit is unknown
     ├── PoolTimeout                      no connection of a pool became free in time; nothing was sent
@@ -196,6 +197,12 @@ class InProgress(MpimError):
 
 class LeaseLost(MpimError):
     """What this worker had in hand has passed on to another one; nothing of its attempt was kept."""
+
+
+class WorkCancelled(MpimError):
+    """The work awaited something that somebody else cancelled: the work failed, its caller was not cancelled."""
+
+    transient = True
 
 
 class StoreFailed(MpimError):

@@ -38,7 +38,7 @@ class OwnBatcher:
         self.line_is_free.set()
         self.unknown: set[str] = set()  # messages of which nobody knows whether they were sent
         self._channel, self._max_messages = channel, max_messages
-        self._access, self._reporter = queue.access(channel), queue.reporter
+        self._queue, self._reporter = queue, queue.reporter
         self._taken = self._sent = 0
         self.batches: list[int] = []
         self.left_at: list[float] = []  # when `send` was called
@@ -65,7 +65,7 @@ class OwnBatcher:
             self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
             raise InvalidMessage(self.problem)
         frame = batch_frame(messages)
-        connection = self._access.commands.connection
+        connection = self._queue.link.connection
         if self._refuses and self._refuses in messages:
             self._refuses = b""
             raise QueueFull("too many commands wait for the server already; nothing was sent")
@@ -77,7 +77,7 @@ class OwnBatcher:
             self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
         await self.line_is_free.wait()
         try:
-            await connection.send(pack(b"PUBLISH", self._access.key, frame))
+            await connection.send(pack(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
         except MpimError as error:
             if not error.definite:
                 self.unknown.update(map(message_id, messages))

@@ -40,7 +40,7 @@ class Store:
 
     def key(self, name: str) -> bytes:
         """The key of that name in this run."""
-        return self._queue.access(f"{SCOPE}:{name}").key
+        return self._queue.keys.record(SCOPE, name)
 
 
 def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from mpim_lab.events import now
-from mpim_lab.experiments.mpim_words import as_text, in_short, story_in_short, with_prefix, words_of
+from mpim_lab.experiments.mpim_words import as_text, in_short, story_in_short, with_keys, words_of
 from mpim_lab.lab.challenge import Failure, Trial
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer, open_server
@@ -53,7 +53,7 @@ class Gate:
         elif self._left is not None:
             self._left -= 1
         self._log.append(f"  {self.name}: {in_short(words)}")
-        return as_text(await self._commands.call(*with_prefix(words, self._queue.prefix)))
+        return as_text(await self._commands.call(*with_keys(words, self._queue.keys)))
 
     def hold_after(self, commands: int) -> None:
         """Hold it before the command after so many."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from mpim_lab.errors import MpimError, QueueFull, StoreFailed
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, Kind, now
-from mpim_lab.experiments.mpim_words import as_text, listed, story_in_short, with_prefix, words_of
+from mpim_lab.experiments.mpim_words import as_text, listed, story_in_short, with_keys, words_of
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.challenge import Failure, Trial
 from mpim_lab.lab.external import ExternalServer
@@ -68,7 +68,7 @@ class Hall:
         self.round_trips += 1
         members = [_member_of(words) for words in wanted]
         packed = [
-            pack(*with_prefix(words, self._commands.prefix))
+            pack(*with_keys(words, self._commands.keys))
             for words, uid in zip(wanted, members, strict=True)
             if uid not in self.failing
         ]
@@ -154,7 +154,7 @@ class Hall:
         return report
 
     def _told(self, message: Message) -> None:
-        name, uid = _id(message.text), message.channel.partition(":")[2]
+        name, uid = _id(message.text), str(message.channel).partition(":")[2]
         self._got[name, uid] += 1
         self._hop(name, uid, user_channel(uid), FAR)
         self._hop(name, uid, FAR, uid)

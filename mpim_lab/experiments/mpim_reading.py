@@ -10,7 +10,7 @@ from typing import Any
 
 from mpim_lab.events import CHAT_LOG, SERVICE, Event, Kind, now
 from mpim_lab.experiments.mpim_words import story_in_short
-from mpim_lab.keys import log_key, user_channel
+from mpim_lab.keys import user_channel
 from mpim_lab.lab.challenge import Failure, Trial
 from mpim_lab.lab.server import open_server
 from mpim_lab.lab.trace import Trace
@@ -36,7 +36,7 @@ class Reading:
         self.log: list[str] = []
         self.trace = Trace(sample_above_per_s=None)
         self.length = self.shown = 0
-        self._access = queue.access(log_key("reading", name))
+        self._commands, self._log_key = queue.access(name).commands, queue.keys.log("reading", name)
         self._here: set[int] = set()  # what came to the rule, pushed or in a page
         self._known_last = 0
         self._asked: list[int] = []  # what the rule asks for in the call that is going on
@@ -55,8 +55,8 @@ class Reading:
         """So many messages more are in the log; whether they are pushed is another matter."""
         for _ in range(count):
             self.length += 1
-            words = ("XADD", self._access.key, f"{self.length}-0", "text", f"m{self.length}")
-            await self._access.commands.call(*words)
+            words = ("XADD", self._log_key, f"{self.length}-0", "text", f"m{self.length}")
+            await self._commands.call(*words)
             self.trace(Event(Kind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER)))
             for source, target in (
                 (SENDER, NEAR),
@@ -85,7 +85,7 @@ class Reading:
         if self._underway is None:
             return
         begin = f"({self._underway}-0"
-        entries = await self._access.commands.call("XRANGE", self._access.key, begin, "+", "COUNT", str(MOST_IN_A_PAGE))
+        entries = await self._commands.call("XRANGE", self._log_key, begin, "+", "COUNT", str(MOST_IN_A_PAGE))
         found = [int(entry[0].partition(b"-")[0]) for entry in entries]
         self._page = [(number, f"m{number}") for number in found], self.length
         self.log.append(f"  the gateway reads what comes after {self._underway}: {_span(found)} of {self.length}")

@@ -1,9 +1,10 @@
-"""Words: the learner's commands get the run's prefix, replies are read as text, and a story is told in a few lines."""
+"""Words: the learner's commands get the run's keys, replies are read as text, and a story is told in a few lines."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mpim_lab.errors import InvalidParameter
+from mpim_lab.keys import Keys, Name
 
 _ALL_ARE_KEYS = ("DEL", "UNLINK", "EXISTS", "TOUCH", "WATCH", "MGET")
 _NO_KEYS = ("MULTI", "EXEC", "DISCARD", "UNWATCH", "SCRIPT", "TIME", "PING")
@@ -38,14 +39,14 @@ def keys_in(words: Sequence[str]) -> range:
     return range(1, 1 if name in _NO_KEYS else len(words) if name in _ALL_ARE_KEYS else min(2, len(words)))
 
 
-def with_prefix(words: Sequence[str], prefix: str) -> list[str]:
-    """The command with its keys, or its channel, under the run's prefix.
+def with_keys(words: Sequence[str], keys: Keys) -> list[Name]:
+    """The command with its keys, or its channel, as the run has them.
 
-    >>> with_prefix(["EVAL", "script", "1", "route:bob", "gw-1"], "lab:")
-    ['EVAL', 'script', '1', 'lab:route:bob', 'gw-1']
+    >>> with_keys(["EVAL", "script", "1", "seen:bob", "gw-1"], Keys("lab:"))
+    ['EVAL', 'script', '1', b'lab:seen:bob', 'gw-1']
     """
-    keys = keys_in(words)
-    return [prefix + word if place in keys else word for place, word in enumerate(words)]
+    places, named = keys_in(words), keys.channel if words[0].upper() == "PUBLISH" else keys.stream
+    return [named(word) if place in places else word for place, word in enumerate(words)]
 
 
 def in_short(words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from mpim_lab.events import Kind
 from mpim_lab.experiments.chat_stage import ChatDesign
 from mpim_lab.experiments.ordering import Chat
-from mpim_lab.keys import live_channel, log_key, sent_key, sequence_key
+from mpim_lab.keys import live_channel
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.guarded import Ended
 from mpim_lab.mq.message import Message
@@ -132,13 +132,13 @@ class _Keys:
 
     def __init__(self, queue: MessageQueue, name: str, conversation: str) -> None:
         self._queue, self._name, self._conversation = queue, name, conversation
-        self.counter = queue.access(sequence_key(name, conversation)).key
-        self.channel = queue.access(live_channel(name, conversation)).key
-        self.log = queue.access(log_key(name, conversation)).key
+        self.counter = queue.keys.sequence(name, conversation)
+        self.channel = queue.keys.live(name, conversation)
+        self.log = queue.keys.log(name, conversation)
 
     def sent(self, id: str) -> bytes:
         """The key where a message id can be remembered."""
-        return self._queue.access(sent_key(self._name, self._conversation, id)).key
+        return self._queue.keys.sent(self._name, self._conversation, id)
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command."""

@@ -15,6 +15,7 @@ import pandas as pd
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
 from mpim_lab.experiments.pool_ways import POOL, SHARED, WAIT_S, WAYS, Call
+from mpim_lab.keys import Keys
 from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.pool import Pool
@@ -89,7 +90,7 @@ async def callers_sweep(
     async with open_server() as server:
         for count in callers:
             for way in ways:
-                key = f"{server.prefix}{COUNTER}".encode()
+                key = Keys(server.prefix).stream(COUNTER)
                 async with WAYS[way](server.url, key, connections) as call:
                     await call()  # the first one opens what is opened late
                     times = await _measure(call, count, seconds)
@@ -128,7 +129,7 @@ async def blocking_sweep(*, callers: int = 16, seconds: float = 0.8, block_s: fl
     check_bounds(1, 10_000, callers=callers)
     check_bounds(0.001, 86_400.0, seconds=seconds, block_s=block_s)  # 0 would wait for ever
     async with open_server() as server:
-        keys = [f"{server.prefix}{name}".encode() for name in (COUNTER, "cost:nothing comes")]
+        keys = [Keys(server.prefix).stream(name) for name in (COUNTER, "cost:nothing comes")]
         for way in (SHARED, POOL):
             for blocks in (False, True):
                 async with _blocking(way, server.url, keys, block_s) as (call, block):
@@ -145,7 +146,7 @@ async def _blocking(way: str, url: str, keys: Sequence[bytes], block_s: float) -
     words = ("BLPOP", keys[1], f"{block_s:g}")
     if way == SHARED:
         async with MessageQueue(url) as queue:
-            link = queue.access("cost").commands
+            link = queue.link
 
             async def call() -> float:
                 await link.call("INCR", keys[0])
@@ -202,17 +203,17 @@ async def size_sweep(
         for size in sizes:
             async with Pool(server.url, max_connections=size, wait_s=WAIT_S) as pool:
                 await _open_all(pool, size)
-                yield {"connections": size, **await _measure_pool(pool, server.prefix, callers, hold_ms, seconds)}
+                yield {"connections": size, **await _measure_pool(pool, Keys(server.prefix), callers, hold_ms, seconds)}
 
 
-async def _measure_pool(pool: Pool, prefix: str, callers: int, hold_ms: float, seconds: float) -> Row:
+async def _measure_pool(pool: Pool, keys: Keys, callers: int, hold_ms: float, seconds: float) -> Row:
     held: list[float] = []
     seen: list[tuple[int, int]] = []
 
     async def call() -> float:
         begun = now()
         async with pool.connection() as connection:
-            await connection.call("INCR", f"{prefix}{COUNTER}")
+            await connection.call("INCR", keys.stream(COUNTER))
             await asyncio.sleep(hold_ms / 1e3)
             waited_s = connection.waited_s  # the pool's own time: being woken up comes after it
         held.append(now() - begun - waited_s)

@@ -45,7 +45,7 @@ class Service:
         return [client["id"] for client in own if ("b" in client["flags"]) == blocked]
 
     def _key(self, caller: str) -> bytes:
-        return self._queue.access(f"{self._pool_name}:reply:{caller}").key
+        return self._queue.keys.record(f"replies of {self._pool_name}", caller)
 
     async def _command(self, *words: str | bytes) -> Any:
         return await self._queue.access(self._pool_name).commands.call(*words)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.wire import encode
+from mpim_lab.keys import joinable
 from mpim_lab.mq.script import Script
 
 
@@ -22,11 +23,11 @@ class AppendCommand:
     ) -> None:
         first = len(keys)
         self._template = script.template(keys, words, (self.MARK, first + self.ID, first + self.AFTER))
-        self._mark_head = keys[self.MARK].removesuffix(message.id.encode())
+        self._mark_head = keys[self.MARK].removesuffix(joinable(message.id))
         self._frame_head_bytes = encode(message).index(b'"sequence":0') + len(b'"sequence":0')
 
     def pack(self, message: ChatMessage) -> bytes:
         """The command for a message that has no number yet."""
         message_id, after = message.id.encode(), encode(message)[self._frame_head_bytes : -2]
-        mark = self._mark_head + message_id
+        mark = self._mark_head + joinable(message.id)
         return self._template % (len(mark), mark, len(message_id), message_id, len(after), after)

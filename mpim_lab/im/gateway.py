@@ -26,6 +26,7 @@ from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.outgoing import Outgoing
 from mpim_lab.im.pages import Pages
 from mpim_lab.im.patrol import Patrol
+from mpim_lab.im.protocol import checked_name
 from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.reception import Reception, is_of_the_client
 from mpim_lab.im.services import GatewayLimits, Services
@@ -56,7 +57,7 @@ class Gateway:
         observer: Observer | None = None,
     ) -> None:
         self._reporter = reporter = Reporter(name, observer)
-        self.name, self.services, self.host, self.port = name, services, host, port
+        self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
         self.limits, self.figures = limits or GatewayLimits(), Figures()
         self.lobby = Lobby(services.queue, self._on_push, self._on_status)
         self._acks = Acknowledgements(services.messages, self.limits.ack_every_s)
@@ -214,15 +215,16 @@ class Gateway:
 
     def _on_push(self, message: Message) -> None:
         message_id, conversation, sequence, frame = push_of(message.payload)
-        self._reporter.passed(message_id, self.name, source=message.channel)
-        for session in self.lobby.of(message.channel[5:]):  # what follows "user:"
+        channel: Any = message.channel  # text: users' names are narrow
+        self._reporter.passed(message_id, self.name, source=channel)
+        for session in self.lobby.of(channel[5:]):  # what follows "user:"
             if session.push(message_id, conversation, sequence, frame, self.limits.outbox_bytes):
                 self.figures.pushed += 1
             else:
                 self.figures.held_back += 1
 
     def _on_status(self, message: Message) -> None:
-        uid = message.channel.removeprefix("user:status:")
+        uid = str(message.channel).removeprefix("user:status:")
         self.lobby.notices[uid] = self.lobby.notices.get(uid, 0) + 1
         self.patrol.tell_status(uid, message.text.partition(":")[0])
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mpim_lab.errors import InvalidParameter, MpimError
-from mpim_lab.keys import cached_members_key, members_version_key
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 
@@ -74,7 +73,8 @@ class MembersCopy:
             _log.warning("the copy of %s's members may be old for %s ms: %s", group, self._lifetime_ms, error)
 
     def _keys(self, group: str) -> list[bytes]:
-        return [self._queue.access(name(group)).key for name in (cached_members_key, members_version_key)]
+        keys = self._queue.keys
+        return [keys.cached_members(group), keys.members_version(group)]
 
     def _tell(self, what: str) -> None:
         if not self._is_away:  # once: whoever asks meanwhile would say it again

@@ -13,16 +13,15 @@ from mpim_lab.im.append_command import AppendCommand
 from mpim_lab.im.presence import FOLDER
 from mpim_lab.im.protocol import AckReq, ChatMessage
 from mpim_lab.im.wire import encode, from_gateway
-from mpim_lab.keys import OUTBOX_KEY, acked_key, log_key, sent_key, sequence_key, talks_key, user_channel
+from mpim_lab.keys import user_channel
 from mpim_lab.mq.connection import Connection, pack
-from mpim_lab.mq.message import wire_name
 from mpim_lab.mq.ordering import lifetime_ms
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.replies import Waits
 from mpim_lab.mq.script import Script
 
-NAME = "chat"  # what every key of the ledger begins with
+NAME = "chat"  # the name of these conversations
 MARK_S = 3_600  # how long a message id is remembered: longer than any client repeats
 TRIM_EVERY = 256  # messages
 _MOST_KNOWN = 16_384  # senders in conversations, of some 800 bytes
@@ -61,9 +60,9 @@ class Ledger:
     def __init__(self, queue: MessageQueue, *, trim_every: int = TRIM_EVERY) -> None:
         if trim_every < 1:
             raise InvalidParameter(f"trim_every={trim_every}: at least 1")
-        self.queue, self._trim_every = queue, str(trim_every)
+        self.queue, self._keys, self._trim_every = queue, queue.keys, str(trim_every)
         self.commands = queue.access(NAME).commands
-        self.outbox = self._key(OUTBOX_KEY)
+        self.outbox = self._keys.outbox
         self._mark_ms = lifetime_ms(MARK_S)
         self._taught: Connection | None = None  # whose server knows send.lua
         self._known: dict[tuple[str, str], AppendCommand] = {}  # by sender and conversation
@@ -102,11 +101,11 @@ class Ledger:
         conversation, sender = message.conversation, message.sender
         before, after = _halves(message)
         keys = [
-            self._key(sequence_key(NAME, conversation)),
-            self._key(sent_key(NAME, conversation, f"{sender}:{message.id}")),
+            self._keys.sequence(NAME, conversation),
+            self._keys.sent(NAME, conversation, sender, message.id),
             self._log(conversation),
             self.outbox,
-            *([] if is_group else [self._key(talks_key(uid)) for uid in dict.fromkeys((*receivers, sender))]),
+            *([] if is_group else [self._keys.talks(uid) for uid in dict.fromkeys((*receivers, sender))]),
         ]
         words: list[bytes | str] = [
             message.id,
@@ -117,7 +116,7 @@ class Ledger:
             "group" if is_group else "",
             self._trim_every,
         ]
-        return keys, words + [self._key(user_channel(uid)) for uid in dict.fromkeys(receivers)]
+        return keys, words + [self._keys.channel(user_channel(uid)) for uid in dict.fromkeys(receivers)]
 
     async def between(self, conversation: str, first: int, last: int | None, count: int) -> list[ChatMessage]:
         """What the log still has from number `first` to `last` (None: to its end), at most `count`."""
@@ -127,13 +126,13 @@ class Ledger:
 
     async def last(self, conversation: str) -> int:
         """The number of a conversation's last message."""
-        return int(await self.commands.call("GET", self._key(sequence_key(NAME, conversation))) or 0)
+        return int(await self.commands.call("GET", self._keys.sequence(NAME, conversation)) or 0)
 
     async def lasts(self, conversations: Sequence[str]) -> dict[str, int]:
         """The numbers of the last messages of several."""
         if not conversations:
             return {}
-        keys = [self._key(sequence_key(NAME, each)) for each in conversations]
+        keys = [self._keys.sequence(NAME, each) for each in conversations]
         numbers = await self.commands.call("MGET", *keys)
         return {each: int(number or 0) for each, number in zip(conversations, numbers, strict=True)}
 
@@ -147,16 +146,16 @@ class Ledger:
 
     async def talks(self, uid: str) -> list[str]:
         """The conversations of two in which a user takes part."""
-        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._key(talks_key(uid)))]
+        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._keys.talks(uid))]
 
     async def acked(self, uid: str) -> dict[str, int]:
         """How far a user has acknowledged each conversation."""
-        pairs = await self.commands.call("HGETALL", self._key(acked_key(uid)))
+        pairs = await self.commands.call("HGETALL", self._keys.acked(uid))
         return {name.decode(): int(number) for name, number in dict(pairs).items()}
 
     async def acked_by(self, uids: Sequence[str], conversation: str) -> dict[str, int]:
         """How far each of several users has acknowledged one conversation."""
-        commands = [pack(b"HGET", self._key(acked_key(uid)), conversation.encode()) for uid in uids]
+        commands = [pack(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids]
         found = dict(zip(uids, await call_many(self.commands, commands) if commands else [], strict=True))
         for number in found.values():
             if isinstance(number, BaseException):
@@ -168,9 +167,9 @@ class Ledger:
         if not requests:
             return []
         keys = [
-            self._key(name)
+            key
             for each in requests
-            for name in (acked_key(each.uid), sequence_key(NAME, each.conversation))
+            for key in (self._keys.acked(each.uid), self._keys.sequence(NAME, each.conversation))
         ]
         words = [word for each in requests for word in (each.conversation, str(each.sequence))]
         far = await _ACK.run(self.commands, keys, *words)
@@ -194,10 +193,7 @@ class Ledger:
         await self.commands.call("XDEL", self.outbox, entry_id)
 
     def _log(self, conversation: str) -> bytes:
-        return self._key(log_key(NAME, conversation))
-
-    def _key(self, name: str) -> bytes:
-        return wire_name(name, self.queue.prefix)
+        return self._keys.log(NAME, conversation)
 
 
 def told_to_sender(is_new: object, listened: int) -> str:

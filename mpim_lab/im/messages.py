@@ -38,12 +38,13 @@ from mpim_lab.im.protocol import (
     SendGroupMessageResp,
     SendMessageReq,
     SendMessageResp,
+    checked_id,
     group_conversation,
     group_of,
 )
 from mpim_lab.im.wire import Notice, encode, pushed
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
-from mpim_lab.mq.message import publish_head, wire_name
+from mpim_lab.mq.message import publish_head
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -114,6 +115,7 @@ class Messages:
 
     async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
         """Step 1. Without receivers it is a group's."""
+        checked_id(message.id)
         kept = await self.ledger.append(message, receivers, is_group=not receivers)
         self.reporter.passed(message.id, CHAT_LOG)
         if receivers and kept.is_new:
@@ -125,12 +127,12 @@ class Messages:
         payload = pushed(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
         at_once = max(1, _MOST_BYTES_AT_ONCE // (len(tail) + 128))
-        counts: list[Any] = []
+        counts, channel = list[Any](), self.queue.keys.channel
         for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
             some = members[begin : begin + at_once]
-            commands = [publish_head(wire_name(user_channel(uid), self.queue.prefix)) + tail for uid in some]
+            commands = [publish_head(channel(user_channel(uid))) + tail for uid in some]
             try:
-                counts += await call_many(self.ledger.commands, commands)
+                counts += await call_many(self.queue.link, commands)
             except MpimError as error:  # nothing was written
                 counts += [error] * len(some)
         failed = tuple(uid for uid, count in zip(members, counts, strict=True) if isinstance(count, BaseException))
@@ -160,7 +162,7 @@ class Messages:
 
     async def broadcast_system_message(self, request: BroadcastSystemMessageReq) -> BroadcastSystemMessageResp:
         """Tell everybody who is online; nobody else, and nobody twice."""
-        payload = f"{request.id} ".encode() + encode(Notice(request.id, request.text))
+        payload = f"{checked_id(request.id)} ".encode() + encode(Notice(request.id, request.text))
         return BroadcastSystemMessageResp(await self.queue.publish(BROADCAST_CHANNEL, payload))
 
     # Reading

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.im.protocol import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp
-from mpim_lab.keys import gateway_channel, route_key, status_channel, user_channel
-from mpim_lab.mq.message import wire_name
+from mpim_lab.im.protocol import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp, checked_name
+from mpim_lab.keys import gateway_channel, status_channel, user_channel
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 
@@ -50,7 +49,7 @@ class Presence:
 
     async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
         """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
-        route = (request.device, request.gateway, request.connection)
+        route = _words_of(request)
         channels = (self._channel(status_channel(request.uid)), self._channel(gateway_channel("")))
         words = (*route, self._lifetime_ms, *channels)
         replaced = await _BIND.run(self._commands, [self._route(request.uid)], *words)
@@ -60,7 +59,7 @@ class Presence:
         """Delete this connection's route, if it is still there; gives whether it was."""
         for unbound in self._renewals:
             unbound.add(request)
-        words = (request.device, request.gateway, request.connection, self._channel(status_channel(request.uid)))
+        words = (*_words_of(request), self._channel(status_channel(request.uid)))
         return bool(await _UNBIND.run(self._commands, [self._route(request.uid)], *words))
 
     async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
@@ -107,10 +106,17 @@ class Presence:
 
     async def deliver(self, request: DeliverReq) -> DeliverResp:
         """Push to a user's channel; gives how many gateways listened. 0: she is offline, or her route is a ghost."""
-        return DeliverResp(await self.queue.publish(user_channel(request.to), request.payload))
+        return DeliverResp(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
 
     def _route(self, uid: str) -> bytes:
-        return self._channel(route_key(uid))
+        return self.queue.keys.route(uid)
 
     def _channel(self, name: str) -> bytes:
-        return wire_name(name, self.queue.prefix)
+        return self.queue.keys.channel(name)
+
+
+def _words_of(request: BindRouteReq) -> tuple[str, str, str]:
+    """Device, gateway and connection, which are words of a route. Raises InvalidParameter."""
+    for what in ("uid", "device", "gateway", "connection"):
+        checked_name(what, getattr(request, what))
+    return request.device, request.gateway, request.connection

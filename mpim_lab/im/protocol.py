@@ -20,16 +20,17 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from mpim_lab.errors import InvalidParameter
+from mpim_lab.errors import InvalidMessage, InvalidParameter
 
 MOST_TEXT = 4_000  # characters
 MOST_ID = 64
 NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
-MessageId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]  # printable, no blank: it is the first word on a channel
+MESSAGE_ID_PATTERN = r"^[!-~]{1,64}\Z"
+MessageId = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]  # printable, no blank: it is the first word on a channel
 Text = Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)]
 Number = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
-_NAME = re.compile(NAME_PATTERN)
+_NAME, _MESSAGE_ID = re.compile(NAME_PATTERN), re.compile(MESSAGE_ID_PATTERN)
 
 
 class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
@@ -184,23 +185,38 @@ def checked_name(what: str, name: str) -> str:
     return name
 
 
+def checked_id(id: str) -> str:
+    """The id of a message: 1 to 64 printable characters without a blank. Raises InvalidMessage.
+
+    >>> checked_id("018f-7a:1")
+    '018f-7a:1'
+    """
+    if not isinstance(id, str) or _MESSAGE_ID.match(id) is None:
+        raise InvalidMessage(
+            f"a message id is 1 to {MOST_ID} printable ASCII characters without a blank, not {id!r:.100}"
+        )
+    return id
+
+
 @lru_cache(16_384)
 def direct_conversation(one: str, other: str) -> str:
-    """Name the conversation of two users, whoever writes first.
+    """Name the conversation of two users, whoever writes first. Raises InvalidParameter.
+
+    No other two have it: a user's id holds no ":".
 
     >>> direct_conversation("bob", "alice")
     'alice:bob'
     """
-    return ":".join(sorted((one, other)))
+    return ":".join(sorted((checked_name("uid", one), checked_name("uid", other))))
 
 
 def group_conversation(group: str) -> str:
-    """Name the conversation of a group.
+    """Name the conversation of a group. Raises InvalidParameter.
 
     >>> group_conversation("tea")
     '#tea'
     """
-    return f"#{group}"
+    return "#" + checked_name("group", group)
 
 
 def group_of(conversation: str) -> str | None:

@@ -15,7 +15,7 @@ import jwt
 
 from mpim_lab.errors import InvalidParameter, InvalidToken
 from mpim_lab.im.protocol import checked_name
-from mpim_lab.keys import used_token_key
+from mpim_lab.keys import name_bytes
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -47,9 +47,9 @@ class Tokens:
     async def admit(self, token: str, queue: MessageQueue) -> str:
         """The user whose token it is; it cannot be used again. Raises InvalidToken, and what `Link` raises."""
         uid, token_id, ends_at = self._read(token)
-        access = queue.access(used_token_key(token_id))
+        key, commands = queue.keys.used_token(token_id), queue.access(_AUDIENCE).commands
         keep_ms = int((ends_at - self._clock() + _SKEW_S) * 1e3)
-        if await access.commands.call("SET", access.key, uid, "NX", "PX", str(keep_ms)) is None:
+        if await commands.call("SET", key, uid, "NX", "PX", str(keep_ms)) is None:
             raise InvalidToken("this token was used before")
         return uid
 
@@ -66,6 +66,7 @@ class Tokens:
                 },  # `exp` is compared with our clock below
             )
             uid, token_id, ends_at = checked_name("uid", claims["sub"]), str(claims["jti"]), float(claims["exp"])
+            name_bytes(token_id, "token's id")
         except (jwt.InvalidTokenError, InvalidParameter, ValueError, TypeError, OverflowError) as error:
             raise InvalidToken(f"not a token of this system: {error}") from error
         if ends_at <= self._clock():

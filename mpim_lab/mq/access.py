@@ -5,18 +5,18 @@ from typing import NamedTuple
 
 from mpim_lab.events import Reporter
 from mpim_lab.keys import Keys, Name
-from mpim_lab.mq.link import Link
+from mpim_lab.mq.key_link import Commands, KeyLink
 
 
 class Access(NamedTuple):
     """`commands` is the queue's shared connection; `dedicated(name)` makes one for blocking reads, not yet open.
 
-    `keys` makes all keys of the queue, `key` is this stream's own.
+    Both look first at how the keys are laid out. `keys` makes all keys of the queue, `key` is this stream's own.
     """
 
     name: Name
     key: bytes
-    commands: Link
-    dedicated: Callable[[str], Link]
+    commands: Commands
+    dedicated: Callable[[Name], KeyLink]
     reporter: Reporter
     keys: Keys

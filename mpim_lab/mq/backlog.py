@@ -26,6 +26,7 @@ class Backlog:
     def __init__(self) -> None:
         self.messages = self.bytes = 0  # not yet taken
         self.unsettled = 0  # messages without an outcome, taken or not
+        self.settled = 0  # messages that have had their outcome
         self._calls: deque[tuple[Sequence[bytes], int]] = deque()  # payloads, their bytes
         self._receipts: deque[Receipt] = deque()  # of everything that has no outcome yet
 
@@ -33,11 +34,6 @@ class Backlog:
     def opened_at(self) -> float:
         """When the oldest message came. Asked only while no batch is on its way."""
         return self._receipts[0].at
-
-    @property
-    def last(self) -> Receipt | None:
-        """The newest call that has no outcome yet."""
-        return self._receipts[-1] if self._receipts else None
 
     def put(self, payloads: Sequence[bytes], size: int, receipt: Receipt) -> None:
         """One call's messages, at least one, `size` bytes in all."""
@@ -50,7 +46,7 @@ class Backlog:
     def take(self, rule: BatchRule) -> list[bytes]:
         """The oldest messages, as many as make one batch: within both limits, but at least one."""
         batch: list[bytes] = []
-        room, bytes_left = rule.max_messages, rule.max_bytes
+        room, bytes_left = max(1, rule.max_messages), rule.max_bytes
         while self._calls and room > 0:
             payloads, size = self._calls[0]
             if len(payloads) > room or size > bytes_left:
@@ -79,6 +75,7 @@ class Backlog:
         """Hand out the outcomes of the oldest messages that have none."""
         settled = 0
         self.unsettled -= len(outcomes)
+        self.settled += len(outcomes)
         while settled < len(outcomes):
             receipt = self._receipts[0]
             settled += receipt.settle(outcomes, settled)

@@ -3,11 +3,11 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
-from mpim_lab.errors import InvalidParameter, MpimError, NotConnected
-from mpim_lab.events import Reporter, now
-from mpim_lab.keys import batches_channel
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.events import Reporter, now, shown_name
+from mpim_lab.keys import Name, batches_channel
 from mpim_lab.mq.batch_rules import BatchRule
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.connection import pack
@@ -35,16 +35,18 @@ class Carrier(Protocol):
     async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
         """Send the first of the payloads, at least one, in one write; gives an outcome for each of those.
 
-        Raises MpimError when none of them was written.
+        Raises MpimError when none of them was written. What is definite and transient is sent again, if nothing behind
+        it was done.
         """
 
 
 class FrameCarrier:
     """A batch to a channel is one PUBLISH of one frame, compressed by `codec` if there is one, within the `credit`."""
 
-    def __init__(self, queue: MessageQueue, channel: str, codec: Codec | None, credit: Credit, rule: BatchRule) -> None:
-        access = queue.access(channel)
-        self.name, self.reporter = channel, queue.reporter
+    def __init__(
+        self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: Credit, rule: BatchRule
+    ) -> None:
+        self.name, self.reporter = shown_name(channel), queue.reporter
         whose, limit = "queue", queue.max_payload_bytes
         if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch
             whose, limit = "codec", codec.max_bytes
@@ -52,12 +54,12 @@ class FrameCarrier:
         if rule.max_bytes + 4 * rule.max_messages > most:
             raise InvalidParameter(f"{rule} makes frames of more than the {whose}'s {limit:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
-        self._link, self._key = access.commands, access.key
+        self._link, self._channel = queue.link, queue.keys.channel(channel)
         self._confirmations = batches_channel(os.urandom(8).hex())
-        self._confirm_to = queue.access(self._confirmations).key
+        self._confirm_to = queue.keys.channel(self._confirmations)
         if len(self._confirm_to) > MOST_CHANNEL_BYTES:
             raise InvalidParameter(
-                f"a prefix of {len(queue.prefix):,} characters: no batch can say where it is confirmed"
+                f"no batch can name its channel for confirmations: it has {len(self._confirm_to)} bytes"
             )
         self._number = 0
         self._news: asyncio.Future[None] | None = None
@@ -82,11 +84,11 @@ class FrameCarrier:
         if connection.blocked:
             connection = await self._link.room()
         self._credit.sent(self._number, len(frame), now())
-        reply = connection.send(pack(b"PUBLISH", self._key, frame))
+        reply = connection.send(pack(b"PUBLISH", self._channel, frame))
         connection.flush()  # a batch has gathered enough: it need not wait for the end of the loop turn
         try:
             receivers: int = await reply
-        except MpimError:
+        except BaseException:  # cancelled, too
             self._credit.nobody(self._number)  # if it arrived after all, its confirmation does no harm
             raise
         if not receivers:
@@ -98,8 +100,10 @@ class FrameCarrier:
         while not self._credit.has_room(now()):
             self._news = loop.create_future()
             timer = loop.call_later(max(0.001, self._credit.waits_until() - now()), self._wake)
-            await self._news
-            timer.cancel()
+            try:
+                await self._news
+            finally:
+                timer.cancel()
 
     def _on_confirmation(self, message: Message) -> None:
         receiver, number = confirmation_of(message.payload)
@@ -126,8 +130,4 @@ class EntryCarrier:
 
     async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
         """Add as many as the connection has room for."""
-        outcomes = await self._stream.add_some(payloads)
-        unwritten = next((n for n, outcome in enumerate(outcomes) if isinstance(outcome, NotConnected)), len(outcomes))
-        if not unwritten:
-            raise cast(NotConnected, outcomes[0])
-        return outcomes[:unwritten]  # the others stay with whoever sends
+        return await self._stream.add_some(payloads)

@@ -9,12 +9,14 @@ place. What may have been run is not repeated: each of its messages gets the err
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull
+from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull, Unconfirmed
 from mpim_lab.events import Kind, now
+from mpim_lab.keys import Name
 from mpim_lab.mq.backlog import Backlog
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.batch_carriers import Carrier, EntryCarrier, FrameCarrier
@@ -24,6 +26,7 @@ from mpim_lab.mq.callers import Callers
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.credit import Credit
 from mpim_lab.mq.message import check_many, wire_payload
+from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.receipt import Receipt, all_of, first_of
 from mpim_lab.mq.streams import Stream
@@ -34,8 +37,8 @@ class Batcher:
 
     rule: when a batch is closed; `Adaptive()` if none is given. max_waiting_bytes: how much may wait to be sent; beyond it
     callers wait, first come, first served, for at most `wait_s`. give_up_after_s: how old a message may become while its
-    batch cannot be written (an attempt that was begun is seen through); then it gets the error, and so does what waits
-    behind it, which would overtake a repeat.
+    batch cannot be written; then it gets the error, and so does what waits behind it, which would overtake a repeat. An
+    attempt that was begun is seen through, for at most `attempt_timeout_s`. close_timeout_s: how long `close` may take.
     """
 
     def __init__(
@@ -46,30 +49,38 @@ class Batcher:
         max_waiting_bytes: int = 1024 * 1024,
         wait_s: float = 5.0,
         give_up_after_s: float = 30.0,
+        attempt_timeout_s: float = 30.0,
+        close_timeout_s: float = 5.0,
         backoff: Backoff | None = None,
     ) -> None:
-        if not all(each > 0 for each in (max_waiting_bytes, wait_s, give_up_after_s)):  # NaN is not, either
-            raise InvalidParameter("max_waiting_bytes, wait_s and give_up_after_s must be above 0")
+        times = (wait_s, give_up_after_s, attempt_timeout_s, close_timeout_s)
+        if not (max_waiting_bytes > 0 and all(0 < each < math.inf for each in times)):  # NaN is not, either
+            raise InvalidParameter("max_waiting_bytes and the times must be above 0, and each time has an end")
         self.rule = rule or Adaptive()
         self._carrier, self._reporter, self._is_reporting = carrier, carrier.reporter, carrier.reporter.is_on
         self._most_bytes, self._max_waiting_bytes = carrier.max_message_bytes, max_waiting_bytes
         self._backlog, self._callers = Backlog(), Callers(wait_s)
+        self._line = self._callers.line  # looked at for each message
         self._sender = BatchSender(
             carrier,
             self.rule,
             self._backlog,
             backoff or Backoff(),
             give_up_after_s=give_up_after_s,
+            attempt_timeout_s=attempt_timeout_s,
             on_room=self._admit,
         )
+        self._flush_timeout_s, self._close_timeout_s = give_up_after_s + attempt_timeout_s, close_timeout_s
+        self._loop = OneLoop("this batcher")
+        self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._closing = False
+        self._opening = self._closing = False
 
     @classmethod
     def to_channel(
         cls,
         queue: MessageQueue,
-        channel: str,
+        channel: Name,
         *,
         rule: BatchRule | None = None,
         codec: Codec | None = None,
@@ -93,26 +104,45 @@ class Batcher:
 
     async def open(self) -> None:
         """Get ready. Raises what subscribing raises, InvalidParameter if it is open, QueueClosed once it was closed."""
+        self._loop.check()
         if self._closing:
             raise self._why_not()
-        if self._task is not None:
+        if self._task is not None or self._opening:
             raise InvalidParameter("the batcher is open already")
-        self._loop = asyncio.get_running_loop()
-        await self._carrier.open()
+        self._opening = True
+        try:
+            await self._carrier.open()
+        finally:
+            self._opening = False
+        if self._closing:
+            await self._carrier.close()
+            raise QueueClosed("the batcher was closed while it was opened")
+        self._event_loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._sender.run())
+        self._task.add_done_callback(lambda _: self._callers.end(self._why_not()))
 
     async def close(self) -> None:
         """Take nothing more, send everything that was taken, and wait for the outcomes. Twice is harmless.
 
-        It ends at the latest when `give_up_after_s` are over, and what was begun by then: waiting for an answer, for a
-        connection, for a receiver (`Credit.patience_s`). To cancel it does not stop the sending.
+        What is not sent within `close_timeout_s` gets its error then, whatever server, receivers, carrier and codec do. To
+        cancel it does not stop the sending.
         """
+        self._loop.check()
         self._closing = True
         self._sender.end()
         self._callers.end(self._why_not())
-        if self._task is not None:
-            await asyncio.wait([self._task])
-            await self._carrier.close()
+        if self._task is None:
+            return
+        begun_at = now()
+        if (await asyncio.wait([self._task], timeout=self._close_timeout_s))[1]:
+            self._sender.abandon()
+            self._task.cancel()
+        closing = asyncio.ensure_future(self._carrier.close())
+        left_s = max(0.0, self._close_timeout_s - (now() - begun_at))
+        if (await asyncio.wait([closing], timeout=left_s))[1]:
+            closing.cancel()
+        elif not closing.cancelled():
+            closing.result()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -131,6 +161,7 @@ class Batcher:
         Raises InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met; look at `definite`.
         A caller that is cancelled while it waits for the outcome does not hold the message back.
         """
+        self._loop.check()
         if type(payload) is not bytes or len(payload) > self._most_bytes:
             payload = wire_payload(payload, self._most_bytes)
         if self.is_full:
@@ -143,6 +174,7 @@ class Batcher:
         What is given together is taken in together, be it more than `max_waiting_bytes`. Raises as `publish` does, and
         PartlyAdded, which says which, once some have an error of their own.
         """
+        self._loop.check()
         check_many(payloads)
         most = self._most_bytes
         checked = [
@@ -160,26 +192,36 @@ class Batcher:
 
         Raises InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
         """
+        self._loop.check()
         payload = wire_payload(payload, self._most_bytes)
         if self.is_full:
             raise self._why_not()
         return self._take_in((payload,), len(payload))
 
     async def flush(self) -> None:
-        """Close the batch now, and wait until everything taken in so far has its outcome."""
-        if (last := self._backlog.last) is not None:
-            self._sender.hurry(last)
-            await asyncio.wait([last])
+        """Close the batch now, and wait until everything taken in so far has its outcome.
+
+        Raises Unconfirmed after `give_up_after_s + attempt_timeout_s`: it is still being sent.
+        """
+        self._loop.check()
+        if not self._backlog.unsettled:
+            return
+        try:
+            async with asyncio.timeout(self._flush_timeout_s):
+                await self._sender.flush()
+        except TimeoutError as error:
+            waited = f"{self._backlog.unsettled:,} messages have no outcome after {self._flush_timeout_s:g} s"
+            raise Unconfirmed(f"{waited}; they are still being sent") from error
 
     @property
     def is_full(self) -> bool:
         """Whether a caller would have to wait now."""
-        return bool(self._callers) or self._backlog.bytes >= self._max_waiting_bytes or not self.is_open
+        return bool(self._line) or self._backlog.bytes >= self._max_waiting_bytes or not self.is_open
 
     @property
     def is_open(self) -> bool:
         """Whether it takes messages."""
-        return self._task is not None and not self._closing and not self._task.done()
+        return self._task is not None and not self._closing and not self._sender.has_ended
 
     @property
     def batches(self) -> int:
@@ -192,13 +234,13 @@ class Batcher:
         return self._backlog.messages
 
     def _take_in(self, payloads: Sequence[bytes], size: int) -> Receipt:
-        receipt = Receipt(len(payloads), now(), loop=self._loop)
+        receipt = Receipt(len(payloads), now(), loop=self._event_loop)
         self._backlog.put(payloads, size, receipt)
         self._sender.more()
         if self._is_reporting:
             for payload in payloads:
                 self._reporter.message(Kind.ACCEPTED, payload, self._carrier.name)
-        if self._callers:
+        if self._line:
             self._admit()
         return receipt
 
@@ -210,6 +252,8 @@ class Batcher:
         except BaseException:
             self._admit()
             raise
+        if not self.is_open:  # it ended at the moment at which there was room
+            raise self._why_not()
 
     def _admit(self) -> None:
         if self._backlog.bytes < self._max_waiting_bytes:

@@ -16,30 +16,30 @@ class Callers:
 
     def __init__(self, wait_s: float) -> None:
         self._wait_s = wait_s
-        self._line: deque[asyncio.Future[None]] = deque()
+        self.line: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self.line)
 
     async def wait(self, why_not: Callable[[], MpimError]) -> None:
         """Wait for this caller's turn. Raises what `why_not` gives once `wait_s` are over, and what `end` was called with."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
+        self.line.append(turn)
         try:
             async with asyncio.timeout(self._wait_s):
                 await turn
         except TimeoutError:
             raise why_not() from None
         finally:
-            self._line.remove(turn)
+            self.line.remove(turn)
 
     def next(self) -> None:
         """Let the first in line go on, if there is one."""
-        if self._line and not self._line[0].done():
-            self._line[0].set_result(None)
+        if self.line and not self.line[0].done():
+            self.line[0].set_result(None)
 
     def end(self, error: MpimError) -> None:
         """Send everybody away."""
-        for turn in self._line:
+        for turn in self.line:
             if not turn.done():
                 turn.set_exception(error)

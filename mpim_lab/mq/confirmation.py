@@ -62,7 +62,8 @@ class ConfirmedSender:
     async def send(self, uid: str, payload: bytes) -> str:
         """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled.
 
-        Raises InvalidMessage for a payload without an id: nothing could confirm it.
+        Raises what no repeat can change: InvalidMessage (also for a payload without an id: nothing could confirm it),
+        QueueClosed. It takes at most `attempts` times what one publish, `confirm_within_s` and a pause of the backoff take.
         """
         channel = user_channel(uid)
         with self._awaited(first_word(payload)) as confirmed:
@@ -88,12 +89,15 @@ class ConfirmedSender:
                 del self._unconfirmed[id]
 
     async def _try(self, channel: str, payload: bytes, confirmed: asyncio.Event) -> None:
-        with contextlib.suppress(
-            MpimError, TimeoutError
-        ):  # perhaps handled, perhaps not: repeating is right either way
+        try:
             if await self._queue.publish(channel, payload):
                 async with asyncio.timeout(self.confirm_within_s):
                     await confirmed.wait()
+        except TimeoutError:
+            pass  # perhaps handled, perhaps not: repeating is right either way
+        except MpimError as error:
+            if not error.transient:
+                raise
 
 
 class ConfirmingReceiver:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
+from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.acks import MOST_IDS
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.entries import Delivery, deliveries_of, raw_ids_of
@@ -34,7 +35,7 @@ class Consumer:
     def __init__(
         self,
         group: ConsumerGroup,
-        name: str,
+        name: Name,
         *,
         prefetch: int = 100,
         most_in_hand: int = 1_000,
@@ -44,7 +45,7 @@ class Consumer:
         for what, value in (("prefetch", prefetch), ("most_in_hand", most_in_hand), ("claim_idle_ms", claim_idle_ms)):
             if value is not None and value < 1:
                 raise InvalidParameter(f"{what}={value}: at least 1")
-        self.group, self.name = group, name
+        self.group, self.name = group, same_name(name, "name of a consumer")
         self._prefetch, self._most_in_hand, self._claim_idle_ms = prefetch, most_in_hand, claim_idle_ms
         self._read_ahead = read_ahead
         self._ahead: asyncio.Future[Any] | None = None  # the reply to a read that nobody has taken yet

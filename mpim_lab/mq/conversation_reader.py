@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mpim_lab.errors import MpimError, ReorderOverflow
 from mpim_lab.events import Kind, now
-from mpim_lab.keys import live_channel
+from mpim_lab.keys import Name, live_channel
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.ordering import Conversations, Numbered
 from mpim_lab.mq.reorder import ReorderBuffer
@@ -37,7 +37,7 @@ class ConversationReader:
     def __init__(
         self,
         conversations: Conversations,
-        conversation: str,
+        conversation: Name,
         handler: NumberedHandler,
         *,
         after: int = 0,
@@ -79,7 +79,7 @@ class ConversationReader:
             with contextlib.suppress(MpimError):
                 await self._queue.unsubscribe(channel)
             if self._is_handling:  # let it finish, as `unsubscribe` does
-                await asyncio.wait([checking], timeout=self._queue.access(channel).commands.limits.timeout_s)
+                await asyncio.wait([checking], timeout=self._queue.link.limits.timeout_s)
             checking.cancel()
             await asyncio.wait([checking])
 

@@ -7,7 +7,7 @@ write by itself: it says what is to be written, and one script writes both or ne
 from collections.abc import Sequence
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.message import wire_name
+from mpim_lab.keys import Keys, Name
 
 MOST_WORDS = 1_000
 Command = tuple[bytes, ...]  # name, key, further words
@@ -19,17 +19,17 @@ class Effects:
     They are not rolled back: of several, only the first may be one that the server can refuse.
     """
 
-    def __init__(self, prefix: str = "") -> None:
-        self._prefix = prefix
+    def __init__(self, prefix: Name = "") -> None:
+        self._keys = Keys(prefix)
         self.commands: list[Command] = []
 
-    def also(self, command: str, key: str, *words: bytes | str | int) -> None:
+    def also(self, command: str, key: Name, *words: bytes | str | int) -> None:
         """Add a command on one key, e.g. `also("INCRBY", "account:bob", 450)`. Raises InvalidParameter."""
         if not command.isalpha() or len(words) > MOST_WORDS:
             raise InvalidParameter(
                 f"{command!r} with {len(words):,} words is no effect: one command, one key, few words"
             )
-        self.commands.append((command.encode(), wire_name(key, self._prefix), *map(_as_bytes, words)))
+        self.commands.append((command.encode(), self._keys.stream(key), *map(_as_bytes, words)))
 
 
 def pack_effects(commands: Sequence[Command], keys: list[bytes], words: list[bytes]) -> None:

@@ -17,7 +17,8 @@ import asyncio
 from typing import NamedTuple
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.events import Kind
+from mpim_lab.events import Kind, shown_name
+from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.acks import Acks
 from mpim_lab.mq.dead_letters import DeadLetters
@@ -28,7 +29,7 @@ class Pending(NamedTuple):
     """One line of the pending list. `deliveries` counts how often it was handed to somebody."""
 
     id: str
-    consumer: str
+    consumer: Name
     idle_ms: int
     deliveries: int
 
@@ -36,7 +37,8 @@ class Pending(NamedTuple):
 class ConsumerGroup:
     """One group of one stream: `await stream.group("billing")`. Raises what `Link` raises."""
 
-    def __init__(self, access: Access, name: str) -> None:
+    def __init__(self, access: Access, name: Name) -> None:
+        name = same_name(name, "group")
         self.access, self.name, self.dead_letters = access, name, DeadLetters(access, name)
         self._link, self._acks = access.commands, Acks(access.commands, access.key, name)
 
@@ -56,29 +58,29 @@ class ConsumerGroup:
         """Say that these are handled; gives how many were pending, whoever had them."""
         return int(await self._link.call("XACK", self.access.key, self.name, *ids)) if ids else 0
 
-    def ack_soon(self, delivery: Delivery, *, actor: str) -> "asyncio.Future[None]":
+    def ack_soon(self, delivery: Delivery, *, actor: Name) -> "asyncio.Future[None]":
         """Acknowledge with all others of this loop turn in one command; the future is done when the server has done it."""
         answer = self._acks.add(delivery.entry.id)
         if self.access.reporter.is_on:
             answer.add_done_callback(lambda done: self._acked(delivery, done, actor))
         return answer
 
-    def _acked(self, delivery: Delivery, done: "asyncio.Future[None]", actor: str) -> None:
+    def _acked(self, delivery: Delivery, done: "asyncio.Future[None]", actor: Name) -> None:
         if not done.cancelled() and done.exception() is None:
             self.report(Kind.ACKED, delivery, actor=actor)
 
     # What is unfinished
 
     async def pending(
-        self, *, count: int = 100, idle_ms: int = 0, consumer: str | None = None, first: str = "-"
+        self, *, count: int = 100, idle_ms: int = 0, consumer: Name | None = None, first: str = "-"
     ) -> list[Pending]:
         """Unacknowledged entries, oldest first: idle for at least `idle_ms`, of one consumer or of all."""
         idle = ("IDLE", str(idle_ms)) if idle_ms else ()
         whose = () if consumer is None else (consumer,)
         raws = await self._link.call("XPENDING", self.access.key, self.name, *idle, first, "+", str(count), *whose)
-        return [Pending(raw[0].decode(), raw[1].decode(), int(raw[2]), int(raw[3])) for raw in raws]
+        return [Pending(raw[0].decode(), name_text(raw[1]), int(raw[2]), int(raw[3])) for raw in raws]
 
-    async def claim(self, consumer: str, *, idle_ms: int, count: int = 100, of: str | None = None) -> list[Delivery]:
+    async def claim(self, consumer: Name, *, idle_ms: int, count: int = 100, of: Name | None = None) -> list[Delivery]:
         """Take over what has been idle for at least `idle_ms`: its consumer is dead, or slow beyond what you allow.
 
         Two that claim at once do not get the same entry: claiming ends its idleness. Entries that were deleted
@@ -87,14 +89,14 @@ class ConsumerGroup:
         found = {line.id: line.deliveries for line in await self.pending(count=count, idle_ms=idle_ms, consumer=of)}
         return await self.take(consumer, found, idle_ms=idle_ms)
 
-    async def take(self, consumer: str, found: dict[str, int], *, idle_ms: int) -> list[Delivery]:
+    async def take(self, consumer: Name, found: dict[str, int], *, idle_ms: int) -> list[Delivery]:
         """Claim given entries (id → deliveries so far), as far as they are still idle enough."""
         if not found:
             return []
         raws = await self._link.call("XCLAIM", self.access.key, self.name, consumer, str(idle_ms), *found)
         return [Delivery(raw[0], raw[1], found[raw[0].decode()] + 1) for raw in raws if raw is not None]
 
-    async def release(self, consumer: str, *ids: str | bytes) -> None:
+    async def release(self, consumer: Name, *ids: str | bytes) -> None:
         """Give entries back: they count as idle for long, so that the next claim takes them at once."""
         if ids:
             words = (consumer, "0", *ids, "IDLE", "86400000", "JUSTID")
@@ -112,14 +114,14 @@ class ConsumerGroup:
     async def lag(self) -> int | None:
         """How many entries nobody in this group has been given yet; None where the server cannot tell (deletions)."""
         for raw in await self._link.call("XINFO", "GROUPS", self.access.key):
-            if raw[b"name"] == self.name.encode():
+            if raw[b"name"] == name_bytes(self.name):
                 return None if raw[b"lag"] is None else int(raw[b"lag"])
         return None
 
     def report(
-        self, kind: Kind, delivery: Delivery, *, actor: str = "", detail: str = "", count: int | None = None
+        self, kind: Kind, delivery: Delivery, *, actor: Name = "", detail: str = "", count: int | None = None
     ) -> None:
         """Report what happened to a delivery, under its first field's value."""
         self.access.reporter.message(
-            kind, delivery.first_value, self.access.name, detail=detail, count=count, actor=actor
+            kind, delivery.first_value, self.access.name, detail=detail, count=count, actor=shown_name(actor)
         )

@@ -16,6 +16,16 @@ What this covers: effects on the same server as the marks, handed over with `eff
 that happens elsewhere while the work goes on (an e-mail, a payment at a bank). That happens at least once, unless
 the other side takes an idempotency key or checks the token itself. Effects in a SQL database: `sql_inbox.py`.
 
+| a claim is given back, unless it has passed on, when | how                                                       |
+|------------------------------------------------------|-----------------------------------------------------------|
+| `finish` was answered                                | it is done: there is nothing to give back                 |
+| the work raises, or gives what is no result          | before the error is raised                                |
+| the work meets a CancelledError of somebody else's   | the same: it has failed (WorkCancelled)                   |
+| `finish` fails                                       | the same; no harm if it was run, and then the id is done  |
+| the caller is cancelled, in the work or in `finish`  | at once, and without waiting for the server's answer      |
+| the caller is cancelled while it claims              | as soon as the claim's answer comes                       |
+| the server cannot be reached, the process dies       | by itself, after the lease                                |
+
 A mark lives for `keep_s`; a repeat that comes later is handled again. So that is longer than any sender repeats.
 
 Source: Kleppmann, "How to do distributed locking", 2016 (fencing tokens); Stripe's API documentation (idempotency keys: the
@@ -29,13 +39,24 @@ import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from mpim_lab.errors import CommandRejected, InProgress, InvalidMessage, InvalidParameter, LeaseLost, MpimError
+from mpim_lab.errors import (
+    CommandRejected,
+    InProgress,
+    InvalidMessage,
+    InvalidParameter,
+    LeaseLost,
+    MpimError,
+    WorkCancelled,
+)
 from mpim_lab.events import now
-from mpim_lab.keys import mark_key, token_key
+from mpim_lab.keys import Name, joinable, name_bytes
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.connection import pack
 from mpim_lab.mq.effects import Command, Effects, pack_effects
+from mpim_lab.mq.handler import Cancellations, checked_handler
 from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.replies import retrieved
 from mpim_lab.mq.script import Script
 from mpim_lab.mq.turn import Turn
 
@@ -48,7 +69,7 @@ _CLAIM, _FINISH, _LET_GO = Script("claim"), Script("call", "effects", "finish"),
 class Claim(NamedTuple):
     """One worker's right to handle one id, until its lease ends. `token` is higher than that of every claim before."""
 
-    id: str
+    id: Name
     token: int
 
 
@@ -66,54 +87,68 @@ class Idempotency:
     Raises what `Link` raises. After an error with `definite` False simply run it again, with the same id.
     """
 
-    def __init__(self, queue: MessageQueue, scope: str, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
+    def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
         if lease_ms < 1 or keep_s * 1_000 < lease_ms:
             raise InvalidParameter(
                 f"lease_ms={lease_ms}, keep_s={keep_s}: at least 1 ms, and a mark outlives its lease"
             )
+        name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
+        self._tokens, self._records = queue.keys.tokens(scope), queue.keys.records(scope)
         self._link = queue.access(scope).commands
         self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
-        self._claims: Turn[tuple[str, bytes], Claim | bytes] = Turn(self._send_claims, most=MOST_AT_ONCE)
+        self._dropped: set[asyncio.Future[Any]] = set()
+        self._claims: Turn[tuple[Name, bytes], Claim | bytes] = Turn(
+            self._send_claims, most=MOST_AT_ONCE, unwanted=self._drop
+        )
         self._finishes: Turn[_Finish, bytes] = Turn(self._send_finishes, most=MOST_AT_ONCE)
 
-    async def run(self, id: str, work: Work, *, wait_s: float | None = None) -> bytes:
+    async def run(self, id: Name, work: Work, *, wait_s: float | None = None) -> bytes:
         """Do the work if nobody has, and give its result; otherwise give the first result.
 
         `work(effects)`, plain or async, says with `effects.also(…)` what is to change on the server, and may give a result.
         What it raises is raised here, and the id may be tried again at once. While another worker is at it, waits for the
         first result or the end of the lease, at most `wait_s` (None: twice the lease), then raises InProgress. Raises
-        LeaseLost.
+        LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried again, too.
         """
         claimed = await self._claim_or_wait(id, now() + (2e-3 * self._lease_ms if wait_s is None else wait_s))
         if isinstance(claimed, bytes):
             return claimed
-        effects = Effects(self._queue.prefix)
+        effects, cancellations = Effects(self._queue.prefix), Cancellations()
         try:
             result: Any = work(effects)
             if inspect.isawaitable(result):
                 result = await result
+            elif result is not None and type(result) is not bytes and type(result) is not str:
+                checked_handler(work)
             return await self.finish(claimed, b"" if result is None else result, effects)
         except LeaseLost:
             raise
+        except asyncio.CancelledError as error:
+            self._drop(claimed)
+            if cancellations.are_ours:
+                raise
+            raise WorkCancelled(f"the work on {id!r} awaited what somebody else cancelled") from error
         except Exception as error:
-            if getattr(error, "definite", True):  # otherwise it may be done; repeating finds out
+            if getattr(error, "definite", True):
                 with contextlib.suppress(MpimError):  # then it passes on after the lease
                     await self.let_go(claimed)
+            else:
+                self._drop(claimed)  # it may be done, or nobody answers: no reason to wait
             raise
 
-    async def _claim_or_wait(self, id: str, until: float) -> Claim | bytes:
+    async def _claim_or_wait(self, id: Name, until: float) -> Claim | bytes:
         for attempt in itertools.count(1):
             try:
                 return await self.claim(id)
             except InProgress as busy:
                 pause_s = min(busy.retry_in_s, _ASK_AGAIN.delay_s(attempt, chance=1.0))
-                if now() + pause_s > until:
+                if not now() + pause_s <= until:
                     raise
                 await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    async def claim(self, id: str) -> Claim | bytes:
+    async def claim(self, id: Name) -> Claim | bytes:
         """A claim, or the first result if the work is done. Raises InProgress while another worker's lease lasts."""
         if not id:
             raise InvalidMessage("a message without an id cannot be recognised when it comes again")
@@ -136,11 +171,28 @@ class Idempotency:
         """Give a claim up, so that the next attempt need not wait for the lease; False if it had passed on."""
         return bool(await _LET_GO.run(self._link, [self._mark(claim.id)], str(claim.token)))
 
-    def _mark(self, id: str) -> bytes:
-        return self._queue.access(mark_key(self.scope, id)).key
+    def _drop(self, claimed: Claim | bytes | Exception) -> None:
+        """Give a claim up without waiting: nobody who is cancelled need wait for the server, nor can this be cancelled.
 
-    async def _send_claims(self, asked: Sequence[tuple[str, bytes]]) -> Sequence[Claim | bytes | Exception]:
-        keys = [self._queue.access(token_key(self.scope)).key, *(mark for _, mark in asked)]
+        In line behind what was written before, a `finish` included: what was finished stays done.
+        """
+        if not isinstance(claimed, Claim):
+            return
+        connection = self._link.connection
+        if connection.blocked:
+            dropped: asyncio.Future[Any] = asyncio.ensure_future(self.let_go(claimed))
+        else:
+            words = (_LET_GO.source, "1", self._mark(claimed.id), str(claimed.token))
+            dropped = connection.send(pack("EVAL", *words))
+        self._dropped.add(dropped)
+        dropped.add_done_callback(self._dropped.discard)
+        dropped.add_done_callback(retrieved)
+
+    def _mark(self, id: Name) -> bytes:
+        return self._records + joinable(id)
+
+    async def _send_claims(self, asked: Sequence[tuple[Name, bytes]]) -> Sequence[Claim | bytes | Exception]:
+        keys = [self._tokens, *(mark for _, mark in asked)]
         answers = await _CLAIM.run(self._link, keys, str(self._lease_ms), self._keep_ms)
         return [_claimed(name, state, value) for (name, _), (state, value) in zip(asked, answers, strict=True)]
 
@@ -154,7 +206,7 @@ class Idempotency:
         return [_finished(finish, state, value) for finish, (state, value) in zip(finishes, answers, strict=True)]
 
 
-def _claimed(id: str, state: bytes, value: Any) -> Claim | bytes | Exception:
+def _claimed(id: Name, state: bytes, value: Any) -> Claim | bytes | Exception:
     if state == b"busy":
         return InProgress(f"another worker is at {id!r}; its lease ends in {value} ms", retry_in_s=value / 1e3)
     return Claim(id, value) if state == b"mine" else value or b""
@@ -164,5 +216,6 @@ def _finished(finish: _Finish, state: bytes, value: bytes) -> bytes | Exception:
     if state == b"lost":
         return LeaseLost(f"{finish.claim.id!r} has passed on to another worker; nothing of this attempt was kept")
     if state == b"failed":
-        return CommandRejected(f"an effect of {finish.claim.id!r} was refused: {value.decode('utf-8', 'replace')}")
+        why = value.decode("utf-8", "replace")
+        return CommandRejected(f"an effect of {finish.claim.id!r} was refused: {why}", code=why.partition(" ")[0])
     return value

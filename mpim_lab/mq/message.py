@@ -4,29 +4,23 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mpim_lab.errors import InvalidMessage
-from mpim_lab.keys import Name, name_bytes
+from mpim_lab.keys import Name
 
 
 class Message(NamedTuple):
-    """What a handler gets: the channel, the payload, and the pattern it matched if it was subscribed by pattern."""
+    """What a handler gets: the channel, the payload, and the pattern it matched if it was subscribed by pattern.
 
-    channel: str
+    A channel whose name is not UTF-8 is bytes; publishing to `message.channel` works either way.
+    """
+
+    channel: Name
     payload: bytes
-    pattern: str | None = None
+    pattern: Name | None = None
 
     @property
     def text(self) -> str:
         """The payload as text; bytes that are not UTF-8 show as U+FFFD."""
         return self.payload.decode("utf-8", "replace")
-
-
-def wire_name(channel: Name, prefix: str = "") -> bytes:
-    """The channel's name as the server has it. Raises InvalidMessage.
-
-    >>> wire_name("user:1001", prefix="lab-7f3a:")
-    b'lab-7f3a:user:1001'
-    """
-    return prefix.encode() + name_bytes(channel, "channel")
 
 
 def publish_head(name: bytes) -> bytes:

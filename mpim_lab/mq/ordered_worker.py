@@ -25,7 +25,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError
-from mpim_lab.events import Kind, now
+from mpim_lab.events import Kind, now, shown_name
+from mpim_lab.keys import Name
 from mpim_lab.mq.consumer import WAIT_MS
 from mpim_lab.mq.effects import Effects
 from mpim_lab.mq.partitions import Ordered, PartitionedStream
@@ -49,8 +50,8 @@ class OrderedWorker:
     def __init__(
         self,
         stream: PartitionedStream,
-        group: str,
-        name: str,
+        group: Name,
+        name: Name,
         handler: OrderedHandler,
         *,
         retry: RetryRule | None = None,
@@ -152,4 +153,6 @@ class OrderedWorker:
         self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
 
     def _report(self, kind: Kind, ordered: Ordered, *, detail: str = "", count: int | None = None) -> None:
-        self._reporter.message(kind, ordered.data, self._stream.name, detail=detail, count=count, actor=self.name)
+        self._reporter.message(
+            kind, ordered.data, self._stream.name, detail=detail, count=count, actor=shown_name(self.name)
+        )

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.keys import live_channel, log_key, sent_key, sequence_key
+from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.ids import new_message_id
-from mpim_lab.mq.message import wire_name, wire_payload
+from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 
@@ -34,7 +34,7 @@ class Appended(NamedTuple):
 class Numbered(NamedTuple):
     """One message of a conversation, by number."""
 
-    conversation: str
+    conversation: Name
     sequence: int
     payload: bytes
 
@@ -46,33 +46,39 @@ class Conversations:
     Raises what `Link` raises; after an error with `definite` False append again, with the same id.
     """
 
-    def __init__(self, queue: MessageQueue, name: str, *, keep_s: int = KEEP_S) -> None:
+    def __init__(self, queue: MessageQueue, name: Name, *, keep_s: int = KEEP_S) -> None:
+        name_bytes(name, "name of conversations", error=InvalidParameter)
         self.queue, self.name, self._keep_ms = queue, name, lifetime_ms(keep_s)
         self._access = queue.access(name)
 
-    async def append(self, conversation: str, payload: bytes | str, id: str | None = None) -> Appended:
+    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
         """Number a message, keep it, and hand it to whoever listens, in one step."""
         told = wire_payload(payload, self.queue.max_payload_bytes)
-        channel = live_channel(self.name, conversation)
-        keys = append_keys(self.queue, self.name, conversation, sent := id or new_message_id())
-        keys.append(self._log(conversation))
-        words = (sent, told, self._keep_ms, "", wire_name(channel, self.queue.prefix))
-        return await append(self.queue, self.name, told, keys, *words)
+        sent, keys = message_name(id), self.queue.keys
+        names = [
+            keys.sequence(self.name, conversation),
+            keys.sent(self.name, conversation, sent),
+            keys.log(self.name, conversation),
+        ]
+        words = (sent, told, self._keep_ms, "", keys.live(self.name, conversation))
+        return await append(self.queue, self.name, told, names, *words)
 
-    async def between(self, conversation: str, first: int, last: int | None = None, count: int = 500) -> list[Numbered]:
+    async def between(
+        self, conversation: Name, first: int, last: int | None = None, count: int = 500
+    ) -> list[Numbered]:
         """What the log still has from number `first` to `last` (to its end), at most `count`."""
         key = self._log(conversation)
         end = "+" if last is None else f"{last}-0"
         raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
         return [Numbered(conversation, int(raw[0].partition(b"-")[0]), raw[1][3]) for raw in raws]
 
-    async def trim(self, conversation: str, *, keep: int) -> int:
+    async def trim(self, conversation: Name, *, keep: int) -> int:
         """Forget all but the last `keep` of a conversation; gives how many were."""
         key = self._log(conversation)
         return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(keep)))
 
-    def _log(self, conversation: str) -> bytes:
-        return self.queue.access(log_key(self.name, conversation)).key
+    def _log(self, conversation: Name) -> bytes:
+        return self.queue.keys.log(self.name, conversation)
 
 
 def lifetime_ms(keep_s: int) -> str:
@@ -82,13 +88,13 @@ def lifetime_ms(keep_s: int) -> str:
     return str(keep_s * 1_000)
 
 
-def append_keys(queue: MessageQueue, name: str, conversation: str, id: str) -> list[bytes]:
-    """The first keys of append.lua: the conversation's counter and the mark of the message's id."""
-    return [queue.access(sequence_key(name, conversation)).key, queue.access(sent_key(name, conversation, id)).key]
+def message_name(id: Name | None) -> bytes:
+    """The sender's id of a message as the server has it; a new one if there is none. Raises InvalidMessage."""
+    return new_message_id().encode() if id is None else name_bytes(id, "message id")
 
 
 async def append(
-    queue: MessageQueue, name: str, payload: bytes, keys: Sequence[bytes], *words: bytes | str
+    queue: MessageQueue, name: Name, payload: bytes, keys: Sequence[bytes], *words: bytes | str
 ) -> Appended:
     """Run append.lua and report what became of the message."""
     queue.reporter.message(Kind.ACCEPTED, payload, name)

@@ -9,11 +9,10 @@ from typing import NamedTuple
 from zlib import crc32
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.keys import members_key, partition_key, seat_key
+from mpim_lab.keys import Name, name_bytes, name_text
 from mpim_lab.mq.dead_letters import DeadLetters
-from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.message import wire_payload
-from mpim_lab.mq.ordering import KEEP_S, Appended, append, append_keys, lifetime_ms
+from mpim_lab.mq.ordering import KEEP_S, Appended, append, lifetime_ms, message_name
 from mpim_lab.mq.pubsub import MessageQueue
 
 _FIELDS = (b"conversation", b"seq", b"id", b"data")
@@ -25,9 +24,9 @@ class Ordered(NamedTuple):
     An entry that another program has put there has number 0; `parts` are its fields, name and value in turn, as they are.
     """
 
-    conversation: str
+    conversation: Name
     sequence: int
-    id: str
+    id: Name
     data: bytes
     entry_id: str
     parts: Sequence[bytes] = ()
@@ -40,35 +39,40 @@ class PartitionedStream:
     an error with `definite` False append again, with the same id (`Producer` does).
     """
 
-    def __init__(self, queue: MessageQueue, name: str, *, partitions: int = 8, keep_s: int = KEEP_S) -> None:
+    def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, keep_s: int = KEEP_S) -> None:
         if not 1 <= partitions <= 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
+        name_bytes(name, "name of a stream", error=InvalidParameter)
         self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, lifetime_ms(keep_s)
-        self.keys = [queue.access(partition_key(name, number)).key for number in range(partitions)]
+        self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
 
-    def partition_of(self, conversation: str) -> int:
+    def partition_of(self, conversation: Name) -> int:
         """Which partition a conversation is in: the same for everybody, for ever."""
-        return crc32(conversation.encode()) % self.partitions
+        return crc32(name_bytes(conversation, "conversation")) % self.partitions
 
-    async def append(self, conversation: str, payload: bytes | str, id: str | None = None) -> Appended:
+    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
         """Number a message and append it, unless its id has been sent before: in one step."""
         told = wire_payload(payload, self.queue.max_payload_bytes)
-        if not conversation:
-            raise InvalidParameter("a conversation has a name")
-        keys = append_keys(self.queue, self.name, conversation, sent := id or new_message_id())
-        keys.append(self.keys[self.partition_of(conversation)])
-        return await append(self.queue, self.name, told, keys, sent, told, self._keep_ms, conversation, "")
+        partition, sent, keys = self.partition_of(conversation), message_name(id), self.queue.keys
+        names = [
+            keys.partition_sequence(self.name, partition, conversation),
+            keys.partition_sent(self.name, partition, conversation, sent),
+            self.keys[partition],
+        ]
+        words = (sent, told, self._keep_ms, name_bytes(conversation), "")
+        return await append(self.queue, self.name, told, names, *words)
 
-    def seat_keys(self, group: str) -> list[bytes]:
+    def seat_keys(self, group: Name) -> list[bytes]:
         """The keys of seat.lua: the group's members, then each partition's seat."""
-        names = [members_key(self.name, group)] + [seat_key(self.name, group, n) for n in range(self.partitions)]
-        return [self.queue.access(name).key for name in names]
+        keys = self.queue.keys
+        seats = [keys.owner(self.name, number, group) for number in range(self.partitions)]
+        return [keys.members(self.name, group), *seats]
 
-    def dead_letters(self, group: str, partition: int) -> DeadLetters:
+    def dead_letters(self, group: Name, partition: int) -> DeadLetters:
         """What a group gave up of one partition."""
-        return DeadLetters(self.queue.access(partition_key(self.name, partition)), group)
+        return DeadLetters(self.queue.access(self.name)._replace(key=self.keys[partition]), group)
 
-    async def lag(self, group: str) -> int:
+    async def lag(self, group: Name) -> int:
         """How many entries the group has not done yet, in all partitions."""
         link, behind = self.queue.access(self.name).commands, 0
         for key, seat in zip(self.keys, self.seat_keys(group)[1:], strict=True):
@@ -84,7 +88,7 @@ def ordered_of(raw: tuple[bytes, list[bytes]]) -> Ordered:
     try:
         one, conversation, two, sequence, three, sent_as, four, data = parts
         if (one, two, three, four) == _FIELDS and (number := int(sequence)) > 0:
-            return Ordered(conversation.decode(), number, sent_as.decode(), data, entry_id.decode(), parts)
-    except ValueError:  # other fields, no number, names that are not UTF-8
+            return Ordered(name_text(conversation), number, name_text(sent_as), data, entry_id.decode(), parts)
+    except ValueError:  # other fields, or no number
         pass
     return Ordered("", 0, "", b"", entry_id.decode(), parts)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.errors import MpimError
-from mpim_lab.mq.link import Link
+from mpim_lab.mq.key_link import Commands
 from mpim_lab.mq.replies import Replies
 
 
-async def call_many(link: Link, commands: Sequence[bytes]) -> list[Any]:
+async def call_many(link: Commands, commands: Sequence[bytes]) -> list[Any]:
     """Send packed commands in order, each write as large as the link's limits allow; gives a reply or an error for each.
 
     What waits for room in vain, and everything after it, has that error in its place and was not written. Raises what

@@ -11,6 +11,14 @@ is given an idle connection, or a new one     NotConnected, LoginRejected, after
 has it until it leaves the context            see PooledConnection
 gives it back, or it is closed                never: this step cannot fail, nor be cancelled
 
+| what is taken   | is given back when                                                                              |
+|-----------------|-------------------------------------------------------------------------------------------------|
+| a turn in line  | its caller has a place, is cancelled, has waited for `wait_s`; the pool is closed               |
+| a place         | the caller leaves the context, is cancelled as it is given it, or cannot be given a connection  |
+| a connection    | the same; closed if broken, dirty, too old, in the middle of a reply, or the pool is closed     |
+| a socket        | its connection is closed; opening it fails, is cancelled, or takes over `connect_timeout_s`     |
+| the keeper task | the pool is closed                                                                              |
+
 What is handed on is a place (`pool_line.py`); which connection goes with it is decided by who has the place, so
 that looking at one, or connecting, holds up nobody else.
 
@@ -28,6 +36,7 @@ from typing import Self
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, PoolTimeout, QueueClosed
 from mpim_lab.events import now
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.pool_figures import LineFigures, Out, PoolFigures, Waits, pool_figures
 from mpim_lab.mq.pool_line import Ticket, WaitingLine
 from mpim_lab.mq.pool_rules import Ageing
@@ -81,7 +90,8 @@ class Pool:
         self._timed_out = self._refused = 0
         self._tick_s = min(5.0, max_idle_s / 4, max_lifetime_s / 4, warn_after_s / 4)
         self._opened = self._closed = False
-        self._nobody_out = asyncio.Event()
+        self._loop = OneLoop("this pool")
+        self._somebody_left = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
     # Lending
@@ -102,10 +112,13 @@ class Pool:
 
     async def _place(self) -> Ticket:
         """Stand in line. When this returns or raises, nobody has been overtaken and no place is lost."""
+        self._loop.check()
         if not self._opened or self._closed:
             raise self._why_not_open()
         try:
-            ticket = self._line.ask(_task_name(), now())
+            caller = asyncio.current_task()
+            ticket = self._line.ask(caller.get_name() if caller is not None else "no task", now())
+            ticket.caller = caller
         except MpimError:
             self._refused += 1
             raise
@@ -131,7 +144,7 @@ class Pool:
 
     async def _find(self, ticket: Ticket, wanted: str | None) -> PooledConnection:
         wire = await self._servers.take(ticket, wanted)
-        connection = PooledConnection(wire, self._call_timeout_s, ticket)
+        connection = PooledConnection(wire, self._call_timeout_s, ticket, loop=self._loop)
         self._lent[ticket] = connection
         if self._closed:
             raise QueueClosed("the pool was closed")
@@ -150,18 +163,18 @@ class Pool:
         following = self._line.leave(ticket, now())
         if following is not None and not (turn := self._turns[following]).done():
             turn.set_result(None)  # if it is done, its task is on its way to leave, and will pass the place on
-        if not self._line.in_use:
-            self._nobody_out.set()
+        self._somebody_left.set()
 
     # The end
 
     async def close(self) -> None:
         """Send waiters away (QueueClosed); those out may finish within `close_within_s`, then they are cut (ConnectionLost).
 
-        Twice is harmless.
+        A connection that the caller itself has is not waited for. Twice is harmless.
         """
         if self._closed:
             return
+        self._loop.check()
         self._closed = True
         if self._keeper is not None:
             self._keeper.cancel()
@@ -169,16 +182,21 @@ class Pool:
             if not (turn := self._turns[ticket]).done():
                 turn.set_exception(QueueClosed("the pool was closed"))
         try:
-            if self._line.in_use:
-                self._nobody_out.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._close_within_s):
-                        await self._nobody_out.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._close_within_s):
+                    await self._others_have_left()
         finally:
             self._servers.close([connection.wire for connection in self._lent.values()])
         await self._servers.all_closed()
 
+    async def _others_have_left(self) -> None:
+        caller = asyncio.current_task()
+        while any(ticket.caller is not caller for ticket in self._line.placed):
+            self._somebody_left.clear()
+            await self._somebody_left.wait()
+
     async def __aenter__(self) -> Self:
+        self._loop.check()
         if self._opened:
             raise self._why_not_open() if self._closed else InvalidParameter("the pool is open already")
         self._opened = True
@@ -221,8 +239,3 @@ class Pool:
         if self._closed:
             return QueueClosed("the pool is closed")
         return NotConnected("not opened yet: write `async with Pool(url) as pool:`")
-
-
-def _task_name() -> str:
-    task = asyncio.current_task()
-    return task.get_name() if task is not None else "no task"

@@ -24,6 +24,7 @@ _CLIENT_CHANGES_NOTHING = frozenset(
 _BLOCKS_LAST_S = frozenset(["BLPOP", "BRPOP", "BRPOPLPUSH", "BLMOVE", "BZPOPMIN", "BZPOPMAX"])
 _BLOCKS_FIRST_S = frozenset(["BLMPOP", "BZMPOP"])
 _BLOCKS_LAST_MS = frozenset(["WAIT", "WAITAOF"])
+_READ_OPTION_WORDS = {"GROUP": 3, "COUNT": 2, "CLAIM": 2}  # of XREAD and XREADGROUP, the option's name included
 _BLOCKING = _BLOCKS_LAST_S | _BLOCKS_FIRST_S | _BLOCKS_LAST_MS | {"XREAD", "XREADGROUP"}
 
 
@@ -90,6 +91,8 @@ def blocks_for_s(words: Sequence[Word]) -> float:
     (1.5, 0.5)
     >>> blocks_for_s(["BLPOP", "k", 0]), blocks_for_s(["GET", "k"])
     (inf, 0.0)
+    >>> blocks_for_s([b"xreadgroup", "group", "block", "streams", "block", b"500", "streams", "s", ">"])
+    0.5
     """
     if command_words(words[:1])[0] not in _BLOCKING:  # most are not: do not read through their payloads
         return 0.0
@@ -101,9 +104,16 @@ def blocks_for_s(words: Sequence[Word]) -> float:
             return float(rest[0]) or float("inf")
         if name in _BLOCKS_LAST_MS:
             return float(rest[-1]) / 1000 or float("inf")
-        if name in ("XREAD", "XREADGROUP"):
-            options = rest[: rest.index("STREAMS")]
-            return float(options[options.index("BLOCK") + 1]) / 1000 or float("inf") if "BLOCK" in options else 0.0
+        return _read_blocks_s(rest)
     except (ValueError, IndexError):
         return 0.0  # a command the server will refuse
+
+
+def _read_blocks_s(rest: Sequence[str]) -> float:
+    """The same for what follows XREAD or XREADGROUP: a group, a consumer or a stream may be called BLOCK or STREAMS."""
+    at = 0
+    while rest[at] != "STREAMS":
+        if rest[at] == "BLOCK":
+            return float(rest[at + 1]) / 1000 or float("inf")
+        at += _READ_OPTION_WORDS.get(rest[at], 1)
     return 0.0

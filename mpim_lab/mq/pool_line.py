@@ -8,12 +8,16 @@ from mpim_lab.errors import InvalidParameter, QueueFull
 
 @dataclass(eq=False)
 class Ticket:
-    """One caller's place in the line and, once `placed_at` is set, in the pool. `who`: the name to show if it stays long."""
+    """One caller's place in the line and, once `placed_at` is set, in the pool.
+
+    who: the name to show if it stays long. caller: whoever is not to wait for itself when the pool is closed.
+    """
 
     who: str
     asked_at: float
     placed_at: float | None = None
     server: str = ""
+    caller: object = None
 
     @property
     def waited_s(self) -> float:

@@ -11,7 +11,7 @@ from mpim_lab.mq.pool_figures import ServerFigures
 from mpim_lab.mq.pool_line import Ticket
 from mpim_lab.mq.pool_rules import Ageing, least_busy
 from mpim_lab.mq.pool_server import ServerShelf
-from mpim_lab.mq.pool_wire import Wire
+from mpim_lab.mq.pool_wire import Wire, check_options
 
 
 class Servers:
@@ -31,7 +31,9 @@ class Servers:
             str(address): ServerShelf(address, name, ageing, backoff, connect_timeout_s) for address in addresses
         }
         if not addresses or len(self.shelves) < len(addresses):
-            raise InvalidParameter(f"urls={urls}: at least one, and each once")
+            raise InvalidParameter(f"{len(addresses)} urls: at least one, and each once")
+        for address in addresses:
+            check_options(address)
         self._max_connections = max_connections
         self._times_lent = 0
 
@@ -116,8 +118,9 @@ class Servers:
                 shelf.evict("pool closed")
 
     async def all_closed(self) -> None:
-        """Wait until the sockets are closed."""
-        await asyncio.gather(*(task for shelf in self.shelves.values() for task in shelf.closing))
+        """Wait until the sockets are closed; whoever is cancelled here does not stop that."""
+        if closing := [task for shelf in self.shelves.values() for task in shelf.closing]:
+            await asyncio.wait(closing)
 
     def figures(self, at: float) -> dict[str, ServerFigures]:
         """One server after the other."""

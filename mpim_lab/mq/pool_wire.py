@@ -17,6 +17,7 @@ from mpim_lab.errors import (
     CommandTimeout,
     ConnectionLost,
     InvalidMessage,
+    InvalidParameter,
     LoginRejected,
     MpimError,
     NotConnected,
@@ -54,8 +55,8 @@ class Wire:
                 raise NotConnected(f"{self.address} did not answer within {within_s:g} s") from error
             if isinstance(error, AuthenticationError | AuthorizationError | ResponseError):
                 raise LoginRejected(f"{self.address} refused the login: {error}") from error
-            if isinstance(error, RedisError | OSError):
-                raise NotConnected(f"cannot reach {self.address}: {error}") from error
+            if isinstance(error, Exception):  # also a host's name that cannot be one, or what a TLS library says
+                raise NotConnected(f"cannot reach {self.address}: {error or type(error).__name__}") from error
             raise
 
     async def find_fault(self) -> str:
@@ -81,7 +82,7 @@ class Wire:
             raise NotConnected(f"the connection to {self.address} is broken; nothing was sent")
         try:
             packed = self._redis.pack_commands(commands)
-        except (DataError, TypeError) as error:
+        except (DataError, TypeError, UnicodeError) as error:
             raise InvalidMessage(f"not a command: {error}") from error
         self.unanswered += len(commands)
         try:
@@ -91,7 +92,7 @@ class Wire:
         except TimeoutError as error:
             text = f"{commands[0][0]!r} to {self.address}: no answer within {timeout_s:g} s"
             raise CommandTimeout(text) from error
-        except (RedisError, OSError) as error:
+        except Exception as error:
             self._is_lost = True
             raise ConnectionLost(f"lost {self.address} after {commands[0][0]!r} was sent: {error}") from error
 
@@ -124,6 +125,16 @@ def _rejected(error: RedisError) -> MpimError:
     return rejected
 
 
+def check_options(address: Address) -> None:
+    """Raise InvalidParameter for TLS options that are unknown or of no use: a missing file, a key that cannot be read."""
+    try:
+        connection = _redis_connection(address, "")
+        if isinstance(connection, SSLConnection):
+            connection.ssl_context.get()
+    except (RedisError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidParameter(f"TLS options of {address}: {error}") from error
+
+
 def _redis_connection(address: Address, name: str) -> AbstractConnection:
     options: dict[str, Any] = {
         "db": address.db,
@@ -138,5 +149,6 @@ def _redis_connection(address: Address, name: str) -> AbstractConnection:
     if address.path is not None:
         return UnixDomainSocketConnection(path=address.path, **options)
     if address.tls is not None:
-        return SSLConnection(host=address.host, port=address.port, **address.tls, **options)
+        tls = {"ssl_password": "", **address.tls}  # without any, the pass phrase would be asked for on the terminal
+        return SSLConnection(host=address.host, port=address.port, **tls, **options)
     return Connection(host=address.host, port=address.port, **options)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, NotConnected, PartlyAdded, WatchFailed
+from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.pool_commands import Leftovers, Word, blocks_for_s, check_has_reply
 from mpim_lab.mq.pool_line import Ticket
 from mpim_lab.mq.pool_wire import Wire
@@ -17,8 +18,11 @@ class PooledConnection:
     After the context it is dead, even if the connection behind it lives on with somebody else.
     """
 
-    def __init__(self, wire: Wire, call_timeout_s: float, ticket: Ticket | None = None) -> None:
+    def __init__(
+        self, wire: Wire, call_timeout_s: float, ticket: Ticket | None = None, *, loop: OneLoop | None = None
+    ) -> None:
         self.wire, self.ticket = wire, ticket
+        self._loop = loop or OneLoop("this connection")
         self.server = str(wire.address)
         self.waited_s = 0.0 if ticket is None else ticket.waited_s
         self.is_returned = False
@@ -60,6 +64,7 @@ class PooledConnection:
         Raises WatchFailed and CommandRejected: nothing was done. PartlyAdded: some failed as they were run, the others
         are done; `ids` are the replies, `errors` says which. Otherwise as `call`.
         """
+        commands = [tuple(words) for words in commands]
         for words in commands:
             check_has_reply(words)
         limit_s = self._limit_s(("MULTI",), timeout_s)
@@ -72,7 +77,7 @@ class PooledConnection:
         return _outcome(queued, outcome)
 
     def _limit_s(self, words: Sequence[Word], timeout_s: float | None) -> float:
-        limit_s = self._call_timeout_s + blocks_for_s(words) if timeout_s is None else timeout_s
+        limit_s = self._call_timeout_s + max(0.0, blocks_for_s(words)) if timeout_s is None else timeout_s
         if not 0 < limit_s < math.inf:
             raise InvalidParameter(
                 f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and not infinite"
@@ -80,7 +85,8 @@ class PooledConnection:
         return limit_s
 
     def _check_usable(self) -> None:
-        """Raises NotConnected. One step with the writing that follows, so that two tasks cannot mix their replies."""
+        """Raises WrongLoop, NotConnected. One step with the writing that follows: two tasks cannot mix their replies."""
+        self._loop.check()
         if self.is_returned:
             raise NotConnected("this connection was given back to the pool; nothing was sent")
         if self.wire.unanswered:

@@ -10,19 +10,22 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, QueueClosed, Unconfirmed
+from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.handler import Cancellations
 from mpim_lab.mq.ids import new_message_id
+from mpim_lab.mq.one_loop import OneLoop
 
 Answer = TypeVar("Answer")
-TRANSIENT = ("LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")
 
 
 class Producer(Generic[Answer]):
     """Send through `append(conversation, payload, id)` at most `attempts` times.
 
-    What may not change by repeating is not repeated: InvalidMessage, CommandRejected, QueueClosed. Raises the last error if
-    no attempt can have been run, otherwise Unconfirmed.
+    Only what is `transient` is repeated. Raises the last error if no attempt can have been run, otherwise Unconfirmed.
+
+    A send ends: it waits for those before it in its conversation, and then for at most `attempts` times what one call of
+    `append` may take, and as many pauses of at most `backoff.most_s`. The conversation's lock passes on however it ends.
     """
 
     def __init__(
@@ -35,11 +38,13 @@ class Producer(Generic[Answer]):
         if attempts < 1:
             raise InvalidParameter(f"attempts={attempts}: at least 1")
         self._append, self._attempts, self._backoff = append, attempts, backoff or Backoff()
+        self._loop = OneLoop("this producer")
         self._turns: dict[str, asyncio.Lock] = {}
         self._waiting: dict[str, int] = {}
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> Answer:
         """Send one message; gives what `append` gives. `id`: the caller's own, if it has one already."""
+        self._loop.check()
         turn = self._turns.setdefault(conversation, asyncio.Lock())
         self._waiting[conversation] = self._waiting.get(conversation, 0) + 1
         try:
@@ -51,22 +56,19 @@ class Producer(Generic[Answer]):
                 del self._waiting[conversation], self._turns[conversation]
 
     async def _repeat(self, conversation: str, payload: bytes, id: str) -> Answer:
-        perhaps = False
+        perhaps, cancellations = False, Cancellations()
         for attempt in range(1, self._attempts + 1):
             try:
                 return await self._append(conversation, payload, id)
             except MpimError as error:
                 perhaps |= not error.definite
-                if attempt == self._attempts or not _may_pass(error):
+                if attempt == self._attempts or not error.transient:
                     if not perhaps:
                         raise
                     raise Unconfirmed(f"{id!r} was sent {attempt} times; it may have been taken") from error
+            except asyncio.CancelledError as error:
+                if cancellations.are_ours:
+                    raise
+                raise Unconfirmed(f"sending {id!r} was cancelled by somebody else; it may have been taken") from error
             await asyncio.sleep(self._backoff.delay_s(attempt, random.random()))
         raise AssertionError("unreachable")
-
-
-def _may_pass(error: MpimError) -> bool:
-    """Whether the same send may succeed later."""
-    if isinstance(error, CommandRejected):
-        return str(error).startswith(TRANSIENT)
-    return not isinstance(error, ValueError | QueueClosed)

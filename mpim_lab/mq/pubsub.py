@@ -12,15 +12,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from mpim_lab.errors import InvalidParameter, MpimError
-from mpim_lab.events import Kind, Observer, Reporter
+from mpim_lab.events import Kind, Observer, Reporter, shown_name
 from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.handler import checked_handler, is_async
 from mpim_lab.mq.inbox import Inbox, WhenFull
+from mpim_lab.mq.key_link import KeyLink, Layout
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
-from mpim_lab.mq.message import Message, publish_head, wire_name, wire_payload
+from mpim_lab.mq.message import Message, publish_head, wire_payload
 from mpim_lab.mq.replies import retrieved
 from mpim_lab.mq.streams import Stream
 from mpim_lab.mq.subscription import Handler, Messages, Subscription, Unpack, direct, unpacked
@@ -33,7 +34,7 @@ class MessageQueue:
     """A queue over one Redis or Valkey server, for the tasks of one event loop.
 
     url: redis://, rediss:// or unix://, with user, password and db as redis-py reads them. name: who reports to the
-    `observer`, and the client's name on the server. prefix: put before every channel, and taken off again.
+    `observer`, and the client's name on the server. prefix: put before every key and channel, and taken off again.
     Connections that break come back by themselves and subscribe again; what was published meanwhile is gone, and the
     observer and `on_gap(seconds)` are told how long the gap was.
     """
@@ -43,7 +44,7 @@ class MessageQueue:
         url: str,
         *,
         name: str = "mq",
-        prefix: str = "",
+        prefix: Name = "",
         limits: Limits | None = None,
         max_payload_bytes: int = 1024 * 1024,
         observer: Observer | None = None,
@@ -56,10 +57,12 @@ class MessageQueue:
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
         self.prefix, self.keys = prefix, Keys(prefix)
         self._heads: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
-        self._subscriptions = table = Subscriptions(prefix, self.reporter)
+        self._subscriptions = table = Subscriptions(self.keys, self.reporter)
         common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
         self._closing: asyncio.Task[None] | None = None
         self._commands = Link(address, **common)
+        self._layout = Layout(self._commands, self.keys)
+        self._key_commands = KeyLink(self._commands, self._layout)
         self._messages = table.link = Link(
             address, on_push=table.on_push, greeting=table.greeting, on_gap=on_gap, **common
         )
@@ -138,10 +141,11 @@ class MessageQueue:
         return receivers
 
     def _new_head(self, channel: Name) -> bytes:
-        head = publish_head(wire_name(channel, self.prefix))
+        head = publish_head(self.keys.channel(channel))
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
-        self._heads[channel] = head
+        with contextlib.suppress(TypeError):  # a text of a class of its own may have no hash
+            self._heads[channel] = head
         return head
 
     async def _publish_reporting(self, channel: Name, payload: bytes, packed: bytes) -> int:
@@ -159,7 +163,7 @@ class MessageQueue:
 
     async def listeners(self, channel: Name) -> int:
         """How many connections are subscribed to the channel now (patterns not counted); true when the server said it."""
-        reply = await self._commands.call(b"PUBSUB", b"NUMSUB", wire_name(channel, self.prefix))
+        reply = await self._commands.call(b"PUBSUB", b"NUMSUB", self.keys.channel(channel))
         return int(reply[1])
 
     # Streams
@@ -170,11 +174,20 @@ class MessageQueue:
 
     def access(self, name: Name) -> Access:
         """What the parts that build on this queue share: the key called `name`, and the connections."""
-        return Access(name, wire_name(name, self.prefix), self._commands, self._dedicated, self.reporter, self.keys)
+        key = self.keys.stream(name)
+        return Access(name, key, self._key_commands, self._dedicated, self.reporter, self.keys)
 
-    def _dedicated(self, name: str) -> Link:
+    @property
+    def link(self) -> Link:
+        """The connection for commands that use no keys: those of Pub/Sub."""
+        return self._commands
+
+    def _dedicated(self, name: Name) -> KeyLink:
         """A connection for reads that wait; the queue that reads closes it."""
-        return Link(self._address, name=name, limits=self._limits, observer=self._observer, sleep=self._sleep)
+        own = Link(
+            self._address, name=shown_name(name), limits=self._limits, observer=self._observer, sleep=self._sleep
+        )
+        return KeyLink(own, self._layout)
 
     # Subscribing
 

@@ -19,7 +19,7 @@ class Receipt(asyncio.Future[list[Outcome]]):
     >>> loop.close()
     """
 
-    def __init__(self, count: int, at: float, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, count: int, at: float, *, loop: asyncio.AbstractEventLoop | None) -> None:
         super().__init__(loop=loop)
         self.left, self.at = count, at
         self._outcomes: list[Outcome] = []

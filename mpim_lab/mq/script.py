@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.link import Link
+from mpim_lab.mq.key_link import Commands
 
 _FOLDER = Path(__file__).parent / "scripts"
 
@@ -26,7 +26,7 @@ class Script:
         words = ["EVALSHA", self._digest, str(len(keys)), *keys, *arguments]
         return template_of(words, [place + 3 for place in places])
 
-    async def run(self, link: Link, keys: Sequence[bytes], *arguments: bytes | str) -> Any:
+    async def run(self, link: Commands, keys: Sequence[bytes], *arguments: bytes | str) -> Any:
         """Run it. A server that does not know it (a new one, one that was restarted) gets the source and runs that."""
         words = (str(len(keys)), *keys, *arguments)
         try:

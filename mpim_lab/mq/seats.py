@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError
-from mpim_lab.events import now
+from mpim_lab.events import now, shown_name
+from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.effects import Effects, pack_effects
 from mpim_lab.mq.entries import Entry
 from mpim_lab.mq.ids import new_message_id
@@ -56,10 +57,10 @@ class Seats:
     Raises what `Link` raises, and LeaseLost when a partition has passed on.
     """
 
-    def __init__(self, stream: PartitionedStream, group: str, member: str, *, lease_ms: int, prefetch: int) -> None:
+    def __init__(self, stream: PartitionedStream, group: Name, member: Name, *, lease_ms: int, prefetch: int) -> None:
         if lease_ms < 3:
             raise InvalidParameter(f"lease_ms={lease_ms}: at least 3")
-        self.group, self.member = group, member
+        self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
         access = stream.queue.access(stream.name)
         self._commands, self._reads = access.commands, access.dedicated(member)
@@ -122,7 +123,7 @@ class Seats:
             await self._commands.call("HSET", self._keys[1 + seat.partition], "begun", str(seat.token))
 
     async def _show(self, lease_ms: int) -> list[tuple[int, int, bytes, int]]:
-        words = (self.member, self._life, str(lease_ms), str(int(self._every_s * 1e3)))
+        words: tuple[Name, ...] = (self.member, self._life, str(lease_ms), str(int(self._every_s * 1e3)))
         seats: list[tuple[int, int, bytes, int]] = await _SEAT.run(
             self._commands, [*self._keys, *self._stream.keys], *words
         )
@@ -158,7 +159,9 @@ class Seats:
             pack_effects(effects.commands, keys, words)
         count, refused = await _COMMIT.run(self._commands, keys, *words)
         if count < 0:
-            raise LeaseLost(f"partition {seat.partition} has passed on; nothing of {self.member}'s attempt was kept")
+            raise LeaseLost(
+                f"partition {seat.partition} has passed on; nothing of {shown_name(self.member)}'s attempt was kept"
+            )
         if count:
             seat.offset, seat.tries, seat.failures, seat.due_at = done[count - 1].ordered.entry_id, 1, 0, 0.0
             seat.doubtful = max(0, seat.doubtful - count)

@@ -20,6 +20,8 @@ Source: Helland, "Life beyond Distributed Transactions", 2007 (a receiver that r
 https://microservices.io/patterns/communication-style/idempotent-consumer.html
 """
 
+import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 
@@ -39,7 +41,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mpim_lab.errors import InvalidParameter, StoreFailed
+from mpim_lab.errors import InvalidParameter, StoreFailed, WorkCancelled
+from mpim_lab.mq.handler import Cancellations, checked_handler
 from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.sql_store import NAME, SqlStore, checked_name
 
@@ -73,7 +76,8 @@ class SqlInbox:
         `work(connection)` has its effect through that connection, which it neither commits nor rolls back, and may give
         a result of at most 1 MiB; an ORM session joins with `AsyncSession(bind=connection)`. What it raises is raised here,
         nothing is kept, and the message may be tried again.
-        Raises InvalidMessage, StoreFailed (nothing was kept), StoreUncertain (run it again with the same id to know).
+        Raises InvalidMessage, StoreFailed (nothing was kept), StoreUncertain (run it again with the same id to know),
+        WorkCancelled (the work, not the caller, was cancelled), InvalidParameter (the work cannot be awaited).
         """
         message_id = checked_name("message id", message_id)
         for _ in range(RACES):
@@ -89,7 +93,7 @@ class SqlInbox:
             if first is not None:
                 return first
             await self._mark(connection, message_id)
-            result = wire_payload(await work(connection) or b"", MOST_RESULT_BYTES)
+            result = wire_payload(await _done(work, connection, message_id) or b"", MOST_RESULT_BYTES)
             await self._keep(connection, message_id, result)
             return result
 
@@ -142,6 +146,20 @@ class SqlInbox:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1e3)
+
+
+async def _done(work: Work, connection: AsyncConnection, message_id: str) -> bytes | None:
+    """The work's result. A CancelledError that is not the caller's is the work's own failure."""
+    cancellations, begun = Cancellations(), work(connection)
+    if not inspect.isawaitable(begun):
+        checked_handler(work)
+        raise InvalidParameter(f"the work {work!r} gave nothing to await; write `async def`")
+    try:
+        return await begun
+    except asyncio.CancelledError as error:
+        if cancellations.are_ours:
+            raise
+        raise WorkCancelled(f"the work on {message_id!r} awaited what somebody else cancelled") from error
 
 
 class _MarkedMeanwhile(Exception):

@@ -13,10 +13,17 @@ stream's answer.
 
 At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or `Idempotency`.
 
-Order: each relay sends by ascending row id and stops at the first row that fails, so the first copies of all rows
-arrive in that order, also with several relays. SQLite commits in the order of the ids. PostgreSQL and MySQL number
-rows when they are written: of two transactions at the same time the one numbered first may be committed, and sent,
-last. No row is skipped by that, because a relay asks for the rows that are there, not for those above the last it saw.
+| a row fails because ...                       | then                                                                  |
+|-----------------------------------------------|-----------------------------------------------------------------------|
+| the server cannot take anything for now       | all rows stay, and all are tried again, with a growing pause          |
+| the server refuses it (WRONGTYPE, NOPERM)     | it and the later ones of its stream stay; those of other streams go   |
+|                                               | on; each refusal is logged, the pause of that stream grows            |
+| the queue or the store was closed             | the relay ends, with that error                                       |
+
+Order: each relay sends by ascending row id, and a stream's rows stop at the first that fails, so the first copies of a
+stream's rows arrive in that order, also with several relays. SQLite commits in the order of the ids. PostgreSQL and
+MySQL number rows when they are written: of two transactions at the same time the one numbered first may be committed,
+and sent, last. No row is skipped by that: a relay asks for the rows that are there, not for those above the last it saw.
 
 Source: https://microservices.io/patterns/data/transactional-outbox.html and /polling-publisher.html
 """
@@ -26,14 +33,20 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.errors import CommandRejected, InvalidMessage, InvalidParameter, MpimError
+from mpim_lab.events import now
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.entries import DATA
+from mpim_lab.mq.handler import Loop
+from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import NAME, SqlStore, checked_name
@@ -89,11 +102,14 @@ class SqlOutbox:
             await connection.execute(insert(OUTBOX).values(line))
         self._store.after_commit(connection, self.added.set)
 
-    async def waiting(self, *, count: int = 100) -> list[OutboxRow]:
-        """The oldest `count` rows that are not known to be sent. Raises StoreFailed."""
+    async def waiting(self, *, count: int = 100, without: Collection[str] = ()) -> list[OutboxRow]:
+        """The oldest `count` rows that are not known to be sent, without those to some streams. Raises StoreFailed."""
         columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
         async with self._store.transaction() as connection, self._store.naming("the outbox cannot be read"):
-            found = await connection.execute(select(*columns).order_by(OUTBOX.c.id).limit(count))
+            wanted = (
+                select(*columns).where(OUTBOX.c.stream_name.not_in(list(without))).order_by(OUTBOX.c.id).limit(count)
+            )
+            found = await connection.execute(wanted)
             return [OutboxRow(row.id, row.stream_name, row.message_id, bytes(row.payload)) for row in found]
 
     async def count(self) -> int:
@@ -124,53 +140,109 @@ class OutboxRelay:
         if not 1 <= limit <= MOST_ROWS or poll_s <= 0:
             raise InvalidParameter(f"limit={limit}, poll_s={poll_s}: 1 to {MOST_ROWS} rows, and above 0")
         self._outbox, self._queue, self._limit, self._poll_s = outbox, queue, limit, poll_s
-        self._backoff = Backoff()
-        self._stopping, self._ended = False, asyncio.Event()
-        self._ended.set()  # it has not begun
+        self._backoff, self._close_timeout_s = Backoff(), Limits().close_timeout_s
+        self._refusals: dict[str, _Refusal] = {}
+        self._stopping, self._loop = asyncio.Event(), Loop()
 
     async def relay_once(self, limit: int | None = None) -> int:
         """Send the oldest rows, at most `limit`, one after the other; gives how many.
 
-        Raises what `Stream.add` raises at the first row that fails: that one and those after it stay, whatever is the
-        reason. StoreFailed or StoreUncertain when the rows that were sent could not be deleted: they will be sent again.
+        Raises what `Stream.add` raises for the first row that fails, after the rows of other streams were sent, if it was
+        refused for itself. It and the later rows of its stream stay. StoreFailed or StoreUncertain when the rows that were
+        sent could not be deleted: they will be sent again.
         """
+        done = _Round(self._limit if limit is None else limit)
+        await self._relay(done)
+        if done.refused:
+            raise next(iter(done.refused.values()))
+        return done.sent
+
+    async def _relay(self, done: "_Round") -> None:
+        """Page by page, until as many are sent as may be, or no more can be sent now."""
+        page_is_full = True
+        while page_is_full and done.sent < done.limit:
+            wanted = done.limit - done.sent
+            rows = await self._outbox.waiting(count=wanted, without=done.without | done.refused.keys())
+            page_is_full = len(rows) == wanted
+            await self._relay_page(rows, done)
+
+    async def _relay_page(self, rows: list[OutboxRow], done: "_Round") -> None:
         sent: list[int] = []
         try:
-            for row in await self._outbox.waiting(count=self._limit if limit is None else limit):
-                await self._queue.stream(row.stream_name).add({ID: row.message_id, DATA: row.payload})
-                sent.append(row.id)
+            for row in rows:
+                if row.stream_name in done.refused:
+                    continue
+                try:
+                    await self._queue.stream(row.stream_name).add({ID: row.message_id, DATA: row.payload})
+                except (CommandRejected, InvalidMessage) as error:
+                    if error.transient:
+                        raise
+                    done.refused[row.stream_name] = error
+                else:
+                    sent.append(row.id)
         except (Exception, asyncio.CancelledError):  # not when the process goes down: then nothing more is done
             await self._outbox.drop(*sent)
             raise
         await self._outbox.drop(*sent)
-        return len(sent)
+        done.sent += len(sent)
 
     async def run(self) -> None:
-        """Send until `stop`. A server or database that is away is waited for; rows stay where they are meanwhile."""
-        self._ended.clear()
+        """Send until `stop`. A server or database that is away is waited for; rows stay where they are meanwhile.
+
+        Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no repeat can change.
+        """
         failures = 0
-        try:
-            while not self._stopping:
+        with self._loop:
+            while not self._stopping.is_set():
                 self._outbox.added.clear()  # before reading: what is committed while we read sets it again
+                done = _Round(self._limit, {name for name, refusal in self._refusals.items() if now() < refusal.until})
                 try:
-                    sent, failures = await self.relay_once(), 0
+                    await self._relay(done)
                 except MpimError as error:
+                    if not error.transient:
+                        raise
                     failures += 1
                     _log.warning("outbox: %s: %s", type(error).__name__, error)
-                    await asyncio.sleep(self._backoff.delay_s(failures, random.random()))
+                    await _first_of(self._stopping, self._backoff.delay_s(failures, random.random()))
                     continue
-                if sent < self._limit:
-                    await self._pause()
-        finally:
-            self._ended.set()
+                failures = 0
+                self._note_refusals(done)
+                if done.sent < self._limit:
+                    await _first_of(self._outbox.added, self._poll_s)
+
+    def _note_refusals(self, done: "_Round") -> None:
+        """A stream's rows are tried again later and later, until one of them is taken."""
+        for name, error in done.refused.items():
+            times = self._refusals[name].times + 1 if name in self._refusals else 1
+            delay_s = self._backoff.delay_s(times, random.random())
+            self._refusals[name] = _Refusal(times, now() + delay_s)
+            _log.warning("outbox: to %r: %s: %s; tried again in %.1f s", name, type(error).__name__, error, delay_s)
+        for name in self._refusals.keys() - done.refused.keys() - done.without:
+            del self._refusals[name]
 
     async def stop(self) -> None:
-        """Finish the rows that were read, and wait until `run` has returned."""
-        self._stopping = True
+        """Finish the rows that were read, and wait until `run` has returned; after `close_timeout_s` it is cancelled."""
+        self._stopping.set()
         self._outbox.added.set()
-        await self._ended.wait()
+        await self._loop.end(self._close_timeout_s)
 
-    async def _pause(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._poll_s):
-                await self._outbox.added.wait()
+
+@dataclass
+class _Round:
+    """One look at the outbox: how many rows were sent, and which streams' rows were refused."""
+
+    limit: int
+    without: AbstractSet[str] = frozenset()
+    refused: dict[str, MpimError] = field(default_factory=dict)
+    sent: int = 0
+
+
+class _Refusal(NamedTuple):
+    times: int
+    until: float
+
+
+async def _first_of(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

@@ -4,6 +4,14 @@ SQLite in a file or in memory, PostgreSQL, MySQL and MariaDB by URL; the driver 
 SQLite has one writer at a time: here writers queue, in this process for the one connection, among processes for the
 lock that BEGIN IMMEDIATE takes. Begun as readers, two of them would each wait for the other to finish: "database is locked".
 
+| what is taken               | is given back when                                                                       |
+|-----------------------------|------------------------------------------------------------------------------------------|
+| a connection of the engine  | its transaction ends, whichever way, or cannot be begun; one that does not take its      |
+|                             | rollback within `timeout_s`, and any once the store is closed, is closed                 |
+| a transaction               | it is committed, or rolled back, also when the caller is cancelled; if the line is gone  |
+|                             | or silent, the database rolls back by itself                                             |
+| a memory database           | the store is closed                                                                      |
+
 Source: https://docs.sqlalchemy.org/en/21/dialects/sqlite.html (transactions with SQLite and the sqlite3 driver);
 https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html
 """
@@ -22,7 +30,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed, StoreUncertain
+from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, StoreFailed, StoreUncertain
+from mpim_lab.mq.one_loop import OneLoop
 
 LOOK_AGAIN_S = 0.02
 MOST_CHARACTERS = 255
@@ -48,9 +57,15 @@ class SqlStore:
             self.is_sqlite = self._url.get_backend_name() == "sqlite"
             self._memory = f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _in_memory(self._url) else ""
             self._engine = self._make_engine(timeout_s, connections)
-        except (SQLAlchemyError, ImportError) as error:  # the URL itself is not repeated: it may hold a password
+        except (
+            SQLAlchemyError,
+            ImportError,
+            ValueError,
+            TypeError,
+        ) as error:  # the URL itself is not repeated: it may hold a password
             raise InvalidParameter(f"no database that can be used here: {error}") from error
         self._timeout_s, self._missing, self._making = timeout_s, list[Table](), asyncio.Lock()
+        self._loop, self._ending = OneLoop("this store"), set[asyncio.Task[None]]()
         self._running: dict[AsyncConnection, list[Callable[[], object]]] = {}
         self._keeper: sqlite3.Connection | None = None  # a memory database lasts as long as a connection to it
         self._is_closed = False
@@ -76,9 +91,13 @@ class SqlStore:
         self._missing += tables
 
     async def open(self) -> None:
-        """Make the tables that are missing. Not needed: the first transaction does it. Raises StoreFailed."""
+        """Make the tables that are missing. Not needed: the first transaction does it.
+
+        Raises StoreFailed, WrongLoop.
+        """
+        self._loop.check()
         if self._is_closed:
-            raise StoreFailed("this store was closed by its owner")
+            raise _closed()
         if self._memory and self._keeper is None:
             self._keeper = sqlite3.connect(f"file:{self._memory}?mode=memory&cache=shared", uri=True)
         if self._missing:
@@ -99,11 +118,19 @@ class SqlStore:
                 return
 
     async def close(self) -> None:
-        """Close all connections. Twice is harmless. A memory database is gone."""
+        """Close all connections, those of transactions that run when these end. Twice is harmless.
+
+        It takes at most `timeout_s`. A memory database is gone.
+        """
+        self._loop.check()
         self._is_closed = True
-        await self._engine.dispose()
-        if self._keeper is not None:
-            self._keeper.close()
+        try:
+            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):  # a line that does not answer
+                async with asyncio.timeout(self._timeout_s):
+                    await self._engine.dispose()
+        finally:
+            if self._keeper is not None:
+                self._keeper.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -135,16 +162,31 @@ class SqlStore:
             if begun is None or not begun.is_active:
                 raise StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
             await self._commit(connection)
-        except BaseException:
-            with contextlib.suppress(SQLAlchemyError):  # a line that broke: the database rolls back by itself
-                await connection.rollback()
-            raise
         finally:
             del self._running[connection]
-            with contextlib.suppress(SQLAlchemyError):
-                await asyncio.shield(asyncio.create_task(connection.close()))
+            await self._give_back(connection)
         for call in waiting:
             call()
+
+    async def _give_back(self, connection: AsyncConnection) -> None:
+        """Roll back what is not committed, and return the connection; whoever is cancelled here does not stop that."""
+        ending = asyncio.create_task(self._end(connection))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        await asyncio.shield(ending)
+
+    async def _end(self, connection: AsyncConnection) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await connection.rollback()
+                if self._is_closed:
+                    await connection.invalidate()
+                await connection.close()
+        except Exception:  # a line that broke, or is silent: the database rolls back by itself
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(self._timeout_s):
+                    await connection.invalidate()
+                    await connection.close()
 
     async def _begin(self) -> AsyncConnection:
         deadline = time.monotonic() + self._timeout_s
@@ -154,10 +196,11 @@ class SqlStore:
                 async with self.naming("no transaction can be begun", patience=2):
                     await connection.start()
                     await connection.begin()
+                if self._is_closed:
+                    raise _closed()
                 return connection
             except BaseException as error:
-                with contextlib.suppress(SQLAlchemyError):
-                    await connection.close()
+                await self._give_back(connection)
                 # SQLite's own waiting for locks leaves out some: a memory database's, and that for the change to WAL
                 if not (isinstance(error, StoreFailed) and _is_locked(error) and time.monotonic() < deadline):
                     raise
@@ -174,7 +217,7 @@ class SqlStore:
                 await connection.commit()
         except IntegrityError as error:  # a constraint that is checked at the end: certainly refused
             raise StoreFailed(f"the commit was refused: {_said(error)}") from error
-        except (SQLAlchemyError, TimeoutError, OSError) as error:
+        except Exception as error:
             raise StoreUncertain(f"the commit was not confirmed: {_said(error)}") from error
 
     def after_commit(self, connection: object, call: Callable[[], object]) -> None:
@@ -193,8 +236,16 @@ class SqlStore:
                 yield
         except TimeoutError as error:
             raise StoreFailed(f"{what}: no answer in time") from error
-        except (SQLAlchemyError, OSError) as error:
+        except MpimError:
+            raise
+        except Exception as error:  # the database layer's, or what a driver lets through: nothing else runs in here
             raise StoreFailed(f"{what}: {_said(error)}") from error
+
+
+def _closed() -> StoreFailed:
+    error = StoreFailed("this store was closed by its owner")
+    error.transient = False
+    return error
 
 
 def checked_name(what: str, name: str) -> str:

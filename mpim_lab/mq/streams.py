@@ -10,6 +10,7 @@ from typing import Any
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, PartlyAdded
 from mpim_lab.events import Kind, shown_name
+from mpim_lab.keys import Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.entries import DATA, Entry, entries_of, entry_of
 from mpim_lab.mq.groups import ConsumerGroup
@@ -184,7 +185,7 @@ class Stream:
 
     # Groups
 
-    async def group(self, name: str, *, start: str = "0") -> ConsumerGroup:
+    async def group(self, name: Name, *, start: str = "0") -> ConsumerGroup:
         """Join the consumer group `name`, made now if it does not exist; the stream, too.
 
         start: "0" from the first entry, "$" only what comes from now on, or an id; it counts only when it is made.

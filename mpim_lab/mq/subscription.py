@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from mpim_lab.errors import MpimError, QueueClosed
 from mpim_lab.events import Kind, Reporter
-from mpim_lab.keys import Name
+from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.handler import Cancellations, inside, is_inside, refuse
 from mpim_lab.mq.inbox import Inbox
 from mpim_lab.mq.message import Message
@@ -137,7 +137,8 @@ class Subscription:
         pattern: bool = False,
         unpacks: bool = False,
     ) -> None:
-        self.channel, self.take, self.unpacks, self.pattern = channel, take, unpacks, pattern
+        self.channel = channel if isinstance(channel, str) else same_name(channel, "channel")
+        self.take, self.unpacks, self.pattern = take, unpacks, pattern
         self.inbox, self._handler = inbox, handler
         if inbox is not None:
             inbox.feeders += 1

@@ -7,16 +7,16 @@ one connection for commands and this one for messages, opened by the first subsc
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 from mpim_lab.errors import AlreadySubscribed, HandlerTimeout, QueueClosed
 from mpim_lab.events import Kind, Reporter
-from mpim_lab.keys import Name, name_text
+from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.handler import is_inside
 from mpim_lab.mq.inbox import Inbox, WhenFull
 from mpim_lab.mq.link import Link
-from mpim_lab.mq.message import Message, wire_name
+from mpim_lab.mq.message import Message
 from mpim_lab.mq.subscription import Subscription, report_dropped
 
 Table = dict[bytes, Subscription]
@@ -27,9 +27,9 @@ _new = tuple.__new__
 class Subscriptions:
     """Channels and patterns of one queue; `on_push` and `greeting` are for its Link."""
 
-    def __init__(self, prefix: str, reporter: Reporter) -> None:
+    def __init__(self, keys: Keys, reporter: Reporter) -> None:
         self.link: Link  # set once by the queue: the link needs `on_push`, this needs the link
-        self._prefix, self._reporter, self._is_reporting = prefix, reporter, reporter.is_on
+        self._keys, self._reporter, self._is_reporting = keys, reporter, reporter.is_on
         self._channels: Table = {}
         self._patterns: Table = {}
         self._finishing: set[Subscription] = set()  # gone, and their handlers still run
@@ -43,15 +43,17 @@ class Subscriptions:
         """Hand a message to its subscription; False for a push that answers SUBSCRIBE and the like."""
         kind, name = push[0], push[1]
         if kind == b"message":
-            table, pattern, payload = self._channels, None, push[2]
+            table, payload = self._channels, push[2]
         elif kind == b"pmessage":
-            table, pattern, payload = self._patterns, self._channel(name), push[3]
+            table, payload = self._patterns, push[3]
         else:
             return False
         subscription = table.get(name)
         if subscription is None:  # unsubscribed while it was on its way
             return True
-        channel = cast(str, subscription.channel) if pattern is None else self._channel(push[2])
+        channel, pattern = subscription.channel, None
+        if table is self._patterns:
+            channel, pattern = self._keys.channel_name(push[2]), channel
         message = _new(Message, (channel, payload, pattern))  # half the time of Message(...)
         if self._is_reporting and not subscription.unpacks:
             self._reporter.message(Kind.RECEIVED, payload, channel)
@@ -60,13 +62,12 @@ class Subscriptions:
             self._end_later(subscription)
         return True
 
-    def _channel(self, name: bytes) -> str:
-        return cast(str, name_text(name.removeprefix(self._prefix.encode())))  # bytes where it is no UTF-8
-
     # Beginning and ending
 
-    def _table(self, pattern: bool) -> Table:
-        return self._patterns if pattern else self._channels
+    def _find(self, channel: Name, pattern: bool) -> tuple[bytes, Table]:
+        if pattern:
+            return self._keys.pattern(channel), self._patterns
+        return self._keys.channel(channel), self._channels
 
     async def begin(self, subscription: Subscription) -> None:
         """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what `Link` raises.
@@ -74,7 +75,7 @@ class Subscriptions:
         If that fails, or its caller is cancelled, the server is told to forget it, and nothing more is handled.
         """
         channel = subscription.channel
-        name, table = wire_name(channel, self._prefix), self._table(subscription.pattern)
+        name, table = self._find(channel, subscription.pattern)
         while (other := table.get(name)) is not None:
             if not other.is_leaving:
                 raise AlreadySubscribed(f"{channel!r} has a handler in this queue; unsubscribe it first")
@@ -98,7 +99,8 @@ class Subscriptions:
 
     async def end(self, channel: Name, *, pattern: bool) -> None:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
-        subscription = self._table(pattern).get(wire_name(channel, self._prefix))
+        name, table = self._find(channel, pattern)
+        subscription = table.get(name)
         if subscription is None:
             return
         if subscription.is_leaving:
@@ -134,10 +136,11 @@ class Subscriptions:
         if at_once:
             self._forget(subscription)
         command = b"PUNSUBSCRIBE" if subscription.pattern else b"UNSUBSCRIBE"
-        return self.link.post(command, wire_name(subscription.channel, self._prefix))
+        name, _ = self._find(subscription.channel, subscription.pattern)
+        return self.link.post(command, name)
 
     def _forget(self, subscription: Subscription) -> None:
-        name, table = wire_name(subscription.channel, self._prefix), self._table(subscription.pattern)
+        name, table = self._find(subscription.channel, subscription.pattern)
         if table.get(name) is subscription:
             del table[name]
 

@@ -20,7 +20,7 @@ class Unpacker:
     """
 
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
-        self._commands = queue.access("confirmations").commands
+        self._commands = queue.link
         self._expand = (codec or Codec()).expand
         self._name = os.urandom(8)
         self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch
@@ -44,8 +44,8 @@ class Unpacker:
 
     def _send(self) -> None:
         connection = self._commands.connection
-        for channel, number in self._due.items():
+        due, self._due = self._due, {}
+        for channel, number in due.items():
             if not connection.blocked:  # otherwise a later one says it, too; at worst the sender waits for its patience
                 told = confirmation(self._name, number)
                 connection.send(pack(b"PUBLISH", channel, told)).add_done_callback(retrieved)
-        self._due.clear()

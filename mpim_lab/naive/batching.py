@@ -34,7 +34,6 @@ class SketchBatcher:
         clock: Callable[[], float] = now,
     ) -> None:
         self._queue, self._channel, self._clock = queue, channel, clock
-        self._access = queue.access(channel)
         self._max_messages, self._window_s = max_messages, window_ms / 1e3
         self._flushed_at = clock()
         self.held: list[bytes] = []
@@ -65,7 +64,7 @@ class SketchBatcher:
     async def _send(self, frame: bytes) -> int:
         """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
         frame = wire_payload(frame, self._queue.max_payload_bytes)
-        return int(await self._access.commands.call(b"PUBLISH", self._access.key, frame))
+        return int(await self._queue.link.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
 
     async def close(self) -> None:
         """There is nothing of the kind in the sketch: what is held is forgotten with the process."""

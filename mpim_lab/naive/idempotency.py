@@ -86,7 +86,7 @@ class _Sketch:
         return result or b""
 
     def _key(self, id: str) -> bytes:
-        return self._queue.access(f"{self._scope}:handled:{id}").key
+        return self._queue.keys.record(f"sketch of {self._scope}", id)
 
 
 class NoCheck(_Sketch):

@@ -38,7 +38,7 @@ from mpim_lab.im.protocol import (
     group_conversation,
 )
 from mpim_lab.im.wire import encode, pushed
-from mpim_lab.keys import sequence_key, status_channel, user_channel
+from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -81,7 +81,7 @@ class SketchedPresence(Presence):
         return "offline" if await self._commands.call("GET", self._status(uid)) is None else "online"
 
     def _status(self, uid: str) -> bytes:
-        return self._channel(status_channel(uid))
+        return self.queue.keys.stream(status_channel(uid))
 
 
 class SketchedMessages(Messages):
@@ -122,15 +122,15 @@ class SketchedMessages(Messages):
         return SendGroupMessageResp(request.id, conversation, number, "success")
 
     async def _is_processed(self, id: str) -> bool:
-        mark = self.queue.access(f"{_NAME}:processed:{id}")
-        if await mark.commands.call("GET", mark.key) is not None:
+        commands, record = self.ledger.commands, self.queue.keys.record(_NAME, id)
+        if await commands.call("GET", record) is not None:
             return True
-        await mark.commands.call("SET", mark.key, "1", "EX", str(ROUTE_S))
+        await commands.call("SET", record, "1", "EX", str(ROUTE_S))
         return False
 
     async def _next_number(self, conversation: str) -> int:
-        counter = self.queue.access(sequence_key(_NAME, conversation))
-        return int(await counter.commands.call("INCR", counter.key))
+        counter = self.queue.keys.sequence(_NAME, conversation)
+        return int(await self.ledger.commands.call("INCR", counter))
 
     async def _hand_over(self, to: str, message: ChatMessage) -> str:
         """Look at the status; push or store."""

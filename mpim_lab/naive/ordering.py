@@ -18,7 +18,7 @@ from typing import Any
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
-from mpim_lab.keys import live_channel, sequence_key
+from mpim_lab.keys import live_channel
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering import Appended, Numbered
@@ -37,7 +37,7 @@ class TwoStepConversations:
         """Send; the caller's `id` is not looked at."""
         reporter = self.queue.reporter
         reporter.message(Kind.ACCEPTED, payload, self.name)
-        counter = self.queue.access(sequence_key(self.name, conversation)).key
+        counter = self.queue.keys.sequence(self.name, conversation)
         number = int(await self.queue.access(self.name).commands.call("INCR", counter))
         await self.queue.publish(live_channel(self.name, conversation), b"%d %b" % (number, payload))
         reporter.message(Kind.ADDED, payload, self.name, detail=f"number {number}")

@@ -16,6 +16,7 @@ from mpim_lab.errors import (
     InvalidParameter,
     LeaseLost,
     NotConnected,
+    WorkCancelled,
 )
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
@@ -241,6 +242,88 @@ async def test_a_work_that_raises_lets_go_at_once(server, error):
         assert await once.run("m1", paying(), wait_s=0) == b"paid"
 
 
+async def test_a_work_that_meets_somebody_elses_cancellation_has_failed(server):
+    """By name, so that whoever called does not look cancelled; the claim is given back."""
+    elsewhere = asyncio.get_running_loop().create_future()
+    elsewhere.cancel()
+
+    async def work(effects):
+        paying()(effects)
+        await elsewhere
+
+    async with marks(server, lease_ms=30_000) as (once, mq):
+        with pytest.raises(WorkCancelled):
+            await once.run("m1", work)
+        assert await account(mq) == 0
+        assert await once.run("m1", paying(), wait_s=1) == b"paid"
+
+
+@pytest.mark.parametrize("turn", range(0, 24, 2))
+async def test_a_caller_that_is_cancelled_at_any_moment_gives_its_claim_back(one_server, turn):
+    """While it claims, works, or finishes: the next one need not wait for the lease, and the effect happens once."""
+
+    async def work(effects):
+        paying()(effects)
+        await asyncio.sleep(0.001)
+        return b"paid"
+
+    async with marks(one_server, lease_ms=30_000) as (once, mq), asyncio.timeout(20):
+        victim = asyncio.create_task(once.run("m1", work))
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        victim.cancel()
+        await asyncio.wait([victim])
+        assert await once.run("m1", work) == b"paid"
+        assert await account(mq) == 450
+
+
+async def test_a_claim_is_given_back_although_the_queue_is_closed_at_once(server):
+    """As when a time-out ends a whole block."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), marks(server, lease_ms=30_000) as (once, _):
+            await once.run("m1", lambda effects: asyncio.sleep(60))
+    async with marks(server, lease_ms=30_000) as (once, _):
+        assert await once.run("m1", paying(), wait_s=1) == b"paid"
+
+
+async def test_a_work_that_is_a_generator_is_refused_and_its_claim_given_back(server):
+    """It would run nothing of it, and be marked as done."""
+
+    def work(effects):
+        yield b"x"
+
+    async def asynchronous(effects):
+        yield b"x"
+
+    async with marks(server, lease_ms=30_000) as (once, _):
+        for each in (work, asynchronous):
+            with pytest.raises(InvalidParameter):
+                await once.run("m1", each)
+        assert await once.run("m1", paying(), wait_s=1) == b"paid"
+
+
+async def test_an_effect_that_a_full_server_refuses_keeps_its_code(server):
+    """Whoever repeats sees that it may succeed later."""
+    async with marks(server, lease_ms=30_000) as (once, mq):
+        claim = await once.claim("m1")
+        await ask(mq, "CONFIG", "SET", "maxmemory", "1")
+        effects = Effects()
+        effects.also("SET", "account:bob", "450")
+        with pytest.raises(CommandRejected) as error:
+            await once.finish(claim, b"", effects)
+        assert error.value.code == "OOM" and error.value.transient
+        await ask(mq, "CONFIG", "SET", "maxmemory", "0")
+        assert await once.finish(claim, b"paid", effects) == b"paid"
+
+
+async def test_a_wait_that_is_no_number_ends_at_once(server):
+    """It would never be over."""
+    async with marks(server, lease_ms=30_000) as (once, _), asyncio.timeout(10):
+        await once.claim("m1")
+        with pytest.raises(InProgress):
+            await once.run("m1", paying(), wait_s=float("nan"))
+
+
 async def test_a_works_error_is_raised_even_if_the_line_is_down(server):
     """Letting go is a courtesy: without it the lease ends by itself."""
     limits = Limits(timeout_s=0.2, connect_timeout_s=0.2)
@@ -285,7 +368,7 @@ async def test_a_refused_effect_leaves_no_mark_and_harms_no_neighbour(server):
         assert all(isinstance(results[index], CommandRejected) for index in (1, 3))
         assert "WRONGTYPE" in str(results[1]) and "not an integer" in str(results[3])
         assert await account(mq) == 3
-        assert await ask(mq, "EXISTS", "once:payments:m1", "once:payments:m3") == 0
+        assert await ask(mq, "EXISTS", "once:{payments}:id:m1", "once:{payments}:id:m3") == 0
         assert await once.run("m1", paying(), wait_s=0) == b"paid"
 
 
@@ -327,9 +410,9 @@ async def test_marks_have_a_lifetime_and_the_counter_of_tokens_has_none(server):
         await once.run("m1", paying())
         await once.claim("m2")
         for name in ("m1", "m2"):
-            assert 95_000 < await ask(mq, "PTTL", f"once:payments:{name}") <= 100_000
-        assert await ask(mq, "PTTL", "tokens:payments") == -1
-        assert sorted(await ask(mq, "KEYS", "once:*")) == [b"once:payments:m1", b"once:payments:m2"]
+            assert 95_000 < await ask(mq, "PTTL", f"once:{{payments}}:id:{name}") <= 100_000
+        assert await ask(mq, "PTTL", "once:{payments}:tokens") == -1
+        assert sorted(await ask(mq, "KEYS", "once:*:id:*")) == [b"once:{payments}:id:m1", b"once:{payments}:id:m2"]
 
 
 async def test_tokens_always_ascend(server):
@@ -337,7 +420,7 @@ async def test_tokens_always_ascend(server):
     async with marks(server, lease_ms=20, keep_s=1) as (once, mq):
         tokens = [(await once.claim("m1")).token]
         for _ in range(3):
-            await ask(mq, "DEL", "once:payments:m1")  # as its lifetime does
+            await ask(mq, "DEL", "once:{payments}:id:m1")  # as its lifetime does
             tokens.append((await once.claim("m1")).token)
         tokens.append((await once.claim("m2")).token)
         tokens.append((await lease_over(once, "m1")).token)
@@ -352,7 +435,7 @@ async def test_a_mark_that_has_expired_is_forgotten(server):
         first = await once.claim("m1")
         await once.finish(first, b"first")
         async with asyncio.timeout(10):
-            while await ask(mq, "EXISTS", "once:payments:m1"):
+            while await ask(mq, "EXISTS", "once:{payments}:id:m1"):
                 await asyncio.sleep(0.02)
         again = await once.claim("m1")
         assert again.token > first.token
@@ -411,7 +494,7 @@ async def test_running_again_after_a_claim_was_not_answered_waits_for_its_lease(
     """The claim is somebody's who does not know of it."""
     async with Proxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
         await once.run("warm", paying(amount=0))
-        proxy.lose_reply(Match("EVALSHA", b"once:payments"))
+        proxy.lose_reply(Match("EVALSHA", b"once:{payments}"))
         with pytest.raises(ConnectionLost):
             await once.run("m1", paying())
         assert await once.run("m1", paying(), wait_s=10) == b"paid"

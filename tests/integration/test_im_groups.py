@@ -12,7 +12,6 @@ from sqlalchemy import event
 from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFailed, StoreUncertain
 from mpim_lab.im.group_cache import MembersCopy
 from mpim_lab.im.groups import Groups
-from mpim_lab.keys import cached_members_key, members_version_key
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import SqlStore
@@ -82,9 +81,8 @@ class Reading:
         return members
 
 
-async def call(queue, word, name):
-    access = queue.access(name)
-    return await access.commands.call(word, access.key)
+async def call(queue, word, key):
+    return await queue.access("groups").commands.call(word, key)
 
 
 # Who is in a group
@@ -256,8 +254,8 @@ async def test_the_copy_answers_once_it_is_made(store, server):
             for _ in range(5):
                 assert await groups.members("tea") == ("bob", "carol")
         assert len(seen) == 1
-        assert 0 < await call(queue, "PTTL", cached_members_key("tea")) <= 60_000
-        assert 0 < await call(queue, "PTTL", members_version_key("tea")) <= 86_400_000
+        assert 0 < await call(queue, "PTTL", queue.keys.cached_members("tea")) <= 60_000
+        assert 0 < await call(queue, "PTTL", queue.keys.members_version("tea")) <= 86_400_000
 
 
 async def test_a_change_is_seen_by_every_process_at_once(shared_database_url, server):
@@ -282,7 +280,7 @@ async def test_a_slow_reader_does_not_put_back_the_old_list(store, server):
         await groups.join("tea", "bob")
         reading.may_go_on.set()
         assert await reader == ("carol",)
-        assert await call(queue, "EXISTS", cached_members_key("tea")) == 0
+        assert await call(queue, "EXISTS", queue.keys.cached_members("tea")) == 0
         assert await groups.members("tea") == await slow.members("tea") == ("bob", "carol")
 
 
@@ -394,18 +392,17 @@ async def test_after_any_changes_at_once_the_copy_says_what_the_database_says(sh
 async def test_a_copy_that_cannot_be_read_is_none(groups, queue, nonsense):
     """The database answers."""
     await groups.create("tea", "carol")
-    access = queue.access(cached_members_key("tea"))
-    await access.commands.call("SET", access.key, nonsense)
+    await queue.access("groups").commands.call("SET", queue.keys.cached_members("tea"), nonsense)
     assert await groups.members("tea") == ("carol",)
 
 
 async def test_a_key_of_another_type_is_no_error(groups, queue):
     """Somebody else's, under the same name: a copy cannot be read, and the version not be counted."""
     await groups.create("tea", "carol")
-    for name in (cached_members_key("tea"), members_version_key("tea")):
-        access = queue.access(name)
-        await access.commands.call("DEL", access.key)
-        await access.commands.call("LPUSH", access.key, "x")
+    commands = queue.access("groups").commands
+    for key in (queue.keys.cached_members("tea"), queue.keys.members_version("tea")):
+        await commands.call("DEL", key)
+        await commands.call("LPUSH", key, "x")
     assert await groups.join("tea", "bob") == await groups.members("tea") == ("bob", "carol")
 
 
@@ -426,7 +423,7 @@ async def test_without_redis_the_database_answers(groups, queue, one_server, cap
     await one_server.start()
     await wait_until(lambda: queue.is_connected)
     assert await groups.members("tea") == ("bob", "carol")
-    assert await call(queue, "EXISTS", cached_members_key("tea")) == 1
+    assert await call(queue, "EXISTS", queue.keys.cached_members("tea")) == 1
 
 
 async def test_a_redis_that_hangs_delays_and_does_not_fail(groups, queue, one_server, caplog):

@@ -20,7 +20,7 @@ from mpim_lab.im.protocol import (
     SendMessageReq,
 )
 from mpim_lab.im.wire import Notice, from_gateway, push_of
-from mpim_lab.keys import BROADCAST_CHANNEL, acked_key, log_key, user_channel
+from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.connection import Connection
 from mpim_lab.mq.pubsub import MessageQueue
@@ -208,7 +208,7 @@ async def test_a_database_that_is_away_does_not_stop_a_message(messages):
 async def test_a_refused_step_leaves_no_number_behind(messages):
     """A log that cannot be written: an error by name; once it can be, the next number is the next one."""
     await send(messages, "m1")
-    log = log_key("chat", TALK)
+    log = Keys().log("chat", TALK)
     await call(messages, "RENAME", log, "aside")
     await call(messages, "SET", log, "no stream")
     with pytest.raises(CommandRejected, match="WRONGTYPE"):
@@ -247,7 +247,7 @@ async def test_a_groups_message_is_kept_once_and_pushed_to_all(messages):
     assert await messages.ledger.length("#tea") == 1
     waiting = {uid: await messages.offline.waiting(uid) for uid in ("alice", "bob", "carol", "dave")}
     assert waiting == {"alice": {}, "bob": {}, "carol": {"#tea": 1}, "dave": {"#tea": 1}}
-    assert await call(messages, "XLEN", "chat:outbox") == 0
+    assert await call(messages, "XLEN", "chat:{outbox}") == 0
     assert (await send_all(messages, "m1")).told == "known" and await messages.ledger.length("#tea") == 1
 
 
@@ -380,7 +380,7 @@ async def test_acknowledgements_of_what_is_not_theirs_fill_nothing(messages):
     await send(messages, "m1")
     names = [TALK, "nobody:here", "eve:nobody", "#none", "x" * 130, "eve", ":", "eve:茶\n"]
     assert [each.sequence for each in await messages.ack([AckReq("eve", name, 7) for name in names])] == [0] * 8
-    assert await call(messages, "EXISTS", acked_key("eve")) == 0
+    assert await call(messages, "EXISTS", Keys().acked("eve")) == 0
 
 
 async def test_five_hundred_acknowledgements_are_one_step(messages):

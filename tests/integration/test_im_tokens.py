@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, InvalidToken
 from mpim_lab.im.tokens import Tokens, new_secret
-from mpim_lab.keys import used_token_key
+from mpim_lab.keys import Keys
 from mpim_lab.mq.pubsub import MessageQueue
 
 SECRET = new_secret()
@@ -87,7 +87,7 @@ async def test_a_gateway_whose_clock_is_behind_does_not_let_a_used_token_in_agai
     behind.now = clock.now - 50
     clock.now += 59.999
     assert await tokens.admit(token, queue) == "alice"
-    assert await queue.access("token").commands.call("PTTL", used_token_key(_id_of(token)).encode()) > 50_000
+    assert await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token))) > 50_000
     with pytest.raises(InvalidToken, match="used before"):
         await Tokens(SECRET, clock=behind).admit(token, queue)
 
@@ -96,7 +96,7 @@ async def test_the_mark_of_a_used_token_does_not_stay_for_ever(tokens, queue):
     """It ends a minute after the token, so that the server does not fill up with them."""
     token = tokens.issue("alice")
     await tokens.admit(token, queue)
-    left_ms = await queue.access("token").commands.call("PTTL", used_token_key(_id_of(token)).encode())
+    left_ms = await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token)))
     assert 60_000 < left_ms <= 120_000
 
 
@@ -151,7 +151,7 @@ async def test_no_hostile_token_lets_anybody_in(tokens, queue, hostile):
     for what, token in hostile.items():
         with pytest.raises(InvalidToken):
             pytest.fail(f"{what}: let in {await tokens.admit(token, queue)}")
-    assert await queue.access("token").commands.call("DBSIZE") == 0
+    assert await queue.link.call("DBSIZE") == 0
 
 
 @given(st.text(max_size=200) | st.builds("{}.{}.{}".format, *[st.binary(max_size=60).map(part)] * 3))

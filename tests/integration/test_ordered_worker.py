@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from mpim_lab.errors import InvalidParameter, LeaseLost
+from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
 from mpim_lab.events import Kind
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
@@ -101,7 +101,7 @@ async def no_letters(stream):
 
 async def seat(stream, partition=0):
     """What the server keeps of a partition's seat."""
-    pairs = await ask(stream, "HGETALL", f"orders:billing:{partition}")
+    pairs = await ask(stream, "HGETALL", f"part:{{orders:{partition}}}:owner:billing")
     return {name.decode(): value.decode() for name, value in pairs.items()}
 
 
@@ -155,7 +155,7 @@ async def test_options_out_of_their_bounds_are_refused(server):
         with pytest.raises(InvalidParameter, match="keep_s=0"):
             PartitionedStream(mq, "orders", keep_s=0)
         stream = PartitionedStream(mq, "orders")
-        with pytest.raises(InvalidParameter, match="a conversation has a name"):
+        with pytest.raises(InvalidMessage, match="a conversation is a non-empty text"):
             await stream.append("", "x")
         for options in ({"prefetch": 0}, {"lease_ms": 2}):
             with pytest.raises(InvalidParameter, match="at least"):
@@ -260,7 +260,7 @@ async def test_what_a_worker_had_in_an_earlier_life_goes_to_whoever_has_room(ser
         await dies(stream, "b", lease_ms=LONG_MS, waits=False)
         async with working(stream, enter, "a") as first:
             async with asyncio.timeout(10):
-                while await ask(stream, "ZCARD", "orders:billing:members") < 2:
+                while await ask(stream, "ZCARD", "part:{orders}:members:billing") < 2:
                     await asyncio.sleep(0.005)
             async with working(stream, enter, "b") as second:
                 await wait_until(lambda: len(first.seats.taken) == len(second.seats.taken) == 1)
@@ -275,7 +275,7 @@ async def alive_part(stream, member, looks):
     for _ in range(looks):
         await asyncio.sleep(0.015)
         seconds, micros = await ask(stream, "TIME")
-        until = await ask(stream, "ZSCORE", "orders:billing:members", member) or 0
+        until = await ask(stream, "ZSCORE", "part:{orders}:members:billing", member) or 0
         alive += float(until) > int(seconds) * 1e3 + int(micros) / 1e3
     return alive / looks
 
@@ -325,7 +325,7 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
             (letter,) = await letters(stream)
             await all_done(stream)
         assert await ledger(stream) == ["a", "c"]
-        assert letter.stream == f"orders:{stream.partition_of('bob')}" and letter.group == "billing"
+        assert letter.stream == f"part:{{orders:{stream.partition_of('bob')}}}:log" and letter.group == "billing"
     assert (letter.reason, letter.error, letter.deliveries) == ("tries used up", "ValueError: no price for tea", 3)
     assert letter.fields == {"conversation": b"bob", "seq": b"2", "id": b"m17", "data": b"bad"}
     assert len(tried) == 3 and all(second - first >= 0.025 for first, second in itertools.pairwise(tried))

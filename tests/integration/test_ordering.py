@@ -69,7 +69,7 @@ async def call(conversations, *words):
 async def listening(conversations):
     """Wait until somebody is subscribed to bob's channel."""
     async with asyncio.timeout(10):
-        while not await conversations.queue.listeners("chat:live:bob"):
+        while not await conversations.queue.listeners("conv:{chat:bob}:live"):
             await asyncio.sleep(0.005)
 
 
@@ -80,7 +80,7 @@ async def test_an_id_that_comes_again_gets_its_first_number(server):
     """It is not in the log twice and not published twice, whatever its payload is now."""
     published = []
     async with chat(server) as conversations:
-        await conversations.queue.subscribe("chat:live:bob", lambda message: published.append(message.payload))
+        await conversations.queue.subscribe("conv:{chat:bob}:live", lambda message: published.append(message.payload))
         assert await conversations.append("bob", b"hi", id="m1") == Appended(1, True)
         assert await conversations.append("bob", b"there", id="m2") == Appended(2, True)
         assert await conversations.append("bob", b"hi again", id="m1") == Appended(1, False)
@@ -122,12 +122,15 @@ async def test_on_the_wire_it_is_a_number_a_space_and_the_payload(server):
     async with chat(server) as conversations:
         reader, writer = await asyncio.open_connection(*server.url.removeprefix("redis://").split("/")[0].split(":"))
         with contextlib.closing(writer):
-            writer.write(b"SUBSCRIBE chat:live:bob\r\n")
+            writer.write(b"SUBSCRIBE conv:{chat:bob}:live\r\n")
             await reader.readuntil(b":1\r\n")
             await conversations.append("bob", payload, id="m1")
-            expected = b"*3\r\n$7\r\nmessage\r\n$13\r\nchat:live:bob\r\n$%d\r\n1 %b\r\n" % (len(payload) + 2, payload)
+            expected = b"*3\r\n$7\r\nmessage\r\n$20\r\nconv:{chat:bob}:live\r\n$%d\r\n1 %b\r\n" % (
+                len(payload) + 2,
+                payload,
+            )
             assert await reader.readexactly(len(expected)) == expected
-        raw = await call(conversations, "XRANGE", "chat:log:bob", "-", "+")
+        raw = await call(conversations, "XRANGE", "conv:{chat:bob}:log", "-", "+")
         assert raw == [[b"1-0", [b"id", b"m1", b"data", payload]]]
 
 
@@ -146,8 +149,11 @@ async def test_an_id_is_remembered_for_so_long(server):
     """The number and the log have no lifetime."""
     async with chat(server, keep_s=100) as conversations:
         await conversations.append("bob", "hi", id="m1")
-        assert 95_000 < await call(conversations, "PTTL", "chat:sent:bob:m1") <= 100_000
-        assert [await call(conversations, "PTTL", key) for key in ("chat:seq:bob", "chat:log:bob")] == [-1, -1]
+        assert 95_000 < await call(conversations, "PTTL", "conv:{chat:bob}:sent:m1") <= 100_000
+        assert [await call(conversations, "PTTL", key) for key in ("conv:{chat:bob}:seq", "conv:{chat:bob}:log")] == [
+            -1,
+            -1,
+        ]
         with pytest.raises(InvalidParameter, match="keep_s=0"):
             Conversations(conversations.queue, "chat", keep_s=0)
 
@@ -231,8 +237,8 @@ async def test_what_was_missed_last_is_looked_for(server):
     """No later message says that there is a gap; the reader looks every `check_s`."""
     async with chat(server, "a") as conversations, Reading(conversations) as reading:
         await reading.until(1)
-        await call(conversations, "SET", "chat:seq:bob", "2")
-        await call(conversations, "XADD", "chat:log:bob", "2-0", "id", "m2", "data", "unpublished")
+        await call(conversations, "SET", "conv:{chat:bob}:seq", "2")
+        await call(conversations, "XADD", "conv:{chat:bob}:log", "2-0", "id", "m2", "data", "unpublished")
         await reading.until(2)
     assert reading.got[-1] == Numbered("bob", 2, b"unpublished")
 
@@ -240,7 +246,7 @@ async def test_what_was_missed_last_is_looked_for(server):
 async def publish(conversations, *numbers):
     """Only on the channel, as if it came early or again."""
     for number in numbers:
-        await conversations.queue.publish("chat:live:bob", b"%d %d" % (number, number))
+        await conversations.queue.publish("conv:{chat:bob}:live", b"%d %d" % (number, number))
 
 
 async def test_early_arrivals_and_repeats_are_put_in_order(server):
@@ -257,9 +263,11 @@ async def test_beyond_the_limit_the_log_is_asked_at_once(server):
     async with chat(server) as conversations, Reading(conversations, gap_s=60.0, check_s=60.0, limit=3) as reading:
         await listening(conversations)
         await asyncio.sleep(0.05)  # the first look at the log is over
-        await call(conversations, "SET", "chat:seq:bob", "10")
+        await call(conversations, "SET", "conv:{chat:bob}:seq", "10")
         for number in range(1, 11):
-            await call(conversations, "XADD", "chat:log:bob", f"{number}-0", "id", f"m{number}", "data", f"{number}")
+            await call(
+                conversations, "XADD", "conv:{chat:bob}:log", f"{number}-0", "id", f"m{number}", "data", f"{number}"
+            )
         await publish(conversations, 3, 4, 5)
         await conversations.queue.drain()
         assert reading.got == []
@@ -298,11 +306,11 @@ async def test_every_number_is_handed_over_or_in_a_named_gap(server, early, gone
         await asyncio.sleep(0.02)
         await call(conversations, "MULTI")
         for number in range(1, 9):
-            await call(conversations, "XADD", "chat:log:bob", f"{number}-0", "id", "m", "data", f"{number}")
-        await call(conversations, "XDEL", "chat:log:bob", *(f"{number}-0" for number in gone))
+            await call(conversations, "XADD", "conv:{chat:bob}:log", f"{number}-0", "id", "m", "data", f"{number}")
+        await call(conversations, "XDEL", "conv:{chat:bob}:log", *(f"{number}-0" for number in gone))
         for number in early:
-            await call(conversations, "PUBLISH", "chat:live:bob", f"{number} {number}")
-        await call(conversations, "PUBLISH", "chat:live:bob", "8 8")
+            await call(conversations, "PUBLISH", "conv:{chat:bob}:live", f"{number} {number}")
+        await call(conversations, "PUBLISH", "conv:{chat:bob}:live", "8 8")
         await call(conversations, "EXEC")
         await wait_until(lambda: reading.reader.position == 8)
     assert reading.reader.gaps == gaps
@@ -316,7 +324,7 @@ async def test_garbage_on_the_channel_is_ignored(server):
     async with chat(server) as conversations, Reading(conversations) as reading:
         await listening(conversations)
         for garbage in ("", " ", "hello", "-1 x", "1.5 x", "x 1", "٣ x", "0 zero", "9" * 5_000 + " x"):
-            await conversations.queue.publish("chat:live:bob", garbage)
+            await conversations.queue.publish("conv:{chat:bob}:live", garbage)
         await conversations.append("bob", "")
         await conversations.append("bob", "b c")
         await reading.until(2)

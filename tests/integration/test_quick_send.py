@@ -9,7 +9,7 @@ from mpim_lab.errors import ConnectionLost
 from mpim_lab.im.protocol import direct_conversation
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
-from mpim_lab.keys import sent_key
+from mpim_lab.keys import Keys
 from mpim_lab.lab.far_line import FarLine
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
@@ -102,7 +102,7 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
         await bob.hello("bob")
         link = link_of(mpim)
         for number in (1, 2):
-            await link.call("SET", sent_key("chat", TALK, f"alice:m{number}"), "no number")
+            await link.call("SET", Keys().sent("chat", TALK, "alice", f"m{number}"), "no number")
         connection = link.connection
         await alice.say(send(1))
         await alice.say(send(2))

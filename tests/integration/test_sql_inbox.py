@@ -17,7 +17,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, s
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed, StoreUncertain
+from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled
 from mpim_lab.mq.sql_inbox import INBOX, SqlInbox
 from mpim_lab.mq.sql_store import SqlStore
 
@@ -463,7 +463,7 @@ async def attempt(inbox, store, id, crash, result):
             raise Crash
 
     faulty = commit_that(store, crash) if crash in ("refused", "unanswered") else contextlib.nullcontext()
-    with contextlib.suppress(Crash, asyncio.CancelledError, StoreUncertain), faulty:
+    with contextlib.suppress(Crash, WorkCancelled, StoreUncertain), faulty:
         return await inbox.run(id, work)
     return None
 

@@ -15,6 +15,7 @@ from mpim_lab.errors import (
     InvalidMessage,
     InvalidParameter,
     NotConnected,
+    QueueClosed,
     StoreFailed,
 )
 from mpim_lab.mq.ids import new_message_id
@@ -328,19 +329,83 @@ async def test_a_server_that_does_not_answer_leaves_the_row(shop, mq, server):
     assert first_copies(await sent(mq)) == [(first, "tea")]
 
 
-async def test_a_row_that_the_server_refuses_stops_the_relay_and_nothing_is_lost(shop, mq):
-    """What was sent before it is deleted; it waits, and those after it, until a person drops it or mends the cause."""
+async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop, mq):
+    """It waits, and those after it on its stream, until a person drops it or mends the cause; nothing is lost."""
     outbox, _ = shop
     await mq.access("list").commands.call("RPUSH", "list", "no stream")
-    ids = [await place(shop, "tea"), await place(shop, "poison", stream="list"), await place(shop, "coffee")]
+    ids = [await place(shop, what, stream) for what, stream in (("tea", "orders"), ("a", "list"), ("coffee", "orders"))]
+    ids.append(await place(shop, "b", "list"))
     for _ in range(2):
         with pytest.raises(CommandRejected, match="WRONGTYPE"):
             await outbox.relay(mq).relay_once()
-        assert [row.message_id for row in await outbox.waiting()] == ids[1:]
-    poison = (await outbox.waiting(count=1))[0]
-    assert await outbox.drop(poison.id) == 1
-    assert await outbox.relay(mq).relay_once() == 1
+        assert [row.message_id for row in await outbox.waiting()] == [ids[1], ids[3]]
     assert await sent(mq) == [(ids[0], "tea"), (ids[2], "coffee")]
+    await mq.access("list").commands.call("DEL", "list")
+    assert await outbox.relay(mq).relay_once() == 2
+    assert await sent(mq, "list") == [(ids[1], "a"), (ids[3], "b")]
+
+
+async def test_more_refused_rows_than_a_page_holds_do_not_hide_the_others(shop, mq, caplog):
+    """A running relay looks past them, and says again and again, at growing intervals, that they are refused."""
+    outbox, _ = shop
+    await mq.access("list").commands.call("RPUSH", "list", "no stream")
+    for number in range(7):
+        await place(shop, str(number), "list")
+    last = await place(shop, "tea")
+    async with relaying(outbox, mq, limit=3, poll_s=0.01):
+        await wait_until_sent(mq, 1)
+        await wait_until(lambda: sum("WRONGTYPE" in line for line in caplog.messages) >= 3)
+        await mq.access("list").commands.call("DEL", "list")
+        await wait_until_empty(outbox)
+    assert await sent(mq) == [(last, "tea")]
+    assert [text for _, text in await sent(mq, "list")] == [str(number) for number in range(7)]
+
+
+async def test_a_server_that_refuses_for_now_is_waited_for(shop, mq):
+    """A full server is no fault of the row's."""
+    outbox, _ = shop
+    ask = mq.access("config").commands.call
+    await ask("CONFIG", "SET", "maxmemory", "1")
+    first = await place(shop, "tea")
+    with pytest.raises(CommandRejected, match="OOM"):
+        await outbox.relay(mq).relay_once()
+    async with relaying(outbox, mq):
+        await asyncio.sleep(0.1)
+        await ask("CONFIG", "SET", "maxmemory", "0")
+        await wait_until_sent(mq, 1)
+    assert await sent(mq) == [(first, "tea")]
+
+
+async def test_a_relay_ends_by_name_once_its_queue_or_store_is_closed(tmp_path, server):
+    """No repeat can change that."""
+    async with MessageQueue(server.url) as queue, opened(tmp_path / "shop.db") as (outbox, store):
+        await queue.close()
+        await place((outbox, store), "tea")
+        async with asyncio.timeout(10):
+            with pytest.raises(QueueClosed):
+                await outbox.relay(queue).run()
+            await store.close()
+            with pytest.raises(StoreFailed):
+                await outbox.relay(queue).run()
+
+
+async def test_stop_ends_in_its_time_although_the_server_is_silent(shop, server):
+    """What is not done by then is cancelled; the row stays."""
+    outbox, _ = shop
+    async with MessageQueue(server.url, limits=Limits(timeout_s=60)) as queue:
+        await place(shop, "tea")
+        server.pause()
+        try:
+            relay = outbox.relay(queue)
+            relay._close_timeout_s = 0.1
+            running = asyncio.create_task(relay.run())
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(10):
+                await relay.stop()
+                await running
+        finally:
+            server.resume()
+    assert await outbox.count() == 1
 
 
 async def test_a_database_that_is_away_is_waited_for(shop, mq, monkeypatch):

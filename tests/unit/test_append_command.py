@@ -10,11 +10,12 @@ from mpim_lab.im.append_command import AppendCommand
 from mpim_lab.im.ledger import Ledger
 from mpim_lab.im.protocol import ChatMessage, direct_conversation
 from mpim_lab.im.wire import Send
+from mpim_lab.keys import Keys
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.script import Script, template_of
 
 names = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=64)
-ids = st.text(string.ascii_letters + string.digits + "_.:-", min_size=1, max_size=64)
+ids = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64)
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
 prefixes = st.sampled_from(["", "lab-7f3a:", "100%:", "%b", "é:"])
 
@@ -30,7 +31,7 @@ class Queue:
     """As much of a queue as a ledger looks at before it calls a server."""
 
     def __init__(self, prefix):
-        self.prefix = prefix
+        self.keys = Keys(prefix)
 
     def access(self, name):
         return self

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter
+from mpim_lab.errors import InvalidMessage, InvalidParameter, Unconfirmed, WrongLoop
 from mpim_lab.mq.effects import MOST_WORDS, Effects, pack_effects
 from mpim_lab.mq.turn import Turn
 
@@ -152,3 +152,46 @@ async def test_who_does_not_wait_any_more_disturbs_nobody():
     del gone, nobody
     await asyncio.sleep(0)
     assert forgotten == []
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_can_be_given_back():
+    """What it grants would be lost; cancelled before or after the turn ended."""
+    for turns in range(3):
+        sent, back = Sent(), []
+        sent.go.clear()
+        turn = Turn(sent, most=100, unwanted=back.append)
+        gone, stays = turn.add(1), turn.add(2)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        gone.cancel()
+        sent.go.set()
+        assert await stays == 20 and back == [10]
+
+
+async def test_a_turn_that_somebody_else_cancels_is_named_to_all():
+    """They were not cancelled, and it may have been run: Unconfirmed; the next turn goes on."""
+    elsewhere = asyncio.get_running_loop().create_future()
+    elsewhere.cancel()
+
+    async def send(items):
+        if items == [1, 2]:
+            await elsewhere
+        return items
+
+    turn = Turn(send, most=100)
+    got = await asyncio.gather(turn.add(1), turn.add(2), return_exceptions=True)
+    assert [type(each) for each in got] == [Unconfirmed] * 2
+    assert await turn.add(3) == 3
+
+
+def test_another_event_loop_is_refused_at_once():
+    """Also when the first one ended with something left in the turn: nobody would ever send it."""
+    turn = Turn(Sent(), most=100)
+
+    async def ask():
+        return turn.add(1)
+
+    asyncio.run(ask())
+    for _ in range(2):
+        with pytest.raises(WrongLoop):
+            asyncio.run(ask())

@@ -10,11 +10,14 @@ from mpim_lab.errors import (
     ConnectionLost,
     InvalidMessage,
     InvalidParameter,
+    LeaseLost,
     LoginRejected,
+    NoSuchGroup,
     NotConnected,
     QueueClosed,
     QueueFull,
     Unconfirmed,
+    WrongLoop,
 )
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.producer import Producer
@@ -79,7 +82,6 @@ async def test_every_attempt_has_the_same_id_and_every_message_its_own(id):
         CommandTimeout(),
         ConnectionLost(),
         NotConnected(),
-        LoginRejected(),
         QueueFull(),
         *map(CommandRejected, ("LOADING the data set", "BUSY with a script", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")),
     ],
@@ -200,3 +202,59 @@ async def test_at_least_one_attempt():
     """None would be no send."""
     with pytest.raises(InvalidParameter, match="attempts=0"):
         Producer(Server().append, attempts=0)
+
+
+@pytest.mark.parametrize("code", ["READONLY", "NOREPLICAS", "OOM", "LOADING", "MISCONF", "MASTERDOWN"])
+async def test_what_the_server_refuses_for_now_is_sent_again(code):
+    """A failover, a full server: the same list for every part that repeats."""
+    server = Server(CommandRejected(f"{code} not now"), CommandRejected("ERR of a script's", code=code))
+    assert await Producer(server.append, backoff=QUICK).send("bob", b"hi") == "taken"
+    assert len(server.calls) == 3
+
+
+@pytest.mark.parametrize("error", [LoginRejected("no"), WrongLoop("elsewhere"), LeaseLost("gone"), NoSuchGroup("none")])
+async def test_what_no_repeat_can_change_is_raised_at_once(error):
+    """Of every kind."""
+    server = Server(error)
+    with pytest.raises(type(error)):
+        await Producer(server.append, backoff=QUICK).send("bob", b"hi")
+    assert len(server.calls) == 1
+
+
+async def test_a_cancellation_of_somebody_elses_is_named_and_the_next_one_is_sent():
+    """Unconfirmed: it may have been taken. The caller was not cancelled."""
+    elsewhere = asyncio.get_running_loop().create_future()
+    elsewhere.cancel()
+
+    async def append(conversation, payload, id):
+        if payload == b"first":
+            await elsewhere
+        return "taken"
+
+    producer = Producer(append)
+    with pytest.raises(Unconfirmed):
+        await producer.send("bob", b"first")
+    assert await producer.send("bob", b"second") == "taken"
+
+
+@pytest.mark.parametrize("turn", range(7))
+async def test_a_sender_that_is_cancelled_at_any_moment_leaves_the_conversation_to_the_next(turn):
+    """Waiting for its turn, sending, pausing: nothing is kept of it."""
+    producer = Producer(Server(NotConnected("down"), NotConnected("down")).append, backoff=QUICK)
+    senders = [asyncio.create_task(producer.send("bob", payload)) for payload in (b"a", b"b", b"c")]
+    for victim in senders[:2]:
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        victim.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait(senders)
+    assert senders[2].result() == "taken"
+    assert not producer._turns and not producer._waiting
+
+
+def test_another_event_loop_is_refused_at_once():
+    """Its locks belong to the first one."""
+    producer = Producer(Server().append)
+    assert asyncio.run(producer.send("bob", b"a")) == "taken"
+    with pytest.raises(WrongLoop):
+        asyncio.run(producer.send("bob", b"b"))

@@ -1,0 +1,42 @@
+"""OneLoop: an object with sockets, tasks or futures belongs to one event loop of one process."""
+
+import os
+from asyncio import AbstractEventLoop, get_running_loop
+
+from mpim_lab.errors import WrongLoop
+
+_forks = 0  # that lie between the first process and this one; asking for the process id costs a system call each time
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class OneLoop:
+    """The event loop and process of whoever called `check` first.
+
+    What waits in one loop is not woken from another one: a call from a second `asyncio.run`, from another thread or from a
+    forked child would wait for ever, or break what it touches. So it is refused before it touches anything.
+    """
+
+    __slots__ = ("_forks", "_loop", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._loop: AbstractEventLoop | None = None
+        self._forks = 0
+
+    def check(self) -> None:
+        """Raise WrongLoop if this is called in another event loop or process than the first time."""
+        try:
+            if get_running_loop() is self._loop and self._forks == _forks:
+                return
+        except RuntimeError:
+            raise WrongLoop(f"{self._what} was used without an event loop: use it inside `asyncio.run(…)`") from None
+        if self._loop is not None:
+            raise WrongLoop(f"{self._what} belongs to the event loop and process that used it first: make one for each")
+        self._loop, self._forks = get_running_loop(), _forks

@@ -1,0 +1,141 @@
+"""The layout of the keys: a queue's first command that uses keys looks at it, and what is not known is not touched."""
+
+import asyncio
+
+import pytest
+
+from mpim_lab.errors import CommandRejected, MpimError, NotConnected, QueueClosed, WrongLayout
+from mpim_lab.keys import LAYOUT
+from mpim_lab.lab.proxy import Match, Proxy
+from mpim_lab.mq.batching import Batcher
+from mpim_lab.mq.consumer import Consumer
+from mpim_lab.mq.groups import ConsumerGroup
+from mpim_lab.mq.idempotency import Idempotency
+from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.ordering import Conversations
+from mpim_lab.mq.partitions import PartitionedStream
+from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.seats import Seats
+from mpim_lab.mq.unpacker import Unpacker
+
+KEY = "p:mpim:layout"
+
+
+@pytest.fixture
+async def raw(server):
+    """Somebody else on the same server."""
+    async with MessageQueue(server.url) as queue:
+        yield queue.link.call
+
+
+async def test_the_first_command_that_uses_keys_names_the_layout(server, raw):
+    """Pub/Sub alone, batches and confirmations included, leaves no key behind."""
+    async with MessageQueue(server.url, prefix="p:") as mq:
+        await mq.subscribe("a", lambda message: None, unpack=Unpacker(mq))
+        async with Batcher.to_channel(mq, "a") as batcher:
+            await batcher.publish(b"hi")
+        assert await mq.publish("a", b"hi") == 1 == await mq.listeners("a")
+        assert await raw("DBSIZE") == 0
+        await mq.stream("orders").add(b"tea")
+        assert await raw("GET", KEY) == LAYOUT.encode() and await raw("PTTL", KEY) == -1
+
+
+@pytest.mark.parametrize("other", ["1", "3", "", "x" * 100, None])
+async def test_another_layout_is_not_touched(server, raw, other):
+    """Every part that uses keys says so by name, nothing is read or written, and Pub/Sub goes on."""
+    await (raw("SET", KEY, other) if other is not None else raw("RPUSH", KEY, "no text"))
+    async with MessageQueue(server.url, prefix="p:") as mq:
+        stream, orders = mq.stream("orders"), PartitionedStream(mq, "orders", partitions=1)
+        group = ConsumerGroup(mq.access("orders"), "g")
+        for call in (
+            lambda: stream.add(b"tea"),
+            lambda: stream.add_many([b"tea"]),
+            lambda: stream.wait(within_ms=1),
+            lambda: stream.group("g"),
+            lambda: Idempotency(mq, "s").run("1", lambda effects: None),
+            lambda: Conversations(mq, "chat").append("bob", b"hi"),
+            lambda: orders.append("bob", b"hi"),
+            Consumer(group, "c").__aenter__,
+            Seats(orders, "g", "m", lease_ms=1_000, prefetch=1).__aenter__,
+        ):
+            with pytest.raises(WrongLayout, match="another prefix") as refused:
+                await call()
+            assert refused.value.definite
+        assert await mq.publish("a", b"hi") == 0
+    assert await raw("KEYS", "*") == [KEY.encode()]
+
+
+async def test_many_first_commands_share_one_look(server):
+    """They leave together when it is answered, in their order."""
+    async with Proxy(server.url) as proxy, MessageQueue(proxy.url) as mq:
+        stream = mq.stream("orders")
+        ids = await asyncio.gather(*(stream.add(b"%d" % number) for number in range(200)))
+        assert [entry.data for entry in await stream.range()] == [b"%d" % number for number in range(200)]
+        assert len(set(ids)) == 200
+        stats = await mq.link.call("INFO", "commandstats")
+    text = stats.decode() if isinstance(stats, bytes) else str(stats)
+    assert "cmdstat_get:calls=1," in text and "cmdstat_set:calls=1," in text
+
+
+async def test_whoever_is_cancelled_while_it_is_looked_leaves_the_others_served(server):
+    """The look is nobody's own."""
+    async with MessageQueue(server.url) as mq:
+        stream = mq.stream("orders")
+        first, second = (asyncio.create_task(stream.add(payload)) for payload in (b"1", b"2"))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert first.cancelled() and [entry.data for entry in await stream.range()] == [b"2"]
+
+
+async def test_a_look_without_an_answer_is_definite(server):
+    """Nothing else was sent; once the line is well again the next command looks again."""
+    limits = Limits(timeout_s=0.5)
+    async with Proxy(server.url) as proxy, MessageQueue(proxy.url, limits=limits) as mq:
+        proxy.lose_reply(Match("GET", b"mpim:layout"))
+        with pytest.raises(NotConnected, match="nothing else was sent"):
+            await mq.stream("orders").add(b"tea")
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await mq.stream("orders").add(b"tea")
+                    break
+                except MpimError:
+                    await asyncio.sleep(0.01)
+        assert await mq.stream("orders").length() == 1
+
+
+async def test_a_queue_that_is_closed_or_not_open_says_so(server):
+    """As without a look."""
+    mq = MessageQueue(server.url)
+    with pytest.raises(NotConnected, match="not opened yet"):
+        await mq.stream("orders").add(b"tea")
+    async with mq:
+        pass
+    with pytest.raises(QueueClosed):
+        await mq.stream("orders").add(b"tea")
+
+
+@pytest.mark.parametrize("rights", [("~p:orders",), ("%R~p:mpim:layout", "~p:orders")])
+async def test_a_user_without_the_right_to_that_key_goes_on_without(server, raw, rights):
+    """It may be allowed its own keys alone."""
+    await raw("ACL", "SETUSER", "alice", "on", ">secret", "+@all", "&*", *rights)
+    url = server.url.replace("://", "://alice:secret@")
+    async with MessageQueue(url, prefix="p:") as mq:
+        for _ in range(2):
+            await mq.stream("orders").add(b"tea")
+        assert await mq.stream("orders").length() == 2
+    assert await raw("EXISTS", KEY) == 0
+
+
+async def test_a_server_that_takes_no_writes_now_is_looked_at_again(server, raw, monkeypatch):
+    """Reads go on meanwhile; a refused write is refused by the server itself."""
+    monkeypatch.setattr("mpim_lab.mq.key_link._AGAIN_S", 0.0)
+    async with MessageQueue(server.url, prefix="p:") as mq:
+        await raw("REPLICAOF", "127.0.0.1", "1")
+        assert await mq.stream("orders").length() == 0
+        with pytest.raises(CommandRejected, match="READONLY"):
+            await mq.stream("orders").add(b"tea")
+        await raw("REPLICAOF", "NO", "ONE")
+        await mq.stream("orders").add(b"tea")
+        assert await raw("GET", KEY) == LAYOUT.encode()
