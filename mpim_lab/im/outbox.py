@@ -10,10 +10,12 @@ log stays short and nobody loses anything by being long away.
 import asyncio
 import logging
 
-from mpim_lab.errors import InvalidParameter, MpimError, NoSuchGroup, NotConnected
+from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NoSuchGroup, NotConnected
 from mpim_lab.im.ledger import ToDo
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import ChatMessage, group_of
+from mpim_lab.im.rounds import go_round
+from mpim_lab.mq.handler import Cancellations
 
 KEEP = 1_000  # messages in a conversation's log
 _PAGE = 500
@@ -36,23 +38,13 @@ class Outbox:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Outbox":
-        self._task = asyncio.create_task(self._sweep_now_and_then())
+        self._task = asyncio.create_task(go_round("the outbox", self.sweep, self._every_s))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-
-    async def _sweep_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                await self.sweep()
-            except MpimError:  # the line is down; the next look comes
-                continue
-            except Exception:  # whatever it is, the next look must come
-                _log.exception("the outbox could not be looked through")
 
     async def sweep(self, after_ms: int | None = None) -> int:
         """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
@@ -66,10 +58,16 @@ class Outbox:
 
     async def _do(self, todo: ToDo) -> bool:
         """Do one entry and strike it; one that could not be done stays in the outbox. Gives whether it was done."""
+        cancellations = Cancellations()
         try:
+            if todo.do not in ("push", "trim"):
+                raise CorruptPayload("nobody wrote this")
             await (self.trim(todo.conversation) if todo.do == "trim" else self._push(todo))
-        except MpimError as error:
-            _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error)
+        except (Exception, asyncio.CancelledError) as error:
+            if cancellations.are_ours:
+                raise
+            trace = None if isinstance(error, MpimError) else error
+            _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error, exc_info=trace)
             return False
         await self._ledger.done(todo.entry_id)
         return True
