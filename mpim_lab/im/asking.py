@@ -47,7 +47,7 @@ class Asking:
 
         TooFast: it was refused as often as it was said.
         """
-        deadline, failed = now() + self._timeout_s, list[Exception]()
+        deadline, failed = now() + self._timeout_s, list[MpimError]()
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
                 return await self._until_answered(frame, failed)
@@ -55,17 +55,17 @@ class Asking:
             pass
         if self._is_closed:
             raise GatewayClosed("the client was closed before the answer came")
-        if failed and all(isinstance(error, TooFast) for error in failed):
+        if failed and all(error.definite for error in failed):
             raise failed[-1]
         told = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._line.why}"
         raise Unconfirmed(f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {told}")
 
-    async def _until_answered(self, frame: Send | Group, failed: list[Exception]) -> Sent | Members:
+    async def _until_answered(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         while not self._is_closed:
             try:
-                return await self._once(frame)
+                return await self._once(frame, failed)
             except TimeoutError:
-                failed.append(GatewayClosed(f"no answer; {self._line.why}"))
+                failed[-1] = GatewayClosed(f"no answer; {self._line.why}")
                 self._line.doubt(2 * self._answer_s)
             except TooFast as error:
                 failed.append(error)
@@ -77,26 +77,32 @@ class Asking:
                 await asyncio.sleep(_BACKOFF.delay_s(len(failed), random.random()))
         raise GatewayClosed("the client was closed before the answer came")
 
-    async def _once(self, frame: Send | Group) -> Sent | Members:
+    async def _once(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         key = id_of(frame)
         while key in self._waiting:  # the same is being asked: one after the other
             await asyncio.wait([self._waiting[key][1]])
             await asyncio.sleep(0)
         if now() > self._silent_until + _TOO_FAST_S:
-            return await self._say(key, frame)
+            return await self._say(key, frame, failed)
         async with self._one_by_one:
             await asyncio.sleep(self._silent_until - now())
-            return await self._say(key, frame)
+            return await self._say(key, frame, failed)
 
-    async def _say(self, key: str, frame: Send | Group) -> Sent | Members:
+    async def _say(self, key: str, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         if self._is_closed:  # while this was waiting for its turn
             raise GatewayClosed("the client was closed before the answer came")
         answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
         self._waiting[key] = frame, answer
+        failed.append(
+            GatewayClosed("no answer")
+        )  # as long as there is none: whatever ends the wait, it is not definite
         try:
             async with asyncio.timeout(self._answer_s):
                 await self._line.say(frame)
                 return await answer
+        except MpimError:
+            failed.pop()
+            raise
         finally:
             del self._waiting[key]
             answer.cancel()  # whoever waits for its end goes on
