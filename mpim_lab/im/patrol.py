@@ -10,7 +10,7 @@ from mpim_lab.im.rounds import go_round
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.watching import Watching
-from mpim_lab.im.wire import Behind, Status, encode
+from mpim_lab.im.wire import Status, encode
 
 _LOOKED_AT_ONCE = 250
 _AT_ONCE = 50  # clients asked about at the same time, after a gap
@@ -58,7 +58,7 @@ class Patrol:
 
     def _look_at(self, session: Session, moment: float) -> None:
         limits = self._limits
-        session.acks = 0
+        session.acks = session.ws.idle_frames = 0
         if session.faults:
             session.faults = max(0.0, session.faults - limits.most_faults * limits.sweep_s / limits.forgive_s)
         if moment - session.heard_at > limits.silent_s:
@@ -130,8 +130,7 @@ class Patrol:
             async with turns:
                 known = await self._services.messages.conversations(session.route.uid)
                 behind = {name: last for name, (acked, last) in known.items() if last > acked}
-                if behind:
-                    session.say(encode(Behind(behind)))
+                session.say_behind(behind)
 
         errors = await asyncio.gather(*map(tell, untold), return_exceptions=True)
         self._untold.update(session for session, error in zip(untold, errors, strict=True) if error is not None)

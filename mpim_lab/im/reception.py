@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from itertools import islice
 
 from websockets.exceptions import ConnectionClosed
 
@@ -11,7 +12,6 @@ from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError, NotConnecte
 from mpim_lab.events import now
 from mpim_lab.im.hanging_up import POLICY, TRY_LATER, hang_up
 from mpim_lab.im.lobby import Lobby
-from mpim_lab.im.messages import MOST_CONVERSATIONS
 from mpim_lab.im.protocol import BindRouteReq
 from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.rate import TokenBucket
@@ -20,6 +20,7 @@ from mpim_lab.im.session import Session
 from mpim_lab.im.wire import Hello, Welcome, encode, from_client, problem_of
 from mpim_lab.mq.ids import new_message_id
 
+MOST_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
 _log = logging.getLogger(__name__)
 
 
@@ -71,16 +72,18 @@ class Reception:
 
     async def _say_welcome(self, session: Session) -> None:
         uid, messages = session.route.uid, self._services.messages
-        conversations = await messages.conversations(uid)
-        late = {name: last for name, (acked, last) in conversations.items() if acked < last}
+        known = await messages.conversations(uid)
+        conversations = dict(islice(known.items(), MOST_CONVERSATIONS))
+        late = {name: last for name, (acked, last) in known.items() if acked < last}
         session.stored = late or None
         frames = await messages.on_welcome(uid)
         # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
-        whole, silent_s = len(conversations) < MOST_CONVERSATIONS, self._limits.silent_s
+        whole, silent_s = len(conversations) == len(known), self._limits.silent_s
         session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
         for frame in frames:
             session.say(frame)
         session.is_welcome = True
+        session.note_behind({name: last for name, last in late.items() if name not in conversations})
         session.catch_up()
 
     async def turn_away(self, ws: QuickConnection, error: MpimError) -> None:

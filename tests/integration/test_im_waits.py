@@ -14,6 +14,7 @@ from mpim_lab.im.client import Client
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
 from mpim_lab.im.wire import Welcome, encode
+from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.limits import Limits
@@ -334,3 +335,14 @@ async def test_what_is_under_way_at_the_end_is_not_told_as_certainly_not_done():
         with pytest.raises(Unconfirmed) as raised:
             await alice.send("bob", "hi", id="m1")
         assert not raised.value.definite
+
+
+async def test_a_system_in_a_notebook_that_was_not_opened_says_so():
+    """NotConnected, which says what to write; what it never has is an AttributeError as ever."""
+    mpim = MpimSystem()
+    for use in (lambda: mpim.client("alice"), lambda: mpim.gateways, lambda: mpim.services):
+        with pytest.raises(NotConnected, match="not opened yet: write `async with MpimSystem"):
+            use()
+    assert not hasattr(mpim, "_repr_html_")
+    async with mpim:
+        assert list(mpim.gateways) == ["gw-1"] and not hasattr(mpim, "nothing")
