@@ -19,7 +19,7 @@ from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.im.tokens import new_secret
 from mpim_lab.lab.server import open_server
 
-_START_S, _END_S = 20.0, 15.0
+_START_S, _END_S = 20.0, 40.0  # a gateway cuts off by itself what does not end in time
 
 
 class GatewayProcess(NamedTuple):

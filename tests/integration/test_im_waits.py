@@ -8,9 +8,18 @@ import threading
 import pytest
 from websockets.asyncio.server import serve as serve_websockets
 
-from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, NotConnected, Unconfirmed, WrongLoop
+from mpim_lab.errors import (
+    GatewayClosed,
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    StoreFailed,
+    Unconfirmed,
+    WrongLoop,
+)
 from mpim_lab.events import now
 from mpim_lab.im.client import Client
+from mpim_lab.im.offline import OfflineStore
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
 from mpim_lab.im.wire import Welcome, encode
@@ -18,6 +27,7 @@ from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.sql_store import SqlStore
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
@@ -346,3 +356,20 @@ async def test_a_system_in_a_notebook_that_was_not_opened_says_so():
     assert not hasattr(mpim, "_repr_html_")
     async with mpim:
         assert list(mpim.gateways) == ["gw-1"] and not hasattr(mpim, "nothing")
+
+
+async def test_many_who_wait_for_a_database_that_hangs_wait_together(tmp_path):
+    """Not one after the other: each is told within what one of them would wait; whoever is cancelled takes nobody along."""
+    database = tmp_path / "chat.db"
+    locked = sqlite3.connect(database, isolation_level=None)
+    locked.execute("BEGIN EXCLUSIVE")
+    async with SqlStore(f"sqlite+aiosqlite:///{database}", timeout_s=0.3) as store:
+        offline = OfflineStore(store)
+        calls = [asyncio.create_task(offline.page("bob", "alice:bob", number, 10)) for number in range(40)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        async with asyncio.timeout(6):  # one by one it would be forty times as long
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in results[1:]} == {StoreFailed}
+        locked.close()
+        assert await offline.page("bob", "alice:bob", 0, 10) == []
