@@ -13,8 +13,10 @@ from mpim_lab.errors import InvalidParameter
 
 # Settings of several words. All others have one value, blanks and all.
 _SEVERAL_WORDS = frozenset(
-    "bind client-output-buffer-limit latency-tracking-info-percentiles loadmodule oom-score-adj-values rename-command"
-    " replicaof save slaveof user".split()
+    (
+        *("bind", "client-output-buffer-limit", "latency-tracking-info-percentiles", "loadmodule"),
+        *("oom-score-adj-values", "rename-command", "replicaof", "save", "slaveof", "user"),
+    )
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _WORD = re.compile(r'"([^"]*)"(?!\S)|\'([^\']*)\'(?!\S)|(\S+)')

@@ -34,7 +34,7 @@ async def work(role: str) -> None:
 async def publish(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
     """Connect, warm up, wait for the word, publish."""
     contestant = CONTESTANTS[plan.who]
-    async with contestant.connect(plan.url, plan.tasks) as send:
+    async with contestant.connect(plan) as send:
         await warm_up(plan, send, contestant.batch)
         loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(plan, spreading(plan, send), contestant.batch)
         wire.on_stop = loop.stop  # before the word: "stop" may come with it, or sooner
@@ -62,7 +62,7 @@ async def receive(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
     receiver = receiver_of(plan)
     take, begun = receiver.take, now()
     many = plan.channels > 1 or plan.subscribers > 1
-    async with receiving_many(plan, take) if many else receiving(plan.who, plan.url, plan.channel, take) as lost:
+    async with receiving_many(plan, take) if many else receiving(plan, take) as lost:
         ready_s = now() - begun
         wire.report("ready")
         cpu_s = time.process_time()
