@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 from typing import Any, Self
@@ -27,7 +28,7 @@ from mpim_lab.lab.leftovers import GIVE_UP_AFTER_S, at_server, new_prefix
 from mpim_lab.mq.address import Address
 
 START_WITHIN_S, LOOK_EVERY_S = 10.0, 0.01
-GUARD_GONE = "the run's guard was killed"
+GUARD_GONE = "the run's guard is gone"
 _REASONS = {
     "kill": "kill it",
     "pause": "pause it",
@@ -85,7 +86,7 @@ class ExternalServer:
         guard, self._guard = self._guard, None
         if guard is None:
             return
-        failed = await guard.end()
+        failed = await (guard.end() if guard.is_ready else self._remove_before(guard))
         if failed == GUARD_GONE:
             failed = await self._remove()
         if failed is not None:
@@ -94,10 +95,23 @@ class ExternalServer:
                 *(self.prefix, self._address, failed),
             )
 
+    async def _remove_before(self, guard: "KeyGuard") -> str | None:
+        """Remove our keys ourselves while the guard has yet to begin; it does so if we cannot."""
+        try:
+            failed = await self._remove()
+        except BaseException:
+            guard.let_go()
+            raise
+        if failed is None:
+            guard.kill()
+        guard.let_go()
+        return failed
+
     async def _remove(self) -> str | None:
         try:
             async with asyncio.timeout(GIVE_UP_AFTER_S), at_server(self.url) as leftovers:
                 await leftovers.remove(self.prefix)
+                await leftovers.remove_dead()
         except (MpimError, TimeoutError) as error:
             return str(error) or "it took too long"
         return None
@@ -158,10 +172,20 @@ class KeyGuard:
         """The process's id."""
         return self._process.pid
 
-    async def end(self) -> str | None:
-        """Have it remove everything, and wait; gives why it could not, if so. It goes on when the waiting is cancelled."""
+    @property
+    def is_ready(self) -> bool:
+        """It has begun, or is gone already. Raises WrongLoop in a forked child."""
         if os.getpid() != self._owner:
             raise WrongLoop(f"the run belongs to the process {self._owner}, which this one was forked from")
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def kill(self) -> None:
+        """There is nothing left to remove."""
+        self._process.kill()
+        self._process.wait()
+
+    async def end(self) -> str | None:
+        """Have it remove everything, and wait; gives why it could not, if so. It goes on when the waiting is cancelled."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._say("end")
         self.let_go()
@@ -173,7 +197,8 @@ class KeyGuard:
             return GUARD_GONE
         with self._process.stdout as said:
             found = said.read()
-        return json.loads(found).get("failed") if found else GUARD_GONE
+        reports = [json.loads(line) for line in found.splitlines()]
+        return next((report.get("failed") for report in reports if "ready" not in report), GUARD_GONE)
 
     def let_go(self) -> None:
         """Have it remove everything, without waiting: as if we had died."""

@@ -128,18 +128,17 @@ def _alive(prefix: bytes) -> bytes:
 
 
 async def guard(url: str, prefix: str, said: "asyncio.Future[bytes]") -> int:
-    """Renew a run's heartbeat until `said` is done, then remove what it has; gives how many keys that were.
+    """Renew a run's heartbeat until `said` is done, then remove what it has; gives how many keys. The run has begun it itself.
 
     said: what the run said last: a line if it ends in good order, nothing if it died. Then its load processes and gateways
     are about to end, too: look again until they have written nothing for a while. Raises TimeoutError, ServerFailed, and
     NotConnected if somebody waits for the answer.
     """
     of_the_dead = asyncio.create_task(_remove_dead(url))
-    while not said.done():
+    while not (await asyncio.wait([said], timeout=RENEW_EVERY_S))[0]:
         with contextlib.suppress(MpimError):
             async with at_server(url) as found:
                 await found.keep_alive(prefix)
-        await asyncio.wait([said], timeout=RENEW_EVERY_S)
     async with asyncio.timeout(GIVE_UP_AFTER_S):
         removed = await (_removed(url, prefix) if said.result() else _removed_after_death(url, prefix))
         await of_the_dead
@@ -181,6 +180,7 @@ async def _main() -> dict[str, Any]:
     if not first:  # whoever started us is gone already
         return {}
     order = json.loads(first)
+    print(json.dumps({"ready": True}), flush=True)
     said = asyncio.ensure_future(next_line())
     try:
         return {"removed": await guard(order["url"], order["prefix"], said)}

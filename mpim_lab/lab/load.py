@@ -13,6 +13,7 @@ from typing import Any
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.events import Event, Kind
+from mpim_lab.lab.experiment import running_loop
 from mpim_lab.lab.loadprocess import LoadProcess
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS
 from mpim_lab.lab.loadworker.plan import BOUNDS, LoadPlan
@@ -73,7 +74,7 @@ class Load:
         self._plan, self._trace = plan, trace
         self._publisher: LoadProcess | None = None
         self._stopping = False
-        self._task = asyncio.create_task(self._run())
+        self._task = running_loop().create_task(self._run())
 
     def stop(self) -> None:
         """Publish nothing more from now on; the result counts what was sent until here."""

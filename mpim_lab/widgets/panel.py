@@ -59,7 +59,10 @@ class Panel(ui.VBox):
     # What the buttons do
 
     async def run(self) -> Result | None:
-        """Run the experiment as its knobs are now; a failure is shown in the panel and gives None. One run at a time."""
+        """Run the experiment as its knobs are now; a failure is shown in the panel and gives None. One run at a time.
+
+        Raises FaultUnavailable, which is shown, too: there will be no result on this server.
+        """
         if self._run is not None:
             self._answer("It is running already.")
             return None
@@ -75,6 +78,8 @@ class Panel(ui.VBox):
             self._show(self.result)
         except MpimError as error:
             self._say(named(error))
+            if isinstance(error, FaultUnavailable):
+                raise
         finally:
             if self._run is not None and not self._run.done:
                 await self._run.cancel()
