@@ -110,7 +110,8 @@ class ExternalServer:
     async def _remove(self) -> str | None:
         try:
             async with asyncio.timeout(GIVE_UP_AFTER_S), at_server(self.url) as leftovers:
-                await leftovers.remove(self.prefix)
+                while await leftovers.remove(self.prefix):
+                    pass  # what was on its way came after it
                 await leftovers.remove_dead()
         except (MpimError, TimeoutError) as error:
             return str(error) or "it took too long"
@@ -177,6 +178,7 @@ class KeyGuard:
         """It has begun, or is gone already. Raises WrongLoop in a forked child."""
         if os.getpid() != self._owner:
             raise WrongLoop(f"the run belongs to the process {self._owner}, which this one was forked from")
+        assert self._process.stdout is not None
         return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def kill(self) -> None:

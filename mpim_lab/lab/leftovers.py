@@ -128,7 +128,7 @@ def _alive(prefix: bytes) -> bytes:
 
 
 async def guard(url: str, prefix: str, said: "asyncio.Future[bytes]") -> int:
-    """Renew a run's heartbeat until `said` is done, then remove what it has; gives how many keys. The run has begun it itself.
+    """Renew a run's heartbeat until `said` is done, then remove what it has; gives how many keys. It has begun already.
 
     said: what the run said last: a line if it ends in good order, nothing if it died. Then its load processes and gateways
     are about to end, too: look again until they have written nothing for a while. Raises TimeoutError, ServerFailed, and

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.events import now
+from mpim_lab.lab.guard import end_with_parent
 from mpim_lab.lab.loadworker.batch_contestants import Batchers
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS, Publish, receiving
 from mpim_lab.lab.loadworker.growth import receiving_many, spreading
@@ -137,6 +138,7 @@ def main() -> None:
         from uvloop import run
     except ImportError:
         from asyncio import run  # type: ignore[assignment]
+    end_with_parent()
     try:
         run(work(sys.argv[1]))
     except Exception as error:
