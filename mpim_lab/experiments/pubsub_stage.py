@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, cast
 
-from mpim_lab.errors import FaultUnavailable, MpimError
+from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.experiment import Run
@@ -15,6 +15,7 @@ from mpim_lab.lab.faults import (
     Faults,
     FaultyQueue,
     Hold,
+    check_available,
     server_faults,
     until,
 )
@@ -78,8 +79,7 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         for fault in self._planned:
-            if reason := self._unavailable(fault.kind):
-                raise FaultUnavailable(reason)
+            check_available(self.server, fault.kind)
             self.faults.add(fault)
         try:
             await self._set()
@@ -90,7 +90,7 @@ class Stage:
         return self
 
     async def _set(self) -> None:
-        if self._unavailable("slow") is None:
+        if self.server.unavailable("slow") is None:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
         await self._open.enter_async_context(self.bob)
@@ -133,12 +133,8 @@ class Stage:
 
     # What can go wrong
 
-    def _unavailable(self, fault: str) -> str | None:
-        return self.server.unavailable("limit" if fault == "slow" else fault)
-
     async def _inject(self, fault: str) -> None:
-        if reason := self._unavailable(fault):
-            raise FaultUnavailable(reason)
+        check_available(self.server, fault)
         self.faults.inject(fault, self._lasts)
 
     def _causes(self) -> dict[str, Cause]:

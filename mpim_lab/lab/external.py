@@ -19,7 +19,7 @@ import sys
 from typing import Any, Self
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
 from mpim_lab.events import now
@@ -34,6 +34,16 @@ _REASONS = {
     "pause": "pause it",
     "limit": "change its settings",
 }
+_NEEDS = {  # what a fault does to the server
+    "server kill": "kill",
+    "server restart": "kill",
+    "slow": "limit",
+    "partition": "cut",
+    "flush fails": "cut",
+    "broken connection": "cut",
+    "idle rot": "cut",
+}
+_NO_CLIENT = str(2**62)
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +59,7 @@ class ExternalServer:
         self.url, self._address = url, Address.parse(url)
         self.prefix = new_prefix()
         self._guard: KeyGuard | None = None
+        self._no_cutting = ""  # what the server says to CLIENT LIST and CLIENT KILL, if it refuses them
 
     @property
     def is_running(self) -> bool:
@@ -62,6 +73,7 @@ class ExternalServer:
         try:
             async with asyncio.timeout(START_WITHIN_S), Redis.from_url(self.url, protocol=3) as client:
                 await client.ping()
+                self._no_cutting = await _refusal_to_cut(client)
             if self._guard is None:
                 self._guard = KeyGuard(self.url, self.prefix)
             async with asyncio.timeout(START_WITHIN_S), at_server(self.url) as leftovers:
@@ -134,8 +146,11 @@ class ExternalServer:
         raise FaultUnavailable(self.unavailable("pause"))
 
     def unavailable(self, fault: str) -> str | None:
-        """Why a fault ("kill", "pause", "limit") is not offered; None if it is."""
-        return self._refusal(_REASONS[fault]) if fault in _REASONS else None
+        """Why a fault, or what it does ("kill", "pause", "limit", "cut"), is not offered; None if it is."""
+        deed = _NEEDS.get(fault, fault)
+        if deed == "cut" and self._no_cutting:
+            return f"the operator of {self._address} does not let this user see or cut connections ({self._no_cutting})"
+        return self._refusal(_REASONS[deed]) if deed in _REASONS else None
 
     def _refusal(self, deed: str) -> str:
         return (
@@ -148,6 +163,15 @@ class ExternalServer:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
+
+
+async def _refusal_to_cut(client: Any) -> str:
+    try:
+        await client.execute_command("CLIENT", "LIST", "ID", _NO_CLIENT)
+        await client.execute_command("CLIENT", "KILL", "ID", _NO_CLIENT)
+    except ResponseError as error:
+        return str(error)
+    return ""
 
 
 class KeyGuard:

@@ -71,6 +71,7 @@ class Skipping:
         attempt = whole[1]
         assert isinstance(attempt, ast.Try)
         attempt.body = lines or attempt.body
+        attempt.orelse = ast.parse(f"{_SKIPPING}.ended({sorted(made)!r})").body
         if isinstance(shown, ast.Name):  # a panel is of use for whatever else it offers
             attempt.handlers[0].body[-1] = ast.parse(f"{_SHOWN} = globals().get({shown.id!r})").body[0]
         return whole
@@ -83,13 +84,21 @@ class Skipping:
         self._missing |= set(made)
         print(f"Left out{': ' + what if what else ''}: {error}.")
 
+    def ended(self, made: list[str]) -> None:
+        """Note which names have no value, because a panel of this cell was refused its run."""
+        values = {name: self._names.get(name) for name in made}
+        refusals = [error for value in values.values() if (error := getattr(value, "refused", None))]
+        if refusals and isinstance(refusals[0], Exception):
+            self.refused(refusals[0], [name for name, value in values.items() if value is None], "")
+
     def _what(self, cell: ast.Module) -> str:
         if self._comment:
             return self._comment
         texts = [node.value for node in ast.walk(cell) if isinstance(node, ast.Constant)]
         if faults := [f'"{text}" ({DESCRIPTIONS[text]})' for text in texts if text in DESCRIPTIONS]:
             return faults[0]
-        called = [node.func for node in ast.walk(cell) if isinstance(node, ast.Call)]
+        awaited = [node.value for node in ast.walk(cell) if isinstance(node, ast.Await)]
+        called = [node.func for node in awaited if isinstance(node, ast.Call)]
         imported = _imported(cell)
         for name in (each.id for each in called if isinstance(each, ast.Name)):
             if said := getattr(self._names.get(name), "__doc__", None) if name not in imported else imported[name]:
