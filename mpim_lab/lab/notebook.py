@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from mpim_lab.errors import CommandRejected, FaultUnavailable, LoginRejected, NotConnected
 from mpim_lab.lab.faults import DESCRIPTIONS
+from mpim_lab.lab.relay import open_streams
 from mpim_lab.mq.address import Address
 
 ANSWER_WITHIN_S = 5.0
@@ -132,12 +133,10 @@ def _fixed(lines: list[ast.stmt], cell: ast.Module) -> ast.Module:
 
 async def raw_connection(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a bare socket, TLS included, and log in as the URL says. Raises NotConnected, LoginRejected."""
-    address, reader = Address.parse(url), asyncio.StreamReader()
-    protocol = _Plain(reader)
+    address = Address.parse(url)
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
-            await address.connect(lambda: protocol)
-            writer = asyncio.StreamWriter(protocol.transport, protocol, reader, asyncio.get_running_loop())
+            reader, writer = await open_streams(address)
             for command in _login(address):
                 writer.write(hiredis.pack_command(command))  # type: ignore[arg-type]
                 if not (answer := await reader.readline()).startswith(b"+"):
@@ -153,11 +152,3 @@ def _login(address: Address) -> Iterator[tuple[str, ...]]:
         yield "AUTH", *([address.username] if address.username else []), address.password or ""
     if address.db:
         yield "SELECT", str(address.db)
-
-
-class _Plain(asyncio.StreamReaderProtocol):
-    transport: asyncio.WriteTransport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.transport = transport  # type: ignore[assignment]
