@@ -67,6 +67,10 @@ class LoadProcess:
             self._kill()  # it hangs, or the wait for it was cancelled
         await asyncio.wait([self._following], timeout=END_WITHIN_S)
         self._following.cancel()  # somebody else may hold its pipes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_WITHIN_S):
+                await self._process.wait()
+        self._process._transport.close()  # type: ignore[attr-defined]  # its pipes, too; it has no public way
         if not self.ready.done():
             self.ready.cancel()
 

@@ -14,7 +14,7 @@ from tests.conftest import SERVERS, missing
 
 pytestmark = pytest.mark.timeout(300)
 PATHS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
-FEW_RIGHTS = ("on", ">pa ss", "~lab-*", "&lab-*", "+@all", "-@admin", "-@dangerous")
+FEW_RIGHTS = ("on", ">pa ss", "~lab-*", "&*", "+@all", "-@admin", "-@dangerous")
 
 
 @pytest.fixture(params=list(SERVERS))

@@ -44,7 +44,9 @@ class CrowdProcess:
         self._kill()
         await asyncio.wait([self._complaints], timeout=END_WITHIN_S)
         self._complaints.cancel()  # somebody else may hold its pipe
-        await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_WITHIN_S):
+                await self._process.wait()
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
