@@ -226,6 +226,16 @@ async def test_leaving_a_server_that_is_gone_raises_nothing(server, monkeypatch,
     assert lab.prefix in caplog.text and "still there" in caplog.text
 
 
+async def test_a_server_that_goes_away_in_the_middle_of_a_run_is_named(server, monkeypatch):
+    """ServerFailed, soon: not a verdict on messages that nobody could send."""
+    monkeypatch.setenv("MPIM_REDIS_URL", server.url)
+    run = Delivery(design="sketch", messages=200, pace_ms=10).start()
+    await wait_until(lambda: len(run.trace) > 20)
+    server.kill()
+    with pytest.raises(ServerFailed, match="the server is gone"):
+        await asyncio.wait_for(run.result(), 60)
+
+
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_server_that_says_nothing_is_named_in_time(server, paused, monkeypatch):
     """ServerFailed within the limit, be it killed or stopped."""
