@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.im.tokens import new_secret
+from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.server import open_server
 
 _START_S, _END_S = 20.0, 40.0  # a gateway cuts off by itself what does not end in time
@@ -58,7 +59,8 @@ async def start_gateway(
         env=os.environ | settings,
         start_new_session=True,
     )
-    assert process.stdout is not None
+    assert process.stdin is not None and process.stdout is not None
+    close_in_forks(process.stdin.get_extra_info("pipe"))
     try:
         async with asyncio.timeout(_START_S):
             line = await process.stdout.readline()
