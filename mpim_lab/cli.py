@@ -5,6 +5,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from mpim_lab.plain import ending_quietly, write_plainly
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; gives the exit status."""
@@ -24,37 +26,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--first", type=int, default=1, help="the first one's number: each gateway has a name of its own"
     )
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command == "bench":
-        from mpim_lab.bench.command import run_bench_command  # imported late: the others must not wait for its packages
-
-        return run_bench_command(rest)
-    if rest:
+    if rest and arguments.command != "bench":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    if arguments.command in ("demo", "serve"):
-        return _run_system(arguments)
-    if arguments.command == "doctor":
-        from mpim_lab.doctor import report
-
-        return report()
-    from mpim_lab.notebook_store import store_all
-
-    return store_all(arguments.paths)
+    write_plainly()
+    with ending_quietly():
+        return _run(arguments, rest)
 
 
-def _run_system(arguments: argparse.Namespace) -> int:
-    from mpim_lab.errors import MpimError
+def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Run it; what it needs is imported late, so that the others need not wait for that."""
+    from mpim_lab.errors import InvalidParameter, MpimError
 
     try:
+        if arguments.command == "bench":
+            from mpim_lab.bench.command import run_bench_command
+
+            return run_bench_command(rest)
+        if arguments.command == "doctor":
+            from mpim_lab.doctor import report
+
+            return report()
         if arguments.command == "demo":
             from mpim_lab.experiments.demo import demo
 
             return asyncio.run(demo())
-        from mpim_lab.lab.serve import serve
+        if arguments.command == "serve":
+            from mpim_lab.lab.serve import serve
 
-        return asyncio.run(serve(arguments.gateways, port=arguments.port, first=arguments.first))
+            return asyncio.run(serve(arguments.gateways, port=arguments.port, first=arguments.first))
+        from mpim_lab.notebook_store import store_all
+
+        return store_all(arguments.paths)
     except MpimError as error:
         print(f"mpim-lab: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InvalidParameter) else 1
 
 
 if __name__ == "__main__":

@@ -10,9 +10,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
 from mpim_lab.errors import MpimError
 from mpim_lab.events import now
+from mpim_lab.lab.leftovers import at_server
 from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.lab.version import server_version, too_old
 from mpim_lab.mq.pubsub import MessageQueue
 
 NEEDED = ("jupyterlab", "redis", "hiredis", "ipywidgets", "anywidget", "pandas", "plotly", "nbval")
@@ -26,6 +31,10 @@ OPTIONAL_PROGRAMS = {
     "redis-cli": "lets you look at the lab's server from a terminal",
     "redis-benchmark": "the limit in `mpim-lab bench`",
 }
+SETTINGS = (
+    ("maxmemory-policy", "noeviction", "another policy may evict a queue's keys: messages are gone without an error"),
+    ("appendonly", "yes", "without it a crash of the server takes what was acknowledged since its last snapshot"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Check:
 async def diagnose() -> list[Check]:
     """Look at everything; a server is really started and a message really sent."""
     checks = [_python(), *(_package(name, needed=True) for name in NEEDED)]
-    checks.append(await _server())
+    checks += await _servers()
     checks.append(_open_files())
     checks += [_package(name, needed=False, advice=advice) for name, advice in OPTIONAL_PACKAGES.items()]
     checks += [_program(name, advice) for name, advice in OPTIONAL_PROGRAMS.items()]
@@ -66,9 +75,13 @@ def _package(name: str, *, needed: bool, advice: str = "") -> Check:
         return Check(name, False, needed, "not installed", advice or "run `make lab`, which installs it")
 
 
-async def _server() -> Check:
+async def _servers() -> list[Check]:
+    """Start the lab's server, or look at the reader's own."""
+    return await _own_server() if os.environ.get("MPIM_REDIS_URL", "").strip() else [await _server("server")]
+
+
+async def _server(name: str) -> Check:
     """Start it (or reach the reader's own), publish once, stop it."""
-    name = "server (MPIM_REDIS_URL)" if os.environ.get("MPIM_REDIS_URL") else "server"
     begun = now()
     try:
         async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
@@ -79,6 +92,36 @@ async def _server() -> Check:
     except MpimError as error:
         return Check(name, False, True, "does not answer", str(error))
     return Check(name, True, True, found)
+
+
+async def _own_server() -> list[Check]:
+    """Look at the server that MPIM_REDIS_URL names: version, settings, and what dead runs have left there."""
+    url, name = os.environ["MPIM_REDIS_URL"].strip(), "server (MPIM_REDIS_URL)"
+    try:
+        async with at_server(url) as leftovers:
+            removed = await leftovers.remove_dead(everywhere=True)
+        check = await _server(name)
+        version = await server_version(url)
+        settings = await _settings(url)
+    except MpimError as error:
+        return [Check(name, False, True, "cannot be used", str(error))]
+    advice = "the lab needs Redis 7.0 or newer, or any Valkey; unset MPIM_REDIS_URL for a private one"
+    checks = [check, Check(f"version of the {name}", not too_old(version), True, version, advice), *settings]
+    found = f"{removed:,} keys of runs that had died were there, and are removed" if removed else "none"
+    return [*checks, Check("leftovers of dead runs", True, False, found)]
+
+
+async def _settings(url: str) -> list[Check]:
+    """Look at the settings that decide what a queue may lose, as far as this user may see them."""
+    checks: list[Check] = []
+    async with Redis.from_url(url, protocol=3, decode_responses=True, socket_timeout=5) as client:
+        for name, wanted, advice in SETTINGS:
+            try:
+                value = str((await client.config_get(name)).get(name, "unknown"))
+            except RedisError as error:
+                return [*checks, Check(name, False, False, "not shown to this user", str(error))]
+            checks.append(Check(name, value == wanted, False, value, advice))
+    return checks
 
 
 def _version(binary: str) -> str:

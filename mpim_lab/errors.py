@@ -154,11 +154,7 @@ class CommandRejected(MpimError):
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
         self.code = code or message.partition(" ")[0]
-
-    @property
-    def transient(self) -> bool:  # type: ignore[override]
-        """The server refuses for now: it starts, is busy or full, or a failover is going on."""
-        return self.code in TRANSIENT_CODES
+        self.transient = self.code in TRANSIENT_CODES  # it starts, is busy or full, or a failover is going on
 
 
 class WatchFailed(CommandRejected):

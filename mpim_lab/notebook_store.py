@@ -10,6 +10,11 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat.reader import NotJSONError
+from nbformat.validator import ValidationError
+
+from mpim_lab.errors import MpimError
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -17,6 +22,10 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+
+
+class NotebookFailed(MpimError):
+    """A notebook cannot be read or written, or one of its cells raised; nothing was stored."""
 
 
 def store_all(paths: Sequence[str]) -> int:
@@ -29,13 +38,18 @@ def store_all(paths: Sequence[str]) -> int:
 
 
 def store(path: Path) -> None:
-    """Run one notebook from top to bottom in a fresh kernel and write it back. Raises what a cell raised."""
-    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
-    clean(notebook)
-    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+    """Run one notebook from top to bottom in a fresh kernel and write it back. Raises NotebookFailed."""
+    try:
+        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        NotebookClient(
+            notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        ).execute()
+        clean(notebook)
+        nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+    except (OSError, NotJSONError, ValidationError) as error:
+        raise NotebookFailed(f"{path} is no notebook that can be read and written: {error}") from error
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise NotebookFailed(f"{path}: {error}") from error
 
 
 def clean(notebook: Any) -> None:

@@ -203,6 +203,7 @@ async def crowd_of(
                         parts=schedule.processes,
                         secret=server.secret,
                         redis_url=redis_url,
+                        prefix=server.prefix,
                         run=first.run,
                     )
                 )

@@ -31,8 +31,7 @@ PYTHON_PEERS = ("socketio", "uvicorn", "websockets")
 class GatewayContestant:
     """A server to compare: how it is started, how its clients speak, and what it promises to them.
 
-    command(redis_url) → argv; environment(redis_url, prefix, secret) → what it is told besides; `missing()` → why it cannot
-    run here, None if it can.
+    command(redis_url) → argv; `missing()` → why it cannot run here, None if it can.
     """
 
     who: str
@@ -89,7 +88,11 @@ class GatewayServer:
         self.contestant, self.port = contestant, 0
         self.last_lines: list[str] = []  # what it said in the end, once it is gone
         self.secret = secrets.token_urlsafe(32)
-        self._command = contestant.command(redis_url)
+        told_by_name = (
+            ("--prefix", prefix) if contestant.speech == MPIM and prefix else ()
+        )  # the others by PEER_CHANNEL
+        self._command = (*contestant.command(redis_url), *told_by_name)
+        self.prefix = prefix
         self._told = {
             "MPIM_SECRET": self.secret,
             "PEER_REDIS_URL": redis_url,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from mpim_lab.bench.rounds import reason_of, sustained_per_s
 from mpim_lab.bench.rows import Row
-from mpim_lab.errors import MpimError
+from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.lab.load import measure
 
 WATCH_EVERY_S = 0.05
@@ -63,7 +64,10 @@ async def measure_point(url: str, prefix: str, point: Point, seconds: float) -> 
 async def watched_memory(url: str) -> AsyncIterator[list[int]]:
     """INFO's used_memory, again and again while the context lasts, and once at least."""
     async with Redis.from_url(url, protocol=3) as client:
-        seen = [(await client.info("memory"))["used_memory"]]
+        try:
+            seen = [(await client.info("memory"))["used_memory"]]
+        except ResponseError as error:
+            raise FaultUnavailable(f"the server does not say how much memory it uses: {error}") from error
 
         async def keep_looking() -> None:
             while True:

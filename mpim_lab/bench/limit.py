@@ -22,7 +22,7 @@ def missing_limit() -> str | None:
     return None
 
 
-async def measure_limit(url: str, case: Case, seconds: float, payload_bytes: int) -> float:
+async def measure_limit(url: str, case: Case, seconds: float, payload_bytes: int, prefix: str = "") -> float:
     """PUBLISH commands a second with as many in flight as the case has tasks, and nobody subscribed.
 
     At most 64 of them in one pipeline. Raises LoadFailed.
@@ -31,7 +31,7 @@ async def measure_limit(url: str, case: Case, seconds: float, payload_bytes: int
         raise LoadFailed(f"{PROGRAM} has no open loop")
     pipelined = min(case.tasks, _MOST_PIPELINED)
     command = [*_program(url), "-c", str(case.tasks // pipelined), "-P", str(pipelined)]
-    publish = ["PUBLISH", "load:limit", "x" * payload_bytes]
+    publish = ["PUBLISH", f"{prefix}load:limit", "x" * payload_bytes]
     rough_per_s = await _run([*command, "-n", str(2_000 * pipelined), *publish])
     return await _run([*command, "-n", str(int(rough_per_s * seconds)), *publish])
 

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import Redis
+from mpim_lab.lab.version import server_version
 
 PACKAGES = (
     "mpim_lab",
@@ -52,13 +52,6 @@ def package_version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-async def server_version(url: str) -> str:
-    """Name and version of the server; Valkey calls itself Redis 7.2.4 as well, for the sake of old clients."""
-    async with Redis.from_url(url, protocol=3) as client:
-        info = await client.info("server")
-    return f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
 
 
 def _distribution() -> str:

@@ -16,7 +16,7 @@ async def bench_pubsub(schedule: Schedule, progress: Progress = keep_quiet) -> d
 
     async def measure_one(server: Server, who: str, case: Case) -> LoadResult | float:
         if who == LIMIT:
-            return await measure_limit(server.url, case, schedule.seconds, PAYLOAD_BYTES)
+            return await measure_limit(server.url, case, schedule.seconds, PAYLOAD_BYTES, server.prefix)
         return await measure_case(server, who, case, schedule.seconds)
 
     return await compare("pubsub", missing, schedule, measure_one, progress)

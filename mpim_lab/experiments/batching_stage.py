@@ -11,7 +11,7 @@ from mpim_lab.events import Kind
 from mpim_lab.experiments.pubsub_stage import QUICK
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, Faults, Hold, until
+from mpim_lab.lab.faults import Fault, Faults, Hold, check_available, until
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.batch_rules import Adaptive, FixedWindow
@@ -82,6 +82,7 @@ class BatchingStage:
         self._alice = {"name": "alice", "sleep": self.line.sleep, "max_payload_bytes": MOST_BYTES, **common}
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)
         self.faults = Faults({"flush fails": (self._cut, self._mend)}, run.trace)
+        self._planned = [fault.kind for fault in planned]
         self._lost_answer: bytes | None = None
         for fault in planned:
             if fault.kind == "answer lost":
@@ -93,6 +94,7 @@ class BatchingStage:
         self.batcher: Any = None
 
     async def __aenter__(self) -> Self:
+        check_available(self.server, *self._planned)
         try:
             await self._open.enter_async_context(self._proxy)
             self.alice = await self._open.enter_async_context(MessageQueue(self._proxy.url, **self._alice))
@@ -153,6 +155,7 @@ class BatchingStage:
     # What can go wrong
 
     async def _inject(self, fault: str) -> None:
+        check_available(self.server, fault)
         self.faults.inject(fault, BATCH)
 
     async def _cut(self) -> None:

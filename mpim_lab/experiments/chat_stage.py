@@ -15,7 +15,7 @@ from mpim_lab.experiments.chat_gateway import Gateway, Strikes
 from mpim_lab.keys import live_channel
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Hold, until
+from mpim_lab.lab.faults import Hold, check_available, until
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.control import cut_connections
@@ -70,6 +70,7 @@ class ChatStage:
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        self._check_available(*self._struck.values())
         try:
             for number, gateway in enumerate(self._gateways, 1):
                 gateway.strikes = self._striker(number)
@@ -101,6 +102,7 @@ class ChatStage:
         await self._open.aclose()
 
     async def _inject(self, fault: str) -> None:
+        self._check_available(fault)
         self._struck[f"m{self._turn + 1}"] = fault
 
     def _show(self, numbered: Numbered) -> None:
@@ -130,6 +132,9 @@ class ChatStage:
 
     def _begin(self, kind: str) -> None:
         self.run.trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+
+    def _check_available(self, *faults: str) -> None:
+        check_available(self.server, *("cut" if fault == "away" else fault for fault in faults))
 
     async def _leave(self) -> None:
         await self._bob_hold.close()

@@ -19,7 +19,7 @@ from mpim_lab.experiments.streams_crew import DIED, SLEEPS, Crew
 from mpim_lab.experiments.watched import Ledger, WatchedQueue, enter
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, until
+from mpim_lab.lab.faults import Fault, check_available, until
 from mpim_lab.lab.proxy import Proxy
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
@@ -71,8 +71,7 @@ class Line:
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        if "server kill" in self._fault_of.values() and (reason := self.server.unavailable("kill")):
-            raise FaultUnavailable(reason)
+        check_available(self.server, *self._fault_of.values())
         try:
             await self._build()
         except BaseException:
@@ -104,8 +103,7 @@ class Line:
         await self._open.aclose()
 
     async def _inject(self, fault: str) -> None:
-        if fault == "server kill" and (reason := self.server.unavailable("kill")):
-            raise FaultUnavailable(reason)
+        check_available(self.server, fault)
         if fault in SLOW and self.lease_ms != LONG_LEASE_MS:
             raise FaultUnavailable(f"{fault!r}: choose it before the run, which then has longer leases")
         self.faults.plan(f"m{len(self._sent) + 1}", fault)

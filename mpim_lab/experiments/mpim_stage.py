@@ -18,7 +18,7 @@ from mpim_lab.im.services import GatewayLimits
 from mpim_lab.lab.checker import Verdict, check
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Hold, until
+from mpim_lab.lab.faults import Hold, check_available, until
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.limits import Limits
@@ -68,6 +68,7 @@ class MpimStage:
         return SketchedPresence(queue, unbinds="late unbind" in self._struck.values())
 
     async def __aenter__(self) -> Self:
+        check_available(self.server, *self._struck.values())
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.system)
             await self.system.start("gw-1")
@@ -126,7 +127,8 @@ class MpimStage:
             await self.strike(fault, AtTheStep(name, step, gateway))
 
     async def inject(self, fault: str) -> None:
-        """Have a fault strike at the next message."""
+        """Have a fault strike at the next message. Raises FaultUnavailable."""
+        check_available(self.server, fault)
         self._struck[f"m{len(self.sent) + 1}"] = fault
 
     async def strike(self, fault: str, where: AtTheStep) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mpim_lab.mq.address import wire_client_name
+from mpim_lab.mq.control import rights_needed
 from mpim_lab.mq.pubsub import MessageQueue
 
 REPLY_WITHIN_S = 60  # longer than any run: a reply ends the wait, not a time-out
@@ -48,7 +49,8 @@ class Service:
         return self._queue.keys.record(f"replies of {self._pool_name}", caller)
 
     async def _command(self, *words: str | bytes) -> Any:
-        return await self._queue.access(self._pool_name).commands.call(*words)
+        with rights_needed():
+            return await self._queue.access(self._pool_name).commands.call(*words)
 
 
 def reply_to(caller: str) -> str:

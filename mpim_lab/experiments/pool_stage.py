@@ -12,13 +12,13 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from mpim_lab.errors import FaultUnavailable, InvalidParameter, MpimError, ServerFailed
+from mpim_lab.errors import InvalidParameter, MpimError, ServerFailed
 from mpim_lab.events import Event, Kind, now
 from mpim_lab.experiments.pool_designs import PoolDesign, Setting
 from mpim_lab.experiments.pool_service import Service, reply_to
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import until
+from mpim_lab.lab.faults import check_available, until
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.limits import Limits
@@ -73,8 +73,7 @@ class PoolStage:
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        for kind in self._struck.values():
-            self._check_available(kind)
+        check_available(self.server, "cut", *self._struck.values())  # whoever waits is seen in CLIENT LIST
         try:
             await self._open.enter_async_context(self._lab)
             self._pool = await self._open.enter_async_context(self.design.make(self._setting))
@@ -216,12 +215,8 @@ class PoolStage:
         await asyncio.wait([caller.task], timeout=PATIENCE_S)
 
     async def _inject(self, fault: str) -> None:
-        self._check_available(fault)
+        check_available(self.server, fault)
         self._struck[len(self.callers) + 1] = fault
-
-    def _check_available(self, fault: str) -> None:
-        if fault == "server restart" and (reason := self.server.unavailable("kill")):
-            raise FaultUnavailable(reason)
 
     # What is seen
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, cast
 
-from mpim_lab.errors import FaultUnavailable, MpimError
+from mpim_lab.errors import MpimError, NotConnected, ServerFailed
 from mpim_lab.events import Kind
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.experiment import Run
@@ -15,6 +15,7 @@ from mpim_lab.lab.faults import (
     Faults,
     FaultyQueue,
     Hold,
+    check_available,
     server_faults,
     until,
 )
@@ -78,8 +79,7 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         for fault in self._planned:
-            if reason := self._unavailable(fault.kind):
-                raise FaultUnavailable(reason)
+            check_available(self.server, fault.kind)
             self.faults.add(fault)
         try:
             await self._set()
@@ -90,7 +90,7 @@ class Stage:
         return self
 
     async def _set(self) -> None:
-        if self._unavailable("slow") is None:
+        if self.server.unavailable("slow") is None:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
         await self._open.enter_async_context(self.bob)
@@ -114,14 +114,22 @@ class Stage:
         return ConfirmedSender(faulty, BOB, attempts=attempts, confirm_within_s=PATIENCE_S, backoff=QUICK.backoff)
 
     async def send(self, payload: bytes) -> None:
-        """alice sends one message; an error is what she is told."""
+        """alice sends one message; an error is what she is told. Raises ServerFailed once the server is gone for good."""
         try:
             told = await self._sender.send(BOB, payload)
         except MpimError as error:
+            if isinstance(error, NotConnected) and not self.faults.active:
+                await self._look_for_server()
             told = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
         self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(told))
         if not self.faults.active:
             await self.settle()
+
+    async def _look_for_server(self) -> None:
+        try:
+            await self.alice.listeners(CHANNEL)
+        except NotConnected as error:
+            raise ServerFailed("the server is gone, and no fault of this run has done that") from error
 
     async def settle(self) -> None:
         """Wait until whatever is on its way has arrived: bob's messages, then alice's confirmations."""
@@ -133,12 +141,8 @@ class Stage:
 
     # What can go wrong
 
-    def _unavailable(self, fault: str) -> str | None:
-        return self.server.unavailable("limit" if fault == "slow" else fault)
-
     async def _inject(self, fault: str) -> None:
-        if reason := self._unavailable(fault):
-            raise FaultUnavailable(reason)
+        check_available(self.server, fault)
         self.faults.inject(fault, self._lasts)
 
     def _causes(self) -> dict[str, Cause]:

@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 from typing import Any, Self
 
-from mpim_lab.errors import FaultUnavailable, MpimError
+from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id, now
 from mpim_lab.experiments.streams_crew import CLAIM_IDLE_MS, DIED, SKETCHES, Crew, sound_worker
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, until
+from mpim_lab.lab.faults import Fault, check_available, until
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.entries import Entry
@@ -89,8 +89,7 @@ class Stage:
         return make(self.group, name, handle)
 
     def _refuse(self, kind: str) -> None:
-        if kind == "server kill" and (reason := self.server.unavailable("kill")):
-            raise FaultUnavailable(reason)
+        check_available(self.server, kind)
 
     async def _inject(self, fault: str) -> None:
         self._refuse(fault)

@@ -1,38 +1,16 @@
 """Asking: a request is said until it is answered, over as many connections as that takes, always with the same id."""
 
 import asyncio
+import random
 
-from mpim_lab.errors import (
-    CommandRejected,
-    CommandTimeout,
-    ConnectionLost,
-    GatewayClosed,
-    InvalidParameter,
-    NotConnected,
-    QueueClosed,
-    QueueFull,
-    StoreFailed,
-    StoreUncertain,
-    TooFast,
-    Unconfirmed,
-)
+from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, TooFast, Unconfirmed
 from mpim_lab.events import now
 from mpim_lab.im.line import Line, error_of
 from mpim_lab.im.request_ids import id_of
 from mpim_lab.im.wire import Group, Members, Problem, Send, Sent
+from mpim_lab.mq.backoff import Backoff
 
-# The gateway could not do it just now: its line to the server is down, it is full, it closes.
-_LATER: tuple[type[Exception], ...] = (
-    CommandTimeout,
-    ConnectionLost,
-    GatewayClosed,
-    NotConnected,
-    QueueClosed,
-    QueueFull,
-)
-_LATER += (StoreFailed, StoreUncertain)
-_SERVER_IS_BUSY = ("LOADING", "BUSY", "MASTERDOWN", "READONLY", "TRYAGAIN", "CLUSTERDOWN")  # what Redis says of itself
-_FIRST_WAIT_S, _MOST_WAIT_S = 0.05, 1.0
+_BACKOFF = Backoff(0.05, 1.0)
 _MOST_AT_ONCE = 32  # requests under way: a gateway answers one client's in turn, and above its rate not at all
 _TOO_FAST_S = 1.0
 
@@ -41,6 +19,13 @@ class Asking:
     """The requests of one client that wait for an answer. What belongs together has one `id_of`.
 
     At most 32 are under way, the others wait for their turn. After TooFast, a second of silence, then one at a time.
+
+    | a request ends by ...                     | its turn, and its entry in `_waiting` |
+    |-------------------------------------------|---------------------------------------|
+    | its answer, or an error that stays        | given back                            |
+    | an error that passes, or no answer in time | given back until it is said again     |
+    | its caller's cancellation, its time-out   | given back                            |
+    | the client's end                          | given back; whoever waits is told     |
     """
 
     def __init__(self, line: Line, answer_s: float, timeout_s: float) -> None:
@@ -62,7 +47,7 @@ class Asking:
 
         TooFast: it was refused as often as it was said.
         """
-        deadline, failed = now() + self._timeout_s, list[Exception]()
+        deadline, failed = now() + self._timeout_s, list[MpimError]()
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
                 return await self._until_answered(frame, failed)
@@ -70,54 +55,54 @@ class Asking:
             pass
         if self._is_closed:
             raise GatewayClosed("the client was closed before the answer came")
-        if failed and all(isinstance(error, TooFast) for error in failed):
+        if failed and all(error.definite for error in failed):
             raise failed[-1]
         told = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._line.why}"
         raise Unconfirmed(f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {told}")
 
-    async def _until_answered(self, frame: Send | Group, failed: list[Exception]) -> Sent | Members:
-        wait_s = _FIRST_WAIT_S
+    async def _until_answered(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         while not self._is_closed:
             try:
-                return await self._once(frame)
+                return await self._once(frame, failed)
             except TimeoutError:
-                failed.append(GatewayClosed(f"no answer; {self._line.why}"))
+                failed[-1] = GatewayClosed(f"no answer; {self._line.why}")
                 self._line.doubt(2 * self._answer_s)
-                continue
             except TooFast as error:
                 failed.append(error)
                 self._silent_until = now() + _TOO_FAST_S
-                continue
-            except _LATER as error:
+            except MpimError as error:
                 failed.append(error)
-            except CommandRejected as error:
-                if not str(error).startswith(_SERVER_IS_BUSY):
+                if not error.transient:
                     raise
-                failed.append(error)
-            await asyncio.sleep(wait_s)
-            wait_s = min(_MOST_WAIT_S, wait_s * 2)
+                await asyncio.sleep(_BACKOFF.delay_s(len(failed), random.random()))
         raise GatewayClosed("the client was closed before the answer came")
 
-    async def _once(self, frame: Send | Group) -> Sent | Members:
+    async def _once(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         key = id_of(frame)
         while key in self._waiting:  # the same is being asked: one after the other
             await asyncio.wait([self._waiting[key][1]])
             await asyncio.sleep(0)
         if now() > self._silent_until + _TOO_FAST_S:
-            return await self._say(key, frame)
+            return await self._say(key, frame, failed)
         async with self._one_by_one:
             await asyncio.sleep(self._silent_until - now())
-            return await self._say(key, frame)
+            return await self._say(key, frame, failed)
 
-    async def _say(self, key: str, frame: Send | Group) -> Sent | Members:
+    async def _say(self, key: str, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         if self._is_closed:  # while this was waiting for its turn
             raise GatewayClosed("the client was closed before the answer came")
         answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
         self._waiting[key] = frame, answer
+        failed.append(
+            GatewayClosed("no answer")
+        )  # as long as there is none: whatever ends the wait, it is not definite
         try:
             async with asyncio.timeout(self._answer_s):
                 await self._line.say(frame)
                 return await answer
+        except MpimError:
+            failed.pop()
+            raise
         finally:
             del self._waiting[key]
             answer.cancel()  # whoever waits for its end goes on

@@ -13,27 +13,28 @@ that dies begins again where they end.
 """
 
 import asyncio
-import contextlib
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from typing import Any, Self
 
-from mpim_lab.errors import GatewayClosed, MpimError
-from mpim_lab.events import Observer, now
+from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, NotConnected
+from mpim_lab.events import Observer, call_safely, now
 from mpim_lab.im.asking import Asking
 from mpim_lab.im.journal import Journal
 from mpim_lab.im.line import Line, Token
 from mpim_lab.im.protocol import ChatMessage, checked_name, group_conversation
 from mpim_lab.im.reader import Missing
 from mpim_lab.im.readers import Readers
+from mpim_lab.im.rounds import go_round
 from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Problem, Send, Sent, Status, Watch, Welcome, checked
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.handler import checked_handler, is_async
 from mpim_lab.mq.ids import new_message_id
+from mpim_lab.mq.one_loop import OneLoop
 
 _MOST_KNOWN = 10_000
 _TICK_S = 0.05
-_log = logging.getLogger(__name__)
+_CLOSE_S = 3.0  # hanging up takes a second; a token that is being made may not listen
 
 
 class Client:
@@ -41,6 +42,7 @@ class Client:
 
     positions: how far each conversation was read; give your own mapping to keep it. answer_s: how long an answer may take
     before a message is sent again; timeout_s: after which `send` gives up. limit: messages read ahead of `receive`.
+    Of one event loop: WrongLoop elsewhere. Before it is opened its methods raise NotConnected, afterwards GatewayClosed.
     """
 
     def __init__(
@@ -61,6 +63,13 @@ class Client:
     ) -> None:
         self.name, self._journal = name, Journal(name, observer)
         checked_name("device", device)
+        if not timeout_s > 0 or not answer_s > 0:
+            raise InvalidParameter(f"answer_s={answer_s!r}, timeout_s={timeout_s!r}: above 0")
+        for callback in (on_notice, on_status):
+            checked_handler(callback)
+            if is_async(callback):
+                raise InvalidParameter(f"{callback!r} is async: a plain function is called, and may begin a task")
+        self._home, self._is_opened, self._is_closed = OneLoop(f"client {name}"), False, False
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
         self._timeout_s, self._on_notice, self._on_status = timeout_s, on_notice, on_status
         self.line = Line(
@@ -70,12 +79,19 @@ class Client:
         self._readers, self._asking = Readers(self.positions, limit), Asking(self.line, answer_s, timeout_s)
         self._own: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not handed over again
         self._watched, self._welcome, self.gateway, self.uid = set[str](), asyncio.Event(), "", ""
-        self._tasks, self._later = list[asyncio.Task[None]](), set[asyncio.Task[bool]]()
+        self._tasks, self._later = list[asyncio.Task[None]](), set[asyncio.Task[Any]]()
 
     # Life
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self.line.run()), asyncio.create_task(self._look_now_and_then())]
+        if self._is_closed or self._is_opened:
+            raise GatewayClosed(f"the client {self.name} is used once; make another one")
+        self._home.check()
+        self._is_opened = True
+        self._tasks = [
+            asyncio.create_task(self.line.run()),
+            asyncio.create_task(go_round(f"client {self.name}", self._look, _TICK_S)),
+        ]
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._welcome.wait()
@@ -90,19 +106,38 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Say what is due, and leave. Whoever still waits for an answer gets GatewayClosed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await self._say_due()
-        await self.die()
+        """Say what is due, and leave. Whoever still waits for an answer gets GatewayClosed. Twice is harmless.
+
+        Takes a second for what is due, and at most `_CLOSE_S` for the rest, whatever the gateway and callbacks do.
+        """
+        self._home.check()
+        try:
+            if not self._is_closed:
+                async with asyncio.timeout(1):
+                    await self._say_due()
+        except TimeoutError:
+            pass
+        finally:
+            await self.die()
 
     async def die(self) -> None:
         """Leave without a word, as a process does that is killed."""
-        for task in [*self._tasks, *self._later]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._later, return_exceptions=True)
+        self._home.check()
+        self._is_closed = True
         self._asking.close()
         self._readers.close()
+        tasks = {*self._tasks, *self._later} - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_S)
+
+    def _check_open(self) -> None:
+        self._home.check()
+        if self._is_closed:
+            raise GatewayClosed(f"the client {self.name} is closed")
+        if not self._is_opened:
+            raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as client:`")
 
     # Sending
 
@@ -118,6 +153,7 @@ class Client:
         return await self._deliver(Send(id or new_message_id(), text, group=group))
 
     async def _deliver(self, frame: Send) -> Sent:
+        self._check_open()
         checked(frame)
         self._own[frame.id] = None
         if len(self._own) > _MOST_KNOWN:
@@ -151,6 +187,7 @@ class Client:
         return await self._ask_of(Group(group, "members"))
 
     async def _ask_of(self, frame: Group) -> tuple[str, ...]:
+        self._check_open()
         checked(frame)
         with self._readers.joining(group_conversation(frame.group) if frame.action == "join" else None):
             answer = await self._asking.ask(frame)
@@ -159,20 +196,23 @@ class Client:
 
     async def watch(self, *uids: str) -> None:
         """Have `on_status` called with each user's status, now and whenever it changes. InvalidMessage: more than 200."""
+        self._check_open()
         checked(Watch(tuple(self._watched | set(uids))))
         self._watched.update(uids)
-        await self.line.say(Watch(uids))
+        await self.line.say(Watch(uids))  # if it cannot be said, it is when the next gateway lets us in
 
     # Reading
 
     async def receive(self) -> ChatMessage:
         """The next message; it counts as read. Raises GatewayClosed once the client is closed."""
+        self._check_reading()
         message = await self._readers.next()
         self._has_read(message)
         return message
 
     async def messages(self) -> AsyncIterator[ChatMessage]:
         """Every message, until the client is closed; one counts as read when the next is asked for."""
+        self._check_reading()
         while True:
             try:
                 message = await self._readers.next()
@@ -180,6 +220,12 @@ class Client:
                 return
             yield message
             self._has_read(message)
+
+    def _check_reading(self) -> None:
+        """What has arrived is read after the end, too."""
+        self._home.check()
+        if not self._is_closed:
+            self._check_open()
 
     @property
     def missing(self) -> list[Missing]:
@@ -213,19 +259,13 @@ class Client:
             self._asking.problem(frame)
             self._readers.problem(frame, now())
         elif isinstance(frame, Notice):
-            self._call(self._on_notice, frame)
+            call_safely(self._on_notice, frame)
         elif isinstance(frame, Status):
-            self._call(self._on_status, frame)
+            call_safely(self._on_status, frame)
         else:
             self._journal.arrived(frame, self.gateway, self._own)
             self._readers.take(frame, now(), self._own)
             self._ask_for_missing()
-
-    def _call(self, callback: Callable[[Any], None], frame: FromGateway) -> None:
-        try:
-            callback(frame)
-        except Exception:  # the application's mistake is no reason to hang up
-            _log.exception("%s: a callback raised", self.name)
 
     # Now and then
 
@@ -242,9 +282,7 @@ class Client:
         for frame in [*self._readers.syncs(now()), *self._readers.acks()]:
             await self.line.say(frame)
 
-    async def _look_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK_S)
-            if self.line.is_connected:
-                await self._say_due()
-                await self.line.say_alive()
+    async def _look(self) -> None:
+        if self.line.is_connected:
+            await self._say_due()
+            await self.line.say_alive()

@@ -1,11 +1,12 @@
 """Desk: answers what clients ask of a gateway, frame by frame. What each frame means is in `wire.py`."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from mpim_lab.errors import GroupExists, InvalidMessage, MpimError, NotAMember
+from mpim_lab.errors import AccessDenied, GroupExists, InvalidMessage, MpimError, NotAMember, TooFast, Unconfirmed
 from mpim_lab.events import CHAT_LOG, SERVICE, Reporter, now
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.figures import Figures
@@ -38,7 +39,9 @@ from mpim_lab.im.wire import (
     Watch,
     encode,
     from_client,
+    problem_of,
 )
+from mpim_lab.mq.handler import Cancellations
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())
@@ -110,30 +113,36 @@ class Desk:
         """Answer one frame. Raises TooManyFaults when the connection is to be ended."""
         self._figures.received += 1
         session.heard_at = now()
+        cancellations = Cancellations()
         try:
             frame = from_client(raw)
         except InvalidMessage as error:
             self._figures.unreadable += 1
-            return self._fault(session, Problem("InvalidMessage", str(error)))
+            return self._fault(session, problem_of(error))
         if type(frame) is Ack:
             return self._ack(session, frame)
         if not session.bucket.admits(session.heard_at):
             self._figures.too_fast += 1
             told = f"at most {self._limits.rate_per_s:g} frames a second; wait and ask again"
-            return self._fault(session, Problem("TooFast", told, id_of(frame)))
+            return self._fault(session, problem_of(TooFast(told), id_of(frame)))
         answer = self._answers.get(type(frame))
         if answer is None:
-            return self._fault(session, Problem("InvalidMessage", "hello is said once, as the first frame"))
+            return self._fault(session, problem_of(InvalidMessage("hello is said once, as the first frame")))
         try:
             await answer(session, frame)
-        except MpimError as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if cancellations.are_ours:
+                raise
             self._failed(session, frame, error)
         return None
 
     def _failed(self, session: Session, frame: Any, error: BaseException) -> None:
+        """Tell a client that it was not done. What is no error of ours is logged, and named: it may have been done."""
         self._figures.failed += type(frame) is Send
-        definite = getattr(error, "definite", False)
-        session.say(encode(Problem(type(error).__name__, str(error), id_of(frame), definite)))
+        if not isinstance(error, MpimError):
+            _log.error("%s of %s", type(frame).__name__, session.route.uid, exc_info=error)
+            error = Unconfirmed(f"{type(error).__name__}: {error}")
+        session.say(encode(problem_of(error, id_of(frame))))
 
     def _fault(self, session: Session, problem: Problem) -> None:
         session.faults += 1
@@ -184,8 +193,8 @@ class Desk:
         session.acks += 1
         if session.acks > self._limits.most_acks:
             self._figures.too_fast += 1
-            return self._fault(session, Problem("TooFast", f"at most {self._limits.most_acks} acks at once"))
-        return self._fault(session, Problem("AccessDenied", "that is no conversation of yours"))
+            return self._fault(session, problem_of(TooFast(f"at most {self._limits.most_acks} acks at once")))
+        return self._fault(session, problem_of(AccessDenied("that is no conversation of yours")))
 
     async def _sync(self, session: Session, frame: Sync) -> None:
         messages, uid, after = self._services.messages, session.route.uid, frame.after

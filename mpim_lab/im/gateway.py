@@ -9,19 +9,20 @@ work side by side over one server, and know nothing of each other.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Self, cast
 
 from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.errors import MpimError
+from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, ServerFailed
 from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.desk import Desk, TooManyFaults
 from mpim_lab.im.figures import Figures, GatewayCollector, exposition
-from mpim_lab.im.incoming import GOING_AWAY, POLICY, TRY_LATER, Incoming, hang_up
+from mpim_lab.im.hanging_up import GOING_AWAY, POLICY, TRY_LATER, hang_up
+from mpim_lab.im.incoming import Incoming
 from mpim_lab.im.lobby import Lobby
 from mpim_lab.im.outgoing import Outgoing
 from mpim_lab.im.pages import Pages
@@ -35,7 +36,9 @@ from mpim_lab.im.watching import Watching
 from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.message import Message
+from mpim_lab.mq.one_loop import OneLoop
 
+_A_CLIENT_S = 0.002
 _log = logging.getLogger(__name__)
 
 
@@ -43,6 +46,16 @@ class Gateway:
     """`async with Gateway("gw-1", services) as gateway`: listens on loopback until the block ends, then drains.
 
     port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab alone.
+    name: clients and metrics are told it. Two gateways of one name do not take each other's pushes or routes, which go by
+    user and by connection; only their figures cannot be told apart.
+
+    | it ends by ...               | connections          | routes, subscriptions | acknowledgements | socket, tasks  |
+    |------------------------------|----------------------|-----------------------|------------------|----------------|
+    | `drain`                      | bye, then closed     | given back            | written          | given back     |
+    | `drain`, server or peers     | bye, then cut off    | end by themselves     | lost: pulled     | given back     |
+    | hang; or it is cancelled     |                      |                       | once more        |                |
+    | a start that failed          | none                 | given back            | none             | given back     |
+    | `die`                        | cut off              | end by themselves     | lost             | given back     |
     """
 
     def __init__(
@@ -56,6 +69,8 @@ class Gateway:
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
+        if not 0 <= port <= 65_535:
+            raise InvalidParameter(f"port={port}: 0 for any, or up to 65,535")
         self._reporter = reporter = Reporter(name, observer)
         self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
         self.limits, self.figures = limits or GatewayLimits(), Figures()
@@ -69,6 +84,8 @@ class Gateway:
             login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._home = OneLoop(f"gateway {name}")
+        self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
         self._stack, self._incoming = contextlib.AsyncExitStack(), Incoming()
         self.connections: set[QuickConnection] = set()  # those, too, before hello and in farewell
         self._server: Server | None = None
@@ -90,16 +107,29 @@ class Gateway:
         return exposition(GatewayCollector(self.name, self.figures, lambda: len(self.lobby), self.is_healthy))
 
     async def __aenter__(self) -> Self:
-        queue = self.services.queue
-        await queue.subscribe(BROADCAST_CHANNEL, self._on_notice)
-        await queue.subscribe(gateway_channel(self.name), self._on_own_channel)
+        if self._server is not None or self._draining:
+            raise GatewayClosed(f"the gateway {self.name} is used once; make another one")
+        self._home.check()
         async with contextlib.AsyncExitStack() as stack:
+            await self._hear(stack, BROADCAST_CHANNEL, self._on_notice)
+            await self._hear(stack, gateway_channel(self.name), self._on_own_channel)
             await stack.enter_async_context(self._acks)
-            self._server = await self._listen()
+            try:
+                self._server = await self._listen()
+            except OSError as error:
+                raise ServerFailed(f"{self.name} cannot listen on {self.host}:{self.port}: {error}") from error
             self._stack = stack.pop_all()
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         self._start(self.patrol.run())
         return self
+
+    async def _hear(self, stack: contextlib.AsyncExitStack, channel: str, take: Callable[[Message], None]) -> None:
+        await self.services.queue.subscribe(channel, take)
+        stack.push_async_callback(self._leave, channel)
+
+    async def _leave(self, channel: str) -> None:
+        with contextlib.suppress(MpimError):
+            await self.services.queue.unsubscribe(channel)
 
     async def _listen(self) -> Server:
         return await serve(
@@ -121,39 +151,57 @@ class Gateway:
         await self.drain()
 
     async def drain(self) -> None:
-        """Take in nobody new, let what was begun end, send everybody elsewhere, write what is due. Twice is harmless."""
+        """Take in nobody new, let what was begun end, send everybody elsewhere, write what is due. Twice is harmless.
+
+        Takes `drain_s` for what is under way and `close_timeout_s` for the rest, whatever clients and server do; and two
+        milliseconds a client, so that ten thousand who part in good order are not cut off.
+        """
+        self._home.check()
         if self._draining or self._server is None:
             return
         self._draining = True
-        self._server.close(close_connections=False)
-        for session in self.lobby:
-            session.ws.on_frame = None
-            session.say(encode(Bye("the gateway closes; connect to another one")))
-        await answered(self.lobby, self.limits.drain_s)
+        try:
+            self._server.close(close_connections=False)
+            for session in self.lobby:
+                session.ws.on_frame = None
+                session.say(encode(Bye("the gateway closes; connect to another one")))
+            await answered(self.lobby, self.limits.drain_s)
+            within_s = self.limits.close_timeout_s + _A_CLIENT_S * len(self.connections)
+            async with asyncio.timeout(within_s):
+                await self._let_end(self._server)
+        except TimeoutError:
+            _log.warning("%s: not everything ended in time: it is cut off", self.name)
+        finally:
+            self._cut_off()
+
+    async def _let_end(self, server: Server) -> None:
         await asyncio.gather(*(hang_up(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections)))
         self._incoming.drop()
-        await self._server.wait_closed()
+        await server.wait_closed()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._desk.quick.ended(), self.limits.drain_s)
+        await self._desk.quick.ended()
         await self._stack.aclose()
-        for channel in (BROADCAST_CHANNEL, gateway_channel(self.name)):
-            with contextlib.suppress(MpimError):
-                await self.services.queue.unsubscribe(channel)
+
+    def _cut_off(self) -> None:
+        """Give back what is left, without waiting for anything or anybody."""
+        for ws in self.connections:
+            ws.transport.abort()
+        self._incoming.drop()
+        self._desk.quick.drop()
+        self._acks.cut_off()
+        self.lobby.channels.cut_off()
+        for task in (*self._tasks, *self._handlers):
+            task.cancel()
 
     async def die(self) -> None:
         """End at once, as a process does that is killed: no good-bye, no unbinding, nothing written."""
+        self._home.check()
         self._draining = self._dead = True
-        for ws in self.connections:
-            ws.transport.abort()
         if self._server is not None:
             self._server.close()
-        await self._acks.drop()
-        self._desk.quick.drop()
-        for task in list(self._tasks):
-            task.cancel()
+        self._cut_off()
 
     # Clients
 
@@ -161,6 +209,7 @@ class Gateway:
         if self._draining or len(self.connections) >= self.limits.most_clients:
             return await ws.close(TRY_LATER, "connect to another gateway")
         self.connections.add(ws)
+        self._handlers.add(task := cast("asyncio.Task[Any]", asyncio.current_task()))
         self._incoming.is_in(ws)
         try:
             session = await self._reception.welcome(ws)
@@ -170,14 +219,23 @@ class Gateway:
             finally:
                 if not self._dead:
                     await self._reception.farewell(session)
-        except (MpimError, TimeoutError) as error:
+        except MpimError as error:
             self.figures.refused += is_of_the_client(error)
             await self._reception.turn_away(ws, error)
         except ConnectionClosed:
             pass
         finally:
-            self.connections.discard(ws)
+            await self._let_go(ws, task)
         return None
+
+    async def _let_go(self, ws: QuickConnection, task: asyncio.Task[Any]) -> None:
+        """However its handler ended: nothing of it is left."""
+        try:
+            if not self._dead:
+                await hang_up(ws, GOING_AWAY, "")
+        finally:
+            self.connections.discard(ws)
+            self._handlers.discard(task)
 
     async def _converse(self, session: Session) -> None:
         ws = session.ws
@@ -225,7 +283,7 @@ class Gateway:
 
     def _on_status(self, message: Message) -> None:
         uid = str(message.channel).removeprefix("user:status:")
-        self.lobby.notices[uid] = self.lobby.notices.get(uid, 0) + 1
+        self.lobby.note_status(uid)
         self.patrol.tell_status(uid, message.text.partition(":")[0])
 
     def _on_notice(self, message: Message) -> None:
@@ -244,7 +302,7 @@ class Gateway:
     def on_gap(self, gap_s: float) -> None:
         """The line from the server was down for so long: pushes were lost. For the queue's `on_gap`."""
         _log.info("%s: nothing was heard for %.2f s", self.name, gap_s)
-        self._start(self.patrol.tell_everybody_behind())
+        self.patrol.note_gap()  # it tells them in its next round
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

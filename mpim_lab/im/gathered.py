@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
 
+from mpim_lab.errors import StoreFailed
+from mpim_lab.mq.handler import Cancellations
+
 Answer = TypeVar("Answer")
 
 
@@ -16,6 +19,12 @@ class Gathered(Generic[Answer]):
     """Ask `fetch` for at most `most` names at a time: `Gathered(fetch, most=500)`.
 
     `fetch(names)` gives the answers by name. What waits is at most one question for each different name.
+
+    | whoever asked ...                         | then the others                              |
+    |-------------------------------------------|----------------------------------------------|
+    | is answered, or told what `fetch` raised  | likewise                                     |
+    | is cancelled, be it the one who was first | are served: the query runs for itself        |
+    | and the query itself is cancelled         | are told StoreFailed, and nobody is cancelled |
     """
 
     def __init__(self, fetch: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]], *, most: int) -> None:
@@ -34,6 +43,7 @@ class Gathered(Generic[Answer]):
         return await asyncio.shield(answer)  # others may wait for the same
 
     async def _fetch_all(self) -> None:
+        self._cancellations = Cancellations()
         try:
             await asyncio.sleep(0)  # tasks that are to run in this turn still come along
             while self._waiting:
@@ -42,22 +52,24 @@ class Gathered(Generic[Answer]):
         finally:
             self._fetching = None
             for answer in self._waiting.values():  # only if this task was cancelled
-                answer.cancel()
+                answer.set_exception(StoreFailed("the query was given up"))
             self._waiting.clear()
 
     async def _fetch_some(self, asked: dict[str, asyncio.Future[Answer | None]]) -> None:
         try:
             found = await self._fetch(list(asked))
-        except Exception as error:
+            answers = {name: found.get(name) for name in asked}
+        except BaseException as error:
+            # a cancellation was meant for the query, and not for those who wait for it
+            is_ours = isinstance(error, Exception)
+            told = error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
             for answer in asked.values():
-                answer.set_exception(error)
-        except BaseException:
-            for answer in asked.values():
-                answer.cancel()
-            raise
+                answer.set_exception(told)
+            if not is_ours and self._cancellations.are_ours:
+                raise
         else:
             for name, answer in asked.items():
-                answer.set_result(found.get(name))
+                answer.set_result(answers[name])
 
 
 def _retrieved(answer: "asyncio.Future[Answer | None]") -> None:

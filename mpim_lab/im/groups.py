@@ -56,6 +56,7 @@ class Groups:
             raise InvalidParameter(f"most_members={most_members}: at least 1")
         self._copy, self._most = MembersCopy(queue, cache_s), most_members
         self._tables = Tables(store, "groups", VERSION, GROUPS, MEMBERS)
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._groups_of = Gathered(self._groups_of_many, most=MOST_ASKED)
 
     # Changes
@@ -117,10 +118,17 @@ class Groups:
         try:
             members = await self._tables.run(f"group {group!r} cannot be changed", work)
         except (StoreUncertain, asyncio.CancelledError):  # it may be committed
-            await self._copy.forget(group)
+            await self._forget(group)
             raise
-        await self._copy.forget(group)
+        await self._forget(group)
         return members
+
+    async def _forget(self, group: str) -> None:
+        """In a task of its own: whoever changed the group and is cancelled now has changed it."""
+        task = asyncio.create_task(self._copy.forget(group))
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+        await asyncio.shield(task)
 
     # Questions
 

@@ -1,14 +1,9 @@
-"""Incoming: connections of a gateway before their first frame, and how any connection is ended for certain."""
+"""Incoming: connections of a gateway before their first frame."""
 
-import asyncio
 from typing import Any
 from weakref import WeakSet
 
-from websockets.asyncio.server import ServerConnection
-
 from mpim_lab.im.quick_connection import QuickConnection
-
-GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
 
 
 class Incoming:
@@ -32,13 +27,3 @@ class Incoming:
         for ws in list(self._waiting):
             if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
                 ws.transport.abort()
-
-
-async def hang_up(ws: ServerConnection, code: int, reason: str) -> None:
-    """Close; abort if the other end does not play its part: whoever reads nothing would hold up a close for ever."""
-    await asyncio.sleep(0)  # what was said leaves first
-    try:
-        async with asyncio.timeout(2):
-            await ws.close(code, reason[:100])
-    except TimeoutError:
-        ws.transport.abort()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from mpim_lab.errors import InvalidParameter
+from mpim_lab.errors import CorruptPayload, InvalidParameter
 from mpim_lab.im.append_command import AppendCommand
 from mpim_lab.im.presence import FOLDER
 from mpim_lab.im.protocol import AckReq, ChatMessage
@@ -186,7 +186,7 @@ class Ledger:
         end = int(seconds) * 1_000 + int(micros) // 1_000 - older_than_ms
         begin = b"(" + after if after else b"-"
         raws = await self.commands.call("XRANGE", self.outbox, begin, str(end), "COUNT", str(count))
-        return [ToDo(raw[0], raw[1][1].decode(), raw[1][3].decode(), int(raw[1][5])) for raw in raws]
+        return [_todo(entry_id, fields) for entry_id, fields in raws]
 
     async def done(self, entry_id: bytes) -> None:
         """Strike an entry from the outbox."""
@@ -220,5 +220,15 @@ def _halves(message: ChatMessage) -> tuple[bytes, bytes]:
 
 def _message(frame: bytes) -> ChatMessage:
     message = from_gateway(frame)
-    assert isinstance(message, ChatMessage)  # send.lua writes nothing else
+    if not isinstance(message, ChatMessage):  # send.lua writes nothing else
+        raise CorruptPayload(f"not a message: {frame[:60]!r}")
     return message
+
+
+def _todo(entry_id: bytes, fields: Sequence[bytes]) -> ToDo:
+    """An entry that nobody can read is one that cannot be done: those behind it can."""
+    try:
+        _, do, _, conversation, _, sequence = fields
+        return ToDo(entry_id, do.decode(), conversation.decode(), int(sequence))
+    except ValueError:
+        return ToDo(entry_id, "", repr(fields)[:200], 0)

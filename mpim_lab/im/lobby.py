@@ -1,15 +1,21 @@
-"""Lobby: who is connected to one gateway, by user, and the channels it listens on for them and for no one else."""
+"""Lobby: who is connected to one gateway, by user, and the channels it listens on for them and for no one else.
 
-import asyncio
+| a session ...                                    | is taken out of every table        | its channels          |
+|--------------------------------------------------|------------------------------------|-----------------------|
+| leaves in good order, is reset, silent, replaced | at once, before anything is waited | are left, unless      |
+| could not be taken in, or was cancelled then     | for: no cancellation can come      | somebody else needs   |
+| is cancelled while it leaves                     | in between                         | them                  |
+| leaves while the server is away                  |                                    | are left later        |
+"""
+
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from mpim_lab.im.channels import Channels
 from mpim_lab.im.session import Session
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
-
-_STRIPES = 256  # users who come and go at the same time wait for each other only now and then
 
 
 class Lobby:
@@ -18,13 +24,12 @@ class Lobby:
     def __init__(
         self, queue: MessageQueue, on_push: Callable[[Message], Any], on_status: Callable[[Message], Any]
     ) -> None:
-        self._queue, self._on_push, self._on_status = queue, on_push, on_status
+        self.channels, self._on_push, self._on_status = Channels(queue), on_push, on_status
         self._here: dict[str, list[Session]] = {}
         self._by_connection: dict[str, Session] = {}
         self._watched: dict[str, set[Session]] = {}
         self.notices: dict[str, int] = {}  # watched user → how often it was heard that she came or went
         self.told: dict[str, str] = {}  # watched user → the status told last
-        self._turns = [asyncio.Lock() for _ in range(_STRIPES)]
 
     def __iter__(self) -> Iterator[Session]:
         return (session for sessions in list(self._here.values()) for session in list(sessions))
@@ -53,46 +58,62 @@ class Lobby:
         """Whom a session wants to watch, and does not yet."""
         return [uid for uid in session.watching or () if session not in self._watched.get(uid, ())]
 
+    def __contains__(self, session: Session) -> bool:
+        return self._by_connection.get(session.route.connection) is session
+
     async def enter(self, session: Session) -> None:
-        """From now on pushes for its user come here. Raises what `subscribe` raises."""
+        """From now on pushes for its user come here. Raises what `subscribe` raises: then `leave`."""
         uid = session.route.uid
-        async with self._turn(uid):
-            if uid not in self._here:
-                await self._queue.subscribe(user_channel(uid), self._on_push)
-            self._here.setdefault(uid, []).append(session)
-            self._by_connection[session.route.connection] = session
+        self._here.setdefault(uid, []).append(session)
+        self._by_connection[session.route.connection] = session
+        await self.channels.need(user_channel(uid), self._on_push)
 
     async def leave(self, session: Session) -> None:
-        """Take a session out; the last one of a user ends the subscription."""
-        uid = session.route.uid
-        try:
-            async with self._turn(uid):
-                self._by_connection.pop(session.route.connection, None)
-                sessions = self._here.get(uid, [])
-                if session in sessions:
-                    sessions.remove(session)
-                if not sessions and self._here.pop(uid, None) is not None:
-                    await self._queue.unsubscribe(user_channel(uid))
-        finally:
-            for each in session.watching or ():
-                await self.unwatch(session, each)
+        """Take a session out; the last one of a user ends the subscription. Raises what `unsubscribe` raises."""
+        await self.channels.drop(*self.take_out(session))
+
+    def take_out(self, session: Session) -> list[str]:
+        """The same at once, but for the channels that nobody needs now: gives those, to be dropped."""
+        uid, unneeded = session.route.uid, []
+        self._by_connection.pop(session.route.connection, None)
+        sessions = self._here.get(uid, [])
+        if session in sessions:
+            sessions.remove(session)
+            if not sessions:
+                del self._here[uid]
+                unneeded.append(user_channel(uid))
+        return unneeded + [channel for each in session.watching or () for channel in self._overlook(session, each)]
 
     async def watch(self, session: Session, uid: str) -> None:
-        """From now on a session is told when a user comes or goes."""
-        async with self._turn(uid):
-            if uid not in self._watched:
-                await self._queue.subscribe(status_channel(uid), self._on_status)
+        """From now on a session is told when a user comes or goes; nothing happens if it has left meanwhile."""
+        if session in self:
             self._watched.setdefault(uid, set()).add(session)
+            await self.channels.need(status_channel(uid), self._on_status)
 
     async def unwatch(self, session: Session, uid: str) -> None:
         """Not any more."""
-        async with self._turn(uid):
-            watchers = self._watched.get(uid, set())
-            watchers.discard(session)
-            if not watchers and self._watched.pop(uid, None) is not None:
-                self.told.pop(uid, None)
-                self.notices.pop(uid, None)
-                await self._queue.unsubscribe(status_channel(uid))
+        await self.channels.drop(*self._overlook(session, uid))
 
-    def _turn(self, uid: str) -> asyncio.Lock:
-        return self._turns[hash(uid) % _STRIPES]
+    def _overlook(self, session: Session, uid: str) -> list[str]:
+        watchers = self._watched.get(uid)
+        if watchers is None or session not in watchers:
+            return []
+        watchers.remove(session)
+        if watchers:
+            return []
+        del self._watched[uid]
+        self.told.pop(uid, None)
+        self.notices.pop(uid, None)
+        return [status_channel(uid)]
+
+    def note_status(self, uid: str) -> None:
+        """It was heard that a user came or went."""
+        if uid in self._watched:
+            self.notices[uid] = self.notices.get(uid, 0) + 1
+
+    def tell(self, uid: str, status: str) -> Iterable[Session]:
+        """Note that this status is told; gives to whom."""
+        watchers = self.watchers(uid)
+        if watchers:
+            self.told[uid] = status
+        return watchers

@@ -48,7 +48,6 @@ from mpim_lab.mq.message import publish_head
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
 
-MOST_CONVERSATIONS = 10_000  # that a client is told of when it comes
 _MOST_BYTES_AT_ONCE = 4 * 1024 * 1024  # of a group's pushes
 _log = logging.getLogger(__name__)
 
@@ -168,15 +167,12 @@ class Messages:
     # Reading
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
-        """Each of a user's conversations: how far she has acknowledged it, and its last number.
-
-        At most 10,000: of more, those in which something is new. The others are found when somebody writes in them.
-        """
+        """Each of a user's conversations, those with news first: how far she has acknowledged it, and its last number."""
         talks, groups, acked = await asyncio.gather(
             self.ledger.talks(uid), self.groups.groups_of(uid), self.ledger.acked(uid)
         )
         lasts = await self.ledger.lasts([*talks, *map(group_conversation, groups)])
-        found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))[:MOST_CONVERSATIONS]
+        found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))
         return {name: (acked.get(name, 0), last) for name, last in found}
 
     async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:

@@ -10,10 +10,12 @@ log stays short and nobody loses anything by being long away.
 import asyncio
 import logging
 
-from mpim_lab.errors import InvalidParameter, MpimError, NoSuchGroup, NotConnected
+from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NoSuchGroup, NotConnected
 from mpim_lab.im.ledger import ToDo
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import ChatMessage, group_of
+from mpim_lab.im.rounds import go_round
+from mpim_lab.mq.handler import Cancellations
 
 KEEP = 1_000  # messages in a conversation's log
 _PAGE = 500
@@ -23,36 +25,45 @@ _log = logging.getLogger(__name__)
 class Outbox:
     """Looks every `every_s` for entries older than `after_s`: `async with Outbox(messages)`. keep: messages in a log.
 
-    Raises InvalidParameter.
+    Every `expire_every_s` what has waited too long in the offline store goes. Raises InvalidParameter.
+
+    | an entry ...                                        | then it                                               |
+    |-----------------------------------------------------|-------------------------------------------------------|
+    | was done                                            | is struck                                             |
+    | could not be done, whatever was raised              | stays until the next look; those behind it are done   |
+    | cannot be read                                      | the same: it is told of each time, and not lost       |
+    | was done, and the outbox cancelled, or died, then   | is done once more: a push of a number that is known   |
     """
 
-    def __init__(self, messages: Messages, *, every_s: float = 1.0, after_s: float = 2.0, keep: int = KEEP) -> None:
-        if every_s <= 0 or after_s < 0 or keep < 1:
+    def __init__(
+        self,
+        messages: Messages,
+        *,
+        every_s: float = 1.0,
+        after_s: float = 2.0,
+        keep: int = KEEP,
+        expire_every_s: float = 3_600.0,
+    ) -> None:
+        if min(every_s, expire_every_s) <= 0 or after_s < 0 or keep < 1:
             raise InvalidParameter(
                 f"every_s={every_s}, after_s={after_s}, keep={keep}: above 0, at least 0, at least 1"
             )
         self._messages, self._ledger = messages, messages.ledger
         self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
-        self._task: asyncio.Task[None] | None = None
+        self._expire_every_s = expire_every_s
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Outbox":
-        self._task = asyncio.create_task(self._sweep_now_and_then())
+        self._tasks = [
+            asyncio.create_task(go_round("the outbox", self.sweep, self._every_s)),
+            asyncio.create_task(go_round("what expires", self._messages.offline.expire, self._expire_every_s)),
+        ]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-    async def _sweep_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._every_s)
-            try:
-                await self.sweep()
-            except MpimError:  # the line is down; the next look comes
-                continue
-            except Exception:  # whatever it is, the next look must come
-                _log.exception("the outbox could not be looked through")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def sweep(self, after_ms: int | None = None) -> int:
         """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
@@ -66,10 +77,16 @@ class Outbox:
 
     async def _do(self, todo: ToDo) -> bool:
         """Do one entry and strike it; one that could not be done stays in the outbox. Gives whether it was done."""
+        cancellations = Cancellations()
         try:
+            if todo.do not in ("push", "trim"):
+                raise CorruptPayload("nobody wrote this")
             await (self.trim(todo.conversation) if todo.do == "trim" else self._push(todo))
-        except MpimError as error:
-            _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error)
+        except (Exception, asyncio.CancelledError) as error:
+            if cancellations.are_ours:
+                raise
+            trace = None if isinstance(error, MpimError) else error
+            _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error, exc_info=trace)
             return False
         await self._ledger.done(todo.entry_id)
         return True

@@ -1,22 +1,20 @@
 """Patrol: what a gateway looks after now and then: the silent, the slow, the unacknowledged, the routes, the watched."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 
-from mpim_lab.errors import MpimError
 from mpim_lab.events import now
 from mpim_lab.im.figures import Figures
 from mpim_lab.im.lobby import Lobby
+from mpim_lab.im.rounds import go_round
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.watching import Watching
-from mpim_lab.im.wire import Behind, Status, encode
+from mpim_lab.im.wire import Status, encode
 
 _LOOKED_AT_ONCE = 250
 _AT_ONCE = 50  # clients asked about at the same time, after a gap
 _WATCHED_EVERY_S = 15.0
-_log = logging.getLogger(__name__)
 
 
 class Patrol:
@@ -34,20 +32,20 @@ class Patrol:
         self._services, self._lobby, self._figures, self._limits, self._end = services, lobby, figures, limits, end
         self._renewed_at, self._looked_at = now(), now()
         self._watching = watching
+        self._untold: set[Session] = set()  # after a gap, how far things are
         self._watched_every_s = min(_WATCHED_EVERY_S, services.presence.lifetime_s / 3)
 
     async def run(self) -> None:
-        """Go round until cancelled; a line to the server that is down is no reason to stop."""
-        while True:
-            await asyncio.sleep(self._limits.sweep_s)
-            try:
-                await self.look_at_clients()
-                await self.renew_routes()
-                await self.look_at_watched()
-            except MpimError as error:
-                _log.info("the patrol is held up: %s", error)
-            except Exception:
-                _log.exception("the patrol goes on")
+        """Go round until cancelled. What needs no server is not held up by it, and nothing by what failed before it."""
+        rounds = (
+            self.look_at_clients,
+            self.renew_routes,
+            self.look_at_watched,
+            self.tell_everybody_behind,
+            self._services.presence.unbind_due,
+            self._lobby.channels.again,
+        )
+        await asyncio.gather(*(go_round(f"patrol, {work.__name__}", work, self._limits.sweep_s) for work in rounds))
 
     async def look_at_clients(self) -> None:
         """End the silent and the slow, let who has caught up have pushes again, remind who has not acknowledged."""
@@ -60,7 +58,7 @@ class Patrol:
 
     def _look_at(self, session: Session, moment: float) -> None:
         limits = self._limits
-        session.acks = 0
+        session.acks = session.ws.idle_frames = 0
         if session.faults:
             session.faults = max(0.0, session.faults - limits.most_faults * limits.sweep_s / limits.forgive_s)
         if moment - session.heard_at > limits.silent_s:
@@ -100,16 +98,15 @@ class Patrol:
             self._end(bound[route.connection], "replaced: this device is connected elsewhere")
         self._renewed_at = now()
         for session in here:
-            # it may have left meanwhile, and its route been made again
-            if session not in self._lobby.of(session.route.uid):
+            if session not in self._lobby:  # it may have left meanwhile, and its route been made again
                 await presence.unbind_route(session.route)
 
     async def look_at_watched(self) -> None:
         """Watching that could not begin; statuses that changed without a notice: a gateway died, its routes just ended."""
         if now() - self._looked_at < self._watched_every_s:
             return
-        self._looked_at = now()
         await self._watching.again()
+        self._looked_at = now()
         statuses = await self._services.presence.statuses(self._lobby.watched)
         for uid, status in statuses.items():
             if self._lobby.told.get(uid) not in (None, status):
@@ -117,22 +114,26 @@ class Patrol:
 
     def tell_status(self, uid: str, status: str) -> None:
         """Tell who watches a user."""
-        self._lobby.told[uid] = status
-        for session in self._lobby.watchers(uid):
+        for session in self._lobby.tell(uid, status):
             session.say(encode(Status(uid, status)))
 
+    def note_gap(self) -> None:
+        """The line from the server was down: pushes were lost, to everybody who is here."""
+        self._untold.update(self._lobby)
+
     async def tell_everybody_behind(self) -> None:
-        """After a gap on the line from the server: pushes were lost; tell each client how far its conversations are."""
-        turns = asyncio.Semaphore(_AT_ONCE)
+        """After a gap, tell each client how far its conversations are; who cannot be told now is told in the next round."""
+        turns, untold = asyncio.Semaphore(_AT_ONCE), [each for each in self._untold if each in self._lobby]
+        self._untold = set()
 
         async def tell(session: Session) -> None:
             async with turns:
                 known = await self._services.messages.conversations(session.route.uid)
                 behind = {name: last for name, (acked, last) in known.items() if last > acked}
-                if behind:
-                    session.say(encode(Behind(behind)))
+                session.say_behind(behind)
 
-        results = await asyncio.gather(*(tell(each) for each in self._lobby), return_exceptions=True)
-        for error in results:
-            if isinstance(error, BaseException):
-                _log.warning("a client was not told after a gap: %s", error)
+        errors = await asyncio.gather(*map(tell, untold), return_exceptions=True)
+        self._untold.update(session for session, error in zip(untold, errors, strict=True) if error is not None)
+        for error in errors:
+            if error is not None:
+                raise error

@@ -4,15 +4,26 @@ A route says where one device of a user is connected. It lasts for a lifetime an
 that a gateway that dies leaves no ghosts for longer than that. A connection that ends deletes its own route and no
 other's: a late unbind by the old gateway does not touch the new one's route (compare and delete).
 
+| a route ends because ...                         | it is deleted                                            |
+|--------------------------------------------------|----------------------------------------------------------|
+| its connection ended                             | at once, by `unbind_route`                               |
+| the same, and the server was away, or whoever    | by the next `unbind_due`: its gateway does not renew it, |
+| unbound was cancelled                            | but an hour would be long                                |
+| its connection ended while it was being renewed  | after the renewal, by `renew`                            |
+| another connection of the device replaced it     | by that one's `bind_route`                               |
+| its gateway died                                 | by itself, at the end of its lifetime                    |
+
 The route answers "is she online, and where?". Whether a message reached a gateway is told by PUBLISH itself: it gives how
 many listened, at the moment of sending. `deliver` believes that, and not a route that was true a moment ago.
 """
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter
+from mpim_lab.events import now
 from mpim_lab.im.protocol import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp, checked_name
 from mpim_lab.keys import gateway_channel, status_channel, user_channel
 from mpim_lab.mq.pubsub import MessageQueue
@@ -46,6 +57,7 @@ class Presence:
         self._commands = queue.access("presence").commands
         self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))
         self._renewals: list[set[BindRouteReq]] = []  # each under way, with what was unbound meanwhile
+        self._due: dict[BindRouteReq, float] = {}  # to be unbound: from when on their routes have ended by themselves
 
     async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
         """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
@@ -60,7 +72,20 @@ class Presence:
         for unbound in self._renewals:
             unbound.add(request)
         words = (*_words_of(request), self._channel(status_channel(request.uid)))
-        return bool(await _UNBIND.run(self._commands, [self._route(request.uid)], *words))
+        self._due.setdefault(request, now() + self.lifetime_s)
+        is_gone = await _UNBIND.run(self._commands, [self._route(request.uid)], *words)
+        self._due.pop(request, None)
+        return bool(is_gone)
+
+    async def unbind_due(self) -> None:
+        """Unbind what could not be unbound when it was its time."""
+        self._due = {request: until for request, until in self._due.items() if until > now()}
+        due = list(self._due)
+        for begin in range(0, len(due), MOST_AT_ONCE):
+            some = map(self.unbind_route, due[begin : begin + MOST_AT_ONCE])
+            for error in await asyncio.gather(*some, return_exceptions=True):
+                if isinstance(error, BaseException):
+                    raise error
 
     async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
         """Have a gateway's routes count for another lifetime; gives those that another connection has replaced.

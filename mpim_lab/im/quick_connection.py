@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
-from websockets.protocol import State
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import Event, State
 from websockets.speedups import apply_mask
 
 from mpim_lab.im.frame_heads import BINARY, CLOSE, MASKED, PING, PONG, TEXT, TWO_BYTES, frame_head
 from mpim_lab.im.wire import MOST_FRAME_BYTES
 
+_MOST_IDLE_FRAMES = 2_000  # between two looks of the patrol
 _CONTROL = frozenset((CLOSE, PING, PONG))
+_IDLE = frozenset((Opcode.PING, Opcode.PONG))
 _END_OF_REQUEST = b"\r\n\r\n"
 
 
@@ -28,15 +31,16 @@ class QuickConnection(ServerConnection):
     """`on_frame(payload)` answers a client's frame at once, or gives False: then it waits for `recv`.
 
     waiting: how many frames the library was given and whoever reads them has not answered; it is counted down by him.
+    idle_frames: pings, pongs and unfinished fragments, which ask for nothing and cost time; the patrol sets it back.
     """
 
     # The library's class keeps a dictionary for each connection, and with six members more it would be twice as large.
-    __slots__ = ("_is_quick", "_is_requesting", "_request_end", "_rest", "on_frame", "waiting")
+    __slots__ = ("_is_quick", "_is_requesting", "_request_end", "_rest", "idle_frames", "on_frame", "waiting")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.on_frame: Callable[[bytes], bool] | None = None
-        self.waiting = 0
+        self.waiting = self.idle_frames = 0
         self._request_end = b""  # the last bytes of the handshake's request, as far as it has come
         self._is_requesting = True
         self._is_quick = False
@@ -84,6 +88,16 @@ class QuickConnection(ServerConnection):
         """From now on everything is the library's."""
         self._is_quick, self._rest = False, b""
         super().data_received(data)
+
+    def process_event(self, event: Event) -> None:
+        """Take in one frame, or the handshake. Too many frames that say nothing end the connection, before hello as well."""
+        if isinstance(event, Frame) and (event.opcode in _IDLE or not event.fin):
+            self.idle_frames += 1
+            if self.idle_frames > _MOST_IDLE_FRAMES and self._is_open():
+                self.protocol.fail(CloseCode.POLICY_VIOLATION, "too many frames that say nothing")
+                self.send_data()
+                self._give_up(b"")
+        super().process_event(event)
 
     def write(self, frames: Iterable[bytes]) -> None:
         """Write text frames, all at once; nothing if the connection is closing. Never waits: whoever writes sets limits."""

@@ -17,6 +17,7 @@ from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import SendMessageReq, SendMessageResp
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import Send
+from mpim_lab.mq.handler import Cancellations
 
 _log = logging.getLogger(__name__)
 Said = Callable[[Session, Send, SendMessageResp | BaseException], None]
@@ -53,7 +54,7 @@ class QuickSend:
 
     def drop(self) -> None:
         """Do nothing more: the gateway dies."""
-        for task in self._tasks:
+        for task in tuple(self._tasks):
             task.cancel()
 
     def go_on(self, sending: "Sending", kept: Kept) -> None:
@@ -92,10 +93,15 @@ class QuickSend:
 
 
 async def _outcome(work: Awaitable[SendMessageResp]) -> SendMessageResp | Exception:
+    cancellations = Cancellations()
     try:
         return await work
     except Exception as error:
         return error
+    except asyncio.CancelledError as error:
+        if cancellations.are_ours:
+            raise
+        return Unconfirmed(f"given up by what it waited for: {error!r}")
 
 
 class Sending:

@@ -2,22 +2,26 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
+from itertools import islice
 
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError
+from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError, NotConnected
 from mpim_lab.events import now
-from mpim_lab.im.incoming import POLICY, TRY_LATER
+from mpim_lab.im.hanging_up import POLICY, TRY_LATER, hang_up
 from mpim_lab.im.lobby import Lobby
-from mpim_lab.im.messages import MOST_CONVERSATIONS
 from mpim_lab.im.protocol import BindRouteReq
 from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.rate import TokenBucket
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
-from mpim_lab.im.wire import Hello, Problem, Welcome, encode, from_client
+from mpim_lab.im.wire import Hello, Welcome, encode, from_client, problem_of
 from mpim_lab.mq.ids import new_message_id
+
+MOST_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
+_log = logging.getLogger(__name__)
 
 
 class Reception:
@@ -30,23 +34,30 @@ class Reception:
         self._limits, self._on_dirty = limits, on_dirty
 
     async def welcome(self, ws: QuickConnection) -> Session:
-        """Let a client in. Raises InvalidToken, InvalidMessage, TimeoutError, and what `Link` raises.
+        """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `Link` raises.
 
         First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
         """
         hello = await self._hear_hello(ws)
-        async with asyncio.timeout(self._limits.hello_s):
-            uid = await self._services.tokens.admit(hello.token, self._services.queue)
-            route = BindRouteReq(uid, hello.device, self._gateway, new_message_id())
-            session = Session(ws, route, self._on_dirty, self._bucket())
-            session.packed, session.own = hello.packed, None if hello.echo else {}
-            try:
-                await self._lobby.enter(session)
-                await self._services.presence.bind_route(route)
-                await self._say_welcome(session)
-            except BaseException:
-                await self.farewell(session)
-                raise
+        try:
+            async with asyncio.timeout(self._limits.hello_s):
+                return await self._let_in(ws, hello)
+        except TimeoutError as error:
+            raise NotConnected(f"the gateway was not ready within {self._limits.hello_s:g} s") from error
+
+    async def _let_in(self, ws: QuickConnection, hello: Hello) -> Session:
+        """Either all of it, or none: what was taken by then is given back."""
+        uid = await self._services.tokens.admit(hello.token, self._services.queue)
+        route = BindRouteReq(uid, hello.device, self._gateway, new_message_id())
+        session = Session(ws, route, self._on_dirty, self._bucket())
+        session.packed, session.own = hello.packed, None if hello.echo else {}
+        try:
+            await self._lobby.enter(session)
+            await self._services.presence.bind_route(route)
+            await self._say_welcome(session)
+        except BaseException:
+            await self.farewell(session)
+            raise
         return session
 
     async def _hear_hello(self, ws: QuickConnection) -> Hello:
@@ -61,31 +72,37 @@ class Reception:
 
     async def _say_welcome(self, session: Session) -> None:
         uid, messages = session.route.uid, self._services.messages
-        conversations = await messages.conversations(uid)
-        late = {name: last for name, (acked, last) in conversations.items() if acked < last}
+        known = await messages.conversations(uid)
+        conversations = dict(islice(known.items(), MOST_CONVERSATIONS))
+        late = {name: last for name, (acked, last) in known.items() if acked < last}
         session.stored = late or None
         frames = await messages.on_welcome(uid)
         # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
-        whole, silent_s = len(conversations) < MOST_CONVERSATIONS, self._limits.silent_s
+        whole, silent_s = len(conversations) == len(known), self._limits.silent_s
         session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
         for frame in frames:
             session.say(frame)
         session.is_welcome = True
+        session.note_behind({name: last for name, last in late.items() if name not in conversations})
         session.catch_up()
 
-    async def turn_away(self, ws: QuickConnection, error: Exception) -> None:
+    async def turn_away(self, ws: QuickConnection, error: MpimError) -> None:
         """Tell a client why it is not let in."""
-        problem = Problem(type(error).__name__, str(error) or "not ready", "", getattr(error, "definite", True))
-        with contextlib.suppress(ConnectionClosed):
-            await ws.send(encode(problem), text=True)
-            await ws.close(POLICY if is_of_the_client(error) else TRY_LATER, problem.error)
+        problem = problem_of(error)
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(self._limits.hello_s):
+                await ws.send(encode(problem), text=True)
+        await hang_up(ws, POLICY if is_of_the_client(error) else TRY_LATER, problem.error)
 
     async def farewell(self, session: Session) -> None:
         """A client is gone: its route is deleted, and its channel not listened to any more."""
-        with contextlib.suppress(MpimError):  # a route ends by itself, a subscription with its connection
-            await self._lobby.leave(session)
-        with contextlib.suppress(MpimError):
-            await self._services.presence.unbind_route(session.route)
+        unneeded = self._lobby.take_out(session)
+        work = (self._lobby.channels.drop(*unneeded), self._services.presence.unbind_route(session.route))
+        for error in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(error, MpimError):
+                _log.info("%s: what it had is given back later: %s", session.route.uid, error)
+            elif isinstance(error, BaseException):
+                raise error
 
     def _bucket(self) -> TokenBucket:
         return TokenBucket(rate_per_s=self._limits.rate_per_s, burst=self._limits.burst, now=now())

@@ -37,7 +37,8 @@ class Tables:
 
     def __init__(self, store: SqlStore, component: str, version: int, *tables: Table) -> None:
         self.store, self.component, self.version = store, component, version
-        self._tables, self._is_checked, self._checking = tables, False, asyncio.Lock()
+        self._tables, self._is_checked = tables, False
+        self._checking: asyncio.Task[None] | None = None
         store.need(SCHEMA)
 
     async def run(self, what: str, work: Callable[[AsyncConnection], Awaitable[Given]], *, patience: int = 1) -> Given:
@@ -58,23 +59,32 @@ class Tables:
         raise AssertionError("the last try returns or raises")
 
     async def check(self) -> None:
-        """Make what is missing, and compare the versions, once. Raises StoreFailed."""
+        """Make what is missing, and compare the versions, once. Raises StoreFailed.
+
+        Whoever comes meanwhile waits for the same look: behind a lock, a hundred would wait a hundred times as long for a
+        database that does not answer. Whoever is cancelled leaves it to the others.
+        """
         if self._is_checked:
             return
-        async with self._checking:
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+            self._checking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._checking)
+
+    async def _check(self) -> None:
+        found = await self._found()
+        if found is None:
+            self.store.need(*self._tables)
+            await self.store.open()
+            await self._write()
             found = await self._found()
-            if found is None:
-                self.store.need(*self._tables)
-                await self.store.open()
-                await self._write()
-                found = await self._found()
-            if found != self.version:
-                age = "newer than this program" if (found or 0) > self.version else "older, and nothing brings it up"
-                raise StoreFailed(
-                    f"the database has version {found} of the tables of {self.component!r}, which is {age}: "
-                    f"this program knows version {self.version}; nothing was read or written"
-                )
-            self._is_checked = True
+        if found != self.version:
+            age = "newer than this program" if (found or 0) > self.version else "older, and nothing brings it up"
+            raise StoreFailed(
+                f"the database has version {found} of the tables of {self.component!r}, which is {age}: "
+                f"this program knows version {self.version}; nothing was read or written"
+            )
+        self._is_checked = True
 
     async def _found(self) -> int | None:
         wanted = select(SCHEMA.c.version).where(SCHEMA.c.component == self.component)

@@ -44,6 +44,7 @@ class GatewayLimits:
     sweep_s: float = 0.5
     ack_every_s: float = 0.02  # acknowledgements are gathered for so long
     drain_s: float = 5.0  # for what is under way when the gateway closes
+    close_timeout_s: float = 5.0  # for everything else then; what is not done in time is cut off
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -8,6 +8,7 @@ pulls. Nothing is lost by that: the log is right, a push is only fast.
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from mpim_lab.events import now
 from mpim_lab.im.protocol import BindRouteReq
@@ -17,6 +18,7 @@ from mpim_lab.im.wire import Behind, encode
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.frames import MOST_MESSAGES, batch_frame
 
+_MOST_NAMED = 10_000  # conversations in a frame
 _MOST_OWN = 128  # more than may be under way
 _MOST_BATCH_BYTES = 512 * 1024
 
@@ -121,14 +123,25 @@ class Session:
     def catch_up(self) -> None:
         """Push again from now on, and say how far things are."""
         behind, self.behind = self.behind, None
-        if behind:
-            self.say(encode(Behind(behind)))
+        self.say_behind(behind or {})
+
+    def note_behind(self, lasts: dict[str, int]) -> None:
+        """Have `catch_up` say these, too."""
+        behind = self.behind = self.behind or {}
+        for conversation, last in lasts.items():
+            behind[conversation] = max(last, behind.get(conversation, 0))
+
+    def say_behind(self, lasts: dict[str, int]) -> None:
+        """Say how far things are, in frames that every client takes."""
+        rest = iter(lasts.items())
+        while some := dict(islice(rest, _MOST_NAMED)):
+            self.say(encode(Behind(some)))
 
     def remind(self) -> None:
         """What was pushed and is not acknowledged: say again how far things are."""
         if self.unacked:
             self.pushed_at = now()
-            self.say(encode(Behind(dict(self.unacked))))
+            self.say_behind(self.unacked)
 
     def flush(self, codec: Codec) -> None:
         """Write what there is: to a client that can read it, many frames as one batch, compressed if that pays."""

@@ -35,7 +35,11 @@ class Tokens:
     """Issues tokens and admits each of them once. lifetime_s: how long a new one may be used for."""
 
     def __init__(self, secret: str, *, lifetime_s: float = 60.0, clock: Callable[[], float] = time.time) -> None:
-        if len(secret) < _SECRET_BYTES or lifetime_s <= 0:
+        try:
+            is_long = len(secret.encode()) >= _SECRET_BYTES
+        except UnicodeEncodeError as error:
+            raise InvalidParameter(f"the secret holds half a character: {error.reason}") from error
+        if not is_long or not lifetime_s > 0:
             raise InvalidParameter(f"a secret has at least {_SECRET_BYTES} characters; lifetime_s is above 0")
         self._secret, self._lifetime_s, self._clock = secret, lifetime_s, clock
 
@@ -67,7 +71,7 @@ class Tokens:
             )
             uid, token_id, ends_at = checked_name("uid", claims["sub"]), str(claims["jti"]), float(claims["exp"])
             name_bytes(token_id, "token's id")
-        except (jwt.InvalidTokenError, InvalidParameter, ValueError, TypeError, OverflowError) as error:
+        except (jwt.InvalidTokenError, InvalidParameter, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InvalidToken(f"not a token of this system: {error}") from error
         if ends_at <= self._clock():
             raise InvalidToken(f"this token ended {self._clock() - ends_at:.0f} s ago")

@@ -1,6 +1,6 @@
 """Watching: clients of one gateway that want to know when users come and go; a promise that outlasts the server's absence."""
 
-import contextlib
+import asyncio
 from collections.abc import Collection
 
 from mpim_lab.errors import InvalidMessage, MpimError
@@ -31,21 +31,23 @@ class Watching:
         """What could not be begun: begin it now."""
         for session in list(self._lobby):
             if session.watching and (unheard := self._lobby.unheard(session)):
-                await self._begin(session, unheard)
+                try:
+                    await self._begin(session, unheard)
+                except MpimError as error:
+                    if error.transient:  # the server is away, for the others, too
+                        raise
 
     async def _begin(self, session: Session, uids: Collection[str]) -> None:
         lobby = self._lobby
         try:
-            for uid in uids:
-                await lobby.watch(session, uid)
+            await asyncio.gather(*(lobby.watch(session, uid) for uid in uids))
             heard = {uid: lobby.notices.get(uid) for uid in uids}
             statuses = await self._presence.statuses(list(uids))
         except MpimError:
-            for uid in uids:
-                with contextlib.suppress(MpimError):
-                    await lobby.unwatch(session, uid)
+            await asyncio.gather(*(lobby.unwatch(session, uid) for uid in uids), return_exceptions=True)
             raise
         for uid, status in statuses.items():
-            if lobby.notices.get(uid) == heard[uid]:  # otherwise she came or went meanwhile, and that was told
+            is_news = lobby.notices.get(uid) == heard[uid]  # otherwise she came or went meanwhile, and that was told
+            if is_news and session in lobby.watchers(uid):
                 lobby.told.setdefault(uid, status)  # if others were told something else, the patrol will see
                 session.say(encode(Status(uid, status)))

@@ -24,7 +24,9 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 | `presence`   | uid, status                                            | "online" or "offline"                             |
 | `group`      | group, members, last                                   | who is in a group now, and its last number        |
 | `notice`     | id, text                                               | from the operator, to everybody                   |
-| `error`      | error, text, id, definite  | `error`: a class of `errors.py`; `id`: a message's, or "group <name>", or none |
+| `error`      | error, text, id, definite, transient                   | `error`: a class of `errors.py`; `id`: a          |
+|              |                                                        | message's, or "group <name>", or none;            |
+|              |                                                        | `transient`: ask again later, with the same id    |
 | `bye`        | reason                                                 | the gateway closes; connect again, elsewhere      |
 | `pong`       |                                                        |                                                   |
 
@@ -46,7 +48,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mpim_lab.errors import CorruptPayload, InvalidMessage
+from mpim_lab.errors import CorruptPayload, InvalidMessage, MpimError
 from mpim_lab.im.protocol import ChatMessage, MessageId, Name, Number, Text
 
 MOST_FRAME_BYTES = 16 * 1024
@@ -167,12 +169,16 @@ class Notice(Struct, frozen=True, tag="notice", tag_field="t"):
 
 
 class Problem(Struct, frozen=True, tag="error", tag_field="t"):
-    """Something you asked for was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`."""
+    """Something you asked for was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
+
+    transient: the same may succeed later; a client asks this, and has no list of its own.
+    """
 
     error: str
     text: str
     id: str = ""
     definite: bool = True
+    transient: bool = False
 
 
 class Bye(Struct, frozen=True, tag="bye", tag_field="t"):
@@ -190,6 +196,15 @@ FromGateway = Welcome | ChatMessage | Sent | Page | Behind | Status | Members | 
 encode = msgspec.json.Encoder().encode
 _from_client: Callable[[bytes | str], FromClient] = msgspec.json.Decoder(FromClient).decode
 _from_gateway: Callable[[bytes | str], FromGateway] = msgspec.json.Decoder(FromGateway).decode
+
+
+def problem_of(error: MpimError, id: str = "") -> Problem:
+    """What a client is told of an error.
+
+    >>> problem_of(InvalidMessage("no"), "m1")
+    Problem(error='InvalidMessage', text='no', id='m1', definite=True, transient=False)
+    """
+    return Problem(type(error).__name__, str(error), id, error.definite, error.transient)
 
 
 def from_client(frame: bytes | str) -> FromClient:

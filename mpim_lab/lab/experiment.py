@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
-from mpim_lab.errors import FaultUnavailable, InvalidParameter
+from mpim_lab.errors import FaultUnavailable, InvalidParameter, WrongLoop
 from mpim_lab.events import Kind
 from mpim_lab.lab.checker import Verdict
 from mpim_lab.lab.trace import Trace
@@ -66,6 +66,14 @@ class Result:
         return f"{self.experiment!r}\n{self.verdict}"
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that runs here. Raise WrongLoop where there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise WrongLoop("no event loop runs here: use `await` in a notebook, or asyncio.run(...) in a script") from None
+
+
 class Run:
     """One run going on: watch `trace`, cause a fault with `inject`, end it with `stop`, await `result`."""
 
@@ -75,7 +83,7 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.stopping = False
         self.injector: Callable[[str], Awaitable[None]] | None = None
-        self._task: asyncio.Task[Verdict] = asyncio.create_task(experiment.perform(self))
+        self._task: asyncio.Task[Verdict] = running_loop().create_task(experiment.perform(self))
 
     async def inject(self, fault: str) -> None:
         """Cause a fault now. Raises InvalidParameter for an unknown one, FaultUnavailable where it cannot be caused."""

@@ -1,19 +1,50 @@
-"""ExternalServer: the reader's own server, by URL. The lab leaves nothing behind on it and does not touch its process."""
+"""ExternalServer: the reader's own server, by URL. The lab leaves nothing behind on it and does not touch its process.
 
-import secrets
-from typing import Self
+| exit                     | what removes the run's keys                                                             |
+|--------------------------|-----------------------------------------------------------------------------------------|
+| `stop`, also cancelled   | the run's guard, a process of its own (`leftovers`), which says how it went              |
+| we are killed            | the guard, at end-of-file                                                               |
+| the guard is killed      | `stop`; if we are killed as well, the next run on that server, or `mpim-lab doctor`      |
+| the server is gone       | nobody: `stop` logs what is left. If it comes back with it: the next run, or the doctor  |
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+from typing import Any, Self
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from mpim_lab.errors import FaultUnavailable, ServerFailed
+from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
+from mpim_lab.events import now
+from mpim_lab.lab.guard import close_in_forks
+from mpim_lab.lab.leftovers import GIVE_UP_AFTER_S, at_server, new_prefix
 from mpim_lab.mq.address import Address
 
+START_WITHIN_S, LOOK_EVERY_S = 10.0, 0.01
+GUARD_GONE = "the run's guard is gone"
 _REASONS = {
     "kill": "kill it",
     "pause": "pause it",
     "limit": "change its settings",
 }
+_NEEDS = {  # what a fault does to the server
+    "server kill": "kill",
+    "server restart": "kill",
+    "slow": "limit",
+    "partition": "cut",
+    "flush fails": "cut",
+    "broken connection": "cut",
+    "idle rot": "cut",
+}
+_NO_CLIENT = str(2**62)
+_log = logging.getLogger(__name__)
 
 
 class ExternalServer:
@@ -26,7 +57,9 @@ class ExternalServer:
 
     def __init__(self, url: str) -> None:
         self.url, self._address = url, Address.parse(url)
-        self.prefix = f"lab-{secrets.token_hex(4)}:"
+        self.prefix = new_prefix()
+        self._guard: KeyGuard | None = None
+        self._no_cutting = ""  # what the server says to CLIENT LIST and CLIENT KILL, if it refuses them
 
     @property
     def is_running(self) -> bool:
@@ -34,19 +67,67 @@ class ExternalServer:
         return True
 
     async def start(self) -> None:
-        """Make sure that it answers."""
+        """Make sure that it answers, and that what we write will be removed. Idempotent."""
+        if self._guard is not None:
+            return
         try:
-            async with Redis.from_url(self.url, protocol=3) as client:
+            async with asyncio.timeout(START_WITHIN_S), Redis.from_url(self.url, protocol=3) as client:
                 await client.ping()
-        except (RedisError, OSError) as error:
-            raise ServerFailed(f"MPIM_REDIS_URL is {self._address}, and it does not answer: {error}") from error
+                self._no_cutting = await _refusal_to_cut(client)
+            if self._guard is None:
+                self._guard = KeyGuard(self.url, self.prefix)
+            async with asyncio.timeout(START_WITHIN_S), at_server(self.url) as leftovers:
+                await leftovers.keep_alive(self.prefix)
+        except BaseException as error:
+            guard, self._guard = self._guard, None
+            if guard is not None:
+                guard.let_go()
+            failed = self._failed(error)
+            raise failed from (None if failed is error else error)
+
+    def _failed(self, error: BaseException) -> BaseException:
+        if isinstance(error, RedisError | OSError | TimeoutError):
+            why = str(error) or f"nothing came within {START_WITHIN_S:g} s"
+            return ServerFailed(f"MPIM_REDIS_URL is {self._address}, and it does not answer: {why}")
+        if isinstance(error, MpimError):
+            return ServerFailed(f"MPIM_REDIS_URL is {self._address}, and the lab cannot use it: {error}")
+        return error
 
     async def stop(self) -> None:
-        """Remove every key with our prefix; channels leave nothing."""
-        async with Redis.from_url(self.url, protocol=3) as client:
-            keys = [key async for key in client.scan_iter(match=f"{self.prefix}*", count=1_000)]
-            if keys:
-                await client.unlink(*keys)
+        """Remove every key with our prefix; channels leave nothing. What cannot be removed is logged, not raised."""
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return
+        failed = await (guard.end() if guard.is_ready else self._remove_before(guard))
+        if failed == GUARD_GONE:
+            failed = await self._remove()
+        if failed is not None:
+            _log.warning(
+                "what the lab wrote under %s on %s is still there (%s): the next run there removes it, or `mpim-lab doctor`",
+                *(self.prefix, self._address, failed),
+            )
+
+    async def _remove_before(self, guard: "KeyGuard") -> str | None:
+        """Remove our keys ourselves while the guard has yet to begin; it does so if we cannot."""
+        try:
+            failed = await self._remove()
+        except BaseException:
+            guard.let_go()
+            raise
+        if failed is None:
+            guard.kill()
+        guard.let_go()
+        return failed
+
+    async def _remove(self) -> str | None:
+        try:
+            async with asyncio.timeout(GIVE_UP_AFTER_S), at_server(self.url) as leftovers:
+                while await leftovers.remove(self.prefix):
+                    pass  # what was on its way came after it
+                await leftovers.remove_dead()
+        except (MpimError, TimeoutError) as error:
+            return str(error) or "it took too long"
+        return None
 
     async def restart(self) -> None:
         """Not ours to do: raises FaultUnavailable."""
@@ -65,8 +146,11 @@ class ExternalServer:
         raise FaultUnavailable(self.unavailable("pause"))
 
     def unavailable(self, fault: str) -> str | None:
-        """Why a fault ("kill", "pause", "limit") is not offered; None if it is."""
-        return self._refusal(_REASONS[fault]) if fault in _REASONS else None
+        """Why a fault, or what it does ("kill", "pause", "limit", "cut"), is not offered; None if it is."""
+        deed = _NEEDS.get(fault, fault)
+        if deed == "cut" and self._no_cutting:
+            return f"the operator of {self._address} does not let this user see or cut connections ({self._no_cutting})"
+        return self._refusal(_REASONS[deed]) if deed in _REASONS else None
 
     def _refusal(self, deed: str) -> str:
         return (
@@ -79,3 +163,77 @@ class ExternalServer:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
+
+
+async def _refusal_to_cut(client: Any) -> str:
+    try:
+        await client.execute_command("CLIENT", "LIST", "ID", _NO_CLIENT)
+        await client.execute_command("CLIENT", "KILL", "ID", _NO_CLIENT)
+    except ResponseError as error:
+        return str(error)
+    return ""
+
+
+class KeyGuard:
+    """Our end of the process that removes a run's keys, however the run ends. Belongs to the process that made it."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self._owner = os.getpid()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mpim_lab.lab.leftovers"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # an interrupt of the notebook's cell is for the notebook
+            )
+        except OSError as error:
+            raise ServerFailed(f"no process can be started: {error}") from error
+        close_in_forks(self._process.stdin)
+        self._say({"url": url, "prefix": prefix})
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """It has begun, or is gone already. Raises WrongLoop in a forked child."""
+        if os.getpid() != self._owner:
+            raise WrongLoop(f"the run belongs to the process {self._owner}, which this one was forked from")
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def kill(self) -> None:
+        """There is nothing left to remove."""
+        self._process.kill()
+        self._process.wait()
+
+    async def end(self) -> str | None:
+        """Have it remove everything, and wait; gives why it could not, if so. It goes on when the waiting is cancelled."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._say("end")
+        self.let_go()
+        deadline = now() + GIVE_UP_AFTER_S + START_WITHIN_S
+        while self._process.poll() is None and now() < deadline:
+            await asyncio.sleep(LOOK_EVERY_S)
+        if self._process.returncode is None:
+            self._process.kill()
+            return GUARD_GONE
+        with self._process.stdout as said:
+            found = said.read()
+        reports = [json.loads(line) for line in found.splitlines()]
+        return next((report.get("failed") for report in reports if "ready" not in report), GUARD_GONE)
+
+    def let_go(self) -> None:
+        """Have it remove everything, without waiting: as if we had died."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def _say(self, line: Any) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone, which `end` finds
+            self._process.stdin.write(json.dumps(line).encode() + b"\n")
+            self._process.stdin.flush()

@@ -6,6 +6,7 @@ from typing import Self
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
+from mpim_lab.lab.relay import open_streams, url_for_clients
 from mpim_lab.mq.address import Address
 
 _CHUNK = 64 * 1024
@@ -28,9 +29,9 @@ class FarLine:
 
     @property
     def url(self) -> str:
-        """redis://127.0.0.1:PORT/0"""
+        """Where clients connect: redis://127.0.0.1:PORT/DB, with the server's user and password."""
         assert self._server is not None
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return url_for_clients(self._address, self._server.sockets[0].getsockname()[1])
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -49,7 +50,7 @@ class FarLine:
         self._lines.add(line)
         try:
             async with asyncio.TaskGroup() as both:
-                up_reader, up_writer = await asyncio.open_connection(self._address.host, self._address.port)
+                up_reader, up_writer = await open_streams(self._address)
                 heard = _Heard()
                 both.create_task(self._carry(reader, up_writer, heard, is_up=True))
                 both.create_task(self._carry(up_reader, writer, heard, is_up=False))

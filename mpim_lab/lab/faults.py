@@ -221,6 +221,13 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, with
         raise ServerFailed(f"{what} did not happen within {within_s:g} s") from None
 
 
+def check_available(server: EmbeddedServer | ExternalServer, *faults: str) -> None:
+    """Raise FaultUnavailable for the first of these that this server does not offer."""
+    for fault in faults:
+        if reason := server.unavailable(fault):
+            raise FaultUnavailable(reason)
+
+
 def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, Cause]:
     """The faults that strike the server's process, as far as it is ours to strike."""
 

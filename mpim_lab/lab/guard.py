@@ -4,16 +4,32 @@ A shell starts the server as its child and reads from a pipe whose other end is 
 shell reads end-of-file, kills the server (a stopped one, too) and removes its directory. It also works on macOS, where a
 process cannot ask to die with its parent. A session of its own keeps Jupyter's interrupts, which go to the whole process
 group, away from both.
+
+| exit                           | what ends the server and removes its directory                                     |
+|--------------------------------|------------------------------------------------------------------------------------|
+| `end`                          | the shell; whoever of the group is still there after `END_WITHIN_S` is killed       |
+| we are killed                  | the shell, at end-of-file                                                          |
+| we fork, and are killed        | the shell: a forked child closes its copy of the pipe at once                      |
+| the shell is killed            | `end`, by the process group; until then the server goes on                         |
+| the server ends by itself      | nothing to do; `end` removes the directory                                         |
 """
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
+import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any
 
+from mpim_lab.errors import ServerFailed, WrongLoop
+
+END_WITHIN_S = 5.0
+_START_WITHIN_S = 10.0
 # $1 is the directory; the rest is the server's command line. The read ends with a line ("keep") or end-of-file.
 _SCRIPT = """
 directory=$1; shift
@@ -24,44 +40,107 @@ kill -9 $! 2>/dev/null
 [ "$word" = keep ] || rm -rf "$directory"
 """
 _THREADS = 16  # the place of num_threads in /proc/PID/stat, after the state
+_lifelines: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def close_in_forks(pipe: Any) -> None:
+    """Have each forked child of ours close its copy of a pipe: whoever reads end-of-file from it waits for our end alone."""
+    _lifelines.add(pipe)
+
+
+def _close_lifelines() -> None:
+    for pipe in list(_lifelines):
+        with contextlib.suppress(OSError, ValueError):
+            pipe.close()
+
+
+os.register_at_fork(after_in_child=_close_lifelines)
+
+
+def end_with_parent(look_every_s: float = 0.5) -> None:
+    """End this process soon after its parent, even if its event loop hangs and reads no end-of-file."""
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(look_every_s)
+        os._exit(1)
+
+    threading.Thread(target=look, name="ends with the parent", daemon=True).start()
 
 
 class Guard:
-    """One server process and the shell that guards it."""
+    """One server process and the shell that guards it. Belongs to the process that made it: WrongLoop in a forked child."""
 
     def __init__(self, command: Sequence[str], directory: Path) -> None:
-        self._shell = subprocess.Popen(
-            ["/bin/sh", "-c", _SCRIPT, "sh", str(directory), *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._shell.stdout is not None
-        self.pid = int(self._shell.stdout.readline())
+        self._owner = os.getpid()
+        try:
+            self._shell = subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT, "sh", str(directory), *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ServerFailed(f"no process can be started: {error}") from error
+        close_in_forks(self._shell.stdin)
+        self.pid = 0
+        try:
+            self.pid = int(_first_line(self._shell.stdout))
+        except ValueError:
+            self.end(keep_directory=True)
+            raise ServerFailed("the shell that guards the server ended at once") from None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the server a signal. The shell has not collected it, so the pid cannot be another's."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        """Send the server a signal; nothing happens when it is gone."""
+        self._check_owner()
+        if self._is_there:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     @property
     def is_running(self) -> bool:
         """The server process exists and is not a zombie."""
-        return self._shell.poll() is None and _state(self.pid) not in ("", "Z")
+        self._check_owner()
+        self._shell.poll()
+        return self._is_there
+
+    @property
+    def _is_there(self) -> bool:
+        """The pid is the server's still, and not another's: it is in the group that began with the shell."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            return bool(self.pid) and os.getpgid(self.pid) == self._shell.pid and _state(self.pid) not in ("", "Z")
+        return False
 
     def end(self, *, keep_directory: bool) -> None:
         """Kill the server if it still runs, and the guard; blocks until both are gone (milliseconds)."""
+        self._check_owner()
         assert self._shell.stdin is not None and self._shell.stdout is not None
         if self._shell.stdin.closed:
             return
         with contextlib.suppress(BrokenPipeError):
             self._shell.stdin.write(b"keep\n" if keep_directory else b"")
             self._shell.stdin.close()
-        self._shell.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._shell.wait(END_WITHIN_S)
+        deadline = time.monotonic() + END_WITHIN_S
+        if self._shell.poll() is None or self._is_there:  # the shell is stopped, or was killed
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._shell.pid, signal.SIGKILL)
+            self._shell.wait()
         self._shell.stdout.close()
-        deadline = time.monotonic() + 5
-        while _state(self.pid) not in ("", "Z") and time.monotonic() < deadline:
+        while self._is_there and time.monotonic() < deadline:
             time.sleep(0.001)
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise WrongLoop(f"the server belongs to the process {self._owner}, which this one was forked from")
+
+
+def _first_line(stream: IO[bytes] | None) -> bytes:
+    assert stream is not None
+    ready, _, _ = select.select([stream], [], [], _START_WITHIN_S)
+    return stream.readline() if ready else b""
 
 
 def _state(pid: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.events import Event, Kind
+from mpim_lab.lab.experiment import running_loop
 from mpim_lab.lab.loadprocess import LoadProcess
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS
 from mpim_lab.lab.loadworker.plan import BOUNDS, LoadPlan
@@ -73,7 +74,7 @@ class Load:
         self._plan, self._trace = plan, trace
         self._publisher: LoadProcess | None = None
         self._stopping = False
-        self._task = asyncio.create_task(self._run())
+        self._task = running_loop().create_task(self._run())
 
     def stop(self) -> None:
         """Publish nothing more from now on; the result counts what was sent until here."""
@@ -146,15 +147,19 @@ def start_load(
     Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it, messages are due at that
     rate, and latencies count from the moment one was due; at most `tasks` are unanswered. Ends after `messages` messages
     or `seconds` seconds (default: one second). Each message goes to one of `channels`, by chance, or to all `subscribers`
-    (connections). `prefix` goes before a channel's name. A `trace` gets rates and about 200 whole lives a second.
-    Raises InvalidParameter for numbers out of bounds, LoadFailed for a contestant that is not installed.
+    (connections). `prefix` goes before the name of every key and channel. A `trace` gets rates and about 200 whole lives
+    a second. Raises InvalidParameter for numbers out of bounds, LoadFailed for a contestant that is not installed, or that
+    would write outside of a `prefix`.
     """
     _check(who, channels, subscribers)
+    if prefix and (elsewhere := CONTESTANTS[who].elsewhere):
+        raise LoadFailed(f"not run on your server: it would write {elsewhere}, outside of the run's prefix")
     most_messages, most_seconds = int(BOUNDS["messages"][1]), 60.0
     plan = LoadPlan(
         url=url,
         who=who,
-        channel=f"{prefix}load:{os.urandom(4).hex()}",  # two loads on one server do not hear each other
+        channel=f"{'' if CONTESTANTS[who].prefixes else prefix}load:{os.urandom(4).hex()}",  # no two loads hear each other
+        prefix=prefix if CONTESTANTS[who].prefixes else "",
         tasks=tasks,
         messages=messages if messages is not None else most_messages,
         seconds=seconds if seconds is not None else 1.0 if messages is None else most_seconds,

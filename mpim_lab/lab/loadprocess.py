@@ -1,4 +1,12 @@
-"""LoadProcess: the parent's end of one load process; the lines between them are described in `loadworker.wire`."""
+"""LoadProcess: the parent's end of one load process; the lines between them are described in `loadworker.wire`.
+
+| exit                                | what ends the process                                                       |
+|-------------------------------------|-----------------------------------------------------------------------------|
+| it has summed up                    | itself; SIGKILL if it has not within `END_WITHIN_S`                          |
+| error, time-out, cancellation       | SIGKILL                                                                     |
+| it writes what cannot be read       | SIGKILL; `ready` and `summary` raise LoadFailed                              |
+| we are killed, forked children stay | itself, at end-of-file: a forked child closes its copy of the pipe at once   |
+"""
 
 import asyncio
 import contextlib
@@ -11,9 +19,10 @@ from types import TracebackType
 from typing import Any
 
 from mpim_lab.errors import LoadFailed
+from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.loadworker.plan import LoadPlan
 
-LAST_LINES = 12
+LAST_LINES, END_WITHIN_S = 12, 5.0
 MAX_LINE_BYTES = 1024 * 1024
 
 
@@ -41,6 +50,8 @@ class LoadProcess:
             limit=MAX_LINE_BYTES,
             start_new_session=True,  # an interrupt of the notebook's cell is for the notebook
         )
+        assert self._process.stdin is not None
+        close_in_forks(self._process.stdin.get_extra_info("pipe"))
         self._following = asyncio.create_task(self._follow())
         self.tell(asdict(self._plan))
         return self
@@ -51,9 +62,15 @@ class LoadProcess:
         if not self._has_summed_up:
             self._kill()
         try:
-            await self._following
+            await asyncio.wait([self._following], timeout=END_WITHIN_S)
         finally:
-            self._kill()  # should the wait for it have been cancelled
+            self._kill()  # it hangs, or the wait for it was cancelled
+        await asyncio.wait([self._following], timeout=END_WITHIN_S)
+        self._following.cancel()  # somebody else may hold its pipes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_WITHIN_S):
+                await self._process.wait()
+        self._process._transport.close()  # type: ignore[attr-defined]  # its pipes, too; it has no public way
         if not self.ready.done():
             self.ready.cancel()
 
@@ -74,12 +91,18 @@ class LoadProcess:
 
     async def _follow(self) -> None:
         assert self._process.stdout is not None and self._process.stderr is not None
-        await asyncio.gather(self._read(self._process.stdout), self._read(self._process.stderr))
-        code = await self._process.wait()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(self._process.stdout))
+                group.create_task(self._read(self._process.stderr))
+            ended = f"ended with code {await self._process.wait()}"
+        except ExceptionGroup as errors:
+            self._kill()
+            ended = f"wrote what cannot be read ({errors.exceptions[0]!r})"
         said = ":\n" + "\n".join(self._last_lines) if self._last_lines else " and said nothing"
         for future in (self.ready, self.summary):
             if not future.done():
-                future.set_exception(LoadFailed(f"the {self.role} of {self._plan.who} ended with code {code}{said}"))
+                future.set_exception(LoadFailed(f"the {self.role} of {self._plan.who} {ended}{said}"))
                 future.exception()  # whoever awaits it still gets it; nobody need do so
 
     async def _read(self, stream: asyncio.StreamReader) -> None:

@@ -1,8 +1,9 @@
 """MpimSystem: the whole system in a notebook, with a server of its own: `async with MpimSystem(gateways=2) as mpim`."""
 
 import contextlib
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from mpim_lab.errors import NotConnected
 from mpim_lab.im.system import System
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer, open_server
@@ -18,6 +19,12 @@ class MpimSystem(System):
         self.server = server or open_server()
         self._is_ours, self._options = server is None, options
         self._life = contextlib.AsyncExitStack()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say what is missing: all that `System` has is made when the server is there, and its address known."""
+        if name.startswith("_") or "services" in vars(self):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:

@@ -17,9 +17,9 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import quote
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, ServerFailed
+from mpim_lab.lab.relay import open_streams, url_for_clients
 from mpim_lab.lab.resp_frames import Command, Conversation, RespFrames
 from mpim_lab.mq.address import Address
 
@@ -63,13 +63,13 @@ class _Line:
 class Proxy:
     """Use as a context; clients connect to `url`, which has the server's user, password and database.
 
+    Clients speak plainly to it, on loopback, also where it speaks TLS to the server.
+
     At most one read of each side is kept: who does not read holds up who writes.
     """
 
     def __init__(self, url: str) -> None:
         self._upstream = Address.parse(url)
-        if self._upstream.tls is not None:
-            raise InvalidParameter("the proxy reads what passes: it does not speak TLS")
         self.struck = 0
         self._port = 0
         self._server: asyncio.Server | None = None
@@ -85,10 +85,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where clients connect: redis://127.0.0.1:PORT/DB, with the server's user and password."""
-        upstream = self._upstream
-        user, password = (quote(word or "", safe="") for word in (upstream.username, upstream.password))
-        login = f"{user}:{password}@" if upstream.password is not None else ""
-        return f"redis://{login}127.0.0.1:{self._port}/{upstream.db}"
+        return url_for_clients(self._upstream, self._port)
 
     async def __aenter__(self) -> Self:
         try:
@@ -182,13 +179,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: "asyncio.Task[None]"
     ) -> None:
         await self._passing.wait()
-        upstream = self._upstream
-        dial = (
-            asyncio.open_unix_connection(upstream.path)
-            if upstream.path
-            else asyncio.open_connection(upstream.host, upstream.port)
-        )
-        server_reader, server_writer = await dial
+        server_reader, server_writer = await open_streams(self._upstream)
         line = _Line(writer, server_writer, task, bytes_left=self._cut_after)
         self._cut_after = None
         ways = [asyncio.create_task(way) for way in (self._up(reader, line), self._down(server_reader, line))]

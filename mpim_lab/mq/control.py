@@ -1,9 +1,9 @@
 """Control: what an operator does to a running server, each over a short connection of its own."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-from mpim_lab.errors import CommandRejected
+from mpim_lab.errors import CommandRejected, FaultUnavailable
 from mpim_lab.mq.address import Address, wire_client_name
 from mpim_lab.mq.link import Link
 
@@ -12,13 +12,25 @@ _NEVER_SHARED_BYTES = str(2**30)
 
 @contextlib.asynccontextmanager
 async def controlling(url: str) -> AsyncIterator[Link]:
-    """A connection for control commands. Raises NotConnected or LoginRejected."""
+    """A connection for control commands. Raises NotConnected, LoginRejected, or FaultUnavailable for want of a right."""
     link = Link(Address.parse(url), name="control")
     try:
         await link.open()
-        yield link
+        with rights_needed():
+            yield link
     finally:
         await link.close()
+
+
+@contextlib.contextmanager
+def rights_needed() -> Iterator[None]:
+    """Say of a command that this user may not run that what it was for is unavailable. Raises FaultUnavailable."""
+    try:
+        yield
+    except CommandRejected as error:
+        if error.code != "NOPERM":
+            raise
+        raise FaultUnavailable(f"the server's operator does not let this user do it: {error}") from error
 
 
 async def cut_connections(url: str, name: str) -> int:

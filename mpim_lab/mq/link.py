@@ -29,8 +29,9 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
 from mpim_lab.mq.address import Address
-from mpim_lab.mq.connection import Connection, pack, wrong_loop
+from mpim_lab.mq.connection import Connection, pack
 from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.replies import retrieved
 
 _log = logging.getLogger(__name__)
@@ -72,8 +73,8 @@ class Link:
         self._reporter = Reporter(name, observer)
         self._callers: deque[asyncio.Future[None]] = deque()
         self._times_made = 0
-        self._opened = self._closed = self._forked = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened = self._closed = False
+        self._loop = OneLoop("a connection")
         self._opening: asyncio.Task[None] | None = None
         self._openers = 0
         self._reading_allowed = asyncio.Event()
@@ -105,7 +106,6 @@ class Link:
             raise QueueClosed("the queue is closed")
         if self._opened:
             return
-        self._loop = asyncio.get_running_loop()
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(retrieved)
@@ -132,8 +132,7 @@ class Link:
 
     def check_loop(self) -> None:
         """Raise WrongLoop if this is not the event loop, thread and process in which it was opened."""
-        if self._forked or self._loop not in (None, asyncio.get_running_loop()):
-            raise wrong_loop()
+        self._loop.check()
         if self._ticker is not None and self._ticker.done() and not self._closed:  # whoever cancelled all tasks: go on
             self._ticker = asyncio.create_task(self._tick())
             if not self.is_connected and (self._keeper is None or self._keeper.done()):
@@ -141,8 +140,8 @@ class Link:
             self.connection.release()
 
     def disown(self) -> None:
-        """Refuse everything from now on: the connection belongs to the process that this one was forked from."""
-        self._forked = self.connection.blocked = True
+        """Have every command ask `check_loop` first: the connection may belong to another loop or process."""
+        self.connection.blocked = True
 
     async def call(self, *command: bytes | str, blocks_s: float = 0.0) -> Any:
         """Send one command and await its reply. Raises as the table above says.
@@ -268,7 +267,7 @@ class Link:
         return len(replies)
 
     def _on_lost(self, reason: MpimError) -> None:
-        if self._closed or self._loop is None or self._loop.is_closed():
+        if self._closed or self._loop.is_over:
             return
         self._cause, self._lost_at = reason, now()
         self._reporter.note(Kind.DISCONNECTED, detail=str(reason))
@@ -342,7 +341,7 @@ class Link:
                 await asyncio.sleep(self.limits.timeout_s / 4)
                 self.connection.tick()
         finally:
-            self.connection.blocked = True  # the loop may end before us: whoever comes next asks in which one it is
+            self.disown()  # the loop may end before us
 
 
 def _said(error: BaseException) -> str:

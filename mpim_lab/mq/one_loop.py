@@ -30,6 +30,11 @@ class OneLoop:
         self._loop: AbstractEventLoop | None = None
         self._forks = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing can be begun in it any more: it was closed, or nobody has called `check` yet."""
+        return self._loop is None or self._loop.is_closed()
+
     def check(self) -> None:
         """Raise WrongLoop if this is called in another event loop or process than the first time."""
         try:

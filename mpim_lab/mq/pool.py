@@ -49,10 +49,11 @@ _log = logging.getLogger(__name__)
 class Pool:
     """`async with Pool(url) as pool: async with pool.connection() as connection: await connection.call("BLPOP", "jobs", 1)`
 
-    `urls`: one server or several; never more than `max_connections` are open to all of them together. Connections are
-    opened when they are needed. One that was idle for `check_idle_after_s` is asked for a sign of life before it is lent;
-    after `max_idle_s` without use, or at the age of `max_lifetime_s`, it is closed when nobody has it. What is out for
-    longer than `warn_after_s` is named in the figures and the log.
+    `urls`: one server or several, whose options (socket_timeout, ...) stand above those here; never more than
+    `max_connections` are open to all of them together. Connections are opened when they are needed. One that was idle for
+    `check_idle_after_s` is asked for a sign of life before it is lent; after `max_idle_s` without use, or at the age of
+    `max_lifetime_s`, it is closed when nobody has it. What is out for longer than `warn_after_s` is named in the figures and
+    the log.
     """
 
     def __init__(
@@ -144,7 +145,8 @@ class Pool:
 
     async def _find(self, ticket: Ticket, wanted: str | None) -> PooledConnection:
         wire = await self._servers.take(ticket, wanted)
-        connection = PooledConnection(wire, self._call_timeout_s, ticket, loop=self._loop)
+        call_timeout_s = wire.address.limits.get("timeout_s", self._call_timeout_s)
+        connection = PooledConnection(wire, call_timeout_s, ticket, loop=self._loop)
         self._lent[ticket] = connection
         if self._closed:
             raise QueueClosed("the pool was closed")

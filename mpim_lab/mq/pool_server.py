@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from mpim_lab.errors import CommandTimeout, MpimError, NotConnected
 from mpim_lab.events import now
@@ -32,7 +33,9 @@ class ServerShelf:
         self.closed: Counter[str] = Counter()
         self.closing: set[asyncio.Task[None]] = set()
         self.outage = Outage(backoff)
-        self._name, self._ageing, self._connect_timeout_s = name, ageing, connect_timeout_s
+        self._name = name
+        self._connect_timeout_s = address.limits.get("connect_timeout_s", connect_timeout_s)
+        self._ageing = replace(ageing, check_idle_after_s=address.limits.get("heartbeat_s", ageing.check_idle_after_s))
         self._idle: deque[Wire] = deque()
 
     @property

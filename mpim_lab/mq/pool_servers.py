@@ -11,7 +11,7 @@ from mpim_lab.mq.pool_figures import ServerFigures
 from mpim_lab.mq.pool_line import Ticket
 from mpim_lab.mq.pool_rules import Ageing, least_busy
 from mpim_lab.mq.pool_server import ServerShelf
-from mpim_lab.mq.pool_wire import Wire, check_options
+from mpim_lab.mq.pool_wire import Wire
 
 
 class Servers:
@@ -32,8 +32,6 @@ class Servers:
         }
         if not addresses or len(self.shelves) < len(addresses):
             raise InvalidParameter(f"{len(addresses)} urls: at least one, and each once")
-        for address in addresses:
-            check_options(address)
         self._max_connections = max_connections
         self._times_lent = 0
 

@@ -17,7 +17,6 @@ from mpim_lab.errors import (
     CommandTimeout,
     ConnectionLost,
     InvalidMessage,
-    InvalidParameter,
     LoginRejected,
     MpimError,
     NotConnected,
@@ -125,22 +124,12 @@ def _rejected(error: RedisError) -> MpimError:
     return rejected
 
 
-def check_options(address: Address) -> None:
-    """Raise InvalidParameter for TLS options that are unknown or of no use: a missing file, a key that cannot be read."""
-    try:
-        connection = _redis_connection(address, "")
-        if isinstance(connection, SSLConnection):
-            connection.ssl_context.get()
-    except (RedisError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise InvalidParameter(f"TLS options of {address}: {error}") from error
-
-
 def _redis_connection(address: Address, name: str) -> AbstractConnection:
     options: dict[str, Any] = {
         "db": address.db,
         "username": address.username,
         "password": address.password,
-        "client_name": wire_client_name(name) if name else None,
+        "client_name": wire_client_name(address.client_name or name) or None,
         "protocol": 3,
         "socket_timeout": None,  # our own time-outs; redis-py's turns a blocking read that takes long into an error
         "socket_connect_timeout": None,
@@ -149,6 +138,5 @@ def _redis_connection(address: Address, name: str) -> AbstractConnection:
     if address.path is not None:
         return UnixDomainSocketConnection(path=address.path, **options)
     if address.tls is not None:
-        tls = {"ssl_password": "", **address.tls}  # without any, the pass phrase would be asked for on the terminal
-        return SSLConnection(host=address.host, port=address.port, **tls, **options)
+        return SSLConnection(host=address.host, port=address.port, **address.tls, **options)
     return Connection(host=address.host, port=address.port, **options)

@@ -30,6 +30,7 @@ class Panel(ui.VBox):
         self.experiment = experiment
         self.views = list(views) if views is not None else [FlowView(title=experiment.title)]
         self.result: Result | None = None
+        self.refused: FaultUnavailable | None = None  # why the last run was none: the server does not offer its fault
         self._run: Run | None = None
         buttons = Buttons(self._say)
         first = experiment(**settings)
@@ -63,7 +64,7 @@ class Panel(ui.VBox):
         if self._run is not None:
             self._answer("It is running already.")
             return None
-        self.result, self.card.value, self.answer.value = None, "", ""
+        self.result, self.refused, self.card.value, self.answer.value = None, None, "", ""
         watchers: list[asyncio.Task[None]] = []
         try:
             self._run = self.experiment(**{name: control.value for name, control in self.controls.items()}).start()
@@ -75,6 +76,7 @@ class Panel(ui.VBox):
             self._show(self.result)
         except MpimError as error:
             self._say(named(error))
+            self.refused = error if isinstance(error, FaultUnavailable) else None
         finally:
             if self._run is not None and not self._run.done:
                 await self._run.cancel()

@@ -22,7 +22,7 @@ from mpim_lab.im.client import Client
 from mpim_lab.im.protocol import ChatMessage, SendMessageReq
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
-from mpim_lab.im.wire import Behind, Problem, Welcome, encode, from_client
+from mpim_lab.im.wire import Behind, Welcome, encode, from_client, problem_of
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
@@ -200,7 +200,7 @@ async def test_a_server_that_is_still_loading_is_asked_again():
             if hasattr(frame, "text"):
                 heard.append(frame.id)
                 text = "LOADING the dataset in memory" if len(heard) == 1 else "WRONGTYPE"
-                await ws.send(encode(Problem("CommandRejected", text, frame.id)), text=True)
+                await ws.send(encode(problem_of(CommandRejected(text), frame.id)), text=True)
 
     async with serve_websockets(gateway, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]

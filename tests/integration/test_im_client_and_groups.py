@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, NotAMember, NotConnected
-from mpim_lab.im import messages, reception
+from mpim_lab.im import messages, reception, session
 from mpim_lab.im.client import Client
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.wire import Sync
+from mpim_lab.mq.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
 
@@ -139,8 +140,7 @@ async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
 
 async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(monkeypatch):
     """Of very many, only those with news are named."""
-    for module in (messages, reception):
-        monkeypatch.setattr(module, "MOST_CONVERSATIONS", 3)
+    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 3)
     positions = {}
     async with system() as mpim, mpim.client("bob") as bob:
         async with mpim.client("alice", positions=positions) as alice:
@@ -153,6 +153,19 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
             await bob.send("alice", "and you?")
             assert await numbers(alice, 1) == [1]
             assert alice.missing == [] and set(positions.values()) == {1}
+
+
+async def test_news_in_more_conversations_than_a_welcome_names_are_all_read(monkeypatch):
+    """Although nobody writes in them any more: the rest is told of right after the welcome, in several frames."""
+    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 3)
+    monkeypatch.setattr(session, "_MOST_NAMED", 2)
+    async with system() as mpim:
+        for number in range(12):
+            for _ in range(2):
+                request = messages.SendMessageReq(new_message_id(), f"u{number}", "alice", "hi")
+                await mpim.services.messages.send_message(request)
+        async with mpim.client("alice") as alice:
+            assert sorted(await numbers(alice, 24)) == [1] * 12 + [2] * 12
 
 
 async def test_another_device_reads_a_group_from_where_one_has_joined():
@@ -177,8 +190,7 @@ async def test_another_device_reads_a_group_from_where_one_has_joined():
 
 async def test_what_was_read_before_is_not_read_again_where_the_welcome_left_it_out(monkeypatch):
     """A new device of somebody with very many conversations begins where she has acknowledged."""
-    for module in (messages, reception):
-        monkeypatch.setattr(module, "MOST_CONVERSATIONS", 1)
+    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 1)
     async with system() as mpim, mpim.client("bob") as bob, mpim.client("carol") as carol:
         async with mpim.client("alice") as alice:
             for sender in (bob, bob, carol):

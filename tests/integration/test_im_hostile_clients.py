@@ -1,6 +1,7 @@
 """Clients that mean no good, or are broken: each ends in a named error or a closed connection, and harms nobody else."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import random
@@ -430,3 +431,37 @@ async def test_a_gateway_that_closes_does_not_wait_for_sockets_that_said_nothing
             began = now()
             await mpim.stop("gw-1")
             assert now() - began < 2
+
+
+@pytest.mark.parametrize("is_welcome", [True, False])
+@pytest.mark.parametrize("flood", [b"\x89\x80abcd", b"\x8a\x80abcd", b"\x01\x80abcd" + 20_000 * b"\x00\x80abcd"])
+async def test_a_flood_of_frames_that_say_nothing_ends_the_connection(flood, is_welcome):
+    """Pings, pongs, and a message of empty fragments without end: the reason is told, and others are served meanwhile."""
+    async with system() as mpim, mpim.client("bob") as bob:
+        async with RawClient(gateway_of(mpim).url) as raw:
+            if is_welcome:
+                await raw.hello("eve")
+            raw.ws.transport.write(flood if len(flood) > 10 else flood * 20_000)
+            assert await raw.ended() == (1008, "too many frames that say nothing")
+        await bob.send("alice", "I am served")
+        await wait_until(lambda: len(gateway_of(mpim).lobby) == 1)
+
+
+async def test_a_ping_now_and_then_is_answered_for_as_long_as_one_likes():
+    """The patrol forgets them: only a flood counts."""
+    async with system(sweep_s=0.01) as mpim, RawClient(gateway_of(mpim).url) as raw:
+        await raw.hello("alice")
+        for _ in range(30):
+            for _ in range(100):
+                await (await raw.ws.ping())
+        assert (await raw.ask({"t": "ping"}, "pong"))["t"] == "pong"
+
+
+@pytest.mark.parametrize("part", ["header", "payload"])
+async def test_a_token_nested_without_end_is_no_token(part):
+    """InvalidToken, and not a mistake of the gateway."""
+    nested = base64.urlsafe_b64encode(b"[" * 1_400).decode()
+    token = f"{nested}.e30.x" if part == "header" else f"e30.{nested}.x"
+    async with system() as mpim, RawClient(gateway_of(mpim).url) as raw:
+        problem = await raw.hello("eve", token=token[:2_000])
+        assert (problem["error"], problem["transient"]) == ("InvalidToken", False)

@@ -381,3 +381,16 @@ async def test_an_acknowledgement_that_was_being_written_at_the_end_is_written(l
         acks.add("bob", TALK, 8, is_stored=False)
         await begun.wait()
     assert await lab.ledger.acked("bob") == {TALK: 8}
+
+
+async def test_what_has_waited_too_long_in_the_offline_store_goes_by_itself(lab, monkeypatch):
+    """Somebody must do it: the outbox does, now and then."""
+    called = asyncio.Event()
+
+    async def expire():
+        called.set()
+        return 0
+
+    monkeypatch.setattr(lab.messages.offline, "expire", expire)
+    async with Outbox(lab.messages, expire_every_s=0.01), asyncio.timeout(5):
+        await called.wait()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mpim_lab.errors import MpimError
+from mpim_lab.errors import MpimError, ServerFailed
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
 from mpim_lab.lab.mpim import MpimSystem
@@ -306,14 +306,14 @@ async def test_a_system_in_a_notebook_has_a_server_of_its_own_that_ends_with_it(
 
 
 async def test_a_system_that_cannot_start_leaves_nothing_open():
-    """No server, or a port that is taken: an error of ours or the system's, and no task stays behind."""
+    """No server, or a port that is taken: an error of ours, and no task stays behind."""
     before = len(asyncio.all_tasks())
     with pytest.raises(MpimError):
         async with System("redis://127.0.0.1:9/0", **system_options(queue_limits=IMPATIENT)):
             pass
     async with EmbeddedServer() as server, System(server.url, **system_options()) as mpim:
         port = mpim.gateways["gw-1"].port
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(ServerFailed, match="address already in use"):
             await mpim.start("gw-9", port=port)
         assert list(mpim.gateways) == ["gw-1"]
     await asyncio.sleep(0.1)

@@ -9,6 +9,8 @@ from redis.asyncio import Redis
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.lab import load as load_module
+from mpim_lab.lab.gatewayload.crowdprocess import CrowdProcess
+from mpim_lab.lab.gatewayload.plan import CrowdPlan
 from mpim_lab.lab.load import measure, start_load
 from mpim_lab.lab.loadprocess import LoadProcess
 from mpim_lab.lab.loadworker import contestants
@@ -153,3 +155,89 @@ asyncio.run(main())
     python.kill()
     await python.wait()
     await wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def speaks(monkeypatch, code):
+    """Have every load process be a program that says what it likes."""
+    start = asyncio.create_subprocess_exec
+
+    async def another(program, *_, **options):
+        return await start(program, "-c", code, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", another)
+
+
+LONG_LINE = "print('x' * 3_000_000, flush=True)"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["""print('{"type": ', flush=True)""", """print('{"type": "interval", "x": }', flush=True)""", LONG_LINE],
+    ids=["half a line", "no JSON", "a line without end"],
+)
+async def test_a_process_that_writes_what_cannot_be_read_is_ended(pids, monkeypatch, said):
+    """LoadFailed at once, not at the limit."""
+    speaks(monkeypatch, f"import time; {said}; time.sleep(60)")
+    with pytest.raises(LoadFailed, match="cannot be read"):
+        await asyncio.wait_for(measure("redis://127.0.0.1:1", messages=1), 20)
+    assert not any(map(is_alive, pids))
+
+
+async def test_a_process_that_has_summed_up_and_does_not_end_is_ended(monkeypatch):
+    """Leaving is bounded, also when another process holds its output open."""
+    monkeypatch.setattr("mpim_lab.lab.loadprocess.END_WITHIN_S", 0.3)
+    holder = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)'])"
+    said = """print('{"type": "ready"}', flush=True); print('{"type": "summary"}', flush=True)"""
+    speaks(monkeypatch, f"import subprocess, sys, time; {holder}; {said}; time.sleep(60)")
+    plan = LoadPlan(url="redis://127.0.0.1:1", who="mpim_lab", channel="load", tasks=1, messages=1, seconds=1.0)
+    async with asyncio.timeout(10), LoadProcess("receiver", plan, lambda *interval: None) as process:
+        await process.summary
+    assert not is_alive(process.pid)
+
+
+async def test_a_load_process_that_hangs_ends_with_its_parent():
+    """It reads no end-of-file; it looks for its parent in a thread of its own."""
+    code = "from mpim_lab.lab.guard import end_with_parent; import os, time; end_with_parent(0.05); "
+    code += "print(os.getpid(), flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    python = await asyncio.create_subprocess_exec(sys.executable, "-c", parent, stdout=subprocess.PIPE)
+    pid = int(await python.stdout.readline())
+    assert is_alive(pid)
+    python.kill()
+    await python.wait()
+    await wait_until(lambda: not is_alive(pid))
+
+
+CROWD = """
+import json, sys, time
+sys.stdin.readline()
+for line in sys.stdin:
+    order = json.loads(line)
+    time.sleep(order.get("after", 0))
+    print(order.get("say") or json.dumps({"did": order["do"]}), flush=True)
+"""
+
+
+async def test_an_answer_that_comes_too_late_is_nobody_elses(monkeypatch):
+    """After a time-out and after a cancellation, the next order gets its own answer."""
+    speaks(monkeypatch, CROWD)
+    async with CrowdProcess(CrowdPlan("mpim", 80, clients=1)) as crowd:
+        with pytest.raises(LoadFailed, match="'slow'"):
+            await crowd.ask("slow", within_s=0.1, after=0.5)
+        assert await crowd.ask("next") == {"did": "next"}
+        asking = asyncio.create_task(crowd.ask("cancelled", after=0.3))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert await crowd.ask("last") == {"did": "last"}
+
+
+@pytest.mark.parametrize("said", ["no JSON", "x" * 3_000_000], ids=["no JSON", "a line without end"])
+async def test_an_answer_that_cannot_be_read_is_named(monkeypatch, said):
+    """LoadFailed, and the process is gone."""
+    code = CROWD.replace('order.get("say")', repr(said) if len(said) < 100 else "'x' * 3_000_000")
+    speaks(monkeypatch, code)
+    async with CrowdProcess(CrowdPlan("mpim", 80, clients=1)) as crowd:
+        with pytest.raises(LoadFailed, match="cannot be read"):
+            await asyncio.wait_for(crowd.ask("it"), 20)
+    assert not is_alive(crowd.pid)

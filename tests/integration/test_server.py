@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from redis.asyncio import Redis
@@ -277,3 +278,145 @@ def test_everything_that_ci_must_have_is_there():
     """Where CI says that everything must be installed, Redis is."""
     if os.environ.get("MPIM_TEST_FULL"):
         assert all(shutil.which(name) for name in SERVERS.values() if name)
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["pa ss", "it's", 'a"b', "back\\slash", "hash#tag", "'quoted'", '"', "two\nlines", "\t", "密码", "$HOME", "%20"],
+)
+async def test_a_setting_arrives_as_it_was_given(binary, password):
+    """Whatever characters it has: nothing is split, unquoted or expanded on its way."""
+    async with EmbeddedServer(binary, config={"requirepass": password}) as server:
+        async with MessageQueue(server.url.replace("redis://", f"redis://:{quote(password, safe='')}@")) as mq:
+            assert await mq.publish("a", b"x") == 0
+        shown = await asyncio.to_thread(
+            subprocess.check_output, ["ps", "-o", "args=", "-p", str(server.pid)], text=True
+        )
+        assert "requirepass" not in shown
+
+
+async def test_a_setting_of_several_words_is_written_as_in_redis_conf(binary):
+    """Or as a list; words in quotes are one."""
+    config = {
+        "save": "900 1 300 10",
+        "client-output-buffer-limit": ["pubsub", "1mb", "0", "0"],
+        "user": 'alice on ">pa ss\'s" ~* +@all',
+        "maxmemory": 100_000_000,
+    }
+    async with EmbeddedServer(binary, config=config) as server:
+        password = quote("pa ss's", safe="")
+        url = server.url.replace("redis://", f"redis://alice:{password}@")
+        assert (await call(url, "CONFIG", "GET", "save"))["save"] == "900 1 300 10"
+        assert "pubsub 1048576 0 0" in (await call(url, "CONFIG", "GET", "client-output-buffer-limit")).popitem()[1]
+
+
+def test_what_cannot_be_written_down_is_refused():
+    """A NUL would end the value, a line end in a name begin another setting."""
+    for config in ({"requirepass": "a\0b"}, {"requirepass x\nport": "1"}):
+        with pytest.raises(InvalidParameter):
+            EmbeddedServer(config=config)
+
+
+FORKS = """
+import asyncio, os, sys, time
+from mpim_lab.errors import WrongLoop
+from mpim_lab.lab.server import EmbeddedServer
+server = EmbeddedServer()
+asyncio.run(server.start())
+child = os.fork()
+if child == 0:
+    for deed in (server.kill, server.pause, lambda: server.is_running, lambda: asyncio.run(server.stop())):
+        try:
+            deed()
+        except WrongLoop:
+            continue
+        os._exit(1)
+    print(server.pid, os.getpid(), flush=True)
+    time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+async def test_a_forked_child_neither_stops_nor_keeps_the_server():
+    """What it asks of the server is WrongLoop; the server ends with the parent, though the child lives on."""
+    python = subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, text=True)
+    server, child = map(int, python.stdout.readline().split())
+    try:
+        assert is_alive(server) and is_alive(child)
+        python.kill()
+        python.wait()
+        await wait_until(lambda: not is_alive(server))
+        assert is_alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        python.stdout.close()
+
+
+async def test_a_start_and_a_stop_at_the_same_time_come_one_after_the_other(binary):
+    """However many: nothing is left, and nothing is started twice."""
+    server = EmbeddedServer(binary)
+    deeds = [server.start, server.start, server.stop, server.restart, server.start, server.stop]
+    await asyncio.wait_for(asyncio.gather(*(deed() for deed in deeds)), 60)
+    assert not server.is_running and server._directory is None
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.01, 0.05])
+async def test_a_stop_that_is_cancelled_stops_it_nevertheless(binary, after_s):
+    """A stopped server would take its time to end; nobody would ask again."""
+    server = EmbeddedServer(binary)
+    await server.start()
+    pid, directory = server.pid, server._directory
+    server.pause()
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.sleep(after_s)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    await server.stop()
+    assert not is_alive(pid) and not directory.exists()
+
+
+async def test_a_server_that_is_stopped_while_it_starts_is_said_in_time(binary):
+    """ServerFailed at the limit; nothing is left."""
+    server = EmbeddedServer(binary, start_within_s=0.5)
+    starting = asyncio.create_task(server.start())
+    await wait_until(lambda: server.pid)
+    os.kill(server.pid, signal.SIGSTOP)
+    await asyncio.wait([starting])
+    if starting.exception() is not None:  # it may have answered before
+        assert isinstance(starting.exception(), ServerFailed)
+        assert not server.is_running
+    await server.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_guard_that_is_killed_or_stopped_does_not_keep_the_server(binary, number, monkeypatch):
+    """It is ended without the guard's help."""
+    monkeypatch.setattr("mpim_lab.lab.guard.END_WITHIN_S", 0.3)
+    server = EmbeddedServer(binary)
+    await server.start()
+    pid, directory = server.pid, server._directory
+    os.kill(server._guard._shell.pid, number)
+    await asyncio.wait_for(server.stop(), 20)
+    assert not is_alive(pid) and not directory.exists()
+
+
+def test_it_serves_one_event_loop_after_the_other():
+    """Nothing of it belongs to a loop."""
+    server = EmbeddedServer()
+    asyncio.run(server.start())
+    assert asyncio.run(call(server.url, "PING"))
+    asyncio.run(server.restart())
+    asyncio.run(server.stop())
+    assert not server.is_running
+
+
+async def test_no_place_for_its_directory_is_said(monkeypatch):
+    """ServerFailed, not the system's error."""
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(ServerFailed, match="No space left"):
+        await EmbeddedServer().start()

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from redis.asyncio import Redis
 
 from mpim_lab import MessageQueue
-from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.errors import CommandTimeout, InvalidParameter, MpimError
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.pool import Pool
 
@@ -59,6 +59,20 @@ def test_times_and_names_of_the_url_are_used():
     assert (limits.timeout_s, limits.connect_timeout_s, limits.heartbeat_s) == (2, 3, 7)
     assert b"shop" in [word.encode() for word in mq._address.login("mq")[0] if isinstance(word, str)]
     assert Address.parse("redis://h?health_check_interval=0").limits["heartbeat_s"] == float("inf")
+
+
+async def test_the_pool_uses_the_times_of_the_url(one_server):
+    """As the queue does."""
+    url = one_server.url + "?socket_timeout=0.2&client_name=shop"
+    async with Pool(url, call_timeout_s=60) as pool, pool.connection() as connection:
+        assert b"name=shop " in await connection.call("CLIENT", "INFO")
+        one_server.pause()
+        try:
+            with pytest.raises(CommandTimeout):
+                async with asyncio.timeout(30):
+                    await connection.call("PING")
+        finally:
+            one_server.resume()
 
 
 def test_a_password_is_never_shown():

@@ -9,9 +9,6 @@ import { Timers } from "./timers.js";
 
 const GAP_MS = 200, ACK_MS = 50, WATCH_MS = 50;
 const MOST_WATCHED = 200, MOST_FRAME_BYTES = 16 * 1024, MOST_BANNERS = 6;
-const FINAL = new Set([           // asking again would not help
-  "InvalidMessage", "InvalidParameter", "AccessDenied", "NotAMember", "NoSuchGroup", "OversizedPayload", "GroupExists",
-]);
 
 export class Chat {
   // changed(): something is to be shown anew; refused(text): the login was refused; joined(name): a group I asked for.
@@ -168,14 +165,14 @@ export class Chat {
     if (reason.startsWith("replaced")) this.connection.device = `web-${newId().slice(0, 8)}`;  // another window has that name
   }
 
-  on_error({ error, text, id = "", definite = true }) {
+  on_error({ error, text, id = "", definite = true, transient = false }) {
     const group = error === "NotAMember" && /^(?:group |sync #)(.+)$/.exec(id);
     if (group) return void (this.conversation(`#${group[1]}`).isLeft = true);
     const item = id && [...this.conversations.values()].map((one) => one.find(id)).find(Boolean);
     if (!item) return this.complain(`${error}-${text}`, `${error}: ${text}`);
     if (item.state === "kept") return;
     item.problem = `${error}: ${text}`;
-    if (definite && FINAL.has(error)) {
+    if (definite && !transient) {   // asking again would not help
       item.state = "failed";
       this.outbox.remove(id);
     } else this.outbox.postpone(id, performance.now());

@@ -18,6 +18,7 @@ from mpim_lab.lab.gatewayload.announce import Announce
 from mpim_lab.lab.gatewayload.crowd import Crowd
 from mpim_lab.lab.gatewayload.plan import CrowdPlan
 from mpim_lab.lab.gatewayload.talk import Talk
+from mpim_lab.lab.guard import end_with_parent
 
 MOST_LINE_BYTES = 1024 * 1024
 
@@ -69,6 +70,7 @@ def main() -> None:
     except ImportError:
         from asyncio import run  # type: ignore[assignment]
     allow_many_files()
+    end_with_parent()
     try:
         run(work())
     except Exception as error:

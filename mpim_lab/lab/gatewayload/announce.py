@@ -94,5 +94,7 @@ class Announce:
         async with Redis.from_url(self._plan.redis_url, protocol=3) as operator:
             await operator.ping()
             sent_at = now()
-            await operator.publish(BROADCAST_CHANNEL, f"{text} ".encode() + encode(Notice(text, text)))
+            await operator.publish(
+                self._plan.prefix + BROADCAST_CHANNEL, f"{text} ".encode() + encode(Notice(text, text))
+            )
         return {"sent_at": sent_at}

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from mpim_lab.errors import LoadFailed
 from mpim_lab.lab.gatewayload.plan import CrowdPlan
+from mpim_lab.lab.guard import close_in_forks
 
 MOST_LINE_BYTES = 1024 * 1024
-LAST_LINES = 12
+LAST_LINES, END_WITHIN_S = 12, 5.0
 
 
 class CrowdProcess:
@@ -21,6 +22,8 @@ class CrowdProcess:
     def __init__(self, plan: CrowdPlan) -> None:
         self.plan = plan
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._asked = self._answered = 0
+        self._reading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -31,15 +34,23 @@ class CrowdProcess:
             limit=MOST_LINE_BYTES,
             start_new_session=True,  # an interrupt at the terminal is for the bench, which ends this one
         )
+        assert self._process.stdin is not None
+        close_in_forks(self._process.stdin.get_extra_info("pipe"))
         self._complaints = asyncio.create_task(self._keep_last_lines())
         self._write(asdict(self.plan))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._kill()
+        await asyncio.wait([self._complaints], timeout=END_WITHIN_S)
+        self._complaints.cancel()  # somebody else may hold its pipe
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_WITHIN_S):
+                await self._process.wait()
+
+    def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.wait()
-        await self._complaints
 
     @property
     def pid(self) -> int:
@@ -47,19 +58,34 @@ class CrowdProcess:
         return self._process.pid
 
     async def ask(self, do: str, *, within_s: float = 60.0, **order: Any) -> dict[str, Any]:
-        """Give one order, and wait for what it found. Raises LoadFailed with the process's last lines, or at the limit."""
-        assert self._process.stdout is not None
+        """Give one order, and wait for what it found. Raises LoadFailed with the process's last lines, or at the limit.
+
+        What comes too late, or after a cancellation, is nobody else's answer.
+        """
         self._write({"do": do, **order})
+        self._asked += 1
         try:
             async with asyncio.timeout(within_s):
-                line = await self._process.stdout.readline()
+                return await self._answer(self._asked)
         except TimeoutError:
             raise LoadFailed(f"the clients were not done with {do!r} within {within_s:g} s") from None
-        if not line:
-            await self._complaints
-            raise LoadFailed("\n".join(["the clients' process ended:", *self._last_lines]))
-        found: dict[str, Any] = json.loads(line)
-        return found
+        except ValueError as error:
+            self._kill()
+            raise LoadFailed(f"the clients' process wrote what cannot be read: {error}") from error
+
+    async def _answer(self, number: int) -> dict[str, Any]:
+        """Read up to the answer to one order. Raises ValueError for what is no answer."""
+        assert self._process.stdout is not None
+        async with self._reading:
+            while True:
+                line = await self._process.stdout.readline()
+                if not line:
+                    await asyncio.wait([self._complaints], timeout=END_WITHIN_S)
+                    raise LoadFailed("\n".join(["the clients' process ended:", *self._last_lines]))
+                self._answered += 1
+                if self._answered == number:
+                    found: dict[str, Any] = json.loads(line)
+                    return found
 
     def _write(self, line: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -68,5 +94,6 @@ class CrowdProcess:
 
     async def _keep_last_lines(self) -> None:
         assert self._process.stderr is not None
-        async for line in self._process.stderr:
-            self._last_lines.append(line.decode(errors="replace").rstrip())
+        while not self._process.stderr.at_eof():
+            with contextlib.suppress(ValueError):  # longer than any line that is of use
+                self._last_lines.append((await self._process.stderr.readline()).decode(errors="replace").rstrip())

@@ -10,7 +10,8 @@ MPIM, SOCKET_IO = "mpim", "socket.io"
 class CrowdPlan:
     """Clients `part`, of `parts`, of `clients` in all: of two parts the first has the first half.
 
-    speech: MPIM or SOCKET_IO. secret: what MPIM's tokens are signed with. redis_url: where MPIM's notices are published.
+    speech: MPIM or SOCKET_IO. secret: what MPIM's tokens are signed with. redis_url: where MPIM's notices are published,
+    under `prefix`.
     packed: whether MPIM's clients read batches, as its own client does. at_once: how many connect at a time.
     run: goes before every name, so that two runs on one server have nothing to do with each other.
     """
@@ -22,6 +23,7 @@ class CrowdPlan:
     parts: int = 1
     secret: str = field(default="", repr=False)
     redis_url: str = field(default="", repr=False)
+    prefix: str = ""
     run: str = field(default_factory=lambda: os.urandom(3).hex())
     text_bytes: int = 100
     at_once: int = 100

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.events import now
+from mpim_lab.lab.guard import end_with_parent
 from mpim_lab.lab.loadworker.batch_contestants import Batchers
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS, Publish, receiving
 from mpim_lab.lab.loadworker.growth import receiving_many, spreading
@@ -34,7 +35,7 @@ async def work(role: str) -> None:
 async def publish(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
     """Connect, warm up, wait for the word, publish."""
     contestant = CONTESTANTS[plan.who]
-    async with contestant.connect(plan.url, plan.tasks) as send:
+    async with contestant.connect(plan) as send:
         await warm_up(plan, send, contestant.batch)
         loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(plan, spreading(plan, send), contestant.batch)
         wire.on_stop = loop.stop  # before the word: "stop" may come with it, or sooner
@@ -62,7 +63,7 @@ async def receive(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
     receiver = receiver_of(plan)
     take, begun = receiver.take, now()
     many = plan.channels > 1 or plan.subscribers > 1
-    async with receiving_many(plan, take) if many else receiving(plan.who, plan.url, plan.channel, take) as lost:
+    async with receiving_many(plan, take) if many else receiving(plan, take) as lost:
         ready_s = now() - begun
         wire.report("ready")
         cpu_s = time.process_time()
@@ -137,6 +138,7 @@ def main() -> None:
         from uvloop import run
     except ImportError:
         from asyncio import run  # type: ignore[assignment]
+    end_with_parent()
     try:
         run(work(sys.argv[1]))
     except Exception as error:

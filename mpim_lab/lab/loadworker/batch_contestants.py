@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from mpim_lab.lab.loadworker.plan import LoadPlan
 from mpim_lab.mq.batch_rules import BatchRule
 
 Publish = Callable[[str, Any], Awaitable[Any]]
@@ -61,15 +62,15 @@ class Batchers:
         return self._lines.get(channel) or self._lines.setdefault(channel, _Line(lambda: self._begin(channel)))
 
 
-def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], AbstractAsyncContextManager[Publish]]:
+def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]:
     """A `Batcher` with this rule; `many`: each call hands it many messages."""
 
     @asynccontextmanager
-    async def connect(url: str, tasks: int) -> AsyncIterator[Publish]:
+    async def connect(plan: LoadPlan) -> AsyncIterator[Publish]:
         from mpim_lab.mq.batching import Batcher
         from mpim_lab.mq.pubsub import MessageQueue
 
-        async with MessageQueue(url) as mq, AsyncExitStack() as opened:
+        async with MessageQueue(plan.url, prefix=plan.prefix) as mq, AsyncExitStack() as opened:
 
             async def begin(channel: str) -> Call:
                 batcher = await opened.enter_async_context(Batcher.to_channel(mq, channel, rule=rule))
@@ -81,21 +82,21 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[str, int], Ab
 
 
 @asynccontextmanager
-async def unpacking(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def unpacking(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription that unpacks: its handler is called once for each message."""
     from mpim_lab.mq.pubsub import MessageQueue
     from mpim_lab.mq.unpacker import Unpacker
 
-    async with MessageQueue(url) as mq:
-        await mq.subscribe(channel, lambda message: take(message.payload), unpack=Unpacker(mq))
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
+        await mq.subscribe(plan.channel, lambda message: take(message.payload), unpack=Unpacker(mq))
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
 
 
 @asynccontextmanager
-async def subscribing(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def subscribing(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription to payloads as they are."""
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(url) as mq:
-        await mq.subscribe(channel, lambda message: take(message.payload))
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
+        await mq.subscribe(plan.channel, lambda message: take(message.payload))
         yield asyncio.get_running_loop().create_future()  # likewise

@@ -17,6 +17,7 @@ from mpim_lab.lab.loadworker import batch_contestants as batches
 from mpim_lab.lab.loadworker import guarantee_contestants as guarantees
 from mpim_lab.lab.loadworker import stream_contestants as streams
 from mpim_lab.lab.loadworker import stream_peers as peers
+from mpim_lab.lab.loadworker.plan import LoadPlan
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.batch_rules import Adaptive, FixedWindow
 
@@ -25,37 +26,39 @@ Take = Callable[[bytes], None]
 
 
 @asynccontextmanager
-async def _ours(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def _ours(plan: LoadPlan) -> AsyncIterator[Publish]:
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         yield mq.publish
 
 
 @asynccontextmanager
-async def _bare(url: str, tasks: int) -> AsyncIterator[Publish]:
-    protocol = await bare.connect(url)
+async def _bare(plan: LoadPlan) -> AsyncIterator[Publish]:
+    protocol = await bare.connect(plan.url)
     yield protocol.publish
     protocol.transport.close()
 
 
 @asynccontextmanager
-async def _redis_py(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def _redis_py(plan: LoadPlan) -> AsyncIterator[Publish]:
     """hiredis parser, RESP3, a plain pool with a connection for each task: faster than fewer and a waiting pool."""
     import redis.asyncio as redis
 
-    pool: Any = redis.ConnectionPool.from_url(url, max_connections=tasks, protocol=3)
+    pool: Any = redis.ConnectionPool.from_url(plan.url, max_connections=plan.tasks, protocol=3)
     client = redis.Redis.from_pool(pool)
     yield client.publish
     await client.aclose()
 
 
 @asynccontextmanager
-async def _redis_py_pipelined(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def _redis_py_pipelined(plan: LoadPlan) -> AsyncIterator[Publish]:
     """100 commands a pipeline and no MULTI around them; a pool of 16, as more connections make it slower."""
     import redis.asyncio as redis
 
-    pool: Any = redis.BlockingConnectionPool.from_url(url, max_connections=min(tasks, 16), timeout=None, protocol=3)
+    pool: Any = redis.BlockingConnectionPool.from_url(
+        plan.url, max_connections=min(plan.tasks, 16), timeout=None, protocol=3
+    )
     client = redis.Redis.from_pool(pool)
 
     async def publish(channel: str, payloads: list[bytes]) -> list[Any]:
@@ -69,20 +72,20 @@ async def _redis_py_pipelined(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def _coredis(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def _coredis(plan: LoadPlan) -> AsyncIterator[Publish]:
     """Its defaults: the size of its pool makes no difference; no decoding."""
     import coredis
 
-    async with coredis.Redis.from_url(url, decode_responses=False) as client:
+    async with coredis.Redis.from_url(plan.url, decode_responses=False) as client:
         yield client.publish
 
 
 @asynccontextmanager
-async def _valkey_glide(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def _valkey_glide(plan: LoadPlan) -> AsyncIterator[Publish]:
     """One client shared by all tasks, RESP3, as its documentation asks; it multiplexes in Rust."""
     import glide
 
-    address = Address.parse(url)
+    address = Address.parse(plan.url)
     credentials = glide.ServerCredentials(address.password, address.username) if address.password else None
     configuration = glide.GlideClientConfiguration(
         [glide.NodeAddress(address.host, address.port)],
@@ -107,10 +110,16 @@ class Contestant:
 
     name: str
     module: str
-    connect: Callable[[str, int], AbstractAsyncContextManager[Publish]]
+    connect: Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]
     batch: int = 1
-    receive: Callable[[str, str, Take], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
+    receive: Callable[[LoadPlan, Take], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
     gathers: bool = False  # its receiver counts the messages of a loop turn together
+    elsewhere: str = ""  # what it writes outside a run's prefix, whatever it is told
+
+    @property
+    def prefixes(self) -> bool:
+        """Its queue puts the run's prefix before every name; the others are given names that have it already."""
+        return self.name.rpartition(":")[2].startswith("mpim_lab")
 
     @property
     def missing(self) -> str | None:
@@ -121,7 +130,7 @@ class Contestant:
 
 
 def _batching(
-    name: str, connect: Callable[[str, int], AbstractAsyncContextManager[Publish]], batch: int = 1
+    name: str, connect: Callable[[LoadPlan], AbstractAsyncContextManager[Publish]], batch: int = 1
 ) -> Contestant:
     """A contestant of the batching bench; all have the same receiver, which unpacks what is packed."""
     receive = batches.subscribing if connect in (_ours, _redis_py_pipelined) else batches.unpacking
@@ -147,7 +156,13 @@ CONTESTANTS = {
         Contestant("streams:redis-py, many at a time", "redis", streams.redis_py, receive=streams.redis_py_consuming),
         Contestant("streams:redis-py pipelined", "redis", streams.redis_py_pipelined, 100, streams.redis_py_consuming),
         Contestant("streams:FastStream pipelined", "faststream", peers.faststream, 100, peers.faststream_consuming),
-        Contestant("streams:taskiq", "taskiq_redis", peers.taskiq, receive=peers.taskiq_consuming),
+        Contestant(
+            "streams:taskiq",
+            "taskiq_redis",
+            peers.taskiq,
+            receive=peers.taskiq_consuming,
+            elsewhere="the lock autoclaim:<group>:<stream>",
+        ),
         _batching("mpim_lab", batches.with_rule(Adaptive(), many=True), 100),
         _batching("mpim_lab, one by one", batches.with_rule(Adaptive())),
         *(
@@ -167,14 +182,14 @@ def contestants_of(bench: str) -> dict[str, Contestant]:
 
 
 @asynccontextmanager
-async def receiving(who: str, url: str, channel: str, take: Take) -> AsyncIterator[asyncio.Future[Exception]]:
-    """Hand every payload of `channel` to `take` while the context lasts; gives the reason once the line is lost."""
-    if (receive := CONTESTANTS[who].receive) is not None:
-        async with receive(url, channel, take) as lost:
+async def receiving(plan: LoadPlan, take: Take) -> AsyncIterator[asyncio.Future[Exception]]:
+    """Hand every payload of the plan's channel to `take` while the context lasts; gives the reason once the line is lost."""
+    if (receive := CONTESTANTS[plan.who].receive) is not None:
+        async with receive(plan, take) as lost:
             yield lost
         return
-    protocol = await bare.connect(url, take)
-    protocol.subscribe(channel)
+    protocol = await bare.connect(plan.url, take)
+    protocol.subscribe(plan.channel)
     if (refusal := await protocol.subscribed) is not None:
         raise refusal
     yield protocol.lost

@@ -37,7 +37,7 @@ async def _all_channels(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Fu
     """One `MessageQueue`, subscribed to every channel."""
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(plan.url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         for some in _chunks(plan.channels, SUBSCRIBED_AT_ONCE):
             await asyncio.gather(
                 *(mq.subscribe(f"{plan.channel}:{number}", lambda message: take(message.payload)) for number in some)
@@ -59,7 +59,7 @@ async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio
         for some in _chunks(plan.subscribers, AT_ONCE):
             lines += await asyncio.gather(*(bare.connect(plan.url, fan_in.take) for _ in some))
         for line in lines:
-            line.subscribe(plan.channel)
+            line.subscribe(plan.prefix + plan.channel)
             line.lost.add_done_callback(end)
         for refusal in await asyncio.gather(*(line.subscribed for line in lines)):
             if refusal is not None:

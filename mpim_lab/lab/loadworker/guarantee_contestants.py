@@ -4,18 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from mpim_lab.lab.loadworker.plan import LoadPlan
 from mpim_lab.lab.loadworker.stream_contestants import GROUP, PREFETCH, Publish, Take, working
 
 BOOKED = "load:booked"
 
 
 @asynccontextmanager
-async def with_ids(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add` with an id that a repeat would keep."""
     from mpim_lab.mq.ids import new_message_id
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
 
         async def add(channel: str, payload: bytes) -> int:
             await mq.stream(channel).add({"id": new_message_id(), "data": payload})
@@ -25,33 +26,33 @@ async def with_ids(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def idempotent(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def idempotent(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker that claims each id, books it and marks it done in one step, and acknowledges."""
     from mpim_lab.mq.entries import Entry
     from mpim_lab.mq.idempotency import Idempotency
     from mpim_lab.mq.pubsub import MessageQueue
     from mpim_lab.mq.worker import Worker
 
-    async with MessageQueue(url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         once = Idempotency(mq, "load", keep_s=60)
 
         async def handle(entry: Entry) -> None:
             await once.run(entry.fields["id"].decode(), lambda effects: effects.also("INCR", BOOKED))
             take(entry.data)
 
-        group = await mq.stream(channel).group(GROUP)
+        group = await mq.stream(plan.channel).group(GROUP)
         worker = Worker(group, "w", handle, prefetch=PREFETCH, most_in_hand=4 * PREFETCH, parallel=PREFETCH)
         async with working(worker) as failed:
             yield failed
 
 
 @asynccontextmanager
-async def numbered(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`PartitionedStream.append`: a repeat is recognised, and each message numbered, at the server."""
     from mpim_lab.mq.partitions import PartitionedStream
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         streams: dict[str, PartitionedStream] = {}
 
         async def append(channel: str, payload: bytes) -> int:
@@ -64,19 +65,19 @@ async def numbered(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ordered(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def ordered(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """An OrderedWorker: effects and offset of many messages in one fenced step."""
     from mpim_lab.mq.effects import Effects
     from mpim_lab.mq.ordered_worker import OrderedWorker
     from mpim_lab.mq.partitions import Ordered, PartitionedStream
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
 
         def handle(ordered: Ordered, effects: Effects) -> None:
             effects.also("INCR", BOOKED)
             take(ordered.data)
 
-        stream = PartitionedStream(mq, channel, partitions=1)
+        stream = PartitionedStream(mq, plan.channel, partitions=1)
         async with working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:
             yield failed

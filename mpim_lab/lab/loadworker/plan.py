@@ -34,6 +34,7 @@ class LoadPlan:
     is open: messages are due at that rate whatever the answers do, and at most `tasks` publishes are unanswered.
     With several `channels` each message goes to one of them, by chance, and the receiver subscribes to all; with several
     `subscribers` each of them gets every message, and one counts as received once the last has it.
+    `prefix` goes before every name of the contestants that are told of it; for the others it is in `channel`.
     One message in `one_in` is followed through its whole life. `report_every_s` of 0 asks for the summary only.
     Raises InvalidParameter when a number is outside its bounds.
     """
@@ -48,6 +49,7 @@ class LoadPlan:
     payload_bytes: int = 100
     channels: int = 1
     subscribers: int = 1
+    prefix: str = ""
     one_in: int = NO_SAMPLE
     report_every_s: float = 0.0
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from mpim_lab.lab.loadworker.plan import LoadPlan
+
 GROUP = "load"
 PREFETCH = 500
 Take = Callable[[bytes], Any]
@@ -16,11 +18,11 @@ Publish = Callable[[str, Any], Awaitable[Any]]
 
 
 @asynccontextmanager
-async def ours(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def ours(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add` on the shared connection."""
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         streams: dict[str, Any] = {}
 
         def add(channel: str, payload: bytes) -> Awaitable[str]:
@@ -32,11 +34,11 @@ async def ours(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ours_many(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def ours_many(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add_many` on the shared connection."""
     from mpim_lab.mq.pubsub import MessageQueue
 
-    async with MessageQueue(url) as mq:
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         streams: dict[str, Any] = {}
 
         def add_many(channel: str, payloads: list[bytes]) -> Awaitable[list[str]]:
@@ -48,13 +50,13 @@ async def ours_many(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ours_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def ours_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker: acknowledged after the handler, many at a time."""
     from mpim_lab.mq.pubsub import MessageQueue
     from mpim_lab.mq.worker import Worker
 
-    async with MessageQueue(url) as mq:
-        group = await mq.stream(channel).group(GROUP)
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
+        group = await mq.stream(plan.channel).group(GROUP)
         worker = Worker(
             group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=4 * PREFETCH, read_ahead=True
         )
@@ -74,7 +76,7 @@ async def working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
 
 
 @asynccontextmanager
-async def ours_reading(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def ours_reading(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """No group and no acknowledgement: a reader that remembers the last id it saw."""
     from mpim_lab.mq.pubsub import MessageQueue
 
@@ -87,8 +89,8 @@ async def ours_reading(url: str, channel: str, take: Take) -> AsyncIterator["asy
             last = entries[-1].id if entries else last
             await asyncio.sleep(0 if entries else 0.001)
 
-    async with MessageQueue(url) as mq:
-        reading = asyncio.create_task(read(mq.stream(channel)))
+    async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
+        reading = asyncio.create_task(read(mq.stream(plan.channel)))
         try:
             yield asyncio.get_running_loop().create_future()
         finally:
@@ -97,11 +99,11 @@ async def ours_reading(url: str, channel: str, take: Take) -> AsyncIterator["asy
 
 
 @asynccontextmanager
-async def redis_py(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def redis_py(plan: LoadPlan) -> AsyncIterator[Publish]:
     """xadd, a connection for each task."""
     import redis.asyncio as redis
 
-    pool: Any = redis.ConnectionPool.from_url(url, max_connections=tasks, protocol=3)
+    pool: Any = redis.ConnectionPool.from_url(plan.url, max_connections=plan.tasks, protocol=3)
     client = redis.Redis.from_pool(pool)
 
     async def add(channel: str, payload: bytes) -> int:
@@ -113,11 +115,13 @@ async def redis_py(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def redis_py_pipelined(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def redis_py_pipelined(plan: LoadPlan) -> AsyncIterator[Publish]:
     """100 xadd a pipeline; a pool of 16, as more connections make it slower."""
     import redis.asyncio as redis
 
-    pool: Any = redis.BlockingConnectionPool.from_url(url, max_connections=min(tasks, 16), timeout=None, protocol=3)
+    pool: Any = redis.BlockingConnectionPool.from_url(
+        plan.url, max_connections=min(plan.tasks, 16), timeout=None, protocol=3
+    )
     client = redis.Redis.from_pool(pool)
 
     async def add(channel: str, payloads: list[bytes]) -> list[int]:
@@ -132,21 +136,21 @@ async def redis_py_pipelined(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def redis_py_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def redis_py_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """xreadgroup of many, one xack for all of them: as fast as its user can make it."""
-    async with _redis_py_loop(url, channel, take, PREFETCH) as failed:
+    async with _redis_py_loop(plan, take, PREFETCH) as failed:
         yield failed
 
 
 @asynccontextmanager
-async def redis_py_one_by_one(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def redis_py_one_by_one(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """xreadgroup of one, xack of one: what a first sketch does."""
-    async with _redis_py_loop(url, channel, take, 1) as failed:
+    async with _redis_py_loop(plan, take, 1) as failed:
         yield failed
 
 
 @asynccontextmanager
-async def _redis_py_loop(url: str, channel: str, take: Take, count: int) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def _redis_py_loop(plan: LoadPlan, take: Take, count: int) -> AsyncIterator["asyncio.Future[Exception]"]:
     import redis.asyncio as redis
 
     async def consume(client: Any) -> None:
@@ -160,8 +164,8 @@ async def _redis_py_loop(url: str, channel: str, take: Take, count: int) -> Asyn
                 if flat:
                     await client.xack(channel, GROUP, *[entry_id for entry_id, _ in flat])
 
-    stopping = asyncio.Event()
-    client = redis.Redis.from_url(url, protocol=3)
+    channel, stopping = plan.channel, asyncio.Event()
+    client = redis.Redis.from_url(plan.url, protocol=3)
     with contextlib.suppress(redis.ResponseError):
         await client.xgroup_create(channel, GROUP, id="0", mkstream=True)
     consuming = asyncio.create_task(consume(client))

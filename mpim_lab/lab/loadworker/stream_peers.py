@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from mpim_lab.lab.loadworker.plan import LoadPlan
 from mpim_lab.lab.loadworker.stream_contestants import GROUP, PREFETCH, Publish, Take
 
 AT_ONCE = 100  # taskiq's own choice
@@ -16,11 +17,11 @@ CANCEL_EVERY_S = 0.5
 
 
 @asynccontextmanager
-async def faststream(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def faststream(plan: LoadPlan) -> AsyncIterator[Publish]:
     """100 messages a Redis pipeline, as its page on pipelines shows; a pool of 16, as more connections make it slower."""
-    broker = _faststream_broker(url, max_connections=min(tasks, 16))
+    broker = _faststream_broker(plan.url, max_connections=min(plan.tasks, 16))
     await broker.connect()
-    free = asyncio.Semaphore(min(tasks, 16))
+    free = asyncio.Semaphore(min(plan.tasks, 16))
 
     async def publish(channel: str, payloads: list[bytes]) -> list[int]:
         async with free, broker._connection.pipeline(transaction=False) as pipeline:
@@ -33,12 +34,12 @@ async def faststream(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def faststream_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def faststream_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscriber in a group that takes batches and acknowledges each as one; no pydantic and no log, as it advises."""
     from faststream.redis import StreamSub
 
-    broker = _faststream_broker(url)
-    stream = StreamSub(channel, group=GROUP, consumer="w", batch=True, max_records=PREFETCH, polling_interval=200)
+    broker = _faststream_broker(plan.url)
+    stream = StreamSub(plan.channel, group=GROUP, consumer="w", batch=True, max_records=PREFETCH, polling_interval=200)
 
     @broker.subscriber(stream=stream)  # type: ignore[untyped-decorator, unused-ignore]
     async def handle(batch: list[str]) -> None:
@@ -57,12 +58,13 @@ def _faststream_broker(url: str, **options: Any) -> Any:
 
 
 @asynccontextmanager
-async def taskiq(url: str, tasks: int) -> AsyncIterator[Publish]:
+async def taskiq(plan: LoadPlan) -> AsyncIterator[Publish]:
     """One `kiq` a message, a connection for each task: it has no call for many."""
     calls: dict[str, Any] = {}
 
     async def publish(channel: str, payload: bytes) -> int:
-        call = calls.get(channel) or calls.setdefault(channel, _taskiq_task(url, channel, tasks, lambda payload: None))
+        if (call := calls.get(channel)) is None:
+            call = calls[channel] = _taskiq_task(plan.url, channel, plan.tasks, lambda payload: None)
         await call.kiq(b64encode(payload).decode())
         return 1
 
@@ -72,11 +74,11 @@ async def taskiq(url: str, tasks: int) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def taskiq_consuming(url: str, channel: str, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def taskiq_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """One worker that runs 100 tasks at once and has 100 more at hand, without checking parameters."""
     from taskiq.api import run_receiver_task
 
-    broker = _taskiq_task(url, channel, 2 * AT_ONCE, take).broker
+    broker = _taskiq_task(plan.url, plan.channel, 2 * AT_ONCE, take).broker
     await broker.startup()
     options: dict[str, Any] = {"max_async_tasks": AT_ONCE, "max_prefetch": AT_ONCE, "validate_params": False}
     others = asyncio.all_tasks()

@@ -1,0 +1,193 @@
+"""Leftovers: what lab runs keep on the reader's own server, and how it is removed, by the run or by whoever finds it dead.
+
+| key                  | type   | lifetime                             | written by        | what it says                 |
+|----------------------|--------|--------------------------------------|-------------------|------------------------------|
+| `lab-runs`           | set    | until its last run has been removed  | a run, its guard  | prefixes of runs on record   |
+| `<prefix>lab:alive`  | string | `ALIVE_S`, renewed by the run's guard | a run, its guard | this run lives: keep away    |
+| `<prefix>…`          | any    | the run's                            | the lab           |                              |
+
+A prefix is `lab-` and eight hexadecimal digits and a colon; nothing else is ever removed. A run without its heartbeat is
+dead: the next run removes what it left, and so does `mpim-lab doctor`, which also finds those that are not on record.
+
+`python -m mpim_lab.lab.leftovers` is the guard of one run: a process that outlives it. It reads the URL and the prefix from
+standard input, where `ps` does not show them, renews the heartbeat, and removes the run's keys at end-of-file.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import secrets
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
+
+from mpim_lab.errors import MpimError, NotConnected, ServerFailed
+
+RUNS = b"lab-runs"
+ALIVE_S, RENEW_EVERY_S = 15, 3.0
+PAGE, REMOVED_AT_ONCE = 1_000, 200
+CALL_WITHIN_S = 5.0
+AGAIN_AFTER_S, QUIET_TIMES, GIVE_UP_AFTER_S = 0.5, 6, 60.0
+_PREFIX = re.compile(rb"lab-[0-9a-f]{8}:")
+_GLOB = re.compile(rb"[\\*?\[\]]")
+
+
+def new_prefix() -> str:
+    """Make the prefix of a new run."""
+    return f"lab-{secrets.token_hex(4)}:"
+
+
+def escaped(name: bytes) -> bytes:
+    r"""Write a name so that MATCH takes every character of it for itself.
+
+    >>> escaped(b"run[1]*:")
+    b'run\\[1\\]\\*:'
+    """
+    return _GLOB.sub(lambda found: b"\\" + found[0], name)
+
+
+@contextlib.asynccontextmanager
+async def at_server(url: str) -> AsyncIterator["Leftovers"]:
+    """Open the leftovers of one server. Every error of the server, or of the way to it, is one of ours."""
+    async with Redis.from_url(
+        url, protocol=3, decode_responses=False, socket_timeout=CALL_WITHIN_S, socket_connect_timeout=CALL_WITHIN_S
+    ) as client:
+        try:
+            yield Leftovers(client)
+        except NoPermissionError as error:
+            raise ServerFailed(f"this user may not do what cleaning up needs: {error}") from error
+        except ResponseError as error:
+            raise ServerFailed(str(error)) from error
+        except (RedisError, OSError) as error:
+            raise NotConnected(f"the server does not answer: {error}") from error
+
+
+class Leftovers:
+    """What the runs of the lab keep on one server."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def keep_alive(self, prefix: str) -> None:
+        """Say that a run lives, and put it on record."""
+        await self._client.set(_alive(prefix.encode()), b"1", ex=ALIVE_S)
+        await self._client.sadd(RUNS, prefix.encode())
+
+    async def remove(self, prefix: str) -> int:
+        """Remove everything of one's own run, its heartbeat and its record last; gives how many keys there were."""
+        return await self._remove(prefix.encode(), is_ours=True)
+
+    async def remove_dead(self, *, everywhere: bool = False) -> int:
+        """Remove what runs without a heartbeat have left; gives how many keys. everywhere: those not on record, too."""
+        prefixes = set(await self._client.smembers(RUNS))
+        if everywhere:
+            async for page in self._pages(b"lab-????????:*"):
+                prefixes.update(found[0] for key in page if (found := _PREFIX.match(key)))
+        return sum(
+            [await self._remove(prefix, is_ours=False) for prefix in sorted(prefixes) if _PREFIX.fullmatch(prefix)]
+        )
+
+    async def count(self, prefix: str) -> int:
+        """Count a run's keys, but for its heartbeat."""
+        alive = _alive(prefix.encode())
+        return len({key async for page in self._pages(escaped(prefix.encode()) + b"*") for key in page if key != alive})
+
+    async def _remove(self, prefix: bytes, *, is_ours: bool) -> int:
+        """Remove a run's keys, page by page; one that shows its heartbeat meanwhile keeps what it has."""
+        removed, alive = 0, _alive(prefix)
+        async for page in self._pages(escaped(prefix) + b"*"):
+            keys = [key for key in page if key != alive]
+            for first in range(0, len(keys), REMOVED_AT_ONCE):
+                if not is_ours and await self._client.exists(alive):
+                    return removed
+                removed += await self._unlink(keys[first : first + REMOVED_AT_ONCE])
+        if is_ours or not await self._client.exists(alive):
+            await self._unlink([alive])
+            await self._client.srem(RUNS, prefix)
+        return removed
+
+    async def _pages(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
+        cursor = None
+        while cursor != 0:
+            cursor, page = await self._client.scan(cursor or 0, match=pattern, count=PAGE)
+            yield page
+
+    async def _unlink(self, keys: list[bytes]) -> int:
+        try:
+            return int(await self._client.unlink(*keys))
+        except ResponseError:  # not allowed, or not known: DEL does the same, only slower
+            return int(await self._client.delete(*keys))
+
+
+def _alive(prefix: bytes) -> bytes:
+    return prefix + b"lab:alive"
+
+
+async def guard(url: str, prefix: str, said: "asyncio.Future[bytes]") -> int:
+    """Renew a run's heartbeat until `said` is done, then remove what it has; gives how many keys. It has begun already.
+
+    said: what the run said last: a line if it ends in good order, nothing if it died. Then its load processes and gateways
+    are about to end, too: look again until they have written nothing for a while. Raises TimeoutError, ServerFailed, and
+    NotConnected if somebody waits for the answer.
+    """
+    of_the_dead = asyncio.create_task(_remove_dead(url))
+    while not (await asyncio.wait([said], timeout=RENEW_EVERY_S))[0]:
+        with contextlib.suppress(MpimError):
+            async with at_server(url) as found:
+                await found.keep_alive(prefix)
+    async with asyncio.timeout(GIVE_UP_AFTER_S):
+        removed = await (_removed(url, prefix) if said.result() else _removed_after_death(url, prefix))
+        await of_the_dead
+    return removed
+
+
+async def _remove_dead(url: str) -> None:
+    with contextlib.suppress(MpimError):
+        async with at_server(url) as found:
+            await found.remove_dead()
+
+
+async def _removed(url: str, prefix: str, *, quiet_times: int = 1, again_after_s: float = 0.02) -> int:
+    removed = quiet = 0
+    async with at_server(url) as found:
+        while quiet < quiet_times:
+            now_removed = await found.remove(prefix)
+            removed, quiet = removed + now_removed, 0 if now_removed else quiet + 1
+            await asyncio.sleep(again_after_s if quiet < quiet_times else 0)
+    return removed
+
+
+async def _removed_after_death(url: str, prefix: str) -> int:
+    while True:
+        with contextlib.suppress(NotConnected):  # it may come back
+            return await _removed(url, prefix, quiet_times=QUIET_TIMES, again_after_s=AGAIN_AFTER_S)
+        await asyncio.sleep(AGAIN_AFTER_S)
+
+
+async def _lines() -> Callable[[], Awaitable[bytes]]:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader.readline
+
+
+async def _main() -> dict[str, Any]:
+    next_line = await _lines()
+    first = await next_line()
+    if not first:  # whoever started us is gone already
+        return {}
+    order = json.loads(first)
+    print(json.dumps({"ready": True}), flush=True)
+    said = asyncio.ensure_future(next_line())
+    try:
+        return {"removed": await guard(order["url"], order["prefix"], said)}
+    except (MpimError, TimeoutError) as error:
+        return {"failed": str(error) or "it took too long"}
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(asyncio.run(_main())), flush=True)

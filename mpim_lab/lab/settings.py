@@ -1,0 +1,66 @@
+r"""Settings: a server's configuration file, in which every value arrives as it was given, whatever characters it has.
+
+>>> print(settings_file({"requirepass": "it's \"a\\b\" #1", "save": "900 1", "user": 'alice on ">pa ss" ~*'}), end="")
+requirepass "it's \"a\\b\" #1"
+save "900" "1"
+user "alice" "on" ">pa ss" "~*"
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from mpim_lab.errors import InvalidParameter
+
+# Settings of several words. All others have one value, blanks and all.
+_SEVERAL_WORDS = frozenset(
+    (
+        *("bind", "client-output-buffer-limit", "latency-tracking-info-percentiles", "loadmodule"),
+        *("oom-score-adj-values", "rename-command", "replicaof", "save", "slaveof", "user"),
+    )
+)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+_WORD = re.compile(r'"([^"]*)"(?!\S)|\'([^\']*)\'(?!\S)|(\S+)')
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
+Value = str | int | Sequence[str]
+
+
+def settings_file(settings: Mapping[str, Value]) -> str:
+    """Write settings by name as a server reads them. A sequence is several words; a text is one, but where several belong.
+
+    Raise InvalidParameter for what is no setting's name, and for a NUL, which ends every value.
+    """
+    return "".join(f"{_name(name)} {' '.join(map(_quoted, _words(name, value)))}\n" for name, value in settings.items())
+
+
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise InvalidParameter(f"{name!r} is no name of a setting")
+    return name
+
+
+def _words(name: str, value: Value) -> list[str]:
+    """Take the words of a value apart: at blanks, and not inside quotes that begin and end a word."""
+    if not isinstance(value, str | int):
+        return list(value)
+    if name.lower() not in _SEVERAL_WORDS:
+        return [str(value)]
+    return [found[found.lastindex or 0] for found in _WORD.finditer(str(value))] or [""]
+
+
+def _quoted(word: str) -> str:
+    r"""Quote a word for the server.
+
+    >>> print(_quoted('two\nlines, "ä"'))
+    "two\nlines, \"\xc3\xa4\""
+    """
+    if "\0" in word:
+        raise InvalidParameter(f"{word!r}: a setting cannot have a NUL")
+    if _PLAIN.fullmatch(word):
+        return f'"{word}"'
+    return '"' + "".join(map(_escaped, word.encode("utf-8", "surrogateescape"))) + '"'
+
+
+def _escaped(byte: int) -> str:
+    if byte == 0x0A:
+        return r"\n"
+    return "\\" + chr(byte) if byte in b'"\\' else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"

@@ -1,0 +1,112 @@
+"""The command line in surroundings as people have them: plain terminals, pipes that close, wrong arguments."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = (sys.executable, "-m", "mpim_lab.cli")
+
+
+async def run(*words, shell="", **environment):
+    """Run a command; gives its status, output and complaints."""
+    environment = {k: v for k, v in (os.environ | environment).items() if v is not None}
+    argv = ("/bin/bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *COMMAND, *words)
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    out, complaints = await asyncio.wait_for(process.communicate(), 90)
+    return process.returncode, out, complaints.decode(errors="replace")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("command", ["doctor", "demo"])
+async def test_a_terminal_that_knows_few_characters_gets_others(command, encoding):
+    """No error, and nothing that it cannot show."""
+    status, out, complaints = await run(command, PYTHONIOENCODING=encoding)
+    assert (status, complaints) == (0, "")
+    assert out.decode(encoding)
+
+
+async def test_what_a_terminal_knows_it_gets():
+    """Only what it lacks is replaced."""
+    assert "✔ Python" in (await run("doctor", PYTHONIOENCODING="utf-8"))[1].decode()
+    assert b"+ Python" in (await run("doctor", PYTHONIOENCODING="ascii"))[1]
+
+
+@pytest.mark.parametrize("command", ["doctor", "demo"])
+async def test_a_reader_that_goes_away_ends_it_quietly(command):
+    """As with any other program: no traceback, and the status of SIGPIPE."""
+    status, _, complaints = await run(command, shell="| true")
+    assert (status, complaints) == (141, "")
+
+
+async def test_an_interrupt_ends_it_quietly():
+    """Ctrl-C: status 130, no traceback."""
+    process = await asyncio.create_subprocess_exec(*COMMAND, "demo", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    await process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, complaints = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 130 and b"Traceback" not in complaints
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--gateways", "0"],
+        ["serve", "--gateways", "-1"],
+        ["serve", "--port", "99999"],
+        ["serve", "--port", "many"],
+        ["serve", "--nonsense"],
+        ["doctor", "now"],
+        ["bench", "nonsense"],
+    ],
+    ids=" ".join,
+)
+async def test_wrong_arguments_are_named_with_status_2(words):
+    """In one line or with the usage, and no traceback."""
+    status, out, complaints = await run(*words)
+    assert status == 2 and out == b"" and complaints and "Traceback" not in complaints
+
+
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        ("database", {"MPIM_DATABASE_URL": "postgres://u:p@h/db"}),
+        ("database", {"MPIM_DATABASE_URL": "sqlite+aiosqlite:////nowhere/x.db"}),
+        ("secret", {"MPIM_SECRET": "short"}),
+        ("MPIM_REDIS_URL", {"MPIM_REDIS_URL": "redis://127.0.0.1:1"}),
+        ("not a server's URL", {"MPIM_REDIS_URL": "http://127.0.0.1"}),
+    ],
+    ids=str,
+)
+async def test_a_setting_that_serve_cannot_use_is_named(name, environment):
+    """Status 1 or 2, and what is wrong with it."""
+    status, _, complaints = await run("serve", "--port", "0", "--gateways", "1", **environment)
+    assert status in (1, 2) and name.lower() in complaints.lower() and "Traceback" not in complaints
+
+
+async def test_a_port_in_use_is_named():
+    """Status 1, and the port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, complaints = await run("serve", "--port", str(port), "--gateways", "1")
+    assert status == 1 and str(port) in complaints and "Traceback" not in complaints
+
+
+async def test_a_notebook_that_is_not_there_is_named(tmp_path):
+    """Likewise one that is none."""
+    (tmp_path / "none.ipynb").write_text("{")
+    for path in ("nosuch.ipynb", str(tmp_path / "none.ipynb")):
+        status, _, complaints = await run("notebooks", path)
+        assert status == 1 and path in complaints and "Traceback" not in complaints
+
+
+async def test_the_doctor_works_without_a_home_and_a_place_for_temporary_files():
+    """It needs neither."""
+    status, _, complaints = await run("doctor", HOME="/proc", TMPDIR="/nowhere")
+    assert (status, complaints) == (0, "")

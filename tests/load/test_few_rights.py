@@ -1,0 +1,51 @@
+"""Every chapter runs on the reader's own server, whoever the lab is there: few rights, a password, a database number."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from redis.asyncio import Redis
+
+from mpim_lab.lab.faults import until
+from mpim_lab.lab.server import EmbeddedServer
+from tests.conftest import SERVERS, missing
+
+pytestmark = pytest.mark.timeout(300)
+PATHS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
+FEW_RIGHTS = ("on", ">pa ss", "~lab-*", "&*", "+@all", "-@admin", "-@dangerous")
+
+
+@pytest.fixture(params=list(SERVERS))
+async def readers_server(request):
+    """The reader's own: it asks for a password, and the lab may do nothing there that is dangerous."""
+    binary = SERVERS[request.param]
+    if binary is not None and shutil.which(binary) is None:
+        missing(f"{binary} is not installed")
+    async with EmbeddedServer(binary) as server, Redis.from_url(server.url, db=3) as owner:
+        await owner.execute_command("ACL", "SETUSER", "lab", *FEW_RIGHTS)
+        await owner.execute_command("ACL", "SETUSER", "default", "resetpass", ">secret")
+        await owner.set("mine", "1")
+        yield server.url.replace("redis://", "redis://lab:pa%20ss@").replace("/0", "/3"), owner
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+async def test_a_chapter_runs_from_top_to_bottom_with_few_rights(path, readers_server, monkeypatch, tmp_path):
+    """A cell that needs more says so in one sentence; nothing is left behind, and what was there is there."""
+    url, owner = readers_server
+    monkeypatch.setenv("MPIM_REDIS_URL", url)
+    monkeypatch.setenv("MPIM_PROGRESS", str(tmp_path / "progress.json"))
+    notebook = nbformat.read(path, as_version=4)
+    await NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).async_execute()
+    said = [output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output]
+    left_out = [line for text in said for line in text.splitlines() if line.startswith("Left out")]
+    assert all(line.endswith(".") for line in left_out)
+    assert bool(left_out) == (path.stem[:2] in ("01", "02", "04", "05", "07", "08")), left_out
+
+    async def is_as_it_was():
+        return await owner.keys() == [b"mine"]
+
+    await until(is_as_it_was, "the end of what the run had there", within_s=30)
