@@ -68,6 +68,7 @@ async def _pubsub(w: World, bounded: Bounded) -> None:
         for sub in part.alive(slot):
             if sub.state != "open" or sub.policy == "disconnect":
                 channel, pattern = sub.key[2:]
+                sub.state = "unknown"
                 running = slot.queue.unsubscribe(channel, pattern=pattern)
                 await bounded(Call(f"{slot.name}.unsubscribe({channel!r}) at rest", running, END_S))
                 for each in part.alive(slot):

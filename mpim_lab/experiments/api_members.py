@@ -77,13 +77,23 @@ def work(w: World, chance: random.Random) -> Call | None:
     if slot is None or group is None:
         return None
     name, is_async, parallel = chance.choice(NAMES), chance.random() < 0.6, chance.choice((1, 1, 4))
-    if any(each.name == name and each.group is group for each in part_of(w).members if each.state == "running"):
-        return None  # two living members of one name are the user's mistake
+    if not is_free(w, group, name):
+        return None
     in_hand = chance.choice((1, 2, 5, 100))
     options = {"prefetch": chance.choice((1, 5, 100)), "most_in_hand": in_hand, "read_ahead": chance.random() < 0.3}
     running = start_worker(w, slot, group, name, is_async=is_async, parallel=parallel, **options)
     shown = f"{'async' if is_async else 'plain'}, parallel={parallel}, {options}"
     return Call(f"{slot.name}: Worker({group.stream.name}/{group.name}, {name!r}, {shown})", running, CALL_S)
+
+
+def is_free(w: World, group: Group, name: str) -> bool:
+    """Whether nobody alive has a name; it is taken from now on. Two of one name at once are the user's mistake."""
+    lives = [each for each in part_of(w).members if each.name == name and each.group is group]
+    begun = part_of(w).begun
+    if begun[group.stream.name, group.name, name] > len(lives) or any(each.state == "running" for each in lives):
+        return False
+    begun[group.stream.name, group.name, name] += 1
+    return True
 
 
 async def start_worker(
@@ -137,7 +147,7 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
     """Have it leave, and wait until it has."""
     assert member.task is not None
     member.state = "ending" if member.state == "running" else member.state
-    well = not w.fault
+    well = not w.fault and member.slot.life == member.life and member.slot.state == "open"
     if cancel:
         member.task.cancel()
     elif member.kind == "worker":
@@ -145,7 +155,8 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
     elif member.actor is not None:
         await member.actor.ask("leave")
     await asyncio.wait([member.task])
-    member.left_well = well and not w.fault and not cancel
+    still = member.slot.life == member.life and member.slot.state == "open"
+    member.left_well = well and still and not w.fault and not cancel
 
 
 # Consumers by hand
@@ -159,7 +170,7 @@ def consume(w: World, chance: random.Random) -> Call | None:
     if slot is None or group is None:
         return None
     name = f"hand-{chance.choice(NAMES)}"
-    if any(each.name == name and each.group is group for each in part_of(w).members if each.state == "running"):
+    if not is_free(w, group, name):
         return None
     in_hand = chance.choice((1, 2, 5, 100))
 

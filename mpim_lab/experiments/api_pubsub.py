@@ -151,9 +151,12 @@ def _subscribed(w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, g
     slot = w.slots[subs[0].key[0]]
     mixed |= slot.state != "open" or slot.life != subs[0].key[1]
     for sub in subs:
-        sub.state = "open" if outcome.is_ok else "closed"
-        if mixed and outcome.is_ok:
+        if not outcome.is_ok:
+            sub.state = "closed"
+        elif mixed or sub.state != "opening":  # its handler has ended it meanwhile
             sub.state = "unknown"
+        else:
+            sub.state = "open"
     states = {sub.state for sub in taken if sub.policy != "disconnect"}  # a slow one may have been ended
     if isinstance(outcome.error, AlreadySubscribed) and not taken and not mixed:
         w.violate("already subscribed", f"nobody has {subs[0].key}")

@@ -11,6 +11,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import random
 import sys
 import warnings
@@ -96,7 +97,7 @@ class Runner:
 
     async def _begin(self, call: Call, mode: str, turns: int) -> None:
         begun = self._clock()
-        task = asyncio.create_task(call.running, name=call.text[:60])
+        task = asyncio.create_task(_told(call), name=call.text[:60])
         if mode == "wait":
             return await self._finish(task, call, begun)
         for _ in range(turns if mode == "cancel" else 3):
@@ -116,7 +117,9 @@ class Runner:
                 raise Violation("hang", f"{call.text} did not end within {call.limit_s:g} s")
             await asyncio.wait([task], timeout=left_s)
         outcome = _outcome_of(task)
-        call.ended(outcome)
+        if inspect.getcoroutinestate(call.running) == inspect.CORO_CREATED:  # cancelled before it began
+            call.running.close()
+            call.ended(outcome)
         error = outcome.error
         if error is None or isinstance(error, MpimError | ValueError | TypeError) or not call.is_judged:
             if error is None and is_cancelled and call.is_judged:
@@ -145,6 +148,17 @@ class Runner:
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.played.violations.append(Violation("unhandled", f"{context.get('message')}: {error!r}"))
+
+
+async def _told(call: Call) -> Any:
+    """Make a call, and tell the model in the moment it ends."""
+    try:
+        value = await call.running
+    except BaseException as error:
+        call.ended(Outcome(error=error))
+        raise
+    call.ended(Outcome(value))
+    return value
 
 
 def _outcome_of(task: asyncio.Task[Any]) -> Outcome:

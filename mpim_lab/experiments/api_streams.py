@@ -92,6 +92,7 @@ class Streams:
 
     streams: dict[str, StreamModel] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
+    begun: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # starts by stream, group, name
 
     def running(self, kind: str) -> list[Member]:
         """Members that nobody has asked to leave."""

@@ -145,7 +145,7 @@ def append(w: World, chance: random.Random) -> Call | None:
 
 def _handler(w: World, part: Work) -> Any:
     async def handler(ordered: Ordered, effects: Effects) -> None:
-        talk, payload = part.sent[ordered.id]
+        talk, payload = part.sent[str(ordered.id)]
         if (ordered.conversation, ordered.data.decode()) != (talk, payload):
             w.violate("another payload", f"{ordered} was sent as {talk!r}, {payload!r}")
         effects.also("RPUSH", f"told:{talk}", ordered.id)
