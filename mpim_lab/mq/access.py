@@ -4,15 +4,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mpim_lab.events import Reporter
-from mpim_lab.keys import Name
+from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.link import Link
 
 
 class Access(NamedTuple):
-    """`commands` is the queue's shared connection; `dedicated(name)` makes one for blocking reads, not yet open."""
+    """`commands` is the queue's shared connection; `dedicated(name)` makes one for blocking reads, not yet open.
+
+    `keys` makes all keys of the queue, `key` is this stream's own.
+    """
 
     name: Name
     key: bytes
     commands: Link
     dedicated: Callable[[str], Link]
     reporter: Reporter
+    keys: Keys

@@ -12,7 +12,7 @@ MOST_IDS = 1_000
 class Acks:
     """Collects the ids that one group acknowledges."""
 
-    def __init__(self, link: Link, key: bytes, group: str) -> None:
+    def __init__(self, link: Link, key: bytes, group: bytes) -> None:
         self._link, self._key, self._group = link, key, group
         self._turn: Turn[str, None] = Turn(self._send, most=MOST_IDS)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from mpim_lab.errors import InvalidParameter
 
+LEAVING = 0.2  # of the time that an end may take, what is kept for giving back and closing, after the handlers
 _INSIDE: ContextVar[frozenset[object]] = ContextVar("mpim_lab handlers that this code runs in", default=frozenset())
 
 
@@ -118,24 +119,26 @@ class Loop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         _INSIDE.reset(self._token)
         self._ended.set()
-        if self._overdue and isinstance(error, asyncio.CancelledError) and self._task is not None:
-            self._task.uncancel()
-            return self._task.cancelling() == 0  # it was asked to stop: no news to whoever awaits it
+        if self._overdue and self._task is not None:
+            is_ours_alone = self._task.uncancel() == 0
+            return is_ours_alone and isinstance(
+                error, asyncio.CancelledError
+            )  # asked to stop: no news to who awaits it
         return False
 
     async def end(self, timeout_s: float) -> bool:
-        """Wait until the loop has ended; what is not done after `timeout_s` is cancelled. Return whether it has ended.
+        """Wait until the loop has ended, at most `timeout_s`; cancel it shortly before that. Return whether it has ended.
 
         Returns False at once inside a handler of the loop: it ends when the handler has returned.
         """
         if is_inside(self):
             return False
-        for cancel in (False, True):
+        for part, cancel in ((1 - LEAVING, False), (LEAVING, True)):
             if self.is_running and cancel and self._task is not None:
                 self._overdue = True
                 self._task.cancel()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(timeout_s * part):
                     await self._ended.wait()
                     return True
         return False

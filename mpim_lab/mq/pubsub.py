@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from mpim_lab.errors import InvalidParameter, MpimError
 from mpim_lab.events import Kind, Observer, Reporter
-from mpim_lab.keys import Name
+from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.inbox import Inbox, WhenFull
@@ -52,7 +52,7 @@ class MessageQueue:
         self._limits, self._observer, self._sleep = limits, observer, sleep
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
-        self.prefix = prefix
+        self.prefix, self.keys = prefix, Keys(prefix)
         self._heads: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
         self._subscriptions = table = Subscriptions(prefix, self.reporter)
         common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
@@ -144,7 +144,7 @@ class MessageQueue:
 
     def access(self, name: Name) -> Access:
         """What the parts that build on this queue share: the key called `name`, and the connections."""
-        return Access(name, wire_name(name, self.prefix), self._commands, self._dedicated, self.reporter)
+        return Access(name, wire_name(name, self.prefix), self._commands, self._dedicated, self.reporter, self.keys)
 
     def _dedicated(self, name: str) -> Link:
         """A connection for reads that wait; the queue that reads closes it."""
