@@ -22,6 +22,7 @@
     ├── PartlyAdded                      some of many were not added, or may not have been; it says which
     ├── LoginRejected                    the server refused user, password or database
     ├── InProgress                       another worker is at this message; nothing was done
+    ├── HandlerCancelled                 a handler awaited something that was cancelled by somebody else
     ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
     ├── StoreFailed                      the database refused; nothing of the transaction was kept
     ├── StoreUncertain                   the outcome of a commit is unknown
@@ -185,6 +186,12 @@ class InProgress(MpimError):
     def __init__(self, message: str, *, retry_in_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_in_s = retry_in_s
+
+
+class HandlerCancelled(MpimError):
+    """A handler met a CancelledError that was not meant for whoever called it: what it awaited was cancelled elsewhere."""
+
+    definite = False
 
 
 class LeaseLost(MpimError):

@@ -21,6 +21,7 @@ An entry that a consumer has in hand takes one of its `most_in_hand` slots. Ever
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +39,7 @@ from mpim_lab.mq.pending_scan import PendingScan
 
 WAIT_MS = 200  # how long one read waits: how long a stop may take, too
 _LATE_S = 0.02  # how much later than asked for the server's answer may come
-_SHORTEST_BEAT_S = 0.005
+_BEAT_S, _SHORTEST_BEAT_S = 1.0, 0.005  # how soon a consumer learns that another has its name
 _log = logging.getLogger(__name__)
 
 
@@ -76,8 +77,7 @@ class Consumer:
         self.claim_idle_ms, self.heartbeat = claim_idle_ms, heartbeat
         self._raw_name = name_bytes(name, "consumer")
         self._prefetch, self._most_in_hand, self._read_ahead = prefetch, most_in_hand, read_ahead
-        beat_ms = LEASE_MS if claim_idle_ms is None or not heartbeat else min(claim_idle_ms, LEASE_MS)
-        self._beat_s = max(_SHORTEST_BEAT_S, beat_ms / 3e3)
+        self._keep_s = min(claim_idle_ms or LEASE_MS, LEASE_MS) / 3e3 if heartbeat else math.inf
         self._is_reporting = group.access.reporter.is_on
         self._room = asyncio.Event()
         self._membership: Membership | None = None
@@ -152,17 +152,16 @@ class Consumer:
     # The heartbeat
 
     async def _beat_now_and_then(self, membership: Membership) -> None:
-        lease_ends = now() + LEASE_MS / 3e3
+        keep_at = now() + self._keep_s
         while self._failed is None or isinstance(self._failed, LeaseLost):
-            await asyncio.sleep(self._beat_s)
-            in_hand = list(self._in_hand.values()) if self.heartbeat else []
-            if not in_hand and now() + self._beat_s < lease_ends:
-                continue
+            await asyncio.sleep(max(_SHORTEST_BEAT_S, min(self._keep_s, _BEAT_S)))
+            in_hand: list[Delivery] = []
+            if now() + _BEAT_S / 2 >= keep_at:
+                keep_at, in_hand = now() + self._keep_s, list(self._in_hand.values())
             try:
                 for gone in await membership.beat(self._link.client_id, in_hand):
                     if self._in_hand.get(gone.raw_id) is gone:
                         self.forget(gone)
-                lease_ends = now() + LEASE_MS / 3e3
                 if not membership.has_name:
                     raise LeaseLost(f"another consumer began as {self.shown_name!r}: give each a name of its own")
             except MpimError as error:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.entries import Entry, entry_of
 from mpim_lab.mq.script import Script
@@ -25,9 +26,9 @@ class DeadLetter(NamedTuple):
 class DeadLetters:
     """The dead letters of one group, a stream of their own: `<stream>:dead:<group>`."""
 
-    def __init__(self, access: Access, group: str) -> None:
+    def __init__(self, access: Access, group: Name) -> None:
         self._access, self._group, self._link = access, group, access.commands
-        self.key = b"%b:dead:%b" % (access.key, group.encode())
+        self.key = b"%b:dead:%b" % (access.key, name_bytes(group))
 
     async def bury(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
         """Take an entry from the group and put it here, in one step; False if it was not pending any more."""

@@ -74,8 +74,8 @@ class ConsumerGroup:
 
     async def rejoin(self, consumer: Name, in_hand: Sequence[Delivery]) -> None:
         """Make a group again that the server has lost, where it was, with what a consumer has in hand."""
-        words = (self.raw_name, name_bytes(consumer), self._delivered, *counted(in_hand))
-        await _REJOIN.run(self._link, [self.access.key], *words)
+        words = (self.raw_name, name_bytes(consumer), self._delivered)
+        await _REJOIN.run(self._link, [self.access.key], *words, *counted(in_hand))
 
     async def _info(self) -> dict[bytes, Any]:
         for raw in await self._link.call("XINFO", "GROUPS", self.access.key):
@@ -127,8 +127,8 @@ class ConsumerGroup:
         """Claim what was found in the pending list, as far as it is still idle enough."""
         if not found:
             return []
-        words = (name_bytes(consumer), str(idle_ms), *(line.id for line in found))
-        raws = await self._link.call("XCLAIM", self.access.key, self.raw_name, *words)
+        who, ids = name_bytes(consumer), [line.id for line in found]
+        raws = await self._link.call("XCLAIM", self.access.key, self.raw_name, who, str(idle_ms), *ids)
         return await self._claimed(raws, {line.id.encode(): line.deliveries for line in found})
 
     async def again(self, consumer: Name, lines: Sequence[Pending] | Sequence[Delivery]) -> list[Delivery]:

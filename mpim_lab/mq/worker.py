@@ -69,7 +69,7 @@ class Worker:
         self._parallel, self._is_reporting = parallel, group.access.reporter.is_on
         self._refuse_delays_beyond_idleness()
         self._later: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
-        self._loop, self._stopping, self._has_begun = Loop(), False, False
+        self._loop = Loop()
 
     def _refuse_delays_beyond_idleness(self) -> None:
         idle_ms, longest_s = self.consumer.claim_idle_ms, self._retry.longest_s
@@ -83,13 +83,11 @@ class Worker:
         Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `Link` raises.
         """
         with self._loop:
-            self._has_begun = True
             try:
                 async with self.consumer:
-                    await self._work()
+                    await self._loop.repeat(self._turn, self._retry.backoff, self._on_error)
             finally:
                 self._later.clear()
-                self._stopping = False
 
     async def stop(self) -> None:
         """Finish the handlers that run, give back the rest, and wait until `run` has returned.
@@ -97,31 +95,16 @@ class Worker:
         Ends within `Limits.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it returns
         at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
-        if not self._loop.is_running:
-            await asyncio.sleep(0)  # a task that was to run it may not have begun
-        self._stopping = self._loop.is_running or not self._has_begun
-        await self._loop.end(self._group.access.commands.limits.close_timeout_s)
+        await self._loop.stop(self._group.access.commands.limits.close_timeout_s)
 
-    async def _work(self) -> None:
-        failures = 0
-        while not self._stopping:
-            try:
-                await self._handle_all(await self._next())
-                failures = 0
-            except MpimError as error:
-                if self._loop.is_cancelled:
-                    raise asyncio.CancelledError from error
-                if not (error.transient or group_is_gone(error)):
-                    raise
-                failures += 1
-                _log.warning("%s: %s", self.consumer.shown_name, error)
-                self.consumer.start_over(keep=[delivery for _, _, delivery in self._later])
-                await self._pause(self._retry.backoff.delay_s(failures, random.random()))
+    async def _turn(self) -> None:
+        await self._handle_all(await self._next())
 
-    async def _pause(self, seconds: float) -> None:
-        until = now() + seconds
-        while not self._stopping and (left := until - now()) > 0:
-            await asyncio.sleep(min(left, WAIT_MS / 1e3))
+    def _on_error(self, error: MpimError) -> None:
+        if not (error.transient or group_is_gone(error)):
+            raise error
+        _log.warning("%s: %s", self.consumer.shown_name, error)
+        self.consumer.start_over(keep=[delivery for _, _, delivery in self._later])
 
     async def _next(self) -> list[Delivery]:
         if self._later and self._later[0][0] <= now():
@@ -140,7 +123,7 @@ class Worker:
             await self._one_by_one(deliveries, acks)
         else:
             for first in range(0, len(deliveries), self._parallel):
-                if self._stopping:
+                if self._loop.is_stopping:
                     break
                 at_once = deliveries[first : first + self._parallel]
                 await _all([self._one_by_one([each], acks) for each in at_once])
@@ -160,9 +143,9 @@ class Worker:
     async def _handle_each(
         self, deliveries: Sequence[Delivery], done: list[Delivery], acks: list["asyncio.Future[None]"]
     ) -> None:
-        handler, consumer, cancellations = self._handler, self.consumer, Cancellations()
+        handler, consumer, loop, cancellations = self._handler, self.consumer, self._loop, Cancellations()
         for delivery in deliveries:
-            if self._stopping:
+            if loop.is_stopping:
                 break
             if not consumer.has(delivery):  # claimed by another while those before it were handled
                 continue
@@ -177,7 +160,7 @@ class Worker:
                 else:
                     refuse(result)
             except asyncio.CancelledError as error:
-                if cancellations.are_ours or self._loop.is_cancelled:
+                if cancellations.are_ours or loop.is_cancelled:
                     raise
                 await self._failed(delivery, error)
                 continue
