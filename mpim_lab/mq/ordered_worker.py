@@ -27,7 +27,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from mpim_lab.errors import InvalidParameter, LeaseLost, MpimError
+from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.mq.consumer import WAIT_MS
 from mpim_lab.mq.effects import Effects
@@ -149,7 +149,13 @@ class OrderedWorker:
             seat.due_at = now() + delay_s
 
     async def _bury(self, seat: Seat, ordered: Ordered, reason: str, said: str) -> None:
-        await self.seats.bury(seat, ordered, reason=reason, error=said, tries=seat.tries + max(0, seat.failures - 1))
+        tries = seat.tries + max(0, seat.failures - 1)
+        try:
+            await self.seats.bury(seat, ordered, reason=reason, error=said, tries=tries)
+        except CommandRejected as refused:  # it is neither done nor lost until that is put right
+            _log.error("%s: %s", self.name, refused)
+            seat.due_at = now() + self._retry.backoff.most_s
+            return
         _log.error("%s: %s %d is a dead letter: %r", self.name, ordered.conversation, ordered.sequence, said or reason)
         self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
 

@@ -7,6 +7,7 @@
 | meets a CancelledError of something else | the same: nobody has cancelled the worker                                |
 | is cancelled with the worker             | given back, for another member to take at once                           |
 | is not done when a stop is overdue       | cancelled, and given back                                                |
+| cannot be buried: the server refuses it  | kept, and tried again later, until that is put right                     |
 | kills its process                        | claimed by another member; after too many deliveries a dead letter       |
 
 | `run` ...                                | after                                                                    |
@@ -28,7 +29,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.consumer import WAIT_MS, Consumer
@@ -187,8 +188,16 @@ class Worker:
             heapq.heappush(self._later, (now() + delay_s, delivery.entry.id, delivery))
 
     async def _bury(self, delivery: Delivery, reason: str, error: str) -> None:
-        if await self._group.bury(delivery, reason=reason, error=error):
-            who = self.consumer.shown_name
+        who = self.consumer.shown_name
+        try:
+            buried = await self._group.bury(delivery, reason=reason, error=error)
+        except CommandRejected as refused:
+            if refused.transient or group_is_gone(refused):
+                raise
+            _log.error("%s: entry %s cannot be buried: %s", who, delivery.entry.id, refused)
+            heapq.heappush(self._later, (now() + self._retry.backoff.most_s, delivery.entry.id, delivery))
+            return
+        if buried:
             _log.error("%s: entry %s is a dead letter: %s %r", who, delivery.entry.id, reason, error)
         self.consumer.forget(delivery)
 
