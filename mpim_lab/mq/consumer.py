@@ -159,15 +159,18 @@ class Consumer:
             if now() + _BEAT_S / 2 >= keep_at:
                 keep_at, in_hand = now() + self._keep_s, list(self._in_hand.values())
             try:
-                for gone in await membership.beat(self._link.client_id, in_hand):
-                    if self._in_hand.get(gone.raw_id) is gone:
-                        self.forget(gone)
-                if not membership.has_name:
-                    raise LeaseLost(f"another consumer began as {self.shown_name!r}: give each a name of its own")
+                await self._beat(membership, in_hand)
             except MpimError as error:
                 if not (error.transient or group_is_gone(error)):
                     self._failed = error
                     self._room.set()
+
+    async def _beat(self, membership: Membership, in_hand: Sequence[Delivery] = ()) -> None:
+        for gone in await membership.beat(self._link.client_id, in_hand):
+            if self._in_hand.get(gone.raw_id) is gone:
+                self.forget(gone)
+        if not membership.has_name:
+            raise LeaseLost(f"another consumer began as {self.shown_name!r}: give each a name of its own")
 
     # Reading
 
@@ -218,9 +221,7 @@ class Consumer:
             return []
 
     async def _next(self, room: int, until: float) -> list[Delivery]:
-        if (
-            self._ahead is not None
-        ):  # first of all: to the server it is mine already, it would be found as a leftover, too
+        if self._ahead is not None:  # first of all: to the server it is mine already, it would be found as a leftover
             return await self._take_reply(self._ahead, until)
         found = await self._recover(room) or await self._claim(room)
         if found:
@@ -260,6 +261,8 @@ class Consumer:
     async def _recover(self, room: int) -> list[Delivery]:
         """What the server says is mine and I do not have: an answer that was lost on the way, an earlier life of mine."""
         while (scan := self._leftovers) is not None:
+            if self._membership is not None:
+                await self._beat(self._membership)  # mine as long as nobody else has begun under the same name
             lines = await scan.next(room, but=self._in_hand)
             deliveries = await self.group.again(self.name, lines)
             if scan.at_end and self._leftovers is scan:
@@ -358,6 +361,7 @@ class Consumer:
             if delivery.raw_id in released:
                 self.group.report(Kind.RELEASED, delivery, actor=self.shown_name)
         while (scan := self._leftovers) is not None and self._membership is not None:
+            await self._beat(self._membership)
             await self.group.release(self.name, await scan.next(MOST_IDS, but=()))
             if scan.at_end:
                 self._leftovers = None
