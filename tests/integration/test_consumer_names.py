@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
+from mpim_lab.keys import name_bytes, name_text
 from mpim_lab.mq.consumer import Consumer
 from mpim_lab.mq.groups import ConsumerGroup
 from mpim_lab.mq.worker import Worker
@@ -32,7 +33,7 @@ async def test_a_name_is_a_name_whatever_it_is_made_of(one_server, name):
         async with Consumer(group, name) as consumer:
             first, second = await fetched(consumer, 2)
             await consumer.ack(first)
-            assert [line.consumer for line in await group.pending(consumer=name)] == [name]
+            assert [line.consumer for line in await group.pending(consumer=name)] == [name_text(name_bytes(name))]
         async with Consumer(group, "heir", claim_idle_ms=1) as heir:
             (again,) = await fetched(heir, 1)
             assert (again.id, await group.lag()) == (second.id, 0)

@@ -92,12 +92,16 @@ async def test_every_member_of_a_destroyed_group_goes_on(server):
         await asyncio.sleep(0.001)
         got.append(int(entry.data))
 
-    async with shop(server) as (group, stream):
-        async with working(group, handle, "a"), working(group, handle, "b", parallel=3), working(group, handle, "c"):
-            for number in range(90):
-                await stream.add(str(number))
-                if number % 30 == 20:
-                    await wait_until(lambda: len(set(got)) == number + 1)  # noqa: B023
-                    await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
-            await wait_until(lambda: len(set(got)) == 90)
+    async with (
+        shop(server) as (group, stream),
+        working(group, handle, "a"),
+        working(group, handle, "b", parallel=3),
+        working(group, handle, "c"),
+    ):
+        for number in range(90):
+            await stream.add(str(number))
+            if number % 30 == 20:
+                await wait_until(lambda: len(set(got)) == number + 1)  # noqa: B023
+                await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
+        await wait_until(lambda: len(set(got)) == 90)
     assert sorted(got) == list(range(90))
