@@ -80,6 +80,7 @@ class Consumer:
         self._keep_s = min(claim_idle_ms or LEASE_MS, LEASE_MS) / 3e3 if heartbeat else math.inf
         self._is_reporting = group.access.reporter.is_on
         self._room = asyncio.Event()
+        self.has_lost = False  # something in hand has passed on since the last fetch: ask `has` before working on it
         self._membership: Membership | None = None
         self._beating: asyncio.Task[None] | None = None
         self._begin_anew()
@@ -168,6 +169,7 @@ class Consumer:
     async def _beat(self, membership: Membership, in_hand: Sequence[Delivery] = ()) -> None:
         for gone in await membership.beat(self._link.client_id, in_hand):
             if self._in_hand.get(gone.raw_id) is gone:
+                self.has_lost = True
                 self.forget(gone)
         if not membership.has_name:
             raise LeaseLost(f"another consumer began as {self.shown_name!r}: give each a name of its own")
@@ -181,7 +183,7 @@ class Consumer:
 
     async def fetch(self, within_ms: int = WAIT_MS) -> list[Delivery]:
         """What has become mine: leftovers, abandoned entries, new ones; empty if there is nothing in time, or no room."""
-        until = now() + within_ms / 1e3
+        until, self.has_lost = now() + within_ms / 1e3, False
         while True:
             if self._failed is not None:
                 raise self._failed

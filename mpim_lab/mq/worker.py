@@ -148,7 +148,9 @@ class Worker:
         for delivery in deliveries:
             if loop.is_stopping:
                 break
-            if not consumer.has(delivery):  # claimed by another while those before it were handled
+            if consumer.has_lost and not consumer.has(
+                delivery
+            ):  # claimed by another while those before it were handled
                 continue
             if delivery.deliveries > self._retry.tries:  # it never raised: it killed whoever had it
                 await self._bury(delivery, "delivered too often", "")
@@ -158,7 +160,7 @@ class Worker:
                 is_async = result is not None and inspect.isawaitable(result)
                 if is_async:
                     await result
-                else:
+                elif result is not None:
                     refuse(result)
             except asyncio.CancelledError as error:
                 if cancellations.are_ours or loop.is_cancelled:
