@@ -23,6 +23,7 @@
     ├── PartlyAdded                      some of many were not added, or may not have been; it says which
     ├── LoginRejected                    the server refused user, password or database
     ├── InProgress                       another worker is at this message; nothing was done
+    ├── HandlerCancelled                 a handler awaited something that was cancelled by somebody else
     ├── LeaseLost                        what this worker had has passed on to another; nothing of its attempt was kept
     ├── WorkCancelled                    what the work awaited was cancelled by somebody else; nothing of it was kept
     ├── StoreFailed                      the database refused; nothing of the transaction was kept
@@ -189,6 +190,12 @@ class InProgress(MpimError):
     def __init__(self, message: str, *, retry_in_s: float = 0.0) -> None:
         super().__init__(message)
         self.retry_in_s = retry_in_s
+
+
+class HandlerCancelled(MpimError):
+    """A handler met a CancelledError that was not meant for whoever called it: what it awaited was cancelled elsewhere."""
+
+    definite = False
 
 
 class LeaseLost(MpimError):

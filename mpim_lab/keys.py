@@ -7,6 +7,7 @@
 | `batches:<sender>` | channel | none | receivers of batches | the batcher of that sender |
 | `<stream>` | stream | until trimmed | `Stream.add` | its consumer groups |
 | `stream:{<stream>}:dead:<group>` | stream | redriven or dropped | `ConsumerGroup.bury` | a person |
+| `stream:{<stream>}:life:<group>:<consumer>` | string | its heartbeats | `Consumer` | `Consumer` |
 | `once:{<scope>}:id:<id>` | hash | `keep_s` | `Idempotency` | `Idempotency` |
 | `once:{<scope>}:tokens` | string | for ever | `Idempotency` (a counter) | `Idempotency` |
 | `conv:{<name>:<conv>}:seq` | string | for ever | append.lua (a counter) | append.lua |
@@ -159,9 +160,20 @@ class Keys:
 
     def dead_letters(self, stream_key: bytes, group: Name) -> bytes:
         """Name the stream of what a group gave up, in the slot of the stream that `stream_key` is the key of."""
+        return self._of_stream(stream_key, b"dead:" + joined(group))
+
+    def consumer(self, stream_key: bytes, group: Name, consumer: Name) -> bytes:
+        """Name the lease of a consumer's name, in the slot of the stream that `stream_key` is the key of.
+
+        >>> Keys().consumer(b"orders", "billing", "w 1")
+        b'stream:{orders}:life:billing:w 1'
+        """
+        return self._of_stream(stream_key, b"life:" + joined(group, consumer))
+
+    def _of_stream(self, stream_key: bytes, role: bytes) -> bytes:
         partition = _ROOT.search(stream_key)
         root = b"part:%b" % partition[0] if partition else b"stream:{%b}" % stream_key
-        return self._prefix + b"%b:dead:%b" % (root, joined(group))
+        return self._prefix + b"%b:%b" % (root, role)
 
     # Idempotency
 

@@ -34,9 +34,12 @@ class Crash(BaseException):
 def sound_worker(
     group: ConsumerGroup, name: str, handler: EntryHandler, *, claim_idle_ms: int = CLAIM_IDLE_MS
 ) -> Worker:
-    """The mend: acknowledge after the work, claim from the dead, three tries, then a dead letter."""
+    """The mend: acknowledge after the work, claim from the dead, three tries, then a dead letter.
+
+    Without a heartbeat: the lab's sleepers stand for processes that are frozen, whose heartbeats stand still, too.
+    """
     retry = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
-    return Worker(group, name, handler, retry=retry, prefetch=1, claim_idle_ms=claim_idle_ms)
+    return Worker(group, name, handler, retry=retry, prefetch=1, claim_idle_ms=claim_idle_ms, heartbeat=False)
 
 
 class Hired(NamedTuple):

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-from mpim_lab.keys import Name
 from mpim_lab.mq.key_link import Commands
 from mpim_lab.mq.turn import Turn
 
@@ -13,7 +12,7 @@ MOST_IDS = 1_000
 class Acks:
     """Collects the ids that one group acknowledges."""
 
-    def __init__(self, link: Commands, key: bytes, group: Name) -> None:
+    def __init__(self, link: Commands, key: bytes, group: bytes) -> None:
         self._link, self._key, self._group = link, key, group
         self._turn: Turn[str, None] = Turn(self._send, most=MOST_IDS)
 

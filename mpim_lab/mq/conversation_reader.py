@@ -1,15 +1,26 @@
-"""ConversationReader: one conversation's messages in order, each once, whatever Pub/Sub loses or repeats."""
+"""ConversationReader: one conversation's messages in order, each once, whatever Pub/Sub loses or repeats.
+
+| `run` ends ...                           | when                                                                     |
+|------------------------------------------|--------------------------------------------------------------------------|
+| without an error                         | `stop` was called; a handler that was overdue then was cancelled         |
+| with what the handler or `on_gap` raised | one of them raised; what a handler returns besides None is a TypeError   |
+| with HandlerCancelled                    | the handler met a CancelledError of something else                       |
+| with QueueClosed, or what the log said   | the queue was closed, or the error is not `transient`                    |
+| with CancelledError                      | its task was cancelled                                                   |
+
+However it ends, it has unsubscribed, its tasks have ended, `position` is the last number handled, and it may be run again.
+"""
 
 import asyncio
 import contextlib
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from mpim_lab.errors import MpimError, ReorderOverflow
+from mpim_lab.errors import HandlerCancelled, MpimError, QueueClosed, ReorderOverflow
 from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name, live_channel
+from mpim_lab.mq.handler import Cancellations, Loop, checked_handler, settled
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.ordering import Conversations, Numbered
 from mpim_lab.mq.reorder import ReorderBuffer
@@ -31,7 +42,7 @@ class ConversationReader:
     A gap that is open for `gap_s` is filled from the log, and so is what was missed at the end (looked for every
     `check_s`). What the log has lost is told to `on_gap(gap)` and kept in `gaps`. Early arrivals wait, at most `limit`;
     then the log is asked at once. `position` is the last number handled: keep it, and a reader may go on from there.
-    Ends with what the handler, or `on_gap`, raises.
+    Ends with what the handler, or `on_gap`, raises: see the table above.
     """
 
     def __init__(
@@ -46,6 +57,7 @@ class ConversationReader:
         check_s: float = 1.0,
         on_gap: Callable[[Gap], None] | None = None,
     ) -> None:
+        checked_handler(handler)
         self._conversations, self._queue = conversations, conversations.queue
         self.conversation, self._handler, self._on_gap = conversation, handler, on_gap
         self.position, self.gaps = after, list[Gap]()
@@ -53,19 +65,15 @@ class ConversationReader:
         self._buffer: ReorderBuffer[Numbered] = ReorderBuffer(limit=limit, next=after + 1)
         self._gap_s, self._check_s, self._check_at = gap_s, check_s, 0.0
         self._one_at_a_time = asyncio.Lock()
-        self._stopping = self._is_handling = False
+        self._is_handling = False
         self._ended: asyncio.Future[None] | None = None
-        self._has_ended = asyncio.Event()
-        self._has_ended.set()  # it has not begun
+        self._loop = Loop()
 
     async def run(self) -> None:
-        """Read until `stop`; lines that break are waited for."""
-        self._has_ended.clear()
-        try:
-            if not self._stopping:
+        """Read until `stop`; lines that break are waited for. Raises InvalidParameter if it runs already."""
+        with self._loop:
+            if not self._loop.is_stopping:
                 await self._read()
-        finally:
-            self._has_ended.set()
 
     async def _read(self) -> None:
         self._ended = asyncio.get_running_loop().create_future()
@@ -79,15 +87,23 @@ class ConversationReader:
             with contextlib.suppress(MpimError):
                 await self._queue.unsubscribe(channel)
             if self._is_handling:  # let it finish, as `unsubscribe` does
-                await asyncio.wait([checking], timeout=self._queue.link.limits.timeout_s)
+                await asyncio.wait([checking], timeout=self._close_timeout_s)
             checking.cancel()
-            await asyncio.wait([checking])
+            await asyncio.wait([checking], timeout=self._close_timeout_s)
+
+    @property
+    def _close_timeout_s(self) -> float:
+        return self._queue.access(self._conversations.name).commands.limits.close_timeout_s
 
     async def stop(self) -> None:
-        """Finish the handler that runs, read no more, and wait until `run` has returned."""
-        self._stopping = True
+        """Finish the handler that runs, read no more, and wait until `run` has returned.
+
+        Ends within `Limits.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
+        at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        """
+        await self._loop.ask()
         self._end(None)
-        await self._has_ended.wait()
+        await self._loop.end(self._close_timeout_s)
 
     def _end(self, error: BaseException | None) -> None:
         if self._ended is not None and not self._ended.done():
@@ -106,8 +122,7 @@ class ConversationReader:
         try:
             released = self._buffer.add(numbered.sequence, numbered, now=now())
         except ReorderOverflow:
-            with contextlib.suppress(MpimError):  # it is in the log, and stays there
-                await self._pull()
+            await self._pull_or_end()  # it is in the log, and stays there
             return
         await self._hand_over(released)
 
@@ -115,11 +130,19 @@ class ConversationReader:
         for numbered in released:
             if self._is_over():
                 return
-            self._is_handling = True
+            self._is_handling, cancellations = True, Cancellations()
             try:
                 result: Any = self._handler(numbered)
-                if inspect.isawaitable(result):
-                    await result
+                if result is not None:
+                    await settled(result)
+            except asyncio.CancelledError as error:
+                if cancellations.are_ours:
+                    self._end(QueueClosed("the subscription was ended while the handler ran"))
+                    raise
+                self._end_with(
+                    HandlerCancelled(f"the handler of number {numbered.sequence} met a CancelledError"), error
+                )
+                return
             except BaseException as error:
                 self._end(error)
                 if isinstance(error, Exception):
@@ -130,6 +153,10 @@ class ConversationReader:
             self.position = numbered.sequence
             self._queue.reporter.message(Kind.HANDLED, numbered.payload, self._conversations.name)
 
+    def _end_with(self, error: MpimError, cause: BaseException) -> None:
+        error.__cause__ = cause
+        self._end(error)
+
     def _is_over(self) -> bool:
         return self._ended is None or self._ended.done()
 
@@ -138,9 +165,15 @@ class ConversationReader:
             if now() >= self._check_at or self._buffer.overdue(now(), self._gap_s):
                 self._check_at = now() + self._check_s
                 async with self._one_at_a_time:
-                    with contextlib.suppress(MpimError):  # the line is down; the next check asks again
-                        await self._pull()
+                    await self._pull_or_end()
             await asyncio.sleep(self._gap_s / 2)
+
+    async def _pull_or_end(self) -> None:
+        try:
+            await self._pull()
+        except MpimError as error:
+            if not error.transient:  # else the line is down: the next check asks again
+                self._end(error)
 
     async def _pull(self) -> None:
         """Ask the log for everything from the number that is waited for."""

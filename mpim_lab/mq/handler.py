@@ -12,12 +12,15 @@
 import asyncio
 import contextlib
 import inspect
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from mpim_lab.errors import InvalidParameter
+from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.mq.backoff import Backoff
 
+LEAVING = 0.2  # of the time that an end may take, what is kept for giving back and closing, after the handlers
 _INSIDE: ContextVar[frozenset[object]] = ContextVar("mpim_lab handlers that this code runs in", default=frozenset())
 
 
@@ -86,15 +89,17 @@ def is_inside(owner: object) -> bool:
 class Loop:
     """Whether a loop like `Worker.run` goes on, and a bounded wait for its end that never waits for itself.
 
-    `with loop: ...` around the loop; `await loop.end(timeout_s)` elsewhere, after asking it to stop.
+    `with loop: await loop.repeat(...)`, or a loop of one's own that looks at `is_stopping`; `await loop.stop(timeout_s)`
+    elsewhere. It may be used again after its end.
     """
 
     def __init__(self) -> None:
+        self.is_stopping = False
+        self._has_begun = self._overdue = False
         self._task: asyncio.Task[Any] | None = None
         self._cancellations: Cancellations | None = None
-        self._ended = asyncio.Event()
+        self._asked, self._ended = asyncio.Event(), asyncio.Event()
         self._ended.set()  # it has not begun
-        self._overdue = False
         self._token: Any = None
 
     @property
@@ -111,31 +116,70 @@ class Loop:
         if self.is_running:
             raise InvalidParameter("it runs already: make a second one, with a name of its own")
         self._task, self._cancellations, self._overdue = asyncio.current_task(), Cancellations(), False
+        self._has_begun = True
         self._ended.clear()
         self._token = _INSIDE.set(_INSIDE.get() | {self})
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         _INSIDE.reset(self._token)
+        self.is_stopping = False
+        self._asked.clear()
         self._ended.set()
-        if self._overdue and isinstance(error, asyncio.CancelledError) and self._task is not None:
-            self._task.uncancel()
-            return self._task.cancelling() == 0  # it was asked to stop: no news to whoever awaits it
+        if self._overdue and self._task is not None:
+            is_ours_alone = self._task.uncancel() == 0
+            return is_ours_alone and isinstance(
+                error, asyncio.CancelledError
+            )  # asked to stop: no news to who awaits it
         return False
 
+    async def repeat(
+        self, turn: Callable[[], Awaitable[None]], backoff: Backoff, on_error: Callable[[MpimError], None]
+    ) -> None:
+        """Await one turn after the other until asked to stop; wait after an error, longer after each in a row.
+
+        `on_error` is told the error, and raises it if it is no use to go on.
+        """
+        failures = 0
+        while not self.is_stopping:
+            try:
+                await turn()
+                failures = 0
+            except MpimError as error:
+                if self.is_cancelled:
+                    raise asyncio.CancelledError from error
+                on_error(error)
+                failures += 1
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff.delay_s(failures, random.random())):
+                        await self._asked.wait()
+
+    async def ask(self) -> None:
+        """Ask it to stop. One that has never begun stops as soon as it begins."""
+        if not self.is_running:
+            await asyncio.sleep(0)  # the task that is to run it may not have had its first turn
+        if self.is_running or not self._has_begun:
+            self.is_stopping = True
+            self._asked.set()
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Ask it to stop, and wait for its end; see `end`."""
+        await self.ask()
+        return await self.end(timeout_s)
+
     async def end(self, timeout_s: float) -> bool:
-        """Wait until the loop has ended; what is not done after `timeout_s` is cancelled. Return whether it has ended.
+        """Wait until the loop has ended, at most `timeout_s`; cancel it shortly before that. Return whether it has ended.
 
         Returns False at once inside a handler of the loop: it ends when the handler has returned.
         """
         if is_inside(self):
             return False
-        for cancel in (False, True):
+        for part, cancel in ((1 - LEAVING, False), (LEAVING, True)):
             if self.is_running and cancel and self._task is not None:
                 self._overdue = True
                 self._task.cancel()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(timeout_s * part):
                     await self._ended.wait()
                     return True
         return False

@@ -144,6 +144,11 @@ class KeyLink:
         """As the link says."""
         return self._link.is_connected
 
+    @property
+    def client_id(self) -> int:
+        """The connection's id on the server."""
+        return self._link.client_id
+
     async def open(self) -> None:
         """Look at the layout, and connect. Raises as `Link.open`."""
         await self._layout.look()

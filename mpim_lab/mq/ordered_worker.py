@@ -12,23 +12,27 @@ offset past the entry:
 | cannot hear the commit's answer| done or not, and the offset says which: it is read again from there         |
 
 A handler that raises is tried again after a delay, while its whole partition waits: order has its price. When the tries
-are used up the entry becomes a dead letter in the same kind of step, and the next one's turn comes.
+are used up the entry becomes a dead letter in the same kind of step, and the next one's turn comes. A handler that meets a
+CancelledError of something else, or returns anything but None, has raised.
+
+`run` goes on, after a growing delay, after an error that is `transient`, and when a partition has passed on. It raises any
+other error, its own cancellation, and LeaseLost when another worker has begun under the same name. However it ends, its
+partitions are free for others, and it may be run again.
 
 Source: the design of Kafka's consumer groups (partitions, offsets, generations as fencing tokens).
 """
 
 import asyncio
-import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError
+from mpim_lab.errors import CommandRejected, CorruptPayload, InvalidParameter, LeaseLost, MpimError
 from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name
 from mpim_lab.mq.consumer import WAIT_MS
 from mpim_lab.mq.effects import Effects
+from mpim_lab.mq.handler import Loop, checked_handler, settled
 from mpim_lab.mq.partitions import Ordered, PartitionedStream
 from mpim_lab.mq.retry import RetryRule
 from mpim_lab.mq.seats import Done, Seat, Seats
@@ -41,7 +45,8 @@ class OrderedWorker:
     """Run a handler on the partitions that one member of a group has: `await worker.run()`, `await worker.stop()` elsewhere.
 
     handler(ordered, effects): plain or async. lease_ms: longer than one call of the handler takes; a silent member's
-    partitions pass on after it. name: no other living worker's.
+    partitions pass on after it. name: no other living worker's; the later one of two goes on, the earlier one's `run` raises
+    LeaseLost.
     prefetch: entries read at once from a partition, and at most in one commit.
     """
 
@@ -60,32 +65,34 @@ class OrderedWorker:
     ) -> None:
         if prefetch < 1:
             raise InvalidParameter(f"prefetch={prefetch}: at least 1")
+        checked_handler(handler)
         self.name, self.seats = name, self.seats_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
         self._stream, self._handler, self._retry = stream, handler, retry or RetryRule()
         self._reporter = stream.queue.reporter
-        self._stopping = False
-        self._ended = asyncio.Event()
-        self._ended.set()  # it has not begun
+        self._loop = Loop()
 
     async def run(self) -> None:
-        """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for."""
-        self._ended.clear()
-        try:
+        """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
+
+        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `Link` raises.
+        """
+        with self._loop:
             async with self.seats:
-                while not self._stopping:
-                    try:
-                        await self._turn()
-                    except MpimError as error:
-                        _log.warning("%s: %s", self.name, error)
-                        self.seats.forget()
-                        await asyncio.sleep(self._retry.backoff.first_s)
-        finally:
-            self._ended.set()
+                await self._loop.repeat(self._turn, self._retry.backoff, self._on_error)
+
+    def _on_error(self, error: MpimError) -> None:
+        if not (error.transient or (isinstance(error, LeaseLost) and self.seats.has_name)):
+            raise error
+        _log.warning("%s: %s", self.name, error)
+        self.seats.forget()
 
     async def stop(self) -> None:
-        """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned."""
-        self._stopping = True
-        await self._ended.wait()
+        """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned.
+
+        Ends within `Limits.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
+        at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        """
+        await self._loop.stop(self.seats.limits.close_timeout_s)
 
     async def _turn(self) -> None:
         await self.seats.keep()
@@ -94,7 +101,7 @@ class OrderedWorker:
         await self.seats.read(min(WAIT_MS, wait_ms))
         for seat in self.seats.taken:
             await self.seats.keep()  # the work on the seats before may have taken long
-            if self.seats.holds(seat) and seat.in_hand and seat.due_at <= now() and not self._stopping:
+            if self.seats.holds(seat) and seat.in_hand and seat.due_at <= now() and not self._loop.is_stopping:
                 await self._work_on(seat)
 
     async def _work_on(self, seat: Seat) -> None:
@@ -112,7 +119,7 @@ class OrderedWorker:
             if failed is not None:
                 break
             done.append(Done(ordered, effects))
-            if self._stopping or self.seats.must_show():
+            if self._loop.is_stopping or self.seats.must_show():
                 break
         committed, refused = await self.seats.commit(seat, done)
         for ordered, _ in done[:committed]:
@@ -125,14 +132,11 @@ class OrderedWorker:
         if not ordered.sequence:
             return CorruptPayload(f"{ordered.entry_id} is no message: another program put it into the partition")
         try:
-            result: Any = self._handler(ordered, effects)
-            if inspect.isawaitable(result):
-                await result
+            await settled(self._handler(ordered, effects))
         except Exception as error:
             return error
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if self._loop.is_cancelled:
                 raise
             return error  # nobody cancelled this worker: the handler awaited something that was cancelled
         return None
@@ -148,7 +152,13 @@ class OrderedWorker:
             seat.due_at = now() + delay_s
 
     async def _bury(self, seat: Seat, ordered: Ordered, reason: str, said: str) -> None:
-        await self.seats.bury(seat, ordered, reason=reason, error=said, tries=seat.tries + max(0, seat.failures - 1))
+        tries = seat.tries + max(0, seat.failures - 1)
+        try:
+            await self.seats.bury(seat, ordered, reason=reason, error=said, tries=tries)
+        except CommandRejected as refused:  # it is neither done nor lost until that is put right
+            _log.error("%s: %s", self.name, refused)
+            seat.due_at = now() + self._retry.backoff.most_s
+            return
         _log.error("%s: %s %d is a dead letter: %r", self.name, ordered.conversation, ordered.sequence, said or reason)
         self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
 

@@ -27,3 +27,8 @@ class RetryRule:
     def delay_s(self, deliveries: int, chance: float) -> float | None:
         """Seconds until the next try after `deliveries` deliveries; None: it was the last."""
         return None if deliveries >= self.tries else self.backoff.delay_s(deliveries, chance)
+
+    @property
+    def longest_s(self) -> float:
+        """The longest delay that there can be between two tries."""
+        return max((self.backoff.delay_s(done, 1.0) for done in (1, self.tries - 1) if done < self.tries), default=0.0)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError
+from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError, QueueClosed
 from mpim_lab.events import now, shown_name
 from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.effects import Effects, pack_effects
 from mpim_lab.mq.entries import Entry
+from mpim_lab.mq.handler import LEAVING
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.partitions import Ordered, PartitionedStream, ordered_of
 from mpim_lab.mq.script import Script
@@ -63,10 +64,12 @@ class Seats:
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
         access = stream.queue.access(stream.name)
-        self._commands, self._reads = access.commands, access.dedicated(member)
+        self._access, self._commands, self._reads = access, access.commands, access.dedicated(member)
         self._keys = stream.seat_keys(group)
         self._taken: dict[int, Seat] = {}
         self._show_at, self._every_s, self._life = 0.0, min(lease_ms / 3e3, LOOKS_EVERY_S), ""
+        self.has_name = True  # no later member has begun under the same name
+        self.limits = self._commands.limits
 
     @property
     def taken(self) -> list[Seat]:
@@ -74,8 +77,13 @@ class Seats:
         return list(self._taken.values())
 
     async def __aenter__(self) -> Self:
-        self._life = new_message_id()
-        await self._reads.open()
+        try:
+            await self._reads.open()
+            seconds, microseconds = await self._commands.call("TIME")  # later lives have higher names
+        except BaseException:
+            await self._close()
+            raise
+        self._life, self.has_name = f"{int(seconds):012d}{int(microseconds):06d}-{new_message_id()}", True
         return self
 
     async def __aexit__(
@@ -84,12 +92,19 @@ class Seats:
         self.forget()
         try:
             # a process that dies leaves nothing in order
-            if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
-                await self._show(0)
-        except MpimError as left:  # they pass on after the lease
-            _log.warning("%s: leaving: %s", self.member, left)
+            if self.has_name and (kind is None or issubclass(kind, Exception | asyncio.CancelledError)):
+                async with asyncio.timeout(self.limits.close_timeout_s * LEAVING):
+                    await self._show(0)
+        except (MpimError, TimeoutError) as left:  # they pass on after the lease
+            _log.warning("%s: leaving: %s", self.member, left or "no answer in time")
         finally:
-            await self._reads.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        reads, self._reads = self._reads, self._access.dedicated(self.member)
+        if reads.is_connected:
+            reads.connection.abort(QueueClosed("the member has left"))  # a read that still waits ends here
+        await reads.close()
 
     def must_show(self) -> bool:
         """Whether a sign of life is due."""
@@ -124,9 +139,14 @@ class Seats:
 
     async def _show(self, lease_ms: int) -> list[tuple[int, int, bytes, int]]:
         words: tuple[Name, ...] = (self.member, self._life, str(lease_ms), str(int(self._every_s * 1e3)))
-        seats: list[tuple[int, int, bytes, int]] = await _SEAT.run(
-            self._commands, [*self._keys, *self._stream.keys], *words
-        )
+        keys = [*self._keys, *self._stream.keys]
+        try:
+            seats: list[tuple[int, int, bytes, int]] = await _SEAT.run(self._commands, keys, *words)
+        except CommandRejected as error:
+            if error.code != "LATERLIFE":
+                raise
+            self.has_name = False
+            raise LeaseLost(f"another member began as {self.member!r}: give each a name of its own") from error
         return seats
 
     def holds(self, seat: Seat) -> bool:
@@ -141,8 +161,9 @@ class Seats:
         if not empty:  # nothing to read: wait for a retry, or for a partition
             return await asyncio.sleep(max(0, within_ms) / 1e3 if must_wait else 0)
         block = ("BLOCK", str(max(1, within_ms))) if must_wait else ()
+        blocks_s = max(1, within_ms) / 1e3 if must_wait else 0.0
         words = ("COUNT", str(self._prefetch), *block, "STREAMS", *empty, *(seat.read_to for seat in empty.values()))
-        for key, raws in (await self._reads.call("XREAD", *words) or {}).items():
+        for key, raws in (await self._reads.call("XREAD", *words, blocks_s=blocks_s) or {}).items():
             empty[key].in_hand = [ordered_of(raw) for raw in raws]
 
     async def commit(self, seat: Seat, done: list[Done]) -> tuple[int, str]:

@@ -8,7 +8,7 @@ Source: https://valkey.io/topics/streams-intro/ (entries, ids, trimming)
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, PartlyAdded
+from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, PartlyAdded, QueueClosed
 from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name
 from mpim_lab.mq.access import Access
@@ -151,6 +151,7 @@ class Stream:
             command = ("XREAD", "COUNT", str(count), "BLOCK", str(max(1, within_ms)), "STREAMS", self.key, after)
             return entries_of(await link.call(*command, blocks_s=within_ms / 1e3))
         finally:
+            link.connection.abort(QueueClosed("nobody waits for entries any more"))  # a read that still waits ends here
             await link.close()
 
     async def range(self, first: str = "-", last: str = "+", *, count: int | None = None) -> list[Entry]:
@@ -189,6 +190,7 @@ class Stream:
         """Join the consumer group `name`, made now if it does not exist; the stream, too.
 
         start: "0" from the first entry, "$" only what comes from now on, or an id; it counts only when it is made.
+        A group that the server loses later is made again where it was, not at `start`.
         """
         group = ConsumerGroup(self._access, name)
         await group.create(start)

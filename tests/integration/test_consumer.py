@@ -99,14 +99,17 @@ async def test_a_line_that_is_cut_in_the_middle_of_a_read_loses_nothing(server):
 async def test_an_answer_that_was_lost_on_the_way_is_asked_for_again(server, monkeypatch):
     """The server has handed entries over, and nobody has them."""
     async with shop(server, *"ab") as (group, _), Consumer(group, "c") as consumer:
-        call = consumer._link.call
+        connection = consumer._link.connection
+        send = connection.send_blocking
 
-        async def swallow(*words):
-            monkeypatch.setattr(consumer._link, "call", call)
-            await call(*words)
-            raise ConnectionLost("the line broke")
+        def swallow(packed, blocks_s):
+            monkeypatch.undo()
+            send(packed, blocks_s)
+            lost = asyncio.get_running_loop().create_future()
+            lost.set_exception(ConnectionLost("the line broke"))
+            return lost
 
-        monkeypatch.setattr(consumer._link, "call", swallow)
+        monkeypatch.setattr(connection, "send_blocking", swallow)
         with pytest.raises(ConnectionLost):
             await consumer.fetch()
         assert data(await fetched(consumer, 2)) == ["a", "b"]

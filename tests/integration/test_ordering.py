@@ -338,7 +338,7 @@ class Power(BaseException):
     """No handler of exceptions sees it."""
 
 
-@pytest.mark.parametrize("error", [ValueError, NotConnected, Power, asyncio.CancelledError])
+@pytest.mark.parametrize("error", [ValueError, NotConnected, Power])
 @pytest.mark.parametrize("comes", ["from the log", "as it is published"])
 async def test_a_handler_that_raises_ends_the_reader_with_its_error(server, error, comes):
     """The position is before what failed; a new reader goes on from there, and so does this one."""

@@ -26,6 +26,8 @@ mpim_names = st.text("ab:._-{}%", min_size=1, max_size=4)
 numbers = st.integers(0, 12)
 MADE = {  # every method of Keys, and what it is given
     "stream": (names,),
+    "dead_letters": (names, names),
+    "consumer": (names, names, names),
     "record": (names, names),
     "tokens": (names,),
     "sequence": (names, names),
@@ -44,13 +46,16 @@ MADE = {  # every method of Keys, and what it is given
     "used_token": (mpim_names,),
 }
 calls = st.one_of([st.tuples(st.just(method), st.tuples(*given)) for method, given in MADE.items()])
-NOT_KEYS = {"channel", "channel_name", "live", "pattern", "dead_letters", "records"}
+OF_A_STREAM = {"dead_letters", "consumer"}  # given the stream's key
+NOT_KEYS = {"channel", "channel_name", "live", "pattern", "records"}
 
 
 def make(keys, call):
     """The key that a call gives, and what was asked for: names as the server has them."""
     method, arguments = call
     asked = tuple(name_bytes(each) if isinstance(each, str | bytes) else each for each in arguments)
+    if method in OF_A_STREAM:
+        arguments = (keys.stream(arguments[0]), *arguments[1:])
     return getattr(keys, method)(*arguments), (method, asked)
 
 

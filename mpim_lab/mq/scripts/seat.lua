@@ -22,6 +22,11 @@ for _, member in ipairs(alive) do
 end
 local share = 0
 if is_alive[me] then share = math.floor(total / #alive) + (rank < total % #alive and 1 or 0) end
+-- A later life of mine has a seat: this one is told so, and changes nothing more.
+for index = 2, total + 1 do
+  local seat = redis.call("HMGET", KEYS[index], "owner", "life")
+  if seat[1] == me and seat[2] and seat[2] > life then return redis.error_reply("LATERLIFE " .. seat[2]) end
+end
 local mine, free = {}, {}
 for index = 2, total + 1 do
   local seat = redis.call("HMGET", KEYS[index], "owner", "life")
