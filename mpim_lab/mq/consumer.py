@@ -36,6 +36,7 @@ from mpim_lab.mq.groups import ConsumerGroup, group_is_gone
 from mpim_lab.mq.handler import LEAVING
 from mpim_lab.mq.membership import LEASE_MS, Membership
 from mpim_lab.mq.pending_scan import PendingScan
+from mpim_lab.mq.replies import retrieved
 
 WAIT_MS = 200  # how long one read waits: how long a stop may take, too
 _LATE_S = 0.02  # how much later than asked for the server's answer may come
@@ -141,6 +142,7 @@ class Consumer:
     async def _close(self) -> None:
         link, beating = self._link, self._beating
         if self._ahead is not None and not self._ahead.done():
+            self._ahead.add_done_callback(retrieved)
             link.connection.abort(QueueClosed("the consumer has left"))
         self._membership = self._beating = None
         self._begin_anew()
