@@ -380,7 +380,8 @@ def open_queue(w: World, chance: random.Random) -> Call | None:
     slot.state = "opening"
 
     def done(outcome: Outcome) -> None:
-        slot.state = "open" if outcome.is_ok else "closed"
+        if not isinstance(outcome.error, asyncio.CancelledError):  # else it may be open: it is closed at rest
+            slot.state = "open" if outcome.is_ok else "closed"
 
     return Call(f"{slot.name}.open()", queue.open(), 2 * LIMITS.connect_timeout_s, done)
 
