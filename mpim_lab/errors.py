@@ -51,8 +51,12 @@ By `transient` it says whether the same call may succeed later. Every part that 
 from collections.abc import Sequence
 
 # What a server says first when it refuses a command for now: it starts, is busy or full, or a failover is going on.
+# UNBLOCKED ends a command that blocks, when that happens while it waits.
 TRANSIENT_CODES = frozenset(
-    ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "NOREPLICAS", "OOM", "MISCONF"]
+    [
+        *("LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN"),
+        *("READONLY", "NOREPLICAS", "OOM", "MISCONF", "UNBLOCKED"),
+    ]
 )
 
 

@@ -116,14 +116,22 @@ class Consumer:
         self._membership = membership = Membership(self.group, self.name)
         try:
             await self._link.open()
-            self._is_alone = await membership.begin(self._link.client_id)
+            try:
+                await self._take_name()
+            except MpimError as error:  # refused for now: the first fetch asks again
+                if not error.transient:
+                    raise
         except BaseException:
             await self._close()
             raise
-        if not self._is_alone:
-            self._leftovers, self._abandoned = None, self._scan_of_abandoned()
         self._beating = asyncio.create_task(self._beat_now_and_then(membership))
         return self
+
+    async def _take_name(self) -> None:
+        if self._membership is not None and not self._membership.has_begun:
+            self._is_alone = await self._membership.begin(self._link.client_id)
+            if not self._is_alone:
+                self._leftovers, self._abandoned = None, self._scan_of_abandoned()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -169,6 +177,7 @@ class Consumer:
                     self._room.set()
 
     async def _beat(self, membership: Membership, in_hand: Sequence[Delivery] = ()) -> None:
+        await self._take_name()
         for gone in await membership.beat(self._link.client_id, in_hand):
             if self._in_hand.get(gone.raw_id) is gone:
                 self.has_lost = True
@@ -227,6 +236,7 @@ class Consumer:
     async def _next(self, room: int, until: float) -> list[Delivery]:
         if self._ahead is not None:  # first of all: to the server it is mine already, it would be found as a leftover
             return await self._take_reply(self._ahead, until)
+        await self._take_name()
         found = await self._recover(room) or await self._claim(room)
         if found:
             return found

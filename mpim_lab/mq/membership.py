@@ -30,16 +30,23 @@ class Membership:
         self._group, self._name, self._commands = group, name_bytes(consumer, "consumer"), group.access.commands
         self._key, self._life = self._lease_of(consumer), new_message_id()
         self.has_name = True
+        self.has_begun = False  # the server has answered `begin`
 
     def _lease_of(self, consumer: Name) -> bytes:
         access = self._group.access
         return access.keys.consumer(access.key, self._group.raw_name, consumer)
 
     async def begin(self, client_id: int) -> bool:
-        """Take the name; gives False if an earlier life may still be at work, whose entries are not ours to take yet."""
+        """Take the name; gives False if an earlier life may still be at work, whose entries are not ours to take yet.
+
+        After an error it may be tried again; if it had got through, who had the name before is not known any more.
+        """
         words = ("SET", self._key, f"{client_id} {self._life}", "PX", str(LEASE_MS), "GET")
         before = await self._commands.call(*words)
-        return before is None or not await self._is_connected(before.split(b" ")[0])
+        earlier, _, life = (before or b"").partition(b" ")
+        is_alone = not before or (life != self._life.encode() and not await self._is_connected(earlier))
+        self.has_begun = True
+        return is_alone
 
     async def _is_connected(self, client_id: bytes) -> bool:
         try:

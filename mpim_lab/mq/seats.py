@@ -79,11 +79,10 @@ class Seats:
     async def __aenter__(self) -> Self:
         try:
             await self._reads.open()
-            seconds, microseconds = await self._commands.call("TIME")  # later lives have higher names
         except BaseException:
             await self._close()
             raise
-        self._life, self.has_name = f"{int(seconds):012d}{int(microseconds):06d}-{new_message_id()}", True
+        self._life, self.has_name = "", True
         return self
 
     async def __aexit__(
@@ -92,7 +91,7 @@ class Seats:
         self.forget()
         try:
             # a process that dies leaves nothing in order
-            if self.has_name and (kind is None or issubclass(kind, Exception | asyncio.CancelledError)):
+            if self._life and self.has_name and (kind is None or issubclass(kind, Exception | asyncio.CancelledError)):
                 async with asyncio.timeout(self.limits.close_timeout_s * LEAVING):
                     await self._show(0)
         except (MpimError, TimeoutError) as left:  # they pass on after the lease
@@ -138,6 +137,9 @@ class Seats:
             await self._commands.call("HSET", self._keys[1 + seat.partition], "begun", str(seat.token))
 
     async def _show(self, lease_ms: int) -> list[tuple[int, int, bytes, int]]:
+        if not self._life:  # later lives have higher names
+            seconds, microseconds = await self._commands.call("TIME")
+            self._life = f"{int(seconds):012d}{int(microseconds):06d}-{new_message_id()}"
         words: tuple[Name, ...] = (self.member, self._life, str(lease_ms), str(int(self._every_s * 1e3)))
         keys = [*self._keys, *self._stream.keys]
         try:

@@ -8,6 +8,8 @@ import pytest
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, QueueClosed
 from mpim_lab.mq.consumer import Consumer
 from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.ordered_worker import OrderedWorker
+from mpim_lab.mq.partitions import PartitionedStream
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, data, everything_done, fetched, letters, pending, shop, working
@@ -287,3 +289,49 @@ async def test_a_wait_for_entries_that_is_cancelled_ends_at_once(server):
         async with asyncio.timeout(2):
             with pytest.raises(asyncio.CancelledError):
                 await waiting
+
+
+REFUSALS = {
+    "READONLY": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    "NOREPLICAS": (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+    "OOM": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_waits_for_its_turn(server, refusal):
+    """A failover, a replica that is missing, a full memory: none of them ends a run."""
+    begin, end = REFUSALS[refusal]
+    got = []
+    async with shop(server, *"ab") as (group, _), MessageQueue(server.url) as admin:
+        call = admin.link.call
+        await call(*begin)
+        async with working(group, lambda entry: got.append(entry.data)):
+            await asyncio.sleep(0.1)
+            await call(*end)
+            await wait_until(lambda: len(got) >= 2)
+            await call(*begin)
+            await asyncio.sleep(0.1)
+            await call(*end)
+            await group.access.commands.call("XADD", group.access.key, "*", "data", "c")
+            await wait_until(lambda: b"c" in got)
+            await everything_done(group)
+    assert sorted(set(got)) == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_an_ordered_worker_waits_for_its_turn_too(server, refusal):
+    """As the worker of a group does."""
+    begin, end = REFUSALS[refusal]
+    got = []
+    async with MessageQueue(server.url) as mq, MessageQueue(server.url) as admin:
+        stream = PartitionedStream(mq, "orders", partitions=2)
+        await stream.append("alice", b"a")
+        await admin.link.call(*begin)
+        worker = OrderedWorker(stream, "billing", "worker-1", lambda ordered, effects: got.append(ordered.data))
+        running = asyncio.create_task(worker.run())
+        await asyncio.sleep(0.1)
+        await admin.link.call(*end)
+        await wait_until(lambda: got == [b"a"])
+        await worker.stop()
+        await running
