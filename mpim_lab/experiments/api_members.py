@@ -148,6 +148,7 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
     assert member.task is not None
     member.state = "ending" if member.state == "running" else member.state
     well = not w.fault and member.slot.life == member.life and member.slot.state == "open"
+    well = well and member.slot.queue.is_connected
     if cancel:
         member.task.cancel()
     elif member.kind == "worker":

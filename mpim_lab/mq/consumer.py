@@ -20,8 +20,10 @@ An entry that a consumer has in hand takes one of its `most_in_hand` slots. Ever
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
+import random
 from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -139,13 +141,24 @@ class Consumer:
         try:
             if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
                 async with asyncio.timeout(self._link.limits.close_timeout_s * LEAVING):
-                    await self.give_back()
-                    if self._membership is not None:
-                        await self._membership.leave()
+                    await self._leave()
         except (MpimError, TimeoutError) as left:
             _log.warning("%s: leaving: %s; others claim what it had", self.shown_name, left or "no answer in time")
         finally:
             await self._close()
+
+    async def _leave(self) -> None:
+        """Give back what is in hand, and the name; again if a line breaks over it. All of it may be done twice."""
+        for failures in itertools.count(1):
+            try:
+                await self.give_back()
+                if self._membership is not None:
+                    await self._membership.leave()
+                return
+            except MpimError as error:
+                if not error.transient:
+                    raise
+            await asyncio.sleep(self._link.limits.backoff.delay_s(failures, random.random()))
 
     async def _close(self) -> None:
         link, beating = self._link, self._beating
@@ -369,8 +382,8 @@ class Consumer:
                 came = await self._take_reply(self._ahead, now() + self._link.limits.timeout_s)
                 self._in_hand.update(zip(raw_ids_of(came), came, strict=True))
         held = list(self._in_hand.values())
-        self._in_hand.clear()
         released = await self.group.release(self.name, held)
+        self._in_hand.clear()
         for delivery in held:
             if delivery.raw_id in released:
                 self.group.report(Kind.RELEASED, delivery, actor=self.shown_name)
