@@ -28,7 +28,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from mpim_lab.errors import InvalidParameter, LeaseLost, MpimError, QueueClosed
+from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError, QueueClosed
 from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name, name_bytes, same_name
 from mpim_lab.mq.acks import MOST_IDS
@@ -141,6 +141,7 @@ class Consumer:
         try:
             if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
                 async with asyncio.timeout(self._link.limits.close_timeout_s * LEAVING):
+                    await self._stop_beating()  # a sign of life after the farewell would bring the name back
                     await self._leave()
         except (MpimError, TimeoutError) as left:
             _log.warning("%s: leaving: %s; others claim what it had", self.shown_name, left or "no answer in time")
@@ -161,17 +162,21 @@ class Consumer:
             await asyncio.sleep(self._link.limits.backoff.delay_s(failures, random.random()))
 
     async def _close(self) -> None:
-        link, beating = self._link, self._beating
+        link = self._link
         if self._ahead is not None and not self._ahead.done():
             self._ahead.add_done_callback(retrieved)
             link.connection.abort(QueueClosed("the consumer has left"))
-        self._membership = self._beating = None
+        self._membership = None
         self._begin_anew()
         self._room.set()
+        await self._stop_beating()
+        await link.close()
+
+    async def _stop_beating(self) -> None:
+        beating, self._beating = self._beating, None
         if beating is not None:
             beating.cancel()
             await asyncio.wait([beating])
-        await link.close()
 
     # The heartbeat
 
@@ -378,6 +383,9 @@ class Consumer:
     async def give_back(self) -> None:
         """Give back what is in hand, for others to take at once."""
         if self._ahead is not None:
+            with contextlib.suppress(CommandRejected):  # not everybody may; then it is waited for
+                if not self._ahead.done():  # it would go on waiting there, and take what comes after we have left
+                    await self.group.access.commands.call("CLIENT", "UNBLOCK", str(self._link.client_id))
             with contextlib.suppress(MpimError):  # what a broken line swallowed is found below
                 came = await self._take_reply(self._ahead, now() + self._link.limits.timeout_s)
                 self._in_hand.update(zip(raw_ids_of(came), came, strict=True))
