@@ -15,7 +15,6 @@ import logging
 import os
 import select
 import subprocess
-import sys
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -23,8 +22,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
 from mpim_lab.events import now
+from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.leftovers import GIVE_UP_AFTER_S, at_server, new_prefix
+from mpim_lab.lab.version import refusal
 from mpim_lab.mq.address import Address
 
 START_WITHIN_S, LOOK_EVERY_S = 10.0, 0.01
@@ -72,7 +73,8 @@ class ExternalServer:
             return
         try:
             async with asyncio.timeout(START_WITHIN_S), Redis.from_url(self.url, protocol=3) as client:
-                await client.ping()
+                if reason := await refusal(client):
+                    raise ServerFailed(reason)
                 self._no_cutting = await _refusal_to_cut(client)
             if self._guard is None:
                 self._guard = KeyGuard(self.url, self.prefix)
@@ -181,7 +183,8 @@ class KeyGuard:
         self._owner = os.getpid()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mpim_lab.lab.leftovers"],
+                child_command("mpim_lab.lab.leftovers"),
+                env=child_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from mpim_lab.lab.faults import until
 from mpim_lab.lab.leftovers import at_server, escaped
 from mpim_lab.lab.load import measure
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS as LOADS
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server import EmbeddedServer, open_server
 from mpim_lab.mq.pubsub import MessageQueue
 from tests.integration.test_server import is_alive
 from tests.support import wait_until
@@ -291,3 +291,20 @@ async def test_a_fault_that_this_user_may_not_cause_is_said_before_the_run(reade
     with pytest.raises(FaultUnavailable, match="does not let this user"):
         await Delivery(design="sketch", fault="cut").run()
     assert (await Delivery(design="confirmed", fault="away", messages=12).run()).verdict.lost == ()
+
+
+@pytest.mark.parametrize("mode", ["cluster", "replica", "no RESP3"])
+async def test_a_server_of_another_kind_is_named_at_once(tmp_path, mode):
+    """ServerFailed with what it is, before anything is written there."""
+    old = tmp_path / "old.conf"
+    old.write_text('rename-command HELLO ""')
+    async with EmbeddedServer() as primary:
+        port = primary.url.rpartition(":")[2].split("/")[0]
+        config = {
+            "cluster": {"cluster-enabled": "yes"},
+            "replica": {"replicaof": f"127.0.0.1 {port}"},
+            "no RESP3": {"include": str(old)},
+        }
+        async with EmbeddedServer(config=config[mode]) as other:
+            with pytest.raises(ServerFailed, match=mode):
+                await ExternalServer(other.url).start()
