@@ -15,7 +15,7 @@ from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoo
 from mpim_lab.experiments.price import price_of_guarantees
 from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.experiments.soak import play
-from mpim_lab.lab import leftovers
+from mpim_lab.lab import external, leftovers
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.leftovers import at_server, escaped
@@ -308,3 +308,24 @@ async def test_a_server_of_another_kind_is_named_at_once(tmp_path, mode):
         async with EmbeddedServer(config=config[mode]) as other:
             with pytest.raises(ServerFailed, match=mode):
                 await ExternalServer(other.url).start()
+
+
+async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, readers, monkeypatch):
+    """Its heartbeat goes on, so that nobody takes the run for dead; in the end all is gone."""
+    monkeypatch.setattr(external, "RENEW_EVERY_S", 0.05)
+    async with ExternalServer(server.url) as lab, at_server(server.url) as found:
+        await readers.set(f"{lab.prefix}kept", b"x")
+        first = lab._guard
+        await until(lambda: first.is_ready, "the guard", within_s=30)
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: lab._guard is not first and lab._guard.is_ready, "another guard", within_s=30)
+        alive = f"{lab.prefix}lab:alive"
+        await readers.expire(alive, 1_000)
+
+        async def is_renewed():
+            return await readers.ttl(alive) <= leftovers.ALIVE_S
+
+        await until(is_renewed, "the heartbeat", within_s=30)
+        await found.remove_dead(everywhere=True)
+        assert await readers.exists(f"{lab.prefix}kept")
+    assert await as_it_was(readers)
