@@ -12,6 +12,7 @@ from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
 from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import until
+from mpim_lab.lab.guard import Guard
 from mpim_lab.lab.serve import start_gateway
 from mpim_lab.lab.server import EmbeddedServer
 from tests.raw_clients import SECRET
@@ -102,3 +103,13 @@ def _closed_pipe():
     reader, writer = os.pipe()
     os.close(reader)
     return writer
+
+
+async def test_a_guard_removes_the_directory_also_where_path_names_no_programs(monkeypatch, tmp_path):
+    """The shell knows itself where `rm` is."""
+    binary = EmbeddedServer().binary
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "lab").mkdir()
+    guard = Guard((binary, "--port", "0"), tmp_path / "lab")
+    guard.end(keep_directory=False)
+    assert not (tmp_path / "lab").exists()

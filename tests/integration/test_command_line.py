@@ -129,6 +129,8 @@ async def test_an_interrupt_ends_it_quietly():
         ["serve", "--nonsense"],
         ["doctor", "now"],
         ["bench", "nonsense"],
+        ["bench", "pool", "--json", "/proc/nowhere.json"],
+        ["bench", "pool", "--json", "/proc"],
     ],
     ids=" ".join,
 )
