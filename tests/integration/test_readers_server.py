@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
+from mpim_lab.experiments import pool_cost
 from mpim_lab.experiments.price import price_of_guarantees
 from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.experiments.soak import play
@@ -329,3 +330,13 @@ async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, re
         await found.remove_dead(everywhere=True)
         assert await readers.exists(f"{lab.prefix}kept")
     assert await as_it_was(readers)
+
+
+async def test_a_sweep_of_the_pool_names_what_ended_it():
+    """One error of ours, not the group of all callers that met it."""
+
+    async def fails():
+        raise ServerFailed("it is gone")
+
+    with pytest.raises(ServerFailed, match="it is gone"):
+        await pool_cost._all([fails(), asyncio.sleep(60)])
