@@ -10,6 +10,7 @@ from mpim_lab.plain import ending_quietly, write_plainly
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; gives the exit status."""
+    write_plainly()
     parser = argparse.ArgumentParser(prog="mpim-lab", description="Learn message queues by running one.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what is present, what is missing, and what to do")
@@ -28,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "bench":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    write_plainly()
     with ending_quietly():
         return _run(arguments, rest)
 

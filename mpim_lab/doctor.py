@@ -97,10 +97,11 @@ async def _server(name: str) -> Check:
 async def _own_server() -> list[Check]:
     """Look at the server that MPIM_REDIS_URL names: version, settings, and what dead runs have left there."""
     url, name = os.environ["MPIM_REDIS_URL"].strip(), "server (MPIM_REDIS_URL)"
+    if not (check := await _server(name)).ok:
+        return [check]
     try:
         async with at_server(url) as leftovers:
             removed = await leftovers.remove_dead(everywhere=True)
-        check = await _server(name)
         version = await server_version(url)
         settings = await _settings(url)
     except MpimError as error:

@@ -2,10 +2,14 @@
 
 import codecs
 import contextlib
+import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+from mpim_lab.errors import InvalidParameter, MpimError
 
 BROKEN_PIPE, INTERRUPTED = 128 + 13, 128 + 2  # what a shell gives for a program that SIGPIPE or SIGINT ended
 _PLAIN = {
@@ -16,11 +20,20 @@ _PLAIN = {
 
 
 def write_plainly() -> None:
-    """Have standard output and error write what their encoding lacks in other characters, instead of failing."""
+    """Have standard output and error write what their encoding lacks in other characters, instead of failing.
+
+    Where one of them is closed (`>&-`), what goes there is dropped.
+    """
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     codecs.register_error("mpim_lab.plain", _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="mpim_lab.plain")
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
@@ -42,12 +55,38 @@ def ending_quietly() -> Iterator[None]:
         sys.stdout.flush()
     except BaseException as error:
         if _holds(error, BrokenPipeError):
-            with contextlib.suppress(OSError, ValueError):  # what is still to be written would fail again at the exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_the_rest()
             sys.exit(BROKEN_PIPE)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            print(f"mpim-lab: {error.strerror}", file=sys.stderr)
+            _drop_the_rest()
+            sys.exit(1)
         if _holds(error, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         raise
+
+
+def ending_well(main: Callable[[], int]) -> int:
+    """Run a program's `main`; an error of ours is one line and status 1, or 2 where a parameter is no good."""
+    try:
+        with ending_quietly():
+            return main()
+    except MpimError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidParameter) else 1
+
+
+def first_of(error: BaseException) -> BaseException:
+    """One error of a group: tasks fail alike."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _drop_the_rest() -> None:
+    """What is still to be written would fail again at the exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:

@@ -5,7 +5,6 @@ import asyncio
 import dataclasses
 import functools
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +57,11 @@ def run_bench_command(argv: Sequence[str]) -> int:
         print("mpim-lab bench: interrupted", file=sys.stderr)
         return 130
     print(_text_of(report, arguments.bench))
-    _keep(report, arguments)
+    try:
+        _keep(report, arguments)
+    except OSError as error:  # it could be written when the run began
+        print(f"mpim-lab bench: {error.filename or 'the file'} cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -155,8 +158,13 @@ def _writable(name: str) -> Path:
     path = Path(name)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{path.parent} is not a directory")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path} cannot be written")
+    is_new = not path.exists()
+    try:
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 

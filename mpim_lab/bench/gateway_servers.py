@@ -16,6 +16,7 @@ from typing import Self
 
 from mpim_lab.bench.peers.node import PROGRAM, missing_node, node_folder
 from mpim_lab.errors import ServerFailed
+from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.gatewayload.plan import MPIM, SOCKET_IO
 from mpim_lab.lab.guard import Guard
 
@@ -31,13 +32,13 @@ PYTHON_PEERS = ("socketio", "uvicorn", "websockets")
 class GatewayContestant:
     """A server to compare: how it is started, how its clients speak, and what it promises to them.
 
-    command(redis_url) → argv; `missing()` → why it cannot run here, None if it can.
+    command() → argv; `missing()` → why it cannot run here, None if it can.
     """
 
     who: str
     speech: str
     note: str
-    command: Callable[[str], Sequence[str]]
+    command: Callable[[], Sequence[str]]
     missing: Callable[[], str | None]
 
 
@@ -57,21 +58,21 @@ CONTESTANTS = {
             "mpim_lab",
             MPIM,
             "exactly once in effect, in order: numbered, kept before `sent`, acknowledged by the receiver, sent again",
-            lambda url: (*(sys.executable, "-m", "mpim_lab.im.process", "--url", url), "--rate", MOST_FRAMES_PER_S),
+            lambda: child_command("mpim_lab.im.process", "--rate", MOST_FRAMES_PER_S),
             _missing_ours,
         ),
         GatewayContestant(
             "python-socketio",
             SOCKET_IO,
             AT_MOST_ONCE,
-            lambda url: (sys.executable, str(PEERS / "socketio_server.py")),
+            lambda: (sys.executable, str(PEERS / "socketio_server.py")),
             _missing_python_peer,
         ),
         GatewayContestant(
             "socket.io on Node",
             SOCKET_IO,
             AT_MOST_ONCE,
-            lambda url: ("node", str(node_folder() / PROGRAM)),
+            lambda: ("node", str(node_folder() / PROGRAM)),
             missing_node,
         ),
     )
@@ -91,9 +92,11 @@ class GatewayServer:
         told_by_name = (
             ("--prefix", prefix) if contestant.speech == MPIM and prefix else ()
         )  # the others by PEER_CHANNEL
-        self._command = (*contestant.command(redis_url), *told_by_name)
+        self._command = (*contestant.command(), *told_by_name)
         self.prefix = prefix
         self._told = {
+            **child_environment(),
+            "MPIM_REDIS_URL": redis_url,
             "MPIM_SECRET": self.secret,
             "PEER_REDIS_URL": redis_url,
             "PEER_CHANNEL": f"{prefix}socket.io",

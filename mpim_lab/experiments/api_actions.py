@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Collection, Mapping
 
+from mpim_lab.errors import InvalidParameter
 from mpim_lab.experiments.api_faults import FAULT_ACTIONS
 from mpim_lab.experiments.api_members import MEMBER_ACTIONS
 from mpim_lab.experiments.api_pubsub import PUBSUB_ACTIONS
@@ -27,6 +28,8 @@ ACTIONS = {name: action for area in TABLE.values() for name, (action, _) in area
 
 def weights(only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, dict[str, int]]:
     """Area → action → weight, of some areas and actions: named in `only` (all, if empty) and not in `without`."""
+    if unknown := set(only) - TABLE.keys() - ACTIONS.keys():
+        raise InvalidParameter(f"no area and no action: {', '.join(sorted(unknown))}")
     chosen = {}
     for area, actions in TABLE.items():
         if area in without:

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Self
 
+from mpim_lab.errors import InvalidParameter
+
 MODES = ("wait", "cancel", "aside")
 _SHARES = (70, 15, 15)
 _AREAS_AT_ONCE = (1, 1, 2, 2, 3)
@@ -32,8 +34,11 @@ class Step(NamedTuple):
         >>> Step.parse("publish:4711:cancel")
         Step(action='publish', number=4711, mode='cancel')
         """
-        action, number, *mode = text.split(":")
-        return cls(action, int(number), *mode)
+        action, _, rest = text.partition(":")
+        number, _, mode = rest.partition(":")
+        if not number.isdecimal() or mode not in ("", *MODES):
+            raise InvalidParameter(f"{text!r} is no step: write ACTION:NUMBER, or ACTION:NUMBER:MODE with {MODES}")
+        return cls(action, int(number), mode or "wait")
 
 
 def schedule_of(seed: int, steps: int, areas: Mapping[str, Mapping[str, int]]) -> list[Step]:

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from mpim_lab.experiments.api_actions import weights
 from mpim_lab.experiments.api_runner import Played, play
 from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, shrunk
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.plain import ending_well
 
 SEEDS_AT_ONCE = 5
 SHRINK_S = 60.0
@@ -160,6 +162,9 @@ def _replay(seed: int, steps: list[Step], options: Options) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; gives the exit status: 1 if a schedule failed."""
     given = _parser().parse_args(argv)
+    check_bounds(1, 64, processes=given.processes)
+    check_bounds(1, 100_000_000, count=given.count)
+    check_bounds(1, 100_000, steps_per_schedule=given.steps_per_schedule)
     only, without = tuple(given.only), tuple(given.without)
     options = Options(given.server, given.steps_per_schedule, only, without, given.shrink)
     if given.steps is not None or given.seed is not None:
@@ -182,4 +187,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending_well(main))

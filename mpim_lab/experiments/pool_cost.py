@@ -20,6 +20,7 @@ from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.pool import Pool
 from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.plain import first_of
 
 Row = dict[str, Any]
 COUNTER = "cost:counter"
@@ -112,10 +113,13 @@ async def _measure(call: Call, callers: int, seconds: float) -> Times:
 
 
 async def _all(work: Any) -> None:
-    """Like gather, and nobody is left behind when one fails or we are cancelled."""
-    async with asyncio.TaskGroup() as group:
-        for each in work:
-            group.create_task(each)
+    """Like gather, and nobody is left behind when one fails or we are cancelled. Raises what the first one raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except ExceptionGroup as errors:
+        raise first_of(errors) from errors
 
 
 # One command that holds up a line

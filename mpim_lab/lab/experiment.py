@@ -66,6 +66,15 @@ class Result:
         return f"{self.experiment!r}\n{self.verdict}"
 
 
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number"}
+
+
+def _is_no(kind: type, value: Any) -> str | None:
+    """Say that a parameter's value is not of the kind of its default; None if it is. True is no number."""
+    fits = type(value) is kind or (kind is float and isinstance(value, (int, float)) and not isinstance(value, bool))
+    return None if fits or kind not in _KINDS else f"must be {_KINDS[kind]}"
+
+
 def running_loop() -> asyncio.AbstractEventLoop:
     """Return the event loop that runs here. Raise WrongLoop where there is none."""
     try:
@@ -128,8 +137,7 @@ class Experiment(ABC):
     def __post_init__(self) -> None:
         for parameter, bounds in self.knobs():
             value = getattr(self, parameter.name)
-            is_whole = type(parameter.default) is not int or type(value) is int  # True is no number
-            if complaint := bounds.refuses(value) or (None if is_whole else "must be a whole number"):
+            if complaint := bounds.refuses(value) or _is_no(type(parameter.default), value):
                 raise InvalidParameter(f"{parameter.name}={value!r}: {complaint}")
 
     @classmethod

@@ -4,7 +4,7 @@
 |--------------------------|-----------------------------------------------------------------------------------------|
 | `stop`, also cancelled   | the run's guard, a process of its own (`leftovers`), which says how it went              |
 | we are killed            | the guard, at end-of-file                                                               |
-| the guard is killed      | `stop`; if we are killed as well, the next run on that server, or `mpim-lab doctor`      |
+| the guard is killed      | another, begun within seconds; if we die before: the next run there, or `mpim-lab doctor` |
 | the server is gone       | nobody: `stop` logs what is left. If it comes back with it: the next run, or the doctor  |
 """
 
@@ -15,7 +15,6 @@ import logging
 import os
 import select
 import subprocess
-import sys
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -23,8 +22,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
 from mpim_lab.events import now
+from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.guard import close_in_forks
-from mpim_lab.lab.leftovers import GIVE_UP_AFTER_S, at_server, new_prefix
+from mpim_lab.lab.leftovers import GIVE_UP_AFTER_S, RENEW_EVERY_S, at_server, new_prefix
+from mpim_lab.lab.version import refusal
 from mpim_lab.mq.address import Address
 
 START_WITHIN_S, LOOK_EVERY_S = 10.0, 0.01
@@ -59,6 +60,7 @@ class ExternalServer:
         self.url, self._address = url, Address.parse(url)
         self.prefix = new_prefix()
         self._guard: KeyGuard | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._no_cutting = ""  # what the server says to CLIENT LIST and CLIENT KILL, if it refuses them
 
     @property
@@ -72,18 +74,28 @@ class ExternalServer:
             return
         try:
             async with asyncio.timeout(START_WITHIN_S), Redis.from_url(self.url, protocol=3) as client:
-                await client.ping()
+                if reason := await refusal(client):
+                    raise ServerFailed(reason)
                 self._no_cutting = await _refusal_to_cut(client)
             if self._guard is None:
                 self._guard = KeyGuard(self.url, self.prefix)
             async with asyncio.timeout(START_WITHIN_S), at_server(self.url) as leftovers:
                 await leftovers.keep_alive(self.prefix)
+            self._watching = asyncio.create_task(self._watch())
         except BaseException as error:
             guard, self._guard = self._guard, None
             if guard is not None:
                 guard.let_go()
             failed = self._failed(error)
             raise failed from (None if failed is error else error)
+
+    async def _watch(self) -> None:
+        """Begin another guard when ours is gone: without its heartbeat, others would take the run for dead."""
+        while self._guard is not None:
+            await asyncio.sleep(RENEW_EVERY_S)
+            if self._guard is not None and self._guard.is_gone:
+                with contextlib.suppress(ServerFailed):  # no process can be started now
+                    self._guard = KeyGuard(self.url, self.prefix)
 
     def _failed(self, error: BaseException) -> BaseException:
         if isinstance(error, RedisError | OSError | TimeoutError):
@@ -98,6 +110,9 @@ class ExternalServer:
         guard, self._guard = self._guard, None
         if guard is None:
             return
+        if self._watching is not None:
+            with contextlib.suppress(RuntimeError):  # its event loop is closed
+                self._watching.cancel()
         failed = await (guard.end() if guard.is_ready else self._remove_before(guard))
         if failed == GUARD_GONE:
             failed = await self._remove()
@@ -181,7 +196,8 @@ class KeyGuard:
         self._owner = os.getpid()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mpim_lab.lab.leftovers"],
+                child_command("mpim_lab.lab.leftovers"),
+                env=child_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -204,6 +220,11 @@ class KeyGuard:
             raise WrongLoop(f"the run belongs to the process {self._owner}, which this one was forked from")
         assert self._process.stdout is not None
         return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    @property
+    def is_gone(self) -> bool:
+        """It has ended, although nobody told it to."""
+        return self._process.poll() is not None
 
     def kill(self) -> None:
         """There is nothing left to remove."""

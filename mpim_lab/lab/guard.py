@@ -31,13 +31,15 @@ from mpim_lab.errors import ServerFailed, WrongLoop
 END_WITHIN_S = 5.0
 _START_WITHIN_S = 10.0
 # $1 is the directory; the rest is the server's command line. The read ends with a line ("keep") or end-of-file.
+# In the end the whole group is killed, the shell with it: a program that is a script may have started the server itself.
 _SCRIPT = """
 directory=$1; shift
 "$@" >>"$directory/log" 2>&1 </dev/null &
 echo $!
 read word
 kill -9 $! 2>/dev/null
-[ "$word" = keep ] || rm -rf "$directory"
+[ "$word" = keep ] || command -p rm -rf "$directory"
+kill -9 0
 """
 _THREADS = 16  # the place of num_threads in /proc/PID/stat, after the state
 _lifelines: "weakref.WeakSet[Any]" = weakref.WeakSet()

@@ -180,7 +180,8 @@ async def _main() -> dict[str, Any]:
     if not first:  # whoever started us is gone already
         return {}
     order = json.loads(first)
-    print(json.dumps({"ready": True}), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # the run has died meanwhile: all the more there is to do
+        print(json.dumps({"ready": True}), flush=True)
     said = asyncio.ensure_future(next_line())
     try:
         return {"removed": await guard(order["url"], order["prefix"], said)}

@@ -11,7 +11,6 @@
 import asyncio
 import contextlib
 import json
-import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from mpim_lab.errors import LoadFailed
+from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.loadworker.plan import LoadPlan
 
@@ -42,8 +42,8 @@ class LoadProcess:
 
     async def __aenter__(self) -> "LoadProcess":
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "mpim_lab.lab.loadworker", self.role),
+            *child_command("mpim_lab.lab.loadworker", self.role),
+            env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

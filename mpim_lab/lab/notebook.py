@@ -17,7 +17,8 @@ from mpim_lab.lab.relay import open_streams
 from mpim_lab.mq.address import Address
 
 ANSWER_WITHIN_S = 5.0
-_SKIPPING, _SHOWN = "_mpim_lab_skipping", "_mpim_lab_shown"
+_SHOWN = "_mpim_lab_shown"
+_SKIPPING = f"__import__({__name__!r}, fromlist=['*']).skipping()"  # no name in the notebook: `%reset` forgets those
 
 
 def skip_unavailable() -> None:
@@ -26,11 +27,18 @@ def skip_unavailable() -> None:
     So are the cells that use what it would have made; all others run. On a server of the lab's own nothing is changed.
     """
     shell: Any = get_ipython()
-    if shell is None or not os.environ.get("MPIM_REDIS_URL", "").strip() or _SKIPPING in shell.user_ns:
+    if shell is None or not os.environ.get("MPIM_REDIS_URL", "").strip():
         return
-    skipping = shell.user_ns[_SKIPPING] = Skipping(shell.user_ns)
-    shell.input_transformers_post.append(skipping.read)
-    shell.ast_transformers.append(skipping)
+    if skipping() is None:
+        begun = Skipping(shell.user_ns)
+        shell.input_transformers_post.append(begun.read)
+        shell.ast_transformers.append(begun)
+
+
+def skipping() -> "Skipping | None":
+    """What skips cells in this kernel, if anything does."""
+    shell: Any = get_ipython()
+    return next((each for each in shell.ast_transformers if isinstance(each, Skipping)), None)
 
 
 class Skipping:
@@ -60,14 +68,16 @@ class Skipping:
         return _fixed(self._wrapped(cell, made), cell)
 
     def _wrapped(self, cell: ast.Module, made: set[str]) -> list[ast.stmt]:
-        lines, last = list(cell.body), cell.body[-1] if cell.body else None
+        first = next((place for place, line in enumerate(cell.body) if not _is_future(line)), len(cell.body))
+        lines, last = cell.body[first:], cell.body[-1] if cell.body[first:] else None
         shown = ast.parse("None", mode="eval").body
         if isinstance(last, ast.Expr):
             lines[-1] = ast.Assign([ast.Name(_SHOWN, ast.Store())], last.value)
             shown = last.value if isinstance(last.value, ast.Name) else shown
+        refused = f"{_SKIPPING}.refused({_SHOWN}_error, {sorted(made)!r}, {self._what(cell)!r})"
         whole = ast.parse(
-            f"{_SHOWN} = None\ntry:\n    pass\nexcept Exception as {_SHOWN}_error:\n"
-            f"    {_SKIPPING}.refused({_SHOWN}_error, {sorted(made)!r}, {self._what(cell)!r})\n    {_SHOWN} = None\n{_SHOWN}"
+            f"{_SHOWN} = None\ntry:\n    pass\nexcept Exception as {_SHOWN}_error:\n    {refused}\n    {_SHOWN} = None\n"
+            f"globals().get({_SHOWN!r})"
         ).body
         attempt = whole[1]
         assert isinstance(attempt, ast.Try)
@@ -75,7 +85,7 @@ class Skipping:
         attempt.orelse = ast.parse(f"{_SKIPPING}.ended({sorted(made)!r})").body
         if isinstance(shown, ast.Name):  # a panel is of use for whatever else it offers
             attempt.handlers[0].body[-1] = ast.parse(f"{_SHOWN} = globals().get({shown.id!r})").body[0]
-        return whole
+        return [*cell.body[:first], *whole]
 
     def refused(self, error: Exception, made: list[str], what: str) -> None:
         """Say what is left out, and why. Raises the error if it is not for want of a right."""
@@ -125,6 +135,11 @@ def _names(cell: ast.Module, context: type[ast.expr_context]) -> Iterator[str]:
             yield node.id
         if context is ast.Store and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
+
+
+def _is_future(line: ast.stmt) -> bool:
+    """It must be the first of a file, and not inside of anything."""
+    return isinstance(line, ast.ImportFrom) and line.module == "__future__"
 
 
 def _fixed(lines: list[ast.stmt], cell: ast.Module) -> ast.Module:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.im.tokens import new_secret
+from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.server import open_server
 
@@ -50,13 +51,13 @@ async def start_gateway(
     name: str, url: str, settings: Mapping[str, str], *, port: int = 0, prefix: str = "", allow_login: bool = False
 ) -> GatewayProcess:
     """Start one and wait until it listens. settings: MPIM_SECRET and MPIM_DATABASE_URL. Raises ServerFailed."""
-    command = [sys.executable, "-m", "mpim_lab.im.process", "--url", url, "--name", name, "--port", str(port)]
-    command += ["--until-eof", "--prefix", prefix, *(["--allow-login"] if allow_login else [])]
+    options = ["--name", name, "--port", str(port), "--until-eof", "--prefix", prefix]
+    options += ["--allow-login"] if allow_login else []
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *child_command("mpim_lab.im.process", *options),
         stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we do
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | settings,
+        env=child_environment(MPIM_REDIS_URL=url, **settings),  # not on argv: the URL may hold a password
         start_new_session=True,
     )
     assert process.stdin is not None and process.stdout is not None
@@ -95,8 +96,8 @@ async def serve(gateways: int, *, port: int = 8800, first: int = 1) -> int:
         await stack.enter_async_context(server)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mpim-"))
         settings = {
-            "MPIM_SECRET": os.environ.get("MPIM_SECRET") or new_secret(),
-            "MPIM_DATABASE_URL": os.environ.get("MPIM_DATABASE_URL")
+            "MPIM_SECRET": os.environ.get("MPIM_SECRET", "").strip() or new_secret(),
+            "MPIM_DATABASE_URL": os.environ.get("MPIM_DATABASE_URL", "").strip()
             or f"sqlite+aiosqlite:///{Path(folder, 'mpim.db')}",
         }
         running: list[GatewayProcess] = []

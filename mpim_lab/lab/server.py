@@ -14,11 +14,13 @@ from typing import Self
 
 from mpim_lab.errors import InvalidParameter, ServerFailed, WrongLoop
 from mpim_lab.lab.binary import find_binary
+from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.guard import Guard
 from mpim_lab.lab.settings import Value, settings_file
 
 _PORTS = (15_000, 32_000)
+_OURS = ("daemonize", "dir", "unixsocket")  # where it is, and that it stays our child; "port": 0 is none at all
 PERSISTENCE = {
     "none": {"appendonly": "no"},
     "everysec": {"appendonly": "yes", "appendfsync": "everysec"},
@@ -55,11 +57,14 @@ class EmbeddedServer:
         config: Mapping[str, Value] | None = None,
         start_within_s: float = 10.0,
     ) -> None:
-        if persistence not in PERSISTENCE:
+        if persistence not in tuple(PERSISTENCE):
             raise InvalidParameter(f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}")
         self.binary = find_binary(binary)
         self._settings: dict[str, Value] = {"save": "", **PERSISTENCE[persistence], **(config or {})}
+        _check_not_ours(config or {})
         settings_file(self._settings)  # refuses what cannot be written
+        check_bounds(0, 65_535, port=port or 0)
+        check_bounds(0.0, 3_600.0, start_within_s=start_within_s)
         self._fixed_port, self._start_within_s = port, start_within_s
         self._port = port or 0
         self._directory: Path | None = None
@@ -252,9 +257,19 @@ def open_server(**options: object) -> EmbeddedServer | ExternalServer:
     return ExternalServer(url) if url else EmbeddedServer(**options)  # type: ignore[arg-type]
 
 
+def _check_not_ours(config: Mapping[str, Value]) -> None:
+    for name, value in config.items():
+        if str(name).lower() in _OURS or (str(name).lower() == "port" and str(value) != "0"):
+            raise InvalidParameter(
+                f"config[{name!r}]: this is chosen by EmbeddedServer; the port can be given as port=…"
+            )
+
+
 def _new_directory() -> Path:
+    """Make one in /tmp, as a path there is short, or else wherever the system has a place for such."""
+    place = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else None
     try:
-        return Path(tempfile.mkdtemp(prefix="mpim-", dir="/tmp" if os.path.isdir("/tmp") else None))
+        return Path(tempfile.mkdtemp(prefix="mpim-", dir=place))
     except OSError as error:
         raise ServerFailed(f"no directory for the server can be made: {error}") from error
 

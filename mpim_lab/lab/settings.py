@@ -27,24 +27,26 @@ Value = str | int | Sequence[str]
 def settings_file(settings: Mapping[str, Value]) -> str:
     """Write settings by name as a server reads them. A sequence is several words; a text is one, but where several belong.
 
-    Raise InvalidParameter for what is no setting's name, and for a NUL, which ends every value.
+    Raise InvalidParameter for what is no setting's name, or cannot be a value: a NUL would end it. No value is shown.
     """
     return "".join(f"{_name(name)} {' '.join(map(_quoted, _words(name, value)))}\n" for name, value in settings.items())
 
 
 def _name(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidParameter(f"{name!r} is no name of a setting")
     return name
 
 
 def _words(name: str, value: Value) -> list[str]:
     """Take the words of a value apart: at blanks, and not inside quotes that begin and end a word."""
-    if not isinstance(value, str | int):
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        if name.lower() not in _SEVERAL_WORDS:
+            return [str(value)]
+        return [found[found.lastindex or 0] for found in _WORD.finditer(str(value))] or [""]
+    if isinstance(value, Sequence) and all(isinstance(word, str) for word in value):
         return list(value)
-    if name.lower() not in _SEVERAL_WORDS:
-        return [str(value)]
-    return [found[found.lastindex or 0] for found in _WORD.finditer(str(value))] or [""]
+    raise InvalidParameter(f"{name}: must be text, a whole number or several texts, not {type(value).__name__}")
 
 
 def _quoted(word: str) -> str:
@@ -54,10 +56,13 @@ def _quoted(word: str) -> str:
     "two\nlines, \"\xc3\xa4\""
     """
     if "\0" in word:
-        raise InvalidParameter(f"{word!r}: a setting cannot have a NUL")
+        raise InvalidParameter("a setting cannot have a NUL")
     if _PLAIN.fullmatch(word):
         return f'"{word}"'
-    return '"' + "".join(map(_escaped, word.encode("utf-8", "surrogateescape"))) + '"'
+    try:
+        return '"' + "".join(map(_escaped, word.encode("utf-8", "surrogateescape"))) + '"'
+    except UnicodeEncodeError as error:
+        raise InvalidParameter(f"a setting cannot have a lone surrogate: {error.reason}") from None
 
 
 def _escaped(byte: int) -> str:

@@ -1,4 +1,4 @@
-"""Version: which server it is, as far as it says so to a user with few rights."""
+"""Version: which server it is, as far as it says so to a user with few rights, and whether the lab can work with it."""
 
 from typing import Any
 
@@ -27,6 +27,23 @@ async def server_version(url: str) -> str:
         raise NotConnected(f"the server does not answer: {error}") from error
     is_valkey = "valkey_version" in found
     return f"Valkey {found['valkey_version']}" if is_valkey else f"Redis {found.get('redis_version', '?')}"
+
+
+async def refusal(client: Any) -> str:
+    """Say why the lab cannot use a server of this kind; "" if it can, or if the server does not say what it is."""
+    try:
+        hello: Any = await client.execute_command("HELLO", "3")
+    except ResponseError as error:
+        is_unknown = "unknown command" in str(error)
+        return f"it speaks no RESP3 ({error}): the lab needs Redis 7.0 or newer, or any Valkey" if is_unknown else ""
+    said = {_text(name): _text(value) for name, value in hello.items()} if isinstance(hello, dict) else {}
+    if said.get("mode") in ("cluster", "sentinel"):
+        return f"it runs in {said['mode']} mode: the lab needs a standalone server"
+    return "it is a replica, which takes no writes: name its primary" if said.get("role") == "replica" else ""
+
+
+def _text(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def too_old(version: str) -> bool:

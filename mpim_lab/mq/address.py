@@ -57,8 +57,8 @@ class Address:
             _check_path(url)
         except (ValueError, AttributeError, TypeError) as error:
             raise InvalidParameter(
-                f"not a server's URL ({error}); write redis://host:port/db or unix:///path"
-            ) from error
+                f"not a server's URL ({_complaint(error)})"
+            ) from None  # its words may hold a password
         tls = None
         if options.pop("connection_class", None) is SSLConnection:
             tls = {name: options.pop(name) for name in list(options) if name in _TLS}
@@ -131,8 +131,17 @@ def _no_pass_phrase() -> str:
     raise ValueError("the private key is encrypted: give ssl_password")
 
 
+_COMPLAINTS = ("Redis URL must specify", "Invalid value for", "Invalid IPv6 URL", "Port out of range", "the database")
+
+
+def _complaint(error: Exception) -> str:
+    """Give what is wrong, but no piece of the URL: where it is taken apart wrongly, that may be a piece of the password."""
+    said = str(error) if str(error).startswith(_COMPLAINTS) else "its host, port or path cannot be read"
+    return f"{said}; write redis://user:password@host:port/db or unix:///path, and other characters in them as %XX"
+
+
 def _check_path(url: str) -> None:
     """redis-py takes a database that is no number for 0."""
     parts = urlsplit(url)
     if parts.scheme != "unix" and (database := unquote(parts.path).strip("/")) and not database.isdecimal():
-        raise ValueError(f"the database {database!r} is no number")
+        raise ValueError("the database is no number")

@@ -44,7 +44,11 @@ class Buttons:
             self._say(named(error))
 
     def _begin(self, act: Act) -> None:
-        work = act()
+        try:
+            work = act()
+        except Exception as error:
+            self._say(named(error))
+            return
         if work is not None:
             task = asyncio.ensure_future(work)
             self._tasks.add(task)

@@ -55,15 +55,22 @@ class SweepPanel(ui.VBox):
                 await asyncio.wait([self._measuring])
                 self._tell(self._measuring)
             finally:
-                self._measuring.cancel()
-                self._measuring = None
-                self._busy(False)
+                await self._ended(self._measuring)
         return self.frame
 
     def stop(self) -> None:
         """End the measuring at once."""
         if self._measuring is not None:
             self._measuring.cancel()
+
+    async def _ended(self, measuring: "asyncio.Task[None]") -> None:
+        """Wait until it has cleaned up, so that the next run does not meet it."""
+        try:
+            measuring.cancel()
+            await asyncio.wait([measuring])
+        finally:
+            self._measuring = None
+            self._busy(False)
 
     async def _measure(self) -> None:
         async with contextlib.aclosing(self._sweep()) as rows:  # type: ignore[type-var]

@@ -45,6 +45,71 @@ async def test_a_reader_that_goes_away_ends_it_quietly(command):
     assert (status, complaints) == (141, "")
 
 
+@pytest.mark.parametrize("command", ["doctor", "demo"])
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+async def test_output_that_is_closed_is_no_failure(command, closed):
+    """What would be written there is dropped."""
+    assert await run(command, shell=closed) == (0, b"", "")
+
+
+async def test_a_full_disk_is_said_in_one_line():
+    """Status 1, no traceback."""
+    status, _, complaints = await run("doctor", shell="> /dev/full")
+    assert (status, complaints) == (1, "mpim-lab: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "garbage",
+        "http://h",
+        "redis://h:99999",
+        "redis://h:1/abc",
+        "redis://h?foo=1",
+        "redis://[::1",
+        "redis://:1/pa@h:1",
+    ],
+)
+async def test_the_doctor_names_what_is_wrong_with_a_url(url):
+    """In a line of its report; nothing that may be a piece of a password is shown."""
+    status, out, complaints = await run("doctor", MPIM_REDIS_URL=url)
+    assert (status, complaints) == (1, "") and b"pa@h" not in out
+    assert "✘ server (MPIM_REDIS_URL)" in out.decode()
+
+
+@pytest.mark.parametrize("name", ["MPIM_REDIS_URL", "MPIM_SERVER_BINARY", "MPIM_DATABASE_URL", "MPIM_SECRET"])
+async def test_a_blank_setting_is_as_good_as_none(name):
+    """As a shell leaves it when a variable is empty."""
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "serve", "--port", "0", "--gateways", "1"), stdout=subprocess.PIPE, env=os.environ | {name: " "}
+    )
+    assert (await asyncio.wait_for(process.stdout.readline(), 60)).startswith(b"gw-1: http")
+    process.send_signal(signal.SIGINT)
+    await asyncio.wait_for(process.communicate(), 60)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("soak", "--at-once", "0"), 2),
+        (("soak", "--schedules", "-1"), 2),
+        (("api_soak", "--processes", "0"), 2),
+        (("api_soak", "--steps", "garbage"), 2),
+        (("api_soak", "--only", "nosuch"), 2),
+        (("api_soak", "--server", "nosuch"), 1),
+    ],
+    ids=str,
+)
+async def test_a_soak_names_what_it_cannot_do(words, status):
+    """In one line; it does not wait for something that never comes."""
+    program, *options = words
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", f"mpim_lab.experiments.{program}", *options), stderr=subprocess.PIPE
+    )
+    _, complaints = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == status and len(complaints.splitlines()) == 1
+
+
 async def test_an_interrupt_ends_it_quietly():
     """Ctrl-C: status 130, no traceback."""
     process = await asyncio.create_subprocess_exec(*COMMAND, "demo", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -64,6 +129,8 @@ async def test_an_interrupt_ends_it_quietly():
         ["serve", "--nonsense"],
         ["doctor", "now"],
         ["bench", "nonsense"],
+        ["bench", "pool", "--json", "/proc/nowhere.json"],
+        ["bench", "pool", "--json", "/proc"],
     ],
     ids=" ".join,
 )

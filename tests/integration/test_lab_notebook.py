@@ -103,3 +103,15 @@ def test_on_the_labs_own_server_nothing_is_changed(shell, monkeypatch):
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     skip_unavailable()
     assert isinstance(shell.run_cell("raise FaultUnavailable('no')").error_in_exec, FaultUnavailable)
+
+
+def test_what_skips_cells_outlives_a_reset_and_leaves_future_imports_first(shell, monkeypatch, capsys):
+    """`%reset` forgets all names but not how cells are read; `from __future__` must begin a cell."""
+    monkeypatch.setenv("MPIM_REDIS_URL", "redis://127.0.0.1:1")
+    skip_unavailable()
+    shell.run_cell("%reset -f")
+    skip_unavailable()
+    refused = shell.run_cell("from mpim_lab.errors import FaultUnavailable\nraise FaultUnavailable('it is yours')")
+    assert refused.success and capsys.readouterr().out == "Left out: it is yours.\n"
+    assert shell.run_cell('"""Why."""\nfrom __future__ import annotations\n1 + 1').success is False  # as without us
+    assert shell.run_cell("from __future__ import annotations\n1 + 1").result == 2

@@ -12,16 +12,17 @@ from redis.asyncio import Redis
 
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
+from mpim_lab.experiments import pool_cost
 from mpim_lab.experiments.price import price_of_guarantees
 from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.experiments.soak import play
-from mpim_lab.lab import leftovers
+from mpim_lab.lab import external, leftovers
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.leftovers import at_server, escaped
 from mpim_lab.lab.load import measure
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS as LOADS
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server import EmbeddedServer, open_server
 from mpim_lab.mq.pubsub import MessageQueue
 from tests.integration.test_server import is_alive
 from tests.support import wait_until
@@ -291,3 +292,51 @@ async def test_a_fault_that_this_user_may_not_cause_is_said_before_the_run(reade
     with pytest.raises(FaultUnavailable, match="does not let this user"):
         await Delivery(design="sketch", fault="cut").run()
     assert (await Delivery(design="confirmed", fault="away", messages=12).run()).verdict.lost == ()
+
+
+@pytest.mark.parametrize("mode", ["cluster", "replica", "no RESP3"])
+async def test_a_server_of_another_kind_is_named_at_once(tmp_path, mode):
+    """ServerFailed with what it is, before anything is written there."""
+    old = tmp_path / "old.conf"
+    old.write_text('rename-command HELLO ""')
+    async with EmbeddedServer() as primary:
+        port = primary.url.rpartition(":")[2].split("/")[0]
+        config = {
+            "cluster": {"cluster-enabled": "yes"},
+            "replica": {"replicaof": f"127.0.0.1 {port}"},
+            "no RESP3": {"include": str(old)},
+        }
+        async with EmbeddedServer(config=config[mode]) as other:
+            with pytest.raises(ServerFailed, match=mode):
+                await ExternalServer(other.url).start()
+
+
+async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, readers, monkeypatch):
+    """Its heartbeat goes on, so that nobody takes the run for dead; in the end all is gone."""
+    monkeypatch.setattr(external, "RENEW_EVERY_S", 0.05)
+    async with ExternalServer(server.url) as lab, at_server(server.url) as found:
+        await readers.set(f"{lab.prefix}kept", b"x")
+        first = lab._guard
+        await until(lambda: first.is_ready, "the guard", within_s=30)
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: lab._guard is not first and lab._guard.is_ready, "another guard", within_s=30)
+        alive = f"{lab.prefix}lab:alive"
+        await readers.expire(alive, 1_000)
+
+        async def is_renewed():
+            return await readers.ttl(alive) <= leftovers.ALIVE_S
+
+        await until(is_renewed, "the heartbeat", within_s=30)
+        await found.remove_dead(everywhere=True)
+        assert await readers.exists(f"{lab.prefix}kept")
+    assert await as_it_was(readers)
+
+
+async def test_a_sweep_of_the_pool_names_what_ended_it():
+    """One error of ours, not the group of all callers that met it."""
+
+    async def fails():
+        raise ServerFailed("it is gone")
+
+    with pytest.raises(ServerFailed, match="it is gone"):
+        await pool_cost._all([fails(), asyncio.sleep(60)])

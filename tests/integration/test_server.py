@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
+from mpim_lab.lab import server as server_module
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.guard import Guard
 from mpim_lab.lab.server import EmbeddedServer, open_server
@@ -311,10 +312,50 @@ async def test_a_setting_of_several_words_is_written_as_in_redis_conf(binary):
 
 
 def test_what_cannot_be_written_down_is_refused():
-    """A NUL would end the value, a line end in a name begin another setting."""
-    for config in ({"requirepass": "a\0b"}, {"requirepass x\nport": "1"}):
-        with pytest.raises(InvalidParameter):
+    """A NUL would end the value, a line end in a name begin another setting. A refusal shows no value."""
+    refused = ({"requirepass": value} for value in ("a\0b", "\ud800", None, True, 1.5, b"b", [1]))
+    for config in (*refused, {"requirepass x\nport": "1"}, {1: "1"}):
+        with pytest.raises(InvalidParameter) as caught:
             EmbeddedServer(config=config)
+        assert "a\0b" not in str(caught.value) and repr("a\0b") not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["port", "PORT", "unixsocket", "dir", "daemonize"])
+def test_a_setting_that_says_where_it_is_or_whose_is_refused(name):
+    """It would be somewhere else than `url` says, or outlive us. A port is given as `port`."""
+    with pytest.raises(InvalidParameter, match=name):
+        EmbeddedServer(config={name: "20000"})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"port": 70_000}, {"port": -1}, {"port": "6379"}, {"port": True}]
+    + [{"start_within_s": value} for value in (float("nan"), -1, None, "5")],
+    ids=str,
+)
+def test_a_port_and_a_time_that_make_no_sense_are_named(options):
+    """Before anything is started."""
+    with pytest.raises(InvalidParameter, match=next(iter(options))):
+        EmbeddedServer(**options)
+
+
+async def test_what_a_program_that_is_a_script_has_started_ends_with_it(tmp_path):
+    """A wrapper that does not become the server, but starts it: nothing of it is left."""
+    program, told = tmp_path / "wrapper", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {told}\nwait\n")
+    program.chmod(0o755)
+    with pytest.raises(ServerFailed, match="did not answer"):
+        await EmbeddedServer(str(program), start_within_s=0.5).start()
+    pid = int(told.read_text())
+    await wait_until(lambda: not is_alive(pid))
+
+
+async def test_where_tmp_cannot_be_written_another_place_is_taken(tmp_path, monkeypatch):
+    """The one that TMPDIR names."""
+    monkeypatch.setattr(server_module.os, "access", lambda path, mode: path != "/tmp")
+    monkeypatch.setattr(server_module.tempfile, "tempdir", "/var/tmp")
+    async with EmbeddedServer() as server:
+        assert server.unix_url.startswith("unix:///var/tmp/")
 
 
 FORKS = """

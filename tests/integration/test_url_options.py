@@ -210,3 +210,14 @@ async def test_authorities_may_stand_in_a_folder(one_server, certificates):
         url = f"{base}?ssl_ca_path={folder}/folder&ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
         assert await through_the_queue(url)
         assert await through_the_pool(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:se/cret@h", "redis://:1/secret@h", "redis://:se#cret@h", "redis://:secret\uff0f@h"]
+)
+def test_a_url_that_cannot_be_read_shows_no_piece_of_the_password(url):
+    """Characters that belong into %XX take it apart wrongly; neither the error nor its cause says where."""
+    with pytest.raises(InvalidParameter, match="%XX") as caught:
+        Address.parse(url)
+    assert "cret" not in str(caught.value) and "se'" not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__

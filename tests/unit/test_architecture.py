@@ -12,12 +12,13 @@ ROOT = Path(mpim_lab.__file__).parent
 ALLOWED = {
     "errors": set(),
     "events": set(),
+    "plain": {"errors"},
     "keys": {"errors"},
     "mq": {"errors", "events", "keys"},
     "im": {"errors", "events", "keys", "mq"},
     "naive": {"errors", "events", "keys", "mq", "im"},
-    "lab": {"errors", "events", "keys", "mq", "im", "naive"},
-    "experiments": {"errors", "events", "keys", "mq", "im", "naive", "lab"},
+    "lab": {"errors", "events", "plain", "keys", "mq", "im", "naive"},
+    "experiments": {"errors", "events", "plain", "keys", "mq", "im", "naive", "lab"},
     "widgets": {"errors", "events", "keys", "lab"},
     "bench": {"errors", "events", "keys", "mq", "lab", "experiments", "widgets"},
 }

@@ -7,6 +7,8 @@ import pytest
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Event, Kind
+from mpim_lab.experiments.instant_messaging import InstantMessaging
+from mpim_lab.experiments.throughput import Throughput
 from mpim_lab.lab.checker import check_trace
 from mpim_lab.lab.experiment import Experiment, knob
 
@@ -73,3 +75,19 @@ async def test_faults_are_refused_where_they_cannot_be_caused():
         await run.inject("nonsense")
     with pytest.raises(FaultUnavailable):
         await run.inject("cut")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        (InstantMessaging, "group", (1, "yes", None, float("nan"))),
+        (Throughput, "seconds", (True, "3", float("nan"))),
+        (Throughput, "tasks", (True, 1.0, None)),
+    ],
+    ids=["yes or no", "a number", "a whole number"],
+)
+def test_a_value_of_another_kind_is_refused(kind, name, values):
+    """True is no number, and a number is no yes or no."""
+    for value in values:
+        with pytest.raises(InvalidParameter, match=name):
+            kind(**{name: value})

@@ -102,6 +102,29 @@ async def test_the_error_of_a_clicked_run_is_shown_and_the_panel_can_be_used_aga
     assert len(await panel.run()) == 4
 
 
+async def test_a_run_that_is_cancelled_has_cleaned_up_when_it_is_over():
+    """The next one does not meet it: not two sweeps at once."""
+    going = []
+
+    async def sweep():
+        going.append(1)
+        try:
+            yield {"tasks": 1, "messages a second": 1, "who": "a"}
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            going.pop()
+
+    panel = SweepPanel(sweep, steps=4, title="Speed", **AXES)
+    for _ in range(2):
+        run = asyncio.create_task(panel.run())
+        await wait_until(lambda: going and panel.rows)
+        assert going == [1]
+        run.cancel()
+        await asyncio.wait([run])
+        assert run.cancelled() and going == [] and not panel.run_button.disabled
+
+
 async def test_before_it_was_measured_there_is_an_empty_picture():
     """And an empty table with the columns."""
     panel = SweepPanel(Sweep(), steps=4, title="Speed", **AXES)

@@ -9,6 +9,7 @@ from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.lab.load import start_load
 from mpim_lab.lab.questions import load_questions
 from mpim_lab.widgets import FlowView, LiveCharts, Panel, Quiz, SweepPanel
+from mpim_lab.widgets.buttons import Buttons
 from tests.support import wait_until
 
 AXES = {"x": "n", "y": "rate"}
@@ -62,3 +63,11 @@ def test_what_needs_a_loop_says_so():
     for begin in (Delivery().start, lambda: start_load("redis://127.0.0.1:1")):
         with pytest.raises(WrongLoop, match="no event loop"):
             begin()
+
+
+async def test_a_click_whose_call_raises_is_told():
+    """In the widget's own text, by the error's name."""
+    said = []
+    Buttons(said.append).make("Go", "", "", lambda: 1 / 0).click()
+    await wait_until(lambda: said)
+    assert "<b>ZeroDivisionError</b>" in said[0]

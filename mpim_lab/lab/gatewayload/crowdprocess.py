@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import json
-import sys
 from collections import deque
 from dataclasses import asdict
 from typing import Any, Self
 
 from mpim_lab.errors import LoadFailed
+from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.gatewayload.plan import CrowdPlan
 from mpim_lab.lab.guard import close_in_forks
 
@@ -27,7 +27,8 @@ class CrowdProcess:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "mpim_lab.lab.gatewayload"),
+            *child_command("mpim_lab.lab.gatewayload"),
+            env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

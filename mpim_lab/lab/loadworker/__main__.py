@@ -20,6 +20,7 @@ from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
 from mpim_lab.lab.loadworker.publisher import ClosedLoop, OpenLoop
 from mpim_lab.lab.loadworker.receiver import Receiver
 from mpim_lab.lab.loadworker.wire import Wire
+from mpim_lab.plain import first_of
 
 
 async def work(role: str) -> None:
@@ -125,13 +126,6 @@ def max_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def first_of(error: BaseException) -> BaseException:
-    """One error of a group: tasks fail alike, and the parent shows the last lines only."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def main() -> None:
     """Run on uvloop where the platform has it; say why it went wrong, if it did."""
     try:
@@ -142,7 +136,7 @@ def main() -> None:
     try:
         run(work(sys.argv[1]))
     except Exception as error:
-        traceback.print_exception(first_of(error))
+        traceback.print_exception(first_of(error))  # the parent shows the last lines only
         sys.exit(1)
 
 
