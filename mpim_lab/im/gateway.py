@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, ServerFailed
+from mpim_lab.errors import GatewayClosed, MpimError, ServerFailed
 from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.desk import Desk, TooManyFaults
@@ -35,6 +35,7 @@ from mpim_lab.im.session import Session, answered
 from mpim_lab.im.watching import Watching
 from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
+from mpim_lab.mq.bounds import check_bounds
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.one_loop import OneLoop
 
@@ -69,8 +70,7 @@ class Gateway:
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
-        if not 0 <= port <= 65_535:
-            raise InvalidParameter(f"port={port}: 0 for any, or up to 65,535")
+        check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
         self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
         self.limits, self.figures = limits or GatewayLimits(), Figures()

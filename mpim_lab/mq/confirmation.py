@@ -19,6 +19,8 @@ from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.events import Kind, first_word
 from mpim_lab.keys import confirm_channel, user_channel
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
+from mpim_lab.mq.handler import checked_handler, settled
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -39,6 +41,8 @@ class ConfirmedSender:
         confirm_within_s: float = 0.5,
         backoff: Backoff | None = None,
     ) -> None:
+        check_bounds(1, MOST, attempts=attempts)
+        check_times(confirm_within_s=confirm_within_s)
         self._queue, self._uid, self._attempts = queue, uid, attempts
         self.confirm_within_s, self._backoff = confirm_within_s, backoff or Backoff()
         self._unconfirmed: dict[bytes, list[asyncio.Event]] = {}
@@ -106,6 +110,8 @@ class ConfirmingReceiver:
     def __init__(
         self, queue: MessageQueue, uid: str, handler: Callable[[Message], Awaitable[None]], *, limit: int = 1_000
     ) -> None:
+        checked_handler(handler)
+        check_bounds(1, MOST, limit=limit)
         self._queue, self._uid, self._handler, self._limit = queue, uid, handler, limit
 
     async def __aenter__(self) -> Self:
@@ -126,5 +132,5 @@ class ConfirmingReceiver:
         await self._queue.unsubscribe(user_channel(self._uid))
 
     async def _handle(self, message: Message) -> None:
-        await self._handler(message)
+        await settled(self._handler(message))
         await self._queue.publish(confirm_channel(self._uid), first_word(message.payload))

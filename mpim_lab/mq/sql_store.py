@@ -31,10 +31,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, StoreFailed, StoreUncertain
+from mpim_lab.mq.bounds import check_bounds, check_times
 from mpim_lab.mq.one_loop import OneLoop
 
 LOOK_AGAIN_S = 0.02
 MOST_CHARACTERS = 255
+MOST_CONNECTIONS = 100_000  # more than any database takes
 
 # MySQL's usual comparison holds "a" and "A" for the same: the second message would count as a repeat, and be lost
 NAME = String(MOST_CHARACTERS).with_variant(
@@ -50,8 +52,8 @@ class SqlStore:
     """
 
     def __init__(self, url: str | URL, *, timeout_s: float = 5.0, connections: int = 10) -> None:
-        if timeout_s <= 0 or connections < 1:
-            raise InvalidParameter(f"timeout_s={timeout_s}, connections={connections}: above 0, and at least 1")
+        check_times(timeout_s=timeout_s)
+        check_bounds(1, MOST_CONNECTIONS, connections=connections)
         try:
             self._url = make_url(url)
             self.is_sqlite = self._url.get_backend_name() == "sqlite"
@@ -159,7 +161,7 @@ class SqlStore:
         try:
             begun = connection.get_transaction()
             yield connection
-            if begun is None or not begun.is_active:
+            if begun is None or not begun.is_active or await self._was_ended(connection):
                 raise StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
             await self._commit(connection)
         finally:
@@ -167,6 +169,12 @@ class SqlStore:
             await self._give_back(connection)
         for call in waiting:
             call()
+
+    async def _was_ended(self, connection: AsyncConnection) -> bool:
+        """SQLite may roll back by itself (the disk is full), and commits what follows at once, statement by statement."""
+        if not self.is_sqlite:
+            return False
+        return not (await connection.get_raw_connection()).driver_connection.in_transaction  # type: ignore[union-attr]
 
     async def _give_back(self, connection: AsyncConnection) -> None:
         """Roll back what is not committed, and return the connection; whoever is cancelled here does not stop that."""
