@@ -68,7 +68,8 @@ async def _pubsub(w: World, bounded: Bounded) -> None:
         for sub in part.alive(slot):
             if sub.state != "open" or sub.policy == "disconnect":
                 channel, pattern = sub.key[2:]
-                sub.state = "unknown"
+                for each in part.alive(slot):  # by the name: whoever has it
+                    each.state = "unknown" if each.key == sub.key else each.state
                 running = slot.queue.unsubscribe(channel, pattern=pattern)
                 await bounded(Call(f"{slot.name}.unsubscribe({channel!r}) at rest", running, END_S))
                 for each in part.alive(slot):

@@ -108,8 +108,8 @@ def _async(w: World, sub: Sub, slot: QueueSlot) -> Callable[[Message], Any]:
             await asyncio.sleep(0.01)
         elif behaviour == "hang":
             await w.released.wait()
-        elif behaviour == "leave":
-            sub.state = sub.state if sub.state == "closed" else "unknown"
+        elif behaviour == "leave" and sub.state in ("opening", "open"):  # once: later the name may be another's
+            sub.state = "unknown"
             await slot.queue.unsubscribe(sub.key[2], pattern=sub.key[3])
         elif behaviour == "close" and slot.state == "open":
             slot.state = "closing"

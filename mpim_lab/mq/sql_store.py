@@ -19,6 +19,7 @@ https://www.sqlite.org/wal.html, https://www.sqlite.org/lang_transaction.html
 import asyncio
 import contextlib
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -199,7 +200,7 @@ class SqlStore:
     async def _begin(self) -> AsyncConnection:
         deadline = time.monotonic() + self._timeout_s
         while True:
-            connection = self._engine.connect()
+            connection, before = self._engine.connect(), set(threading.enumerate())
             try:
                 async with self.naming("no transaction can be begun", patience=2):
                     await connection.start()
@@ -211,6 +212,9 @@ class SqlStore:
                 await self._give_back(connection)
                 # SQLite's own waiting for locks leaves out some: a memory database's, and that for the change to WAL
                 if not (isinstance(error, StoreFailed) and _is_locked(error) and time.monotonic() < deadline):
+                    await _ended(
+                        {thread for thread in threading.enumerate() if "_connection_worker" in thread.name} - before
+                    )
                     raise
             await asyncio.sleep(LOOK_AGAIN_S)
 
@@ -266,6 +270,13 @@ def checked_name(what: str, name: str) -> str:
     if not is_kept or not 0 < len(name) <= MOST_CHARACTERS:
         raise InvalidMessage(f"a {what} is 1 to {MOST_CHARACTERS} printable characters, not {name!r:.300}")
     return str.__str__(name)  # not a text of a class of its own: drivers look at the class
+
+
+async def _ended(threads: set[threading.Thread]) -> None:
+    """Wait for aiosqlite's threads of connections that could not be made: they report to the loop, which may end now."""
+    until = time.monotonic() + 1.0
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
+        await asyncio.sleep(0.001)
 
 
 def _in_memory(url: URL) -> bool:

@@ -198,6 +198,13 @@ class Subscription:
             await asyncio.sleep(0)  # it sees that it was
         return self.inbox.empty()
 
+    def when_finished(self, call: Callable[["Subscription"], None]) -> None:
+        """Call this once no handler of it runs, nor will."""
+        if self._worker is None:
+            call(self)
+        else:
+            self._worker.add_done_callback(lambda worker: call(self))
+
     def abandon(self) -> list[Message]:
         """End at once, without waiting for anything; gives what is not handled."""
         self.leave()

@@ -101,12 +101,14 @@ class Subscriptions:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
         name, table = self._find(channel, pattern)
         subscription = table.get(name)
-        if subscription is None:
-            return
-        if subscription.is_leaving:
+        if subscription is not None and not subscription.is_leaving:
+            return await self._end(subscription)
+        if subscription is not None:
             await subscription.gone.wait()
-            return
-        await self._end(subscription)
+        for each in list(self._finishing):  # whoever began to end it need not have waited
+            if each.pattern == pattern and self._find(each.channel, pattern)[0] == name:
+                await self._finish(each, self.link.limits.close_timeout_s)
+        return None
 
     async def end_listen(self, subscriptions: Sequence[Subscription], inbox: Inbox) -> None:
         """Leave several channels whose messages nobody will read any more."""
@@ -126,9 +128,13 @@ class Subscriptions:
             self._forget(subscription)
             subscription.leave()
             self._finishing.add(subscription)
-        self._drop(await subscription.finish(limits.close_timeout_s), "the handler did not finish in time")
-        self._finishing.discard(subscription)
+            subscription.when_finished(self._finishing.discard)
+        await self._finish(subscription, limits.close_timeout_s)
         self._reporter.note(Kind.UNSUBSCRIBED, channel=subscription.channel)
+
+    async def _finish(self, subscription: Subscription, timeout_s: float) -> None:
+        """Let its handler finish what has arrived; one that asks for it itself is left to finish."""
+        self._drop(await subscription.finish(timeout_s), "the handler did not finish in time")
 
     def _take_back(self, subscription: Subscription, *, at_once: bool = True) -> "asyncio.Future[Any] | None":
         """Write UNSUBSCRIBE; gives the answer to come, None if there is no line: it will not be subscribed again then."""
@@ -158,8 +164,7 @@ class Subscriptions:
                 self._forget(each)
                 each.leave()
         finishing = {*leaving, *self._finishing}
-        for left in await asyncio.gather(*(each.finish(until - loop.time()) for each in finishing)):
-            self._drop(left, "the handler did not finish in time")
+        await asyncio.gather(*(self._finish(each, until - loop.time()) for each in finishing))
         for each in leaving:
             self._reporter.note(Kind.UNSUBSCRIBED, channel=each.channel)
 

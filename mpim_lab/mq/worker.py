@@ -148,10 +148,8 @@ class Worker:
         for delivery in deliveries:
             if loop.is_stopping:
                 break
-            if consumer.has_lost and not consumer.has(
-                delivery
-            ):  # claimed by another while those before it were handled
-                continue
+            if consumer.has_lost and not consumer.has(delivery):
+                continue  # claimed by another while those before it were handled
             if delivery.deliveries > self._retry.tries:  # it never raised: it killed whoever had it
                 await self._bury(delivery, "delivered too often", "")
                 continue

@@ -96,6 +96,7 @@ async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(serve
     limits = Limits(timeout_s=0.4, max_commands=3, backoff=QUICK.backoff)
     async with MessageQueue(server.url, limits=limits) as mq:
         stream = mq.stream("orders")
+        assert await stream.length() == 0  # the layout of the keys was looked at
         server.pause()
         with pytest.raises(PartlyAdded) as caught:
             await stream.add_many(texts(5))
@@ -113,6 +114,7 @@ async def test_a_line_that_breaks_tells_what_was_written_from_what_was_not(serve
     """Written: it may have been added. Within the loop turn of sending nothing has left: certainly not."""
     async with MessageQueue(server.url, limits=QUICK) as mq:
         stream = mq.stream("orders")
+        assert await stream.length() == 0  # the layout of the keys was looked at
         server.pause()
         adding = asyncio.create_task(stream.add_many(texts(5)))
         await asyncio.sleep(0.02)
@@ -150,6 +152,7 @@ async def test_whoever_is_cancelled_leaves_the_others_their_own_replies(server):
     """The places in the line are used up by the answers."""
     async with MessageQueue(server.url) as mq:
         stream = mq.stream("orders")
+        assert await stream.length() == 0  # the layout of the keys was looked at
         adding = [asyncio.create_task(stream.add_many(texts(50))) for _ in range(6)]
         await asyncio.sleep(0)
         for task in adding[::2]:
@@ -164,6 +167,7 @@ async def test_a_closed_queue_refuses_with_its_own_name(server):
     """Nothing was written, so there is nothing to tell one by one. Closing waits for what was."""
     async with MessageQueue(server.url) as mq:
         stream = mq.stream("orders")
+        assert await stream.length() == 0  # the layout of the keys was looked at
         adding = asyncio.create_task(stream.add_many(texts(100)))
         await asyncio.sleep(0)
         await mq.close()

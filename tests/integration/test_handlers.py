@@ -205,6 +205,34 @@ async def test_after_an_unsubscribe_nothing_reaches_its_handler_also_when_the_ch
             assert await other.listeners("a") == 0
 
 
+@pytest.mark.parametrize("first", ["its handler", "a caller that is cancelled"])
+async def test_whoever_unsubscribes_waits_for_the_handler_also_when_another_has_begun_to(server, first):
+    """Once it has returned the handler is called no more, whoever asked before."""
+    got, goes_on = [], asyncio.Event()
+    async with MessageQueue(server.url) as mq:
+
+        async def handler(message):
+            got.append(message.text)
+            if message.text == "0" and first == "its handler":
+                await mq.unsubscribe("a")
+            await goes_on.wait()
+
+        await mq.subscribe("a", handler)
+        for number in range(5):
+            await mq.publish("a", str(number))
+        await wait_until(lambda: got)
+        if first != "its handler":
+            ending = asyncio.create_task(mq.unsubscribe("a"))
+            await asyncio.sleep(0.05)
+            ending.cancel()
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)
+        await mq.unsubscribe("a")
+        seen = list(got)
+        await asyncio.sleep(0.05)
+        assert got == seen
+        assert len(mq._subscriptions._finishing) == 0
+
+
 async def test_to_leave_one_of_two_channels_leaves_the_other(server):
     """A listen ends with the last of its channels."""
     async with MessageQueue(server.url) as mq, mq.listen("a", "b") as messages:

@@ -278,6 +278,7 @@ async def test_a_reply_that_is_released_in_time_is_a_reply(server):
 async def test_what_is_sent_into_a_partition_is_done_when_it_heals(server):
     """The caller has given up by then. A new connection is accepted and hears nothing."""
     async with Proxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+        assert await mq.stream("orders").length() == 0  # the layout of the keys was looked at
         proxy.partition()
         failed = await add(mq.stream("orders"), "m5")
         assert isinstance(failed["m5"], CommandTimeout)

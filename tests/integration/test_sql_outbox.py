@@ -318,6 +318,7 @@ async def test_a_server_that_does_not_answer_leaves_the_row(shop, mq, server):
     """It may have the message: so it is sent again, and has the same id."""
     outbox, _ = shop
     first = await place(shop, "tea")
+    assert await mq.stream("orders").length() == 0  # the layout of the keys was looked at
     server.pause()
     with pytest.raises((CommandTimeout, ConnectionLost)) as raised:
         await outbox.relay(mq).relay_once()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import threading
 
 import pytest
 from sqlalchemy import Column, MetaData, String, Table, insert, select
@@ -180,3 +181,13 @@ async def test_a_work_that_cannot_be_awaited_is_refused(tmp_path):
             with pytest.raises(InvalidParameter):
                 await inbox.run("m1", work)
             assert await inbox.result("m1") is None
+
+
+async def test_a_database_that_cannot_be_opened_leaves_no_thread_behind():
+    """The driver's thread reports to the event loop: one that comes too late writes a traceback to the terminal."""
+    before = set(threading.enumerate())
+    for _ in range(20):
+        with pytest.raises(StoreFailed):
+            async with SqlStore("sqlite+aiosqlite:////nowhere/x.db") as store, store.transaction():
+                pass
+        assert set(threading.enumerate()) <= before
