@@ -28,7 +28,7 @@ from mpim_lab.im.readers import Readers
 from mpim_lab.im.rounds import go_round
 from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Problem, Send, Sent, Status, Watch, Welcome, checked
 from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.bounds import check_times
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.handler import checked_handler, is_async
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.one_loop import OneLoop
@@ -71,6 +71,8 @@ class Client:
                 raise InvalidParameter(f"{callback!r} is async: a plain function is called, and may begin a task")
         self._home, self._is_opened, self._is_closed = OneLoop(f"client {name}"), False, False
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
+        for conversation, number in self.positions.items():
+            check_bounds(0, MOST, **{f"positions[{conversation!r}]": number})
         self._timeout_s, self._on_notice, self._on_status = timeout_s, on_notice, on_status
         self.line = Line(
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,

@@ -118,6 +118,9 @@ class Gateway:
                 self._server = await self._listen()
             except OSError as error:
                 raise ServerFailed(f"{self.name} cannot listen on {self.host}:{self.port}: {error}") from error
+            if self._draining:
+                self._server.close()
+                raise GatewayClosed(f"the gateway {self.name} was closed while it was opened")
             self._stack = stack.pop_all()
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         self._start(self.patrol.run())
@@ -157,9 +160,11 @@ class Gateway:
         milliseconds a client, so that ten thousand who part in good order are not cut off.
         """
         self._home.check()
-        if self._draining or self._server is None:
+        if self._draining:
             return
         self._draining = True
+        if self._server is None:  # not open; if it is being opened, that ends it
+            return
         try:
             self._server.close(close_connections=False)
             for session in self.lobby:

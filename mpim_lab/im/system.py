@@ -22,6 +22,7 @@ from mpim_lab.im.tokens import Tokens, new_secret
 from mpim_lab.mq.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import SqlStore
 
@@ -72,7 +73,7 @@ class System:
         self._outbox_after_s, self._allow_login = outbox_after_s, allow_login
         self.gateways: dict[str, Gateway] = {}
         self._running: dict[str, contextlib.AsyncExitStack] = {}
-        self._starting = set[str]()
+        self._starting, self._home = set[str](), OneLoop("this system")
         self._is_opened = self._is_closed = False
         self._stack = contextlib.AsyncExitStack()
         self._own = self._queue("mpim")
@@ -81,6 +82,7 @@ class System:
     # Life
 
     async def __aenter__(self) -> Self:
+        self._home.check()
         if self._is_opened:
             raise self._why_not_open() if self._is_closed else InvalidParameter("the system is open already")
         self._is_opened = True
@@ -102,6 +104,7 @@ class System:
 
         Raises InvalidParameter when one of this name is running or starting, NotConnected, QueueClosed.
         """
+        self._home.check()
         if not self._is_opened or self._is_closed:
             raise self._why_not_open()
         if name in self._running or name in self._starting:
@@ -132,12 +135,14 @@ class System:
 
     async def stop(self, name: str) -> None:
         """Close a gateway: its clients are sent elsewhere, and nothing is lost."""
+        self._home.check()
         self._gateway(name)
         del self.gateways[name]
         await self._running.pop(name).aclose()
 
     async def kill(self, name: str) -> None:
         """End a gateway as if its process had died: no good-bye, its routes stay, what it was at is left undone."""
+        self._home.check()
         gateway = self._gateway(name)
         del self.gateways[name]
         await gateway.die()

@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
-from mpim_lab.errors import GatewayClosed, InvalidParameter, NotConnected, QueueClosed
+from mpim_lab.errors import GatewayClosed, InvalidParameter, NotConnected, QueueClosed, WrongLoop
+from mpim_lab.im.client import Client
+from mpim_lab.im.gateway import Gateway
 from mpim_lab.im.system import System
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.mq.control import controlling
@@ -96,3 +98,44 @@ async def test_what_is_asked_of_a_closed_client_was_not_sent_and_will_not_be():
             with pytest.raises(GatewayClosed) as raised:
                 await call
             assert (raised.value.definite, raised.value.transient) == (True, False)
+
+
+@pytest.mark.parametrize("end", ["drain", "die"])
+@pytest.mark.parametrize("turns", [0, 1, 3, 10])
+async def test_a_gateway_that_is_closed_while_it_is_opened_is_not_left_open(one_server, end, turns):
+    """No socket, no subscription, no task: whoever opens it hears why, or it was open and has been closed."""
+    async with System(one_server.url, gateways=0, **system_options()) as mpim:
+        gateway = Gateway("gw-1", mpim.services)
+        opening = asyncio.create_task(gateway.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await getattr(gateway, end)()
+        (outcome,) = await asyncio.gather(opening, return_exceptions=True)
+        assert outcome is gateway or isinstance(outcome, GatewayClosed)
+        with pytest.raises(OSError, match="Connect"):
+            await asyncio.open_connection("127.0.0.1", gateway.port)
+        if isinstance(outcome, GatewayClosed):
+            async with controlling(one_server.url) as link:
+                assert await link.call("PUBSUB", "CHANNELS") == []
+
+
+async def test_a_system_belongs_to_one_event_loop(one_server):
+    """A gateway that is started in another thread's loop could not be stopped here."""
+    async with System(one_server.url, **system_options()) as mpim:
+
+        def elsewhere(call):
+            with pytest.raises(WrongLoop):
+                asyncio.run(call())
+
+        for call in (lambda: mpim.start("gw-9"), lambda: mpim.stop("gw-1"), lambda: mpim.kill("gw-1")):
+            await asyncio.to_thread(elsewhere, call)
+        assert list(mpim.gateways) == ["gw-1"]
+        async with mpim.client("alice") as alice:
+            await alice.send("bob", "hi")
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, "7", None, float("nan")])
+async def test_a_position_that_is_no_number_of_a_message_is_refused_where_it_is_given(number):
+    """And not at every attempt to connect, for as long as there are any."""
+    with pytest.raises(InvalidParameter, match="alice:bob"):
+        Client("ws://127.0.0.1:1/ws", str, positions={"alice:bob": number})
