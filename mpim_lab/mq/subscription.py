@@ -16,7 +16,6 @@ Unpack = Callable[[bytes], Sequence[bytes]]
 Handler = Callable[[Message], None] | Callable[[Message], Awaitable[None]]
 _log = logging.getLogger(__name__)
 _new = tuple.__new__
-_BYTES = {bytes}
 
 
 def report_failed(reporter: Reporter, message: Message, error: BaseException) -> None:
@@ -52,13 +51,13 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
     """Hand over each message that a payload holds. A payload that cannot be read is reported; the next one comes."""
     if not callable(unpack) or is_async(unpack):
         raise InvalidParameter(f"unpack={unpack!r}: a plain function from a payload to a list of payloads")
-    is_on = reporter.is_on
+    is_on, is_sure = reporter.is_on, getattr(unpack, "gives_payloads", False)
 
     def take_all(packed: Message) -> bool:
         channel, payload, pattern = packed
         try:
             payloads = unpack(payload)
-            if type(payloads) is not list or set(map(type, payloads)) != _BYTES:
+            if not is_sure:
                 payloads = _payloads(payloads)
         except (Exception, asyncio.CancelledError) as error:
             report_failed(reporter, packed, error)
