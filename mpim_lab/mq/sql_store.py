@@ -161,9 +161,14 @@ class SqlStore:
         waiting = self._running[connection] = []
         try:
             begun = connection.get_transaction()
-            yield connection
+            try:
+                yield connection
+            except Exception as error:
+                if begun is not None and not (begun.is_active or connection.invalidated or connection.closed):
+                    raise _ended_by_the_block() from error
+                raise
             if begun is None or not begun.is_active or await self._was_ended(connection):
-                raise StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
+                raise _ended_by_the_block()
             await self._commit(connection)
         finally:
             del self._running[connection]
@@ -258,6 +263,10 @@ def _closed() -> StoreFailed:
     error = StoreFailed("this store was closed by its owner")
     error.transient = False
     return error
+
+
+def _ended_by_the_block() -> StoreUncertain:
+    return StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
 
 
 def checked_name(what: str, name: str) -> str:
