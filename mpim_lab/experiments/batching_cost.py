@@ -10,11 +10,11 @@ from statistics import mean
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.load import LoadResult, measure
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.batch_rules import FixedWindow
 from mpim_lab.mq.batching import Batcher
+from mpim_lab.mq.bounds import check_bounds
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.unpacker import Unpacker

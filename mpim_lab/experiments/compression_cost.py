@@ -12,8 +12,8 @@ import pandas as pd
 
 from mpim_lab.events import now
 from mpim_lab.experiments.compression_stage import chat_dictionary
-from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.corpus import Corpus
+from mpim_lab.mq.bounds import check_bounds
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.dictionary import Dictionary
 from mpim_lab.mq.frames import batch_frame

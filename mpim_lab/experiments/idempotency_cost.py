@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import pandas as pd
 
 from mpim_lab.events import now
-from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.server import open_server
+from mpim_lab.mq.bounds import check_bounds
 from mpim_lab.mq.effects import Effects
 from mpim_lab.mq.idempotency import Idempotency
 from mpim_lab.mq.pubsub import MessageQueue

@@ -11,9 +11,9 @@ from mpim_lab.im.groups import Groups
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.offline import OfflineStore
 from mpim_lab.im.protocol import BindRouteReq, SendGroupMessageReq, SendMessageReq
-from mpim_lab.lab.bounds import check_bounds
 from mpim_lab.lab.far_line import FarLine
 from mpim_lab.lab.server import open_server
+from mpim_lab.mq.bounds import check_bounds
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.pubsub import MessageQueue

@@ -3,7 +3,7 @@
 import asyncio
 import random
 
-from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, TooFast, Unconfirmed
+from mpim_lab.errors import GatewayClosed, MpimError, TooFast, Unconfirmed
 from mpim_lab.events import now
 from mpim_lab.im.line import Line, error_of
 from mpim_lab.im.request_ids import id_of
@@ -29,8 +29,6 @@ class Asking:
     """
 
     def __init__(self, line: Line, answer_s: float, timeout_s: float) -> None:
-        if answer_s <= 0 or timeout_s <= 0:
-            raise InvalidParameter(f"answer_s={answer_s!r}, timeout_s={timeout_s!r}: above 0")
         self._line, self._answer_s, self._timeout_s = line, answer_s, timeout_s
         self._waiting: dict[str, tuple[Send | Group, asyncio.Future[Sent | Members]]] = {}
         self._turns, self._one_by_one = asyncio.Semaphore(_MOST_AT_ONCE), asyncio.Lock()
@@ -54,7 +52,7 @@ class Asking:
         except TimeoutError:
             pass
         if self._is_closed:
-            raise GatewayClosed("the client was closed before the answer came")
+            raise _closed()
         if failed and all(error.definite for error in failed):
             raise failed[-1]
         told = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._line.why}"
@@ -75,7 +73,7 @@ class Asking:
                 if not error.transient:
                     raise
                 await asyncio.sleep(_BACKOFF.delay_s(len(failed), random.random()))
-        raise GatewayClosed("the client was closed before the answer came")
+        raise _closed()
 
     async def _once(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         key = id_of(frame)
@@ -90,7 +88,7 @@ class Asking:
 
     async def _say(self, key: str, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         if self._is_closed:  # while this was waiting for its turn
-            raise GatewayClosed("the client was closed before the answer came")
+            raise _closed()
         answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
         self._waiting[key] = frame, answer
         failed.append(
@@ -124,4 +122,18 @@ class Asking:
         self._is_closed = True
         for _, answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(GatewayClosed("the client was closed before the answer came"))
+                answer.set_exception(_closed())
+
+
+def not_sent(why: str) -> GatewayClosed:
+    """This client was closed by its owner, or is used once more: nothing was sent, and nothing will be."""
+    error = GatewayClosed(why)
+    error.definite, error.transient = True, False
+    return error
+
+
+def _closed() -> GatewayClosed:
+    """It was closed while an answer was awaited."""
+    error = GatewayClosed("the client was closed before the answer came")
+    error.transient = False
+    return error

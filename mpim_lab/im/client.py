@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, NotConnected
 from mpim_lab.events import Observer, call_safely, now
-from mpim_lab.im.asking import Asking
+from mpim_lab.im.asking import Asking, not_sent
 from mpim_lab.im.journal import Journal
 from mpim_lab.im.line import Line, Token
 from mpim_lab.im.protocol import ChatMessage, checked_name, group_conversation
@@ -28,6 +28,7 @@ from mpim_lab.im.readers import Readers
 from mpim_lab.im.rounds import go_round
 from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Problem, Send, Sent, Status, Watch, Welcome, checked
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.handler import checked_handler, is_async
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.one_loop import OneLoop
@@ -63,14 +64,15 @@ class Client:
     ) -> None:
         self.name, self._journal = name, Journal(name, observer)
         checked_name("device", device)
-        if not timeout_s > 0 or not answer_s > 0:
-            raise InvalidParameter(f"answer_s={answer_s!r}, timeout_s={timeout_s!r}: above 0")
+        check_times(answer_s=answer_s, timeout_s=timeout_s)
         for callback in (on_notice, on_status):
             checked_handler(callback)
             if is_async(callback):
                 raise InvalidParameter(f"{callback!r} is async: a plain function is called, and may begin a task")
         self._home, self._is_opened, self._is_closed = OneLoop(f"client {name}"), False, False
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
+        for conversation, number in self.positions.items():
+            check_bounds(0, MOST, **{f"positions[{conversation!r}]": number})
         self._timeout_s, self._on_notice, self._on_status = timeout_s, on_notice, on_status
         self.line = Line(
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,
@@ -85,7 +87,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         if self._is_closed or self._is_opened:
-            raise GatewayClosed(f"the client {self.name} is used once; make another one")
+            raise not_sent(f"the client {self.name} is used once; make another one")
         self._home.check()
         self._is_opened = True
         self._tasks = [
@@ -95,6 +97,7 @@ class Client:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._welcome.wait()
+            self._check_open()  # it may have been closed meanwhile
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
@@ -124,6 +127,7 @@ class Client:
         """Leave without a word, as a process does that is killed."""
         self._home.check()
         self._is_closed = True
+        self._welcome.set()  # whoever opens it waits no longer
         self._asking.close()
         self._readers.close()
         tasks = {*self._tasks, *self._later} - {asyncio.current_task()}
@@ -135,7 +139,7 @@ class Client:
     def _check_open(self) -> None:
         self._home.check()
         if self._is_closed:
-            raise GatewayClosed(f"the client {self.name} is closed")
+            raise not_sent(f"the client {self.name} is closed")
         if not self._is_opened:
             raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as client:`")
 
@@ -146,11 +150,11 @@ class Client:
 
         Raises InvalidMessage, TooFast when it stays too fast, Unconfirmed when no answer came in time: it may be kept.
         """
-        return await self._deliver(Send(id or new_message_id(), text, to=to))
+        return await self._deliver(Send(new_message_id() if id is None else id, text, to=to))
 
     async def send_to_group(self, group: str, text: str, *, id: str | None = None) -> Sent:
         """Send to a group. Raises NoSuchGroup, NotAMember, and as `send`."""
-        return await self._deliver(Send(id or new_message_id(), text, group=group))
+        return await self._deliver(Send(new_message_id() if id is None else id, text, group=group))
 
     async def _deliver(self, frame: Send) -> Sent:
         self._check_open()

@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 from websockets.asyncio.server import Server, serve
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, ServerFailed
+from mpim_lab.errors import GatewayClosed, MpimError, ServerFailed
 from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.acknowledgements import Acknowledgements
 from mpim_lab.im.desk import Desk, TooManyFaults
@@ -35,6 +35,7 @@ from mpim_lab.im.session import Session, answered
 from mpim_lab.im.watching import Watching
 from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
+from mpim_lab.mq.bounds import check_bounds
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.one_loop import OneLoop
 
@@ -69,8 +70,7 @@ class Gateway:
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
-        if not 0 <= port <= 65_535:
-            raise InvalidParameter(f"port={port}: 0 for any, or up to 65,535")
+        check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
         self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
         self.limits, self.figures = limits or GatewayLimits(), Figures()
@@ -118,6 +118,9 @@ class Gateway:
                 self._server = await self._listen()
             except OSError as error:
                 raise ServerFailed(f"{self.name} cannot listen on {self.host}:{self.port}: {error}") from error
+            if self._draining:
+                self._server.close()
+                raise GatewayClosed(f"the gateway {self.name} was closed while it was opened")
             self._stack = stack.pop_all()
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         self._start(self.patrol.run())
@@ -157,9 +160,11 @@ class Gateway:
         milliseconds a client, so that ten thousand who part in good order are not cut off.
         """
         self._home.check()
-        if self._draining or self._server is None:
+        if self._draining:
             return
         self._draining = True
+        if self._server is None:  # not open; if it is being opened, that ends it
+            return
         try:
             self._server.close(close_connections=False)
             for session in self.lobby:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.errors import MpimError
+from mpim_lab.mq.bounds import check_bounds
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 
@@ -39,8 +40,7 @@ class MembersCopy:
     """Copies of groups' members in Redis, each for `cache_s` seconds. No method raises because Redis fails."""
 
     def __init__(self, queue: MessageQueue, cache_s: float) -> None:
-        if not 0.001 <= cache_s <= A_DAY_S:
-            raise InvalidParameter(f"cache_s={cache_s}: 0.001 to {A_DAY_S:,}")
+        check_bounds(0.001, A_DAY_S, cache_s=cache_s)
         self._queue, self._lifetime_ms = queue, str(int(cache_s * 1e3))
         self._link = queue.access("members").commands
         self._is_away = False

@@ -19,6 +19,7 @@ from mpim_lab.im.gathered import Gathered
 from mpim_lab.im.group_cache import MembersCopy
 from mpim_lab.im.protocol import checked_name
 from mpim_lab.im.schema import Tables
+from mpim_lab.mq.bounds import MOST, check_bounds
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import NAME, SqlStore
 
@@ -52,8 +53,7 @@ class Groups:
     def __init__(
         self, store: SqlStore, queue: MessageQueue, *, cache_s: float = 60.0, most_members: int = 5_000
     ) -> None:
-        if most_members < 1:
-            raise InvalidParameter(f"most_members={most_members}: at least 1")
+        check_bounds(1, MOST, most_members=most_members)
         self._copy, self._most = MembersCopy(queue, cache_s), most_members
         self._tables = Tables(store, "groups", VERSION, GROUPS, MEMBERS)
         self._forgetting: set[asyncio.Task[None]] = set()

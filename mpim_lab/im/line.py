@@ -76,7 +76,7 @@ class Line:
     async def say(self, frame: Any) -> bool:
         """Send a frame; False: there is no line, nothing was sent."""
         ws = self._ws
-        if ws is None:
+        if ws is None or ws.transport.is_closing():  # given up, or closed by the gateway
             return False
         try:
             async with asyncio.timeout(self._timeout_s):

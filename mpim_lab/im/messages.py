@@ -25,8 +25,9 @@ from mpim_lab.errors import AccessDenied, MpimError, NotAMember
 from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Observer, Reporter
 from mpim_lab.im.groups import Groups
 from mpim_lab.im.ledger import Kept, Ledger
-from mpim_lab.im.offline import OfflineStore
+from mpim_lab.im.offline import MOST_PAGE, OfflineStore
 from mpim_lab.im.protocol import (
+    MOST_NOTICE,
     AckReq,
     AckResp,
     BroadcastSystemMessageReq,
@@ -39,11 +40,13 @@ from mpim_lab.im.protocol import (
     SendMessageReq,
     SendMessageResp,
     checked_id,
+    checked_text,
     group_conversation,
     group_of,
 )
 from mpim_lab.im.wire import Notice, encode, pushed
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
+from mpim_lab.mq.bounds import MOST, check_bounds
 from mpim_lab.mq.message import publish_head
 from mpim_lab.mq.pipeline import call_many
 from mpim_lab.mq.pubsub import MessageQueue
@@ -115,6 +118,7 @@ class Messages:
     async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
         """Step 1. Without receivers it is a group's."""
         checked_id(message.id)
+        checked_text(message.text)
         kept = await self.ledger.append(message, receivers, is_group=not receivers)
         self.reporter.passed(message.id, CHAT_LOG)
         if receivers and kept.is_new:
@@ -161,7 +165,9 @@ class Messages:
 
     async def broadcast_system_message(self, request: BroadcastSystemMessageReq) -> BroadcastSystemMessageResp:
         """Tell everybody who is online; nobody else, and nobody twice."""
-        payload = f"{checked_id(request.id)} ".encode() + encode(Notice(request.id, request.text))
+        payload = f"{checked_id(request.id)} ".encode() + encode(
+            Notice(request.id, checked_text(request.text, MOST_NOTICE))
+        )
         return BroadcastSystemMessageResp(await self.queue.publish(BROADCAST_CHANNEL, payload))
 
     # Reading
@@ -176,7 +182,12 @@ class Messages:
         return {name: (acked.get(name, 0), last) for name, last in found}
 
     async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:
-        """What came after a number, from the offline store and the log. Raises AccessDenied, NoSuchGroup."""
+        """What came after a number, from the offline store and the log.
+
+        Raises AccessDenied, NoSuchGroup, InvalidParameter.
+        """
+        check_bounds(0, MOST, after=request.after)
+        check_bounds(1, MOST_PAGE, limit=request.limit)
         await self._admit(request.uid, request.conversation)
         last = await self.ledger.last(request.conversation)
         wanted = request.after + 1
@@ -192,6 +203,8 @@ class Messages:
 
         Of a conversation of two others nothing is noted: whatever a client says, what is kept of it stays small.
         """
+        for each in requests:
+            check_bounds(0, MOST, sequence=each.sequence)
         own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
         far = dict(zip(map(id, own), await self.ledger.ack(own), strict=True))
         return [AckResp(far.get(id(each), 0)) for each in requests]

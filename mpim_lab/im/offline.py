@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mpim_lab.errors import InvalidParameter
 from mpim_lab.im.gathered import Gathered
 from mpim_lab.im.offline_rows import (
     MOST_ROWS,
@@ -37,6 +36,7 @@ from mpim_lab.im.offline_rows import (
 )
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.schema import Tables
+from mpim_lab.mq.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.sql_store import SqlStore, checked_name
 
 _log = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ class OfflineStore:
         keep_s: float = 30 * 86_400,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if most_per_user < 1 or keep_s <= 0:
-            raise InvalidParameter(f"most_per_user={most_per_user}, keep_s={keep_s}: at least 1, and above 0")
+        check_bounds(1, MOST, most_per_user=most_per_user)
+        check_times(100 * LONGEST_S, keep_s=keep_s)
         self._most, self._keep_s, self._clock = most_per_user, keep_s, clock
         self._tables = Tables(store, "offline", VERSION, OFFLINE)
         self._waiting = Gathered(self._waiting_of, most=MOST_ROWS)
@@ -133,8 +133,7 @@ class OfflineStore:
 
     async def page(self, uid: str, conversation: str, after: int, limit: int) -> list[ChatMessage]:
         """What waits for a user in a conversation after number `after`, in order, at most `limit` (1 to 1,000)."""
-        if not 1 <= limit <= MOST_PAGE:
-            raise InvalidParameter(f"limit={limit}: 1 to {MOST_PAGE:,}")
+        check_bounds(1, MOST_PAGE, limit=limit)
         columns = (ROW.conversation, ROW.sequence, ROW.id, ROW.sender, ROW.text, ROW.at_ms)
         wanted = select(*columns).where(*is_of(uid, conversation), ROW.sequence > after)
 

@@ -10,11 +10,12 @@ log stays short and nobody loses anything by being long away.
 import asyncio
 import logging
 
-from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NoSuchGroup, NotConnected
+from mpim_lab.errors import CorruptPayload, MpimError, NoSuchGroup, NotConnected
 from mpim_lab.im.ledger import ToDo
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import ChatMessage, group_of
 from mpim_lab.im.rounds import go_round
+from mpim_lab.mq.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.handler import Cancellations
 
 KEEP = 1_000  # messages in a conversation's log
@@ -44,10 +45,9 @@ class Outbox:
         keep: int = KEEP,
         expire_every_s: float = 3_600.0,
     ) -> None:
-        if min(every_s, expire_every_s) <= 0 or after_s < 0 or keep < 1:
-            raise InvalidParameter(
-                f"every_s={every_s}, after_s={after_s}, keep={keep}: above 0, at least 0, at least 1"
-            )
+        check_times(every_s=every_s, expire_every_s=expire_every_s)
+        check_bounds(0.0, LONGEST_S, after_s=after_s)
+        check_bounds(1, MOST, keep=keep)
         self._messages, self._ledger = messages, messages.ledger
         self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
         self._expire_every_s = expire_every_s

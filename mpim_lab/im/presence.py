@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
 from mpim_lab.im.protocol import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp, checked_name
 from mpim_lab.keys import gateway_channel, status_channel, user_channel
+from mpim_lab.mq.bounds import check_times
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.script import Script
 
@@ -51,8 +51,7 @@ class Presence:
     """
 
     def __init__(self, queue: MessageQueue, *, lifetime_s: float = ROUTE_LIFETIME_S) -> None:
-        if lifetime_s <= 0:
-            raise InvalidParameter(f"lifetime_s={lifetime_s}: above 0")
+        check_times(lifetime_s=lifetime_s)
         self.queue, self.lifetime_s = queue, lifetime_s
         self._commands = queue.access("presence").commands
         self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 
 MOST_TEXT = 4_000  # characters
+MOST_NOTICE = 100_000  # likewise, of a system notice
 MOST_ID = 64
 NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -196,6 +197,19 @@ def checked_id(id: str) -> str:
             f"a message id is 1 to {MOST_ID} printable ASCII characters without a blank, not {id!r:.100}"
         )
     return id
+
+
+def checked_text(text: str, most: int = MOST_TEXT) -> str:
+    """What a message says: 1 to `most` characters that UTF-8 can encode. Raises InvalidMessage.
+
+    >>> checked_text("hi")
+    'hi'
+    """
+    if not isinstance(text, str) or not 1 <= len(text) <= most:
+        raise InvalidMessage(f"a text is 1 to {most:,} characters, not {text!r:.100}")
+    if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
+        raise InvalidMessage("the text holds half a character: it cannot be written as UTF-8")
+    return text
 
 
 @lru_cache(16_384)

@@ -6,10 +6,11 @@ import math
 from collections import deque
 from collections.abc import Container, Iterator, MutableMapping
 
-from mpim_lab.errors import GatewayClosed, InvalidParameter, NoSuchGroup, NotAMember, TooFast
+from mpim_lab.errors import GatewayClosed, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.protocol import ChatMessage, group_of
 from mpim_lab.im.reader import Missing, Reader, Unplaced
 from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Problem, Sent, Sync, Welcome
+from mpim_lab.mq.bounds import MOST, check_bounds
 
 _MOST_ASKED = 8  # conversations at once; who comes back to thousands would be refused for it
 _TOO_FAST_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time
@@ -21,8 +22,7 @@ class Readers:
     """
 
     def __init__(self, positions: MutableMapping[str, int], limit: int) -> None:
-        if limit < 1:
-            raise InvalidParameter(f"limit={limit!r}: at least 1 message is read ahead")
+        check_bounds(1, MOST, limit=limit)
         self._positions, self._limit = positions, limit
         self._readers: dict[str, Reader] = {}
         self._unsettled: dict[str, None] = {}  # the others, which may be thousands, need not be looked at

@@ -1,12 +1,13 @@
 """Services: what a gateway works with, and its limits. The sketch's services have the same methods (naive/messages.py)."""
 
 from dataclasses import dataclass
+from functools import partial
 
-from mpim_lab.errors import InvalidParameter
 from mpim_lab.im.groups import Groups
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.presence import Presence
 from mpim_lab.im.tokens import Tokens
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.pubsub import MessageQueue
 
 
@@ -47,6 +48,6 @@ class GatewayLimits:
     close_timeout_s: float = 5.0  # for everything else then; what is not done in time is cut off
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if getattr(self, name) <= 0:
-                raise InvalidParameter(f"{name}={getattr(self, name)!r}: above 0")
+        for name, field in self.__dataclass_fields__.items():
+            check = partial(check_bounds, 1, MOST) if field.type is int else check_times
+            check(**{name: getattr(self, name)})

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from sqlalchemy.engine import URL
 
-from mpim_lab.errors import InvalidParameter
+from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed
 from mpim_lab.events import Observer
 from mpim_lab.im.client import Client
 from mpim_lab.im.gateway import Gateway
@@ -19,11 +19,14 @@ from mpim_lab.im.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.im.protocol import BroadcastSystemMessageReq, checked_name
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.tokens import Tokens, new_secret
+from mpim_lab.mq.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.sql_store import SqlStore
 
+MOST_GATEWAYS = 1_000  # in one process
 MakeMessages = Callable[..., Any]  # (queue, groups, offline, observer=…)
 MakePresence = Callable[[MessageQueue], Any]
 
@@ -54,6 +57,11 @@ class System:
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
+        check_bounds(0, MOST_GATEWAYS, gateways=gateways)
+        check_bounds(0, 65_536 - gateways, port=port)
+        check_bounds(0, MOST, first=first)
+        check_times(route_lifetime_s=route_lifetime_s)
+        check_bounds(0.0, LONGEST_S, outbox_after_s=outbox_after_s)
         self.url, self._prefix, self._observer = url, prefix, observer
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
         self._port, self._limits, self._queue_limits = port, limits, queue_limits
@@ -65,6 +73,8 @@ class System:
         self._outbox_after_s, self._allow_login = outbox_after_s, allow_login
         self.gateways: dict[str, Gateway] = {}
         self._running: dict[str, contextlib.AsyncExitStack] = {}
+        self._starting, self._home = set[str](), OneLoop("this system")
+        self._is_opened = self._is_closed = False
         self._stack = contextlib.AsyncExitStack()
         self._own = self._queue("mpim")
         self.services = self._services(self._own)
@@ -72,6 +82,10 @@ class System:
     # Life
 
     async def __aenter__(self) -> Self:
+        self._home.check()
+        if self._is_opened:
+            raise self._why_not_open() if self._is_closed else InvalidParameter("the system is open already")
+        self._is_opened = True
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._own)
             await stack.enter_async_context(self.store)
@@ -82,15 +96,26 @@ class System:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._is_closed = True
         await self._stack.aclose()
 
     async def start(self, name: str, *, port: int = 0, **queue_options: Any) -> Gateway:
         """Start one more gateway. queue_options: for its own queue, as `MessageQueue` takes them.
 
-        Raises InvalidParameter when one of this name is running.
+        Raises InvalidParameter when one of this name is running or starting, NotConnected, QueueClosed.
         """
-        if name in self._running:
+        self._home.check()
+        if not self._is_opened or self._is_closed:
+            raise self._why_not_open()
+        if name in self._running or name in self._starting:
             raise InvalidParameter(f"{name!r} is running already")
+        self._starting.add(name)
+        try:
+            return await self._start(name, port, queue_options)
+        finally:
+            self._starting.discard(name)
+
+    async def _start(self, name: str, port: int, queue_options: dict[str, Any]) -> Gateway:
         async with contextlib.AsyncExitStack() as stack:
             told: list[Gateway] = []  # the queue is there before its gateway
             queue = self._queue(name, on_gap=lambda gap_s: told[0].on_gap(gap_s), **queue_options)
@@ -103,17 +128,21 @@ class System:
             await stack.enter_async_context(gateway)
             if services.messages.ordered:  # the sketch has no outbox
                 await stack.enter_async_context(Outbox(services.messages, after_s=self._outbox_after_s))
+            if self._is_closed:  # while this one was started: it is not among those that were stopped
+                raise self._why_not_open()
             self._running[name], self.gateways[name] = stack.pop_all(), gateway
         return gateway
 
     async def stop(self, name: str) -> None:
         """Close a gateway: its clients are sent elsewhere, and nothing is lost."""
+        self._home.check()
         self._gateway(name)
         del self.gateways[name]
         await self._running.pop(name).aclose()
 
     async def kill(self, name: str) -> None:
         """End a gateway as if its process had died: no good-bye, its routes stay, what it was at is left undone."""
+        self._home.check()
         gateway = self._gateway(name)
         del self.gateways[name]
         await gateway.die()
@@ -125,6 +154,11 @@ class System:
         for error in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(error, BaseException):
                 raise error
+
+    def _why_not_open(self) -> MpimError:
+        if self._is_closed:
+            return QueueClosed("the system is closed; make another one")
+        return NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     def _queue(self, name: str, **options: Any) -> MessageQueue:
         common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_limits}

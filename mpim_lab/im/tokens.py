@@ -16,6 +16,7 @@ import jwt
 from mpim_lab.errors import InvalidParameter, InvalidToken
 from mpim_lab.im.protocol import checked_name
 from mpim_lab.keys import name_bytes
+from mpim_lab.mq.bounds import check_times
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -39,8 +40,9 @@ class Tokens:
             is_long = len(secret.encode()) >= _SECRET_BYTES
         except UnicodeEncodeError as error:
             raise InvalidParameter(f"the secret holds half a character: {error.reason}") from error
-        if not is_long or not lifetime_s > 0:
-            raise InvalidParameter(f"a secret has at least {_SECRET_BYTES} characters; lifetime_s is above 0")
+        if not is_long:
+            raise InvalidParameter(f"a secret has at least {_SECRET_BYTES} characters")
+        check_times(lifetime_s=lifetime_s)
         self._secret, self._lifetime_s, self._clock = secret, lifetime_s, clock
 
     def issue(self, uid: str) -> str:

@@ -32,9 +32,9 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 
 An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more conversations than were named.
 
-Limits: a frame from a client has at most 16 KiB, a text 4,000 characters, `presence` 200 users. `ordered` false: this
-system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may send several frames in one
-binary message: a batch, compressed if that pays, as `mpim_lab/mq/frames.py` describes them.
+Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a notice 100,000), `presence` 200 users.
+`ordered` false: this system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may
+send several frames in one binary message: a batch, compressed if that pays, as `mpim_lab/mq/frames.py` describes them.
 
 A message that I send is pushed to all my devices; with `echo` false not over the line that sent it, which has `sent`.
 
@@ -235,7 +235,10 @@ def checked(frame: FromClient) -> FromClient:
         raise InvalidMessage(str(error)) from error
     if len(raw) > MOST_FRAME_BYTES:
         raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MOST_FRAME_BYTES:,}")
-    return from_client(raw)
+    read = from_client(raw)
+    if read != frame:  # bytes, dates and the like become text on the way
+        raise InvalidMessage(f"a gateway would read something else than was given: {read!r:.200}")
+    return read
 
 
 def from_gateway(frame: bytes | str) -> FromGateway:

@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any, NoReturn, Self
 
-from mpim_lab.errors import NotConnected
+from mpim_lab.errors import InvalidParameter, NotConnected
 from mpim_lab.im.system import System
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer, open_server
@@ -27,6 +27,8 @@ class MpimSystem(System):
         raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     async def __aenter__(self) -> Self:
+        if vars(self).get("_is_opened"):
+            raise self._why_not_open() if self._is_closed else InvalidParameter("the system is open already")
         async with contextlib.AsyncExitStack() as stack:
             if self._is_ours:
                 await stack.enter_async_context(self.server)

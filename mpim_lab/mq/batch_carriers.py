@@ -46,6 +46,7 @@ class FrameCarrier:
     def __init__(
         self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: Credit, rule: BatchRule
     ) -> None:
+        self._link, self._channel = queue.link, queue.keys.channel(channel)
         self.name, self.reporter = shown_name(channel), queue.reporter
         whose, limit = "queue", queue.max_payload_bytes
         if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch
@@ -54,7 +55,6 @@ class FrameCarrier:
         if rule.max_bytes + 4 * rule.max_messages > most:
             raise InvalidParameter(f"{rule} makes frames of more than the {whose}'s {limit:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
-        self._link, self._channel = queue.link, queue.keys.channel(channel)
         self._confirmations = batches_channel(os.urandom(8).hex())
         self._confirm_to = queue.keys.channel(self._confirmations)
         if len(self._confirm_to) > MOST_CHANNEL_BYTES:

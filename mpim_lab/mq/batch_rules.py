@@ -10,7 +10,7 @@ rule: RFC 896; others call it natural or smart batching.)
 import math
 from dataclasses import dataclass
 
-from mpim_lab.errors import InvalidParameter
+from mpim_lab.mq.bounds import check_bounds
 
 MOST_MESSAGES = 16_384
 MOST_BYTES = 16 * 1024 * 1024
@@ -25,11 +25,8 @@ class BatchRule:
     max_bytes: int
 
     def __post_init__(self) -> None:
-        bounds = {"max_messages": MOST_MESSAGES, "max_bytes": MOST_BYTES}
-        for name, most in bounds.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise InvalidParameter(f"{name}={value!r}: a whole number from 1 to {most:,}")
+        check_bounds(1, MOST_MESSAGES, max_messages=self.max_messages)
+        check_bounds(1, MOST_BYTES, max_bytes=self.max_bytes)
 
     def is_full(self, messages: int, bytes: int) -> bool:
         """Whether so much is a whole batch.
@@ -59,10 +56,7 @@ class FixedWindow(BatchRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (
-            isinstance(self.window_ms, int | float) and 0 <= self.window_ms <= MOST_WINDOW_MS
-        ):  # NaN is not, either
-            raise InvalidParameter(f"window_ms={self.window_ms!r}: from 0 to {MOST_WINDOW_MS:,.0f}")
+        check_bounds(0.0, MOST_WINDOW_MS, window_ms=self.window_ms)
 
     def closes_at(self, opened_at: float) -> float:
         """The end of the window of its oldest message."""

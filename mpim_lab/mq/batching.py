@@ -9,7 +9,6 @@ place. What may have been run is not repeated: each of its messages gets the err
 """
 
 import asyncio
-import math
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +21,7 @@ from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.batch_carriers import Carrier, EntryCarrier, FrameCarrier
 from mpim_lab.mq.batch_rules import Adaptive, BatchRule
 from mpim_lab.mq.batch_sender import BatchSender
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.callers import Callers
 from mpim_lab.mq.compression import Codec
 from mpim_lab.mq.credit import Credit
@@ -53,9 +53,9 @@ class Batcher:
         close_timeout_s: float = 5.0,
         backoff: Backoff | None = None,
     ) -> None:
-        times = (wait_s, give_up_after_s, attempt_timeout_s, close_timeout_s)
-        if not (max_waiting_bytes > 0 and all(0 < each < math.inf for each in times)):  # NaN is not, either
-            raise InvalidParameter("max_waiting_bytes and the times must be above 0, and each time has an end")
+        check_bounds(1, MOST, max_waiting_bytes=max_waiting_bytes)
+        check_times(wait_s=wait_s, close_timeout_s=close_timeout_s)
+        check_times(give_up_after_s=give_up_after_s, attempt_timeout_s=attempt_timeout_s)
         self.rule = rule or Adaptive()
         self._carrier, self._reporter, self._is_reporting = carrier, carrier.reporter, carrier.reporter.is_on
         self._most_bytes, self._max_waiting_bytes = carrier.max_message_bytes, max_waiting_bytes

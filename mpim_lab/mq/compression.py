@@ -20,6 +20,7 @@ import lz4.frame
 import zstandard
 
 from mpim_lab.errors import CorruptPayload, InvalidMessage, InvalidParameter, UnknownFormat
+from mpim_lab.mq.bounds import MOST, check_bounds
 from mpim_lab.mq.dictionary import Dictionary
 from mpim_lab.mq.frames import BATCH, LZ4, PLAIN, ZLIB, ZSTD, ZSTD_DICTIONARY, mark_of, plain
 from mpim_lab.mq.inflate import inflate_lz4, inflate_zlib, inflate_zstd
@@ -70,8 +71,8 @@ class Codec:
     ) -> None:
         if algorithm not in list(Algorithm):
             raise InvalidParameter(f"algorithm={algorithm!r}: must be one of {', '.join(Algorithm)}")
-        if max_bytes < 1 or (threshold_bytes is not None and threshold_bytes < 0):
-            raise InvalidParameter(f"max_bytes={max_bytes}, threshold_bytes={threshold_bytes}: at least 1, and 0")
+        check_bounds(1, MOST, max_bytes=max_bytes)
+        check_bounds(0, MOST, threshold_bytes=0 if threshold_bytes is None else threshold_bytes)
         self.algorithm, self.max_bytes = Algorithm(algorithm), max_bytes
         self.dictionaries = _by_number(dictionaries)
         usual_level, usual_threshold, mark = _SETTINGS[self.algorithm]

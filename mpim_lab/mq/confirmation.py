@@ -15,11 +15,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from mpim_lab.errors import InvalidMessage, MpimError
+from mpim_lab.errors import InvalidMessage, MpimError, NotConnected
 from mpim_lab.events import Kind, first_word
 from mpim_lab.keys import confirm_channel, user_channel
 from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.message import Message
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
+from mpim_lab.mq.handler import checked_handler, settled
+from mpim_lab.mq.message import Message, wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
 
 
@@ -39,17 +41,22 @@ class ConfirmedSender:
         confirm_within_s: float = 0.5,
         backoff: Backoff | None = None,
     ) -> None:
+        check_bounds(1, MOST, attempts=attempts)
+        check_times(confirm_within_s=confirm_within_s)
         self._queue, self._uid, self._attempts = queue, uid, attempts
         self.confirm_within_s, self._backoff = confirm_within_s, backoff or Backoff()
         self._unconfirmed: dict[bytes, list[asyncio.Event]] = {}
+        self._is_listening = False
 
     async def __aenter__(self) -> Self:
         await self._queue.subscribe(confirm_channel(self._uid), self._on_confirmation)
+        self._is_listening = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_listening = False
         await self._queue.unsubscribe(confirm_channel(self._uid))
 
     def _on_confirmation(self, message: Message) -> None:
@@ -59,13 +66,16 @@ class ConfirmedSender:
         if waiting:
             self._queue.reporter.message(Kind.CONFIRMED, message.payload, user_channel(self._uid))
 
-    async def send(self, uid: str, payload: bytes) -> str:
+    async def send(self, uid: str, payload: bytes | str) -> str:
         """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled.
 
         Raises what no repeat can change: InvalidMessage (also for a payload without an id: nothing could confirm it),
-        QueueClosed. It takes at most `attempts` times what one publish, `confirm_within_s` and a pause of the backoff take.
+        QueueClosed, NotConnected (this is not open). It takes at most `attempts` times what one publish, `confirm_within_s`
+        and a pause of the backoff take.
         """
-        channel = user_channel(uid)
+        if not self._is_listening:
+            raise NotConnected("not open: write `async with ConfirmedSender(…) as sender:`")
+        channel, payload = user_channel(uid), wire_payload(payload, self._queue.max_payload_bytes)
         with self._awaited(first_word(payload)) as confirmed:
             for attempt in range(1, self._attempts + 1):
                 await self._try(channel, payload, confirmed)
@@ -106,6 +116,8 @@ class ConfirmingReceiver:
     def __init__(
         self, queue: MessageQueue, uid: str, handler: Callable[[Message], Awaitable[None]], *, limit: int = 1_000
     ) -> None:
+        checked_handler(handler)
+        check_bounds(1, MOST, limit=limit)
         self._queue, self._uid, self._handler, self._limit = queue, uid, handler, limit
 
     async def __aenter__(self) -> Self:
@@ -126,5 +138,5 @@ class ConfirmingReceiver:
         await self._queue.unsubscribe(user_channel(self._uid))
 
     async def _handle(self, message: Message) -> None:
-        await self._handler(message)
+        await settled(self._handler(message))
         await self._queue.publish(confirm_channel(self._uid), first_word(message.payload))

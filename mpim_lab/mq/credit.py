@@ -5,10 +5,9 @@ receiver off (`client-output-buffer-limit pubsub`). A sender that is faster than
 by the receiver itself. This is credit-based flow control: AMQP's link credit (OASIS AMQP 1.0, 2.6.7), TCP's window.
 """
 
-import math
 from collections import deque
 
-from mpim_lab.errors import InvalidParameter
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
 
 
 class Credit:
@@ -25,8 +24,8 @@ class Credit:
     """
 
     def __init__(self, max_bytes: int = 512 * 1024, patience_s: float = 0.5) -> None:
-        if max_bytes < 1 or not 0 < patience_s < math.inf:
-            raise InvalidParameter(f"max_bytes={max_bytes}, patience_s={patience_s}: above 0, and patience has an end")
+        check_bounds(1, MOST, max_bytes=max_bytes)
+        check_times(patience_s=patience_s)
         self.max_bytes, self.patience_s = max_bytes, patience_s
         self.unconfirmed_bytes = 0
         self._batches: deque[tuple[int, int]] = deque()  # number, bytes; those not confirmed by everybody

@@ -12,6 +12,7 @@ from functools import cached_property
 import zstandard
 
 from mpim_lab.errors import InvalidParameter
+from mpim_lab.mq.bounds import check_bounds
 
 MOST_BYTES = 1024 * 1024
 
@@ -49,8 +50,8 @@ def train_dictionary(samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, i
     samples: some thousands, a hundred times the size of the dictionary in all if you have them. Raises InvalidParameter
     when there are too few to learn from.
     """
-    if not 256 <= size_bytes <= MOST_BYTES or not 1 <= id < 2**31:
-        raise InvalidParameter(f"size_bytes={size_bytes}, id={id}: from 256 to {MOST_BYTES:,}, and at least 1")
+    check_bounds(256, MOST_BYTES, size_bytes=size_bytes)
+    check_bounds(1, 2**31 - 1, id=id)
     # Of ten samples of one byte, zstandard 0.25 divides by zero, which ends the process.
     if sum(map(len, samples)) < max(256, 8 * len(samples)):
         raise InvalidParameter(f"{len(samples):,} samples are too few, or too short, to learn from")

@@ -36,6 +36,7 @@ from typing import Self
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, PoolTimeout, QueueClosed
 from mpim_lab.events import now
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import LONGEST_S, check_bounds, check_times
 from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.pool_figures import LineFigures, Out, PoolFigures, Waits, pool_figures
 from mpim_lab.mq.pool_line import Ticket, WaitingLine
@@ -73,12 +74,9 @@ class Pool:
         name: str = "pool",
         backoff: Backoff | None = None,
     ) -> None:
-        if not (
-            close_within_s >= 0 and all(each > 0 for each in (wait_s, call_timeout_s, connect_timeout_s, warn_after_s))
-        ):
-            raise InvalidParameter("times must be above 0 (close_within_s may be 0: cut at once)")
-        if call_timeout_s == math.inf:
-            raise InvalidParameter("call_timeout_s=inf: a server that is silent would hold a connection for ever")
+        check_times(wait_s=wait_s, call_timeout_s=call_timeout_s, connect_timeout_s=connect_timeout_s)
+        check_times(math.inf, warn_after_s=warn_after_s)
+        check_bounds(0.0, LONGEST_S, close_within_s=close_within_s)  # 0: cut at once
         self.name = name
         self._wait_s, self._call_timeout_s = wait_s, call_timeout_s
         self._warn_after_s, self._close_within_s = warn_after_s, close_within_s

@@ -3,7 +3,8 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from mpim_lab.errors import InvalidParameter, QueueFull
+from mpim_lab.errors import QueueFull
+from mpim_lab.mq.bounds import MOST, check_bounds
 
 
 @dataclass(eq=False)
@@ -51,10 +52,8 @@ class WaitingLine:
     """
 
     def __init__(self, places: int, max_waiting: int) -> None:
-        if places < 1 or max_waiting < 0:
-            raise InvalidParameter(
-                f"places={places}, max_waiting={max_waiting}: at least 1 place, and not less than 0 waiting"
-            )
+        check_bounds(1, MOST, max_connections=places)
+        check_bounds(0, MOST, max_waiting=max_waiting)
         self.places, self.max_waiting = places, max_waiting
         self._placed: OrderedDict[Ticket, None] = OrderedDict()
         self._waiting: OrderedDict[Ticket, None] = OrderedDict()

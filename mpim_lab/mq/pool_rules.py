@@ -1,10 +1,12 @@
 """The pool's rules about time and choice: when a connection is too old, when a server is passed over, which one is next."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mpim_lab.errors import InvalidParameter, NotConnected
+from mpim_lab.errors import NotConnected
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import check_bounds, check_times
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Ageing:
     max_lifetime_s: float = 1800.0
 
     def __post_init__(self) -> None:
-        if not (self.check_idle_after_s >= 0 and self.max_idle_s > 0 and self.max_lifetime_s > 0):  # NaN is not, either
-            raise InvalidParameter(f"{self}: times must be above 0 (check_idle_after_s may be 0: always check)")
+        check_bounds(0.0, math.inf, check_idle_after_s=self.check_idle_after_s)  # 0: always
+        check_times(math.inf, max_idle_s=self.max_idle_s, max_lifetime_s=self.max_lifetime_s)
 
     def retire(self, opened_at: float, idle_since: float, now: float) -> str:
         """Why it is to be closed; "" if it may stay."""

@@ -41,7 +41,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mpim_lab.errors import InvalidParameter, StoreFailed, WorkCancelled
+from mpim_lab.errors import InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled
+from mpim_lab.mq.bounds import LONGEST_S, check_bounds
 from mpim_lab.mq.handler import Cancellations, checked_handler
 from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.sql_store import NAME, SqlStore, checked_name
@@ -118,7 +119,9 @@ class SqlInbox:
         async with self._store.naming("the result cannot be kept"):
             kept = await connection.execute(update(INBOX).where(*self._is(message_id)).values(result=result))
         if kept.rowcount != 1:  # a work that swallowed the database's error, after which the mark was undone
-            raise StoreFailed(f"the database undid the mark of {message_id!r} while the work went on")
+            raise StoreUncertain(
+                f"the database undid the mark of {message_id!r} while the work went on: what it did since may be kept"
+            )
 
     async def result(self, message_id: str) -> bytes | None:
         """The first result of a message; None if it is not handled, or forgotten. Raises InvalidMessage, StoreFailed."""
@@ -132,8 +135,7 @@ class SqlInbox:
         again, as if it were new. So keep marks longer than any sender repeats, any stream is replayed or any dead letter
         waits. Without this the table grows for ever.
         """
-        if older_than_s < 0:
-            raise InvalidParameter(f"older_than_s={older_than_s}: 0 or more")
+        check_bounds(0.0, 100 * LONGEST_S, older_than_s=older_than_s)
         oldest = self._now_ms() - int(older_than_s * 1e3)
         async with self._store.transaction() as connection, self._store.naming("marks cannot be forgotten"):
             gone = await connection.execute(

@@ -41,9 +41,10 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from mpim_lab.errors import CommandRejected, InvalidMessage, InvalidParameter, MpimError
+from mpim_lab.errors import CommandRejected, InvalidMessage, MpimError
 from mpim_lab.events import now
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.entries import DATA
 from mpim_lab.mq.handler import Loop
 from mpim_lab.mq.limits import Limits
@@ -104,6 +105,7 @@ class SqlOutbox:
 
     async def waiting(self, *, count: int = 100, without: Collection[str] = ()) -> list[OutboxRow]:
         """The oldest `count` rows that are not known to be sent, without those to some streams. Raises StoreFailed."""
+        check_bounds(1, MOST, count=count)
         columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
         async with self._store.transaction() as connection, self._store.naming("the outbox cannot be read"):
             wanted = (
@@ -137,12 +139,12 @@ class OutboxRelay:
     """
 
     def __init__(self, outbox: SqlOutbox, queue: MessageQueue, *, limit: int = 100, poll_s: float = 0.5) -> None:
-        if not 1 <= limit <= MOST_ROWS or poll_s <= 0:
-            raise InvalidParameter(f"limit={limit}, poll_s={poll_s}: 1 to {MOST_ROWS} rows, and above 0")
+        check_bounds(1, MOST_ROWS, limit=limit)
+        check_times(poll_s=poll_s)
         self._outbox, self._queue, self._limit, self._poll_s = outbox, queue, limit, poll_s
         self._backoff, self._close_timeout_s = Backoff(), Limits().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
-        self._stopping, self._loop = asyncio.Event(), Loop()
+        self._loop = Loop()
 
     async def relay_once(self, limit: int | None = None) -> int:
         """Send the oldest rows, at most `limit`, one after the other; gives how many.
@@ -151,6 +153,7 @@ class OutboxRelay:
         refused for itself. It and the later rows of its stream stay. StoreFailed or StoreUncertain when the rows that were
         sent could not be deleted: they will be sent again.
         """
+        check_bounds(1, MOST, limit=self._limit if limit is None else limit)
         done = _Round(self._limit if limit is None else limit)
         await self._relay(done)
         if done.refused:
@@ -191,24 +194,23 @@ class OutboxRelay:
 
         Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no repeat can change.
         """
-        failures = 0
         with self._loop:
-            while not self._stopping.is_set():
-                self._outbox.added.clear()  # before reading: what is committed while we read sets it again
-                done = _Round(self._limit, {name for name, refusal in self._refusals.items() if now() < refusal.until})
-                try:
-                    await self._relay(done)
-                except MpimError as error:
-                    if not error.transient:
-                        raise
-                    failures += 1
-                    _log.warning("outbox: %s: %s", type(error).__name__, error)
-                    await _first_of(self._stopping, self._backoff.delay_s(failures, random.random()))
-                    continue
-                failures = 0
-                self._note_refusals(done)
-                if done.sent < self._limit:
-                    await _first_of(self._outbox.added, self._poll_s)
+            await self._loop.repeat(self._turn, self._backoff, self._on_error)
+
+    async def _turn(self) -> None:
+        self._outbox.added.clear()  # before reading: what is committed while we read sets it again
+        done = _Round(self._limit, {name for name, refusal in self._refusals.items() if now() < refusal.until})
+        await self._relay(done)
+        self._note_refusals(done)
+        if done.sent < self._limit and not self._loop.is_stopping:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_s):
+                    await self._outbox.added.wait()
+
+    def _on_error(self, error: MpimError) -> None:
+        if not error.transient:
+            raise error
+        _log.warning("outbox: %s: %s", type(error).__name__, error)
 
     def _note_refusals(self, done: "_Round") -> None:
         """A stream's rows are tried again later and later, until one of them is taken."""
@@ -221,8 +223,11 @@ class OutboxRelay:
             del self._refusals[name]
 
     async def stop(self) -> None:
-        """Finish the rows that were read, and wait until `run` has returned; after `close_timeout_s` it is cancelled."""
-        self._stopping.set()
+        """Finish the rows that were read, and wait until `run` has returned; after `close_timeout_s` it is cancelled.
+
+        It may be run again then. A relay that has never run ends as soon as it begins.
+        """
+        await self._loop.ask()
         self._outbox.added.set()
         await self._loop.end(self._close_timeout_s)
 
@@ -240,9 +245,3 @@ class _Round:
 class _Refusal(NamedTuple):
     times: int
     until: float
-
-
-async def _first_of(event: asyncio.Event, timeout_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()

@@ -32,10 +32,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, StoreFailed, StoreUncertain
+from mpim_lab.mq.bounds import check_bounds, check_times
 from mpim_lab.mq.one_loop import OneLoop
 
 LOOK_AGAIN_S = 0.02
 MOST_CHARACTERS = 255
+MOST_CONNECTIONS = 100_000  # more than any database takes
 
 # MySQL's usual comparison holds "a" and "A" for the same: the second message would count as a repeat, and be lost
 NAME = String(MOST_CHARACTERS).with_variant(
@@ -51,8 +53,8 @@ class SqlStore:
     """
 
     def __init__(self, url: str | URL, *, timeout_s: float = 5.0, connections: int = 10) -> None:
-        if timeout_s <= 0 or connections < 1:
-            raise InvalidParameter(f"timeout_s={timeout_s}, connections={connections}: above 0, and at least 1")
+        check_times(timeout_s=timeout_s)
+        check_bounds(1, MOST_CONNECTIONS, connections=connections)
         try:
             self._url = make_url(url)
             self.is_sqlite = self._url.get_backend_name() == "sqlite"
@@ -159,15 +161,26 @@ class SqlStore:
         waiting = self._running[connection] = []
         try:
             begun = connection.get_transaction()
-            yield connection
-            if begun is None or not begun.is_active:
-                raise StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
+            try:
+                yield connection
+            except Exception as error:
+                if begun is not None and not (begun.is_active or connection.invalidated or connection.closed):
+                    raise _ended_by_the_block() from error
+                raise
+            if begun is None or not begun.is_active or await self._was_ended(connection):
+                raise _ended_by_the_block()
             await self._commit(connection)
         finally:
             del self._running[connection]
             await self._give_back(connection)
         for call in waiting:
             call()
+
+    async def _was_ended(self, connection: AsyncConnection) -> bool:
+        """SQLite may roll back by itself (the disk is full), and commits what follows at once, statement by statement."""
+        if not self.is_sqlite:
+            return False
+        return not (await connection.get_raw_connection()).driver_connection.in_transaction  # type: ignore[union-attr]
 
     async def _give_back(self, connection: AsyncConnection) -> None:
         """Roll back what is not committed, and return the connection; whoever is cancelled here does not stop that."""
@@ -250,6 +263,10 @@ def _closed() -> StoreFailed:
     error = StoreFailed("this store was closed by its owner")
     error.transient = False
     return error
+
+
+def _ended_by_the_block() -> StoreUncertain:
+    return StoreUncertain("the block ended the transaction by itself: what it did may be kept in part")
 
 
 def checked_name(what: str, name: str) -> str:

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from mpim_lab.errors import MpimError, QueueClosed
+from mpim_lab.errors import InvalidParameter, MpimError, QueueClosed
 from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Name, same_name
-from mpim_lab.mq.handler import Cancellations, inside, is_inside, refuse
+from mpim_lab.mq.handler import Cancellations, inside, is_async, is_inside, refuse
 from mpim_lab.mq.inbox import Inbox
 from mpim_lab.mq.message import Message
 
@@ -49,12 +49,16 @@ def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[M
 
 def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter) -> Callable[[Message], bool]:
     """Hand over each message that a payload holds. A payload that cannot be read is reported; the next one comes."""
-    is_on = reporter.is_on
+    if not callable(unpack) or is_async(unpack):
+        raise InvalidParameter(f"unpack={unpack!r}: a plain function from a payload to a list of payloads")
+    is_on, is_sure = reporter.is_on, getattr(unpack, "gives_payloads", False)
 
     def take_all(packed: Message) -> bool:
         channel, payload, pattern = packed
         try:
             payloads = unpack(payload)
+            if not is_sure:
+                payloads = _payloads(payloads)
         except (Exception, asyncio.CancelledError) as error:
             report_failed(reporter, packed, error)
             return True
@@ -69,6 +73,14 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
         return True
 
     return take_all
+
+
+def _payloads(given: Iterable[bytes]) -> list[bytes]:
+    """What a user's `unpack` gave, if it is what it must be. Raises TypeError, and what a generator raises."""
+    payloads = [] if isinstance(given, str | bytes | Mapping) else list(given)
+    if not payloads or not all(isinstance(each, bytes) for each in payloads):
+        raise TypeError(f"unpack gives a list of at least one payload in bytes, not {given!r:.100}")
+    return payloads
 
 
 async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object) -> None:

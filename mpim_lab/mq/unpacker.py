@@ -19,6 +19,8 @@ class Unpacker:
     senders back.
     """
 
+    gives_payloads = True  # whoever subscribes need not look at each of them
+
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
         self._commands = queue.link
         self._expand = (codec or Codec()).expand

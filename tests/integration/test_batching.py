@@ -322,3 +322,11 @@ async def test_a_prefix_too_long_for_a_batch_is_refused_by_name(one_server):
     async with MessageQueue(one_server.url, prefix="p" * 250) as mq:
         with pytest.raises(InvalidParameter, match="confirmations"):
             Batcher.to_channel(mq, "c")
+
+
+@pytest.mark.parametrize("channel", [None, 7, "", b"", "half \ud800", ["chat"]], ids=lambda channel: repr(channel)[:7])
+async def test_a_batcher_to_what_is_no_channel_is_refused_by_name(one_server, channel):
+    """When it is made, and by an error of ours."""
+    async with MessageQueue(one_server.url) as mq:
+        with pytest.raises(InvalidMessage, match="channel"):
+            Batcher.to_channel(mq, channel)

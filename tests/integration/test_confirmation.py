@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mpim_lab.errors import InvalidMessage
+from mpim_lab.errors import InvalidMessage, NotConnected
 from mpim_lab.mq.confirmation import ConfirmedSender, ConfirmingReceiver
 from mpim_lab.mq.pubsub import MessageQueue
 
@@ -67,3 +67,42 @@ async def test_a_message_without_an_id_is_refused(server, payload):
     async with talk(server, handle) as sender:
         with pytest.raises(InvalidMessage, match="begins with its id"):
             await sender.send("bob", payload)
+
+
+async def test_a_sender_that_is_not_open_sends_nothing(one_server):
+    """Nobody would hear a confirmation: the message would be handled, and "unconfirmed"."""
+    async with MessageQueue(one_server.url) as mq:
+        heard = []
+        await mq.subscribe("user:bob", heard.append)
+        sender = ConfirmedSender(mq, "bob", attempts=1, confirm_within_s=0.1)
+        with pytest.raises(NotConnected, match="not open"):
+            await sender.send("bob", b"m1 hi")
+        async with sender:
+            pass
+        with pytest.raises(NotConnected, match="not open"):
+            await sender.send("bob", b"m1 hi")
+        await mq.drain()
+        assert heard == []
+
+
+async def test_a_text_is_confirmed_as_bytes_are_and_anything_else_is_refused(one_server):
+    """As everywhere else where something is sent."""
+    async with MessageQueue(one_server.url) as mq, ConfirmedSender(mq, "bob") as sender:
+
+        async def handler(message):
+            pass
+
+        async with ConfirmingReceiver(mq, "bob", handler):
+            assert await sender.send("bob", "m1 grüß dich") == "delivered"
+        for payload in (None, 7, ["m1 hi"]):
+            with pytest.raises(InvalidMessage):
+                await sender.send("bob", payload)
+
+
+async def test_a_plain_handler_is_confirmed_too(one_server):
+    """What it did counts, and not whether there was something to await."""
+    async with MessageQueue(one_server.url) as mq, ConfirmedSender(mq, "bob") as sender:
+        handled = []
+        async with ConfirmingReceiver(mq, "bob", lambda message: handled.append(message.payload)):
+            assert await sender.send("bob", b"m1 hi") == "delivered"
+        assert handled == [b"m1 hi"]

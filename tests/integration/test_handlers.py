@@ -318,3 +318,38 @@ def test_only_errors_of_the_package_reach_a_user():
     assert not errors.CommandRejected("BUSYGROUP it is there").transient
     assert errors.CommandRejected("an effect was refused", code="OOM").transient
     assert all(isinstance(kind.transient, bool | property) for kind in MpimError.__subclasses__())
+
+
+@pytest.mark.parametrize(
+    "given", [None, 7, b"12", "12", [], [1, 2], ["1"], {b"1": 2}, object()], ids=lambda given: repr(given)[:12]
+)
+async def test_an_unpack_that_gives_no_list_of_payloads_fails_for_its_message_only(server, given):
+    """It is reported as a handler's error is: the line stays, and the next message comes, to its neighbours, too."""
+    gaps, got, neighbour = [], [], []
+    async with MessageQueue(server.url, on_gap=gaps.append) as mq:
+        unpack = lambda payload: given if payload == b"odd" else iter([payload, payload])  # noqa: E731
+        await mq.subscribe("a", lambda message: got.append(message.payload), unpack=unpack)
+        await mq.subscribe("b", lambda message: neighbour.append(message.payload))
+        for payload in ("odd", "even"):
+            await mq.publish("a", payload)
+            await mq.publish("b", payload)
+        await mq.drain()
+    assert got == [b"even", b"even"]
+    assert neighbour == [b"odd", b"even"]
+    assert gaps == []
+
+
+async def _async_unpack(payload):
+    return [payload]
+
+
+@pytest.mark.parametrize("unpack", [7, "json", _async_unpack], ids=lambda unpack: type(unpack).__name__)
+async def test_what_can_never_unpack_is_refused(one_server, unpack):
+    """Before the server hears of it: the channel may be subscribed afterwards."""
+    async with MessageQueue(one_server.url) as mq:
+        with pytest.raises(InvalidParameter, match="unpack"):
+            await mq.subscribe("a", print, unpack=unpack)
+        with pytest.raises(InvalidParameter, match="unpack"):
+            async with mq.listen("a", unpack=unpack):
+                pass
+        await mq.subscribe("a", print)

@@ -6,7 +6,15 @@ import contextlib
 import pytest
 from sqlalchemy import event
 
-from mpim_lab.errors import AccessDenied, CommandRejected, InvalidParameter, MpimError, NoSuchGroup, NotAMember
+from mpim_lab.errors import (
+    AccessDenied,
+    CommandRejected,
+    InvalidMessage,
+    InvalidParameter,
+    MpimError,
+    NoSuchGroup,
+    NotAMember,
+)
 from mpim_lab.im.groups import Groups
 from mpim_lab.im.ledger import Ledger
 from mpim_lab.im.messages import Messages
@@ -435,6 +443,35 @@ async def test_a_notice_goes_to_every_gateway(messages):
     await wait_until(lambda: told)
     head, _, frame = told[0].partition(b" ")
     assert (head, from_gateway(frame)) == (b"n2", Notice("n2", HARD))
+
+
+@pytest.mark.parametrize("text", ["", None, 5, b"hi", "half \ud800", "x" * 100_001], ids=lambda text: repr(text)[:8])
+async def test_a_text_that_no_client_could_read_is_refused_where_it_is_given(messages, text):
+    """A notice without a text would break the line of everybody who is online."""
+    with pytest.raises(InvalidMessage):
+        await messages.broadcast_system_message(BroadcastSystemMessageReq("n1", text))
+    with pytest.raises(InvalidMessage):
+        await messages.send_message(SendMessageReq("m1", "alice", "bob", text))
+    assert await messages.ledger.last(TALK) == 0
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, 2**53 + 1, float("nan"), True, "5", None])
+async def test_numbers_that_no_conversation_has_are_refused_by_name(messages, number):
+    """Nobody's place is moved, to nowhere least of all."""
+    await messages.send_message(SendMessageReq("m1", "alice", "bob", "hi"))
+    with pytest.raises(InvalidParameter, match="after="):
+        await messages.pull_offline(PullOfflineReq("bob", TALK, number))
+    with pytest.raises(InvalidParameter, match="limit="):
+        await messages.pull_offline(PullOfflineReq("bob", TALK, 0, number))
+    with pytest.raises(InvalidParameter, match="sequence="):
+        await messages.ack([AckReq("bob", TALK, number)])
+    assert await messages.conversations("bob") == {TALK: (0, 1)}
+
+
+async def test_a_page_of_nothing_is_refused(messages):
+    """0 messages: nobody would ever come to the end."""
+    with pytest.raises(InvalidParameter, match="limit=0"):
+        await messages.pull_offline(PullOfflineReq("bob", TALK, 0, 0))
 
 
 async def test_bounds_are_refused_by_name(messages):

@@ -22,7 +22,7 @@ from mpim_lab.im.client import Client
 from mpim_lab.im.offline import OfflineStore
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
-from mpim_lab.im.wire import Welcome, encode
+from mpim_lab.im.wire import Ping, Welcome, encode
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
@@ -94,6 +94,19 @@ async def test_what_is_said_to_a_gateway_that_reads_nothing_ends_and_the_line_is
             await alice.watch("bob")
             await asyncio.gather(*sending)
         assert alice.gateway == "gw-1"
+
+
+async def test_nothing_is_said_into_a_line_that_was_given_up():
+    """`say` tells that there is none, from the moment at which it was given up: what is asked is asked again elsewhere."""
+    async with (
+        EmbeddedServer() as server,
+        System(server.url, **system_options()) as mpim,
+        mpim.client("alice") as alice,
+    ):
+        ws = alice.line._ws
+        alice.line._give_up(ws, "for the test")
+        assert await alice.line.say(Ping()) is False
+        assert (await alice.send("bob", "hi")).told == "stored"
 
 
 async def test_a_gateway_that_never_answers_the_handshake_is_not_waited_for():

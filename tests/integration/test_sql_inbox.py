@@ -284,8 +284,22 @@ async def test_a_work_that_ends_the_transaction_by_itself_is_told(database):
 
     with pytest.raises(StoreUncertain, match="ended the transaction"):
         await inbox.run("m1", commits)
-    with pytest.raises(StoreFailed, match="undid the mark"):
+    with pytest.raises(StoreUncertain, match="ended the transaction"):
         await inbox.run("m2", rolls_back)
+    assert await inbox.run("m2", paying("m2")) == b"paid"
+
+
+async def test_a_work_that_commits_and_then_fails_is_not_taken_for_undone(database):
+    """Its mark is kept, with what it did: to say that nothing was, and that it may be tried again, would not be true."""
+    inbox, _ = database
+
+    async def commits_and_fails(connection):
+        await connection.commit()
+        raise KeyError("afterwards")
+
+    with pytest.raises(StoreUncertain, match="ended the transaction") as raised:
+        await inbox.run("m1", commits_and_fails)
+    assert isinstance(raised.value.__cause__, KeyError)
     assert await inbox.run("m2", paying("m2")) == b"paid"
 
 

@@ -456,6 +456,48 @@ async def test_stop_returns_soon_and_twice_is_harmless(shop, mq):
             await relay.stop()
 
 
+async def test_a_relay_that_was_stopped_may_run_again(shop, mq):
+    """It sends what was written since, instead of returning at once as if all was done."""
+    outbox, _ = shop
+    relay = outbox.relay(mq, poll_s=A_LONG_TIME_S)
+    for what in ("tea", "cake"):
+        running = asyncio.create_task(relay.run())
+        await asyncio.sleep(0)
+        await place(shop, what)
+        await wait_until_empty(outbox)
+        assert not running.done()
+        await relay.stop()
+        await relay.stop()
+        assert running.done()
+    assert [payload for _, payload in await sent(mq)] == ["tea", "cake"]
+
+
+async def test_a_cancelled_relay_says_so(shop, mq):
+    """Whoever awaits it is not told that it ended in good order; it may run again."""
+    outbox, _ = shop
+    relay = outbox.relay(mq, poll_s=A_LONG_TIME_S)
+    running = asyncio.create_task(relay.run())
+    await asyncio.sleep(0.05)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    running = asyncio.create_task(relay.run())
+    await place(shop, "tea")
+    await wait_until_empty(outbox)
+    await relay.stop()
+    await running
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "5", float("nan"), 10**30])
+async def test_a_number_of_rows_that_makes_no_sense_is_refused(shop, mq, count):
+    """0 would send nothing and say that nothing waits."""
+    outbox, _ = shop
+    with pytest.raises(InvalidParameter):
+        await outbox.relay(mq).relay_once(count)
+    with pytest.raises(InvalidParameter):
+        await outbox.waiting(count=count)
+
+
 async def wait_until_sent(mq, count):
     async with asyncio.timeout(10):
         while await mq.stream("orders").length() < count:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from sqlalchemy import Column, MetaData, String, Table, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from mpim_lab.errors import InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled, WrongLoop
 from mpim_lab.mq.sql_inbox import SqlInbox
@@ -191,3 +192,48 @@ async def test_a_database_that_cannot_be_opened_leaves_no_thread_behind():
             async with SqlStore("sqlite+aiosqlite:////nowhere/x.db") as store, store.transaction():
                 pass
         assert set(threading.enumerate()) <= before
+
+
+async def loses_its_transaction(connection):
+    """SQLite rolls back by itself, as it does when the disk is full; the work passes the error over, and goes on."""
+    await connection.execute(insert(LINES).values(what="before"))
+    with contextlib.suppress(IntegrityError):
+        await connection.exec_driver_sql("insert or rollback into lines values ('there')")
+    await connection.execute(insert(LINES).values(what="after"))
+    return b"done"
+
+
+async def test_a_transaction_that_sqlite_ended_by_itself_is_not_taken_for_committed(tmp_path):
+    """What the block did before is gone, what it did afterwards is kept: StoreUncertain, and nothing else would be true."""
+    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+        await write(store, "there")
+        with pytest.raises(StoreUncertain, match="ended the transaction"):
+            async with store.transaction() as connection:
+                await loses_its_transaction(connection)
+        assert await read(store) == {"there", "after"}
+        await write(store, "next")
+
+
+async def test_a_work_whose_transaction_sqlite_ended_is_not_told_that_nothing_was_kept(tmp_path):
+    """Something was: whoever asks is told that this is not certain, and may run it again."""
+    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+        await write(store, "there")
+        with pytest.raises(StoreUncertain, match="undid the mark") as raised:
+            await SqlInbox(store, "work").run("m1", loses_its_transaction)
+        assert raised.value.definite is False
+        assert await read(store) == {"there", "after"}
+
+
+@pytest.mark.parametrize("older_than_s", [-1, float("nan"), float("inf"), 10**30, True, "5", None])
+async def test_an_age_that_makes_no_sense_is_refused_and_nothing_is_forgotten(tmp_path, older_than_s):
+    """By name, and not by what a database or a conversion makes of it."""
+    async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
+        inbox = SqlInbox(store, "work")
+
+        async def work(connection):
+            return b"done"
+
+        await inbox.run("m1", work)
+        with pytest.raises(InvalidParameter, match="older_than_s="):
+            await inbox.forget(older_than_s)
+        assert await inbox.result("m1") == b"done"

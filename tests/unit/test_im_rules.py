@@ -1,7 +1,9 @@
 """The rules of MPIM, without server or network: whatever a network does, a client reads each message once and in order."""
 
 import asyncio
+import datetime
 import typing
+import uuid
 
 import msgspec
 import pytest
@@ -612,3 +614,14 @@ def test_what_is_no_name_is_refused(name):
     """A newline at its end, too."""
     with pytest.raises(InvalidParameter, match="uid"):
         checked_name("uid", name)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"hi", bytearray(b"hi"), uuid.UUID(int=7), datetime.date(2026, 1, 1)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_would_arrive_as_something_else_is_refused(value):
+    """JSON makes a text of bytes, dates and the like: not the one that was meant."""
+    with pytest.raises(InvalidMessage):
+        wire.checked(wire.Send("m1", value, to="bob"))

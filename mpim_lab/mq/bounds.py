@@ -1,0 +1,46 @@
+"""Bounds: a number that makes no sense is refused by its name, before anything is made or waited for with it."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+from mpim_lab.errors import InvalidParameter
+
+MOST = 2**53  # as large as a whole number may be: what servers, databases and JSON all hold exactly
+LONGEST_S = (
+    366 * 86_400.0
+)  # as long as anything waits; what is meant to last for ever is infinite, where that is allowed
+
+
+def check_bounds(low: float, high: float, **given: float | Sequence[float]) -> None:
+    """Every number given, alone or in a sequence, is from `low` to `high`; a whole one, if `low` is an int.
+
+    Raises InvalidParameter, with the parameter's name.
+
+    >>> check_bounds(1, 100, tasks=(1, 16), rounds=5)
+    >>> check_bounds(1, 100, tasks=(1, 0))
+    Traceback (most recent call last):
+    mpim_lab.errors.InvalidParameter: tasks=0: a whole number from 1 to 100
+    """
+    kind, what = (Real, "a number") if isinstance(low, float) else (Integral, "a whole number")
+    for name, value in given.items():
+        for each in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
+            if isinstance(each, bool) or not (isinstance(each, kind) and low <= each <= high):
+                raise InvalidParameter(f"{name}={each!r:.60}: {what} from {low:,} to {high:,}")
+
+
+def check_times(longest_s: float = LONGEST_S, **given: float) -> None:
+    """Every time given, in seconds, is above 0 and at most `longest_s`; math.inf: it may be "never".
+
+    Raises InvalidParameter, with the parameter's name.
+
+    >>> check_times(wait_s=0.5), check_times(math.inf, max_idle_s=math.inf)
+    (None, None)
+    >>> check_times(wait_s=math.inf)
+    Traceback (most recent call last):
+    mpim_lab.errors.InvalidParameter: wait_s=inf: seconds, above 0 and at most 31,622,400; nothing waits for ever
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= longest_s):
+            limit = "" if longest_s == math.inf else f" and at most {longest_s:,.0f}; nothing waits for ever"
+            raise InvalidParameter(f"{name}={value!r:.60}: seconds, above 0{limit}")
