@@ -30,6 +30,7 @@ from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.acks import MOST_IDS, Acks
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.dead_letters import DeadLetters
 from mpim_lab.mq.entries import Delivery, raw_ids_of
 from mpim_lab.mq.script import Script
@@ -110,6 +111,8 @@ class ConsumerGroup:
 
         first: from this id on ("(id": above it), so that one page may follow the other.
         """
+        check_whole(count=count)
+        check_whole(0, idle_ms=idle_ms)
         idle = ("IDLE", str(idle_ms)) if idle_ms else ()
         whose = () if consumer is None else (name_bytes(consumer),)
         raws = await self._link.call("XPENDING", self.access.key, self.raw_name, *idle, first, "+", str(count), *whose)

@@ -5,7 +5,14 @@ import contextlib
 
 import pytest
 
-from mpim_lab.errors import AlreadySubscribed, InvalidMessage, InvalidParameter, MpimError, NotConnected
+from mpim_lab.errors import (
+    AlreadySubscribed,
+    InvalidMessage,
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    PositionOutOfRange,
+)
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
@@ -307,6 +314,7 @@ async def test_every_number_is_handed_over_or_in_a_named_gap(server, early, gone
         await call(conversations, "MULTI")
         for number in range(1, 9):
             await call(conversations, "XADD", "conv:{chat:bob}:log", f"{number}-0", "id", "m", "data", f"{number}")
+        await call(conversations, "SET", "conv:{chat:bob}:seq", "8")
         await call(conversations, "XDEL", "conv:{chat:bob}:log", *(f"{number}-0" for number in gone))
         for number in early:
             await call(conversations, "PUBLISH", "conv:{chat:bob}:live", f"{number} {number}")
@@ -523,3 +531,24 @@ async def test_the_same_id_in_two_conversations_is_two_messages(server):
         assert await conversations.append("ann", "hello", id="1") == (1, True)
         assert await conversations.append("bob", "hello", id="1") == (1, True)
         assert await conversations.append("bob", "hello", id="1") == (1, False)
+
+
+@pytest.mark.parametrize("when", ["before", "while it reads"])
+async def test_a_reader_whose_conversation_was_lost_by_the_server_says_so(server, when):
+    """Its numbers begin anew: they would be taken for what was handled, and passed over in silence."""
+    got = []
+    async with chat(server, "1", "2", "3") as conversations:
+        reader = ConversationReader(conversations, "bob", lambda numbered: got.append(numbered.sequence), check_s=0.05)
+        running = asyncio.create_task(reader.run())
+        await wait_until(lambda: reader.position == 3)
+        if when == "before":
+            await reader.stop()
+            await running
+        await call(conversations, "FLUSHALL")
+        await conversations.append("bob", "new")
+        if when == "before":
+            running = asyncio.create_task(reader.run())
+        async with asyncio.timeout(10):
+            with pytest.raises(PositionOutOfRange, match=r"3 was handled, .* ends at number 1"):
+                await running
+        assert got == [1, 2, 3]
