@@ -178,8 +178,13 @@ class ConsumerGroup:
 
     async def lag(self) -> int | None:
         """How many entries nobody in this group has been given yet; None where the server cannot tell (deletions)."""
-        lag = (await self._info()).get(b"lag")  # servers before version 7 do not have it
-        return None if lag is None else int(lag)
+        info = await self._info()
+        lag = info.get(b"lag")  # servers before version 7 do not have it
+        if not lag:
+            return None if lag is None else 0
+        after = b"(" + info[b"last-delivered-id"]  # Redis 7.0 counts what was trimmed before it was given, for ever
+        is_behind = await self._link.call("XRANGE", self.access.key, after, "+", "COUNT", "1")
+        return min(int(lag), int(await self._link.call("XLEN", self.access.key))) if is_behind else 0
 
     def report(
         self, kind: Kind, delivery: Delivery, *, actor: Name = "", detail: str = "", count: int | None = None
