@@ -91,6 +91,7 @@ class ConversationReader:
         channel = live_channel(self._conversations.name, self.conversation)
         await self._queue.subscribe(channel, self._on_message)
         checking = asyncio.create_task(self._check_now_and_then())
+        checking.add_done_callback(self._checked)
         try:
             await self._ended
         finally:
@@ -178,6 +179,13 @@ class ConversationReader:
                     await self._pull_or_end()
             await asyncio.sleep(self._gap_s / 2)
 
+    def _checked(self, checking: "asyncio.Task[None]") -> None:
+        """Without its checks a reader would wait for ever: however they end, it ends."""
+        if checking.cancelled():
+            self._end(HandlerCancelled("the reader's checks were cancelled by somebody else"))
+        else:
+            self._end(checking.exception())
+
     async def _pull_or_end(self) -> None:
         try:
             await self._pull()
@@ -207,6 +215,8 @@ class ConversationReader:
         try:
             if self._on_gap is not None:
                 self._on_gap(gap)
-        except Exception as error:
+        except asyncio.CancelledError as error:  # a plain call cannot be cancelled
+            return self._end_with(HandlerCancelled(f"`on_gap` met a CancelledError at {gap}"), error)
+        except BaseException as error:
             return self._end(error)
         await self._hand_over(self._buffer.skip_to(gap.last + 1, now=now()))

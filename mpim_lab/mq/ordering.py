@@ -68,11 +68,16 @@ class Conversations:
         self, conversation: Name, first: int, last: int | None = None, count: int = 500
     ) -> list[Numbered]:
         """What the log still has from number `first` to `last` (to its end), at most `count`."""
-        check_whole(first=first, count=count)
+        check_whole(0, first=first)
+        check_whole(count=count)
         key = self._log(conversation)
         end = "+" if last is None else f"{last}-0"
         raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
-        return [Numbered(conversation, int(raw[0].partition(b"-")[0]), raw[1][3]) for raw in raws]
+        return [
+            Numbered(conversation, int(raw_id.partition(b"-")[0]), parts[3])
+            for raw_id, parts in raws
+            if len(parts) == 4 and parts[2] == b"data"  # else another program's: no message of that number
+        ]
 
     async def last(self, conversation: Name) -> int:
         """The last number that was given in a conversation; 0 if there is none."""

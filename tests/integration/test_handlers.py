@@ -12,6 +12,11 @@ from mpim_lab.events import Kind
 from mpim_lab.mq.limits import Limits
 from tests.support import wait_until
 
+
+class NoException(BaseException):
+    """As those of pytest.fail and pytest.skip."""
+
+
 SHORT = Limits(timeout_s=0.5, close_timeout_s=0.5)
 
 
@@ -250,7 +255,7 @@ async def test_several_tasks_may_listen_together(server):
 # Observers and other callbacks
 
 
-@pytest.mark.parametrize("error", [RuntimeError("metrics are away"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("error", [RuntimeError("away"), asyncio.CancelledError(), NoException()], ids=repr)
 async def test_an_observer_that_raises_at_everything_changes_nothing(server, error, caplog):
     """It is logged; messages are handled, lines that break come back."""
     caplog.set_level(logging.CRITICAL)
@@ -290,10 +295,6 @@ def test_only_errors_of_the_package_reach_a_user():
     assert not errors.CommandRejected("BUSYGROUP it is there").transient
     assert errors.CommandRejected("an effect was refused", code="OOM").transient
     assert all(isinstance(kind.transient, bool | property) for kind in MpimError.__subclasses__())
-
-
-class NoException(BaseException):
-    """As those of pytest.fail and pytest.skip."""
 
 
 @pytest.mark.parametrize("error", [NoException, GeneratorExit, asyncio.InvalidStateError])

@@ -7,6 +7,7 @@ import pytest
 
 from mpim_lab.errors import (
     AlreadySubscribed,
+    HandlerCancelled,
     InvalidMessage,
     InvalidParameter,
     MpimError,
@@ -549,6 +550,54 @@ async def test_a_reader_whose_conversation_was_lost_by_the_server_says_so(server
         if when == "before":
             running = asyncio.create_task(reader.run())
         async with asyncio.timeout(10):
-            with pytest.raises(PositionOutOfRange, match=r"3 was handled, .* ends at number 1"):
+            with pytest.raises(PositionOutOfRange, match=r"3 was handled, .* ends at number [01]"):
                 await running
         assert got == [1, 2, 3]
+
+
+async def test_what_another_program_put_into_the_log_is_a_gap(server):
+    """It is no message of that number; the reader goes on."""
+    async with chat(server, "1") as conversations:
+        await call(conversations, "XADD", "conv:{chat:bob}:log", "2-0", "a", "b")
+        await call(conversations, "XADD", "conv:{chat:bob}:log", "3-0", "id", "m", "data", "3")
+        await call(conversations, "SET", "conv:{chat:bob}:seq", "3")
+        async with Reading(conversations) as reading:
+            await reading.until(2)
+        assert (reading.numbers, reading.reader.gaps) == ([1, 3], [Gap(2, 2)])
+
+
+class NoException(BaseException):
+    """As those of pytest.fail and pytest.skip."""
+
+
+@pytest.mark.parametrize(
+    ("error", "comes"),
+    [(asyncio.CancelledError, HandlerCancelled), (NoException, NoException)],
+    ids=["cancelled", "base"],
+)
+async def test_a_reader_ends_whatever_its_on_gap_raises(server, error, comes):
+    """Its checks would have ended without a word, and it would have waited for ever."""
+
+    def on_gap(gap):
+        raise error
+
+    async with chat(server, *"abc") as conversations:
+        await conversations.trim("bob", keep=1)
+        reader = ConversationReader(conversations, "bob", print, on_gap=on_gap, **SOON)
+        async with asyncio.timeout(10):
+            with pytest.raises(comes):
+                await reader.run()
+
+
+async def test_a_reader_whose_checks_somebody_cancels_ends(server):
+    """As whoever cancels all tasks but his own does; without them it would wait for ever."""
+    async with chat(server, "1") as conversations:
+        reader = ConversationReader(conversations, "bob", print, **SOON)
+        running = asyncio.create_task(reader.run())
+        await wait_until(lambda: reader.position == 1)
+        for task in asyncio.all_tasks():
+            if task.get_coro().__name__ == "_check_now_and_then":
+                task.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(HandlerCancelled, match="checks"):
+                await running
