@@ -29,6 +29,7 @@
     ├── StoreFailed                      the database refused; nothing of the transaction was kept
     ├── StoreUncertain                   the outcome of a commit is unknown
     ├── PoolTimeout                      no connection of a pool became free in time; nothing was sent
+    ├── PositionOutOfRange               a reader is beyond the end of what it reads: that was lost, or is another one
     ├── ReorderOverflow                  more early arrivals than a reorder buffer may hold
     ├── AccessDenied                     this user may not do that
     │   ├── InvalidToken                 expired, forged, used before, or no token at all
@@ -233,6 +234,10 @@ class PoolTimeout(MpimError):
 
 class ReorderOverflow(MpimError):
     """A gap is open and more early arrivals came than the buffer may hold; this one was not taken in."""
+
+
+class PositionOutOfRange(MpimError):
+    """A reader has come further than what it reads goes: the server has lost that, or it is another one."""
 
 
 class ServerFailed(MpimError):

@@ -4,7 +4,6 @@ Every part of the system reports to an optional observer, a plain callable that 
 and nothing is paid where there is none. `mpim_lab.lab.trace.Trace` is an observer; every picture is drawn from one.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -156,7 +155,9 @@ def call_safely(callback: Callable[..., object], *arguments: object) -> None:
     """
     try:
         callback(*arguments)
-    except (Exception, asyncio.CancelledError):
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         _log.exception("the callback %r raised; nothing else happens", callback)
 
 

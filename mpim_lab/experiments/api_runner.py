@@ -182,7 +182,7 @@ async def _made_ready(server: EmbeddedServer) -> None:
 def play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Collection[str] = ()) -> Played:
     """Play a schedule in an event loop of its own; what is left of it afterwards is a violation, too."""
     played = _play(server, seed, steps, without)
-    _forget(played.violations)
+    forget(played.violations)
     return played
 
 
@@ -205,8 +205,8 @@ def _play(server: EmbeddedServer, seed: int, steps: Sequence[Step], without: Col
     return runner.played
 
 
-def _forget(violations: Sequence[Violation]) -> None:
-    """Collect what a failed schedule has left now, so that the next one is not blamed."""
+def forget(violations: Sequence[Violation] = ()) -> None:
+    """Collect what a failed schedule, or something else before the first one, has left: the next one is not to blame."""
     for violation in violations:  # its traceback holds everything
         violation.__traceback__ = violation.__context__ = violation.__cause__ = None
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, field
 
 from mpim_lab.experiments.api_actions import weights
-from mpim_lab.experiments.api_runner import Played, play
+from mpim_lab.experiments.api_runner import Played, forget, play
 from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, shrunk
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.bounds import check_bounds
@@ -63,6 +63,7 @@ class Host:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        forget()
         self.server = EmbeddedServer(options.server, persistence="always")
 
     def play(self, seed: int, steps: Sequence[Step]) -> Played:

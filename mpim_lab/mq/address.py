@@ -54,7 +54,7 @@ class Address:
         """
         try:
             options: dict[str, Any] = dict(parse_url(url))
-            _check_path(url)
+            _check(url, options)
         except (ValueError, AttributeError, TypeError) as error:
             raise InvalidParameter(
                 f"not a server's URL ({_complaint(error)})"
@@ -131,7 +131,10 @@ def _no_pass_phrase() -> str:
     raise ValueError("the private key is encrypted: give ssl_password")
 
 
-_COMPLAINTS = ("Redis URL must specify", "Invalid value for", "Invalid IPv6 URL", "Port out of range", "the database")
+_COMPLAINTS = (
+    *("Redis URL must specify", "Invalid value for", "Invalid IPv6 URL", "Port out of range"),
+    *("the database", "a # or ?", "the socket's path", "path: only"),
+)
 
 
 def _complaint(error: Exception) -> str:
@@ -140,8 +143,17 @@ def _complaint(error: Exception) -> str:
     return f"{said}; write redis://user:password@host:port/db or unix:///path, and other characters in them as %XX"
 
 
-def _check_path(url: str) -> None:
-    """redis-py takes a database that is no number for 0."""
+def _check(url: str, options: dict[str, Any]) -> None:
+    """Refuse what redis-py passes over: it would be another server, or another database, than was meant."""
     parts = urlsplit(url)
-    if parts.scheme != "unix" and (database := unquote(parts.path).strip("/")) and not database.isdecimal():
+    if "port" in options:
+        options["port"] = int(options["port"])
+    if "#" in url or any("=" not in option for option in parts.query.split("&") if option):
+        raise ValueError("a # or ? in a name or a password is written %23 or %3F")
+    if parts.scheme == "unix":
+        if "path" not in options or parts.hostname:
+            raise ValueError("the socket's path is missing; an absolute one has three slashes before it")
+    elif "path" in options:
+        raise ValueError("path: only for unix://")
+    elif (database := unquote(parts.path).strip("/")) and not (database.isdecimal() and database.isascii()):
         raise ValueError("the database is no number")

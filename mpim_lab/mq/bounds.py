@@ -7,9 +7,8 @@ from numbers import Integral, Real
 from mpim_lab.errors import InvalidParameter
 
 MOST = 2**53  # as large as a whole number may be: what servers, databases and JSON all hold exactly
-LONGEST_S = (
-    366 * 86_400.0
-)  # as long as anything waits; what is meant to last for ever is infinite, where that is allowed
+# As long as anything waits; what is meant to last for ever is infinite, where that is allowed.
+LONGEST_S = 366 * 86_400.0
 
 
 def check_bounds(low: float, high: float, **given: float | Sequence[float]) -> None:
@@ -44,3 +43,11 @@ def check_times(longest_s: float = LONGEST_S, **given: float) -> None:
         if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= longest_s):
             limit = "" if longest_s == math.inf else f" and at most {longest_s:,.0f}; nothing waits for ever"
             raise InvalidParameter(f"{name}={value!r:.60}: seconds, above 0{limit}")
+
+
+def check_whole(least: int = 1, **given: object) -> None:
+    """Every number given is a whole one from `least` on, small enough to count with in thousandths on a server.
+
+    Raises InvalidParameter, with the parameter's name.
+    """
+    check_bounds(least, MOST // 2, **given)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimEr
 from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name, name_bytes, same_name
 from mpim_lab.mq.acks import MOST_IDS
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.entries import Delivery, deliveries_of, raw_ids_of
 from mpim_lab.mq.groups import ConsumerGroup, group_is_gone
@@ -73,9 +74,8 @@ class Consumer:
         read_ahead: bool = False,
         heartbeat: bool = True,
     ) -> None:
-        for what, value in (("prefetch", prefetch), ("most_in_hand", most_in_hand), ("claim_idle_ms", claim_idle_ms)):
-            if value is not None and value < 1:
-                raise InvalidParameter(f"{what}={value}: at least 1")
+        check_whole(prefetch=prefetch, most_in_hand=most_in_hand)
+        check_whole(claim_idle_ms=1 if claim_idle_ms is None else claim_idle_ms)
         self.group, self.name, self.shown_name = group, same_name(name, "name of a consumer"), shown_name(name)
         self.claim_idle_ms, self.heartbeat = claim_idle_ms, heartbeat
         self._raw_name = name_bytes(name, "consumer")
@@ -83,6 +83,7 @@ class Consumer:
         self._keep_s = min(claim_idle_ms or LEASE_MS, LEASE_MS) / 3e3 if heartbeat else math.inf
         self._is_reporting = group.access.reporter.is_on
         self._room = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()  # whoever fetches
         self.has_lost = False  # something in hand has passed on since the last fetch: ask `has` before working on it
         self._membership: Membership | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -211,7 +212,14 @@ class Consumer:
                 yield delivery
 
     async def fetch(self, within_ms: int = WAIT_MS) -> list[Delivery]:
-        """What has become mine: leftovers, abandoned entries, new ones; empty if there is nothing in time, or no room."""
+        """What has become mine: leftovers, abandoned entries, new ones; empty if there is nothing in time, or no room.
+
+        Several tasks may ask, one after the other: each entry goes to one of them.
+        """
+        async with self._one_at_a_time:
+            return await self._fetch(within_ms)
+
+    async def _fetch(self, within_ms: int) -> list[Delivery]:
         until, self.has_lost = now() + within_ms / 1e3, False
         while True:
             if self._failed is not None:

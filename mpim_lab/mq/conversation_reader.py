@@ -6,6 +6,7 @@
 | with what the handler or `on_gap` raised | one of them raised; what a handler returns besides None is a TypeError   |
 | with HandlerCancelled                    | the handler met a CancelledError of something else                       |
 | with QueueClosed, or what the log said   | the queue was closed, or the error is not `transient`                    |
+| with PositionOutOfRange                  | the server has lost the conversation: its numbers are below `position`   |
 | with CancelledError                      | its task was cancelled                                                   |
 
 However it ends, it has unsubscribed, its tasks have ended, `position` is the last number handled, and it may be run again.
@@ -17,7 +18,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from mpim_lab.errors import HandlerCancelled, MpimError, QueueClosed, ReorderOverflow
+from mpim_lab.errors import (
+    HandlerCancelled,
+    InvalidParameter,
+    MpimError,
+    PositionOutOfRange,
+    QueueClosed,
+    ReorderOverflow,
+)
 from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.mq.handler import Cancellations, Loop, checked_handler, settled
@@ -58,6 +66,8 @@ class ConversationReader:
         on_gap: Callable[[Gap], None] | None = None,
     ) -> None:
         checked_handler(handler)
+        if not (gap_s >= 0 and check_s > 0):  # NaN is not, either
+            raise InvalidParameter(f"gap_s={gap_s!r}, check_s={check_s!r}: at least 0, and above 0")
         self._conversations, self._queue = conversations, conversations.queue
         self.conversation, self._handler, self._on_gap = conversation, handler, on_gap
         self.position, self.gaps = after, list[Gap]()
@@ -81,6 +91,7 @@ class ConversationReader:
         channel = live_channel(self._conversations.name, self.conversation)
         await self._queue.subscribe(channel, self._on_message)
         checking = asyncio.create_task(self._check_now_and_then())
+        checking.add_done_callback(self._checked)
         try:
             await self._ended
         finally:
@@ -168,6 +179,13 @@ class ConversationReader:
                     await self._pull_or_end()
             await asyncio.sleep(self._gap_s / 2)
 
+    def _checked(self, checking: "asyncio.Task[None]") -> None:
+        """Without its checks a reader would wait for ever: however they end, it ends."""
+        if checking.cancelled():
+            self._end(HandlerCancelled("the reader's checks were cancelled by somebody else"))
+        else:
+            self._end(checking.exception())
+
     async def _pull_or_end(self) -> None:
         try:
             await self._pull()
@@ -184,6 +202,9 @@ class ConversationReader:
                 if self._is_over():
                     return
                 await self._take(numbered)
+        last = await self._conversations.last(self.conversation)
+        if last < self.position:  # what comes now would be taken for what was handled
+            raise PositionOutOfRange(f"{self.position} was handled, and {self.conversation!r} ends at number {last}")
 
     async def _give_up(self, gap: Gap) -> None:
         """Numbers that the log has lost: some may still be here, early; the rest is a named gap."""
@@ -194,6 +215,8 @@ class ConversationReader:
         try:
             if self._on_gap is not None:
                 self._on_gap(gap)
-        except Exception as error:
+        except asyncio.CancelledError as error:  # a plain call cannot be cancelled
+            return self._end_with(HandlerCancelled(f"`on_gap` met a CancelledError at {gap}"), error)
+        except BaseException as error:
             return self._end(error)
         await self._hand_over(self._buffer.skip_to(gap.last + 1, now=now()))

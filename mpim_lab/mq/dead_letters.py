@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from mpim_lab.keys import Name, name_text
 from mpim_lab.mq.access import Access
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.entries import Entry, Pairs, entry_of, fields_of
 from mpim_lab.mq.script import Script
 
@@ -85,6 +86,7 @@ class DeadLetters:
 
     async def list(self, *, count: int = 100, after: str = "-") -> list[DeadLetter]:
         """The oldest `count` of them, from the id `after` on ("(id": above it)."""
+        check_whole(count=count)
         raws = await self._link.call("XRANGE", self.key, after, "+", "COUNT", str(count))
         return [_letter_of(entry_of(raw)) for raw in raws]
 

@@ -25,7 +25,7 @@ class Effects:
 
     def also(self, command: str, key: Name, *words: bytes | str | int) -> None:
         """Add a command on one key, e.g. `also("INCRBY", "account:bob", 450)`. Raises InvalidParameter."""
-        if not command.isalpha() or len(words) > MOST_WORDS:
+        if not isinstance(command, str) or not command.isalpha() or len(words) > MOST_WORDS:
             raise InvalidParameter(
                 f"{command!r} with {len(words):,} words is no effect: one command, one key, few words"
             )

@@ -30,6 +30,7 @@ from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.acks import MOST_IDS, Acks
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.dead_letters import DeadLetters
 from mpim_lab.mq.entries import Delivery, raw_ids_of
 from mpim_lab.mq.script import Script
@@ -110,6 +111,8 @@ class ConsumerGroup:
 
         first: from this id on ("(id": above it), so that one page may follow the other.
         """
+        check_whole(count=count)
+        check_whole(0, idle_ms=idle_ms)
         idle = ("IDLE", str(idle_ms)) if idle_ms else ()
         whose = () if consumer is None else (name_bytes(consumer),)
         raws = await self._link.call("XPENDING", self.access.key, self.raw_name, *idle, first, "+", str(count), *whose)
@@ -175,8 +178,13 @@ class ConsumerGroup:
 
     async def lag(self) -> int | None:
         """How many entries nobody in this group has been given yet; None where the server cannot tell (deletions)."""
-        lag = (await self._info()).get(b"lag")  # servers before version 7 do not have it
-        return None if lag is None else int(lag)
+        info = await self._info()
+        lag = info.get(b"lag")  # servers before version 7 do not have it
+        if not lag:
+            return None if lag is None else 0
+        after = b"(" + info[b"last-delivered-id"]  # Redis 7.0 counts what was trimmed before it was given, for ever
+        is_behind = await self._link.call("XRANGE", self.access.key, after, "+", "COUNT", "1")
+        return min(int(lag), int(await self._link.call("XLEN", self.access.key))) if is_behind else 0
 
     def report(
         self, kind: Kind, delivery: Delivery, *, actor: Name = "", detail: str = "", count: int | None = None

@@ -51,9 +51,10 @@ from mpim_lab.errors import (
 from mpim_lab.events import now
 from mpim_lab.keys import Name, joinable, name_bytes
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.effects import Command, Effects, pack_effects
-from mpim_lab.mq.handler import Cancellations, checked_handler
+from mpim_lab.mq.handler import Cancellations, checked_handler, inside, is_inside
 from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
 from mpim_lab.mq.replies import retrieved
@@ -88,10 +89,9 @@ class Idempotency:
     """
 
     def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
-        if lease_ms < 1 or keep_s * 1_000 < lease_ms:
-            raise InvalidParameter(
-                f"lease_ms={lease_ms}, keep_s={keep_s}: at least 1 ms, and a mark outlives its lease"
-            )
+        check_whole(lease_ms=lease_ms, keep_s=keep_s)
+        if keep_s * 1_000 < lease_ms:
+            raise InvalidParameter(f"lease_ms={lease_ms}, keep_s={keep_s}: a mark outlives its lease")
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
         self._tokens, self._records = queue.keys.tokens(scope), queue.keys.records(scope)
@@ -108,19 +108,26 @@ class Idempotency:
 
         `work(effects)`, plain or async, says with `effects.also(…)` what is to change on the server, and may give a result.
         What it raises is raised here, and the id may be tried again at once. While another worker is at it, waits for the
-        first result or the end of the lease, at most `wait_s` (None: twice the lease), then raises InProgress. Raises
-        LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried again, too.
+        first result or the end of the lease, at most `wait_s` (None: twice the lease), then raises InProgress; at once, if
+        that is the work itself, which asks for its own id.
+
+        Raises LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried again, too.
         """
-        claimed = await self._claim_or_wait(id, now() + (2e-3 * self._lease_ms if wait_s is None else wait_s))
+        wait_s = 2e-3 * self._lease_ms if wait_s is None else wait_s
+        mark = self._mark(id)
+        if is_inside(mark):  # the work asks for its own result: that cannot come while it waits
+            wait_s = 0.0
+        claimed = await self._claim_or_wait(id, now() + wait_s)
         if isinstance(claimed, bytes):
             return claimed
         effects, cancellations = Effects(self._queue.prefix), Cancellations()
         try:
-            result: Any = work(effects)
-            if inspect.isawaitable(result):
-                result = await result
-            elif result is not None and type(result) is not bytes and type(result) is not str:
-                checked_handler(work)
+            with inside(mark):
+                result: Any = work(effects)
+                if inspect.isawaitable(result):
+                    result = await result
+                elif result is not None and type(result) is not bytes and type(result) is not str:
+                    checked_handler(work)
             return await self.finish(claimed, b"" if result is None else result, effects)
         except LeaseLost:
             raise
@@ -150,8 +157,6 @@ class Idempotency:
 
     async def claim(self, id: Name) -> Claim | bytes:
         """A claim, or the first result if the work is done. Raises InProgress while another worker's lease lasts."""
-        if not id:
-            raise InvalidMessage("a message without an id cannot be recognised when it comes again")
         return await self._claims.add((id, self._mark(id)))
 
     async def finish(self, claim: Claim, result: bytes = b"", effects: Effects | None = None) -> bytes:
@@ -189,6 +194,8 @@ class Idempotency:
         dropped.add_done_callback(retrieved)
 
     def _mark(self, id: Name) -> bytes:
+        if not id:
+            raise InvalidMessage("a message without an id cannot be recognised when it comes again")
         return self._records + joinable(id)
 
     async def _send_claims(self, asked: Sequence[tuple[Name, bytes]]) -> Sequence[Claim | bytes | Exception]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from mpim_lab.errors import HandlerTimeout, InvalidParameter, MpimError, SlowSubscriber
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.message import Message
 
 
@@ -42,8 +43,7 @@ class Inbox:
         resume: Callable[["Inbox"], None],
         dropped: Callable[[Message], None],
     ) -> None:
-        if not isinstance(limit, int) or limit < 1:
-            raise InvalidParameter(f"limit={limit!r}: an inbox holds at least 1 message")
+        check_whole(limit=limit)
         if when_full not in list(WhenFull):
             raise InvalidParameter(f"when_full={when_full!r}: must be one of {', '.join(WhenFull)}")
         self.limit, self.when_full = limit, WhenFull(when_full)

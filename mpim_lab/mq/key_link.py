@@ -15,7 +15,7 @@ the others are served. It ends with its answer, with the command's time-out, or 
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, NotConnected, WrongLayout
@@ -43,6 +43,10 @@ class Commands(Protocol):
     @property
     def is_connected(self) -> bool:
         """Whether the line is up, as far as anybody here knows."""
+
+    @property
+    def on_close(self) -> set[Callable[[], None]]:
+        """What is called when it is closed."""
 
     async def room(self) -> Connection:
         """Wait until a command may be sent."""
@@ -143,6 +147,11 @@ class KeyLink:
     def is_connected(self) -> bool:
         """As the link says."""
         return self._link.is_connected
+
+    @property
+    def on_close(self) -> set[Callable[[], None]]:
+        """The link's own."""
+        return self._link.on_close
 
     @property
     def client_id(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import check_whole
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,6 @@ class Limits:
                 raise InvalidParameter(
                     f"{name}={getattr(self, name)!r}: above 0 and not infinite; nothing waits for ever"
                 )
-        for name in ("heartbeat_s", "max_commands", "max_bytes"):
-            if not getattr(self, name) > 0:
-                raise InvalidParameter(f"{name}={getattr(self, name)!r}: above 0")
+        check_whole(max_commands=self.max_commands, max_bytes=self.max_bytes)
+        if not self.heartbeat_s > 0:
+            raise InvalidParameter(f"heartbeat_s={self.heartbeat_s!r}: above 0")

@@ -10,7 +10,6 @@ elsewhere  is refused: another loop or process        WrongLoop
 
 import asyncio
 import contextlib
-import logging
 import os
 import random
 import weakref
@@ -34,7 +33,7 @@ from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.one_loop import OneLoop
 from mpim_lab.mq.replies import retrieved
 
-_log = logging.getLogger(__name__)
+Greeting = tuple[bytes, Callable[[CommandRejected], None]]
 _links: "weakref.WeakSet[Link]" = weakref.WeakSet()
 
 
@@ -50,7 +49,8 @@ os.register_at_fork(after_in_child=_orphan_all)
 class Link:
     """A connection that comes back by itself.
 
-    `greeting` gives the commands to repeat on each new connection (subscriptions). `sleep` is what waits between two
+    `greeting` gives the commands to repeat on each new connection (subscriptions), each with who is told if the server
+    refuses it. `sleep` is what waits between two
     attempts to reconnect; a laboratory may hold it back.
     """
 
@@ -61,7 +61,7 @@ class Link:
         name: str = "",
         limits: Limits | None = None,
         on_push: Callable[[list[Any]], bool] = lambda push: False,
-        greeting: Callable[[], Iterable[bytes]] = tuple,
+        greeting: Callable[[], Iterable[Greeting]] = tuple,
         on_gap: Callable[[float], None] | None = None,
         observer: Observer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -72,6 +72,7 @@ class Link:
         self._on_push, self._greeting, self._on_gap, self._sleep = on_push, greeting, on_gap, sleep
         self._reporter = Reporter(name, observer)
         self._callers: deque[asyncio.Future[None]] = deque()
+        self.on_close: set[Callable[[], None]] = set()  # whoever waits elsewhere, and ends with it
         self._times_made = 0
         self._opened = self._closed = False
         self._loop = OneLoop("a connection")
@@ -257,13 +258,14 @@ class Link:
 
     async def _greet(self, connection: Connection) -> int:
         connection.is_greeted = True
-        replies = [connection.send(command) for command in self._greeting()]
-        for refused in await asyncio.gather(*replies, return_exceptions=True):
-            if isinstance(refused, CommandRejected):  # one channel is refused; the others go on
-                _log.error("%s: not subscribed again: %s", self.name, refused)
-                self._reporter.note(Kind.FAILED, detail=f"not subscribed again: {refused}")
-            elif isinstance(refused, BaseException):
-                raise refused
+        greeting = list(self._greeting())
+        replies = [connection.send(command) for command, _ in greeting]
+        answers = await asyncio.gather(*replies, return_exceptions=True)
+        for (_, refuse), answer in zip(greeting, answers, strict=True):
+            if isinstance(answer, CommandRejected):  # one channel is refused; the others go on
+                refuse(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
         return len(replies)
 
     def _on_lost(self, reason: MpimError) -> None:
@@ -328,6 +330,8 @@ class Link:
         for task in (self._keeper, self._ticker, self._opening):
             if task is not None:
                 task.cancel()
+        for end in list(self.on_close):
+            end()
         for caller in self._callers:
             if not caller.done():
                 caller.set_result(None)  # it will find the link closed

@@ -27,9 +27,10 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from mpim_lab.errors import CommandRejected, CorruptPayload, InvalidParameter, LeaseLost, MpimError
+from mpim_lab.errors import CommandRejected, CorruptPayload, LeaseLost, MpimError
 from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.consumer import WAIT_MS
 from mpim_lab.mq.effects import Effects
 from mpim_lab.mq.handler import Loop, checked_handler, settled
@@ -63,8 +64,7 @@ class OrderedWorker:
         prefetch: int = 100,
         lease_ms: int = 5_000,
     ) -> None:
-        if prefetch < 1:
-            raise InvalidParameter(f"prefetch={prefetch}: at least 1")
+        check_whole(prefetch=prefetch)
         checked_handler(handler)
         self.name, self.seats = name, self.seats_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
         self._stream, self._handler, self._retry = stream, handler, retry or RetryRule()

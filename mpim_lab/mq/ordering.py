@@ -15,6 +15,7 @@ from typing import NamedTuple
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.keys import Name, name_bytes
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.pubsub import MessageQueue
@@ -67,13 +68,25 @@ class Conversations:
         self, conversation: Name, first: int, last: int | None = None, count: int = 500
     ) -> list[Numbered]:
         """What the log still has from number `first` to `last` (to its end), at most `count`."""
+        check_whole(0, first=first)
+        check_whole(count=count)
         key = self._log(conversation)
         end = "+" if last is None else f"{last}-0"
         raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
-        return [Numbered(conversation, int(raw[0].partition(b"-")[0]), raw[1][3]) for raw in raws]
+        return [
+            Numbered(conversation, int(raw_id.partition(b"-")[0]), parts[3])
+            for raw_id, parts in raws
+            if len(parts) == 4 and parts[2] == b"data"  # else another program's: no message of that number
+        ]
+
+    async def last(self, conversation: Name) -> int:
+        """The last number that was given in a conversation; 0 if there is none."""
+        key = self.queue.keys.sequence(self.name, conversation)
+        return int(await self._access.commands.call("GET", key) or 0)
 
     async def trim(self, conversation: Name, *, keep: int) -> int:
         """Forget all but the last `keep` of a conversation; gives how many were."""
+        check_whole(0, keep=keep)
         key = self._log(conversation)
         return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(keep)))
 
@@ -83,8 +96,7 @@ class Conversations:
 
 def lifetime_ms(keep_s: int) -> str:
     """How long a message's id is remembered, as append.lua takes it. Raises InvalidParameter."""
-    if keep_s < 1:  # the server would refuse it, after the message was written
-        raise InvalidParameter(f"keep_s={keep_s}: at least 1")
+    check_whole(keep_s=keep_s)  # the server would refuse it, after the message was written
     return str(keep_s * 1_000)
 
 

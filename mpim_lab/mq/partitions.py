@@ -10,6 +10,7 @@ from zlib import crc32
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.keys import Name, name_bytes, name_text
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.dead_letters import DeadLetters
 from mpim_lab.mq.message import wire_payload
 from mpim_lab.mq.ordering import KEEP_S, Appended, append, lifetime_ms, message_name
@@ -40,7 +41,8 @@ class PartitionedStream:
     """
 
     def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, keep_s: int = KEEP_S) -> None:
-        if not 1 <= partitions <= 1_024:
+        check_whole(partitions=partitions)
+        if partitions > 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
         name_bytes(name, "name of a stream", error=InvalidParameter)
         self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, lifetime_ms(keep_s)

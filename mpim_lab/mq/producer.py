@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
 from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.handler import Cancellations
+from mpim_lab.mq.bounds import check_whole
+from mpim_lab.mq.handler import Cancellations, inside, is_inside
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.one_loop import OneLoop
 
@@ -35,8 +36,7 @@ class Producer(Generic[Answer]):
         attempts: int = 10,
         backoff: Backoff | None = None,
     ) -> None:
-        if attempts < 1:
-            raise InvalidParameter(f"attempts={attempts}: at least 1")
+        check_whole(attempts=attempts)
         self._append, self._attempts, self._backoff = append, attempts, backoff or Backoff()
         self._loop = OneLoop("this producer")
         self._turns: dict[str, asyncio.Lock] = {}
@@ -45,11 +45,14 @@ class Producer(Generic[Answer]):
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> Answer:
         """Send one message; gives what `append` gives. `id`: the caller's own, if it has one already."""
         self._loop.check()
+        if is_inside(mine := (self, conversation)):
+            raise InvalidParameter(f"`append` sends to {conversation!r} itself: that would wait for its own turn")
         turn = self._turns.setdefault(conversation, asyncio.Lock())
         self._waiting[conversation] = self._waiting.get(conversation, 0) + 1
         try:
             async with turn:
-                return await self._repeat(conversation, payload, id or new_message_id())
+                with inside(mine):
+                    return await self._repeat(conversation, payload, id or new_message_id())
         finally:
             self._waiting[conversation] -= 1
             if not self._waiting[conversation]:

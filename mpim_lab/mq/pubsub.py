@@ -16,6 +16,7 @@ from mpim_lab.events import Kind, Observer, Reporter, shown_name
 from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.access import Access
 from mpim_lab.mq.address import Address
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.handler import checked_handler, is_async
 from mpim_lab.mq.inbox import Inbox, WhenFull
 from mpim_lab.mq.key_link import KeyLink, Layout
@@ -51,6 +52,7 @@ class MessageQueue:
         on_gap: Callable[[float], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        check_whole(0, max_payload_bytes=max_payload_bytes)
         self._address = address = Address.parse(url)
         self._limits, self._observer, self._sleep = limits, observer, sleep
         self.name, self.max_payload_bytes = name, max_payload_bytes

@@ -2,7 +2,8 @@
 
 from typing import Generic, TypeVar
 
-from mpim_lab.errors import InvalidParameter, ReorderOverflow
+from mpim_lab.errors import ReorderOverflow
+from mpim_lab.mq.bounds import check_whole
 
 Item = TypeVar("Item")
 
@@ -33,8 +34,7 @@ class ReorderBuffer(Generic[Item]):
     """
 
     def __init__(self, *, limit: int = 1_000, next: int = 1) -> None:
-        if limit < 1 or next < 1:
-            raise InvalidParameter(f"limit={limit}, next={next}: at least 1")
+        check_whole(limit=limit, next=next)
         self.next, self._limit = next, limit
         self._early: dict[int, Item] = {}
         self._gap_since: float | None = None

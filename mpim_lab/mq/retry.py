@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.bounds import check_whole
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class RetryRule:
     backoff: Backoff = field(default_factory=lambda: Backoff(first_s=0.1, most_s=10.0))
 
     def __post_init__(self) -> None:
-        if self.tries < 1:
-            raise InvalidParameter(f"tries={self.tries}: an entry is delivered at least once")
+        check_whole(tries=self.tries)
 
     def delay_s(self, deliveries: int, chance: float) -> float | None:
         """Seconds until the next try after `deliveries` deliveries; None: it was the last."""

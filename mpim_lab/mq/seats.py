@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError, QueueClosed
+from mpim_lab.errors import CommandRejected, LeaseLost, MpimError, QueueClosed
 from mpim_lab.events import now, shown_name
 from mpim_lab.keys import Name, same_name
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.effects import Effects, pack_effects
 from mpim_lab.mq.entries import Entry
 from mpim_lab.mq.handler import LEAVING
@@ -59,8 +60,7 @@ class Seats:
     """
 
     def __init__(self, stream: PartitionedStream, group: Name, member: Name, *, lease_ms: int, prefetch: int) -> None:
-        if lease_ms < 3:
-            raise InvalidParameter(f"lease_ms={lease_ms}: at least 3")
+        check_whole(3, lease_ms=lease_ms)
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
         access = stream.queue.access(stream.name)

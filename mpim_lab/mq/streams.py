@@ -8,10 +8,19 @@ Source: https://valkey.io/topics/streams-intro/ (entries, ids, trimming)
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, PartlyAdded, QueueClosed
+from mpim_lab.errors import (
+    ConnectionLost,
+    InvalidMessage,
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    PartlyAdded,
+    QueueClosed,
+)
 from mpim_lab.events import Kind, shown_name
-from mpim_lab.keys import Name
+from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.access import Access
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.entries import DATA, Entry, entries_of, entry_of
 from mpim_lab.mq.groups import ConsumerGroup
 from mpim_lab.mq.message import check_many, wire_payload
@@ -34,8 +43,7 @@ class Stream:
         max_payload_bytes: int = 1024 * 1024,
         max_entries: int | None = None,
     ) -> None:
-        if max_entries is not None and max_entries < 1:
-            raise InvalidParameter(f"max_entries={max_entries}: at least 1, or None to keep everything")
+        check_whole(max_entries=1 if max_entries is None else max_entries)
         self.name, self.key = shown_name(access.name), access.key
         self._access, self._commands = access, access.commands
         self.reporter = self._reporter = access.reporter
@@ -131,7 +139,7 @@ class Stream:
         if not packed:
             raise InvalidMessage("an entry has at least one field")
         count, head = self._head
-        name = b"*" if id is None else id.encode()
+        name = b"*" if id is None else name_bytes(id, "entry id")
         parts = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in packed])
         command = b"*%d\r\n%b$%d\r\n%b\r\n%b" % (count + 1 + len(packed), head, len(name), name, parts)
         return packed[1], command
@@ -140,22 +148,37 @@ class Stream:
 
     async def read(self, after: str = "0", *, count: int = 100) -> list[Entry]:
         """Entries above the id `after`, oldest first; at most `count`. An empty list: there are none yet."""
+        check_whole(count=count)
         reply = await self._commands.call("XREAD", "COUNT", str(count), "STREAMS", self.key, after)
         return entries_of(reply)
 
     async def wait(self, after: str = "$", *, count: int = 100, within_ms: int = 1_000) -> list[Entry]:
         """As `read`, but waits for the first one, over a connection of its own; an empty list: none came in time."""
+        check_whole(count=count)
+        await self._commands.room()  # a queue that is closed, or was never opened, says so here
         link = self._access.dedicated(f"{self.name} reader")
+
+        def give_up() -> None:
+            link.connection.abort(QueueClosed("the queue was closed"))
+
+        self._commands.on_close.add(give_up)
         try:
             await link.open()
-            command = ("XREAD", "COUNT", str(count), "BLOCK", str(max(1, within_ms)), "STREAMS", self.key, after)
-            return entries_of(await link.call(*command, blocks_s=within_ms / 1e3))
+            wait_ms = max(1, int(within_ms))
+            command = ("XREAD", "COUNT", str(count), "BLOCK", str(wait_ms), "STREAMS", self.key, after)
+            return entries_of(await link.call(*command, blocks_s=wait_ms / 1e3))
+        except (ConnectionLost, NotConnected):
+            if isinstance(link.connection.reason, QueueClosed):
+                raise link.connection.reason from None
+            raise
         finally:
+            self._commands.on_close.discard(give_up)
             link.connection.abort(QueueClosed("nobody waits for entries any more"))  # a read that still waits ends here
             await link.close()
 
     async def range(self, first: str = "-", last: str = "+", *, count: int | None = None) -> list[Entry]:
         """Entries with ids from `first` to `last`, both included ("(id": not included)."""
+        check_whole(count=1 if count is None else count)
         limit = () if count is None else ("COUNT", str(count))
         return [entry_of(raw) for raw in await self._commands.call("XRANGE", self.key, first, last, *limit)]
 
@@ -174,6 +197,7 @@ class Stream:
         if (max_entries is None) == (max_age_ms is None):
             raise InvalidParameter("trim by max_entries or by max_age_ms: one of them")
         how = "=" if exact else "~"
+        check_whole(0, max_entries=max_entries or 0, max_age_ms=max_age_ms or 0)
         if max_entries is not None:
             return int(await self._commands.call("XTRIM", self.key, "MAXLEN", how, str(max_entries)))
         seconds, microseconds = await self._commands.call("TIME")

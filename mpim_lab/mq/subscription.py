@@ -37,7 +37,9 @@ def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[M
         try:
             if (result := handler(message)) is not None:
                 refuse(result)
-        except (Exception, asyncio.CancelledError) as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             report_failed(reporter, message, error)
             return True
         if is_on:
@@ -59,7 +61,9 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
             payloads = unpack(payload)
             if not is_sure:
                 payloads = _payloads(payloads)
-        except (Exception, asyncio.CancelledError) as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             report_failed(reporter, packed, error)
             return True
         if is_on:
@@ -94,10 +98,10 @@ async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], repo
                 return
             try:
                 await handler(message)
-            except Exception as error:
-                report_failed(reporter, message, error)
-            except asyncio.CancelledError as error:
-                if cancellations.are_ours:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and cancellations.are_ours:
                     report_dropped(reporter, message, "the handler did not finish in time")
                     raise
                 report_failed(reporter, message, error)
@@ -136,7 +140,8 @@ class Subscription:
     |---------|---------------------------------------------------|-------------------------------------------|
     | begun   | SUBSCRIBE is about to be written                  | are taken                                 |
     | leaving | UNSUBSCRIBE was written (or there is no line)     | that the server had sent before are taken |
-    | gone    | the server's answer, or its time-out              | are nobody's; the handler finishes its own |
+    | gone    | the server's answer, or its time-out; a refusal   | are nobody's; the handler finishes its own |
+    |         | to subscribe again on a new connection            |                                            |
     """
 
     def __init__(
@@ -178,13 +183,20 @@ class Subscription:
         if self._worker is not None and self.inbox is not None and not is_inside(self):
             await self.inbox.handled(stall_s)
 
-    def leave(self) -> None:
-        """Take nothing more in. What has arrived is still handled."""
+    def leave(self, error: MpimError | None = None) -> None:
+        """Take nothing more in. What has arrived is still handled; then whoever listens gets the error, if there is one."""
         self.gone.set()
         if self.inbox is not None:
             self.inbox.feeders -= 1
-            if not self.inbox.feeders:
-                self.inbox.end(QueueClosed("unsubscribed"))
+            if error is not None or not self.inbox.feeders:
+                self.inbox.end(error or QueueClosed("unsubscribed"))
+
+    def when_finished(self, callback: Callable[[], None]) -> None:
+        """Call back when the handler runs no more; at once if it is called as messages arrive."""
+        if self._worker is None:
+            callback()
+        else:
+            self._worker.add_done_callback(lambda _: callback())
 
     async def finish(self, timeout_s: float) -> list[Message]:
         """Let the handler finish what has arrived, at most `timeout_s`; gives what it could not finish."""
@@ -196,13 +208,6 @@ class Subscription:
             _log.warning("the handler of %r did not finish in time and was cancelled", self.channel)
             await asyncio.sleep(0)  # it sees that it was
         return self.inbox.empty()
-
-    def when_finished(self, call: Callable[["Subscription"], None]) -> None:
-        """Call this once no handler of it runs, nor will."""
-        if self._worker is None:
-            call(self)
-        else:
-            self._worker.add_done_callback(lambda worker: call(self))
 
     def abandon(self) -> list[Message]:
         """End at once, without waiting for anything; gives what is not handled."""

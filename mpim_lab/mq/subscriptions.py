@@ -7,15 +7,16 @@ one connection for commands and this one for messages, opened by the first subsc
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from mpim_lab.errors import AlreadySubscribed, HandlerTimeout, QueueClosed
+from mpim_lab.errors import AlreadySubscribed, CommandRejected, HandlerTimeout, QueueClosed
 from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection import pack
 from mpim_lab.mq.handler import is_inside
 from mpim_lab.mq.inbox import Inbox, WhenFull
-from mpim_lab.mq.link import Link
+from mpim_lab.mq.link import Greeting, Link
 from mpim_lab.mq.message import Message
 from mpim_lab.mq.subscription import Subscription, report_dropped
 
@@ -125,10 +126,7 @@ class Subscriptions:
             if answer is not None and (self.link.is_reading or subscription.is_full):
                 await asyncio.wait([answer], timeout=limits.timeout_s)
         finally:
-            self._forget(subscription)
-            subscription.leave()
-            self._finishing.add(subscription)
-            subscription.when_finished(self._finishing.discard)
+            self._leave(subscription)
         await self._finish(subscription, limits.close_timeout_s)
         self._reporter.note(Kind.UNSUBSCRIBED, channel=subscription.channel)
 
@@ -144,6 +142,12 @@ class Subscriptions:
         command = b"PUNSUBSCRIBE" if subscription.pattern else b"UNSUBSCRIBE"
         name, _ = self._find(subscription.channel, subscription.pattern)
         return self.link.post(command, name)
+
+    def _leave(self, subscription: Subscription, error: CommandRejected | None = None) -> None:
+        self._forget(subscription)
+        subscription.leave(error)
+        self._finishing.add(subscription)
+        subscription.when_finished(lambda: self._finishing.discard(subscription))
 
     def _forget(self, subscription: Subscription) -> None:
         name, table = self._find(subscription.channel, subscription.pattern)
@@ -189,10 +193,20 @@ class Subscriptions:
         for message in messages:
             report_dropped(self._reporter, message, why)
 
-    def greeting(self) -> Iterator[bytes]:
+    def greeting(self) -> Iterator[Greeting]:
         """The commands that subscribe everything again on a new connection."""
-        yield from (pack(b"SUBSCRIBE", name) for name, each in self._channels.items() if not each.is_leaving)
-        yield from (pack(b"PSUBSCRIBE", name) for name, each in self._patterns.items() if not each.is_leaving)
+        for command, table in ((b"SUBSCRIBE", self._channels), (b"PSUBSCRIBE", self._patterns)):
+            for name, each in table.items():
+                if not each.is_leaving:
+                    yield pack(command, name), partial(self._refused, each)
+
+    def _refused(self, subscription: Subscription, error: CommandRejected) -> None:
+        """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""
+        _log.error("%s: %r: not subscribed again: %s", self._reporter.actor, subscription.channel, error)
+        self._reporter.note(Kind.FAILED, channel=subscription.channel, detail=f"not subscribed again: {error}")
+        if not subscription.is_leaving:
+            subscription.is_leaving = True
+            self._leave(subscription, error)
 
     # Slow handlers
 

@@ -32,6 +32,7 @@ from typing import Any
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name
+from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.consumer import WAIT_MS, Consumer
 from mpim_lab.mq.entries import Delivery, Entry
 from mpim_lab.mq.groups import ConsumerGroup, group_is_gone
@@ -62,8 +63,7 @@ class Worker:
         parallel: int = 1,
         **options: Any,
     ) -> None:
-        if parallel < 1:
-            raise InvalidParameter(f"parallel={parallel}: at least 1")
+        check_whole(parallel=parallel)
         checked_handler(handler)
         self.consumer = Consumer(group, name, **options)
         self._group, self._handler, self._retry = group, handler, retry or RetryRule()

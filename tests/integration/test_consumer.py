@@ -11,7 +11,7 @@ from mpim_lab.mq.consumer import Consumer
 from mpim_lab.mq.control import cut_connections
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.pubsub import MessageQueue
-from tests.streams import AN_HOUR_MS, data, dies_with, fetched, shop
+from tests.streams import AN_HOUR_MS, data, dies_with, everything_done, fetched, shop
 from tests.support import wait_until
 
 
@@ -129,3 +129,24 @@ async def test_a_group_that_the_server_forgot_is_made_again(lab_server):
             await wait_until(lambda: mq.is_connected and consumer._link.is_connected)
             await stream.add("new")
             assert data(await fetched(consumer, 1)) == ["new"]
+
+
+async def test_each_entry_goes_to_one_of_the_tasks_that_ask_the_same_consumer(server):
+    """They ask one after the other: no answer is taken twice, and none is left unread."""
+    async with shop(server) as (group, stream), Consumer(group, "c", prefetch=10) as consumer:
+        seen = []
+
+        async def read():
+            async for delivery in consumer:
+                seen.append(delivery.id)
+                await asyncio.sleep(0)
+                await consumer.ack(delivery)
+
+        readers = [asyncio.create_task(read()) for _ in range(3)]
+        ids = [await stream.add(str(number)) for number in range(100)]
+        await wait_until(lambda: len(seen) >= len(ids))
+        await everything_done(group)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+        assert sorted(seen) == sorted(ids)

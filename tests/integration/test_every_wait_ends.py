@@ -9,6 +9,7 @@ import pytest
 
 from mpim_lab import MessageQueue
 from mpim_lab.errors import (
+    CommandRejected,
     CommandTimeout,
     ConnectionLost,
     HandlerTimeout,
@@ -319,3 +320,42 @@ async def test_to_listen_to_nothing_is_refused(one_server):
         with pytest.raises(InvalidParameter):
             async with mq.listen():
                 pass
+
+
+@pytest.mark.parametrize("when", ["before", "while it waits"])
+async def test_a_wait_for_entries_ends_with_its_queue(server, when):
+    """However long it was to wait; its own connection is closed."""
+    async with MessageQueue(server.url) as admin, MessageQueue(server.url, name="shop", limits=SHORT) as mq:
+        stream = mq.stream("orders")
+        waiting = asyncio.create_task(ends(stream.wait(within_ms=60_000)))
+        if when == "before":
+            await mq.close()
+        else:
+            while b"orders-reader" not in await admin._commands.call("CLIENT", "LIST"):
+                await asyncio.sleep(0.005)
+            await mq.close()
+        assert isinstance(await waiting, QueueClosed)
+        async with asyncio.timeout(SLACK_S):
+            while b"orders-reader" in await admin._commands.call("CLIENT", "LIST"):
+                await asyncio.sleep(0.005)
+
+
+async def test_a_channel_that_the_server_does_not_give_again_is_left_and_its_listener_told(server):
+    """The right to it was taken away meanwhile: whoever listens gets the refusal, the other channel goes on."""
+    async with MessageQueue(server.url) as admin:
+        call = admin._commands.call
+        await call("ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@all", "allchannels")
+        async with MessageQueue(server.url.replace("://", "://bob:pw@")) as mq:
+            got = []
+            await mq.subscribe("b", got.append)
+            async with mq.listen("a") as messages:
+                waiting = asyncio.create_task(ends(anext(messages)))
+                await call("ACL", "SETUSER", "bob", "resetchannels", "&b")
+                assert (await waiting).code == "NOPERM"
+            await wait_until(lambda: mq.is_connected)
+            assert await call("PUBSUB", "CHANNELS", "*") == [b"b"]
+            with pytest.raises(CommandRejected, match="NOPERM"):
+                await mq.subscribe("a", print)
+            await admin.publish("b", b"x")
+            await mq.drain()
+            assert [message.payload for message in got] == [b"x"]

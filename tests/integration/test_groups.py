@@ -158,3 +158,13 @@ async def test_the_lag_counts_what_nobody_was_given_yet(server):
         assert (await group.lag(), len(await group.pending())) == (1, 2)
         await group.access.commands.call("XGROUP", "DESTROY", stream.key, "billing")
         assert await group.lag() is None
+
+
+async def test_what_was_trimmed_before_anybody_was_given_it_is_no_lag(server):
+    """There is nothing to be given any more; what comes after it counts as ever."""
+    async with shop(server, *"abcde") as (group, stream):
+        await stream.trim(max_entries=0, exact=True)
+        assert await group.lag() == 0
+        await stream.add("f")
+        await stream.add("g")
+        assert await group.lag() == 2

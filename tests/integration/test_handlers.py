@@ -12,6 +12,11 @@ from mpim_lab.events import Kind
 from mpim_lab.mq.limits import Limits
 from tests.support import wait_until
 
+
+class NoException(BaseException):
+    """As those of pytest.fail and pytest.skip."""
+
+
 SHORT = Limits(timeout_s=0.5, close_timeout_s=0.5)
 
 
@@ -278,7 +283,7 @@ async def test_several_tasks_may_listen_together(server):
 # Observers and other callbacks
 
 
-@pytest.mark.parametrize("error", [RuntimeError("metrics are away"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("error", [RuntimeError("away"), asyncio.CancelledError(), NoException()], ids=repr)
 async def test_an_observer_that_raises_at_everything_changes_nothing(server, error, caplog):
     """It is logged; messages are handled, lines that break come back."""
     caplog.set_level(logging.CRITICAL)
@@ -353,3 +358,53 @@ async def test_what_can_never_unpack_is_refused(one_server, unpack):
             async with mq.listen("a", unpack=unpack):
                 pass
         await mq.subscribe("a", print)
+
+
+@pytest.mark.parametrize("error", [NoException, GeneratorExit, asyncio.InvalidStateError])
+@pytest.mark.parametrize("where", ["plain", "async", "unpack"])
+async def test_whatever_a_handler_raises_the_next_message_comes(server, error, where):
+    """Also what is no Exception: the subscription does not die without a word, nor does the line break."""
+    gaps, got, events = [], [], []
+
+    def plain(message):
+        payload = message if isinstance(message, bytes) else message.payload
+        if payload == b"1":
+            raise error("x")
+        if where != "unpack":
+            got.append(payload)
+        return [payload] if where == "unpack" else None
+
+    async def on_message(message):
+        plain(message)
+
+    async with MessageQueue(server.url, on_gap=gaps.append, observer=events.append) as mq:
+        if where == "unpack":
+            await mq.subscribe("a", lambda message: got.append(message.payload), unpack=plain)
+        else:
+            await mq.subscribe("a", plain if where == "plain" else on_message)
+        for number in range(4):
+            await mq.publish("a", str(number))
+        await mq.drain()
+    assert got == [b"0", b"2", b"3"]
+    assert [event.message_id for event in events if event.kind is Kind.FAILED] == ["1"]
+    assert gaps == []
+
+
+async def test_an_unsubscribe_that_is_cancelled_keeps_nothing_of_a_handler_that_has_ended(server):
+    """It is remembered as long as the handler runs, so that `close` can wait for it, and no longer."""
+    go_on = asyncio.Event()
+
+    async def handler(message):
+        await go_on.wait()
+
+    async with MessageQueue(server.url) as mq:
+        for _ in range(3):
+            await mq.subscribe("a", handler)
+            await mq.publish("a", b"x")
+            leaving = asyncio.create_task(mq.unsubscribe("a"))
+            await wait_until(lambda: mq._subscriptions._finishing and not mq._subscriptions._channels)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+        assert len(mq._subscriptions._finishing) == 3
+        go_on.set()
+        await wait_until(lambda: not mq._subscriptions._finishing)

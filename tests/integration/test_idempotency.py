@@ -121,7 +121,7 @@ async def test_an_id_that_cannot_be_one_is_refused(server):
 async def test_a_lease_and_a_lifetime_have_bounds(server, options):
     """A mark outlives its lease."""
     async with MessageQueue(server.url) as mq:
-        with pytest.raises(InvalidParameter, match="a mark outlives its lease"):
+        with pytest.raises(InvalidParameter, match=r"a whole number from 1|a mark outlives its lease"):
             Idempotency(mq, "payments", **options)
 
 
@@ -623,3 +623,23 @@ def test_whatever_workers_do_each_id_is_done_once(lab_server):
             settings(max_examples=40, deadline=None)(given(STEPS)(lambda steps: runner.run(play(server, steps))))()
         finally:
             runner.run(server.stop())
+
+
+@pytest.mark.parametrize("ids", ["a", "ab"])
+async def test_a_work_that_asks_for_its_own_id_is_told_at_once(server, ids):
+    """It would wait for itself until its lease is over, and then be done twice. By way of another id, too."""
+    async with marks(server) as (once, _):
+        calls = []
+
+        def asks(number):
+            async def work(effects):
+                calls.append(number)
+                return await once.run(ids[(number + 1) % len(ids)], asks(number + 1))
+
+            return work
+
+        async with asyncio.timeout(10):
+            with pytest.raises(InProgress):
+                await once.run("a", asks(0))
+        assert calls == list(range(len(ids)))
+        assert await once.run("a", lambda effects: b"now") == b"now"

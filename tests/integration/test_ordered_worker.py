@@ -158,7 +158,7 @@ async def test_options_out_of_their_bounds_are_refused(server):
         with pytest.raises(InvalidMessage, match="a conversation is a non-empty text"):
             await stream.append("", "x")
         for options in ({"prefetch": 0}, {"lease_ms": 2}):
-            with pytest.raises(InvalidParameter, match="at least"):
+            with pytest.raises(InvalidParameter, match="a whole number from"):
                 hired(stream, enter, **options)
 
 

@@ -5,7 +5,15 @@ import contextlib
 
 import pytest
 
-from mpim_lab.errors import AlreadySubscribed, InvalidMessage, InvalidParameter, MpimError, NotConnected
+from mpim_lab.errors import (
+    AlreadySubscribed,
+    HandlerCancelled,
+    InvalidMessage,
+    InvalidParameter,
+    MpimError,
+    NotConnected,
+    PositionOutOfRange,
+)
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
@@ -307,6 +315,7 @@ async def test_every_number_is_handed_over_or_in_a_named_gap(server, early, gone
         await call(conversations, "MULTI")
         for number in range(1, 9):
             await call(conversations, "XADD", "conv:{chat:bob}:log", f"{number}-0", "id", "m", "data", f"{number}")
+        await call(conversations, "SET", "conv:{chat:bob}:seq", "8")
         await call(conversations, "XDEL", "conv:{chat:bob}:log", *(f"{number}-0" for number in gone))
         for number in early:
             await call(conversations, "PUBLISH", "conv:{chat:bob}:live", f"{number} {number}")
@@ -523,3 +532,72 @@ async def test_the_same_id_in_two_conversations_is_two_messages(server):
         assert await conversations.append("ann", "hello", id="1") == (1, True)
         assert await conversations.append("bob", "hello", id="1") == (1, True)
         assert await conversations.append("bob", "hello", id="1") == (1, False)
+
+
+@pytest.mark.parametrize("when", ["before", "while it reads"])
+async def test_a_reader_whose_conversation_was_lost_by_the_server_says_so(server, when):
+    """Its numbers begin anew: they would be taken for what was handled, and passed over in silence."""
+    got = []
+    async with chat(server, "1", "2", "3") as conversations:
+        reader = ConversationReader(conversations, "bob", lambda numbered: got.append(numbered.sequence), check_s=0.05)
+        running = asyncio.create_task(reader.run())
+        await wait_until(lambda: reader.position == 3)
+        if when == "before":
+            await reader.stop()
+            await running
+        await call(conversations, "FLUSHALL")
+        await conversations.append("bob", "new")
+        if when == "before":
+            running = asyncio.create_task(reader.run())
+        async with asyncio.timeout(10):
+            with pytest.raises(PositionOutOfRange, match=r"3 was handled, .* ends at number [01]"):
+                await running
+        assert got == [1, 2, 3]
+
+
+async def test_what_another_program_put_into_the_log_is_a_gap(server):
+    """It is no message of that number; the reader goes on."""
+    async with chat(server, "1") as conversations:
+        await call(conversations, "XADD", "conv:{chat:bob}:log", "2-0", "a", "b")
+        await call(conversations, "XADD", "conv:{chat:bob}:log", "3-0", "id", "m", "data", "3")
+        await call(conversations, "SET", "conv:{chat:bob}:seq", "3")
+        async with Reading(conversations) as reading:
+            await reading.until(2)
+        assert (reading.numbers, reading.reader.gaps) == ([1, 3], [Gap(2, 2)])
+
+
+class NoException(BaseException):
+    """As those of pytest.fail and pytest.skip."""
+
+
+@pytest.mark.parametrize(
+    ("error", "comes"),
+    [(asyncio.CancelledError, HandlerCancelled), (NoException, NoException)],
+    ids=["cancelled", "base"],
+)
+async def test_a_reader_ends_whatever_its_on_gap_raises(server, error, comes):
+    """Its checks would have ended without a word, and it would have waited for ever."""
+
+    def on_gap(gap):
+        raise error
+
+    async with chat(server, *"abc") as conversations:
+        await conversations.trim("bob", keep=1)
+        reader = ConversationReader(conversations, "bob", print, on_gap=on_gap, **SOON)
+        async with asyncio.timeout(10):
+            with pytest.raises(comes):
+                await reader.run()
+
+
+async def test_a_reader_whose_checks_somebody_cancels_ends(server):
+    """As whoever cancels all tasks but his own does; without them it would wait for ever."""
+    async with chat(server, "1") as conversations:
+        reader = ConversationReader(conversations, "bob", print, **SOON)
+        running = asyncio.create_task(reader.run())
+        await wait_until(lambda: reader.position == 1)
+        for task in asyncio.all_tasks():
+            if task.get_coro().__name__ == "_check_now_and_then":
+                task.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(HandlerCancelled, match="checks"):
+                await running

@@ -221,3 +221,22 @@ async def test_a_key_that_is_no_stream_is_refused_by_the_server(mq):
     with pytest.raises(CommandRejected, match="WRONGTYPE"):
         await mq.stream("orders").add("x")
     assert await mq.stream("other").add("y")
+
+
+@pytest.mark.parametrize("id", [5, "", "\ud800"])
+async def test_an_id_that_is_no_text_is_refused_before_anything_is_sent(mq, id):
+    """InvalidMessage; as bytes, as the server has it, it is welcome."""
+    with pytest.raises(InvalidMessage):
+        await mq.stream("orders").add("x", id=id)
+    assert await mq.stream("orders").add("x", id=b"5-5") == "5-5"
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+async def test_a_count_that_is_no_number_of_entries_is_refused_by_whatever_reads(mq, count):
+    """None and "no limit" are two words of the server's for the same 0."""
+    stream = mq.stream("orders")
+    await stream.add("x")
+    group = await stream.group("g")
+    for read in (stream.read, stream.range, stream.wait, group.pending, group.dead_letters.list):
+        with pytest.raises(InvalidParameter, match="count"):
+            await read(count=count)

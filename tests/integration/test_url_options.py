@@ -42,6 +42,8 @@ async def test_who_we_are_is_what_redis_py_says(server, login):
         "redis://h?socket_timeout=0", "redis://h?socket_timeout=x", "redis://h/db", "redis://h:0x10", "redis://h:70000",
         "http://h", "h:6379", "", "rediss://h?ssl_cert_reqs=CERT_NONE", "rediss://h?ssl_ca_certs=/nowhere",
         "rediss://h?ssl_min_version=99", "rediss://h?ssl_ciphers=none-such", "rediss://h?ssl_check=1",
+        "unix://", "unix://relative.sock", "redis://h?path=/x", "redis://h?port=x", "redis://:1234#word@h",
+        "redis://:1234?word@h", "redis://h/١",
     ],
 )  # fmt: skip
 def test_what_is_no_url_or_no_option_is_refused_where_the_queue_is_made(url):

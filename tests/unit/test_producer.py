@@ -258,3 +258,16 @@ def test_another_event_loop_is_refused_at_once():
     assert asyncio.run(producer.send("bob", b"a")) == "taken"
     with pytest.raises(WrongLoop):
         asyncio.run(producer.send("bob", b"b"))
+
+
+async def test_a_send_from_inside_its_own_turn_is_refused():
+    """It would wait for itself; to another conversation it may send."""
+
+    async def append(conversation, payload, id):
+        return await producer.send("log", payload)
+
+    producer = Producer(append, backoff=QUICK)
+    async with asyncio.timeout(5):
+        with pytest.raises(InvalidParameter, match="its own turn"):
+            await producer.send("chat", b"x")
+    assert not producer._turns

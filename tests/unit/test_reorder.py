@@ -119,5 +119,5 @@ def test_skipping_back_changes_nothing():
 @pytest.mark.parametrize("options", [{"limit": 0}, {"next": 0}])
 def test_bounds_are_refused_by_name(options):
     """At least 1, each."""
-    with pytest.raises(InvalidParameter, match="at least 1"):
+    with pytest.raises(InvalidParameter, match="a whole number from 1"):
         ReorderBuffer(**options)

@@ -1,0 +1,75 @@
+"""Numbers that are no good are refused by name where they are given, and not by whatever meets them later."""
+
+import math
+
+import pytest
+
+from mpim_lab import MessageQueue
+from mpim_lab.errors import InvalidParameter
+from mpim_lab.mq.consumer import Consumer
+from mpim_lab.mq.conversation_reader import ConversationReader
+from mpim_lab.mq.groups import ConsumerGroup
+from mpim_lab.mq.idempotency import Idempotency
+from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering import Conversations
+from mpim_lab.mq.partitions import PartitionedStream
+from mpim_lab.mq.producer import Producer
+from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.worker import Worker
+
+
+def queue(**options):
+    """A queue that is never opened."""
+    return MessageQueue("redis://127.0.0.1:1", **options)
+
+
+def group():
+    """A group of it."""
+    return ConsumerGroup(queue().access("orders"), "billing")
+
+
+def reader(**options):
+    return ConversationReader(Conversations(queue(), "chat"), "c", print, **options)
+
+
+def ordered(**options):
+    return OrderedWorker(PartitionedStream(queue(), "p"), "g", "w", print, **options)
+
+
+MAKERS = [
+    ("max_commands", Limits),
+    ("max_bytes", Limits),
+    ("max_payload_bytes", queue),
+    ("max_entries", lambda **option: queue().stream("s", **option)),
+    ("prefetch", lambda **option: Consumer(group(), "c", **option)),
+    ("most_in_hand", lambda **option: Consumer(group(), "c", **option)),
+    ("claim_idle_ms", lambda **option: Consumer(group(), "c", **option)),
+    ("parallel", lambda **option: Worker(group(), "w", print, **option)),
+    ("tries", RetryRule),
+    ("attempts", lambda **option: Producer(print, **option)),
+    ("lease_ms", lambda **option: Idempotency(queue(), "s", **option)),
+    ("keep_s", lambda **option: Idempotency(queue(), "s", **option)),
+    ("keep_s", lambda **option: Conversations(queue(), "s", **option)),
+    ("partitions", lambda **option: PartitionedStream(queue(), "s", **option)),
+    ("prefetch", ordered),
+    ("lease_ms", ordered),
+    ("limit", reader),
+]
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, True, math.nan, math.inf, "3", 10**20], ids=repr)
+@pytest.mark.parametrize(("name", "make"), MAKERS, ids=[name for name, _ in MAKERS])
+def test_what_is_no_whole_number_or_too_small_or_too_large_is_refused_by_name(name, make, number):
+    """Accepted, it would end a connection or a worker later, or be refused by the server after half of the work."""
+    with pytest.raises(InvalidParameter, match=name):
+        make(**{name: number})
+
+
+@pytest.mark.parametrize(
+    "options", [{"gap_s": math.nan}, {"gap_s": -1}, {"check_s": math.nan}, {"check_s": 0}], ids=repr
+)
+def test_a_reader_that_would_never_look_or_never_rest_is_refused(options):
+    """NaN is later than nothing."""
+    with pytest.raises(InvalidParameter, match=next(iter(options))):
+        reader(**options)
