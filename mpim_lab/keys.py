@@ -67,7 +67,9 @@ def name_bytes(name: Name, what: str = "name", *, error: type[MpimError] = Inval
     >>> name_bytes("user:1001"), name_bytes(b"\xff")
     (b'user:1001', b'\xff')
     """
-    if isinstance(name, str):
+    if type(name) is bytes:
+        raw = name
+    elif isinstance(name, str):
         try:
             raw = str.encode(name)  # of a subclass, too: what it is, not what it would like to be
         except UnicodeEncodeError as unwritable:
@@ -110,8 +112,9 @@ def joined(*names: Name) -> bytes:
 def joinable(name: Name) -> bytes:
     """Return one name as it is joined to others, or put after what a key begins with."""
     raw = name_bytes(name)
-    plain = raw.translate(None, b"%{}:")  # a fifth of what the expression takes
-    return raw if len(plain) == len(raw) else _JOINED.sub(_escaped, raw)
+    if raw.isalnum() or len(raw.translate(None, b"%{}:")) == len(raw):  # a fifth of what the expression takes
+        return raw
+    return _JOINED.sub(_escaped, raw)
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:
@@ -156,7 +159,10 @@ class Keys:
 
     def stream(self, name: Name) -> bytes:
         """Name a stream, or any other key of the user's own."""
-        return self._prefix + _OURS.sub(rb"\1%3A", _IN_A_KEY.sub(_escaped, name_bytes(name)))
+        raw = name_bytes(name)
+        if len(raw.translate(None, b"%{}")) < len(raw):
+            raw = _IN_A_KEY.sub(_escaped, raw)
+        return self._prefix + (_OURS.sub(rb"\1%3A", raw) if raw.startswith((b"route:", b"mpim:")) else raw)
 
     def dead_letters(self, stream_key: bytes, group: Name) -> bytes:
         """Name the stream of what a group gave up, in the slot of the stream that `stream_key` is the key of."""
@@ -211,11 +217,15 @@ class Keys:
 
     def partition_sequence(self, name: Name, partition: int, conversation: Name) -> bytes:
         """Name the counter of one conversation's sequence numbers in its partition."""
-        return self._part(name, partition, b"seq:" + joined(conversation))
+        return self.partition_heads(name, partition)[0] + joinable(conversation)
 
     def partition_sent(self, name: Name, partition: int, conversation: Name, id: Name) -> bytes:
         """Name the record of a sender's message id in its partition."""
-        return self._part(name, partition, b"sent:" + joined(conversation, id))
+        return self.partition_heads(name, partition)[1] + joined(conversation, id)
+
+    def partition_heads(self, name: Name, partition: int) -> tuple[bytes, bytes]:
+        """What counters and id records of one partition begin with: the names follow, `joined`."""
+        return self._part(name, partition, b"seq:"), self._part(name, partition, b"sent:")
 
     def owner(self, name: Name, partition: int, group: Name) -> bytes:
         """Name the hash that says who has one partition, with which token, and how far it is."""

@@ -19,8 +19,8 @@ class Effects:
     They are not rolled back: of several, only the first may be one that the server can refuse.
     """
 
-    def __init__(self, prefix: Name = "") -> None:
-        self._keys = Keys(prefix)
+    def __init__(self, prefix: Name | Keys = "") -> None:
+        self._keys = prefix if isinstance(prefix, Keys) else Keys(prefix)
         self.commands: list[Command] = []
 
     def also(self, command: str, key: Name, *words: bytes | str | int) -> None:
@@ -41,6 +41,11 @@ def pack_effects(commands: Sequence[Command], keys: list[bytes], words: list[byt
 
 
 def _as_bytes(word: bytes | str | int) -> bytes:
+    kind = type(word)
+    if kind is bytes:
+        return word  # type: ignore[return-value]
+    if kind is int:
+        return b"%d" % int(word)
     if isinstance(word, str):
         return word.encode()
     if isinstance(word, bytes | bytearray | memoryview):

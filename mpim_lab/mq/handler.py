@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -71,14 +71,19 @@ class Cancellations:
         return self._task is None or self._task.cancelling() > self._before
 
 
-@contextlib.contextmanager
-def inside(owner: object) -> Iterator[None]:
+class inside:
     """Mark what runs here, tasks begun here included, as a handler of `owner`."""
-    token = _INSIDE.set(_INSIDE.get() | {owner})
-    try:
-        yield
-    finally:
-        _INSIDE.reset(token)
+
+    __slots__ = ("_owner", "_token")
+
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        self._token = _INSIDE.set(_INSIDE.get() | {self._owner})
+
+    def __exit__(self, *exc_info: object) -> None:
+        _INSIDE.reset(self._token)
 
 
 def is_inside(owner: object) -> bool:

@@ -117,18 +117,18 @@ class Idempotency:
         mark = self._mark(id)
         if is_inside(mark):  # the work asks for its own result: that cannot come while it waits
             wait_s = 0.0
-        claimed = await self._claim_or_wait(id, now() + wait_s)
+        claimed = await self._claim_or_wait(id, mark, now() + wait_s)
         if isinstance(claimed, bytes):
             return claimed
-        effects, cancellations = Effects(self._queue.prefix), Cancellations()
+        effects, cancellations = Effects(self._queue.keys), Cancellations()
         try:
             with inside(mark):
                 result: Any = work(effects)
-                if inspect.isawaitable(result):
+                if result is not None and inspect.isawaitable(result):
                     result = await result
                 elif result is not None and type(result) is not bytes and type(result) is not str:
                     checked_handler(work)
-            return await self.finish(claimed, b"" if result is None else result, effects)
+            return await self._finish(mark, claimed, b"" if result is None else result, effects.commands)
         except LeaseLost:
             raise
         except asyncio.CancelledError as error:
@@ -144,10 +144,10 @@ class Idempotency:
                 self._drop(claimed)  # it may be done, or nobody answers: no reason to wait
             raise
 
-    async def _claim_or_wait(self, id: Name, until: float) -> Claim | bytes:
+    async def _claim_or_wait(self, id: Name, mark: bytes, until: float) -> Claim | bytes:
         for attempt in itertools.count(1):
             try:
-                return await self.claim(id)
+                return await self._claims.add((id, mark))
             except InProgress as busy:
                 pause_s = min(busy.retry_in_s, _ASK_AGAIN.delay_s(attempt, chance=1.0))
                 if not now() + pause_s <= until:
@@ -165,12 +165,11 @@ class Idempotency:
         Raises LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the server refused an effect.
         InvalidMessage: the result is neither bytes nor text.
         """
-        result = wire_payload(
-            result, self._queue.max_payload_bytes
-        )  # here, where it is wrong for nobody else of this turn
-        return await self._finishes.add(
-            _Finish(self._mark(claim.id), claim, result, effects.commands if effects else ())
-        )
+        return await self._finish(self._mark(claim.id), claim, result, effects.commands if effects else ())
+
+    def _finish(self, mark: bytes, claim: Claim, result: bytes, commands: Sequence[Command]) -> "asyncio.Future[bytes]":
+        result = wire_payload(result, self._queue.max_payload_bytes)  # here: it is wrong for nobody else of this turn
+        return self._finishes.add(_Finish(mark, claim, result, commands))
 
     async def let_go(self, claim: Claim) -> bool:
         """Give a claim up, so that the next attempt need not wait for the lease; False if it had passed on."""

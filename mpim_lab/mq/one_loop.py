@@ -35,13 +35,15 @@ class OneLoop:
         """Nothing can be begun in it any more: it was closed, or nobody has called `check` yet."""
         return self._loop is None or self._loop.is_closed()
 
-    def check(self) -> None:
-        """Raise WrongLoop if this is called in another event loop or process than the first time."""
+    def check(self) -> AbstractEventLoop:
+        """Return the loop. Raise WrongLoop if this is called in another event loop or process than the first time."""
         try:
-            if get_running_loop() is self._loop and self._forks == _forks:
-                return
+            loop = get_running_loop()
         except RuntimeError:
             raise WrongLoop(f"{self._what} was used without an event loop: use it inside `asyncio.run(…)`") from None
+        if loop is self._loop and self._forks == _forks:
+            return loop
         if self._loop is not None:
             raise WrongLoop(f"{self._what} belongs to the event loop and process that used it first: make one for each")
-        self._loop, self._forks = get_running_loop(), _forks
+        self._loop, self._forks = loop, _forks
+        return loop

@@ -114,7 +114,7 @@ class OrderedWorker:
         most = 1 if seat.doubtful else len(seat.in_hand)  # one of them may be a killer: find out which
         for ordered in seat.in_hand[:most]:
             self._report(Kind.RECEIVED, ordered, count=seat.tries + seat.failures)
-            effects = Effects(self._stream.queue.prefix)
+            effects = Effects(self._stream.queue.keys)
             failed = await self._handle(ordered, effects)
             if failed is not None:
                 break
@@ -122,9 +122,10 @@ class OrderedWorker:
             if self._loop.is_stopping or self.seats.must_show():
                 break
         committed, refused = await self.seats.commit(seat, done)
-        for ordered, _ in done[:committed]:
-            self._report(Kind.HANDLED, ordered)
-            self._report(Kind.ACKED, ordered)
+        if self._reporter.is_on:
+            for ordered, _ in done[:committed]:
+                self._report(Kind.HANDLED, ordered)
+                self._report(Kind.ACKED, ordered)
         if refused or failed is not None:
             await self._failed(seat, seat.in_hand[0], refused or f"{type(failed).__name__}: {failed}")
 
@@ -132,7 +133,8 @@ class OrderedWorker:
         if not ordered.sequence:
             return CorruptPayload(f"{ordered.entry_id} is no message: another program put it into the partition")
         try:
-            await settled(self._handler(ordered, effects))
+            if (result := self._handler(ordered, effects)) is not None:
+                await settled(result)
         except Exception as error:
             return error
         except asyncio.CancelledError as error:
@@ -163,6 +165,7 @@ class OrderedWorker:
         self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
 
     def _report(self, kind: Kind, ordered: Ordered, *, detail: str = "", count: int | None = None) -> None:
-        self._reporter.message(
-            kind, ordered.data, self._stream.name, detail=detail, count=count, actor=shown_name(self.name)
-        )
+        if self._reporter.is_on:
+            self._reporter.message(
+                kind, ordered.data, self._stream.name, detail=detail, count=count, actor=shown_name(self.name)
+            )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.keys import Name, name_bytes
+from mpim_lab.mq.access import Access
 from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.ids import new_message_id
 from mpim_lab.mq.message import wire_payload
@@ -62,7 +63,7 @@ class Conversations:
             keys.log(self.name, conversation),
         ]
         words = (sent, told, self._keep_ms, "", keys.live(self.name, conversation))
-        return await append(self.queue, self.name, told, names, *words)
+        return await append(self._access, told, names, *words)
 
     async def between(
         self, conversation: Name, first: int, last: int | None = None, count: int = 500
@@ -105,15 +106,16 @@ def message_name(id: Name | None) -> bytes:
     return new_message_id().encode() if id is None else name_bytes(id, "message id")
 
 
-async def append(
-    queue: MessageQueue, name: Name, payload: bytes, keys: Sequence[bytes], *words: bytes | str
-) -> Appended:
+async def append(access: Access, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> Appended:
     """Run append.lua and report what became of the message."""
-    queue.reporter.message(Kind.ACCEPTED, payload, name)
+    reporter, name = access.reporter, access.name
+    if reporter.is_on:
+        reporter.message(Kind.ACCEPTED, payload, name)
     try:
-        sequence, is_new = await _APPEND.run(queue.access(name).commands, keys, *words)
+        sequence, is_new = await _APPEND.run(access.commands, keys, *words)
     except Exception as error:
-        queue.reporter.message(Kind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
+        reporter.message(Kind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
         raise
-    queue.reporter.message(Kind.ADDED, payload, name, detail=f"number {sequence}" + ("" if is_new else ", known"))
+    if reporter.is_on:
+        reporter.message(Kind.ADDED, payload, name, detail=f"number {sequence}" + ("" if is_new else ", known"))
     return Appended(sequence, bool(is_new))

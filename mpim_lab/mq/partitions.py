@@ -9,7 +9,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.keys import Name, name_bytes, name_text
+from mpim_lab.keys import Name, joinable, joined, name_bytes, name_text
 from mpim_lab.mq.bounds import check_whole
 from mpim_lab.mq.dead_letters import DeadLetters
 from mpim_lab.mq.message import wire_payload
@@ -47,6 +47,8 @@ class PartitionedStream:
         name_bytes(name, "name of a stream", error=InvalidParameter)
         self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, lifetime_ms(keep_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
+        self._heads = [queue.keys.partition_heads(name, number) for number in range(partitions)]
+        self._access = queue.access(name)
 
     def partition_of(self, conversation: Name) -> int:
         """Which partition a conversation is in: the same for everybody, for ever."""
@@ -55,14 +57,11 @@ class PartitionedStream:
     async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
         """Number a message and append it, unless its id has been sent before: in one step."""
         told = wire_payload(payload, self.queue.max_payload_bytes)
-        partition, sent, keys = self.partition_of(conversation), message_name(id), self.queue.keys
-        names = [
-            keys.partition_sequence(self.name, partition, conversation),
-            keys.partition_sent(self.name, partition, conversation, sent),
-            self.keys[partition],
-        ]
-        words = (sent, told, self._keep_ms, name_bytes(conversation), "")
-        return await append(self.queue, self.name, told, names, *words)
+        raw, sent = name_bytes(conversation, "conversation"), message_name(id)
+        partition = crc32(raw) % self.partitions
+        counters, records = self._heads[partition]
+        names = [counters + joinable(raw), records + joined(raw, sent), self.keys[partition]]
+        return await append(self._access, told, names, sent, told, self._keep_ms, raw, "")
 
     def seat_keys(self, group: Name) -> list[bytes]:
         """The keys of seat.lua: the group's members, then each partition's seat."""

@@ -38,11 +38,10 @@ class Turn(Generic[Item, Answer]):
 
     def add(self, item: Item) -> "asyncio.Future[Answer]":
         """Ask at the end of this loop turn; the future is the answer."""
-        self._loop.check()
-        loop = asyncio.get_running_loop()
+        loop = self._loop.check()
         if not self._items:
             loop.call_soon(self._flush)
-        answer: asyncio.Future[Answer] = loop.create_future()
+        answer: asyncio.Future[Answer] = asyncio.Future(loop=loop)
         self._items.append((item, answer))
         return answer
 

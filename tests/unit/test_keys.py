@@ -47,7 +47,7 @@ MADE = {  # every method of Keys, and what it is given
 }
 calls = st.one_of([st.tuples(st.just(method), st.tuples(*given)) for method, given in MADE.items()])
 OF_A_STREAM = {"dead_letters", "consumer"}  # given the stream's key
-NOT_KEYS = {"channel", "channel_name", "live", "pattern", "records"}
+NOT_KEYS = {"channel", "channel_name", "live", "pattern", "records", "partition_heads"}
 
 
 def make(keys, call):
