@@ -81,10 +81,11 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
 
 def _payloads(given: Iterable[bytes]) -> list[bytes]:
     """What a user's `unpack` gave, if it is what it must be. Raises TypeError, and what a generator raises."""
-    payloads = [] if isinstance(given, str | bytes | Mapping) else list(given)
-    if not payloads or not all(isinstance(each, bytes) for each in payloads):
-        raise TypeError(f"unpack gives a list of at least one payload in bytes, not {given!r:.100}")
-    return payloads
+    if not isinstance(given, str | bytes | Mapping):
+        payloads = list(given)
+        if all(isinstance(each, bytes) for each in payloads):
+            return payloads
+    raise TypeError(f"unpack gives a list of payloads in bytes, not {given!r:.100}")
 
 
 async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object) -> None:

@@ -326,7 +326,7 @@ def test_only_errors_of_the_package_reach_a_user():
 
 
 @pytest.mark.parametrize(
-    "given", [None, 7, b"12", "12", [], [1, 2], ["1"], {b"1": 2}, object()], ids=lambda given: repr(given)[:12]
+    "given", [None, 7, b"12", "12", [1, 2], ["1"], {b"1": 2}, object()], ids=lambda given: repr(given)[:12]
 )
 async def test_an_unpack_that_gives_no_list_of_payloads_fails_for_its_message_only(server, given):
     """It is reported as a handler's error is: the line stays, and the next message comes, to its neighbours, too."""
