@@ -18,6 +18,8 @@ from mpim_lab.experiments.pool_ways import WAYS
 from mpim_lab.lab.load import start_load
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS
 
+pytestmark = pytest.mark.timeout(400)  # dozens of processes, one after the other, beside the other tests
+
 CLOSED, OPEN = Case(2), Case(offered_per_s=1_000)
 POINTS = ((SIZE, (16,)), (CHANNELS, (3,)), (SUBSCRIBERS, (3,)), (TASKS, (2,)))
 

@@ -24,6 +24,7 @@ from mpim_lab.lab.load import measure
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS as LOADS
 from mpim_lab.lab.server import EmbeddedServer, open_server
 from mpim_lab.mq.pubsub import MessageQueue
+from tests.conftest import missing
 from tests.integration.test_server import is_alive
 from tests.support import wait_until
 
@@ -90,6 +91,8 @@ async def test_everything_that_is_written_is_under_the_prefix_and_gone_afterward
 
 async def test_who_cannot_keep_to_the_prefix_is_not_run(readers):
     """taskiq keeps a lock of its own: LoadFailed says so."""
+    if LOADS["streams:taskiq"].missing:
+        missing(LOADS["streams:taskiq"].missing)
     async with open_server() as server:
         with pytest.raises(LoadFailed, match="autoclaim"):
             await measure(server.url, "streams:taskiq", messages=10, prefix=server.prefix)
