@@ -28,7 +28,7 @@ from mpim_lab.mq.partitions import ordered_of
 from mpim_lab.mq.pubsub import MessageQueue
 
 ANSWERED_WITHIN_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 DRAINED_WITHIN_S = 15.0
 
 

@@ -96,7 +96,7 @@ def test_the_command_writes_table_file_and_picture(monkeypatch, tmp_path, capsys
 async def test_a_server_that_does_not_start_is_a_reason_with_its_last_line(monkeypatch):
     """In every case; and nothing of it is left."""
     argv = ("/bin/sh", "-c", "echo no Redis here; exit 1")
-    broken = dataclasses.replace(CONTESTANTS[PEER], command=lambda url: argv, missing=lambda: None)
+    broken = dataclasses.replace(CONTESTANTS[PEER], command=lambda: argv, missing=lambda: None)
     monkeypatch.setattr(gateway, "CONTESTANTS", {PEER: broken})
     report = await bench_gateway(TINY, whos=[PEER])
     assert [row["reason"] for row in report["rows"]] == ["no Redis here"] * len(TINY.cases)
