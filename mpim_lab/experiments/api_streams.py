@@ -155,7 +155,10 @@ async def still_deleted(w: World, model: StreamModel) -> None:
     """What is added while a deleted group is not back is not the group's."""
     for group in model.groups.values():
         if group.was_deleted and not w.fault:
-            infos = await w.admin("XINFO", "GROUPS", w.prefix + model.name)
+            try:
+                infos = await w.admin("XINFO", "GROUPS", w.prefix + model.name)
+            except (OSError, EOFError):  # the server is killed just now: whoever comes next asks again
+                return
             there = isinstance(infos, list) and any(info[1] == group.name.encode() for info in infos)
             group.was_deleted = not there
             group.claims_above = (w.now_ms() + 1, 0) if there else group.claims_above
