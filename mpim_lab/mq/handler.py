@@ -188,6 +188,3 @@ class Loop:
                     await self._ended.wait()
                     return True
         return False
-
-
-Handler = Callable[..., None] | Callable[..., Awaitable[None]]
