@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 
 from sqlalchemy import event
+
+from mpim_lab.mq.address import Address
 
 
 async def wait_until(condition: Callable[[], object], within_s: float = 10.0) -> None:
@@ -34,3 +37,24 @@ def statement_that_fails(store, word, after=0):
         yield
     finally:
         event.remove(engine, "before_cursor_execute", refuse)
+
+
+@contextlib.asynccontextmanager
+async def tls_relay(url, context):
+    """A TLS end before the server at `url`; gives its port on loopback."""
+    address = Address.parse(url)
+
+    async def pump(source, sink):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+    async def serve(reader, writer):
+        behind, ahead = await asyncio.open_connection(address.host, address.port)
+        await asyncio.gather(pump(reader, ahead), pump(behind, writer))
+
+    end = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    yield end.sockets[0].getsockname()[1]
+    end.close()

@@ -26,7 +26,7 @@ from mpim_lab.mq.control import cut_connections
 from mpim_lab.mq.limits import Limits
 from mpim_lab.mq.link import Link
 from mpim_lab.mq.pubsub import MessageQueue
-from tests.support import wait_until
+from tests.support import tls_relay, wait_until
 
 QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
 
@@ -236,23 +236,9 @@ async def tls_in_front_of(url, tmp_path):
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    address = Address.parse(url)
-
-    async def pump(source, sink):
-        with contextlib.suppress(ConnectionError):
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-    async def serve(reader, writer):
-        behind, ahead = await asyncio.open_connection(address.host, address.port)
-        await asyncio.gather(pump(reader, ahead), pump(behind, writer))
-
-    end = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    port = end.sockets[0].getsockname()[1]
-    yield f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={quote(str(tmp_path / 'ca.pem'))}", f"rediss://127.0.0.1:{port}"
-    end.close()
+    async with tls_relay(url, context) as port:
+        ca = quote(str(tmp_path / "ca.pem"))
+        yield f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}", f"rediss://127.0.0.1:{port}"
 
 
 async def test_tls_with_a_trusted_certificate_works_and_an_unknown_one_is_refused(server, tmp_path):

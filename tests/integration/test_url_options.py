@@ -15,6 +15,7 @@ from mpim_lab import MessageQueue
 from mpim_lab.errors import CommandTimeout, InvalidParameter, MpimError
 from mpim_lab.mq.address import Address
 from mpim_lab.mq.pool import Pool
+from tests.support import tls_relay
 
 
 @pytest.mark.parametrize("login", ["alice@", "alice:@", "alice:pw@", ":pw@", ""])
@@ -122,22 +123,8 @@ async def tls_end(url, folder, version=None):
     context.verify_mode = ssl.CERT_REQUIRED
     if version is not None:
         context.maximum_version = version
-    address = Address.parse(url)
-
-    async def pump(source, sink):
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            while data := await source.read(65536):
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-    async def serve(reader, writer):
-        behind, ahead = await asyncio.open_connection(address.host, address.port)
-        await asyncio.gather(pump(reader, ahead), pump(behind, writer))
-
-    end = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    yield f"rediss://127.0.0.1:{end.sockets[0].getsockname()[1]}/0"
-    end.close()
+    async with tls_relay(url, context) as port:
+        yield f"rediss://127.0.0.1:{port}/0"
 
 
 async def outcome(call):
