@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 from mpim_lab.errors import ConnectionLost, MpimError
-from mpim_lab.events import Kind, Reporter, message_id, now
+from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.experiments.chat_gateway import Gateway, Strikes
 from mpim_lab.keys import live_channel
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Hold, check_available, until
+from mpim_lab.lab.faults import Hold, Quiet, check_available, until
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.control import cut_connections
@@ -215,15 +215,12 @@ class ChatStage:
 
     async def _settle(self) -> None:
         await self._hear()
-        heard, since = len(self.run.trace), now()
+        quiet = Quiet(self.run.trace)
 
         def settled() -> bool:
-            nonlocal heard, since
             added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
             if added <= set(self._shown) or self._away_for:
                 return True
-            if len(self.run.trace) != heard:
-                heard, since = len(self.run.trace), now()
-            return now() - since > QUIET_S
+            return quiet.has_lasted(QUIET_S)
 
         await until(settled, "quiet")

@@ -11,7 +11,7 @@ import contextlib
 from typing import Any, Self
 
 from mpim_lab.errors import FaultUnavailable, MpimError
-from mpim_lab.events import Kind, message_id, now
+from mpim_lab.events import Kind, message_id
 from mpim_lab.experiments.line_backlog import Backlog
 from mpim_lab.experiments.line_designs import STREAM, Design, Setting
 from mpim_lab.experiments.line_faults import LineFaults
@@ -19,7 +19,7 @@ from mpim_lab.experiments.streams_crew import DIED, SLEEPS, Crew
 from mpim_lab.experiments.watched import Ledger, WatchedQueue, enter
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, check_available, until
+from mpim_lab.lab.faults import Fault, Quiet, check_available, until
 from mpim_lab.lab.proxy import Proxy
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
@@ -67,7 +67,7 @@ class Line:
         self._missed = 0
         self._owed: set[tuple[str, bytes]] = set()  # effects that are to be in the ledger in a moment
         self._unfinished = 0  # what stays unfinished for good
-        self._heard = (0, 0.0)
+        self._quiet = Quiet(run.trace)
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -159,7 +159,7 @@ class Line:
             if self.crew.alive is None:
                 await self._bring_back()
             await self._settle()
-            await self._quiet()
+            await self._be_quiet()
             if self.crew.alive is not None or self.crew.fault == DIED:
                 break
         done = {message_id(payload) for _, payload in self.ledger.rows}
@@ -187,7 +187,7 @@ class Line:
             await self._settle()
 
     async def _settle(self) -> None:
-        self._heard = (0, 0.0)
+        self._quiet.begin()
         await until(self._is_settled, "the end of the work", within_s=20.0)
         if self.crew.dies_after_ack:
             await self.crew.dismiss_after_ack()
@@ -200,12 +200,12 @@ class Line:
         if crew.alive is None or crew.failures >= MOST_FAILURES:
             return True
         if crew.is_busy:
-            self._heard = (0, 0.0)
+            self._quiet.begin()
             return False
         unfinished = await self.backlog.count()
         if unfinished <= self._unfinished and not self._owed and not self._not_begun():
             return True
-        if self._is_quiet(QUIET_S):
+        if self._quiet.has_lasted(QUIET_S):
             self._unfinished = unfinished
             self._owed.clear()
             self.faults.ignored |= self._not_begun()
@@ -217,12 +217,6 @@ class Line:
         added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
         return added - self.crew.begun - self.faults.ignored
 
-    async def _quiet(self) -> None:
-        self._heard = (0, 0.0)
-        await until(lambda: self._is_quiet(QUIET_S) and not self.crew.is_busy, "quiet", within_s=20.0)
-
-    def _is_quiet(self, for_s: float) -> bool:
-        events, at = len(self.run.trace), now()
-        if events != self._heard[0]:
-            self._heard = (events, at)
-        return at - self._heard[1] > for_s
+    async def _be_quiet(self) -> None:
+        self._quiet.begin()
+        await until(lambda: self._quiet.has_lasted(QUIET_S) and not self.crew.is_busy, "quiet", within_s=20.0)

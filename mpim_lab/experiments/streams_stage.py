@@ -9,11 +9,11 @@ import contextlib
 from typing import Any, Self
 
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id, now
+from mpim_lab.events import Kind, message_id
 from mpim_lab.experiments.streams_crew import CLAIM_IDLE_MS, DIED, SKETCHES, Crew, sound_worker
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, check_available, until
+from mpim_lab.lab.faults import Fault, Quiet, check_available, until
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.backoff import Backoff
 from mpim_lab.mq.entries import Entry
@@ -53,7 +53,7 @@ class Stage:
         self._gone: set[str] = set()  # orders that the server forgot
         self._ignored: set[str] = set()  # orders that nobody begins
         self._stuck: set[str] = set()  # ids of entries that stay pending for good
-        self._heard = (0, 0.0)
+        self._quiet = Quiet(run.trace)
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -145,7 +145,7 @@ class Stage:
         await self.crew.wake()
 
     async def _settle(self) -> None:
-        self._heard = (0, 0.0)
+        self._quiet.begin()
         await until(self._is_settled, "the end of the work", within_s=20.0)
         if self.crew.dies_after_ack:
             await self.crew.dismiss_after_ack()
@@ -163,15 +163,9 @@ class Stage:
         if crew.is_busy:
             return False
         waiting = set(self._sent) - self._gone - crew.begun - self._ignored
-        if waiting and self._is_quiet(QUIET_S if self._ignored else IGNORED_S):
+        if waiting and self._quiet.has_lasted(QUIET_S if self._ignored else IGNORED_S):
             self._ignored |= waiting
         pending = {line.id for line in await self.group.pending(count=10_000)} - self._stuck
-        if pending and not waiting and self._is_quiet(QUIET_S):
+        if pending and not waiting and self._quiet.has_lasted(QUIET_S):
             self._stuck |= pending
         return waiting <= self._ignored and pending <= self._stuck
-
-    def _is_quiet(self, for_s: float) -> bool:
-        events, at = len(self.run.trace), now()
-        if events != self._heard[0]:
-            self._heard = (events, at)
-        return at - self._heard[1] > for_s

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
-from mpim_lab.events import Kind
+from mpim_lab.events import Kind, now
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.lab.trace import Trace
@@ -219,6 +219,32 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, with
                 await asyncio.sleep(0.002)
     except TimeoutError:
         raise ServerFailed(f"{what} did not happen within {within_s:g} s") from None
+
+
+class Quiet:
+    """How long a trace has had no new event, counted in looks at it.
+
+    The time between two looks counts for LONGEST_LOOK_S at most: while the whole machine stands still nobody can be heard.
+    """
+
+    LONGEST_LOOK_S = 0.01
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from here."""
+        self._events, self._looked_at, self._quiet_s = -1, now(), 0.0
+
+    def has_lasted(self, for_s: float) -> bool:
+        """Look. Whether it is `for_s` of looks ago that something happened."""
+        events, at = len(self._trace), now()
+        self._quiet_s += min(at - self._looked_at, self.LONGEST_LOOK_S)
+        if events != self._events:
+            self._events, self._quiet_s = events, 0.0
+        self._looked_at = at
+        return self._quiet_s > for_s
 
 
 def check_available(server: EmbeddedServer | ExternalServer, *faults: str) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.lab.faults import DESCRIPTIONS, Fault, Faults, plan
+from mpim_lab.lab.faults import DESCRIPTIONS, Fault, Faults, Quiet, plan
 from mpim_lab.lab.trace import Trace
 
 
@@ -70,3 +70,12 @@ async def test_what_cannot_be_caused_is_refused():
     """FaultUnavailable instead of a fault that silently never strikes."""
     with pytest.raises(FaultUnavailable):
         Faults({}, Trace()).add(Fault("kill", 1, 1))
+
+
+def test_a_moment_in_which_the_machine_stood_still_is_not_quiet(monkeypatch):
+    """A second between two looks is no second of nothing heard: it counts as one look."""
+    clock = iter([0.0, 0.0, 1.0, 1.005, 1.010])
+    monkeypatch.setattr("mpim_lab.lab.faults.now", lambda: next(clock))
+    quiet = Quiet(Trace())
+    looks = [quiet.has_lasted(0.015) for _ in range(4)]
+    assert looks == [False, False, False, True]
