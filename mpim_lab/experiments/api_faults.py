@@ -22,6 +22,7 @@ def _lasting(name: str, begin: Callable[[World], Any], end: Callable[[World], An
         if w.fault:
             return None
         w.fault = name
+        w.faults += 1
 
         async def fault() -> None:
             try:
@@ -47,6 +48,7 @@ def cut(w: World, chance: random.Random) -> Call | None:
         return None
 
     async def cutting() -> None:
+        w.faults += 1
         ids = sorted((each["name"], each["id"]) for each in await clients(w) if each["name"] in w.names)
         ids = ids[number % len(ids) :] if ids else []
         for _, client_id in ids if everything else ids[:1]:
@@ -66,6 +68,7 @@ def lose(w: World, chance: random.Random) -> Call | None:
     """Break the second queue's line at one of its next commands: before the server has it, or before its answer."""
     which = chance.choice(("lose_command", "lose_reply"))
     name = chance.choice((None, "XADD", "EVALSHA", "XREADGROUP", "SUBSCRIBE", "XACK"))
+    w.is_armed = True
     getattr(w.proxy, which)(Match(name))
     return Call(f"FAULT proxy.{which}({name})", asyncio.sleep(0), modes=("wait",))
 

@@ -165,7 +165,7 @@ async def _consumers(w: World) -> None:
             names = {pairs(raw)["name"].decode() for raw in raws} if isinstance(raws, list) else set()
             for name in names:
                 lives = [each for each in part.members if each.group is group and each.name == name]
-                if lives and lives[-1].left_well:
+                if lives and max(lives, key=lambda each: each.ended_at).left_well:
                     raise Violation(
                         "consumers", f"{name} left {model.name}/{group.name} in good order and is still there"
                     )

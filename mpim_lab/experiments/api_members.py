@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
+from mpim_lab.events import now
 from mpim_lab.experiments.api_streams import FETCH_MS, GROUPS, Group, Member, id_key, part_of
 from mpim_lab.experiments.api_world import (
     CALL_S,
@@ -103,7 +104,7 @@ async def start_worker(
     handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])
     handler = _handler(w, group, is_async)
     worker = Worker(handle, name, handler, retry=RETRY, claim_idle_ms=CLAIM_IDLE_MS, **options)
-    member = Member("worker", name, group, slot, slot.life, worker)
+    member = Member("worker", name, group, slot, slot.life, worker, faults=w.faults)
     part_of(w).members.append(member)
     w.names.add(name)
     member.task = w.own(_run(w, member), f"worker {name}")
@@ -128,7 +129,7 @@ async def _run(w: World, member: Member) -> None:
         if member.state == "running" and member.slot.life == member.life and member.slot.state == "open":
             w.violate("worker ended", f"{member.name}: run() returned by itself")
     finally:
-        member.state = "ended"
+        member.state, member.ended_at = "ended", now()
 
 
 def stop(w: World, chance: random.Random) -> Call | None:
@@ -147,7 +148,9 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
     """Have it leave, and wait until it has."""
     assert member.task is not None
     member.state = "ending" if member.state == "running" else member.state
-    well = not w.fault and member.slot.life == member.life and member.slot.state == "open"
+    well = (
+        w.faults == member.faults and not w.is_armed and member.slot.life == member.life and member.slot.state == "open"
+    )
     well = well and member.slot.queue.is_connected
     if cancel:
         member.task.cancel()
@@ -157,7 +160,7 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
         await member.actor.ask("leave")
     await asyncio.wait([member.task])
     still = member.slot.life == member.life and member.slot.state == "open"
-    member.left_well = well and still and not w.fault and not cancel
+    member.left_well = well and still and w.faults == member.faults and not cancel
 
 
 # Consumers by hand
@@ -178,7 +181,9 @@ def consume(w: World, chance: random.Random) -> Call | None:
     async def starting() -> None:
         handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])
         consumer = Consumer(handle, name, prefetch=5, most_in_hand=in_hand, claim_idle_ms=CLAIM_IDLE_MS)
-        member = Member("consumer", name, group, slot, slot.life, consumer, actor=(actor := Actor(name)))
+        member = Member(
+            "consumer", name, group, slot, slot.life, consumer, actor=(actor := Actor(name)), faults=w.faults
+        )
         part_of(w).members.append(member)
         w.names.add(name)
         member.task = actor.task = w.own(_lead(w, member), f"consumer {name}")
@@ -206,7 +211,7 @@ async def _lead(w: World, member: Member) -> None:
     except Exception as error:
         w.part("errors of consumers", list).append(error)
     finally:
-        member.state = "ended"
+        member.state, member.ended_at = "ended", now()
 
 
 def fetch(w: World, chance: random.Random) -> Call | None:

@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -83,7 +84,9 @@ class Member:
     actor: Actor | None = None
     held: list[Any] = field(default_factory=list)
     state: str = "running"
-    left_well: bool = False  # it left in good order while the server was well
+    faults: int = 0  # that there had been when it began
+    ended_at: float = math.inf
+    left_well: bool = False  # it left in good order, and never met a fault
 
 
 @dataclass

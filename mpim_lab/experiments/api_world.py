@@ -168,6 +168,8 @@ class World:
         self.calm = False  # at rest: handlers behave
         self.released = asyncio.Event()  # handlers that hang wait for it
         self.fault = ""  # a fault of the server that lasts
+        self.faults = 0  # that began, of any kind
+        self.is_armed = False  # a fault of one connection waits for its command
         self.violations: list[Violation] = []
         self.slots: list[QueueSlot] = []
         self.gates: dict[Any, Gate] = {}
