@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 if TYPE_CHECKING:
     from mpim_lab.lab.mpim import MpimSystem

@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from mpim_lab.im.system import System
 from mpim_lab.im.tokens import Tokens
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.frames import messages_of
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.framing import messages_of
 
 SECRET = "a secret for tests that has more than thirty-two characters"
 

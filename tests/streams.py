@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 
 from mpim_lab.errors import MpimError
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.retry import RetryRule
-from mpim_lab.mq.worker import Worker
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.consumer import Consumer
+from mpim_lab.mq.streams.worker import Worker
 
 FAST = RetryRule(tries=3, backoff=Backoff(first_s=0.005, most_s=0.02))
 AN_HOUR_MS = 3_600_000

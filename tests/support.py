@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import event
 
-from mpim_lab.mq.address import Address
+from mpim_lab.mq.connection.address import Address
 
 
 async def wait_until(condition: Callable[[], object], within_s: float = 10.0) -> None:

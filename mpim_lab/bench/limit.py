@@ -7,7 +7,7 @@ from typing import Any
 
 from mpim_lab.bench.cases import Case
 from mpim_lab.errors import LoadFailed
-from mpim_lab.mq.address import Address
+from mpim_lab.mq.connection.address import Address
 
 PROGRAM = "redis-benchmark"
 LIMIT = "limit"

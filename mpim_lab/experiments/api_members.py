@@ -19,11 +19,11 @@ from mpim_lab.experiments.api_world import (
     foreign_cancellation,
     pick,
 )
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.consumer import WAIT_MS, Consumer
-from mpim_lab.mq.entries import Entry
-from mpim_lab.mq.retry import RetryRule
-from mpim_lab.mq.worker import Worker
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
+from mpim_lab.mq.streams.entries import Entry
+from mpim_lab.mq.streams.worker import Worker
 
 NAMES = ("ann", "ben")
 CLAIM_IDLE_MS = 150

@@ -24,7 +24,7 @@ from mpim_lab.experiments.api_world import (
     foreign_cancellation,
     pick,
 )
-from mpim_lab.mq.message import Message
+from mpim_lab.mq.connection.encoding import Message
 
 CHANNELS = (("a", False), ("b", False), ("c:é", False), ("c:*", True))
 BEHAVIOURS = ("ok",) * 8 + ("raise", "cancelled", "slow", "hang", "leave", "close")

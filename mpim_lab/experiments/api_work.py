@@ -21,13 +21,13 @@ from mpim_lab.experiments.api_world import (
     foreign_cancellation,
     pick,
 )
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.consumer import WAIT_MS
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.idempotency import Idempotency
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.partitions import Ordered, PartitionedStream
-from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.streams.consumer import WAIT_MS
 
 LEASE_MS = 300
 BEHAVIOURS = ("ok",) * 6 + ("raise", "cancelled", "slow", "hang")

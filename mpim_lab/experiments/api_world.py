@@ -17,10 +17,10 @@ import hiredis
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.proxy import Proxy
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.connection import pack
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 TIMEOUT_S = 0.5
 LIMITS = Limits(

@@ -12,12 +12,12 @@ from typing import Any
 from mpim_lab.events import now
 from mpim_lab.lab.load import LoadResult, measure
 from mpim_lab.lab.server import open_server
-from mpim_lab.mq.batch_rules import FixedWindow
-from mpim_lab.mq.batching import Batcher
-from mpim_lab.mq.bounds import check_bounds
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
+from mpim_lab.mq.batching.batcher import Batcher
+from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.policies import FixedWindow
+from mpim_lab.mq.connection.bounds import check_bounds
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Row = dict[str, Any]
 WINDOWS_MS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)

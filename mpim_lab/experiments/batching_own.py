@@ -10,10 +10,10 @@ from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnec
 from mpim_lab.events import Kind, message_id
 from mpim_lab.experiments.batching_stage import BATCH, WINDOW_MS
 from mpim_lab.lab.server import open_server
-from mpim_lab.mq.connection import pack
-from mpim_lab.mq.frames import batch_frame
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
+from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.compression.framing import batch_frame
+from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 PATIENCE_S = 2.0
 

@@ -14,13 +14,13 @@ from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Fault, Faults, Hold, check_available, until
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.batch_rules import Adaptive, FixedWindow
-from mpim_lab.mq.batching import Batcher
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.batching.batcher import Batcher
+from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.batching import SketchBatcher, TimedBatcher
 
 CHANNEL = "user:1001"

@@ -5,9 +5,9 @@ from typing import Any
 
 from mpim_lab.errors import ConnectionLost
 from mpim_lab.keys import Name
-from mpim_lab.mq.access import Access
-from mpim_lab.mq.link import Link
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Strikes = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
 

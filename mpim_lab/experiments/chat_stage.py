@@ -17,12 +17,12 @@ from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Hold, Quiet, check_available, until
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.conversation_reader import ConversationReader
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.ordering import Conversations, Numbered
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.ordering.ordered_reader import ConversationReader
+from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.ordering import AsItComesReader, PatientReader, TwoStepConversations
 
 NAME, ROOM = "chat", "room"

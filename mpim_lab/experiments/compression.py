@@ -14,7 +14,7 @@ from mpim_lab.lab.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults import plan
 from mpim_lab.lab.server import open_server
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.naive.compression import SketchCodec
 
 DESIGNS = ("sketch", "zlib", "lz4", "zstd")

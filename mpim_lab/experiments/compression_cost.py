@@ -13,10 +13,10 @@ import pandas as pd
 from mpim_lab.events import now
 from mpim_lab.experiments.compression_stage import chat_dictionary
 from mpim_lab.lab.corpus import Corpus
-from mpim_lab.mq.bounds import check_bounds
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.dictionary import Dictionary
-from mpim_lab.mq.frames import batch_frame
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.dictionary import Dictionary
+from mpim_lab.mq.compression.framing import batch_frame
+from mpim_lab.mq.connection.bounds import check_bounds
 
 Row = dict[str, Any]
 ALGORITHMS = ("zlib", "lz4", "zstd", "zstd-dictionary")

@@ -10,11 +10,11 @@ from mpim_lab.lab.corpus import Corpus
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.dictionary import Dictionary, train_dictionary
-from mpim_lab.mq.frames import ZLIB, plain
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.dictionary import Dictionary, train_dictionary
+from mpim_lab.mq.compression.framing import ZLIB, plain
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.compression import SketchCodec
 
 CHANNEL = "user:1001"

@@ -7,12 +7,12 @@ import pandas as pd
 
 from mpim_lab.events import now
 from mpim_lab.lab.server import open_server
-from mpim_lab.mq.bounds import check_bounds
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.idempotency import Idempotency
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_inbox import SqlInbox
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.connection.bounds import check_bounds
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.idempotency import CheckThenSet, NoCheck
 
 Run = Callable[[str], Awaitable[object]]

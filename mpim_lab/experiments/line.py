@@ -22,10 +22,10 @@ from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Fault, Quiet, check_available, until
 from mpim_lab.lab.proxy import Proxy
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CONVERSATION = "alice"
 LEASE_MS, LONG_LEASE_MS = 90, 60_000

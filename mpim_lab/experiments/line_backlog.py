@@ -3,8 +3,8 @@
 from typing import Any
 
 from mpim_lab.experiments.line_designs import GROUP, STREAM, partitioned
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.group import ConsumerGroup
 
 
 class Backlog:

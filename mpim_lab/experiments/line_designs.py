@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.experiments.streams_crew import sound_worker
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.entries import Entry
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.idempotency import Idempotency
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.partitions import Ordered, PartitionedStream
-from mpim_lab.mq.producer import Producer
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.entries import Entry
+from mpim_lab.mq.streams.group import ConsumerGroup
 from mpim_lab.naive.idempotency import CheckThenSet, FreshIdSender, LibrarySender, MarkFirst, NoCheck
 from mpim_lab.naive.ordering import RetryListSender, UnfencedWorker
 from mpim_lab.naive.streams import NoAckWorker

@@ -13,11 +13,11 @@ from mpim_lab.im.offline import OfflineStore
 from mpim_lab.im.protocol import BindRouteReq, SendGroupMessageReq, SendMessageReq
 from mpim_lab.lab.far_line import FarLine
 from mpim_lab.lab.server import open_server
-from mpim_lab.mq.bounds import check_bounds
-from mpim_lab.mq.ids import new_message_id
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.connection.bounds import check_bounds
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.messages import SketchedMessages, SketchedPresence
 
 DESIGNS: dict[str, type[Messages]] = {"sketch": SketchedMessages, "sound": Messages}

@@ -9,7 +9,7 @@ from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Hold, until
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.control import cut_connections
+from mpim_lab.lab.server_admin import cut_connections
 
 RECEIVER, SPARE = "gw-2", "gw-3"
 # At which steps a fault strikes; what is not here strikes before the message is sent.

@@ -14,7 +14,7 @@ from mpim_lab.experiments.mpim_words import as_text, in_short, story_in_short, w
 from mpim_lab.lab.challenge import Failure, Trial
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer, open_server
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 LIFETIME_S = 0.6
 MARGIN_S = 0.15  # after a lifetime: then a route must be gone

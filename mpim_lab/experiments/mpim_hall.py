@@ -17,10 +17,10 @@ from mpim_lab.lab.challenge import Failure, Trial
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer, open_server
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.connection import pack
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pipeline import call_many
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.connection.pipeline import call_many
+from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 WORDS = ("pushed", "stored", "failed")
 STUCK_AFTER_S = 10.0

@@ -14,7 +14,7 @@ from mpim_lab.keys import user_channel
 from mpim_lab.lab.challenge import Failure, Trial
 from mpim_lab.lab.server import open_server
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 MOST_IN_A_PAGE = 100
 SENDER, NEAR, FAR, READER = "alice", "gw-1", "gw-2", "bob"

@@ -11,7 +11,7 @@ from mpim_lab.im.wire import Status
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.mpim import MpimSystem
-from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.connection.backoff import Backoff
 
 QUICK = Backoff(first_s=0.02, most_s=0.1)
 

@@ -21,8 +21,8 @@ from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Hold, check_available, until
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.messages import SketchedMessages, SketchedPresence
 
 GROUP = "tea"

@@ -10,9 +10,9 @@ from mpim_lab.experiments.ordering import Chat
 from mpim_lab.keys import live_channel
 from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.guarded import Ended
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.ordering import Appended, Conversations, Numbered
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.ordering import AsItComesReader, PatientReader, TwoStepConversations
 
 LIMIT = 4

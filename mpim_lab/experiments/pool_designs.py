@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from mpim_lab.mq.pool import Pool
+from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.naive.pool import SketchConnection, SketchPool
 
 

@@ -18,8 +18,8 @@ from mpim_lab.lab.challenge import Failure, Trial
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.server import open_server
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.address import Address
-from mpim_lab.mq.pool_wire import Wire
+from mpim_lab.mq.connection.address import Address
+from mpim_lab.mq.pool.raw_connection import Wire
 
 LIMIT = 2
 PATIENT_S, SHORT_S = 30.0, 0.2

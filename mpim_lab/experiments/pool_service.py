@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mpim_lab.mq.address import wire_client_name
-from mpim_lab.mq.control import rights_needed
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.lab.server_admin import rights_needed
+from mpim_lab.mq.connection.address import wire_client_name
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 REPLY_WITHIN_S = 60  # longer than any run: a reply ends the wait, not a time-out
 

@@ -20,9 +20,9 @@ from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import check_available, until
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CALLERS, POOL = "callers", "pool"
 PATIENCE_S = 10.0

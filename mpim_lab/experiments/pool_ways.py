@@ -9,10 +9,10 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from mpim_lab.events import now
-from mpim_lab.mq.address import Address
-from mpim_lab.mq.pool import Pool
-from mpim_lab.mq.pool_wire import Wire
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.address import Address
+from mpim_lab.mq.pool.pool import Pool
+from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.pool import SketchPool
 
 Call = Callable[[], Awaitable[float]]  # does one command; gives the seconds until it had a connection

@@ -6,7 +6,7 @@ import pandas as pd
 
 from mpim_lab.lab.load import measure
 from mpim_lab.lab.server import open_server
-from mpim_lab.mq.bounds import check_bounds
+from mpim_lab.mq.connection.bounds import check_bounds
 
 STEPS = {
     "Pub/Sub": "mpim_lab",

@@ -20,12 +20,12 @@ from mpim_lab.lab.faults import (
     until,
 )
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.confirmation import ConfirmedSender, ConfirmingReceiver
-from mpim_lab.mq.control import cut_connections, limit_output_buffer
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.lab.server_admin import cut_connections, limit_output_buffer
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.pubsub import SketchSender
 
 BOB = "1001"

@@ -24,7 +24,7 @@ from mpim_lab.lab.checker import Verdict
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer, open_server
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.bounds import check_bounds
+from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.plain import ending_well, first_of
 
 BLOCK = 100  # so many schedules share a server

@@ -5,9 +5,9 @@ a later message of the same conversation is done before the struck one.
 """
 
 from mpim_lab.experiments.line_designs import MODES, ORDERING_DESIGNS, Design, numbered, ordered_worker
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.naive.ordering import UnfencedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up

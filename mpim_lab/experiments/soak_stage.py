@@ -21,11 +21,11 @@ from mpim_lab.lab.faults import until
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.partitions import ordered_of
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.ordering.partitioned_stream import ordered_of
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ANSWERED_WITHIN_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
 LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))

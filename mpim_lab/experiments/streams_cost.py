@@ -7,10 +7,10 @@ import pandas as pd
 
 from mpim_lab.events import now
 from mpim_lab.lab.server import open_server
-from mpim_lab.mq.bounds import check_bounds
-from mpim_lab.mq.entries import Entry
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.worker import Worker
+from mpim_lab.mq.connection.bounds import check_bounds
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.entries import Entry
+from mpim_lab.mq.streams.worker import Worker
 
 
 async def handled_per_s(prefetches: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100) -> pd.DataFrame:

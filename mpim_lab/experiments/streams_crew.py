@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.retry import RetryRule
-from mpim_lab.mq.worker import EntryHandler, Worker
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.streams.group import ConsumerGroup
+from mpim_lab.mq.streams.worker import EntryHandler, Worker
 from mpim_lab.naive.streams import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 
 CLAIM_IDLE_MS = 60

@@ -15,11 +15,11 @@ from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.faults import Fault, Quiet, check_available, until
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.entries import Entry
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.entries import Entry
+from mpim_lab.mq.streams.group import ConsumerGroup
 
 STREAM, GROUP = "orders", "billing"
 QUIET_S = 0.2  # nothing happened for so long: nothing will

@@ -11,10 +11,10 @@ from typing import Any
 
 from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Name
-from mpim_lab.mq.access import Access
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.link import Link
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 LEDGER = "ledger"
 _MARK = b"row "

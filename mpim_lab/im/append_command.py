@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.wire import encode
 from mpim_lab.keys import joinable
-from mpim_lab.mq.script import Script
+from mpim_lab.mq.connection.lua_script import Script
 
 
 class AppendCommand:

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Take = Callable[[Message], Any]
 

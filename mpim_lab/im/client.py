@@ -27,11 +27,11 @@ from mpim_lab.im.reader import Missing
 from mpim_lab.im.readers import Readers
 from mpim_lab.im.rounds import go_round
 from mpim_lab.im.wire import FromGateway, Group, Members, Notice, Problem, Send, Sent, Status, Watch, Welcome, checked
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.handler import checked_handler, is_async
-from mpim_lab.mq.ids import new_message_id
-from mpim_lab.mq.one_loop import OneLoop
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
+from mpim_lab.mq.connection.handler import checked_handler, is_async
+from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.one_loop import OneLoop
 
 _MOST_KNOWN = 10_000
 _TICK_S = 0.05

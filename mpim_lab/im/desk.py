@@ -41,7 +41,7 @@ from mpim_lab.im.wire import (
     from_client,
     problem_of,
 )
-from mpim_lab.mq.handler import Cancellations
+from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())

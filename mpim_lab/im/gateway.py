@@ -35,9 +35,9 @@ from mpim_lab.im.session import Session, answered
 from mpim_lab.im.watching import Watching
 from mpim_lab.im.wire import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
-from mpim_lab.mq.bounds import check_bounds
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.one_loop import OneLoop
+from mpim_lab.mq.connection.bounds import check_bounds
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.connection.one_loop import OneLoop
 
 _A_CLIENT_S = 0.002
 _log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from mpim_lab.errors import StoreFailed
-from mpim_lab.mq.handler import Cancellations
+from mpim_lab.mq.connection.handler import Cancellations
 
 Answer = TypeVar("Answer")
 

@@ -12,20 +12,18 @@ Source: Nishtala and others, "Scaling Memcache at Facebook", 2013, section 3.2.1
 """
 
 import logging
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from mpim_lab.errors import MpimError
-from mpim_lab.mq.bounds import check_bounds
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.script import Script
+from mpim_lab.mq.connection.bounds import check_bounds
+from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _log = logging.getLogger(__name__)
 A_DAY_S = 86_400
-_SCRIPTS = Path(__file__).parent / "scripts"
-_KEEP, _FORGET = Script("keep_members", folder=_SCRIPTS), Script("forget_members", folder=_SCRIPTS)
+_KEEP, _FORGET = Script("im/services/lua/keep_members.lua"), Script("im/services/lua/forget_members.lua")
 _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 

@@ -19,9 +19,9 @@ from mpim_lab.im.gathered import Gathered
 from mpim_lab.im.group_cache import MembersCopy
 from mpim_lab.im.protocol import checked_name
 from mpim_lab.im.schema import Tables
-from mpim_lab.mq.bounds import MOST, check_bounds
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_store import NAME, SqlStore
+from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 VERSION = 1
 MOST_ASKED = 500  # users a query is about

@@ -1,6 +1,6 @@
 """Ledger: what the server knows of conversations: the log, the numbers, who takes part, how far everybody is.
 
-All of it is written in atomic steps (scripts/send.lua, scripts/ack.lua); this is the thin layer that calls them.
+All of it is written in atomic steps (lua/send.lua, lua/ack.lua); this is the thin layer that calls them.
 """
 
 from collections.abc import Sequence
@@ -10,22 +10,21 @@ from msgspec.structs import replace
 
 from mpim_lab.errors import CorruptPayload, InvalidParameter
 from mpim_lab.im.append_command import AppendCommand
-from mpim_lab.im.presence import FOLDER
 from mpim_lab.im.protocol import AckReq, ChatMessage
 from mpim_lab.im.wire import encode, from_gateway
 from mpim_lab.keys import user_channel
-from mpim_lab.mq.connection import Connection, pack
-from mpim_lab.mq.ordering import lifetime_ms
-from mpim_lab.mq.pipeline import call_many
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.replies import Waits
-from mpim_lab.mq.script import Script
+from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.pipeline import call_many
+from mpim_lab.mq.connection.replies import Waits
+from mpim_lab.mq.connection.resp import Connection, pack
+from mpim_lab.mq.ordering.sequenced_log import lifetime_ms
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 NAME = "chat"  # the name of these conversations
 MARK_S = 3_600  # how long a message id is remembered: longer than any client repeats
 TRIM_EVERY = 256  # messages
 _MOST_KNOWN = 16_384  # senders in conversations, of some 800 bytes
-_SEND, _ACK = Script("send", folder=FOLDER), Script("ack", folder=FOLDER)
+_SEND, _ACK = Script("im/services/lua/send.lua"), Script("im/services/lua/ack.lua")
 
 
 class Kept(NamedTuple):

@@ -17,10 +17,10 @@ from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NotConn
 from mpim_lab.events import now
 from mpim_lab.im.hanging_up import hang_up
 from mpim_lab.im.wire import Bye, FromGateway, Hello, Ping, Problem, Welcome, encode, from_gateway
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.frames import mark_of, messages_of
-from mpim_lab.mq.handler import Cancellations, checked_handler
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.framing import mark_of, messages_of
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.handler import Cancellations, checked_handler
 
 Token = Callable[[], str] | Callable[[], Awaitable[str]]
 _MOST_BYTES = 4 * 1024 * 1024

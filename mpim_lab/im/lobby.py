@@ -14,8 +14,8 @@ from typing import Any
 from mpim_lab.im.channels import Channels
 from mpim_lab.im.session import Session
 from mpim_lab.keys import status_channel, user_channel
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class Lobby:

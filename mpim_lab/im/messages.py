@@ -46,10 +46,10 @@ from mpim_lab.im.protocol import (
 )
 from mpim_lab.im.wire import Notice, encode, pushed
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
-from mpim_lab.mq.bounds import MOST, check_bounds
-from mpim_lab.mq.message import publish_head
-from mpim_lab.mq.pipeline import call_many
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.encoding import publish_head
+from mpim_lab.mq.connection.pipeline import call_many
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _MOST_BYTES_AT_ONCE = 4 * 1024 * 1024  # of a group's pushes
 _log = logging.getLogger(__name__)

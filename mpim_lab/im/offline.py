@@ -36,8 +36,8 @@ from mpim_lab.im.offline_rows import (
 )
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.schema import Tables
-from mpim_lab.mq.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.sql_store import SqlStore, checked_name
+from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
+from mpim_lab.mq.idempotency.sql_database import SqlStore, checked_name
 
 _log = logging.getLogger(__name__)
 MOST_PAGE = 1_000

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import InvalidMessage
 from mpim_lab.im.protocol import MOST_TEXT, ChatMessage
-from mpim_lab.mq.sql_store import NAME, checked_name
+from mpim_lab.mq.idempotency.sql_database import NAME, checked_name
 
 Each = TypeVar("Each")
 VERSION = 1

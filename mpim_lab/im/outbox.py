@@ -15,8 +15,8 @@ from mpim_lab.im.ledger import ToDo
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import ChatMessage, group_of
 from mpim_lab.im.rounds import go_round
-from mpim_lab.mq.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.handler import Cancellations
+from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
+from mpim_lab.mq.connection.handler import Cancellations
 
 KEEP = 1_000  # messages in a conversation's log
 _PAGE = 500

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from mpim_lab.im.session import Session
-from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.compression.codec import Codec
 
 _log = logging.getLogger(__name__)
 _PAYS_FROM_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent

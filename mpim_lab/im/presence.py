@@ -19,20 +19,18 @@ many listened, at the moment of sending. `deliver` believes that, and not a rout
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from mpim_lab.events import now
 from mpim_lab.im.protocol import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp, checked_name
 from mpim_lab.keys import gateway_channel, status_channel, user_channel
-from mpim_lab.mq.bounds import check_times
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.script import Script
+from mpim_lab.mq.connection.bounds import check_times
+from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_LIFETIME_S = 3_600.0  # the design notes'; a gateway renews long before, and a system may choose less
-FOLDER = Path(__file__).parent / "scripts"
-_BIND, _UNBIND = Script("bind", folder=FOLDER), Script("unbind", folder=FOLDER)
-_RENEW, _ROUTES = Script("renew", folder=FOLDER), Script("routes", folder=FOLDER)
+_BIND, _UNBIND = Script("im/services/lua/bind.lua"), Script("im/services/lua/unbind.lua")
+_RENEW, _ROUTES = Script("im/services/lua/renew.lua"), Script("im/services/lua/routes.lua")
 MOST_AT_ONCE = 500  # keys in one script: it holds up the server for well under a millisecond
 
 

@@ -17,7 +17,7 @@ from mpim_lab.im.messages import Messages
 from mpim_lab.im.protocol import SendMessageReq, SendMessageResp
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import Send
-from mpim_lab.mq.handler import Cancellations
+from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
 Said = Callable[[Session, Send, SendMessageResp | BaseException], None]

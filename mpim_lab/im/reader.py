@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mpim_lab.errors import ReorderOverflow
 from mpim_lab.im.protocol import ChatMessage
-from mpim_lab.mq.reorder import ReorderBuffer
+from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
 
 
 class Missing(NamedTuple):

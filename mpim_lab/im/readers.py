@@ -10,7 +10,7 @@ from mpim_lab.errors import GatewayClosed, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.protocol import ChatMessage, group_of
 from mpim_lab.im.reader import Missing, Reader, Unplaced
 from mpim_lab.im.wire import Ack, Behind, FromGateway, Page, Problem, Sent, Sync, Welcome
-from mpim_lab.mq.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.bounds import MOST, check_bounds
 
 _MOST_ASKED = 8  # conversations at once; who comes back to thousands would be refused for it
 _TOO_FAST_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time

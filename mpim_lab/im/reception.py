@@ -18,7 +18,7 @@ from mpim_lab.im.rate import TokenBucket
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.session import Session
 from mpim_lab.im.wire import Hello, Welcome, encode, from_client, problem_of
-from mpim_lab.mq.ids import new_message_id
+from mpim_lab.mq.connection.ids import new_message_id
 
 MOST_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
 _log = logging.getLogger(__name__)

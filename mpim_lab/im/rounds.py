@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mpim_lab.errors import MpimError
-from mpim_lab.mq.handler import Cancellations
+from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import StoreFailed
-from mpim_lab.mq.sql_store import NAME, SqlStore
+from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore
 
 Given = TypeVar("Given")
 TRIES = 4

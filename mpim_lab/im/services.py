@@ -7,8 +7,8 @@ from mpim_lab.im.groups import Groups
 from mpim_lab.im.messages import Messages
 from mpim_lab.im.presence import Presence
 from mpim_lab.im.tokens import Tokens
-from mpim_lab.mq.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from mpim_lab.im.protocol import BindRouteReq
 from mpim_lab.im.quick_connection import QuickConnection
 from mpim_lab.im.rate import TokenBucket
 from mpim_lab.im.wire import Behind, encode
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.frames import MOST_MESSAGES, batch_frame
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.framing import MOST_MESSAGES, batch_frame
 
 _MOST_NAMED = 10_000  # conversations in a frame
 _MOST_OWN = 128  # more than may be under way

@@ -19,12 +19,12 @@ from mpim_lab.im.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.im.protocol import BroadcastSystemMessageReq, checked_name
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.tokens import Tokens, new_secret
-from mpim_lab.mq.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.ids import new_message_id
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.one_loop import OneLoop
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 MOST_GATEWAYS = 1_000  # in one process
 MakeMessages = Callable[..., Any]  # (queue, groups, offline, observer=…)

@@ -34,7 +34,7 @@ An `error` about a `sync` has the id "sync <conversation>". `whole` false: there
 
 Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a notice 100,000), `presence` 200 users.
 `ordered` false: this system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may
-send several frames in one binary message: a batch, compressed if that pays, as `mpim_lab/mq/frames.py` describes them.
+send several frames in one binary message: a batch, compressed if that pays (`mpim_lab/mq/compression/framing.py`).
 
 A message that I send is pushed to all my devices; with `echo` false not over the line that sent it, which has `sent`.
 

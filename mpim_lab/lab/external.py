@@ -26,7 +26,7 @@ from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.leftovers import GIVE_UP_AFTER_S, RENEW_EVERY_S, at_server, new_prefix
 from mpim_lab.lab.version import refusal
-from mpim_lab.mq.address import Address
+from mpim_lab.mq.connection.address import Address
 
 START_WITHIN_S, LOOK_EVERY_S = 10.0, 0.01
 GUARD_GONE = "the run's guard is gone"

@@ -17,7 +17,7 @@ from mpim_lab.events import Kind, now
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 DESCRIPTIONS = {
     "away": "the subscriber leaves between the sender's status check and its publish, and comes back later",

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from mpim_lab.errors import CommandRejected, FaultUnavailable, LoginRejected, NotConnected
 from mpim_lab.lab.faults import DESCRIPTIONS
 from mpim_lab.lab.relay import open_streams
-from mpim_lab.mq.address import Address
+from mpim_lab.mq.connection.address import Address
 
 ANSWER_WITHIN_S = 5.0
 _SHOWN = "_mpim_lab_shown"

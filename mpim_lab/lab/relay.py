@@ -3,7 +3,7 @@
 import asyncio
 from urllib.parse import quote
 
-from mpim_lab.mq.address import Address
+from mpim_lab.mq.connection.address import Address
 
 
 async def open_streams(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

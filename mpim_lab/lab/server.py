@@ -17,7 +17,7 @@ from mpim_lab.lab.binary import find_binary
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.guard import Guard
 from mpim_lab.lab.settings import Value, settings_file
-from mpim_lab.mq.bounds import check_bounds
+from mpim_lab.mq.connection.bounds import check_bounds
 
 _PORTS = (15_000, 32_000)
 _OURS = ("daemonize", "dir", "unixsocket")  # where it is, and that it stays our child; "port": 0 is none at all

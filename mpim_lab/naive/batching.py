@@ -1,4 +1,4 @@
-"""The sketches of chapter 5: gather, send when there is enough. They send the same frames as `mpim_lab.mq.batching`.
+"""The sketches of chapter 5: gather, send when there is enough. They send the same frames as `mpim_lab.mq.batching.batcher`.
 
 Flaws kept on purpose. `SketchBatcher` has them all:
 
@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, now
-from mpim_lab.mq.frames import batch_frame
-from mpim_lab.mq.message import wire_payload
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.compression.framing import batch_frame
+from mpim_lab.mq.connection.encoding import wire_payload
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class SketchBatcher:

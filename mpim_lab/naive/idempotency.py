@@ -1,5 +1,7 @@
-"""The sketches of chapter 3: recognise repeats, almost. Senders have the interface of `mpim_lab.mq.producer.Producer`,
-receivers that of `mpim_lab.mq.idempotency.Idempotency`.
+"""The sketches of chapter 3: recognise repeats, almost.
+
+Senders have the interface of `mpim_lab.mq.idempotency.producer.Producer`, receivers that of
+`mpim_lab.mq.idempotency.store.Idempotency`.
 
 Flaws kept on purpose, one a class:
 
@@ -20,11 +22,11 @@ from redis.exceptions import RedisError
 
 from mpim_lab.errors import CommandTimeout, MpimError
 from mpim_lab.events import Kind
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.idempotency import Work
-from mpim_lab.mq.ids import new_message_id
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.streams import Stream
+from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.store import Work
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.stream import Stream
 
 ATTEMPTS = 3
 

@@ -39,8 +39,8 @@ from mpim_lab.im.protocol import (
 )
 from mpim_lab.im.wire import encode, pushed
 from mpim_lab.keys import status_channel, user_channel
-from mpim_lab.mq.ids import new_message_id
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_S = int(ROUTE_LIFETIME_S)
 _NAME = "sketch"

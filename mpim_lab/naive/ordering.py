@@ -1,5 +1,5 @@
 """The sketches of chapter 4: order that holds as long as nobody else is there. Senders and readers have the interfaces of
-`mpim_lab.mq.ordering.Conversations` and `mpim_lab.mq.conversation_reader.ConversationReader`.
+`mpim_lab.mq.ordering.sequenced_log.Conversations` and `mpim_lab.mq.ordering.ordered_reader.ConversationReader`.
 
 Flaws kept on purpose, one a class:
 
@@ -19,12 +19,12 @@ from typing import Any
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.keys import live_channel
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering import Appended, Numbered
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.seats import Done, Seat, Seats
-from mpim_lab.mq.streams import Stream
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.sequenced_log import Appended, Numbered
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.stream import Stream
 
 
 class TwoStepConversations:

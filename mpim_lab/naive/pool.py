@@ -1,6 +1,6 @@
 """The sketch of chapter 7: a list of connections, and a condition to wait on until one is free.
 
-Its sound twin is `mpim_lab.mq.pool`. Flaws kept on purpose, one line each to find in the code:
+Its sound twin is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line each to find in the code:
 
 - `get` waits for ever: no time limit, no limit on how many wait. One connection that does not come back, and in the end
   everybody hangs, without an error;
@@ -19,10 +19,10 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from mpim_lab.events import now
-from mpim_lab.mq.address import Address
-from mpim_lab.mq.pool_figures import LineFigures, PoolFigures, ServerFigures, Waits, pool_figures
-from mpim_lab.mq.pool_wire import Wire
-from mpim_lab.mq.pooled_connection import PooledConnection
+from mpim_lab.mq.connection.address import Address
+from mpim_lab.mq.pool.pooled_connection import PooledConnection
+from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.pool.stats import LineFigures, PoolFigures, ServerFigures, Waits, pool_figures
 
 
 class SketchConnection(PooledConnection):

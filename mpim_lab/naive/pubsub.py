@@ -1,6 +1,6 @@
 """The sketch of chapter 1: check that the receiver is there, publish, tell the sender "delivered".
 
-Its sound twin is `mpim_lab.mq.confirmation`. Flaws kept on purpose:
+Its sound twin is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
 
 - between the check and the publish the receiver may leave: PUBLISH succeeds with 0 receivers;
 - the number PUBLISH gives is thrown away;
@@ -9,7 +9,7 @@ Its sound twin is `mpim_lab.mq.confirmation`. Flaws kept on purpose:
 
 from mpim_lab.events import Kind
 from mpim_lab.keys import user_channel
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class SketchSender:

@@ -1,4 +1,4 @@
-"""The sketches of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.worker.Worker`.
+"""The sketches of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.streams.worker.Worker`.
 
 Flaws kept on purpose, one a class:
 
@@ -13,10 +13,10 @@ import inspect
 from typing import Any
 
 from mpim_lab.events import Kind
-from mpim_lab.mq.consumer import WAIT_MS
-from mpim_lab.mq.entries import Delivery, deliveries_of
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.worker import EntryHandler
+from mpim_lab.mq.streams.consumer import WAIT_MS
+from mpim_lab.mq.streams.entries import Delivery, deliveries_of
+from mpim_lab.mq.streams.group import ConsumerGroup
+from mpim_lab.mq.streams.worker import EntryHandler
 
 
 class SketchWorker:

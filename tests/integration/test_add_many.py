@@ -16,9 +16,9 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 LAST_ID = "18446744073709551615-18446744073709551615"

@@ -8,8 +8,8 @@ import pytest
 from mpim_lab.experiments.api_actions import ACTIONS
 from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, shrunk
 from mpim_lab.experiments.api_soak import Host, Options
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.streams import Stream
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.stream import Stream
 from tests.conftest import SERVERS, missing
 
 SEEDS = range(1, 8)

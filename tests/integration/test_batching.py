@@ -18,17 +18,17 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind
 from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server_admin import cut_connections
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.batch_rules import Adaptive, Counted, FixedWindow
-from mpim_lab.mq.batching import Batcher
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.credit import Credit
-from mpim_lab.mq.frames import BATCH, mark_of
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
+from mpim_lab.mq.batching.batcher import Batcher
+from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.flow_control import Credit
+from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.framing import BATCH, mark_of
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 QUICK = Limits(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(first_s=0.005, most_s=0.02))

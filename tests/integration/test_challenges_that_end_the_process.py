@@ -10,7 +10,7 @@ from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothin
 from mpim_lab.experiments.compression_challenge import defuse_the_bomb, say_what_it_is
 from mpim_lab.experiments.pool_challenge import first_come_first_served, give_nothing_broken_back
 from mpim_lab.experiments.pubsub import Delivery
-from mpim_lab.mq.dictionary import train_dictionary
+from mpim_lab.mq.compression.dictionary import train_dictionary
 
 CHALLENGES = (
     close_the_batch, lose_nothing, say_what_it_is, defuse_the_bomb, first_come_first_served, give_nothing_broken_back

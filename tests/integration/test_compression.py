@@ -8,11 +8,11 @@ import redis.asyncio
 from mpim_lab.events import Kind
 from mpim_lab.lab.corpus import Corpus
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.compression import Algorithm, Codec
-from mpim_lab.mq.dictionary import train_dictionary
-from mpim_lab.mq.frames import FIRST_MARK, ZSTD, ZSTD_DICTIONARY, mark_of
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
+from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.compression.codec import Algorithm, Codec
+from mpim_lab.mq.compression.dictionary import train_dictionary
+from mpim_lab.mq.compression.framing import FIRST_MARK, ZSTD, ZSTD_DICTIONARY, mark_of
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 OLD, NEW = (

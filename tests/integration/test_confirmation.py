@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from mpim_lab.errors import InvalidMessage, NotConnected
-from mpim_lab.mq.confirmation import ConfirmedSender, ConfirmingReceiver
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 @contextlib.asynccontextmanager

@@ -18,14 +18,14 @@ from mpim_lab.errors import (
     QueueFull,
 )
 from mpim_lab.events import Kind
+from mpim_lab.lab.server_admin import cut_connections
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.address import Address
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.connection import Connection, pack
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.link import Link
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.address import Address
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.connection.resp import Connection, pack
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import tls_relay, wait_until
 
 QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))

@@ -7,9 +7,9 @@ import pytest
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
 from mpim_lab.keys import name_bytes, name_text
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.worker import Worker
+from mpim_lab.mq.streams.consumer import Consumer
+from mpim_lab.mq.streams.group import ConsumerGroup
+from mpim_lab.mq.streams.worker import Worker
 from tests.streams import data, everything_done, fetched, shop, working
 from tests.support import wait_until
 

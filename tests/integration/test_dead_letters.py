@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.dead_letters import DeadLetter
+from mpim_lab.mq.streams.dead_letters import DeadLetter
 from tests.streams import dies_with, everything_done, letters, shop, working
 
 OURS = st.sampled_from(

@@ -20,7 +20,7 @@ from mpim_lab.errors import (
     QueueClosed,
     QueueFull,
 )
-from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.connection.config import Limits
 from tests.support import wait_until
 
 SHORT = Limits(timeout_s=0.4, close_timeout_s=0.4, connect_timeout_s=0.4)

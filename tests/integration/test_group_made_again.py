@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.groups import ConsumerGroup
+from mpim_lab.mq.streams.consumer import Consumer
+from mpim_lab.mq.streams.group import ConsumerGroup
 from tests.streams import everything_done, fetched, shop, working
 from tests.support import wait_until
 

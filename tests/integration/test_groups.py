@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.consumer import Consumer
+from mpim_lab.mq.streams.consumer import Consumer
 from tests.streams import AN_HOUR_MS, data, dies_with, shop
 
 

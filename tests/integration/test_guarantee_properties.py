@@ -18,11 +18,11 @@ from mpim_lab.experiments.soak_stage import Stage
 from mpim_lab.experiments.streams_crew import Crash
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.partitions import PartitionedStream
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -9,7 +9,7 @@ import pytest
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter, MpimError, QueueClosed
 from mpim_lab.events import Kind
-from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.connection.config import Limits
 from tests.support import wait_until
 
 

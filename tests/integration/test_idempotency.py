@@ -20,10 +20,10 @@ from mpim_lab.errors import (
 )
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.idempotency import MOST_AT_ONCE, Claim, Idempotency
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.store import MOST_AT_ONCE, Claim, Idempotency
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 LEASE_MS = 60

@@ -13,7 +13,7 @@ from mpim_lab.im.outbox import Outbox
 from mpim_lab.im.protocol import SendGroupMessageReq
 from mpim_lab.im.rounds import go_round
 from mpim_lab.im.services import GatewayLimits
-from mpim_lab.mq.backoff import Backoff
+from mpim_lab.mq.connection.backoff import Backoff
 from tests.raw_clients import RawClient
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until

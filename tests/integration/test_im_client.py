@@ -24,7 +24,7 @@ from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.system import System
 from mpim_lab.im.wire import Behind, Welcome, encode, from_client, problem_of
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.ids import new_message_id
+from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.raw_clients import system_options
 from tests.support import wait_until

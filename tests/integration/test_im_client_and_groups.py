@@ -9,7 +9,7 @@ from mpim_lab.im import messages, reception, session
 from mpim_lab.im.client import Client
 from mpim_lab.im.services import GatewayLimits
 from mpim_lab.im.wire import Sync
-from mpim_lab.mq.ids import new_message_id
+from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
 

@@ -14,8 +14,8 @@ from mpim_lab.im.system import System
 from mpim_lab.im.tokens import Tokens
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.limits import Limits
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
 

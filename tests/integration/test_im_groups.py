@@ -12,9 +12,9 @@ from sqlalchemy import event
 from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFailed, StoreUncertain
 from mpim_lab.im.group_cache import MembersCopy
 from mpim_lab.im.groups import Groups
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 pytest_plugins = ["tests.databases"]

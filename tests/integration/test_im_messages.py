@@ -30,9 +30,9 @@ from mpim_lab.im.protocol import (
 from mpim_lab.im.wire import Notice, from_gateway, push_of
 from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.connection import Connection
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.connection.resp import Connection
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 TALK = "alice:bob"

@@ -14,7 +14,7 @@ from mpim_lab.im.offline import OfflineStore, Stored, database_url
 from mpim_lab.im.offline_rows import OFFLINE
 from mpim_lab.im.protocol import ChatMessage
 from mpim_lab.im.schema import SCHEMA, Tables
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlStore
 from tests.support import statement_that_fails
 
 pytest_plugins = ["tests.databases"]

@@ -9,7 +9,7 @@ from mpim_lab.im.client import Client
 from mpim_lab.im.gateway import Gateway
 from mpim_lab.im.system import System
 from mpim_lab.lab.mpim import MpimSystem
-from mpim_lab.mq.control import controlling
+from mpim_lab.lab.server_admin import controlling
 from tests.raw_clients import system_of_its_own, system_options
 
 

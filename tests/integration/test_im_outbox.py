@@ -17,8 +17,8 @@ from mpim_lab.im.protocol import AckReq, ChatMessage, PullOfflineReq, SendGroupM
 from mpim_lab.im.wire import push_of
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import statement_that_fails, wait_until
 
 TALK = "alice:bob"

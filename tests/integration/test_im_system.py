@@ -12,9 +12,9 @@ from mpim_lab.im.system import System
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.proxy import Proxy
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.limits import Limits
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 

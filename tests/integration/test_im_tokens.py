@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mpim_lab.errors import InvalidParameter, InvalidToken
 from mpim_lab.im.tokens import Tokens, new_secret
 from mpim_lab.keys import Keys
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 SECRET = new_secret()
 

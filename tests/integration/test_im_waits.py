@@ -25,9 +25,9 @@ from mpim_lab.im.system import System
 from mpim_lab.im.wire import Ping, Welcome, encode
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.idempotency.sql_database import SqlStore
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 

@@ -12,7 +12,7 @@ from mpim_lab.lab import notebook
 from mpim_lab.lab.far_line import FarLine
 from mpim_lab.lab.notebook import raw_connection, skip_unavailable
 from mpim_lab.lab.proxy import Proxy
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.integration.test_connection import tls_in_front_of
 
 

@@ -7,16 +7,16 @@ import pytest
 from mpim_lab.errors import CommandRejected, MpimError, NotConnected, QueueClosed, WrongLayout
 from mpim_lab.keys import LAYOUT
 from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.mq.batching import Batcher
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.idempotency import Idempotency
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.ordering import Conversations
-from mpim_lab.mq.partitions import PartitionedStream
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.seats import Seats
-from mpim_lab.mq.unpacker import Unpacker
+from mpim_lab.mq.batching.batcher import Batcher
+from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.ordering.assignments import Seats
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.consumer import Consumer
+from mpim_lab.mq.streams.group import ConsumerGroup
 
 KEY = "p:mpim:layout"
 
@@ -130,7 +130,7 @@ async def test_a_user_without_the_right_to_that_key_goes_on_without(server, raw,
 
 async def test_a_server_that_takes_no_writes_now_is_looked_at_again(server, raw, monkeypatch):
     """Reads go on meanwhile; a refused write is refused by the server itself."""
-    monkeypatch.setattr("mpim_lab.mq.key_link._AGAIN_S", 0.0)
+    monkeypatch.setattr("mpim_lab.mq.connection.layout_check._AGAIN_S", 0.0)
     async with MessageQueue(server.url, prefix="p:") as mq:
         await raw("REPLICAOF", "127.0.0.1", "1")
         assert await mq.stream("orders").length() == 0

@@ -6,8 +6,8 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import CommandTimeout, ConnectionLost, NotConnected, PoolTimeout
-from mpim_lab.mq.control import controlling, cut_connections
-from mpim_lab.mq.pool import Pool
+from mpim_lab.lab.server_admin import controlling, cut_connections
+from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.naive.pool import SketchPool
 from tests.pools import QUICK, connections
 from tests.support import wait_until

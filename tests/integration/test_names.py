@@ -9,14 +9,14 @@ from mpim_lab.errors import InvalidMessage, InvalidParameter
 from mpim_lab.im.gateway import Gateway
 from mpim_lab.im.presence import Presence
 from mpim_lab.im.protocol import BindRouteReq, DeliverReq
-from mpim_lab.mq.batching import Batcher
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.idempotency import Idempotency
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering import Conversations
-from mpim_lab.mq.partitions import PartitionedStream
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.unpacker import Unpacker
+from mpim_lab.mq.batching.batcher import Batcher
+from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.consumer import Consumer
 from tests.support import wait_until
 
 NASTY = [

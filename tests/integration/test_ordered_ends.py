@@ -6,12 +6,12 @@ import time
 import pytest
 
 from mpim_lab.errors import CommandRejected, HandlerCancelled, InvalidParameter, LeaseLost, QueueClosed
-from mpim_lab.mq.conversation_reader import ConversationReader
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering import Conversations
-from mpim_lab.mq.partitions import PartitionedStream
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.ordering.ordered_reader import ConversationReader
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import FAST
 from tests.support import wait_until
 

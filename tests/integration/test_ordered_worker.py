@@ -12,18 +12,18 @@ from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
 from mpim_lab.events import Kind
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server_admin import cut_connections
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering import Appended
-from mpim_lab.mq.partitions import PartitionedStream
-from mpim_lab.mq.producer import Producer
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.retry import RetryRule
-from mpim_lab.mq.seats import Done, Seats
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.ordering.assignments import Done, Seats
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+from mpim_lab.mq.ordering.sequenced_log import Appended
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 QUICK = Backoff(first_s=0.005, most_s=0.02)

@@ -16,13 +16,13 @@ from mpim_lab.errors import (
 )
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.conversation_reader import ConversationReader, Gap
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.ordering import Appended, Conversations, Numbered
-from mpim_lab.mq.producer import Producer
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.ordering.ordered_reader import ConversationReader, Gap
+from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 SOON = {"gap_s": 0.02, "check_s": 0.1}

@@ -12,8 +12,8 @@ from mpim_lab.errors import (
     QueueFull,
 )
 from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.pool import Pool
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, borrow, connections, kept
 from tests.support import wait_until
 
@@ -227,7 +227,7 @@ async def test_who_keeps_a_connection_for_too_long_is_named(server, caplog):
     async with Pool(server.url, warn_after_s=0.05, **QUICK) as pool:
         done = asyncio.Event()
         task = asyncio.create_task(borrow(pool, [], "a", done), name="forgets to give back")
-        with caplog.at_level(logging.WARNING, "mpim_lab.mq.pool"):
+        with caplog.at_level(logging.WARNING, "mpim_lab.mq.pool.pool"):
             await wait_until(lambda: caplog.records)
         (out,) = pool.figures().overdue
         assert (out.task, out.server) == ("forgets to give back", next(iter(pool.figures().servers)))

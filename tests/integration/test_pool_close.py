@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import ConnectionLost, InvalidParameter, NotConnected, QueueClosed
-from mpim_lab.mq.pool import Pool
+from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, borrow, connections, kept
 from tests.support import wait_until
 

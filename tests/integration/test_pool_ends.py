@@ -21,7 +21,7 @@ from mpim_lab.errors import (
     WrongLoop,
 )
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.pool import Pool
+from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, connections, kept
 from tests.support import wait_until
 
@@ -235,7 +235,7 @@ def raised(second, call):
 FORK = """
 import asyncio, os, sys
 from mpim_lab.errors import WrongLoop
-from mpim_lab.mq.pool import Pool
+from mpim_lab.mq.pool.pool import Pool
 
 async def echo(pool):
     async with pool.connection() as connection:

@@ -9,9 +9,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.pool import Pool
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.pool.pool import Pool
 from tests.pools import connections, kept
 
 PLACES, MAX_WAITING, IN_TIME_S = 2, 3, 10

@@ -15,7 +15,7 @@ from mpim_lab.errors import (
     WatchFailed,
 )
 from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.mq.pool import Pool
+from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, kept
 
 

@@ -12,10 +12,10 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from mpim_lab.errors import CommandTimeout, ConnectionLost, InvalidParameter, LoginRejected, MpimError
 from mpim_lab.lab.proxy import Match, Proxy
 from mpim_lab.lab.resp_frames import RespFrames
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.connection import pack
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, shop, working
 from tests.support import wait_until
 

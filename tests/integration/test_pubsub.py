@@ -16,8 +16,8 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.message import Message
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.limits import Limits
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.streams.consumer import Consumer
 from tests.streams import AN_HOUR_MS, data, dies_with, everything_done, fetched, shop, working
 from tests.support import wait_until
 

@@ -23,7 +23,7 @@ from mpim_lab.lab.leftovers import at_server, escaped
 from mpim_lab.lab.load import measure
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS as LOADS
 from mpim_lab.lab.server import EmbeddedServer, open_server
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import missing
 from tests.integration.test_server import is_alive
 from tests.support import wait_until
@@ -102,7 +102,7 @@ RUN = """
 import asyncio
 from mpim_lab.lab.load import start_load
 from mpim_lab.lab.server import open_server
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 async def main():
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
         for number in range(300):

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import missing
 from tests.support import wait_until
 

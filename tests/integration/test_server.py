@@ -19,7 +19,7 @@ from mpim_lab.lab import server as server_module
 from mpim_lab.lab.external import ExternalServer
 from mpim_lab.lab.guard import Guard
 from mpim_lab.lab.server import EmbeddedServer, open_server
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import SERVERS
 from tests.support import wait_until
 

@@ -18,8 +18,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled
-from mpim_lab.mq.sql_inbox import INBOX, SqlInbox
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_inbox import INBOX, SqlInbox
 
 LEDGER = Table(
     "ledger", MetaData(), Column("line", Integer, primary_key=True), Column("message_id", String(255), nullable=False)

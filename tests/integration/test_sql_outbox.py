@@ -18,12 +18,12 @@ from mpim_lab.errors import (
     QueueClosed,
     StoreFailed,
 )
-from mpim_lab.mq.ids import new_message_id
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_inbox import SqlInbox
-from mpim_lab.mq.sql_outbox import SqlOutbox
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.ids import new_message_id
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
+from mpim_lab.mq.idempotency.sql_outbox import SqlOutbox
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, working
 from tests.support import wait_until
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpim_lab.mq.sql_inbox import SqlInbox
-from mpim_lab.mq.sql_outbox import SqlOutbox
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
+from mpim_lab.mq.idempotency.sql_outbox import SqlOutbox
 
 pytest_plugins = ["tests.databases"]
 PROPERTY = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,8 +10,8 @@ from sqlalchemy import Column, MetaData, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from mpim_lab.errors import InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled, WrongLoop
-from mpim_lab.mq.sql_inbox import SqlInbox
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 
 pytest_plugins = ["tests.databases"]
 

@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from mpim_lab import MessageQueue
 from mpim_lab.errors import CommandTimeout, InvalidParameter, MpimError
-from mpim_lab.mq.address import Address
-from mpim_lab.mq.pool import Pool
+from mpim_lab.mq.connection.address import Address
+from mpim_lab.mq.pool.pool import Pool
 from tests.support import tls_relay
 
 

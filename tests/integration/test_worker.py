@@ -7,9 +7,9 @@ import pytest
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace import Trace
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.retry import RetryRule
-from mpim_lab.mq.worker import Worker
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, everything_done, letters, pending, shop, working
 from tests.support import wait_until
 

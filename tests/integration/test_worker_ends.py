@@ -6,12 +6,12 @@ import time
 import pytest
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, QueueClosed
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.partitions import PartitionedStream
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.worker import Worker
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.consumer import Consumer
+from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, data, everything_done, fetched, letters, pending, shop, working
 from tests.support import wait_until
 

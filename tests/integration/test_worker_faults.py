@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from mpim_lab.errors import ConnectionLost
-from mpim_lab.mq.control import cut_connections
-from mpim_lab.mq.retry import RetryRule
-from mpim_lab.mq.worker import Worker
+from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, everything_done, letters, shop, working
 from tests.support import wait_until
 

@@ -9,15 +9,15 @@ import pytest
 
 from mpim_lab.errors import UnreadablePayload
 from mpim_lab.lab.corpus import Corpus
-from mpim_lab.mq.compression import Algorithm, Codec
-from mpim_lab.mq.dictionary import train_dictionary
-from mpim_lab.mq.frames import batch_frame, batch_of, confirmation_of, messages_of
+from mpim_lab.mq.compression.codec import Algorithm, Codec
+from mpim_lab.mq.compression.dictionary import train_dictionary
+from mpim_lab.mq.compression.framing import batch_frame, batch_of, confirmation_of, messages_of
 
 MOST_MEMORY_MIB = 64
 BOMB = """
 import resource, sys, zlib, zstandard, lz4.frame
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.frames import LZ4, ZLIB, ZSTD
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.framing import LZ4, ZLIB, ZSTD
 from mpim_lab.errors import UnreadablePayload
 
 GB = 10 * 1024**3

@@ -11,8 +11,8 @@ import uvloop
 
 from mpim_lab.errors import CommandTimeout, ConnectionLost, NotConnected
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.pool import Pool
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.pool.pool import Pool
 from tests.conftest import SERVERS, missing
 from tests.pools import connections, kept
 from tests.support import wait_until

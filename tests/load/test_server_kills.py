@@ -8,10 +8,10 @@ import pytest
 
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import SERVERS, missing
 from tests.streams import everything_done, working
 from tests.support import wait_until

@@ -11,8 +11,8 @@ from mpim_lab.im.ledger import Ledger
 from mpim_lab.im.protocol import ChatMessage, direct_conversation
 from mpim_lab.im.wire import Send
 from mpim_lab.keys import Keys
-from mpim_lab.mq.connection import pack
-from mpim_lab.mq.script import Script, template_of
+from mpim_lab.mq.connection.lua_script import Script, template_of
+from mpim_lab.mq.connection.resp import pack
 
 names = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=64)
 ids = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64)

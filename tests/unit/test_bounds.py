@@ -13,7 +13,7 @@ from mpim_lab.experiments.pool_cost import blocking_sweep, callers_sweep, collec
 from mpim_lab.experiments.pool_cost import size_sweep as pool_sizes
 from mpim_lab.experiments.price import price_of_guarantees
 from mpim_lab.experiments.streams_cost import handled_per_s as orders_per_s
-from mpim_lab.mq.bounds import check_bounds
+from mpim_lab.mq.connection.bounds import check_bounds
 
 
 @pytest.mark.parametrize("value", [0, 101, 1.5, True, "7", None, [1, 0], (2, float("nan"))])

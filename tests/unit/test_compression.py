@@ -17,9 +17,18 @@ from mpim_lab.errors import (
     UnknownFormat,
     UnreadablePayload,
 )
-from mpim_lab.mq.compression import Algorithm, Codec
-from mpim_lab.mq.dictionary import Dictionary, train_dictionary
-from mpim_lab.mq.frames import FIRST_MARK, LZ4, ZLIB, ZSTD, ZSTD_DICTIONARY, batch_frame, batch_of, messages_of
+from mpim_lab.mq.compression.codec import Algorithm, Codec
+from mpim_lab.mq.compression.dictionary import Dictionary, train_dictionary
+from mpim_lab.mq.compression.framing import (
+    FIRST_MARK,
+    LZ4,
+    ZLIB,
+    ZSTD,
+    ZSTD_DICTIONARY,
+    batch_frame,
+    batch_of,
+    messages_of,
+)
 
 TEXTS = [f"see you at {hour} o'clock in the {place}".encode() for hour in range(24) for place in ("park", "office")]
 DICTIONARY = train_dictionary(TEXTS * 20, size_bytes=1_024, id=7)

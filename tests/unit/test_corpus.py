@@ -10,8 +10,8 @@ import yaml
 
 from mpim_lab.lab.corpus import LANGUAGES, TRAINED, TRIED, Corpus, _book, _half
 from mpim_lab.lab.questions import data_path
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.dictionary import train_dictionary
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.dictionary import train_dictionary
 
 FORMS = ("lines", "samples", "messages", "message_samples", "envelopes", "envelope_samples")
 

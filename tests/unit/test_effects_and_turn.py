@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, Unconfirmed, WrongLoop
-from mpim_lab.mq.effects import MOST_WORDS, Effects, pack_effects
-from mpim_lab.mq.turn import Turn
+from mpim_lab.mq.connection.coalescer import Turn
+from mpim_lab.mq.idempotency.effects import MOST_WORDS, Effects, pack_effects
 
 
 def test_a_command_is_kept_with_its_key_and_words_as_bytes():
@@ -54,7 +54,7 @@ def test_a_key_that_cannot_be_written_is_refused(key):
 
 
 def unpacked(keys, words):
-    """As scripts/effects.lua reads them."""
+    """As lua/effects.lua reads them."""
     words, keys = list(words), list(keys)
     for _ in range(int(words.pop(0))):
         count = int(words.pop(0))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.mq.entries import Delivery, Entry, deliveries_of, entries_of
+from mpim_lab.mq.streams.entries import Delivery, Entry, deliveries_of, entries_of
 
 PAIRS = st.lists(st.tuples(st.text(), st.binary()), min_size=1, max_size=5)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import CorruptPayload, UnknownFormat, UnreadablePayload
-from mpim_lab.mq.frames import (
+from mpim_lab.mq.compression.framing import (
     BATCH,
     OVERHEAD_BYTES,
     batch_frame,

@@ -22,8 +22,8 @@ from mpim_lab.lab.gatewayload.mpim_speech import MpimSpeech
 from mpim_lab.lab.gatewayload.plan import CrowdPlan
 from mpim_lab.lab.gatewayload.socketio_speech import SocketIoSpeech
 from mpim_lab.lab.gatewayload.speech import Heard, What
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.frames import batch_frame
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.framing import batch_frame
 
 OPCODES = {TEXT: Opcode.TEXT, BINARY: Opcode.BINARY, PING: Opcode.PING}
 

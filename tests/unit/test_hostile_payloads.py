@@ -9,9 +9,9 @@ import pytest
 import zstandard
 
 from mpim_lab.errors import CorruptPayload, InvalidParameter, OversizedPayload, UnknownFormat, UnreadablePayload
-from mpim_lab.mq.compression import Algorithm, Codec
-from mpim_lab.mq.dictionary import Dictionary, train_dictionary
-from mpim_lab.mq.frames import LZ4, ZLIB, ZSTD, ZSTD_DICTIONARY, batch_frame, batch_of, messages_of, plain
+from mpim_lab.mq.compression.codec import Algorithm, Codec
+from mpim_lab.mq.compression.dictionary import Dictionary, train_dictionary
+from mpim_lab.mq.compression.framing import LZ4, ZLIB, ZSTD, ZSTD_DICTIONARY, batch_frame, batch_of, messages_of, plain
 
 LINES = [f"see you at {hour} o'clock in the {place}".encode() for hour in range(24) for place in ("park", "office")]
 DICTIONARY = train_dictionary(LINES * 20, size_bytes=1_024, id=7)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import QueueClosed, SlowSubscriber
-from mpim_lab.mq.inbox import Inbox, WhenFull
-from mpim_lab.mq.message import Message
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
 
 
 class Side:

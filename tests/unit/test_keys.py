@@ -13,8 +13,8 @@ import mpim_lab
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 from mpim_lab.im.protocol import direct_conversation, group_conversation
 from mpim_lab.keys import Keys, confirm_channel, is_confirmation, joined, name_bytes, name_text, same_name
-from mpim_lab.mq.effects import Effects
-from mpim_lab.mq.pubsub import MessageQueue
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROOT = Path(mpim_lab.__file__).parent
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)

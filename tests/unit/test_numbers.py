@@ -6,17 +6,17 @@ import pytest
 
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.consumer import Consumer
-from mpim_lab.mq.conversation_reader import ConversationReader
-from mpim_lab.mq.groups import ConsumerGroup
-from mpim_lab.mq.idempotency import Idempotency
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering import Conversations
-from mpim_lab.mq.partitions import PartitionedStream
-from mpim_lab.mq.producer import Producer
-from mpim_lab.mq.retry import RetryRule
-from mpim_lab.mq.worker import Worker
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.ordering.ordered_reader import ConversationReader
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.streams.consumer import Consumer
+from mpim_lab.mq.streams.group import ConsumerGroup
+from mpim_lab.mq.streams.worker import Worker
 
 
 def queue(**options):

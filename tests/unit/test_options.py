@@ -16,17 +16,17 @@ from mpim_lab.im.presence import Presence
 from mpim_lab.im.services import GatewayLimits, Services
 from mpim_lab.im.system import System
 from mpim_lab.im.tokens import Tokens, new_secret
-from mpim_lab.mq.batch_carriers import EntryCarrier
-from mpim_lab.mq.batch_rules import Adaptive, Counted, FixedWindow
-from mpim_lab.mq.batching import Batcher
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.confirmation import ConfirmedSender, ConfirmingReceiver
-from mpim_lab.mq.credit import Credit
-from mpim_lab.mq.dictionary import train_dictionary
-from mpim_lab.mq.pool import Pool
-from mpim_lab.mq.pubsub import MessageQueue
-from mpim_lab.mq.sql_outbox import OutboxRelay, SqlOutbox
-from mpim_lab.mq.sql_store import SqlStore
+from mpim_lab.mq.batching.batcher import Batcher
+from mpim_lab.mq.batching.flow_control import Credit
+from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
+from mpim_lab.mq.batching.transports import EntryCarrier
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.dictionary import train_dictionary
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_outbox import OutboxRelay, SqlOutbox
+from mpim_lab.mq.pool.pool import Pool
+from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub.queue import MessageQueue
 
 URL, DATABASE = "redis://127.0.0.1:1", "sqlite+aiosqlite://"
 NO_NUMBERS = ["5", True, None]

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, NotConnected, QueueFull
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.pool_commands import Leftovers, blocks_for_s, check_has_reply
-from mpim_lab.mq.pool_figures import Waits
-from mpim_lab.mq.pool_line import WaitingLine
-from mpim_lab.mq.pool_rules import Ageing, Load, Outage, least_busy
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.pool.command_state import Leftovers, blocks_for_s, check_has_reply
+from mpim_lab.mq.pool.policies import Ageing, Load, Outage, least_busy
+from mpim_lab.mq.pool.stats import Waits
+from mpim_lab.mq.pool.wait_queue import WaitingLine
 
 PLACES, MAX_WAITING = 2, 4
 

@@ -19,8 +19,8 @@ from mpim_lab.errors import (
     Unconfirmed,
     WrongLoop,
 )
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.producer import Producer
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.idempotency.producer import Producer
 from tests.support import wait_until
 
 QUICK = Backoff(first_s=0.001, most_s=0.002)

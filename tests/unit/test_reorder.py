@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, ReorderOverflow
-from mpim_lab.mq.reorder import ReorderBuffer
+from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
 
 
 @st.composite

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidMessage
 from mpim_lab.lab.resp_frames import Conversation, RespFrames, words_of
-from mpim_lab.mq.connection import pack
+from mpim_lab.mq.connection.resp import pack
 
 WORDS = st.lists(st.binary(max_size=30), min_size=1, max_size=6)
 LINE = st.text(st.characters(codec="ascii", exclude_characters="\r\n"), max_size=20).map(str.encode)

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.backoff import Backoff
-from mpim_lab.mq.limits import Limits
-from mpim_lab.mq.retry import RetryRule
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import RetryRule
 
 TRIES = st.integers(1, 200)
 CHANCES = st.floats(0, 1)

@@ -14,7 +14,7 @@ from mpim_lab.lab.gatewayload.client import Client
 from mpim_lab.lab.gatewayload.mpim_speech import MOST_BATCH_BYTES, MpimSpeech
 from mpim_lab.lab.gatewayload.plan import MPIM, CrowdPlan
 from mpim_lab.lab.gatewayload.socketio_speech import SocketIoSpeech
-from mpim_lab.mq.compression import Codec
+from mpim_lab.mq.compression.codec import Codec
 
 HOST = "127.0.0.1"
 CONNECT_WITHIN_S, ANSWER_WITHIN_S = 30.0, 10.0

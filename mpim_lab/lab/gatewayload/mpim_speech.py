@@ -29,8 +29,8 @@ from mpim_lab.im.wire import (
     from_gateway,
 )
 from mpim_lab.lab.gatewayload.speech import Heard, What
-from mpim_lab.mq.compression import Codec
-from mpim_lab.mq.frames import messages_of
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.framing import messages_of
 
 MOST_BATCH_BYTES = 4 * 1024 * 1024
 _NOTHING = Heard(What.NOTHING)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import hiredis
 
-from mpim_lab.mq.address import Address
+from mpim_lab.mq.connection.address import Address
 
 _END = object()
 

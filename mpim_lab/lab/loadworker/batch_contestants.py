@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from mpim_lab.lab.loadworker.plan import LoadPlan
-from mpim_lab.mq.batch_rules import BatchRule
+from mpim_lab.mq.batching.policies import BatchRule
 
 Publish = Callable[[str, Any], Awaitable[Any]]
 Take = Callable[[bytes], Any]
@@ -67,8 +67,8 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[LoadPlan], Ab
 
     @asynccontextmanager
     async def connect(plan: LoadPlan) -> AsyncIterator[Publish]:
-        from mpim_lab.mq.batching import Batcher
-        from mpim_lab.mq.pubsub import MessageQueue
+        from mpim_lab.mq.batching.batcher import Batcher
+        from mpim_lab.mq.pubsub.queue import MessageQueue
 
         async with MessageQueue(plan.url, prefix=plan.prefix) as mq, AsyncExitStack() as opened:
 
@@ -84,8 +84,8 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[LoadPlan], Ab
 @asynccontextmanager
 async def unpacking(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription that unpacks: its handler is called once for each message."""
-    from mpim_lab.mq.pubsub import MessageQueue
-    from mpim_lab.mq.unpacker import Unpacker
+    from mpim_lab.mq.batching.decoder import Unpacker
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         await mq.subscribe(plan.channel, lambda message: take(message.payload), unpack=Unpacker(mq))
@@ -95,7 +95,7 @@ async def unpacking(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future
 @asynccontextmanager
 async def subscribing(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription to payloads as they are."""
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         await mq.subscribe(plan.channel, lambda message: take(message.payload))

@@ -18,8 +18,8 @@ from mpim_lab.lab.loadworker import guarantee_contestants as guarantees
 from mpim_lab.lab.loadworker import stream_contestants as streams
 from mpim_lab.lab.loadworker import stream_peers as peers
 from mpim_lab.lab.loadworker.plan import LoadPlan
-from mpim_lab.mq.address import Address
-from mpim_lab.mq.batch_rules import Adaptive, FixedWindow
+from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
+from mpim_lab.mq.connection.address import Address
 
 Publish = Callable[[str, Any], Awaitable[Any]]
 Take = Callable[[bytes], None]
@@ -27,7 +27,7 @@ Take = Callable[[bytes], None]
 
 @asynccontextmanager
 async def _ours(plan: LoadPlan) -> AsyncIterator[Publish]:
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         yield mq.publish

@@ -35,7 +35,7 @@ def receiving_many(plan: LoadPlan, take: Take) -> AbstractAsyncContextManager["a
 @asynccontextmanager
 async def _all_channels(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """One `MessageQueue`, subscribed to every channel."""
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         for some in _chunks(plan.channels, SUBSCRIBED_AT_ONCE):

@@ -13,8 +13,8 @@ BOOKED = "load:booked"
 @asynccontextmanager
 async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add` with an id that a repeat would keep."""
-    from mpim_lab.mq.ids import new_message_id
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.connection.ids import new_message_id
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
 
@@ -28,10 +28,10 @@ async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def idempotent(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker that claims each id, books it and marks it done in one step, and acknowledges."""
-    from mpim_lab.mq.entries import Entry
-    from mpim_lab.mq.idempotency import Idempotency
-    from mpim_lab.mq.pubsub import MessageQueue
-    from mpim_lab.mq.worker import Worker
+    from mpim_lab.mq.idempotency.store import Idempotency
+    from mpim_lab.mq.pubsub.queue import MessageQueue
+    from mpim_lab.mq.streams.entries import Entry
+    from mpim_lab.mq.streams.worker import Worker
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         once = Idempotency(mq, "load", keep_s=60)
@@ -49,8 +49,8 @@ async def idempotent(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Futur
 @asynccontextmanager
 async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`PartitionedStream.append`: a repeat is recognised, and each message numbered, at the server."""
-    from mpim_lab.mq.partitions import PartitionedStream
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         streams: dict[str, PartitionedStream] = {}
@@ -67,10 +67,10 @@ async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def ordered(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """An OrderedWorker: effects and offset of many messages in one fenced step."""
-    from mpim_lab.mq.effects import Effects
-    from mpim_lab.mq.ordered_worker import OrderedWorker
-    from mpim_lab.mq.partitions import Ordered, PartitionedStream
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.idempotency.effects import Effects
+    from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+    from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
 

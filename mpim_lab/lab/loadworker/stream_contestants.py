@@ -20,7 +20,7 @@ Publish = Callable[[str, Any], Awaitable[Any]]
 @asynccontextmanager
 async def ours(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add` on the shared connection."""
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         streams: dict[str, Any] = {}
@@ -36,7 +36,7 @@ async def ours(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def ours_many(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add_many` on the shared connection."""
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         streams: dict[str, Any] = {}
@@ -52,8 +52,8 @@ async def ours_many(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def ours_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker: acknowledged after the handler, many at a time."""
-    from mpim_lab.mq.pubsub import MessageQueue
-    from mpim_lab.mq.worker import Worker
+    from mpim_lab.mq.pubsub.queue import MessageQueue
+    from mpim_lab.mq.streams.worker import Worker
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         group = await mq.stream(plan.channel).group(GROUP)
@@ -78,7 +78,7 @@ async def working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
 @asynccontextmanager
 async def ours_reading(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """No group and no acknowledgement: a reader that remembers the last id it saw."""
-    from mpim_lab.mq.pubsub import MessageQueue
+    from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async def read(stream: Any) -> None:
         last = "0"

@@ -1,0 +1,1 @@
+"""Batching: policies, buffer, flushing, transports, flow control, decoding (chapter 5)."""

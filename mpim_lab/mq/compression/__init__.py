@@ -1,0 +1,1 @@
+"""Compressed payloads: codec, framing, bounded decompression, dictionary (chapter 6)."""

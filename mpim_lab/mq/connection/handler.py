@@ -1,0 +1,190 @@
+"""Handler: how the user's own code is called, once for every part that calls any.
+
+| the handler ...                          | then it has                                                       |
+|------------------------------------------|-------------------------------------------------------------------|
+| returns None, or its awaitable gives any | succeeded                                                         |
+| raises                                   | failed                                                            |
+| returns something else, or a generator   | failed: it was not run as its author meant it                     |
+| meets a CancelledError of another task   | failed: whoever was cancelled, it was not the task that called it |
+| is called by a task that is cancelled    | been cancelled, and so is the caller                              |
+"""
+
+import asyncio
+import contextlib
+import inspect
+import random
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from mpim_lab.errors import InvalidParameter, MpimError
+from mpim_lab.mq.connection.backoff import Backoff
+
+LEAVING = 0.2  # of the time that an end may take, what is kept for giving back and closing, after the handlers
+_INSIDE: ContextVar[frozenset[object]] = ContextVar("mpim_lab handlers that this code runs in", default=frozenset())
+
+
+def checked_handler(handler: Any) -> None:
+    """Refuse what can never be a handler: what is not callable, and generator functions. Raise InvalidParameter."""
+    if not callable(handler):
+        raise InvalidParameter(f"the handler must be callable, not {type(handler).__name__}")
+    for called in (handler, getattr(handler, "__call__", None)):
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            raise InvalidParameter(f"the handler {handler!r} has a `yield`: calling it would run nothing of it")
+
+
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether calling the handler gives something to await; callable objects with `async __call__` included."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+
+
+async def settled(result: Any) -> None:
+    """Await what a handler returned. Raise TypeError for what is neither None nor awaitable."""
+    if inspect.isawaitable(result):
+        await result
+    else:
+        refuse(result)
+
+
+def refuse(result: Any) -> None:
+    """Raise TypeError if a handler that was to return None has returned something else."""
+    if result is None:
+        return
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("a plain handler returned a coroutine; write `async def` if it awaits")
+    raise TypeError(f"a handler returns None, not {type(result).__name__}")
+
+
+class Cancellations:
+    """Whose a CancelledError is: made when a task begins its work, asked when it meets one."""
+
+    __slots__ = ("_before", "_task")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = 0 if self._task is None else self._task.cancelling()
+
+    @property
+    def are_ours(self) -> bool:
+        """Somebody has cancelled this task since, as opposed to something that its handler awaited."""
+        return self._task is None or self._task.cancelling() > self._before
+
+
+class inside:
+    """Mark what runs here, tasks begun here included, as a handler of `owner`."""
+
+    __slots__ = ("_owner", "_token")
+
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        self._token = _INSIDE.set(_INSIDE.get() | {self._owner})
+
+    def __exit__(self, *exc_info: object) -> None:
+        _INSIDE.reset(self._token)
+
+
+def is_inside(owner: object) -> bool:
+    """Whether this code is run by a handler of `owner`, which must not wait for itself."""
+    return owner in _INSIDE.get()
+
+
+class Loop:
+    """Whether a loop like `Worker.run` goes on, and a bounded wait for its end that never waits for itself.
+
+    `with loop: await loop.repeat(...)`, or a loop of one's own that looks at `is_stopping`; `await loop.stop(timeout_s)`
+    elsewhere. It may be used again after its end.
+    """
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+        self._has_begun = self._overdue = False
+        self._task: asyncio.Task[Any] | None = None
+        self._cancellations: Cancellations | None = None
+        self._asked, self._ended = asyncio.Event(), asyncio.Event()
+        self._ended.set()  # it has not begun
+        self._token: Any = None
+
+    @property
+    def is_running(self) -> bool:
+        """It has begun and not ended."""
+        return not self._ended.is_set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Somebody has cancelled the task of the loop, be it `end`."""
+        return self._cancellations is not None and self._cancellations.are_ours
+
+    def __enter__(self) -> "Loop":
+        if self.is_running:
+            raise InvalidParameter("it runs already: make a second one, with a name of its own")
+        self._task, self._cancellations, self._overdue = asyncio.current_task(), Cancellations(), False
+        self._has_begun = True
+        self._ended.clear()
+        self._token = _INSIDE.set(_INSIDE.get() | {self})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        _INSIDE.reset(self._token)
+        self.is_stopping = False
+        self._asked.clear()
+        self._ended.set()
+        if self._overdue and self._task is not None:
+            is_ours_alone = self._task.uncancel() == 0
+            return is_ours_alone and isinstance(
+                error, asyncio.CancelledError
+            )  # asked to stop: no news to who awaits it
+        return False
+
+    async def repeat(
+        self, turn: Callable[[], Awaitable[None]], backoff: Backoff, on_error: Callable[[MpimError], None]
+    ) -> None:
+        """Await one turn after the other until asked to stop; wait after an error, longer after each in a row.
+
+        `on_error` is told the error, and raises it if it is no use to go on.
+        """
+        failures = 0
+        while not self.is_stopping:
+            try:
+                await turn()
+                failures = 0
+            except MpimError as error:
+                if self.is_cancelled:
+                    raise asyncio.CancelledError from error
+                on_error(error)
+                failures += 1
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff.delay_s(failures, random.random())):
+                        await self._asked.wait()
+
+    async def ask(self) -> None:
+        """Ask it to stop. One that has never begun stops as soon as it begins."""
+        if not self.is_running:
+            await asyncio.sleep(0)  # the task that is to run it may not have had its first turn
+        if self.is_running or not self._has_begun:
+            self.is_stopping = True
+            self._asked.set()
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Ask it to stop, and wait for its end; see `end`."""
+        await self.ask()
+        return await self.end(timeout_s)
+
+    async def end(self, timeout_s: float) -> bool:
+        """Wait until the loop has ended, at most `timeout_s`; cancel it shortly before that. Return whether it has ended.
+
+        Returns False at once inside a handler of the loop: it ends when the handler has returned.
+        """
+        if is_inside(self):
+            return False
+        for part, cancel in ((1 - LEAVING, False), (LEAVING, True)):
+            if self.is_running and cancel and self._task is not None:
+                self._overdue = True
+                self._task.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s * part):
+                    await self._ended.wait()
+                    return True
+        return False

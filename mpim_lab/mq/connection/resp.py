@@ -1,0 +1,292 @@
+"""Connection: one pipelined RESP3 connection that every task shares, from its first byte to its last.
+
+Commands of one turn of the event loop leave in one write; the server answers in order, so the n-th reply belongs to
+the n-th command that waits. That is all it takes to be fast: 128 tasks that each await one reply cost one system call
+a turn instead of 128.
+
+This file is the message path and knows nothing of reconnecting: `link.py` replaces a lost connection by a new one. A
+command that was written is never written again, because the server may have run it.
+"""
+
+import asyncio
+from _thread import get_ident
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import Any, cast
+
+import hiredis
+from hiredis import PushNotification, ReplyError
+
+from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected, WrongLoop
+from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.deadlines import Deadlines
+from mpim_lab.mq.connection.replies import Replies, Waits, fail, retrieved, that_fit
+
+_NOTHING = object()
+_Future = asyncio.Future
+
+
+def pack(*command: bytes | str) -> bytes:
+    r"""Write a command as RESP has it.
+
+    >>> pack("PING")
+    b'*1\r\n$4\r\nPING\r\n'
+    """
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]
+    return packed
+
+
+PING = pack("PING")
+
+
+def wrong_loop() -> WrongLoop:
+    """Say what is wrong, and what to do."""
+    return WrongLoop("it was opened in another event loop, thread or process; nothing was sent: make one for each")
+
+
+class Connection(asyncio.Protocol):
+    """The two halves of the path: `send` a command, take in replies and pushes.
+
+    `blocked` is True while the connection is not ready or its limits are reached: do not `send` then.
+    `on_push` gets every RESP3 push and gives False for one that is a reply: the answer to SUBSCRIBE is a push, in the order
+    of the other replies. `on_room` is called when room comes back, `on_lost` once, with the reason, at the end.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        on_push: Callable[[list[Any]], bool],
+        on_room: Callable[[], None],
+        on_lost: Callable[[MpimError], None],
+    ) -> None:
+        self.blocked = True
+        self.is_ready = False
+        self.is_greeted = False  # the login is done, and what follows it was written
+        self._limits, self._on_push, self._on_room, self._on_lost = limits, on_push, on_room, on_lost
+        self._max_commands, self._max_bytes = limits.max_commands, limits.max_bytes
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = 0
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
+        self._waiting: deque[Waits] = deque()
+        self._issued = 0
+        self._deadlines = Deadlines(limits.timeout_s)
+        self._blocking: deque[tuple[int, float]] = deque()  # commands that may block: their numbers, and until when
+        self._heard_at = 0.0
+        self._writing_paused = self._reading_paused = False
+        self.reason: MpimError | None = None  # why it ends, or has ended
+
+    # The path
+
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
+        """Write a packed command at the end of this loop turn; the future is its reply. Raises WrongLoop."""
+        loop = self._loop
+        if get_ident() != self._thread or not loop.is_running():
+            raise wrong_loop()
+        reply: asyncio.Future[Any] = _Future(loop=loop)
+        self.send_for(reply, packed)
+        return reply
+
+    def send_blocking(self, packed: bytes, blocks_s: float) -> asyncio.Future[Any]:
+        """The same for a command that the server may hold back for `blocks_s`; its time-out begins after that."""
+        reply = self.send(packed)
+        until = self._loop.time() + blocks_s + self._limits.timeout_s
+        self._blocking.append((self._issued + len(self._outgoing), until))
+        return reply
+
+    def send_for(self, reply: Waits, packed: bytes) -> None:
+        """The same for somebody who is told the reply the moment it is read, and must not raise then."""
+        outgoing, waiting = self._outgoing, self._waiting
+        if not outgoing:
+            self._loop.call_soon(self.flush)
+        outgoing.append(packed)
+        waiting.append(reply)
+        self._outgoing_bytes = size = self._outgoing_bytes + len(packed)
+        if size >= self._max_bytes or len(waiting) >= self._max_commands:
+            self.blocked = True
+
+    def send_many(self, commands: Sequence[bytes]) -> Replies:
+        """Write the first of many packed commands, as many as there is room for: one future for all of them."""
+        if get_ident() != self._thread or not self._loop.is_running():
+            raise wrong_loop()
+        some = that_fit(commands, self.free_places, self._max_bytes - self._outgoing_bytes)
+        replies = Replies(len(some), loop=self._loop)
+        if not self._outgoing:
+            self._loop.call_soon(self.flush)
+        self._outgoing += some
+        self._waiting += repeat(replies, len(some))
+        self._outgoing_bytes += sum(map(len, some))
+        self.blocked = self.blocked or self.is_full  # blocked: others may be in line
+        return replies
+
+    def flush(self) -> None:
+        """Write what was sent so far, without waiting for the end of the loop turn."""
+        if self._transport is not None and self._outgoing:
+            self._issued += len(self._outgoing)
+            written = b"".join(self._outgoing)
+            self._outgoing.clear()
+            self._outgoing_bytes = 0
+            self._transport.write(written)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what the server sent: replies go to the commands that wait, pushes to `on_push`."""
+        self._heard_at = self._loop.time()
+        self._reader.feed(data)
+        self._take_in()
+
+    def _take_in(self, *, all_of_it: bool = False) -> None:
+        gets, waiting, on_push = self._reader.gets, self._waiting, self._on_push
+        try:
+            while (all_of_it or not self._reading_paused) and (reply := gets()) is not _NOTHING:
+                kind = type(reply)
+                if kind is PushNotification and on_push(reply):
+                    continue
+                future = waiting.popleft()
+                try:
+                    if kind is ReplyError:
+                        future.set_exception(CommandRejected(str(reply)))
+                    else:
+                        future.set_result(reply)
+                except asyncio.InvalidStateError:
+                    pass  # timed out or cancelled: its place in the order is used up, nobody reads it
+        except hiredis.HiredisError as error:
+            self.abort(ConnectionLost(f"the server did not speak RESP: {error}"))
+        except IndexError:  # nobody waits: a server that takes no more clients says so before it is asked
+            self.abort(ConnectionLost(f"the server said, unasked: {reply!s:.200}"))
+        if self.blocked:
+            self.release()
+
+    def release(self) -> None:
+        """Lift the block if the limits allow it."""
+        if not self.is_full:
+            self.blocked = False
+            self._on_room()
+
+    @property
+    def is_full(self) -> bool:
+        """No command may be sent now: not logged in, or a limit is reached."""
+        too_much = self._writing_paused or self._outgoing_bytes >= self._limits.max_bytes
+        return too_much or self.free_places <= 0 or not self.is_ready or self.reason is not None
+
+    @property
+    def free_places(self) -> int:
+        """How many more commands may wait for an answer."""
+        return self._limits.max_commands - len(self._waiting)
+
+    def ready(self) -> None:
+        """The login is done: commands of all callers may come."""
+        self.is_ready = True
+        self.release()
+
+    # How long is too long
+
+    def tick(self) -> None:
+        """Fail what is overdue, and give up a line on which nothing was heard meanwhile. Called a few times per time-out."""
+        if self._transport is None:
+            return
+        now = self._loop.time()
+        overdue = self._deadlines.overdue(now, self._answered)
+        self._deadlines.note(now, self._issued)
+        if self._blocks and now < self._blocking[0][1]:
+            overdue = min(overdue, self._blocking[0][0] - 1 - self._answered)
+        error = CommandTimeout(f"written, but not answered within {self._limits.timeout_s:g} s; it may have been run")
+        for _, future in zip(range(overdue), self._waiting, strict=False):
+            fail(future, error)
+        if self._reading_paused:  # we are the slow one: answers may be unread
+            return
+        silence_s = now - self._heard_at
+        if overdue and silence_s >= self._limits.timeout_s:
+            self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
+        elif not self._waiting and silence_s >= self._limits.heartbeat_s:
+            self.send(PING).add_done_callback(retrieved)
+
+    @property
+    def _answered(self) -> int:
+        return self._issued + len(self._outgoing) - len(self._waiting)
+
+    @property
+    def _blocks(self) -> bool:
+        """A command that may block on the server is not answered yet."""
+        while self._blocking and self._blocking[0][0] <= self._answered:
+            self._blocking.popleft()
+        return bool(self._blocking)
+
+    # Slow readers, slow sockets
+
+    def pause_reading(self) -> None:
+        """Take in nothing more, from this moment on: the caller's inbox is full."""
+        self._reading_paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take in again, beginning with what was read already."""
+        self._reading_paused = False
+        self._heard_at = self._loop.time()
+        self._take_in()
+        if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The socket takes no more for now."""
+        self._writing_paused = self.blocked = True
+
+    def resume_writing(self) -> None:
+        """The socket takes more again."""
+        self._writing_paused = False
+        self.release()
+
+    # From the first byte to the last
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
+        self._heard_at = self._loop.time()
+        self._transport.set_write_buffer_limits(high=self._limits.max_bytes)
+
+    def abort(self, reason: MpimError) -> None:
+        """Give the line up at once."""
+        self.reason = self.reason or reason
+        self.blocked = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def close(self, reason: MpimError, within_s: float) -> None:
+        """Take no more commands, wait until everything written is answered (PING at last, if in time), then close.
+
+        A command that still blocks on the server is not waited for.
+        """
+        can_answer = self._transport is not None and not (self._reading_paused or self._blocks)
+        last = self.send(PING) if self._waiting and can_answer else None
+        self.blocked, self.reason = True, self.reason or reason
+        try:
+            if last is not None:
+                last.add_done_callback(retrieved)
+                await asyncio.wait([last], timeout=max(0.0, within_s))
+        finally:
+            if self._transport is not None and last is not None and last.done():
+                self._transport.close()
+            else:  # a peer that takes nothing would keep what is written, and the socket with it
+                self.flush()
+                self.abort(reason)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The line is gone: what was written may have been run, what was not written certainly was not."""
+        self._take_in(all_of_it=True)  # a paused reader may hold whole messages
+        reason = self.reason = self.reason or ConnectionLost(f"the line broke: {exc or 'the server closed it'}")
+        was_ready, self.is_ready, self.is_greeted, self.blocked = self.is_ready, False, False, True
+        written = len(self._waiting) - len(self._outgoing)
+        for index, future in enumerate(self._waiting):
+            if index < written:
+                fail(future, ConnectionLost(f"{reason}; the command was written and may have been run"))
+            else:
+                fail(future, NotConnected(f"{reason}; the command was not written"))
+        self._waiting.clear()
+        self._outgoing.clear()
+        self._outgoing_bytes = 0
+        if was_ready:
+            self._on_lost(reason)

@@ -1,0 +1,1 @@
+"""Ordering: sequence numbers, reorder buffer, partitions, their assignment and workers (chapter 4)."""

@@ -1,0 +1,80 @@
+"""ReorderBuffer: early arrivals wait until what comes before them is there. A rule without I/O or clock."""
+
+from typing import Generic, TypeVar
+
+from mpim_lab.errors import ReorderOverflow
+from mpim_lab.mq.connection.bounds import check_whole
+
+Item = TypeVar("Item")
+
+
+class ReorderBuffer(Generic[Item]):
+    """Release one conversation's messages in sequence order, each exactly once.
+
+    Holds at most `limit` early arrivals; one more raises `ReorderOverflow`. `next` is the number that is waited for. Times
+    are the caller's, in seconds.
+
+        >>> buffer = ReorderBuffer(limit=8)
+        >>> buffer.add(2, "world")
+        []
+        >>> buffer.add(1, "hello")
+        ['hello', 'world']
+        >>> buffer.add(1, "hello")          # a redelivery
+        []
+
+    A gap that does not fill must not block for ever. The buffer says what is missing and since when; its owner fetches it
+    or gives it up:
+
+        >>> buffer.add(5, "all", now=10.0)
+        []
+        >>> buffer.missing, buffer.overdue(now=10.4, gap_s=0.5), buffer.overdue(now=10.5, gap_s=0.5)
+        (range(3, 5), False, True)
+        >>> buffer.skip_to(5)
+        ['all']
+    """
+
+    def __init__(self, *, limit: int = 1_000, next: int = 1) -> None:
+        check_whole(limit=limit, next=next)
+        self.next, self._limit = next, limit
+        self._early: dict[int, Item] = {}
+        self._gap_since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._early)
+
+    def add(self, sequence: int, item: Item, *, now: float = 0.0) -> list[Item]:
+        """Take one in; gives what can be released, in order. A number seen before gives nothing."""
+        if sequence < self.next or sequence in self._early:
+            return []
+        if sequence > self.next and len(self._early) >= self._limit:
+            raise ReorderOverflow(f"{self._limit:,} early arrivals wait for number {self.next}; {sequence} is too much")
+        self._early[sequence] = item
+        return self._release(now)
+
+    @property
+    def missing(self) -> range:
+        """The numbers of the first gap; empty when nothing waits."""
+        return range(self.next, min(self._early, default=self.next))
+
+    def overdue(self, now: float, gap_s: float) -> bool:
+        """Whether the first gap has been open for `gap_s`."""
+        return self._gap_since is not None and now - self._gap_since >= gap_s
+
+    def skip_to(self, sequence: int, *, now: float = 0.0) -> list[Item]:
+        """Give up every number below `sequence` that is not here; gives what can be released then, in order."""
+        passed = [self._early.pop(number) for number in sorted(self._early) if number < sequence]
+        self.next = max(self.next, sequence)
+        if passed:
+            self._gap_since = None  # what is left waits for another gap
+        return passed + self._release(now)
+
+    def _release(self, now: float) -> list[Item]:
+        released = []
+        while self.next in self._early:
+            released.append(self._early.pop(self.next))
+            self.next += 1
+        if not self._early:
+            self._gap_since = None
+        elif released or self._gap_since is None:
+            self._gap_since = now  # another gap than before
+        return released

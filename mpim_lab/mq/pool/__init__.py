@@ -1,0 +1,1 @@
+"""The connection pool: wait queue, policies, servers, connections, statistics (chapter 7)."""

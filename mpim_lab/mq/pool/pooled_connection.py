@@ -1,0 +1,107 @@
+"""PooledConnection: what a caller holds while it has a connection of its own."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, NotConnected, PartlyAdded, WatchFailed
+from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.pool.command_state import Leftovers, Word, blocks_for_s, check_has_reply
+from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.pool.wait_queue import Ticket
+
+
+class PooledConnection:
+    """A connection to one server, lent to one task until it leaves the context; it serves one command after another.
+
+    `server`: its URL without the password. `waited_s`: how long the borrower stood in line. Replies are RESP3, in bytes.
+    After the context it is dead, even if the connection behind it lives on with somebody else.
+    """
+
+    def __init__(
+        self, wire: Wire, call_timeout_s: float, ticket: Ticket | None = None, *, loop: OneLoop | None = None
+    ) -> None:
+        self.wire, self.ticket = wire, ticket
+        self._loop = loop or OneLoop("this connection")
+        self.server = str(wire.address)
+        self.waited_s = 0.0 if ticket is None else ticket.waited_s
+        self.is_returned = False
+        self._call_timeout_s = call_timeout_s
+        self._leftovers = Leftovers()
+
+    @property
+    def is_broken(self) -> bool:
+        """The line ended, or the reply to a command is still to come: nothing more can be sent."""
+        return bool(self.wire.unanswered) or not self.wire.is_up
+
+    @property
+    def why_not_reusable(self) -> str:
+        """Why nobody else may have it; "" if it is as it was when it was lent."""
+        if not self.wire.is_up:
+            return "broken in use"
+        return "in the middle of a reply" if self.wire.unanswered else self._leftovers.what
+
+    async def call(self, *words: Word, timeout_s: float | None = None) -> Any:
+        """Send one command and await its reply.
+
+        timeout_s: without it the pool's `call_timeout_s`, and on top of that the time for which the command says it blocks
+        (BLPOP key 1, XREAD BLOCK 500). Raises CommandRejected; CommandTimeout and ConnectionLost, after which it is broken: a
+        blocking read may then have taken something from the server that nobody gets. Nothing was sent: NotConnected,
+        InvalidMessage (SUBSCRIBE, MONITOR, CLIENT REPLY have no reply of their own), InvalidParameter (blocks for ever).
+        """
+        check_has_reply(words)
+        limit_s = self._limit_s(words, timeout_s)
+        self._check_usable()
+        self._leftovers.note(words)
+        (reply,) = await self.wire.exchange([words], limit_s)
+        if isinstance(reply, MpimError):
+            raise reply
+        return reply
+
+    async def transaction(self, commands: Sequence[Sequence[Word]], *, timeout_s: float | None = None) -> list[Any]:
+        """MULTI, the commands and EXEC in one write; gives the commands' replies. `call("WATCH", …)` before it, if need be.
+
+        Raises WatchFailed and CommandRejected: nothing was done. PartlyAdded: some failed as they were run, the others
+        are done; `ids` are the replies, `errors` says which. Otherwise as `call`.
+        """
+        commands = [tuple(words) for words in commands]
+        for words in commands:
+            check_has_reply(words)
+        limit_s = self._limit_s(("MULTI",), timeout_s)
+        self._check_usable()
+        for words in commands:
+            self._leftovers.note(words)
+        framed = [("MULTI",), *commands, ("EXEC",)]
+        self._leftovers.note(("EXEC",))
+        *queued, outcome = await self.wire.exchange(framed, limit_s)
+        return _outcome(queued, outcome)
+
+    def _limit_s(self, words: Sequence[Word], timeout_s: float | None) -> float:
+        limit_s = self._call_timeout_s + max(0.0, blocks_for_s(words)) if timeout_s is None else timeout_s
+        if not 0 < limit_s < math.inf:
+            raise InvalidParameter(
+                f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and not infinite"
+            )
+        return limit_s
+
+    def _check_usable(self) -> None:
+        """Raises WrongLoop, NotConnected. One step with the writing that follows: two tasks cannot mix their replies."""
+        self._loop.check()
+        if self.is_returned:
+            raise NotConnected("this connection was given back to the pool; nothing was sent")
+        if self.wire.unanswered:
+            raise NotConnected(
+                "this connection is in the middle of a reply, and of no use until then; nothing was sent"
+            )
+
+
+def _outcome(queued: list[Any], outcome: Any) -> list[Any]:
+    refused = next((reply for reply in queued if isinstance(reply, MpimError)), None)
+    if isinstance(outcome, MpimError):
+        raise CommandRejected(f"{refused or outcome}; nothing of the transaction was done") from outcome
+    if outcome is None:
+        raise WatchFailed("a watched key was changed in the meantime; nothing of the transaction was done")
+    errors = [reply if isinstance(reply, MpimError) else None for reply in outcome]
+    if any(errors):
+        raise PartlyAdded([None if error else reply for reply, error in zip(outcome, errors, strict=True)], errors)
+    return list(outcome)

@@ -1,0 +1,244 @@
+"""Subscriptions: the table of one queue, kept in step with the server over a connection of its own.
+
+A subscriber that is slow, or that the server cuts off for it, must not hold up or lose anybody's commands; so a queue has
+one connection for commands and this one for messages, opened by the first subscription.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from mpim_lab.errors import AlreadySubscribed, CommandRejected, HandlerTimeout, QueueClosed
+from mpim_lab.events import Kind, Reporter
+from mpim_lab.keys import Keys, Name
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.connection.handler import is_inside
+from mpim_lab.mq.connection.reconnecting import Greeting, Link
+from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
+from mpim_lab.mq.pubsub.subscription import Subscription, report_dropped
+
+Table = dict[bytes, Subscription]
+_log = logging.getLogger(__name__)
+_new = tuple.__new__
+
+
+class Subscriptions:
+    """Channels and patterns of one queue; `on_push` and `greeting` are for its Link."""
+
+    def __init__(self, keys: Keys, reporter: Reporter) -> None:
+        self.link: Link  # set once by the queue: the link needs `on_push`, this needs the link
+        self._keys, self._reporter, self._is_reporting = keys, reporter, reporter.is_on
+        self._channels: Table = {}
+        self._patterns: Table = {}
+        self._finishing: set[Subscription] = set()  # gone, and their handlers still run
+        self._full: set[Inbox] = set()
+        self._endings: set[asyncio.Task[None]] = set()
+        self._is_closing = False
+
+    # Arriving messages
+
+    def on_push(self, push: list[Any]) -> bool:
+        """Hand a message to its subscription; False for a push that answers SUBSCRIBE and the like."""
+        kind, name = push[0], push[1]
+        if kind == b"message":
+            table, payload = self._channels, push[2]
+        elif kind == b"pmessage":
+            table, payload = self._patterns, push[3]
+        else:
+            return False
+        subscription = table.get(name)
+        if subscription is None:  # unsubscribed while it was on its way
+            return True
+        channel, pattern = subscription.channel, None
+        if table is self._patterns:
+            channel, pattern = self._keys.channel_name(push[2]), channel
+        message = _new(Message, (channel, payload, pattern))  # half the time of Message(...)
+        if self._is_reporting and not subscription.unpacks:
+            self._reporter.message(Kind.RECEIVED, payload, channel)
+        if not subscription.take(message):
+            self._dropped(message)
+            self._end_later(subscription)
+        return True
+
+    # Beginning and ending
+
+    def _find(self, channel: Name, pattern: bool) -> tuple[bytes, Table]:
+        if pattern:
+            return self._keys.pattern(channel), self._patterns
+        return self._keys.channel(channel), self._channels
+
+    async def begin(self, subscription: Subscription) -> None:
+        """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what `Link` raises.
+
+        If that fails, or its caller is cancelled, the server is told to forget it, and nothing more is handled.
+        """
+        channel = subscription.channel
+        name, table = self._find(channel, subscription.pattern)
+        while (other := table.get(name)) is not None:
+            if not other.is_leaving:
+                raise AlreadySubscribed(f"{channel!r} has a handler in this queue; unsubscribe it first")
+            await other.gone.wait()  # until its UNSUBSCRIBE is answered, or overdue
+        if self._is_closing:
+            raise QueueClosed("the queue is closed")
+        table[name] = subscription  # before the server is asked: messages may follow its answer at once
+        subscription.start(self._reporter)
+        try:
+            await self.link.open()
+            await self.link.reading()
+            await self.link.call(b"PSUBSCRIBE" if subscription.pattern else b"SUBSCRIBE", name)
+            if name not in table:  # ended while this was on its way: the server hears of that last
+                self._take_back(subscription)
+        except BaseException:
+            if not subscription.is_leaving:  # otherwise whoever ends it does the rest
+                self._take_back(subscription)
+                self._drop(subscription.abandon(), "it could not be subscribed")
+            raise
+        self._reporter.note(Kind.SUBSCRIBED, channel=channel)
+
+    async def end(self, channel: Name, *, pattern: bool) -> None:
+        """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
+        name, table = self._find(channel, pattern)
+        subscription = table.get(name)
+        if subscription is not None and not subscription.is_leaving:
+            return await self._end(subscription)
+        if subscription is not None:
+            await subscription.gone.wait()
+        for each in list(self._finishing):  # whoever began to end it need not have waited
+            if each.pattern == pattern and self._find(each.channel, pattern)[0] == name:
+                await self._finish(each, self.link.limits.close_timeout_s)
+        return None
+
+    async def end_listen(self, subscriptions: Sequence[Subscription], inbox: Inbox) -> None:
+        """Leave several channels whose messages nobody will read any more."""
+        inbox.end(QueueClosed("no longer listened to"))  # first: a full inbox would keep the answers from being read
+        self._drop(inbox.empty(), "no longer listened to")
+        endings = [asyncio.ensure_future(self._end(each)) for each in subscriptions if not each.is_leaving]
+        if endings:
+            await asyncio.gather(*endings)
+
+    async def _end(self, subscription: Subscription) -> None:
+        limits = self.link.limits
+        try:
+            answer = self._take_back(subscription, at_once=False)
+            if answer is not None and (self.link.is_reading or subscription.is_full):
+                await asyncio.wait([answer], timeout=limits.timeout_s)
+        finally:
+            self._leave(subscription)
+        await self._finish(subscription, limits.close_timeout_s)
+        self._reporter.note(Kind.UNSUBSCRIBED, channel=subscription.channel)
+
+    async def _finish(self, subscription: Subscription, timeout_s: float) -> None:
+        """Let its handler finish what has arrived; one that asks for it itself is left to finish."""
+        self._drop(await subscription.finish(timeout_s), "the handler did not finish in time")
+
+    def _take_back(self, subscription: Subscription, *, at_once: bool = True) -> "asyncio.Future[Any] | None":
+        """Write UNSUBSCRIBE; gives the answer to come, None if there is no line: it will not be subscribed again then."""
+        subscription.is_leaving = True
+        if at_once:
+            self._forget(subscription)
+        command = b"PUNSUBSCRIBE" if subscription.pattern else b"UNSUBSCRIBE"
+        name, _ = self._find(subscription.channel, subscription.pattern)
+        return self.link.post(command, name)
+
+    def _leave(self, subscription: Subscription, error: CommandRejected | None = None) -> None:
+        self._forget(subscription)
+        subscription.leave(error)
+        self._finishing.add(subscription)
+        subscription.when_finished(lambda: self._finishing.discard(subscription))
+
+    def _forget(self, subscription: Subscription) -> None:
+        name, table = self._find(subscription.channel, subscription.pattern)
+        if table.get(name) is subscription:
+            del table[name]
+
+    async def end_all(self, until: float) -> None:
+        """Unsubscribe from everything; handlers may finish what has arrived `until` then, by the loop's clock."""
+        self._is_closing = True
+        loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        leaving = [each for table in (self._channels, self._patterns) for each in table.values()]
+        answers = [answer for each in leaving if (answer := self._take_back(each, at_once=False)) is not None]
+        try:
+            if answers:  # full inboxes must be worked off first; half of the time is for that
+                await asyncio.wait(answers, timeout=(until - begun) / 2)
+        finally:
+            for each in leaving:
+                self._forget(each)
+                each.leave()
+        finishing = {*leaving, *self._finishing}
+        await asyncio.gather(*(self._finish(each, until - loop.time()) for each in finishing))
+        for each in leaving:
+            self._reporter.note(Kind.UNSUBSCRIBED, channel=each.channel)
+
+    @property
+    def are_asking(self) -> bool:
+        """Whether this code is run by a handler of this queue."""
+        return any(is_inside(each) for table in (self._channels, self._patterns) for each in table.values()) or any(
+            is_inside(each) for each in self._finishing
+        )
+
+    def _end_later(self, subscription: Subscription) -> None:
+        _log.error(
+            "%s: %r: its handler fell too far behind and its subscription ends",
+            self._reporter.actor,
+            subscription.channel,
+        )
+        ending = asyncio.create_task(self._end(subscription))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    def _drop(self, messages: Iterable[Message], why: str) -> None:
+        for message in messages:
+            report_dropped(self._reporter, message, why)
+
+    def greeting(self) -> Iterator[Greeting]:
+        """The commands that subscribe everything again on a new connection."""
+        for command, table in ((b"SUBSCRIBE", self._channels), (b"PSUBSCRIBE", self._patterns)):
+            for name, each in table.items():
+                if not each.is_leaving:
+                    yield pack(command, name), partial(self._refused, each)
+
+    def _refused(self, subscription: Subscription, error: CommandRejected) -> None:
+        """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""
+        _log.error("%s: %r: not subscribed again: %s", self._reporter.actor, subscription.channel, error)
+        self._reporter.note(Kind.FAILED, channel=subscription.channel, detail=f"not subscribed again: {error}")
+        if not subscription.is_leaving:
+            subscription.is_leaving = True
+            self._leave(subscription, error)
+
+    # Slow handlers
+
+    def new_inbox(self, limit: int, when_full: WhenFull | str) -> Inbox:
+        """An inbox that stops this connection's reading when it is full (policy "wait")."""
+        return Inbox(limit, when_full, pause=self._pause, resume=self._resume, dropped=self._dropped)
+
+    async def drain(self) -> None:
+        """Wait until everything the server has sent so far is handled. Raises HandlerTimeout when nothing goes on."""
+        stall_s = self.link.limits.timeout_s
+        while (answer := self.link.post(b"PING")) is not None:  # answered after every message that was sent before it
+            before = self._done
+            await asyncio.wait([answer], timeout=stall_s)
+            if answer.done() and answer.exception() is None:
+                break
+            if self._done == before:
+                raise HandlerTimeout(f"for {stall_s:g} s nothing was handled, or the server was silent")
+        for subscription in [*self._channels.values(), *self._patterns.values()]:
+            await subscription.handled(stall_s)
+
+    @property
+    def _done(self) -> int:
+        return sum(each.done for table in (self._channels, self._patterns) for each in table.values())
+
+    def _dropped(self, message: Message) -> None:
+        report_dropped(self._reporter, message, "the inbox was full")
+
+    def _pause(self, inbox: Inbox) -> None:
+        self._full.add(inbox)
+        self.link.pause_reading()
+
+    def _resume(self, inbox: Inbox) -> None:
+        self._full.discard(inbox)
+        if not self._full:
+            self.link.resume_reading()

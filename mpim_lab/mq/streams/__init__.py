@@ -1,0 +1,1 @@
+"""Streams with consumer groups: entries, groups, consumers, workers, dead letters (chapter 2)."""
