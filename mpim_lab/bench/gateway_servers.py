@@ -43,7 +43,7 @@ class GatewayContestant:
 
 
 def _missing_ours() -> str | None:
-    return None if find_spec("mpim_lab.im.process") else "mpim_lab.im.process is not there"
+    return None if find_spec("mpim_lab.im") else "mpim_lab.im is not there"
 
 
 def _missing_python_peer() -> str | None:
@@ -58,7 +58,7 @@ CONTESTANTS = {
             "mpim_lab",
             MPIM,
             "exactly once in effect, in order: numbered, kept before `sent`, acknowledged by the receiver, sent again",
-            lambda: child_command("mpim_lab.im.process", "--rate", MOST_FRAMES_PER_S),
+            lambda: child_command("mpim_lab.im", "--rate", MOST_FRAMES_PER_S),
             _missing_ours,
         ),
         GatewayContestant(

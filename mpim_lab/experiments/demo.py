@@ -10,8 +10,8 @@ import time
 from collections.abc import AsyncIterator
 
 from mpim_lab.experiments.mpim_seats import QUICK
-from mpim_lab.im.client import Client
-from mpim_lab.im.wire import Notice, Sent, Status
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.protocol.frames import Notice, Sent, Status
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.mpim import MpimSystem
 

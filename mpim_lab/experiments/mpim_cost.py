@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.im.groups import Groups
-from mpim_lab.im.messages import Messages
-from mpim_lab.im.offline import OfflineStore
-from mpim_lab.im.protocol import BindRouteReq, SendGroupMessageReq, SendMessageReq
+from mpim_lab.im.protocol.requests import BindRouteReq, SendGroupMessageReq, SendMessageReq
+from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.far_line import FarLine
 from mpim_lab.lab.server import open_server
 from mpim_lab.mq.connection.bounds import check_bounds

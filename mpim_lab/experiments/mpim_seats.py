@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable
 
 from mpim_lab.errors import MpimError
-from mpim_lab.im.client import Client
-from mpim_lab.im.gateway import Gateway
-from mpim_lab.im.wire import Status
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.gateway.gateway import Gateway
+from mpim_lab.im.protocol.frames import Status
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.faults import until
 from mpim_lab.lab.mpim import MpimSystem

@@ -9,12 +9,12 @@ from mpim_lab.errors import MpimError
 from mpim_lab.events import Event, Kind, now
 from mpim_lab.experiments.mpim_faults import AT_STEP, AtTheStep, MpimFaults
 from mpim_lab.experiments.mpim_seats import QUICK, Seat
-from mpim_lab.im.client import Client
-from mpim_lab.im.groups import Groups
-from mpim_lab.im.messages import FanOut, Messages
-from mpim_lab.im.offline import OfflineStore
-from mpim_lab.im.protocol import ChatMessage
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.protocol.requests import ChatMessage
+from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.messages import FanOut, Messages
+from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.checker import Verdict, check
 from mpim_lab.lab.experiment import Run
 from mpim_lab.lab.external import ExternalServer

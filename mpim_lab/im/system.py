@@ -9,16 +9,16 @@ from sqlalchemy.engine import URL
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed
 from mpim_lab.events import Observer
-from mpim_lab.im.client import Client
-from mpim_lab.im.gateway import Gateway
-from mpim_lab.im.groups import Groups
-from mpim_lab.im.messages import Messages
-from mpim_lab.im.offline import OfflineStore, database_url
-from mpim_lab.im.outbox import Outbox
-from mpim_lab.im.presence import ROUTE_LIFETIME_S, Presence
-from mpim_lab.im.protocol import BroadcastSystemMessageReq, checked_name
-from mpim_lab.im.services import GatewayLimits, Services
-from mpim_lab.im.tokens import Tokens, new_secret
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.gateway import Gateway
+from mpim_lab.im.protocol.requests import BroadcastSystemMessageReq, checked_name
+from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.offline import OfflineStore, database_url
+from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
+from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.ids import new_message_id

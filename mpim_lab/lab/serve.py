@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter, ServerFailed
-from mpim_lab.im.tokens import new_secret
+from mpim_lab.im.services.tokens import new_secret
 from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.server import open_server
@@ -54,7 +54,7 @@ async def start_gateway(
     options = ["--name", name, "--port", str(port), "--until-eof", "--prefix", prefix]
     options += ["--allow-login"] if allow_login else []
     process = await asyncio.create_subprocess_exec(
-        *child_command("mpim_lab.im.process", *options),
+        *child_command("mpim_lab.im", *options),
         stdin=asyncio.subprocess.PIPE,  # it ends when we do, however we do
         stdout=asyncio.subprocess.PIPE,
         env=child_environment(MPIM_REDIS_URL=url, **settings),  # not on argv: the URL may hold a password

@@ -17,11 +17,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Observer, Reporter
-from mpim_lab.im.groups import Groups
-from mpim_lab.im.messages import Messages
-from mpim_lab.im.offline import OfflineStore
-from mpim_lab.im.presence import ROUTE_LIFETIME_S, Presence
-from mpim_lab.im.protocol import (
+from mpim_lab.im.protocol.frames import encode, pushed
+from mpim_lab.im.protocol.requests import (
     AckReq,
     AckResp,
     BindRouteReq,
@@ -37,7 +34,10 @@ from mpim_lab.im.protocol import (
     direct_conversation,
     group_conversation,
 )
-from mpim_lab.im.wire import encode, pushed
+from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.offline import OfflineStore
+from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -7,12 +7,12 @@ import random
 import pytest
 
 from mpim_lab.errors import GatewayClosed, MpimError, StoreFailed, Unconfirmed
-from mpim_lab.im.client import Client
-from mpim_lab.im.gathered import Gathered
-from mpim_lab.im.outbox import Outbox
-from mpim_lab.im.protocol import SendGroupMessageReq
-from mpim_lab.im.rounds import go_round
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.protocol.periodic import go_round
+from mpim_lab.im.protocol.requests import SendGroupMessageReq
+from mpim_lab.im.services.batch_loader import Gathered
+from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.mq.connection.backoff import Backoff
 from tests.raw_clients import RawClient
 from tests.raw_clients import system_of_its_own as system

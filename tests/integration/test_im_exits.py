@@ -7,11 +7,11 @@ import socket
 import pytest
 
 from mpim_lab.errors import MpimError
-from mpim_lab.im.hanging_up import hang_up
-from mpim_lab.im.protocol import BindRouteReq
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.protocol.closing import hang_up
+from mpim_lab.im.protocol.requests import BindRouteReq
+from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
-from mpim_lab.im.tokens import Tokens
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.connection.backoff import Backoff

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from mpim_lab.im.protocol import SendMessageReq
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.protocol.requests import SendMessageReq
+from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
-from mpim_lab.im.tokens import Tokens
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until

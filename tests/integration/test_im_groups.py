@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import event
 
 from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFailed, StoreUncertain
-from mpim_lab.im.group_cache import MembersCopy
-from mpim_lab.im.groups import Groups
+from mpim_lab.im.services.group_cache import MembersCopy
+from mpim_lab.im.services.groups import Groups
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue

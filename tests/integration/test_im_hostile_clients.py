@@ -11,11 +11,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.events import now
-from mpim_lab.im.protocol import MOST_TEXT, SendMessageReq
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
+from mpim_lab.im.protocol.requests import MOST_TEXT, SendMessageReq
+from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
-from mpim_lab.im.tokens import Tokens
-from mpim_lab.im.wire import MOST_FRAME_BYTES
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_of_its_own, system_options
 from tests.support import wait_until

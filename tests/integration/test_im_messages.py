@@ -15,11 +15,8 @@ from mpim_lab.errors import (
     NoSuchGroup,
     NotAMember,
 )
-from mpim_lab.im.groups import Groups
-from mpim_lab.im.ledger import Ledger
-from mpim_lab.im.messages import Messages
-from mpim_lab.im.offline import OfflineStore
-from mpim_lab.im.protocol import (
+from mpim_lab.im.protocol.frames import Notice, from_gateway, push_of
+from mpim_lab.im.protocol.requests import (
     AckReq,
     BroadcastSystemMessageReq,
     ChatMessage,
@@ -27,7 +24,10 @@ from mpim_lab.im.protocol import (
     SendGroupMessageReq,
     SendMessageReq,
 )
-from mpim_lab.im.wire import Notice, from_gateway, push_of
+from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.message_log import Ledger
+from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.connection.resp import Connection

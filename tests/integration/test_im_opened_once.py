@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, NotConnected, QueueClosed, WrongLoop
-from mpim_lab.im.client import Client
-from mpim_lab.im.gateway import Gateway
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.system import System
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server_admin import controlling

@@ -7,14 +7,14 @@ import logging
 import pytest
 
 from mpim_lab.errors import ConnectionLost, InvalidParameter, StoreFailed
-from mpim_lab.im.acknowledgements import Acknowledgements
-from mpim_lab.im.groups import Groups
-from mpim_lab.im.ledger import Ledger
-from mpim_lab.im.messages import FanOut, Messages
-from mpim_lab.im.offline import OfflineStore
-from mpim_lab.im.outbox import Outbox
-from mpim_lab.im.protocol import AckReq, ChatMessage, PullOfflineReq, SendGroupMessageReq, SendMessageReq
-from mpim_lab.im.wire import push_of
+from mpim_lab.im.gateway.ack_buffer import Acknowledgements
+from mpim_lab.im.protocol.frames import push_of
+from mpim_lab.im.protocol.requests import AckReq, ChatMessage, PullOfflineReq, SendGroupMessageReq, SendMessageReq
+from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.message_log import Ledger
+from mpim_lab.im.services.messages import FanOut, Messages
+from mpim_lab.im.services.offline import OfflineStore
+from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.idempotency.sql_database import SqlStore
@@ -176,7 +176,7 @@ async def test_a_service_whose_push_failed_leaves_it_to_the_outbox(lab, monkeypa
         raise ConnectionLost("the line broke")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mpim_lab.im.messages.call_many", no_line)
+        patch.setattr("mpim_lab.im.services.messages.call_many", no_line)
         sent = await lab.messages.send_group_message(SendGroupMessageReq("m1", "alice", "tea", "hi"))
     assert (sent.sequence, sent.pushed, sent.failed) == (1, 0, ("alice", "bob"))
     assert await lab.todo() == [("push", 1)]

@@ -7,8 +7,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
-from mpim_lab.im.tokens import Tokens
 from mpim_lab.lab.server import EmbeddedServer
 from tests.raw_clients import SECRET, RawClient, system_options
 
@@ -55,7 +55,7 @@ async def test_the_web_page_and_its_parts_are_served_with_headers_that_lock_it_i
 
 @pytest.mark.parametrize(
     "path",
-    ["/../wire.py", "/..%2fwire.py", "/%2e%2e/wire.py", "/static/../../wire.py", "//etc/passwd", "/mpim.js/..",
+    ["/../system.py", "/..%2fsystem.py", "/%2e%2e/system.py", "/static/../../system.py", "//etc/passwd", "/mpim.js/..",
      "/./mpim.js", "/mpim.js%00.html", "/index", "/" + "a" * 4_000],
 )  # fmt: skip
 async def test_nothing_but_the_pages_parts_can_be_had(mpim, path):

@@ -6,8 +6,8 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.im.presence import Presence, Route
-from mpim_lab.im.protocol import BindRouteReq, DeliverReq
+from mpim_lab.im.protocol.requests import BindRouteReq, DeliverReq
+from mpim_lab.im.services.presence import Presence, Route
 from mpim_lab.keys import Keys, gateway_channel, status_channel, user_channel
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mpim_lab.errors import MpimError, ServerFailed
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.system import System
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.proxy import Proxy

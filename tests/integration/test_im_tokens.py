@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, InvalidToken
-from mpim_lab.im.tokens import Tokens, new_secret
+from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.keys import Keys
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

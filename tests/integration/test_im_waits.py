@@ -18,11 +18,11 @@ from mpim_lab.errors import (
     WrongLoop,
 )
 from mpim_lab.events import now
-from mpim_lab.im.client import Client
-from mpim_lab.im.offline import OfflineStore
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.protocol.frames import Ping, Welcome, encode
+from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.system import System
-from mpim_lab.im.wire import Ping, Welcome, encode
 from mpim_lab.lab.mpim import MpimSystem
 from mpim_lab.lab.server import EmbeddedServer
 from mpim_lab.mq.connection.backoff import Backoff

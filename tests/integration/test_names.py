@@ -6,9 +6,9 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter
-from mpim_lab.im.gateway import Gateway
-from mpim_lab.im.presence import Presence
-from mpim_lab.im.protocol import BindRouteReq, DeliverReq
+from mpim_lab.im.gateway.gateway import Gateway
+from mpim_lab.im.protocol.requests import BindRouteReq, DeliverReq
+from mpim_lab.im.services.presence import Presence
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.idempotency.store import Idempotency

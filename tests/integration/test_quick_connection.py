@@ -11,9 +11,9 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode, Frame, Opcode
 
-from mpim_lab.im.frame_heads import BINARY, CLOSE, PONG, TEXT
-from mpim_lab.im.quick_connection import QuickConnection
-from mpim_lab.im.wire import MOST_FRAME_BYTES
+from mpim_lab.im.gateway.fast_connection import QuickConnection
+from mpim_lab.im.gateway.frame_heads import BINARY, CLOSE, PONG, TEXT
+from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
 from mpim_lab.lab.gatewayload.frames import FrameReader, Handshake, masked
 
 QUICK = b"quick"  # what `on_frame` takes; everything else is for whoever reads

@@ -6,8 +6,8 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import ConnectionLost
-from mpim_lab.im.protocol import direct_conversation
-from mpim_lab.im.services import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.protocol.requests import direct_conversation
 from mpim_lab.im.system import System
 from mpim_lab.keys import Keys
 from mpim_lab.lab.far_line import FarLine

@@ -1,4 +1,4 @@
-"""Gateways in processes of their own: one of `mpim_lab.im.process`, and `mpim-lab serve` with all that belongs to it."""
+"""Gateways in processes of their own: one of `mpim_lab.im`, and `mpim-lab serve` with all that belongs to it."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ import pytest
 
 from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.events import now
-from mpim_lab.im.client import Client
-from mpim_lab.im.tokens import Tokens
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.lab.serve import serve, start_gateway
 from mpim_lab.lab.server import EmbeddedServer
 from tests.raw_clients import SECRET

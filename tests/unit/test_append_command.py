@@ -6,10 +6,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.im.append_command import AppendCommand
-from mpim_lab.im.ledger import Ledger
-from mpim_lab.im.protocol import ChatMessage, direct_conversation
-from mpim_lab.im.wire import Send
+from mpim_lab.im.protocol.frames import Send
+from mpim_lab.im.protocol.requests import ChatMessage, direct_conversation
+from mpim_lab.im.services.append_command import AppendCommand
+from mpim_lab.im.services.message_log import Ledger
 from mpim_lab.keys import Keys
 from mpim_lab.mq.connection.lua_script import Script, template_of
 from mpim_lab.mq.connection.resp import pack

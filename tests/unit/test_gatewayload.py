@@ -13,10 +13,10 @@ from websockets.server import ServerProtocol
 from mpim_lab.bench.gateway_rows import gateway_rows
 from mpim_lab.bench.gateway_table import gateway_table_of
 from mpim_lab.errors import CorruptPayload
-from mpim_lab.im import wire
-from mpim_lab.im.frame_heads import BINARY, PING, TEXT
-from mpim_lab.im.protocol import ChatMessage
-from mpim_lab.im.tokens import Tokens, new_secret
+from mpim_lab.im.gateway.frame_heads import BINARY, PING, TEXT
+from mpim_lab.im.protocol import frames as wire
+from mpim_lab.im.protocol.requests import ChatMessage
+from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.lab.gatewayload.frames import FrameReader, Handshake, masked
 from mpim_lab.lab.gatewayload.mpim_speech import MpimSpeech
 from mpim_lab.lab.gatewayload.plan import CrowdPlan

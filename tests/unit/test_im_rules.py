@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mpim_lab.errors import CorruptPayload, GatewayClosed, InvalidMessage, InvalidParameter
-from mpim_lab.im import wire
-from mpim_lab.im.messages import _until_a_gap
-from mpim_lab.im.protocol import MOST_TEXT, ChatMessage, checked_name
-from mpim_lab.im.rate import TokenBucket
-from mpim_lab.im.reader import Missing, Reader
-from mpim_lab.im.readers import Readers
-from mpim_lab.im.wire import Ack, Behind, Page, Problem, Sync, Welcome
+from mpim_lab.im.client.conversations import Readers
+from mpim_lab.im.client.sequencer import Missing, Reader
+from mpim_lab.im.gateway.rate_limit import TokenBucket
+from mpim_lab.im.protocol import frames as wire
+from mpim_lab.im.protocol.frames import Ack, Behind, Page, Problem, Sync, Welcome
+from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage, checked_name
+from mpim_lab.im.services.messages import _until_a_gap
 
 TALKS = ("alice:bob", "#tea")
 ME = "bob"

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 import mpim_lab
 from mpim_lab.errors import InvalidMessage, InvalidParameter
-from mpim_lab.im.protocol import direct_conversation, group_conversation
+from mpim_lab.im.protocol.requests import direct_conversation, group_conversation
 from mpim_lab.keys import Keys, confirm_channel, is_confirmation, joined, name_bytes, name_text, same_name
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -6,16 +6,16 @@ import math
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.im.client import Client
-from mpim_lab.im.gateway import Gateway
-from mpim_lab.im.groups import Groups
-from mpim_lab.im.messages import Messages
-from mpim_lab.im.offline import OfflineStore
-from mpim_lab.im.outbox import Outbox
-from mpim_lab.im.presence import Presence
-from mpim_lab.im.services import GatewayLimits, Services
+from mpim_lab.im.client.client import Client
+from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.gateway import Gateway
+from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.offline import OfflineStore
+from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.services.presence import Presence
+from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.im.system import System
-from mpim_lab.im.tokens import Tokens, new_secret
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow

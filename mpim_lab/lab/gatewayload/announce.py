@@ -5,7 +5,7 @@ from functools import partial
 from redis.asyncio import Redis
 
 from mpim_lab.events import now
-from mpim_lab.im.wire import Notice, encode
+from mpim_lab.im.protocol.frames import Notice, encode
 from mpim_lab.keys import BROADCAST_CHANNEL
 from mpim_lab.lab.gatewayload.crowd import Crowd, Found
 from mpim_lab.lab.gatewayload.socketio_speech import SocketIoSpeech

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from mpim_lab.errors import CorruptPayload, LoadFailed
-from mpim_lab.im.frame_heads import BINARY, CLOSE, PING, PONG, TEXT
+from mpim_lab.im.gateway.frame_heads import BINARY, CLOSE, PING, PONG, TEXT
 from mpim_lab.lab.gatewayload.frames import FrameReader, Handshake, masked
 from mpim_lab.lab.gatewayload.speech import Heard, Speech, What
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpim_lab.errors import LoadFailed
 from mpim_lab.events import now
-from mpim_lab.im.tokens import Tokens
+from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.lab.gatewayload.client import Client
 from mpim_lab.lab.gatewayload.mpim_speech import MOST_BATCH_BYTES, MpimSpeech
 from mpim_lab.lab.gatewayload.plan import MPIM, CrowdPlan

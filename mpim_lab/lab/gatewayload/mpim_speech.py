@@ -1,15 +1,13 @@
 """MPIM's frames, as one client says and hears them; the table of both speeches is in `speech.py`.
 
-It keeps the rules of `mpim_lab.im.client`: it reads packed frames, knows the last number of each conversation, hands a
+It keeps the rules of `mpim_lab.im.client.client`: it reads packed frames, knows the last number of each conversation, hands a
 message on once and in order, asks for what lacks, and acknowledges what it has, gathered for a while.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mpim_lab.im.protocol import ChatMessage
-from mpim_lab.im.tokens import Tokens
-from mpim_lab.im.wire import (
+from mpim_lab.im.protocol.frames import (
     MOST_WATCHED,
     Ack,
     Behind,
@@ -28,6 +26,8 @@ from mpim_lab.im.wire import (
     encode,
     from_gateway,
 )
+from mpim_lab.im.protocol.requests import ChatMessage
+from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.lab.gatewayload.speech import Heard, What
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import messages_of

@@ -1,6 +1,6 @@
 """Speech: what one client says and hears, in the words of MPIM's gateway and of Socket.IO. No I/O.
 
-| the client …      | MPIM (im/wire.py)                  | Socket.IO 5 over Engine.IO 4, transport WebSocket              |
+| the client …      | MPIM (im/protocol/frames.py)       | Socket.IO 5 over Engine.IO 4, transport WebSocket              |
 |-------------------|------------------------------------|----------------------------------------------------------------|
 | connects          | `hello` → `welcome`                | `0{…}` → `40{"uid": …}` → `40{…}`                              |
 | writes to another | `send` → `sent`                    | `42<n>["send", …]` → `43<n>[…]`                                |

@@ -1,0 +1,1 @@
+"""The client: its connection, its requests, its conversations in order."""

@@ -1,0 +1,1 @@
+"""The gateway: handshake, sessions, frames, fast path, maintenance, HTTP and metrics."""

@@ -1,0 +1,268 @@
+"""Wire frames: what clients and gateways say to each other over a WebSocket. The one place that says so.
+
+Each frame is one JSON object in a text message; `t` says which. A frame that is no such object, or breaks a limit, is
+answered by `error`; unknown members are passed over, so that newer clients can talk to older gateways.
+
+| client says | members                      | gateway answers                                                              |
+|-------------|------------------------------|------------------------------------------------------------------------------|
+| `hello`     | token, device, packed, echo  | `welcome`, or `error` and the end of the connection; must be the first frame |
+| `send`      | id, text, to or group        | `sent`, or `error` with the id; the same id again is the same message        |
+| `ack`       | conversation, sequence       | nothing: "I have everything up to this number"                               |
+| `sync`      | conversation, after          | `page`: at most 100 messages after that number; none: after my last `ack`    |
+| `presence`  | users                        | a `presence` for each, and another one whenever it changes                   |
+| `group`     | group, action, members       | `group` with its members; action: "create" (with members), "join", "leave",  |
+|             |                              | "members" (asks only)                                                        |
+| `ping`      |                              | `pong`; a client that is silent for too long is taken for gone               |
+
+| gateway says | members                                                | meaning                                           |
+|--------------|--------------------------------------------------------|---------------------------------------------------|
+| `welcome`    | uid, gateway, conversations {name: [acked, last]}, ordered, silent_s, whole | begins; who is behind syncs  |
+| `push`       | conversation, sequence, id, sender, text, at_ms        | a message; acknowledge it                         |
+| `sent`       | id, conversation, sequence, told                       | your message is kept, under this number           |
+| `page`       | conversation, messages, last, missing, after           | the answer to `sync`; `missing` is gone for good  |
+| `behind`     | conversations {name: last}                             | there is more than was pushed to you: sync        |
+| `presence`   | uid, status                                            | "online" or "offline"                             |
+| `group`      | group, members, last                                   | who is in a group now, and its last number        |
+| `notice`     | id, text                                               | from the operator, to everybody                   |
+| `error`      | error, text, id, definite, transient                   | `error`: a class of `errors.py`; `id`: a          |
+|              |                                                        | message's, or "group <name>", or none;            |
+|              |                                                        | `transient`: ask again later, with the same id    |
+| `bye`        | reason                                                 | the gateway closes; connect again, elsewhere      |
+| `pong`       |                                                        |                                                   |
+
+An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more conversations than were named.
+
+Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a notice 100,000), `presence` 200 users.
+`ordered` false: this system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may
+send several frames in one binary message: a batch, compressed if that pays (`mpim_lab/mq/compression/framing.py`).
+
+A message that I send is pushed to all my devices; with `echo` false not over the line that sent it, which has `sent`.
+
+On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so that a gateway can pass the
+frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mpim_lab.errors import CorruptPayload, InvalidMessage, MpimError
+from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, Number, Text
+
+MOST_FRAME_BYTES = 16 * 1024
+MOST_WATCHED = 200
+ConversationName = Annotated[str, Meta(min_length=2, max_length=130)]
+
+
+class Hello(Struct, frozen=True, tag="hello", tag_field="t"):
+    """The first frame: who I am (a token), on which device, how I read (`packed`), what I need not hear (`echo`)."""
+
+    token: Annotated[str, Meta(max_length=2_000)]
+    device: Name = "main"
+    packed: bool = False
+    echo: bool = True
+
+
+class Send(Struct, frozen=True, tag="send", tag_field="t"):
+    """A message to one user (`to`) or to one group."""
+
+    id: MessageId
+    text: Text
+    to: Name | None = None
+    group: Name | None = None
+
+    def __post_init__(self) -> None:
+        if (self.to is None) == (self.group is None):
+            raise ValueError("a message goes to one user (`to`) or to one `group`")
+
+
+class Ack(Struct, frozen=True, tag="ack", tag_field="t"):
+    """I have everything of a conversation up to this number."""
+
+    conversation: ConversationName
+    sequence: Number
+
+
+class Sync(Struct, frozen=True, tag="sync", tag_field="t"):
+    """What came after this number, or (None) after what I have acknowledged?"""
+
+    conversation: ConversationName
+    after: Number | None = None
+
+
+class Watch(Struct, frozen=True, tag="presence", tag_field="t"):
+    """Tell me when these come and go."""
+
+    users: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)]
+
+
+class Group(Struct, frozen=True, tag="group", tag_field="t"):
+    """Make a group (I am in it, and `members`), join it, leave it, or ask who is in it."""
+
+    group: Name
+    action: Literal["create", "join", "leave", "members"]
+    members: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)] = ()
+
+
+class Ping(Struct, frozen=True, tag="ping", tag_field="t"):
+    """I am still here."""
+
+
+class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
+    """Each conversation's [how far you have acknowledged, its last number], or of many (not `whole`) the liveliest."""
+
+    uid: str
+    gateway: str
+    conversations: dict[str, tuple[int, int]]
+    ordered: bool = True
+    silent_s: float = 60.0  # silent for so long: taken for gone
+    whole: bool = True
+
+
+class Sent(Struct, frozen=True, tag="sent", tag_field="t"):
+    """Your message is kept, under this number."""
+
+    id: str
+    conversation: str
+    sequence: int
+    told: str
+
+
+class Page(Struct, frozen=True, tag="page", tag_field="t"):
+    """The answer to `sync`."""
+
+    conversation: str
+    messages: tuple[ChatMessage, ...]
+    last: int
+    missing: tuple[int, int] | None = None
+    after: int = 0
+
+
+class Behind(Struct, frozen=True, tag="behind", tag_field="t"):
+    """There is more than was pushed to you."""
+
+    conversations: dict[str, int]
+
+
+class Status(Struct, frozen=True, tag="presence", tag_field="t"):
+    """Somebody you watch came or went: "online" or "offline"."""
+
+    uid: str
+    status: str
+
+
+class Members(Struct, frozen=True, tag="group", tag_field="t"):
+    """Who is in a group now; `last`: its last number, after which whoever has just joined begins."""
+
+    group: str
+    members: tuple[str, ...]
+    last: int = 0
+
+
+class Notice(Struct, frozen=True, tag="notice", tag_field="t"):
+    """From the operator, to everybody."""
+
+    id: str
+    text: str
+
+
+class Problem(Struct, frozen=True, tag="error", tag_field="t"):
+    """Something you asked for was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
+
+    transient: the same may succeed later; a client asks this, and has no list of its own.
+    """
+
+    error: str
+    text: str
+    id: str = ""
+    definite: bool = True
+    transient: bool = False
+
+
+class Bye(Struct, frozen=True, tag="bye", tag_field="t"):
+    """The gateway closes this connection."""
+
+    reason: str
+
+
+class Pong(Struct, frozen=True, tag="pong", tag_field="t"):
+    """The answer to `ping`."""
+
+
+FromClient = Hello | Send | Ack | Sync | Watch | Group | Ping
+FromGateway = Welcome | ChatMessage | Sent | Page | Behind | Status | Members | Notice | Problem | Bye | Pong
+encode = msgspec.json.Encoder().encode
+_from_client: Callable[[bytes | str], FromClient] = msgspec.json.Decoder(FromClient).decode
+_from_gateway: Callable[[bytes | str], FromGateway] = msgspec.json.Decoder(FromGateway).decode
+
+
+def problem_of(error: MpimError, id: str = "") -> Problem:
+    """What a client is told of an error.
+
+    >>> problem_of(InvalidMessage("no"), "m1")
+    Problem(error='InvalidMessage', text='no', id='m1', definite=True, transient=False)
+    """
+    return Problem(type(error).__name__, str(error), id, error.definite, error.transient)
+
+
+def from_client(frame: bytes | str) -> FromClient:
+    """Read a client's frame. Raises InvalidMessage, which says what is wrong.
+
+    >>> from_client('{"t": "send", "id": "m1", "to": "bob", "text": "hi"}')
+    Send(id='m1', text='hi', to='bob', group=None)
+    >>> from_client('{"t": "send", "id": "m1", "to": "bob", "text": ""}')
+    Traceback (most recent call last):
+    mpim_lab.errors.InvalidMessage: Expected `str` of length >= 1 - at `$.text`
+    """
+    try:
+        return _from_client(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested thousands deep
+        raise InvalidMessage(str(error)) from error
+
+
+def checked(frame: FromClient) -> FromClient:
+    """Give a frame back if a gateway would take it. Raises InvalidMessage.
+
+    >>> checked(Send("m1", "", to="bob"))
+    Traceback (most recent call last):
+    mpim_lab.errors.InvalidMessage: Expected `str` of length >= 1 - at `$.text`
+    """
+    try:
+        raw = encode(frame)
+    except (UnicodeEncodeError, TypeError) as error:
+        raise InvalidMessage(str(error)) from error
+    if len(raw) > MOST_FRAME_BYTES:
+        raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MOST_FRAME_BYTES:,}")
+    read = from_client(raw)
+    if read != frame:  # bytes, dates and the like become text on the way
+        raise InvalidMessage(f"a gateway would read something else than was given: {read!r:.200}")
+    return read
+
+
+def from_gateway(frame: bytes | str) -> FromGateway:
+    """Read a gateway's frame. Raises CorruptPayload."""
+    try:
+        return _from_gateway(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptPayload(str(error)) from error
+
+
+def pushed(message: ChatMessage) -> bytes:
+    """A push as it travels on a user's channel.
+
+    >>> pushed(ChatMessage("alice:bob", 3, "m1", "alice", "hi"))[:16]
+    b'm1 alice:bob 3 {'
+    """
+    head = f"{message.id} {message.conversation} {message.sequence} "
+    return head.encode() + encode(message)
+
+
+def push_of(payload: bytes) -> tuple[str, str, int, bytes]:
+    """Message id, conversation, number and frame of a push. Raises CorruptPayload."""
+    try:
+        message_id, conversation, sequence, frame = payload.split(b" ", 3)
+        return message_id.decode(), conversation.decode(), int(sequence), frame
+    except ValueError as error:
+        raise CorruptPayload(f"not a push: {payload[:60]!r}") from error
