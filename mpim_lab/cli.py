@@ -51,7 +51,7 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
             return asyncio.run(demo())
         if arguments.command == "serve":
-            from mpim_lab.lab.serve import serve
+            from mpim_lab.lab.system.launcher import serve
 
             return asyncio.run(serve(arguments.gateways, port=arguments.port, first=arguments.first))
         from mpim_lab.notebook_store import store_all

@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import now
-from mpim_lab.lab.leftovers import at_server
-from mpim_lab.lab.server import EmbeddedServer, open_server
-from mpim_lab.lab.version import server_version, too_old
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.leftovers import at_server
+from mpim_lab.lab.server.version import server_version, too_old
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 NEEDED = ("jupyterlab", "redis", "hiredis", "ipywidgets", "anywidget", "pandas", "plotly", "nbval")

@@ -1,7 +1,7 @@
 """What can happen to a message, as frozen records that observers take.
 
 Every part of the system reports to an optional observer, a plain callable that takes one `Event`. Nothing is built
-and nothing is paid where there is none. `mpim_lab.lab.trace.Trace` is an observer; every picture is drawn from one.
+and nothing is paid where there is none. `mpim_lab.lab.trace.trace.Trace` is an observer; every picture is drawn from one.
 """
 
 import logging

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 
 SERVERS = {"valkey": None, "redis": "redis-server"}
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from mpim_lab.lab.guard import Guard
+from mpim_lab.lab.server.process_guard import Guard
 from tests.conftest import missing
 
 WITHIN_S = 30

@@ -1,6 +1,6 @@
 """What the tests of pools share."""
 
-from mpim_lab.lab.server_admin import controlling
+from mpim_lab.lab.faults.server_admin import controlling
 from mpim_lab.mq.connection.backoff import Backoff
 
 QUICK = {"backoff": Backoff(first_s=0.01, most_s=0.02), "connect_timeout_s": 2.0, "wait_s": 10.0}

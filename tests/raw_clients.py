@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import messages_of
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mpim_lab.events import Event, Kind
 from mpim_lab.keys import confirm_channel, user_channel
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 
 CHANNEL, CONFIRM = user_channel("1"), confirm_channel("1")
 BOB_LISTENS = Event(Kind.SUBSCRIBED, 0.0, "bob", channel=CHANNEL)

@@ -31,7 +31,7 @@ from mpim_lab.bench.peers.node import node_version
 from mpim_lab.bench.rounds import reason_of
 from mpim_lab.bench.rows import Row
 from mpim_lab.errors import LoadFailed, MpimError
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 
 FILES_BESIDES = 100  # that a server has open for itself
 PEER_PACKAGES = ("python-socketio", "python-engineio", "uvicorn", "websockets")

@@ -22,7 +22,7 @@ from mpim_lab.bench.growth_points import CHANNELS, SIZE, SUBSCRIBERS, TASKS, Poi
 from mpim_lab.bench.machine import describe_machine
 from mpim_lab.bench.medians import medians_of
 from mpim_lab.bench.rows import Row
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 
 Axes = tuple[tuple[str, tuple[int, ...]], ...]
 

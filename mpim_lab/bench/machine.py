@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from mpim_lab.lab.version import server_version
+from mpim_lab.lab.server.version import server_version
 
 PACKAGES = (
     "mpim_lab",

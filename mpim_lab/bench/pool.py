@@ -11,7 +11,7 @@ from mpim_lab.bench.rows import Row
 from mpim_lab.errors import MpimError
 from mpim_lab.experiments.pool_cost import callers_sweep
 from mpim_lab.experiments.pool_ways import WAYS
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 
 CALLERS = (1, 16, 64, 256)
 COLUMNS = {

@@ -24,7 +24,7 @@ from mpim_lab.experiments.api_actions import ACTIONS
 from mpim_lab.experiments.api_invariants import check_end, check_rest
 from mpim_lab.experiments.api_schedule import Step
 from mpim_lab.experiments.api_world import Admin, Call, Clock, Outcome, Violation, World
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 
 SLACK_S = 1.5
 _BEAT_S = 0.02

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from mpim_lab.experiments.api_actions import weights
 from mpim_lab.experiments.api_runner import Played, forget, play
 from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, shrunk
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.plain import ending_well
 

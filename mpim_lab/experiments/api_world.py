@@ -15,8 +15,8 @@ from typing import Any
 import hiredis
 
 from mpim_lab.errors import MpimError
-from mpim_lab.lab.proxy import Proxy
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.resp import pack

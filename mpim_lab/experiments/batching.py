@@ -19,12 +19,12 @@ from mpim_lab.experiments.batching_stage import (
     Design,
     designs,
 )
-from mpim_lab.lab.checker import Verdict, check
-from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults import plan
-from mpim_lab.lab.server import open_server
-from mpim_lab.lab.trace import Trace
-from mpim_lab.lab.workload import Workload
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.checker import Verdict, check
+from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.lab.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

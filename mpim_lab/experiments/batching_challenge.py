@@ -10,7 +10,7 @@ from mpim_lab.events import Kind
 from mpim_lab.experiments.batching import Burst
 from mpim_lab.experiments.batching_own import OwnBatcher, own_batcher
 from mpim_lab.experiments.batching_stage import BATCH, LONG_WINDOW_MS, WINDOW_MS, Design
-from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 NEVER_MS = 60_000.0  # a window that no trial lives to see

@@ -9,7 +9,7 @@ from typing import Any
 from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnected, QueueFull
 from mpim_lab.events import Kind, message_id
 from mpim_lab.experiments.batching_stage import BATCH, WINDOW_MS
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.compression.framing import batch_frame
 from mpim_lab.mq.connection.resp import pack

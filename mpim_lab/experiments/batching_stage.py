@@ -9,12 +9,12 @@ from typing import Any, Self
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.experiments.pubsub_stage import QUICK
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, Faults, Hold, check_available, until
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.faults.injector import Fault, Faults, Hold, check_available, until
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow

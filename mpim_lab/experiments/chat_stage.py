@@ -13,11 +13,11 @@ from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.experiments.chat_gateway import Gateway, Strikes
 from mpim_lab.keys import live_channel
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Hold, Quiet, check_available, until
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.faults.injector import Hold, Quiet, check_available, until
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader

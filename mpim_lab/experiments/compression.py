@@ -8,12 +8,12 @@ import pandas as pd
 
 from mpim_lab.events import Kind
 from mpim_lab.experiments.compression_stage import CHANGED, SENDERS, CompressionStage
-from mpim_lab.lab.checker import Verdict, check
-from mpim_lab.lab.corpus import Corpus
-from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults import plan
-from mpim_lab.lab.server import open_server
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.checker import Verdict, check
+from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.naive.compression import SketchCodec
 

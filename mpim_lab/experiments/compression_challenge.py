@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mpim_lab.experiments.compression import Packed
-from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
-from mpim_lab.lab.corpus import Corpus
-from mpim_lab.lab.guarded import Ended
+from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.sandbox import Ended
+from mpim_lab.lab.workload.corpus import Corpus
 
 MIB = 1024 * 1024
 MOST_BYTES = 256 * 1024

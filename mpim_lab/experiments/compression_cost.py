@@ -12,7 +12,7 @@ import pandas as pd
 
 from mpim_lab.events import now
 from mpim_lab.experiments.compression_stage import chat_dictionary
-from mpim_lab.lab.corpus import Corpus
+from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import Dictionary
 from mpim_lab.mq.compression.framing import batch_frame

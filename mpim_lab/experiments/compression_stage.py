@@ -6,10 +6,10 @@ import zlib
 from typing import Any, Self
 
 from mpim_lab.events import Kind, Reporter, message_id
-from mpim_lab.lab.corpus import Corpus
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import Dictionary, train_dictionary
 from mpim_lab.mq.compression.framing import ZLIB, plain

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from mpim_lab.experiments.mpim_seats import QUICK
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.protocol.frames import Notice, Sent, Status
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.mpim import MpimSystem
+from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.system.embedded import MpimSystem
 
 PAUSE_S = 0.7
 _COLOURS = {"alice": 36, "bob": 32, "carol": 35, "dave": 33}

@@ -9,11 +9,11 @@ import pandas as pd
 
 from mpim_lab.experiments.line import Line
 from mpim_lab.experiments.line_designs import IDEMPOTENCY_DESIGNS, STREAM, Design
-from mpim_lab.lab.checker import Verdict, check_effects
-from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults import plan
-from mpim_lab.lab.server import open_server
-from mpim_lab.lab.workload import Workload
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.checker import Verdict, check_effects
+from mpim_lab.lab.workload.workload import Workload
 
 FAULTS = (
     "request lost",

@@ -8,7 +8,7 @@ from typing import Any
 from mpim_lab.experiments.idempotency import Payments
 from mpim_lab.experiments.line_designs import IDEMPOTENCY_DESIGNS, SCOPE, Design, Setting, group_worker
 from mpim_lab.experiments.streams_crew import Crash
-from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.mq.idempotency.effects import Command, Effects
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue

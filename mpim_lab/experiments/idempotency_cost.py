@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pandas as pd
 
 from mpim_lab.events import now
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.sql_database import SqlStore

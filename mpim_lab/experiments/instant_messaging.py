@@ -10,10 +10,10 @@ import pandas as pd
 
 from mpim_lab.experiments.mpim_faults import MPIM_FAULTS
 from mpim_lab.experiments.mpim_stage import MpimStage
-from mpim_lab.lab.checker import Verdict
-from mpim_lab.lab.experiment import Experiment, Result, Run, knob
-from mpim_lab.lab.faults import plan
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.exercise.experiment import Experiment, Result, Run, knob
+from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.checker import Verdict
 
 DESIGNS = ("sketch", "sound")
 MEMBERS = ("bob", "carol", "dave", "erin")

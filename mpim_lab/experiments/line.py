@@ -17,11 +17,11 @@ from mpim_lab.experiments.line_designs import STREAM, Design, Setting
 from mpim_lab.experiments.line_faults import LineFaults
 from mpim_lab.experiments.streams_crew import DIED, SLEEPS, Crew
 from mpim_lab.experiments.watched import Ledger, WatchedQueue, enter
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, Quiet, check_available, until
-from mpim_lab.lab.proxy import Proxy
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
+from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.effects import Effects

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from mpim_lab.events import Kind
-from mpim_lab.lab.faults import SENDER_FAULTS
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.faults.injector import SENDER_FAULTS
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.trace.trace import Trace
 
 REPEATED = ("sent twice", "two at once")
 

@@ -6,7 +6,7 @@ from mpim_lab.experiments.mpim_hall import hall_trial
 from mpim_lab.experiments.mpim_hall_scripts import SCRIPTS as HALL_SCRIPTS
 from mpim_lab.experiments.mpim_reading import MOST_IN_A_PAGE, reading_trial
 from mpim_lab.experiments.mpim_reading_scripts import SCRIPTS as READING_SCRIPTS
-from mpim_lab.lab.challenge import Challenge
+from mpim_lab.lab.exercise.challenge import Challenge
 
 
 def routes_without_ghosts() -> Challenge:

@@ -11,8 +11,8 @@ from mpim_lab.im.protocol.requests import BindRouteReq, SendGroupMessageReq, Sen
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.lab.far_line import FarLine
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.faults.latency_proxy import FarLine
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.ids import new_message_id

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from mpim_lab.experiments.mpim_seats import Seat
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Hold, until
-from mpim_lab.lab.mpim import MpimSystem
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.faults.injector import Hold, until
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.system.embedded import MpimSystem
 
 RECEIVER, SPARE = "gw-2", "gw-3"
 # At which steps a fault strikes; what is not here strikes before the message is sent.

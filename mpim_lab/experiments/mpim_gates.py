@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from mpim_lab.events import now
 from mpim_lab.experiments.mpim_words import as_text, in_short, story_in_short, with_keys, words_of
-from mpim_lab.lab.challenge import Failure, Trial
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 LIFETIME_S = 0.6

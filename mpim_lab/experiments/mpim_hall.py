@@ -13,10 +13,10 @@ from mpim_lab.errors import MpimError, QueueFull, StoreFailed
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, Kind, now
 from mpim_lab.experiments.mpim_words import as_text, listed, story_in_short, with_keys, words_of
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.challenge import Failure, Trial
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.server import EmbeddedServer, open_server
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.pipeline import call_many
 from mpim_lab.mq.connection.resp import pack

@@ -11,9 +11,9 @@ from typing import Any
 from mpim_lab.events import CHAT_LOG, SERVICE, Event, Kind, now
 from mpim_lab.experiments.mpim_words import story_in_short
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.challenge import Failure, Trial
-from mpim_lab.lab.server import open_server
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 MOST_IN_A_PAGE = 100

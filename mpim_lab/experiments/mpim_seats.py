@@ -9,8 +9,8 @@ from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.protocol.frames import Status
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.mpim import MpimSystem
+from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.backoff import Backoff
 
 QUICK = Backoff(first_s=0.02, most_s=0.1)

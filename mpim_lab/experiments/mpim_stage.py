@@ -15,12 +15,12 @@ from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import FanOut, Messages
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.lab.checker import Verdict, check
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Hold, check_available, until
-from mpim_lab.lab.mpim import MpimSystem
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.faults.injector import Hold, check_available, until
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.system.embedded import MpimSystem
+from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.naive.messages import SketchedMessages, SketchedPresence

@@ -8,12 +8,12 @@ from mpim_lab.events import Kind
 from mpim_lab.experiments.chat_stage import CHAT_DESIGNS, ChatDesign, ChatStage
 from mpim_lab.experiments.idempotency import LineExperiment
 from mpim_lab.experiments.line_designs import MODES, ORDERING_DESIGNS, Design
-from mpim_lab.lab.checker import Verdict, check
-from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults import plan
-from mpim_lab.lab.server import PERSISTENCE, open_server
-from mpim_lab.lab.trace import Trace
-from mpim_lab.lab.workload import Workload
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
+from mpim_lab.lab.trace.checker import Verdict, check
+from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.lab.workload.workload import Workload
 
 CHAT_FAULTS = ("interleave", "gateway dies", "away", "answer lost")
 CREW_FAULTS = ("slow worker", "zombie", "crash before work", "crash after work", "answer to the worker lost", "poison")

@@ -8,8 +8,8 @@ from mpim_lab.events import Kind
 from mpim_lab.experiments.chat_stage import ChatDesign
 from mpim_lab.experiments.ordering import Chat
 from mpim_lab.keys import live_channel
-from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
-from mpim_lab.lab.guarded import Ended
+from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.sandbox import Ended
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -13,10 +13,10 @@ from mpim_lab.events import Kind
 from mpim_lab.experiments.idempotency import run_all
 from mpim_lab.experiments.pool_designs import DESIGNS, PoolDesign
 from mpim_lab.experiments.pool_stage import PoolStage
-from mpim_lab.lab.checker import Verdict, check
-from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.server import open_server
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.checker import Verdict, check
+from mpim_lab.lab.trace.trace import Trace
 
 FAULTS = ("leak", "cancelled", "broken connection", "idle rot", "exhaustion", "server restart")
 STRIKES_MANY = ("leak", "exhaustion")  # the others need one caller

@@ -9,9 +9,9 @@ from mpim_lab.experiments.pool import Callers
 from mpim_lab.experiments.pool_designs import Setting
 from mpim_lab.experiments.pool_desk import LIMIT, SHORT_S, Desk, desk_trial
 from mpim_lab.experiments.pool_lender import Lender
-from mpim_lab.lab.challenge import Challenge, Failure
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.exercise.challenge import Challenge, Failure
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.server.embedded import open_server
 
 PATIENCE_S = 2.0
 

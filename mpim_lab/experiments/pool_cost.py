@@ -16,7 +16,7 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
 from mpim_lab.experiments.pool_ways import POOL, SHARED, WAIT_S, WAYS, Call
 from mpim_lab.keys import Keys
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -14,10 +14,10 @@ from typing import Any, Self
 from mpim_lab.errors import NotConnected, ServerFailed
 from mpim_lab.events import Event, Kind, now
 from mpim_lab.experiments.pool_stage import CALLERS, POOL
-from mpim_lab.lab.challenge import Failure, Trial
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.server import open_server
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.raw_connection import Wire
 

@@ -10,8 +10,8 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.experiments.pool import CallersVerdict
 from mpim_lab.experiments.pool_designs import PoolDesign, Setting
-from mpim_lab.lab.challenge import Failure, story_of
-from mpim_lab.lab.experiment import Result
+from mpim_lab.lab.exercise.challenge import Failure, story_of
+from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.raw_connection import Wire
 from mpim_lab.naive.pool import SketchConnection

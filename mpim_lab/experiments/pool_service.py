@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mpim_lab.lab.server_admin import rights_needed
+from mpim_lab.lab.faults.server_admin import rights_needed
 from mpim_lab.mq.connection.address import wire_client_name
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

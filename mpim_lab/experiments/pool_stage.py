@@ -16,10 +16,10 @@ from mpim_lab.errors import InvalidParameter, MpimError, ServerFailed
 from mpim_lab.events import Event, Kind, now
 from mpim_lab.experiments.pool_designs import PoolDesign, Setting
 from mpim_lab.experiments.pool_service import Service, reply_to
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import check_available, until
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.faults.injector import check_available, until
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -5,7 +5,7 @@ from statistics import median
 import pandas as pd
 
 from mpim_lab.lab.load import measure
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 
 STEPS = {

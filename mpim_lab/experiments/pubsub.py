@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from mpim_lab.experiments.pubsub_stage import CHANNEL, PHOTO_BYTES, Stage
-from mpim_lab.lab.checker import Verdict, check_trace
-from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults import PUBSUB_FAULTS, plan
-from mpim_lab.lab.server import open_server
-from mpim_lab.lab.workload import Workload
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.checker import Verdict, check_trace
+from mpim_lab.lab.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from mpim_lab.experiments.pubsub import Delivery
-from mpim_lab.lab.challenge import Challenge, Failure, Trial, story_of
-from mpim_lab.lab.experiment import Result
+from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, story_of
+from mpim_lab.lab.exercise.experiment import Result
 
 
 def _trial(fault: str, seed: int, judge: Any) -> Trial:

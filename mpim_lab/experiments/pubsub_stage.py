@@ -7,9 +7,8 @@ from typing import Any, Self, cast
 from mpim_lab.errors import MpimError, NotConnected, ServerFailed
 from mpim_lab.events import Kind
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import (
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.faults.injector import (
     Cause,
     Fault,
     Faults,
@@ -19,8 +18,9 @@ from mpim_lab.lab.faults import (
     server_faults,
     until,
 )
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections, limit_output_buffer
+from mpim_lab.lab.faults.server_admin import cut_connections, limit_output_buffer
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.encoding import Message

@@ -20,10 +20,10 @@ from mpim_lab.experiments.line_designs import Design
 from mpim_lab.experiments.soak_designs import DESIGNS
 from mpim_lab.experiments.soak_schedule import KINDS, Schedule
 from mpim_lab.experiments.soak_stage import Stage
-from mpim_lab.lab.checker import Verdict
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.server import EmbeddedServer, open_server
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.trace.checker import Verdict
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.plain import ending_well, first_of
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from mpim_lab.events import message_id
-from mpim_lab.lab.workload import Workload
+from mpim_lab.lab.workload.workload import Workload
 
 LINE_KINDS = ("request lost", "answer lost", "given up", "request late", "sent twice")
 WORKERS_LINE_KINDS = ("commit lost", "answer to the worker lost", "commit late")

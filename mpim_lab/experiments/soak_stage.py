@@ -15,12 +15,12 @@ from mpim_lab.experiments.soak_crew import ManyHands
 from mpim_lab.experiments.soak_designs import ATTEMPTS
 from mpim_lab.experiments.soak_schedule import LINE_KINDS, SENDERS, WORKER_KINDS, Planned, Schedule, Strike
 from mpim_lab.experiments.watched import Ledger, WatchedQueue, enter
-from mpim_lab.lab.checker import Verdict, check
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.trace.checker import Verdict, check
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.effects import Effects

@@ -8,11 +8,11 @@ import pandas as pd
 
 from mpim_lab.experiments.streams_crew import SKETCHES
 from mpim_lab.experiments.streams_stage import STREAM, Stage
-from mpim_lab.lab.checker import Verdict, check_effects
-from mpim_lab.lab.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults import WORKER_FAULTS, plan
-from mpim_lab.lab.server import PERSISTENCE, open_server
-from mpim_lab.lab.workload import Workload
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
+from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
+from mpim_lab.lab.trace.checker import Verdict, check_effects
+from mpim_lab.lab.workload.workload import Workload
 
 DESIGNS = (*SKETCHES, "sound")
 

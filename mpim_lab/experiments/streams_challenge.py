@@ -5,8 +5,8 @@ from typing import Any
 
 from mpim_lab.events import Kind
 from mpim_lab.experiments.streams import Orders
-from mpim_lab.lab.challenge import Challenge, Failure, Trial, first_complaint
-from mpim_lab.lab.experiment import Result
+from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.experiment import Result
 
 _INTERFACE = (
     "Write a class with `__init__(self, group, name, handler)`, `async run(self)` and `async stop(self)`: `run` takes what\n"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mpim_lab.events import now
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import Entry

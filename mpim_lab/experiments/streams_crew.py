@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import Kind, Reporter, message_id
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.streams.group import ConsumerGroup

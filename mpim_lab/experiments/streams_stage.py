@@ -11,10 +11,10 @@ from typing import Any, Self
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
 from mpim_lab.experiments.streams_crew import CLAIM_IDLE_MS, DIED, SKETCHES, Crew, sound_worker
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import Fault, Quiet, check_available, until
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.pubsub.queue import MessageQueue

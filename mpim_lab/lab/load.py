@@ -13,11 +13,11 @@ from typing import Any
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.events import Event, Kind
-from mpim_lab.lab.experiment import running_loop
+from mpim_lab.lab.exercise.experiment import running_loop
 from mpim_lab.lab.loadprocess import LoadProcess
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS
 from mpim_lab.lab.loadworker.plan import BOUNDS, LoadPlan
-from mpim_lab.lab.trace import RateSample, Trace
+from mpim_lab.lab.trace.trace import RateSample, Trace
 
 REPORT_EVERY_S = 0.1
 LIVES_PER_S = 200

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 from mpim_lab.errors import LoadFailed
-from mpim_lab.lab.child import child_command, child_environment
-from mpim_lab.lab.guard import close_in_forks
 from mpim_lab.lab.loadworker.plan import LoadPlan
+from mpim_lab.lab.server.child import child_command, child_environment
+from mpim_lab.lab.server.process_guard import close_in_forks
 
 LAST_LINES, END_WITHIN_S = 12, 5.0
 MAX_LINE_BYTES = 1024 * 1024

@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as ui
 
 from mpim_lab.errors import WrongLoop
-from mpim_lab.lab.experiment import running_loop
+from mpim_lab.lab.exercise.experiment import running_loop
 
 Act = Callable[[], Coroutine[Any, Any, Any] | None]
 

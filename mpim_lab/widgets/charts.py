@@ -12,8 +12,8 @@ from plotly.subplots import make_subplots
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.keys import is_confirmation
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.trace import RateSample, Trace
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
 from mpim_lab.widgets.plot import PALETTE, Plot, styled
 

@@ -10,8 +10,8 @@ import anywidget
 import traitlets
 
 from mpim_lab.events import now
-from mpim_lab.lab.experiment import Run
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Scene
 from mpim_lab.widgets.static_picture import Bundle, bundle
 from mpim_lab.widgets.story import tell

@@ -8,7 +8,7 @@ whatever the clock said: two connections hear of it in any order.
 from collections import Counter, defaultdict
 
 from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, Kind
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
 STEPS = 2  # that a message takes from its sender's gateway to its readers: as long as its way is in a picture

@@ -4,7 +4,7 @@ from typing import Any
 
 import ipywidgets as ui
 
-from mpim_lab.lab.experiment import Knob
+from mpim_lab.lab.exercise.experiment import Knob
 
 
 def make_control(name: str, value: Any, knob: Knob) -> ui.Widget:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mpim_lab.lab.challenge import Outcome
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.challenge import Outcome
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.static_picture import Bundle, bundle, escape
 from mpim_lab.widgets.story import tell
 from mpim_lab.widgets.svg import space_time_svg

@@ -11,8 +11,8 @@ import ipywidgets as ui
 
 from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import Kind
-from mpim_lab.lab.experiment import Experiment, Result, Run
-from mpim_lab.lab.faults import DESCRIPTIONS
+from mpim_lab.lab.exercise.experiment import Experiment, Result, Run
+from mpim_lab.lab.faults.injector import DESCRIPTIONS
 from mpim_lab.widgets.buttons import Buttons, named
 from mpim_lab.widgets.flow import FlowView
 from mpim_lab.widgets.knobs import make_control

@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets as ui
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.lab.questions import Question
+from mpim_lab.lab.exercise.questions import Question
 from mpim_lab.widgets.static_picture import WIDGET_VIEW, Bundle
 
 

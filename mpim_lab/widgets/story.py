@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from mpim_lab import errors
 from mpim_lab.events import Event, Kind
 from mpim_lab.keys import is_confirmation
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.journey import is_journey, note_of, tell_journey
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 

@@ -6,7 +6,7 @@ import re
 import threading
 
 from mpim_lab.im.system import System
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 
 WITHIN_S = 30
 

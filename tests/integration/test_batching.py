@@ -17,9 +17,9 @@ from mpim_lab.errors import (
     QueueClosed,
 )
 from mpim_lab.events import Kind
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.batching.flow_control import Credit

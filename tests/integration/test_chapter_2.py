@@ -9,8 +9,8 @@ from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.experiments import streams
 from mpim_lab.experiments.streams import DESIGNS, Orders
-from mpim_lab.lab.faults import WORKER_FAULTS, plan
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
 from tests.support import wait_until
 

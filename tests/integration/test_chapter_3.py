@@ -7,8 +7,8 @@ from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.experiments.idempotency import FAULTS, Payments, design_table, run_all, shorthand
 from mpim_lab.experiments.line_designs import IDEMPOTENCY_DESIGNS
-from mpim_lab.lab.faults import plan
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
 from tests.support import wait_until
 

@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.events import Kind
 from mpim_lab.experiments.batching import Burst, burst_table
 from mpim_lab.experiments.batching_stage import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingStage
-from mpim_lab.lab.faults import plan
+from mpim_lab.lab.faults.injector import plan
 from mpim_lab.widgets import FlowView, SpaceTime
 from tests.pictures import assert_is_static
 from tests.support import wait_until

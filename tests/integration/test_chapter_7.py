@@ -11,7 +11,7 @@ from mpim_lab.experiments.pool import FAULTS, Callers, callers_table
 from mpim_lab.experiments.pool_cost import blocking_sweep, callers_sweep, collect, size_sweep
 from mpim_lab.experiments.pool_designs import DESIGNS
 from mpim_lab.experiments.pool_ways import WAYS
-from mpim_lab.lab.challenge import story_of
+from mpim_lab.lab.exercise.challenge import story_of
 from mpim_lab.widgets import FlowView
 
 SEED = 7

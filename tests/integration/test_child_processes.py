@@ -9,18 +9,18 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
-from mpim_lab.lab.child import child_command, child_environment
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.guard import Guard
-from mpim_lab.lab.serve import start_gateway
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.server.child import child_command, child_environment
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.system.launcher import start_gateway
 from tests.raw_clients import SECRET
 
 PASSWORD = "not-to-be-shown"
 WORK = """
 import asyncio, os, sys
-from mpim_lab.lab.external import ExternalServer
+from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.load import measure
 os.chdir(sys.argv[2])
 async def main():
@@ -86,7 +86,7 @@ async def test_a_run_that_dies_before_its_guard_has_begun_leaves_nothing(server)
     async with Redis.from_url(server.url) as client:
         await client.set(f"{lab.prefix}kept", b"x")
         guard = await asyncio.create_subprocess_exec(
-            *child_command("mpim_lab.lab.leftovers"), env=child_environment(), stdin=-1, stdout=_closed_pipe()
+            *child_command("mpim_lab.lab.server.leftovers"), env=child_environment(), stdin=-1, stdout=_closed_pipe()
         )
         guard.stdin.write(f'{{"url": "{server.url}", "prefix": "{lab.prefix}"}}\n'.encode())
         guard.stdin.close()

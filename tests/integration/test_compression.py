@@ -6,8 +6,8 @@ import pytest
 import redis.asyncio
 
 from mpim_lab.events import Kind
-from mpim_lab.lab.corpus import Corpus
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.compression.codec import Algorithm, Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary

@@ -18,8 +18,8 @@ from mpim_lab.errors import (
     QueueFull,
 )
 from mpim_lab.events import Kind
-from mpim_lab.lab.server_admin import cut_connections
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits

@@ -16,8 +16,8 @@ from mpim_lab.experiments.soak_designs import DESIGNS
 from mpim_lab.experiments.soak_schedule import SENDERS, Planned, Schedule, Strike
 from mpim_lab.experiments.soak_stage import Stage
 from mpim_lab.experiments.streams_crew import Crash
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker

@@ -18,8 +18,8 @@ from mpim_lab.errors import (
     NotConnected,
     WorkCancelled,
 )
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.store import MOST_AT_ONCE, Claim, Idempotency

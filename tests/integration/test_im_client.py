@@ -23,7 +23,7 @@ from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.protocol.frames import Behind, Welcome, encode, from_client, problem_of
 from mpim_lab.im.protocol.requests import ChatMessage, SendMessageReq
 from mpim_lab.im.system import System
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.raw_clients import system_options

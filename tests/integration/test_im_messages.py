@@ -29,7 +29,7 @@ from mpim_lab.im.services.message_log import Ledger
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.resp import Connection
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue

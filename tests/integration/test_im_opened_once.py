@@ -8,8 +8,8 @@ from mpim_lab.errors import GatewayClosed, InvalidParameter, NotConnected, Queue
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.system import System
-from mpim_lab.lab.mpim import MpimSystem
-from mpim_lab.lab.server_admin import controlling
+from mpim_lab.lab.faults.server_admin import controlling
+from mpim_lab.lab.system.embedded import MpimSystem
 from tests.raw_clients import system_of_its_own, system_options
 
 

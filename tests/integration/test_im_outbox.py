@@ -16,7 +16,7 @@ from mpim_lab.im.services.messages import FanOut, Messages
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import statement_that_fails, wait_until

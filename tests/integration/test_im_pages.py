@@ -9,7 +9,7 @@ from websockets.exceptions import InvalidStatus
 
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.raw_clients import SECRET, RawClient, system_options
 
 

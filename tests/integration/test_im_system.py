@@ -9,10 +9,10 @@ import pytest
 from mpim_lab.errors import MpimError, ServerFailed
 from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.system import System
-from mpim_lab.lab.mpim import MpimSystem
-from mpim_lab.lab.proxy import Proxy
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from tests.raw_clients import RawClient, system_options

@@ -23,8 +23,8 @@ from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.protocol.frames import Ping, Welcome, encode
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.system import System
-from mpim_lab.lab.mpim import MpimSystem
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.sql_database import SqlStore

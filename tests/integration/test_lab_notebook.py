@@ -8,10 +8,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from redis.asyncio import Redis
 
 from mpim_lab.errors import FaultUnavailable, LoginRejected, NotConnected
-from mpim_lab.lab import notebook
-from mpim_lab.lab.far_line import FarLine
-from mpim_lab.lab.notebook import raw_connection, skip_unavailable
-from mpim_lab.lab.proxy import Proxy
+from mpim_lab.lab.exercise import notebook
+from mpim_lab.lab.exercise.notebook import raw_connection, skip_unavailable
+from mpim_lab.lab.faults.latency_proxy import FarLine
+from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.integration.test_connection import tls_in_front_of
 

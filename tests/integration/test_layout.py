@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab.errors import CommandRejected, MpimError, NotConnected, QueueClosed, WrongLayout
 from mpim_lab.keys import LAYOUT
-from mpim_lab.lab.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.connection.config import Limits

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
-from mpim_lab.lab.faults import until
+from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.load import measure, start_load
 
 

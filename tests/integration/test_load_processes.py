@@ -15,7 +15,7 @@ from mpim_lab.lab.load import measure, start_load
 from mpim_lab.lab.loadprocess import LoadProcess
 from mpim_lab.lab.loadworker import contestants
 from mpim_lab.lab.loadworker.plan import LoadPlan
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from tests.integration.test_load import is_going
 from tests.integration.test_server import is_alive
 from tests.support import wait_until
@@ -132,7 +132,7 @@ async def test_no_load_process_outlives_a_python_process_killed_with_sigkill(ser
     code = f"""
 import asyncio
 from mpim_lab.lab import load
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 class Told(load.LoadProcess):
     async def __aenter__(self):
         await super().__aenter__()
@@ -197,7 +197,7 @@ async def test_a_process_that_has_summed_up_and_does_not_end_is_ended(monkeypatc
 
 async def test_a_load_process_that_hangs_ends_with_its_parent():
     """It reads no end-of-file; it looks for its parent in a thread of its own."""
-    code = "from mpim_lab.lab.guard import end_with_parent; import os, time; end_with_parent(0.05); "
+    code = "from mpim_lab.lab.server.process_guard import end_with_parent; import os, time; end_with_parent(0.05); "
     code += "print(os.getpid(), flush=True); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     python = await asyncio.create_subprocess_exec(sys.executable, "-c", parent, stdout=subprocess.PIPE)

@@ -10,10 +10,10 @@ import pytest
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
 from mpim_lab.events import Kind
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import RetryRule

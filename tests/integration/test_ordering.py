@@ -14,9 +14,9 @@ from mpim_lab.errors import (
     NotConnected,
     PositionOutOfRange,
 )
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.server_admin import cut_connections
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.producer import Producer

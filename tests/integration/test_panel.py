@@ -8,9 +8,9 @@ from typing import ClassVar
 import pytest
 
 from mpim_lab.experiments.pubsub import Delivery
-from mpim_lab.lab.checker import Verdict
-from mpim_lab.lab.experiment import Experiment, knob
-from mpim_lab.lab.faults import DESCRIPTIONS
+from mpim_lab.lab.exercise.experiment import Experiment, knob
+from mpim_lab.lab.faults.injector import DESCRIPTIONS
+from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.widgets import FlowView, LiveCharts, Panel
 from tests.support import wait_until
 

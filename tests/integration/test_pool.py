@@ -11,8 +11,8 @@ from mpim_lab.errors import (
     PoolTimeout,
     QueueFull,
 )
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, borrow, connections, kept
 from tests.support import wait_until

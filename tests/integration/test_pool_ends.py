@@ -20,7 +20,7 @@ from mpim_lab.errors import (
     QueueClosed,
     WrongLoop,
 )
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, connections, kept
 from tests.support import wait_until

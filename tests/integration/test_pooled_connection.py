@@ -14,7 +14,7 @@ from mpim_lab.errors import (
     PartlyAdded,
     WatchFailed,
 )
-from mpim_lab.lab.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, kept
 

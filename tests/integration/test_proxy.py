@@ -10,8 +10,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from mpim_lab.errors import CommandTimeout, ConnectionLost, InvalidParameter, LoginRejected, MpimError
-from mpim_lab.lab.proxy import Match, Proxy
-from mpim_lab.lab.resp_frames import RespFrames
+from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.resp_framing import RespFrames
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.resp import pack

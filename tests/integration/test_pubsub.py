@@ -15,7 +15,7 @@ from mpim_lab.errors import (
     SlowSubscriber,
 )
 from mpim_lab.events import Kind
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until

@@ -10,8 +10,8 @@ from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.protocol.requests import direct_conversation
 from mpim_lab.im.system import System
 from mpim_lab.keys import Keys
-from mpim_lab.lab.far_line import FarLine
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.faults.latency_proxy import FarLine
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from tests.raw_clients import RawClient, system_options

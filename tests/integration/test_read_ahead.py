@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.streams.consumer import Consumer

@@ -16,13 +16,13 @@ from mpim_lab.experiments import pool_cost
 from mpim_lab.experiments.price import price_of_guarantees
 from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.experiments.soak import play
-from mpim_lab.lab import external, leftovers
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.leftovers import at_server, escaped
+from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.load import measure
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS as LOADS
-from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.lab.server import external, leftovers
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.server.leftovers import at_server, escaped
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import missing
 from tests.integration.test_server import is_alive
@@ -101,7 +101,7 @@ async def test_who_cannot_keep_to_the_prefix_is_not_run(readers):
 RUN = """
 import asyncio
 from mpim_lab.lab.load import start_load
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.pubsub.queue import MessageQueue
 async def main():
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
@@ -243,7 +243,7 @@ async def test_a_server_that_goes_away_in_the_middle_of_a_run_is_named(server, m
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_server_that_says_nothing_is_named_in_time(server, paused, monkeypatch):
     """ServerFailed within the limit, be it killed or stopped."""
-    monkeypatch.setattr("mpim_lab.lab.external.START_WITHIN_S", 0.5)
+    monkeypatch.setattr("mpim_lab.lab.server.external.START_WITHIN_S", 0.5)
     (server.pause if paused else server.kill)()
     with pytest.raises(ServerFailed, match="does not answer"):
         await asyncio.wait_for(ExternalServer(server.url).start(), 10)

@@ -15,8 +15,8 @@ from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.lab.serve import serve, start_gateway
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.system.launcher import serve, start_gateway
 from tests.raw_clients import SECRET
 from tests.support import wait_until
 

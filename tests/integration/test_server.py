@@ -15,10 +15,10 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
-from mpim_lab.lab import server as server_module
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.guard import Guard
-from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.lab.server import embedded as server_module
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.server.process_guard import Guard
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import SERVERS
 from tests.support import wait_until
@@ -149,7 +149,7 @@ async def test_no_server_outlives_a_python_process_killed_with_sigkill(binary, p
     """Not even a paused one, and its directory goes with it."""
     code = f"""
 import asyncio, time
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 async def main():
     server = EmbeddedServer({binary!r})
     await server.start()
@@ -361,7 +361,7 @@ async def test_where_tmp_cannot_be_written_another_place_is_taken(tmp_path, monk
 FORKS = """
 import asyncio, os, sys, time
 from mpim_lab.errors import WrongLoop
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 server = EmbeddedServer()
 asyncio.run(server.start())
 child = os.fork()
@@ -433,7 +433,7 @@ async def test_a_server_that_is_stopped_while_it_starts_is_said_in_time(binary):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_guard_that_is_killed_or_stopped_does_not_keep_the_server(binary, number, monkeypatch):
     """It is ended without the guard's help."""
-    monkeypatch.setattr("mpim_lab.lab.guard.END_WITHIN_S", 0.3)
+    monkeypatch.setattr("mpim_lab.lab.server.process_guard.END_WITHIN_S", 0.3)
     server = EmbeddedServer(binary)
     await server.start()
     pid, directory = server.pid, server._directory

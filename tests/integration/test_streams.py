@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab.errors import CommandRejected, InvalidMessage, InvalidParameter, QueueClosed
 from mpim_lab.events import Kind
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 

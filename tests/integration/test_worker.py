@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.streams.worker import Worker

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mpim_lab.errors import ConnectionLost
-from mpim_lab.lab.server_admin import cut_connections
+from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, everything_done, letters, shop, working

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from mpim_lab.errors import UnreadablePayload
-from mpim_lab.lab.corpus import Corpus
+from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Algorithm, Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
 from mpim_lab.mq.compression.framing import batch_frame, batch_of, confirmation_of, messages_of

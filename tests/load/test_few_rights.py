@@ -8,8 +8,8 @@ import pytest
 from nbclient import NotebookClient
 from redis.asyncio import Redis
 
-from mpim_lab.lab.faults import until
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.conftest import SERVERS, missing
 
 pytestmark = pytest.mark.timeout(300)

@@ -4,7 +4,7 @@ import pytest
 
 from mpim_lab.lab.load import measure
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.conftest import missing
 
 

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from mpim_lab.errors import CommandTimeout, ConnectionLost, NotConnected
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.pool.pool import Pool
 from tests.conftest import SERVERS, missing

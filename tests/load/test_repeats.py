@@ -3,7 +3,7 @@
 import pytest
 
 from mpim_lab.experiments.pubsub import Delivery
-from mpim_lab.lab.faults import PUBSUB_FAULTS
+from mpim_lab.lab.faults.injector import PUBSUB_FAULTS
 from mpim_lab.widgets import FlowView
 
 pytestmark = pytest.mark.timeout(600)

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from mpim_lab.errors import MpimError
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import RetryRule

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
-from mpim_lab.lab.questions import load_questions
+from mpim_lab.lab.exercise.questions import load_questions
 from mpim_lab.notebook_store import METADATA
 
 FOLDER = Path(__file__).parents[2] / "notebooks"

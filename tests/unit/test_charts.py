@@ -8,7 +8,7 @@ import pytest
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.lab.trace import RateSample, Trace
+from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.charts import MOST_POINTS, samples
 from tests.pictures import assert_is_static, fake_run

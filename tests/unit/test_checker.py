@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.events import Event, Kind
-from mpim_lab.lab.checker import check, check_effects, check_trace
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.checker import check, check_effects, check_trace
+from mpim_lab.lab.trace.trace import Trace
 
 IDS = [f"m{number}" for number in range(1, 9)]
 

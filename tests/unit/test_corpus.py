@@ -8,8 +8,8 @@ from statistics import median
 import pytest
 import yaml
 
-from mpim_lab.lab.corpus import LANGUAGES, TRAINED, TRIED, Corpus, _book, _half
-from mpim_lab.lab.questions import data_path
+from mpim_lab.lab.exercise.questions import data_path
+from mpim_lab.lab.workload.corpus import LANGUAGES, TRAINED, TRIED, Corpus, _book, _half
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
 

@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from mpim_lab import doctor
 from mpim_lab.cli import main
-from mpim_lab.lab.server import EmbeddedServer
+from mpim_lab.lab.server.embedded import EmbeddedServer
 
 
 def test_on_a_machine_with_everything_the_doctor_is_content(capsys, monkeypatch):

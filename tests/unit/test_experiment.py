@@ -9,8 +9,8 @@ from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Event, Kind
 from mpim_lab.experiments.instant_messaging import InstantMessaging
 from mpim_lab.experiments.throughput import Throughput
-from mpim_lab.lab.checker import check_trace
-from mpim_lab.lab.experiment import Experiment, knob
+from mpim_lab.lab.exercise.experiment import Experiment, knob
+from mpim_lab.lab.trace.checker import check_trace
 
 
 @dataclass(frozen=True, kw_only=True)

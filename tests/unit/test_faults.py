@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.lab.faults import DESCRIPTIONS, Fault, Faults, Quiet, plan
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.faults.injector import DESCRIPTIONS, Fault, Faults, Quiet, plan
+from mpim_lab.lab.trace.trace import Trace
 
 
 def recording_causes(log):
@@ -75,7 +75,7 @@ async def test_what_cannot_be_caused_is_refused():
 def test_a_moment_in_which_the_machine_stood_still_is_not_quiet(monkeypatch):
     """A second between two looks is no second of nothing heard: it counts as one look."""
     clock = iter([0.0, 0.0, 1.0, 1.005, 1.010])
-    monkeypatch.setattr("mpim_lab.lab.faults.now", lambda: next(clock))
+    monkeypatch.setattr("mpim_lab.lab.faults.injector.now", lambda: next(clock))
     quiet = Quiet(Trace())
     looks = [quiet.has_lasted(0.015) for _ in range(4)]
     assert looks == [False, False, False, True]

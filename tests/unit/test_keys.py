@@ -224,8 +224,8 @@ def _names_in(node):
 
 # Other prefixes are made of the run's, and SCAN looks for it; names of load runs begin with it.
 _MAY = {
-    "lab/external.py",
-    "lab/leftovers.py",
+    "lab/server/external.py",
+    "lab/server/leftovers.py",
     "lab/load.py",
     "bench/limit.py",
     "experiments/api_invariants_of_data.py",  # what a user's effects write

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, NotConnected
-from mpim_lab.lab.checker import check
 from mpim_lab.lab.loadworker.batch_contestants import _Line
 from mpim_lab.lab.loadworker.latencies import Latencies
 from mpim_lab.lab.loadworker.plan import BOUNDS, HEAD, LoadPlan
 from mpim_lab.lab.loadworker.publisher import OpenLoop
 from mpim_lab.lab.loadworker.tally import Tally
+from mpim_lab.lab.trace.checker import check
 
 SECONDS = st.lists(st.floats(min_value=1e-6, max_value=100.0), min_size=1, max_size=200)
 FRACTIONS = st.floats(min_value=0.0, max_value=1.0)

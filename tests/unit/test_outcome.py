@@ -1,6 +1,6 @@
 """The card of a challenge's outcome: its words, and the failing message's way."""
 
-from mpim_lab.lab.challenge import Failure, Outcome
+from mpim_lab.lab.exercise.challenge import Failure, Outcome
 from mpim_lab.widgets import OutcomeCard
 from tests.traces import delivered, lost, trace_of
 

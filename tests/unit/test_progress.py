@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from mpim_lab.lab.challenge import Challenge, Failure
-from mpim_lab.lab.progress import load_progress, progress_path, record
+from mpim_lab.lab.exercise.challenge import Challenge, Failure
+from mpim_lab.lab.exercise.progress import load_progress, progress_path, record
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.lab.questions import Question, data_path, load_questions, questions_of
+from mpim_lab.lab.exercise.questions import Question, data_path, load_questions, questions_of
 from mpim_lab.widgets import Quiz
 from mpim_lab.widgets.static_picture import WIDGET_VIEW
 
@@ -125,7 +125,7 @@ def test_a_bank_is_read(tmp_path):
 def test_the_questions_of_a_chapter_come_easiest_first(tmp_path, monkeypatch):
     """Those of other chapters do not."""
     path = write(tmp_path / "q.yaml", asdict(WHY), asdict(replace(ASK, id="other", chapter=2)), asdict(ASK))
-    monkeypatch.setattr("mpim_lab.lab.questions.data_path", lambda name: path)
+    monkeypatch.setattr("mpim_lab.lab.exercise.questions.data_path", lambda name: path)
     assert questions_of(1) == [ASK, WHY]
 
 

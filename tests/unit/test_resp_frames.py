@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidMessage
-from mpim_lab.lab.resp_frames import Conversation, RespFrames, words_of
+from mpim_lab.lab.faults.resp_framing import Conversation, RespFrames, words_of
 from mpim_lab.mq.connection.resp import pack
 
 WORDS = st.lists(st.binary(max_size=30), min_size=1, max_size=6)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.chart_svg import MOST_MARKS, PALETTE, bars_svg, lines_svg, ticks
 from mpim_lab.widgets.scene import FATES, Band, Leg, Scene, Story
 from mpim_lab.widgets.story import tell

@@ -1,7 +1,7 @@
 """The trace: every event, once, in order; sampled above a rate, and honest about it."""
 
 from mpim_lab.events import Event, Kind
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 
 
 def events(messages, per_message=(Kind.ACCEPTED, Kind.PUBLISHED, Kind.RECEIVED, Kind.HANDLED), every_s=0.001):

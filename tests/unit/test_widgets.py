@@ -6,8 +6,8 @@ import threading
 import ipywidgets as ui
 import pytest
 
-from mpim_lab.lab.experiment import Knob
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.experiment import Knob
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView, SpaceTime
 from mpim_lab.widgets.knobs import make_control
 from mpim_lab.widgets.static_picture import WIDGET_VIEW

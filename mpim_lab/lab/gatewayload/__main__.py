@@ -18,7 +18,7 @@ from mpim_lab.lab.gatewayload.announce import Announce
 from mpim_lab.lab.gatewayload.crowd import Crowd
 from mpim_lab.lab.gatewayload.plan import CrowdPlan
 from mpim_lab.lab.gatewayload.talk import Talk
-from mpim_lab.lab.guard import end_with_parent
+from mpim_lab.lab.server.process_guard import end_with_parent
 
 MOST_LINE_BYTES = 1024 * 1024
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from mpim_lab.errors import LoadFailed
-from mpim_lab.lab.child import child_command, child_environment
 from mpim_lab.lab.gatewayload.plan import CrowdPlan
-from mpim_lab.lab.guard import close_in_forks
+from mpim_lab.lab.server.child import child_command, child_environment
+from mpim_lab.lab.server.process_guard import close_in_forks
 
 MOST_LINE_BYTES = 1024 * 1024
 LAST_LINES, END_WITHIN_S = 12, 5.0

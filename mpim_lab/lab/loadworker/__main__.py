@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.lab.guard import end_with_parent
 from mpim_lab.lab.loadworker.batch_contestants import Batchers
 from mpim_lab.lab.loadworker.contestants import CONTESTANTS, Publish, receiving
 from mpim_lab.lab.loadworker.growth import receiving_many, spreading
@@ -20,6 +19,7 @@ from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
 from mpim_lab.lab.loadworker.publisher import ClosedLoop, OpenLoop
 from mpim_lab.lab.loadworker.receiver import Receiver
 from mpim_lab.lab.loadworker.wire import Wire
+from mpim_lab.lab.server.process_guard import end_with_parent
 from mpim_lab.plain import first_of
 
 

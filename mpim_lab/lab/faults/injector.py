@@ -14,9 +14,9 @@ from typing import Any
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
 from mpim_lab.events import Kind, now
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.server import EmbeddedServer
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 DESCRIPTIONS = {

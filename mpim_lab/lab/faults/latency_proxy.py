@@ -6,7 +6,7 @@ from typing import Self
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
-from mpim_lab.lab.relay import open_streams, url_for_clients
+from mpim_lab.lab.faults.relay import open_streams, url_for_clients
 from mpim_lab.mq.connection.address import Address
 
 _CHUNK = 64 * 1024

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.im.services.tokens import new_secret
-from mpim_lab.lab.child import child_command, child_environment
-from mpim_lab.lab.guard import close_in_forks
-from mpim_lab.lab.server import open_server
+from mpim_lab.lab.server.child import child_command, child_environment
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.server.process_guard import close_in_forks
 
 _START_S, _END_S = 20.0, 40.0  # a gateway cuts off by itself what does not end in time
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, ServerFailed
-from mpim_lab.lab.relay import open_streams, url_for_clients
-from mpim_lab.lab.resp_frames import Command, Conversation, RespFrames
+from mpim_lab.lab.faults.relay import open_streams, url_for_clients
+from mpim_lab.lab.faults.resp_framing import Command, Conversation, RespFrames
 from mpim_lab.mq.connection.address import Address
 
 READ_BYTES = 64 * 1024

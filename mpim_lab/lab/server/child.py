@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-_ROOT = str(Path(__file__).resolve().parents[2])
+_ROOT = str(Path(__file__).resolve().parents[3])
 
 
 def child_command(module: str, *arguments: str) -> tuple[str, ...]:

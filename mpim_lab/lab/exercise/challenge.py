@@ -7,10 +7,10 @@ from typing import Any
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
-from mpim_lab.lab.experiment import Result
-from mpim_lab.lab.guarded import guarded
-from mpim_lab.lab.progress import record
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.exercise.experiment import Result
+from mpim_lab.lab.exercise.progress import record
+from mpim_lab.lab.exercise.sandbox import guarded
+from mpim_lab.lab.trace.trace import Trace
 
 MOST_EQUAL_LINES = 3
 TRIAL_S = 60.0  # many times what one takes on a slow machine
@@ -38,7 +38,7 @@ class Challenge:
     """A task with trials, easiest first, and hints that are given one at a time.
 
     `check` runs the class through every trial, stops at the first failure, the shortest failing story, and notes in the
-    learner's own file what was passed (`mpim_lab.lab.progress`).
+    learner's own file what was passed (`mpim_lab.lab.exercise.progress`).
     """
 
     title: str

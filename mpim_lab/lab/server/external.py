@@ -22,10 +22,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
 from mpim_lab.events import now
-from mpim_lab.lab.child import child_command, child_environment
-from mpim_lab.lab.guard import close_in_forks
-from mpim_lab.lab.leftovers import GIVE_UP_AFTER_S, RENEW_EVERY_S, at_server, new_prefix
-from mpim_lab.lab.version import refusal
+from mpim_lab.lab.server.child import child_command, child_environment
+from mpim_lab.lab.server.leftovers import GIVE_UP_AFTER_S, RENEW_EVERY_S, at_server, new_prefix
+from mpim_lab.lab.server.process_guard import close_in_forks
+from mpim_lab.lab.server.version import refusal
 from mpim_lab.mq.connection.address import Address
 
 START_WITHIN_S, LOOK_EVERY_S = 10.0, 0.01
@@ -196,7 +196,7 @@ class KeyGuard:
         self._owner = os.getpid()
         try:
             self._process = subprocess.Popen(
-                child_command("mpim_lab.lab.leftovers"),
+                child_command("mpim_lab.lab.server.leftovers"),
                 env=child_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Self
 
 from mpim_lab.errors import InvalidParameter, ServerFailed, WrongLoop
-from mpim_lab.lab.binary import find_binary
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.guard import Guard
-from mpim_lab.lab.settings import Value, settings_file
+from mpim_lab.lab.server.binary import find_binary
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.settings import Value, settings_file
 from mpim_lab.mq.connection.bounds import check_bounds
 
 _PORTS = (15_000, 32_000)

@@ -12,8 +12,8 @@ from IPython.core.getipython import get_ipython
 from redis.exceptions import NoPermissionError
 
 from mpim_lab.errors import CommandRejected, FaultUnavailable, LoginRejected, NotConnected
-from mpim_lab.lab.faults import DESCRIPTIONS
-from mpim_lab.lab.relay import open_streams
+from mpim_lab.lab.faults.injector import DESCRIPTIONS
+from mpim_lab.lab.faults.relay import open_streams
 from mpim_lab.mq.connection.address import Address
 
 ANSWER_WITHIN_S = 5.0

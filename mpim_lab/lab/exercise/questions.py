@@ -9,7 +9,7 @@ import yaml
 
 from mpim_lab.errors import InvalidParameter
 
-PACKAGE = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parents[2]
 DIFFICULTIES = ("junior", "middle", "senior")
 
 

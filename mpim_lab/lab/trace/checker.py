@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpim_lab.events import Kind
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any, NoReturn, Self
 
 from mpim_lab.errors import InvalidParameter, NotConnected
 from mpim_lab.im.system import System
-from mpim_lab.lab.external import ExternalServer
-from mpim_lab.lab.server import EmbeddedServer, open_server
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.external import ExternalServer
 
 
 class MpimSystem(System):

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, WrongLoop
 from mpim_lab.events import Kind
-from mpim_lab.lab.checker import Verdict
-from mpim_lab.lab.trace import Trace
+from mpim_lab.lab.trace.checker import Verdict
+from mpim_lab.lab.trace.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def guarded(solution: Any) -> Any:
     ...         raise SystemExit(3)
     >>> guarded(Leaves)()
     Traceback (most recent call last):
-    mpim_lab.lab.guarded.SystemExit: 3
+    mpim_lab.lab.exercise.sandbox.SystemExit: 3
     """
     if not isinstance(solution, type):
         return solution

@@ -1,0 +1,1 @@
+"""Experiments, challenges, the sandbox for the learner's code, progress and questions."""

@@ -1,0 +1,1 @@
+"""Faults: the injector, the proxies that break or slow a connection, the server's own switches."""

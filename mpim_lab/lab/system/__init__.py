@@ -1,0 +1,1 @@
+"""The whole MPIM system for notebooks, and `mpim-lab serve`."""
