@@ -7,9 +7,9 @@ from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.machine import describe_machine
 from mpim_lab.bench.rounds import Sample, absent, play
 from mpim_lab.bench.rows import rows_of
-from mpim_lab.lab.load import LoadResult, measure
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.load.load import LoadResult, measure
 
 PAYLOAD_BYTES = 100
 Server = EmbeddedServer | ExternalServer

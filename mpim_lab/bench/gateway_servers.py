@@ -16,9 +16,9 @@ from typing import Self
 
 from mpim_lab.bench.peers.node import PROGRAM, missing_node, node_folder
 from mpim_lab.errors import ServerFailed
-from mpim_lab.lab.gatewayload.plan import MPIM, SOCKET_IO
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.load.gateway.plan import MPIM, SOCKET_IO
 
 PEERS = Path(__file__).parent / "peers"
 START_WITHIN_S, END_WITHIN_S = 30.0, 5.0

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from mpim_lab.bench.rounds import reason_of, sustained_per_s
 from mpim_lab.bench.rows import Row
 from mpim_lab.errors import FaultUnavailable, MpimError
-from mpim_lab.lab.load import measure
+from mpim_lab.load.load import measure
 
 WATCH_EVERY_S = 0.05
 SIZE, CHANNELS, SUBSCRIBERS, TASKS = "message size", "channels", "subscribers", "tasks"

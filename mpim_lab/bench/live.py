@@ -19,10 +19,10 @@ from mpim_lab.bench.cases import Case
 from mpim_lab.bench.machine import describe_machine
 from mpim_lab.bench.rows import Row
 from mpim_lab.errors import LoadFailed
-from mpim_lab.lab.load import LoadResult, start_load
 from mpim_lab.lab.server.child import child_environment
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.load.load import LoadResult, start_load
 from mpim_lab.widgets.charts import POLL_S, LiveCharts
 
 CASES = (Case(128), Case(offered_per_s=100_000))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.errors import MpimError
-from mpim_lab.lab.load import LoadResult
+from mpim_lab.load.load import LoadResult
 
 OURS = "mpim_lab"
 FELL_FAR_BEHIND = 0.8

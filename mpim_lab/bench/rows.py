@@ -6,7 +6,7 @@ from typing import Any
 
 from mpim_lab.bench.cases import Case
 from mpim_lab.bench.rounds import OURS, Sample
-from mpim_lab.lab.load import LoadResult
+from mpim_lab.load.load import LoadResult
 
 Row = dict[str, Any]
 

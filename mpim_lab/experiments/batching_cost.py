@@ -10,8 +10,8 @@ from statistics import mean
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.lab.load import LoadResult, measure
 from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.load.load import LoadResult, measure
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.batching.policies import FixedWindow

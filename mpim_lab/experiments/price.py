@@ -4,8 +4,8 @@ from statistics import median
 
 import pandas as pd
 
-from mpim_lab.lab.load import measure
 from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.load.load import measure
 from mpim_lab.mq.connection.bounds import check_bounds
 
 STEPS = {

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
-from mpim_lab.lab.load import LoadResult, measure, start_load
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict
+from mpim_lab.load.load import LoadResult, measure, start_load
 
 # What a rung is called, who publishes, and with how many tasks.
 RUNGS = (

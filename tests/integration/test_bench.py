@@ -15,8 +15,8 @@ from mpim_lab.bench.limit import PROGRAM, measure_limit
 from mpim_lab.bench.live import WAYS
 from mpim_lab.bench.machine import describe_machine
 from mpim_lab.errors import LoadFailed
-from mpim_lab.lab.loadworker import contestants
-from mpim_lab.lab.loadworker.contestants import CONTESTANTS
+from mpim_lab.load.redis import contestants
+from mpim_lab.load.redis.contestants import CONTESTANTS
 from tests.conftest import missing
 
 CLOSED, OPEN = Case(8), Case(offered_per_s=1_000)

@@ -15,8 +15,8 @@ from mpim_lab.bench.growth_points import CHANNELS, SIZE, SUBSCRIBERS, TASKS, Poi
 from mpim_lab.bench.pool import bench_pool
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.experiments.pool_ways import WAYS
-from mpim_lab.lab.load import start_load
-from mpim_lab.lab.loadworker.contestants import CONTESTANTS
+from mpim_lab.load.load import start_load
+from mpim_lab.load.redis.contestants import CONTESTANTS
 
 pytestmark = pytest.mark.timeout(400)  # dozens of processes, one after the other, beside the other tests
 

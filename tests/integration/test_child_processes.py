@@ -21,7 +21,7 @@ PASSWORD = "not-to-be-shown"
 WORK = """
 import asyncio, os, sys
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.load import measure
+from mpim_lab.load.load import measure
 os.chdir(sys.argv[2])
 async def main():
     async with ExternalServer(sys.argv[1]) as server:

@@ -7,8 +7,8 @@ import pytest
 
 from mpim_lab.events import Kind
 from mpim_lab.experiments.throughput import RUNGS, Throughput, climb_ladder
-from mpim_lab.lab.load import measure, start_load
 from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.load.load import measure, start_load
 from tests.support import wait_until
 
 # Tasks that keep the order: any number on the one connection of ours, one where each task has a connection of its own.

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.lab.faults.injector import until
-from mpim_lab.lab.load import measure, start_load
+from mpim_lab.load.load import measure, start_load
 
 
 @contextlib.asynccontextmanager

@@ -8,14 +8,14 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
-from mpim_lab.lab import load as load_module
-from mpim_lab.lab.gatewayload.crowdprocess import CrowdProcess
-from mpim_lab.lab.gatewayload.plan import CrowdPlan
-from mpim_lab.lab.load import measure, start_load
-from mpim_lab.lab.loadprocess import LoadProcess
-from mpim_lab.lab.loadworker import contestants
-from mpim_lab.lab.loadworker.plan import LoadPlan
 from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.load import load as load_module
+from mpim_lab.load.gateway.crowdprocess import CrowdProcess
+from mpim_lab.load.gateway.plan import CrowdPlan
+from mpim_lab.load.load import measure, start_load
+from mpim_lab.load.process import LoadProcess
+from mpim_lab.load.redis import contestants
+from mpim_lab.load.redis.plan import LoadPlan
 from tests.integration.test_load import is_going
 from tests.integration.test_server import is_alive
 from tests.support import wait_until
@@ -131,7 +131,7 @@ async def test_no_load_process_outlives_a_python_process_killed_with_sigkill(ser
     """The end of their input tells them."""
     code = f"""
 import asyncio
-from mpim_lab.lab import load
+from mpim_lab.load import load
 from mpim_lab.lab.trace.trace import Trace
 class Told(load.LoadProcess):
     async def __aenter__(self):
@@ -185,7 +185,7 @@ async def test_a_process_that_writes_what_cannot_be_read_is_ended(pids, monkeypa
 
 async def test_a_process_that_has_summed_up_and_does_not_end_is_ended(monkeypatch):
     """Leaving is bounded, also when another process holds its output open."""
-    monkeypatch.setattr("mpim_lab.lab.loadprocess.END_WITHIN_S", 0.3)
+    monkeypatch.setattr("mpim_lab.load.process.END_WITHIN_S", 0.3)
     holder = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)'])"
     said = """print('{"type": "ready"}', flush=True); print('{"type": "summary"}', flush=True)"""
     speaks(monkeypatch, f"import subprocess, sys, time; {holder}; {said}; time.sleep(60)")

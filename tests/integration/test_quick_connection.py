@@ -14,7 +14,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from mpim_lab.im.gateway.fast_connection import QuickConnection
 from mpim_lab.im.gateway.frame_heads import BINARY, CLOSE, PONG, TEXT
 from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
-from mpim_lab.lab.gatewayload.frames import FrameReader, Handshake, masked
+from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 
 QUICK = b"quick"  # what `on_frame` takes; everything else is for whoever reads
 

@@ -17,12 +17,12 @@ from mpim_lab.experiments.price import price_of_guarantees
 from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.experiments.soak import play
 from mpim_lab.lab.faults.injector import until
-from mpim_lab.lab.load import measure
-from mpim_lab.lab.loadworker.contestants import CONTESTANTS as LOADS
 from mpim_lab.lab.server import external, leftovers
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.server.leftovers import at_server, escaped
+from mpim_lab.load.load import measure
+from mpim_lab.load.redis.contestants import CONTESTANTS as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import missing
 from tests.integration.test_server import is_alive
@@ -100,7 +100,7 @@ async def test_who_cannot_keep_to_the_prefix_is_not_run(readers):
 
 RUN = """
 import asyncio
-from mpim_lab.lab.load import start_load
+from mpim_lab.load.load import start_load
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.pubsub.queue import MessageQueue
 async def main():

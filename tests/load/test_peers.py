@@ -2,9 +2,9 @@
 
 import pytest
 
-from mpim_lab.lab.load import measure
-from mpim_lab.lab.loadworker.contestants import CONTESTANTS
 from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.load.load import measure
+from mpim_lab.load.redis.contestants import CONTESTANTS
 from tests.conftest import missing
 
 

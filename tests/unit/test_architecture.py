@@ -18,9 +18,10 @@ ALLOWED = {
     "im": {"errors", "events", "keys", "mq"},
     "naive": {"errors", "events", "keys", "mq", "im"},
     "lab": {"errors", "events", "plain", "keys", "mq", "im", "naive"},
-    "experiments": {"errors", "events", "plain", "keys", "mq", "im", "naive", "lab"},
+    "load": {"errors", "events", "plain", "keys", "mq", "im", "lab"},
+    "experiments": {"errors", "events", "plain", "keys", "mq", "im", "naive", "lab", "load"},
     "widgets": {"errors", "events", "keys", "lab"},
-    "bench": {"errors", "events", "keys", "mq", "lab", "experiments", "widgets"},
+    "bench": {"errors", "events", "keys", "mq", "lab", "load", "experiments", "widgets"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 

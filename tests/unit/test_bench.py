@@ -15,7 +15,7 @@ from mpim_lab.bench.rounds import Sample, play
 from mpim_lab.bench.rows import rows_of
 from mpim_lab.bench.table import live_table_of, table_of
 from mpim_lab.errors import LoadFailed
-from mpim_lab.lab.load import LoadResult
+from mpim_lab.load.load import LoadResult
 
 CLOSED, SLOW, FAST = Case(16), Case(offered_per_s=20_000), Case(offered_per_s=50_000)
 MACHINE = {"cpu": "Z80", "cores": 1, "python": "CPython 3.11", "server": "Valkey 9.0"}

@@ -226,7 +226,7 @@ def _names_in(node):
 _MAY = {
     "lab/server/external.py",
     "lab/server/leftovers.py",
-    "lab/load.py",
+    "load/load.py",
     "bench/limit.py",
     "experiments/api_invariants_of_data.py",  # what a user's effects write
     "experiments/api_senders.py",

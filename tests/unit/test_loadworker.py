@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, NotConnected
-from mpim_lab.lab.loadworker.batch_contestants import _Line
-from mpim_lab.lab.loadworker.latencies import Latencies
-from mpim_lab.lab.loadworker.plan import BOUNDS, HEAD, LoadPlan
-from mpim_lab.lab.loadworker.publisher import OpenLoop
-from mpim_lab.lab.loadworker.tally import Tally
 from mpim_lab.lab.trace.checker import check
+from mpim_lab.load.redis.batch_contestants import _Line
+from mpim_lab.load.redis.latencies import Latencies
+from mpim_lab.load.redis.plan import BOUNDS, HEAD, LoadPlan
+from mpim_lab.load.redis.publisher import OpenLoop
+from mpim_lab.load.redis.tally import Tally
 
 SECONDS = st.lists(st.floats(min_value=1e-6, max_value=100.0), min_size=1, max_size=200)
 FRACTIONS = st.floats(min_value=0.0, max_value=1.0)
@@ -145,8 +145,8 @@ def test_a_receiver_loads_numpy_only_if_it_gathers(who, loaded):
     """It takes 0.2 s at the start, and memory that a load reports as its receiver's."""
     code = f"""
 import sys
-from mpim_lab.lab.loadworker.__main__ import receiver_of
-from mpim_lab.lab.loadworker.plan import LoadPlan
+from mpim_lab.load.redis.__main__ import receiver_of
+from mpim_lab.load.redis.plan import LoadPlan
 receiver_of(LoadPlan.from_json({plan(who=who).to_json()!r}))
 print("numpy" in sys.modules)
 """

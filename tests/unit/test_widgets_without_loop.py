@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.errors import WrongLoop
 from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.lab.exercise.questions import load_questions
-from mpim_lab.lab.load import start_load
+from mpim_lab.load.load import start_load
 from mpim_lab.widgets import FlowView, LiveCharts, Panel, Quiz, SweepPanel
 from mpim_lab.widgets.buttons import Buttons
 from tests.support import wait_until

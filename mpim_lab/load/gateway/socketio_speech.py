@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mpim_lab.errors import CorruptPayload
-from mpim_lab.lab.gatewayload.speech import Heard, What
+from mpim_lab.load.gateway.speech import Heard, What
 
 _EVENTS = {"push": What.PUSHED, "notice": What.NOTICE}
 

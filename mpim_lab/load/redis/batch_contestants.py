@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from mpim_lab.lab.loadworker.plan import LoadPlan
+from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.mq.batching.policies import BatchRule
 
 Publish = Callable[[str, Any], Awaitable[Any]]

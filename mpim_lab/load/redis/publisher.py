@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.events import Kind, now
-from mpim_lab.lab.loadworker.contestants import Publish
-from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
-from mpim_lab.lab.loadworker.ticker import ticking
+from mpim_lab.load.redis.contestants import Publish
+from mpim_lab.load.redis.plan import HEAD, LoadPlan
+from mpim_lab.load.redis.ticker import ticking
 
 TICK_S = 0.0005
 Life = tuple[int, str, float, int | None]  # sequence number, kind of event, when, count

@@ -2,8 +2,8 @@
 
 from bisect import bisect_left
 
-from mpim_lab.lab.loadworker.latencies import BUCKET_ENDS, Latencies
-from mpim_lab.lab.loadworker.plan import HEAD
+from mpim_lab.load.redis.latencies import BUCKET_ENDS, Latencies
+from mpim_lab.load.redis.plan import HEAD
 
 STEP = 65_536
 

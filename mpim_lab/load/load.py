@@ -1,6 +1,6 @@
 """Load: heavy traffic from processes of its own, so that the caller's loop only watches.
 
-A publisher process and a receiver process (`mpim_lab.lab.loadworker`) do the work, on uvloop where there is one. They
+A publisher process and a receiver process (`mpim_lab.load.redis`) do the work, on uvloop where there is one. They
 count for themselves and write a line every tenth of a second, so that a notebook can draw 100,000 messages a second as
 they go by. They end when they are done, when they are told to, at their time limit, and when their parent dies.
 """
@@ -14,10 +14,10 @@ from typing import Any
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.events import Event, Kind
 from mpim_lab.lab.exercise.experiment import running_loop
-from mpim_lab.lab.loadprocess import LoadProcess
-from mpim_lab.lab.loadworker.contestants import CONTESTANTS
-from mpim_lab.lab.loadworker.plan import BOUNDS, LoadPlan
 from mpim_lab.lab.trace.trace import RateSample, Trace
+from mpim_lab.load.process import LoadProcess
+from mpim_lab.load.redis.contestants import CONTESTANTS
+from mpim_lab.load.redis.plan import BOUNDS, LoadPlan
 
 REPORT_EVERY_S = 0.1
 LIVES_PER_S = 200

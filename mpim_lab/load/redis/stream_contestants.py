@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mpim_lab.lab.loadworker.plan import LoadPlan
+from mpim_lab.load.redis.plan import LoadPlan
 
 GROUP = "load"
 PREFETCH = 500

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from mpim_lab.lab.loadworker import bare
-from mpim_lab.lab.loadworker.contestants import Publish, Take
-from mpim_lab.lab.loadworker.plan import HEAD, LoadPlan
+from mpim_lab.load.redis import bare
+from mpim_lab.load.redis.contestants import Publish, Take
+from mpim_lab.load.redis.plan import HEAD, LoadPlan
 
 AT_ONCE = 100  # connections: a server's queue of those it has yet to accept holds a few hundred
 SUBSCRIBED_AT_ONCE = 1_000

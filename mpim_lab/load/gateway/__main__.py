@@ -1,4 +1,4 @@
-"""`python -m mpim_lab.lab.gatewayload`: one process of clients; `crowdprocess` starts it.
+"""`python -m mpim_lab.load.gateway`: one process of clients; `crowdprocess` starts it.
 
 The first line on stdin is the plan; each further one an order {"do": name, …}, answered by one line: what it found. The
 process ends at the end of stdin: whoever started it is gone, or has no more orders.
@@ -14,11 +14,11 @@ import traceback
 from typing import Any
 
 from mpim_lab.errors import MpimError
-from mpim_lab.lab.gatewayload.announce import Announce
-from mpim_lab.lab.gatewayload.crowd import Crowd
-from mpim_lab.lab.gatewayload.plan import CrowdPlan
-from mpim_lab.lab.gatewayload.talk import Talk
 from mpim_lab.lab.server.process_guard import end_with_parent
+from mpim_lab.load.gateway.announce import Announce
+from mpim_lab.load.gateway.crowd import Crowd
+from mpim_lab.load.gateway.plan import CrowdPlan
+from mpim_lab.load.gateway.talk import Talk
 
 MOST_LINE_BYTES = 1024 * 1024
 

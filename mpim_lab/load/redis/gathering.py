@@ -3,9 +3,9 @@
 import asyncio
 
 from mpim_lab.events import Kind, now
-from mpim_lab.lab.loadworker.bulk_tally import BulkTally
-from mpim_lab.lab.loadworker.plan import NO_SAMPLE, LoadPlan, sequence_of
-from mpim_lab.lab.loadworker.receiver import Receiver
+from mpim_lab.load.redis.bulk_tally import BulkTally
+from mpim_lab.load.redis.plan import NO_SAMPLE, LoadPlan, sequence_of
+from mpim_lab.load.redis.receiver import Receiver
 
 
 class GatheringReceiver(Receiver):

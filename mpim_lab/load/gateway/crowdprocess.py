@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from mpim_lab.errors import LoadFailed
-from mpim_lab.lab.gatewayload.plan import CrowdPlan
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.process_guard import close_in_forks
+from mpim_lab.load.gateway.plan import CrowdPlan
 
 MOST_LINE_BYTES = 1024 * 1024
 LAST_LINES, END_WITHIN_S = 12, 5.0
@@ -27,7 +27,7 @@ class CrowdProcess:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *child_command("mpim_lab.lab.gatewayload"),
+            *child_command("mpim_lab.load.gateway"),
             env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""LoadProcess: the parent's end of one load process; the lines between them are described in `loadworker.wire`.
+"""LoadProcess: the parent's end of one load process; the lines between them are described in `load.redis.wire`.
 
 | exit                                | what ends the process                                                       |
 |-------------------------------------|-----------------------------------------------------------------------------|
@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 from mpim_lab.errors import LoadFailed
-from mpim_lab.lab.loadworker.plan import LoadPlan
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.process_guard import close_in_forks
+from mpim_lab.load.redis.plan import LoadPlan
 
 LAST_LINES, END_WITHIN_S = 12, 5.0
 MAX_LINE_BYTES = 1024 * 1024
@@ -42,7 +42,7 @@ class LoadProcess:
 
     async def __aenter__(self) -> "LoadProcess":
         self._process = await asyncio.create_subprocess_exec(
-            *child_command("mpim_lab.lab.loadworker", self.role),
+            *child_command("mpim_lab.load.redis", self.role),
             env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

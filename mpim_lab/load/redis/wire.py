@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mpim_lab.lab.loadworker.plan import LoadPlan
+from mpim_lab.load.redis.plan import LoadPlan
 
 MAX_UNREAD_BYTES = 256 * 1024
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from mpim_lab.lab.loadworker import bare
-from mpim_lab.lab.loadworker import batch_contestants as batches
-from mpim_lab.lab.loadworker import guarantee_contestants as guarantees
-from mpim_lab.lab.loadworker import stream_contestants as streams
-from mpim_lab.lab.loadworker import stream_peers as peers
-from mpim_lab.lab.loadworker.plan import LoadPlan
+from mpim_lab.load.redis import bare
+from mpim_lab.load.redis import batch_contestants as batches
+from mpim_lab.load.redis import guarantee_contestants as guarantees
+from mpim_lab.load.redis import stream_contestants as streams
+from mpim_lab.load.redis import stream_peers as peers
+from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
 from mpim_lab.mq.connection.address import Address
 

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from mpim_lab.events import now
-from mpim_lab.lab.gatewayload.client import Client
-from mpim_lab.lab.loadworker.ticker import ticking
+from mpim_lab.load.gateway.client import Client
+from mpim_lab.load.redis.ticker import ticking
 
 TICK_S = 0.001
 ANSWERED_WITHIN_S = 10.0

@@ -1,0 +1,1 @@
+"""Load generators: processes that publish and receive, for measurements and benchmarks."""

@@ -1,0 +1,1 @@
+"""Thousands of chat clients in one process, against gateways."""

@@ -1,0 +1,1 @@
+"""Publishers and receivers against a server, with every library under test."""
