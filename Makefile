@@ -58,8 +58,8 @@ FROM   ?= 1
 COUNT  ?= 20000
 SERVER ?=
 soak: $(VENV)/.installed ## 1,000 random fault schedules, then 20,000 random steps over the public API (a quarter of an hour)
-	$(BIN)/python -m mpim_lab.experiments.soak --schedules 1000
-	$(BIN)/python -m mpim_lab.experiments.api_soak --from $(FROM) --count $(COUNT) $(if $(SERVER),--server $(SERVER))
+	$(BIN)/python -m mpim_lab.soak.runner --schedules 1000
+	$(BIN)/python -m mpim_lab.soak.api.campaign --from $(FROM) --count $(COUNT) $(if $(SERVER),--server $(SERVER))
 
 bench: $(VENV)/.installed-all ## how fast, beside the peers, on this machine
 	$(BIN)/mpim-lab bench pubsub

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from mpim_lab.experiments.api_actions import ACTIONS
-from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, shrunk
-from mpim_lab.experiments.api_soak import Host, Options
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
+from mpim_lab.soak.api.actions import ACTIONS
+from mpim_lab.soak.api.campaign import Host, Options
+from mpim_lab.soak.api.schedule import Step, parse_steps, schedule_of, shrunk
 from tests.conftest import SERVERS, missing
 
 SEEDS = range(1, 8)

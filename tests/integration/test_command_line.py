@@ -91,12 +91,12 @@ async def test_a_blank_setting_is_as_good_as_none(name):
 @pytest.mark.parametrize(
     ("words", "status"),
     [
-        (("soak", "--at-once", "0"), 2),
-        (("soak", "--schedules", "-1"), 2),
-        (("api_soak", "--processes", "0"), 2),
-        (("api_soak", "--steps", "garbage"), 2),
-        (("api_soak", "--only", "nosuch"), 2),
-        (("api_soak", "--server", "nosuch"), 1),
+        (("soak.runner", "--at-once", "0"), 2),
+        (("soak.runner", "--schedules", "-1"), 2),
+        (("soak.api.campaign", "--processes", "0"), 2),
+        (("soak.api.campaign", "--steps", "garbage"), 2),
+        (("soak.api.campaign", "--only", "nosuch"), 2),
+        (("soak.api.campaign", "--server", "nosuch"), 1),
     ],
     ids=str,
 )
@@ -104,7 +104,7 @@ async def test_a_soak_names_what_it_cannot_do(words, status):
     """In one line; it does not wait for something that never comes."""
     program, *options = words
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"mpim_lab.experiments.{program}", *options), stderr=subprocess.PIPE
+        *(sys.executable, "-m", f"mpim_lab.{program}", *options), stderr=subprocess.PIPE
     )
     _, complaints = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == status and len(complaints.splitlines()) == 1

@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from mpim_lab.experiments.idempotency import shorthand
-from mpim_lab.experiments.soak_designs import DESIGNS
-from mpim_lab.experiments.soak_schedule import SENDERS, Planned, Schedule, Strike
-from mpim_lab.experiments.soak_stage import Stage
 from mpim_lab.experiments.streams_crew import Crash
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.trace.trace import Trace
@@ -23,6 +20,9 @@ from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.soak.designs import DESIGNS
+from mpim_lab.soak.scenario import Stage
+from mpim_lab.soak.schedule import SENDERS, Planned, Schedule, Strike
 
 pytestmark = pytest.mark.timeout(120)
 

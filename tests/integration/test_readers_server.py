@@ -15,7 +15,6 @@ from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoo
 from mpim_lab.experiments import pool_cost
 from mpim_lab.experiments.price import price_of_guarantees
 from mpim_lab.experiments.pubsub import Delivery
-from mpim_lab.experiments.soak import play
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.server import external, leftovers
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
@@ -24,6 +23,7 @@ from mpim_lab.lab.server.leftovers import at_server, escaped
 from mpim_lab.load.load import measure
 from mpim_lab.load.redis.contestants import CONTESTANTS as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.soak.runner import play
 from tests.conftest import missing
 from tests.integration.test_server import is_alive
 from tests.support import wait_until

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mpim_lab.experiments.soak import main, play, soak
-from mpim_lab.experiments.soak_designs import BITES, DESIGNS, FLAWS
-from mpim_lab.experiments.soak_schedule import KINDS, Schedule
+from mpim_lab.soak.designs import BITES, DESIGNS, FLAWS
+from mpim_lab.soak.runner import main, play, soak
+from mpim_lab.soak.schedule import KINDS, Schedule
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "lab": {"errors", "events", "plain", "keys", "mq", "im", "naive"},
     "load": {"errors", "events", "plain", "keys", "mq", "im", "lab"},
     "experiments": {"errors", "events", "plain", "keys", "mq", "im", "naive", "lab", "load"},
+    "soak": {"errors", "events", "plain", "keys", "mq", "im", "naive", "lab", "load", "experiments"},
     "widgets": {"errors", "events", "keys", "lab"},
     "bench": {"errors", "events", "keys", "mq", "lab", "load", "experiments", "widgets"},
 }

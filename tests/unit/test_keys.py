@@ -228,9 +228,9 @@ _MAY = {
     "lab/server/leftovers.py",
     "load/load.py",
     "bench/limit.py",
-    "experiments/api_invariants_of_data.py",  # what a user's effects write
-    "experiments/api_senders.py",
-    "experiments/api_work.py",
+    "soak/api/data_invariants.py",  # what a user's effects write
+    "soak/api/senders.py",
+    "soak/api/work.py",
     "bench/streams.py",
     "bench/gateway_servers.py",
     "keys.py",

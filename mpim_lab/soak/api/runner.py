@@ -20,11 +20,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpim_lab.errors import MpimError
-from mpim_lab.experiments.api_actions import ACTIONS
-from mpim_lab.experiments.api_invariants import check_end, check_rest
-from mpim_lab.experiments.api_schedule import Step
-from mpim_lab.experiments.api_world import Admin, Call, Clock, Outcome, Violation, World
 from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.soak.api.actions import ACTIONS
+from mpim_lab.soak.api.invariants import check_end, check_rest
+from mpim_lab.soak.api.schedule import Step
+from mpim_lab.soak.api.world import Admin, Call, Clock, Outcome, Violation, World
 
 SLACK_S = 1.5
 _BEAT_S = 0.02

@@ -11,9 +11,6 @@ from mpim_lab.events import Kind, message_id
 from mpim_lab.experiments.line import Employee
 from mpim_lab.experiments.line_backlog import Backlog
 from mpim_lab.experiments.line_designs import STREAM, Design, Setting, partitioned
-from mpim_lab.experiments.soak_crew import ManyHands
-from mpim_lab.experiments.soak_designs import ATTEMPTS
-from mpim_lab.experiments.soak_schedule import LINE_KINDS, SENDERS, WORKER_KINDS, Planned, Schedule, Strike
 from mpim_lab.experiments.watched import Ledger, WatchedQueue, enter
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.faults.proxy import Match, Proxy
@@ -26,6 +23,9 @@ from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.ordering.partitioned_stream import ordered_of
 from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.soak.designs import ATTEMPTS
+from mpim_lab.soak.schedule import LINE_KINDS, SENDERS, WORKER_KINDS, Planned, Schedule, Strike
+from mpim_lab.soak.worker_fleet import ManyHands
 
 ANSWERED_WITHIN_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
 LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import PartlyAdded
-from mpim_lab.experiments.api_world import (
+from mpim_lab.soak.api.world import (
     CALL_S,
     LIMITS,
     Actor,

@@ -5,8 +5,11 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mpim_lab.experiments import api_members, api_senders, api_streams, api_work
-from mpim_lab.experiments.api_world import CALL_S, END_S, Call, Outcome, Violation, World
+from mpim_lab.soak.api import members as api_members
+from mpim_lab.soak.api import senders as api_senders
+from mpim_lab.soak.api import streams as api_streams
+from mpim_lab.soak.api import work as api_work
+from mpim_lab.soak.api.world import CALL_S, END_S, Call, Outcome, Violation, World
 
 Bounded = Callable[[Call], Awaitable[Outcome]]
 SOON_S = 5.0  # for what comes by itself: reconnecting, claims, retries

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
-from mpim_lab.experiments.api_world import (
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
+from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.streams.consumer import WAIT_MS
+from mpim_lab.soak.api.world import (
     CALL_S,
     END_S,
     Call,
@@ -21,13 +28,6 @@ from mpim_lab.experiments.api_world import (
     foreign_cancellation,
     pick,
 )
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.store import Idempotency
-from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
-from mpim_lab.mq.streams.consumer import WAIT_MS
 
 LEASE_MS = 300
 BEHAVIOURS = ("ok",) * 6 + ("raise", "cancelled", "slow", "hang")

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
-from mpim_lab.experiments.soak_schedule import WORKERS_LINE_KINDS, Strike
 from mpim_lab.experiments.streams_crew import Crash, Hired
 from mpim_lab.experiments.watched import Ledger
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.soak.schedule import WORKERS_LINE_KINDS, Strike
 
 SLEEPS = ("zombie", "slow worker")
 STOPS_WITHIN_S = 5.0

@@ -4,13 +4,13 @@ import random
 from collections.abc import Callable, Collection, Mapping
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.experiments.api_faults import FAULT_ACTIONS
-from mpim_lab.experiments.api_members import MEMBER_ACTIONS
-from mpim_lab.experiments.api_pubsub import PUBSUB_ACTIONS
-from mpim_lab.experiments.api_senders import BATCH_ACTIONS, POOL_ACTIONS
-from mpim_lab.experiments.api_streams import STREAM_ACTIONS
-from mpim_lab.experiments.api_work import ONCE_ACTIONS, ORDERED_ACTIONS
-from mpim_lab.experiments.api_world import Call, World
+from mpim_lab.soak.api.faults import FAULT_ACTIONS
+from mpim_lab.soak.api.members import MEMBER_ACTIONS
+from mpim_lab.soak.api.pubsub import PUBSUB_ACTIONS
+from mpim_lab.soak.api.senders import BATCH_ACTIONS, POOL_ACTIONS
+from mpim_lab.soak.api.streams import STREAM_ACTIONS
+from mpim_lab.soak.api.work import ONCE_ACTIONS, ORDERED_ACTIONS
+from mpim_lab.soak.api.world import Call, World
 
 Action = Callable[[World, random.Random], Call | None]
 _COMMON = {name: PUBSUB_ACTIONS[name] for name in ("close", "open")} | {"release": FAULT_ACTIONS["release"]}

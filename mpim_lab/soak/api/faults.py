@@ -8,8 +8,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mpim_lab.experiments.api_world import Call, World, pick
 from mpim_lab.lab.faults.proxy import Match
+from mpim_lab.soak.api.world import Call, World, pick
 
 _LAST_S = (0.005, 0.03, 0.03, 0.12, 0.12, 0.6)  # the last: longer than a time-out
 

@@ -4,7 +4,7 @@
 |-------------|-------------------------------------------------|------------------------------------------------------------|
 | works       | an answer                                       | what every open queue gets, soon after the last fault      |
 | pubsub      | PUBSUB CHANNELS, NUMSUB, NUMPAT; a probe        | the open subscriptions; each is reached exactly once       |
-| streams     | XRANGE, XINFO GROUPS, dead letters              | see api_streams                                            |
+| streams     | XRANGE, XINFO GROUPS, dead letters              | see streams                                            |
 | once        | a counter for each idempotent id                | 1                                                          |
 | ordered     | a list for each conversation                    | every acknowledged message once, in order                  |
 | batch       | XRANGE                                          | what batchers said was added, in order                     |
@@ -18,11 +18,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mpim_lab.experiments import api_invariants_of_data as data
-from mpim_lab.experiments import api_members, api_pubsub, api_senders, api_streams, api_work
-from mpim_lab.experiments.api_faults import clients
-from mpim_lab.experiments.api_invariants_of_data import Bounded, eventually, pairs
-from mpim_lab.experiments.api_world import CALL_S, END_S, Call, QueueSlot, Violation, World
+from mpim_lab.soak.api import data_invariants as data
+from mpim_lab.soak.api import members as api_members
+from mpim_lab.soak.api import pubsub as api_pubsub
+from mpim_lab.soak.api import senders as api_senders
+from mpim_lab.soak.api import streams as api_streams
+from mpim_lab.soak.api import work as api_work
+from mpim_lab.soak.api.data_invariants import Bounded, eventually, pairs
+from mpim_lab.soak.api.faults import clients
+from mpim_lab.soak.api.world import CALL_S, END_S, Call, QueueSlot, Violation, World
 
 
 async def check_rest(w: World, bounded: Bounded) -> None:

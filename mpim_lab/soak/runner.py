@@ -1,6 +1,6 @@
 """Soak: many random schedules of faults, played on real servers and judged by the ledger; the sound design fails in none.
 
-`python -m mpim_lab.experiments.soak --schedules 1000`; `--seed 17` plays that one schedule again and shows its trace.
+`python -m mpim_lab.soak.runner --schedules 1000`; `--seed 17` plays that one schedule again and shows its trace.
 """
 
 import argparse
@@ -17,15 +17,15 @@ from typing import NamedTuple
 from mpim_lab.events import Kind
 from mpim_lab.experiments.idempotency import shorthand
 from mpim_lab.experiments.line_designs import Design
-from mpim_lab.experiments.soak_designs import DESIGNS
-from mpim_lab.experiments.soak_schedule import KINDS, Schedule
-from mpim_lab.experiments.soak_stage import Stage
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.plain import ending_well, first_of
+from mpim_lab.soak.designs import DESIGNS
+from mpim_lab.soak.scenario import Stage
+from mpim_lab.soak.schedule import KINDS, Schedule
 
 BLOCK = 100  # so many schedules share a server
 CLEAN = "✓"
@@ -160,7 +160,7 @@ def _replay(seed: int, design: str) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; gives the exit status: 1 if a schedule failed that must not."""
-    parser = argparse.ArgumentParser(prog="python -m mpim_lab.experiments.soak", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m mpim_lab.soak.runner", description=__doc__.splitlines()[0])
     parser.add_argument("--schedules", type=int, default=1_000)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--design", choices=tuple(DESIGNS), default="sound")

@@ -7,8 +7,13 @@ from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.events import now
-from mpim_lab.experiments.api_streams import FETCH_MS, GROUPS, Group, Member, id_key, part_of
-from mpim_lab.experiments.api_world import (
+from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
+from mpim_lab.mq.streams.entries import Entry
+from mpim_lab.mq.streams.worker import Worker
+from mpim_lab.soak.api.streams import FETCH_MS, GROUPS, Group, Member, id_key, part_of
+from mpim_lab.soak.api.world import (
     CALL_S,
     END_S,
     Actor,
@@ -19,11 +24,6 @@ from mpim_lab.experiments.api_world import (
     foreign_cancellation,
     pick,
 )
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
-from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
-from mpim_lab.mq.streams.entries import Entry
-from mpim_lab.mq.streams.worker import Worker
 
 NAMES = ("ann", "ben")
 CLAIM_IDLE_MS = 150

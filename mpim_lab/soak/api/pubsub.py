@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import AlreadySubscribed, QueueClosed, SlowSubscriber
-from mpim_lab.experiments.api_world import (
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.soak.api.world import (
     CALL_S,
     END_S,
     LIMITS,
@@ -24,7 +25,6 @@ from mpim_lab.experiments.api_world import (
     foreign_cancellation,
     pick,
 )
-from mpim_lab.mq.connection.encoding import Message
 
 CHANNELS = (("a", False), ("b", False), ("c:é", False), ("c:*", True))
 BEHAVIOURS = ("ok",) * 8 + ("raise", "cancelled", "slow", "hang", "leave", "close")

@@ -1,6 +1,6 @@
 """API soak: random schedules over the public API on a real server; a failing one prints its seed and a minimal schedule.
 
-`python -m mpim_lab.experiments.api_soak --from 1 --count 20000` plays some 20,000 steps, beginning with seed 1; it says
+`python -m mpim_lab.soak.api.campaign --from 1 --count 20000` plays some 20,000 steps, beginning with seed 1; it says
 with which seed to go on. `--seed 17` plays that one again, and `--steps listen:5 publish:17 leave:3` these steps.
 """
 
@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from mpim_lab.experiments.api_actions import weights
-from mpim_lab.experiments.api_runner import Played, forget, play
-from mpim_lab.experiments.api_schedule import Step, parse_steps, schedule_of, shrunk
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.plain import ending_well
+from mpim_lab.soak.api.actions import weights
+from mpim_lab.soak.api.runner import Played, forget, play
+from mpim_lab.soak.api.schedule import Step, parse_steps, schedule_of, shrunk
 
 SEEDS_AT_ONCE = 5
 SHRINK_S = 60.0
@@ -133,9 +133,7 @@ def soak(first: int, count: int, options: Options, processes: int = 2) -> Iterat
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mpim_lab.experiments.api_soak", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m mpim_lab.soak.api.campaign", description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
     parser.add_argument("--count", type=int, default=20_000, help="how many steps, at least")
     parser.add_argument("--server", help="another server's program, such as redis-server")
