@@ -114,7 +114,8 @@ async def test_a_plain_handler_that_returns_something_has_failed(one_server, res
         await mq.subscribe("a", lambda message: result)
         await mq.publish("a", b"m1")
         await mq.drain()
-    assert [event.kind for event in events if event.message_id == "m1"][-2:] == [Kind.FAILED, Kind.PUBLISHED]
+    kinds = [event.kind for event in events if event.message_id == "m1"]  # two connections: either is heard first
+    assert Kind.FAILED in kinds and Kind.HANDLED not in kinds
 
 
 async def test_a_plain_handler_that_returns_a_coroutine_has_failed_by_name(one_server, caplog):
