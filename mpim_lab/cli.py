@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
             return report()
         if arguments.command == "demo":
-            from mpim_lab.experiments.demo import demo
+            from mpim_lab.demo import demo
 
             return asyncio.run(demo())
         if arguments.command == "serve":

@@ -7,7 +7,7 @@ from typing import Any
 from mpim_lab.bench.machine import describe_machine
 from mpim_lab.bench.medians import medians_of
 from mpim_lab.bench.rows import Row
-from mpim_lab.experiments.compression_cost import SIZES, message_table, size_sweep
+from mpim_lab.chapters.ch06_compression.measurements import SIZES, message_table, size_sweep
 from mpim_lab.lab.server.embedded import open_server
 
 BENCH, CHAT_MESSAGE = "compression", "chat message"

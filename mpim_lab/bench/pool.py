@@ -8,9 +8,9 @@ from mpim_lab.bench.machine import describe_machine
 from mpim_lab.bench.medians import medians_of
 from mpim_lab.bench.rounds import reason_of
 from mpim_lab.bench.rows import Row
+from mpim_lab.chapters.ch07_pool.connection_strategies import WAYS
+from mpim_lab.chapters.ch07_pool.measurements import callers_sweep
 from mpim_lab.errors import MpimError
-from mpim_lab.experiments.pool_cost import callers_sweep
-from mpim_lab.experiments.pool_ways import WAYS
 from mpim_lab.lab.server.embedded import open_server
 
 CALLERS = (1, 16, 64, 256)

@@ -4,11 +4,11 @@ Other faults may bite them, too, if other messages happen to come at the wrong m
 a later message of the same conversation is done before the struck one.
 """
 
-from mpim_lab.experiments.line_designs import MODES, ORDERING_DESIGNS, Design, numbered, ordered_worker
+from mpim_lab.chapters.ch04_ordering.naive import UnfencedWorker
+from mpim_lab.chapters.shared.designs import MODES, ORDERING_DESIGNS, Design, numbered, ordered_worker
 from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.naive.ordering import UnfencedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up
 PREFETCH = 3  # entries in hand at once: a commit may be of several

@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, Self
 
+from mpim_lab.chapters.shared.designs import STREAM, Design, Setting, partitioned
+from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
+from mpim_lab.chapters.shared.line_backlog import Backlog
+from mpim_lab.chapters.shared.pipeline_scenario import Employee
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
-from mpim_lab.experiments.line import Employee
-from mpim_lab.experiments.line_backlog import Backlog
-from mpim_lab.experiments.line_designs import STREAM, Design, Setting, partitioned
-from mpim_lab.experiments.watched import Ledger, WatchedQueue, enter
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer

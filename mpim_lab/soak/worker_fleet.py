@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mpim_lab.chapters.shared.effect_log import Ledger
+from mpim_lab.chapters.shared.worker_fleet import Crash, Hired
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
-from mpim_lab.experiments.streams_crew import Crash, Hired
-from mpim_lab.experiments.watched import Ledger
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.soak.schedule import WORKERS_LINE_KINDS, Strike

@@ -13,8 +13,8 @@ from mpim_lab.bench.compression import bench_compression
 from mpim_lab.bench.growth import GrowthSchedule
 from mpim_lab.bench.growth_points import CHANNELS, SIZE, SUBSCRIBERS, TASKS, Point, measure_point
 from mpim_lab.bench.pool import bench_pool
+from mpim_lab.chapters.ch07_pool.connection_strategies import WAYS
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.experiments.pool_ways import WAYS
 from mpim_lab.load.load import start_load
 from mpim_lab.load.redis.contestants import CONTESTANTS
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from mpim_lab.chapters.ch01_pubsub.challenges import deliver_everything, tell_the_truth
+from mpim_lab.chapters.ch01_pubsub.naive import SketchSender
 from mpim_lab.errors import MpimError
-from mpim_lab.experiments.pubsub_challenge import deliver_everything, tell_the_truth
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise import challenge
-from mpim_lab.naive.pubsub import SketchSender
 
 
 class Sender:

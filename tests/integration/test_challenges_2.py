@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 
-from mpim_lab.experiments.streams_challenge import lose_nothing, survive_the_poison
+from mpim_lab.chapters.ch02_streams.challenges import lose_nothing, survive_the_poison
+from mpim_lab.chapters.ch02_streams.naive import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 from mpim_lab.mq.streams.consumer import Consumer
-from mpim_lab.naive.streams import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

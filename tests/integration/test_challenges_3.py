@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 
-from mpim_lab.experiments.idempotency_challenge import do_it_once, survive_the_zombie
+from mpim_lab.chapters.ch03_idempotency.challenges import do_it_once, survive_the_zombie
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

@@ -1,6 +1,6 @@
 """Chapter 4's challenges: the reference solutions pass, every known-bad one is caught."""
 
-from mpim_lab.experiments.ordering_challenge import number_in_one_step, put_in_order
+from mpim_lab.chapters.ch04_ordering.challenges import number_in_one_step, put_in_order
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

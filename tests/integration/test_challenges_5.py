@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 
+from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
 from mpim_lab.errors import MpimError, NotConnected, QueueFull
-from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

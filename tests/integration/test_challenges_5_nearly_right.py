@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 
+from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
 from mpim_lab.errors import MpimError
-from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
 from tests.challenges import assert_each_fails
 from tests.integration.test_challenges_5 import Reference, Sketch, Timed
 

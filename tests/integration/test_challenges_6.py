@@ -2,8 +2,8 @@
 
 import zlib
 
-from mpim_lab.experiments.compression_challenge import defuse_the_bomb, say_what_it_is
-from mpim_lab.naive.compression import SketchCodec
+from mpim_lab.chapters.ch06_compression.challenges import defuse_the_bomb, say_what_it_is
+from mpim_lab.chapters.ch06_compression.naive import SketchCodec
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 PLAIN, PACKED = b"\xf8", b"\xf9"

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from mpim_lab.chapters.ch07_pool.challenges import give_nothing_broken_back
 from mpim_lab.errors import MpimError
-from mpim_lab.experiments.pool_challenge import give_nothing_broken_back
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

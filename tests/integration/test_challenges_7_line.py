@@ -3,8 +3,8 @@
 import asyncio
 from collections import deque
 
+from mpim_lab.chapters.ch07_pool.challenges import first_come_first_served
 from mpim_lab.errors import PoolTimeout
-from mpim_lab.experiments.pool_challenge import first_come_first_served
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 
-from mpim_lab.experiments.mpim_challenge import routes_without_ghosts
+from mpim_lab.chapters.ch08_im.challenges import routes_without_ghosts
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 UNBIND = 'if redis.call("GET", KEYS[1]) == ARGV[1] then redis.call("DEL", KEYS[1]) end'

@@ -1,7 +1,7 @@
 """Chapter 8's second challenge: the reference solution passes, every known-bad one is caught."""
 
+from mpim_lab.chapters.ch08_im.challenges import tell_the_whole_group
 from mpim_lab.errors import StoreFailed
-from mpim_lab.experiments.mpim_challenge import tell_the_whole_group
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

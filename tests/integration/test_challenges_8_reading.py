@@ -1,6 +1,6 @@
 """Chapter 8's third challenge: the reference solution passes, every known-bad one is caught."""
 
-from mpim_lab.experiments.mpim_challenge import read_in_order
+from mpim_lab.chapters.ch08_im.challenges import read_in_order
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 

@@ -5,11 +5,11 @@ import zlib
 
 import pytest
 
+from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
+from mpim_lab.chapters.ch06_compression.challenges import defuse_the_bomb, say_what_it_is
+from mpim_lab.chapters.ch07_pool.challenges import first_come_first_served, give_nothing_broken_back
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.experiments.batching_challenge import close_the_batch, lose_nothing
-from mpim_lab.experiments.compression_challenge import defuse_the_bomb, say_what_it_is
-from mpim_lab.experiments.pool_challenge import first_come_first_served, give_nothing_broken_back
-from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.mq.compression.dictionary import train_dictionary
 
 CHALLENGES = (

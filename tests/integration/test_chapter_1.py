@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
 from mpim_lab.errors import FaultUnavailable
 from mpim_lab.events import Kind
-from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.support import wait_until

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
+from mpim_lab.chapters.ch02_streams import experiment as streams
+from mpim_lab.chapters.ch02_streams.experiment import DESIGNS, Orders
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.experiments import streams
-from mpim_lab.experiments.streams import DESIGNS, Orders
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView

@@ -3,10 +3,10 @@
 import pytest
 from redis.asyncio import Redis
 
+from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, Payments, design_table, run_all, shorthand
+from mpim_lab.chapters.shared.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.experiments.idempotency import FAULTS, Payments, design_table, run_all, shorthand
-from mpim_lab.experiments.line_designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView

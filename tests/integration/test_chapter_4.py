@@ -2,9 +2,16 @@
 
 import pytest
 
+from mpim_lab.chapters.ch03_idempotency.experiment import design_table, run_all, shorthand
+from mpim_lab.chapters.ch04_ordering.experiment import (
+    CHAT_FAULTS,
+    CREW_FAULTS,
+    LINE_FAULTS,
+    Chat,
+    Guarantees,
+    OrderedWork,
+)
 from mpim_lab.events import Kind
-from mpim_lab.experiments.idempotency import design_table, run_all, shorthand
-from mpim_lab.experiments.ordering import CHAT_FAULTS, CREW_FAULTS, LINE_FAULTS, Chat, Guarantees, OrderedWork
 from mpim_lab.widgets import FlowView
 
 SEED = 7

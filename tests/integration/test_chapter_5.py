@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from mpim_lab.chapters.ch05_batching.experiment import Burst, burst_table
+from mpim_lab.chapters.ch05_batching.scenario import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingStage
 from mpim_lab.events import Kind
-from mpim_lab.experiments.batching import Burst, burst_table
-from mpim_lab.experiments.batching_stage import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingStage
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.widgets import FlowView, SpaceTime
 from tests.pictures import assert_is_static

@@ -2,10 +2,10 @@
 
 import pytest
 
+from mpim_lab.chapters.ch06_compression.experiment import DESIGNS, Packed, damage_table, reading_table
+from mpim_lab.chapters.ch06_compression.measurements import batched_table, message_table, size_sweep
+from mpim_lab.chapters.ch06_compression.scenario import SENDERS, chat_dictionary
 from mpim_lab.events import Kind
-from mpim_lab.experiments.compression import DESIGNS, Packed, damage_table, reading_table
-from mpim_lab.experiments.compression_cost import batched_table, message_table, size_sweep
-from mpim_lab.experiments.compression_stage import SENDERS, chat_dictionary
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.widgets import FlowView

@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
+from mpim_lab.chapters.ch08_im.experiment import ALL, CAPSTONE, InstantMessaging, capstone, in_short, schedule
+from mpim_lab.chapters.ch08_im.faults import MPIM_FAULTS
+from mpim_lab.chapters.ch08_im.measurements import group_sweep, price_sweep
+from mpim_lab.chapters.ch08_im.naive import SketchedPresence
+from mpim_lab.demo import demo
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
-from mpim_lab.experiments.demo import demo
-from mpim_lab.experiments.instant_messaging import ALL, CAPSTONE, InstantMessaging, capstone, in_short, schedule
-from mpim_lab.experiments.mpim_cost import group_sweep, price_sweep
-from mpim_lab.experiments.mpim_faults import MPIM_FAULTS
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.naive.messages import SketchedPresence
 from mpim_lab.widgets import FlowView
 from mpim_lab.widgets.journey import is_journey
 from mpim_lab.widgets.story import tell

@@ -11,8 +11,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from mpim_lab.experiments.idempotency import shorthand
-from mpim_lab.experiments.streams_crew import Crash
+from mpim_lab.chapters.ch03_idempotency.experiment import shorthand
+from mpim_lab.chapters.shared.worker_fleet import Crash
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.backoff import Backoff

@@ -5,8 +5,8 @@ import dataclasses
 
 import pytest
 
+from mpim_lab.chapters.ch01_pubsub.measurements import RUNGS, Throughput, climb_ladder
 from mpim_lab.events import Kind
-from mpim_lab.experiments.throughput import RUNGS, Throughput, climb_ladder
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.load.load import measure, start_load
 from tests.support import wait_until

@@ -5,10 +5,10 @@ import contextlib
 
 import pytest
 
+from mpim_lab.chapters.ch07_pool.naive import SketchPool
 from mpim_lab.errors import CommandTimeout, ConnectionLost, NotConnected, PoolTimeout
 from mpim_lab.lab.faults.server_admin import controlling, cut_connections
 from mpim_lab.mq.pool.pool import Pool
-from mpim_lab.naive.pool import SketchPool
 from tests.pools import QUICK, connections
 from tests.support import wait_until
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from mpim_lab.experiments.pubsub import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
 from mpim_lab.lab.exercise.experiment import Experiment, knob
 from mpim_lab.lab.faults.injector import DESCRIPTIONS
 from mpim_lab.lab.trace.checker import Verdict

@@ -11,10 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
+from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
+from mpim_lab.chapters.ch07_pool import measurements as pool_cost
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
-from mpim_lab.experiments import pool_cost
-from mpim_lab.experiments.price import price_of_guarantees
-from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.server import external, leftovers
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mpim_lab.experiments.instant_messaging import ALL, InstantMessaging
+from mpim_lab.chapters.ch08_im.experiment import ALL, InstantMessaging
 
 pytestmark = pytest.mark.timeout(900)
 SEEDS, AT_ONCE = range(1_000, 1_200), 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpim_lab.experiments.pubsub import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
 from mpim_lab.lab.faults.injector import PUBSUB_FAULTS
 from mpim_lab.widgets import FlowView
 

@@ -16,13 +16,13 @@ ALLOWED = {
     "keys": {"errors"},
     "mq": {"errors", "events", "keys"},
     "im": {"errors", "events", "keys", "mq"},
-    "naive": {"errors", "events", "keys", "mq", "im"},
-    "lab": {"errors", "events", "plain", "keys", "mq", "im", "naive"},
+    "lab": {"errors", "events", "plain", "keys", "mq", "im"},
     "load": {"errors", "events", "plain", "keys", "mq", "im", "lab"},
-    "experiments": {"errors", "events", "plain", "keys", "mq", "im", "naive", "lab", "load"},
-    "soak": {"errors", "events", "plain", "keys", "mq", "im", "naive", "lab", "load", "experiments"},
+    "chapters": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load"},
+    "soak": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load", "chapters"},
     "widgets": {"errors", "events", "keys", "lab"},
-    "bench": {"errors", "events", "keys", "mq", "lab", "load", "experiments", "widgets"},
+    "demo": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load", "chapters"},
+    "bench": {"errors", "events", "keys", "mq", "lab", "load", "chapters", "widgets"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 

@@ -3,16 +3,16 @@
 import numpy
 import pytest
 
+from mpim_lab.chapters.ch02_streams.measurements import handled_per_s as orders_per_s
+from mpim_lab.chapters.ch03_idempotency.measurements import handled_per_s as payments_per_s
+from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
+from mpim_lab.chapters.ch05_batching.measurements import little_sweep
+from mpim_lab.chapters.ch06_compression.measurements import batched_table, message_table
+from mpim_lab.chapters.ch06_compression.measurements import size_sweep as compression_sizes
+from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect
+from mpim_lab.chapters.ch07_pool.measurements import size_sweep as pool_sizes
+from mpim_lab.chapters.ch08_im.measurements import group_sweep, price_sweep
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.experiments.batching_cost import little_sweep
-from mpim_lab.experiments.compression_cost import batched_table, message_table
-from mpim_lab.experiments.compression_cost import size_sweep as compression_sizes
-from mpim_lab.experiments.idempotency_cost import handled_per_s as payments_per_s
-from mpim_lab.experiments.mpim_cost import group_sweep, price_sweep
-from mpim_lab.experiments.pool_cost import blocking_sweep, callers_sweep, collect
-from mpim_lab.experiments.pool_cost import size_sweep as pool_sizes
-from mpim_lab.experiments.price import price_of_guarantees
-from mpim_lab.experiments.streams_cost import handled_per_s as orders_per_s
 from mpim_lab.mq.connection.bounds import check_bounds
 
 

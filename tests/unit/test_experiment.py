@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import pytest
 
+from mpim_lab.chapters.ch01_pubsub.measurements import Throughput
+from mpim_lab.chapters.ch08_im.experiment import InstantMessaging
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Event, Kind
-from mpim_lab.experiments.instant_messaging import InstantMessaging
-from mpim_lab.experiments.throughput import Throughput
 from mpim_lab.lab.exercise.experiment import Experiment, knob
 from mpim_lab.lab.trace.checker import check_trace
 

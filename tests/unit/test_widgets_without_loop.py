@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
 from mpim_lab.errors import WrongLoop
-from mpim_lab.experiments.pubsub import Delivery
 from mpim_lab.lab.exercise.questions import load_questions
 from mpim_lab.load.load import start_load
 from mpim_lab.widgets import FlowView, LiveCharts, Panel, Quiz, SweepPanel

@@ -1,4 +1,4 @@
-"""Services: what a gateway works with, and its limits. The sketch's services have the same methods (naive/messages.py)."""
+"""Services: what a gateway works with, and its limits. The naive ones have the same methods."""
 
 from dataclasses import dataclass
 from functools import partial

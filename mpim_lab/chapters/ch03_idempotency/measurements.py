@@ -1,0 +1,65 @@
+"""Chapter 3's cost: messages handled a second, by how their repeats are recognised."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pandas as pd
+
+from mpim_lab.chapters.ch03_idempotency.naive import CheckThenSet, NoCheck
+from mpim_lab.events import now
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.mq.connection.bounds import check_bounds
+from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
+from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.pubsub.queue import MessageQueue
+
+Run = Callable[[str], Awaitable[object]]
+SQL_SHARE = 20  # a transaction on disk costs so much more that a twentieth of the messages says it all
+
+
+async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
+    """Measure each way with so many messages in hand at a time: one row each, yours, now."""
+    check_bounds(1, 10_000, tasks=tasks)
+    check_bounds(SQL_SHARE, 10_000_000, messages=messages)
+    rows = []
+    async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
+        for count in tasks:
+            for name, kind in (
+                ("no check", NoCheck),
+                ("check then set", CheckThenSet),
+                ("claim, then finish", Idempotency),
+            ):
+                once = kind(mq, f"{name} {count}")
+                rate = await _measure(lambda name, once=once: once.run(name, _book), count, messages)  # type: ignore[misc]
+                rows.append((count, name, rate))
+            async with SqlStore("sqlite+aiosqlite://") as store:
+                inbox = SqlInbox(store, "cost")
+                rows.append(
+                    (count, "SQL inbox, in memory", await _measure(_in_sql(inbox), count, messages // SQL_SHARE))
+                )
+    return pd.DataFrame(rows, columns=["in hand", "way", "handled per second"])
+
+
+def _book(effects: Effects) -> None:
+    effects.also("INCR", "booked")
+
+
+def _in_sql(inbox: SqlInbox) -> Run:
+    async def work(connection: object) -> bytes:
+        return b""
+
+    return lambda name: inbox.run(name, work)
+
+
+async def _measure(run: Run, tasks: int, messages: int) -> float:
+    ids = iter(range(messages))
+
+    async def one() -> None:
+        for number in ids:
+            await run(f"m{number}")
+
+    begun = now()
+    await asyncio.gather(*(one() for _ in range(tasks)))
+    return messages / (now() - begun)

@@ -1,0 +1,104 @@
+"""Chapter 4: two gateways write into one conversation; in which order does bob read? And who works in order?"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mpim_lab.chapters.ch03_idempotency.experiment import LineExperiment
+from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesign, ChatStage
+from mpim_lab.chapters.shared.designs import MODES, ORDERING_DESIGNS, Design
+from mpim_lab.events import Kind
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
+from mpim_lab.lab.trace.checker import Verdict, check
+from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.lab.workload.workload import Workload
+
+CHAT_FAULTS = ("interleave", "gateway dies", "away", "answer lost")
+CREW_FAULTS = ("slow worker", "zombie", "crash before work", "crash after work", "answer to the worker lost", "poison")
+LINE_FAULTS = (
+    "request lost",
+    "request late",
+    "answer lost",
+    "sent twice",
+    "crash before work",
+    "crash after work",
+    "crash after ack",
+    "answer to the worker lost",
+    "zombie",
+    "poison",
+    "server kill",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat(Experiment):
+    """Messages through two gateways in turns; the struck one through the first, which is held up for `lasts` messages."""
+
+    title: ClassVar[str] = "In which order does bob read?"
+    faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
+    designs: ClassVar[dict[str, ChatDesign]] = CHAT_DESIGNS
+
+    design: str = knob("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
+    fault: str = knob("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
+    messages: int = knob(12, "how many messages are sent", low=6, high=1_000)
+    lasts: int = knob(2, "how many messages come while something is held back", low=1, high=100)
+    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+
+    own: ChatDesign | None = None  # the learner's own, instead of a named one
+
+    async def perform(self, run: Run) -> Verdict:
+        """Send everything, fault included; judged by the numbers that the messages were given."""
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        struck = {f"m{fault.before}": fault.kind for fault in planned}
+        design = self.own or CHAT_DESIGNS[self.design]
+        async with open_server() as server, ChatStage(server, run, design, struck, self.lasts) as stage:
+            for payload in Workload(self.seed, self.messages):
+                if run.stopping:
+                    break
+                await stage.send(payload)
+                await asyncio.sleep(self.pace_ms / 1e3)
+            await stage.finish()
+        return check_reading(run.trace)
+
+
+def check_reading(trace: Trace) -> Verdict:
+    """Judge what a reader was shown: each message once, in the order of the numbers.
+
+    A message's order is the number it was first given; two people who write at the same time have no other.
+    """
+    numbers: dict[str, int] = {}
+    for event in trace.of(Kind.ADDED):
+        numbers.setdefault(event.message_id, int(event.detail.split()[1].rstrip(",")))
+    accepted = list(dict.fromkeys(event.message_id for event in trace.of(Kind.ACCEPTED)))
+    sent = sorted(accepted, key=lambda name: numbers.get(name, len(accepted)))
+    stuck = [event.message_id for event in trace.of(Kind.STUCK)]
+    shown = [event.message_id for event in trace.of(Kind.EFFECT)]
+    return check(sent, shown, numbers, stuck=stuck, promise="added")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderedWork(LineExperiment):
+    """One customer's orders; they must be done in the order in which they came."""
+
+    title: ClassVar[str] = "Who works in order?"
+    faults: ClassVar[tuple[str, ...]] = CREW_FAULTS
+    designs: ClassVar[dict[str, Design]] = ORDERING_DESIGNS
+
+    design: str = knob("any worker", "who gets which message", choices=tuple(ORDERING_DESIGNS))
+    fault: str = knob("slow worker", "what goes wrong", choices=("none", *CREW_FAULTS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarantees(LineExperiment):
+    """The three delivery modes, each from the sender to the effect."""
+
+    title: ClassVar[str] = "What does each mode guarantee?"
+    faults: ClassVar[tuple[str, ...]] = LINE_FAULTS
+    designs: ClassVar[dict[str, Design]] = MODES
+
+    design: str = knob("exactly once in effect", "the delivery mode", choices=tuple(MODES))
+    fault: str = knob("none", "what goes wrong", choices=("none", *LINE_FAULTS))
+    persistence: str = knob("always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))

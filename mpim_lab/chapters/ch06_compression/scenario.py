@@ -1,0 +1,133 @@
+"""The stage of chapter 6: alice packs, bob unpacks; beside her an old sender, a new one, and a hostile one."""
+
+import contextlib
+import functools
+import zlib
+from typing import Any, Self
+
+from mpim_lab.chapters.ch06_compression.naive import SketchCodec
+from mpim_lab.events import Kind, Reporter, message_id
+from mpim_lab.lab.exercise.experiment import Run
+from mpim_lab.lab.server.embedded import EmbeddedServer
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.workload.corpus import Corpus
+from mpim_lab.mq.compression.codec import Codec
+from mpim_lab.mq.compression.dictionary import Dictionary, train_dictionary
+from mpim_lab.mq.compression.framing import ZLIB, plain
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.pubsub.queue import MessageQueue
+
+CHANNEL = "user:1001"
+BOMB_BYTES = 64 * 1024 * 1024  # what the bomb becomes; the real ones do not stop here
+CHANGED = "changed"  # on the way, so its sender is alice
+SENDERS = {"old sender": "carol", "new sender": "dave", "cut off": "eve", "bomb": "mallory"}
+
+
+@functools.cache
+def chat_dictionary(id: int = 1) -> Dictionary:
+    """A dictionary of the lab's chat messages, trained when it is first asked for: it takes half a second."""
+    return train_dictionary(Corpus().message_samples(), id=id)
+
+
+class CompressionStage:
+    """One message after the other; those that a fault strikes come from somebody else than alice."""
+
+    def __init__(self, server: EmbeddedServer | ExternalServer, run: Run, codec: Any, struck: dict[str, str]) -> None:
+        self._codec, self._struck, self._trace = codec, struck, run.trace
+        self._dictionary = chat_dictionary() if "new sender" in struck.values() else None
+        self.bytes_before = self.bytes_after = self.most_bytes = 0
+        self.misread: list[str] = []
+        self._changed: dict[bytes, bytes] = {}  # packed, one bit changed → what it was before
+        self._sent: dict[bytes, bytes] = {}  # packed → payload: to name in the trace what cannot be read
+        self._senders = MessageQueue(server.url, prefix=server.prefix)
+        self._bob = MessageQueue(server.unix_url or server.url, name="bob", prefix=server.prefix, observer=run.trace)
+        if self._dictionary is not None and isinstance(codec, Codec):
+            self._codec = Codec(codec.algorithm, dictionaries=[self._dictionary])
+        self._open = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open.enter_async_context(self._senders)
+            await self._open.enter_async_context(self._bob)
+            await self._bob.subscribe(CHANNEL, _take, unpack=self._unpack)
+        except BaseException:  # whoever was opened must not be left behind
+            await self._open.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._open.aclose()
+
+    async def send(self, payload: bytes) -> None:
+        """One message, from alice, or from whoever has the fault's part; then bob has it, or has refused it."""
+        name = payload.split(b" ", 1)[0].decode()
+        fault = self._struck.get(name, "")
+        reporter = Reporter(SENDERS.get(fault, "alice"), self._trace)
+        packed = self._pack(payload, fault)
+        self._sent[packed] = payload
+        if not fault:
+            self.bytes_before += len(payload)
+            self.bytes_after += len(packed)
+        reporter.message(Kind.ACCEPTED, payload, CHANNEL)
+        receivers = await self._senders.publish(CHANNEL, packed)
+        reporter.message(Kind.PUBLISHED, payload, CHANNEL, count=receivers)
+        await self._bob.drain()
+
+    def _pack(self, payload: bytes, fault: str) -> bytes:
+        if fault == "old sender":
+            return plain(payload)
+        if fault == "new sender":
+            assert self._dictionary is not None
+            return Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[self._dictionary]).pack(payload)
+        if fault == "cut off":
+            packed: bytes = self._codec.pack(payload * 20)
+            return packed[:-4]
+        if fault == "bomb":
+            return self._bomb(payload)
+        if fault == CHANGED:
+            return self._change(payload * 20)
+        return self._codec.pack(payload)  # type: ignore[no-any-return]
+
+    def _bomb(self, payload: bytes) -> bytes:
+        """64 MiB in 64 KB, as the receiver's own format wants it."""
+        packer = zlib.compressobj(9)
+        parts = [packer.compress(payload)]
+        parts += [packer.compress(bytes(1024 * 1024)) for _ in range(BOMB_BYTES // 1024 // 1024)]
+        packed = b"".join([*parts, packer.flush()])
+        return packed if isinstance(self._codec, SketchCodec) else bytes([ZLIB]) + packed
+
+    def _change(self, text: bytes) -> bytes:
+        """One bit changed, where it does the most harm: it is read, as another text of the same name, if that can be."""
+        packed: bytes = self._codec.pack(text)
+        name = text[: text.index(b" ") + 1]
+        changed = packed
+        for place in range(len(packed) - 1, 0, -1):
+            changed = packed[:place] + bytes([packed[place] ^ 1]) + packed[place + 1 :]
+            with contextlib.suppress(Exception):
+                got: bytes = self._codec.unpack(changed)
+                if got != text and got.startswith(name):
+                    break
+        self._changed[changed] = text
+        return changed
+
+    def _unpack(self, packed: bytes) -> list[bytes]:
+        try:
+            payload: bytes = self._codec.unpack(packed)
+        except Exception as error:
+            sent = self._sent[packed]
+            self._bob.reporter.message(Kind.FAILED, sent, CHANNEL, detail=f"{_name_of(error)}: {error}")
+            return []
+        self.most_bytes = max(self.most_bytes, len(payload))
+        if payload != self._changed.get(packed, payload):
+            self.misread.append(message_id(payload))
+        return [payload]
+
+
+def _name_of(error: Exception) -> str:
+    """zlib calls its own just "error"."""
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__name__}" if kind.__name__ == "error" else kind.__name__
+
+
+def _take(message: Message) -> None:
+    """bob reads."""

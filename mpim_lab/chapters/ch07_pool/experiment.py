@@ -1,0 +1,170 @@
+"""Chapter 7: callers who need a connection of their own; who gets one, who is told why not, and who waits for ever?"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from mpim_lab.chapters.ch03_idempotency.experiment import run_all
+from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
+from mpim_lab.chapters.ch07_pool.scenario import PoolStage
+from mpim_lab.events import Kind
+from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.server.embedded import open_server
+from mpim_lab.lab.trace.checker import Verdict, check
+from mpim_lab.lab.trace.trace import Trace
+
+FAULTS = ("leak", "cancelled", "broken connection", "idle rot", "exhaustion", "server restart")
+STRIKES_MANY = ("leak", "exhaustion")  # the others need one caller
+WAIT_S, SHORT_WAIT_S = 3.0, 0.3  # the second where nobody gives a connection back before the time is up
+
+
+@dataclass(frozen=True, repr=False)
+class CallersVerdict(Verdict):
+    """What became of the callers: done (`delivered`), refused with a named error, stuck, or given a wrong reply.
+
+    refused: how many by the error's name. wrong: who read somebody else's reply; untold: who heard nothing; `lost` is both,
+    since neither knows that it was not served. usable: how many of the pool's `connections` still do what they are asked.
+    """
+
+    refused: tuple[tuple[str, int], ...] = ()
+    wrong: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+    usable: int = 0
+    connections: int = 0
+
+    def __str__(self) -> str:
+        lines = [f"callers {self.sent:,}  done {self.delivered:,}"]
+        lines += [f"refused {count}  ({name})" for name, count in self.refused]
+        bad = {"stuck, waiting for ever": self.stuck, "given somebody else's reply": self.wrong, "untold": self.untold}
+        for name, ids in bad.items():
+            lines += [f"{name} {len(ids)}  ({', '.join(ids[:12])}{', …' if len(ids) > 12 else ''})"] if ids else []
+        return "\n".join([*lines, f"connections of use at the end: {self.usable} of {self.connections}"])
+
+    __repr__ = __str__
+
+    @property
+    def shorthand(self) -> str:
+        """In a few words, the same in every run."""
+        refused = [f"{count} {name}" for name, count in self.refused]
+        found = {"stuck": self.stuck, "wrong reply": self.wrong}
+        parts = [f"{self.delivered} done", *refused, *(f"{len(ids)} {name}" for name, ids in found.items() if ids)]
+        return f"{', '.join(parts)}; {self.usable} of {self.connections} usable"
+
+
+def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
+    """From the events of a run to what became of each caller."""
+
+    def ids(*kinds: Kind) -> list[str]:
+        return [event.message_id for event in trace.of(*kinds)]
+
+    failed = [(event.message_id, event.detail) for event in trace.of(Kind.FAILED)]
+    wrong = tuple(name for name, why in failed if why.startswith("WrongReply"))
+    refused = Counter(why.partition(":")[0] for name, why in failed if name not in wrong)
+    base = check(ids(Kind.ACCEPTED), ids(Kind.HANDLED), stuck=ids(Kind.STUCK), dead=[name for name, _ in failed])
+    return CallersVerdict(
+        sent=base.sent,
+        delivered=base.delivered,
+        lost=tuple(name for name in ids(Kind.ACCEPTED) if name in {*wrong, *base.lost}),
+        duplicated=base.duplicated,
+        reordered=base.reordered,
+        misreported=wrong,
+        stuck=base.stuck,
+        promise="done",
+        refused=tuple(sorted(refused.items())),
+        wrong=wrong,
+        untold=base.lost,
+        usable=usable,
+        connections=connections,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callers(Experiment):
+    """Callers who each wait for a reply on a connection of their own: a few at once, then one by one, then a peak."""
+
+    title: ClassVar[str] = "Who gets a connection?"
+    faults: ClassVar[tuple[str, ...]] = FAULTS
+    designs: ClassVar[dict[str, PoolDesign]] = DESIGNS
+
+    design: str = knob("sketch", "which pool they share", choices=tuple(DESIGNS))
+    fault: str = knob("leak", "what goes wrong", choices=("none", *FAULTS))
+    callers: int = knob(16, "how many callers come", low=6, high=500)
+    connections: int = knob(3, "how many connections the pool may have", low=1, high=16)
+    lasts: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
+    pace_ms: int = knob(0, "pause between two callers", low=0, high=500, step=10)
+    seed: int = knob(7, "chooses which caller is struck", low=0, high=9_999)
+
+    own: PoolDesign | None = None  # the learner's own, instead of a named one
+
+    async def perform(self, run: Run) -> CallersVerdict:
+        """Let everybody come, fault included; the verdict says what became of each."""
+        waves = _waves(self.callers, self.connections)
+        struck = _struck(self.seed, self.fault, waves, self.lasts)
+        wait_s = SHORT_WAIT_S if self.fault == "exhaustion" else WAIT_S
+        setting = {"connections": self.connections, "wait_s": wait_s}
+        design = self.own or DESIGNS[self.design]
+        async with open_server() as server, PoolStage(server, run, design, struck, setting) as stage:
+            for wave in waves:
+                for number in wave:
+                    if run.stopping:
+                        break
+                    await stage.come(number)
+                    await asyncio.sleep(self.pace_ms / 1e3)
+                await stage.serve()
+            await stage.finish()
+            verdict = judge(run.trace, stage.usable, self.connections)
+        run.metrics.update(_metrics(verdict))
+        return verdict
+
+
+def _waves(callers: int, connections: int) -> list[list[int]]:
+    """Who is there at the same time: as many as there are connections, then one at a time, then twice as many.
+
+    Neither of the two crowds is more than a third of all.
+
+    >>> _waves(9, 2)
+    [[1, 2], [3], [4], [5], [6], [7, 8, 9]]
+    """
+    numbers = list(range(1, callers + 1))
+    first = min(connections, callers // 3)
+    last = callers - min(2 * connections, callers // 3)
+    return [numbers[:first], *([number] for number in numbers[first:last]), numbers[last:]]
+
+
+def _struck(seed: int, fault: str, waves: Sequence[Sequence[int]], lasts: int) -> dict[int, str]:
+    """Whom the fault strikes: callers of the quiet time, chosen by the seed."""
+    if fault == "none":
+        return {}
+    quiet = [wave[0] for wave in waves[1:-1]]
+    many = min(lasts, len(quiet)) if fault in STRIKES_MANY else 1
+    begin = random.Random(f"{seed} {fault}").randint(0, max(0, len(quiet) - many - 1))
+    return dict.fromkeys(quiet[begin : begin + many], fault)
+
+
+def _metrics(verdict: CallersVerdict) -> dict[str, float]:
+    return {
+        "done": verdict.delivered,
+        "refused": sum(count for _, count in verdict.refused),
+        "stuck": len(verdict.stuck),
+        "wrong_replies": len(verdict.wrong),
+        "usable": verdict.usable,
+    }
+
+
+async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **knobs: Any) -> pd.DataFrame:
+    """Every design under every fault: one row each, counts in columns; the same in every run."""
+    cases = [(fault, design) for fault in faults for design in DESIGNS]
+    runs = await run_all([Callers(design=design, fault=fault, seed=seed, **knobs) for fault, design in cases])
+    rows = []
+    for (fault, design), result in zip(cases, runs, strict=True):
+        verdict = result.verdict
+        by = ", ".join(f"{count} {name}" for name, count in verdict.refused)
+        usable = f"{verdict.usable} of {verdict.connections}"
+        rows.append((fault, design, verdict.delivered, by, len(verdict.stuck), len(verdict.wrong), usable))
+    columns = ["fault", "design", "done", "refused", "stuck", "wrong replies", "connections usable"]
+    return pd.DataFrame(rows, columns=columns).set_index(["fault", "design"])

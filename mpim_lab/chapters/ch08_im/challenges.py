@@ -1,0 +1,66 @@
+"""Chapter 8's challenges: routes without ghosts, a whole group told at once, and a client that reads in order."""
+
+from mpim_lab.chapters.ch08_im.fanout_cases import SCRIPTS as HALL_SCRIPTS
+from mpim_lab.chapters.ch08_im.fanout_harness import hall_trial
+from mpim_lab.chapters.ch08_im.presence_cases import SCRIPTS as GATE_SCRIPTS
+from mpim_lab.chapters.ch08_im.presence_harness import gates_trial
+from mpim_lab.chapters.ch08_im.reader_cases import SCRIPTS as READING_SCRIPTS
+from mpim_lab.chapters.ch08_im.reader_harness import MOST_IN_A_PAGE, reading_trial
+from mpim_lab.lab.exercise.challenge import Challenge
+
+
+def routes_without_ghosts() -> Challenge:
+    """Where a user is connected: true after a move, a death, and what two gateways do at the same time."""
+    return Challenge(
+        "Routes without ghosts",
+        "Write a class with `__init__(self, call, lifetime_s)`, `async bind(self, uid, gateway, connection)`, `unbind`\n"
+        "and `renew` with the same arguments, and `async where(self, uid)`, which gives the gateway or None. Each gateway\n"
+        'has an object of your class; they share a server: `await call("SET", key, …)` runs one command, and gives text.\n'
+        "The last bind is where the user is. A bind or renew counts for `lifetime_s` seconds (it may be a fraction).\n"
+        "Gateways die at any moment, and hear late that a connection ended: unbind and renew are for the route of this\n"
+        "very connection, if it is still there, and leave another one's as it is.",
+        [gates_trial(title, script) for title, script in GATE_SCRIPTS],
+        [
+            "Keep gateway and connection in the value: whoever unbinds must know whose route it is. Give it a lifetime (PX).",
+            "Between your GET and your DEL, another gateway may SET. What the server does in one command nobody can part.",
+            '`call("EVAL", script, 1, key, mine, ms)`: in Lua, `if redis.call("GET", KEYS[1]) == ARGV[1] then … end`.',
+        ],
+    )
+
+
+def tell_the_whole_group() -> Challenge:
+    """A message to a group: the same few round trips for 5 and for 500, and the truth about each member."""
+    return Challenge(
+        "Tell the whole group",
+        "Write a class with `__init__(self, pipeline, store)` and `async send(self, members, message)`, which gives\n"
+        '{"pushed": […], "stored": […], "failed": […]}: each member in one of them. `await pipeline([("PUBLISH",\n'
+        '"user:bob", message), …])` runs many commands in one round trip and gives a reply for each: how many listened, or\n'
+        "an exception in its place: that one failed. For whom nobody listened, `await store(uids, message)` keeps it, in\n"
+        "one transaction, or raises StoreFailed: then those failed, too. After a failure `send` is called again with the\n"
+        "same message: it must try those who failed, and nobody else.",
+        [hall_trial(title, script) for title, script in HALL_SCRIPTS],
+        [
+            "One list of commands, one pipeline; then look at the replies, member by member (zip).",
+            "A reply is a number above 0, or 0, or an exception, and an exception is true as well: isinstance comes first.",
+            "Keep a dict for each message, from member to what became of her. `send` leaves out who is pushed or stored.",
+        ],
+    )
+
+
+def read_in_order() -> Challenge:
+    """A client's reading rule: each message once, in order, and asked for when it is missing."""
+    return Challenge(
+        "Read in order",
+        "Write a class with `__init__(self, ask)`, `push(self, number, text)` and `page(self, messages, last)`, which give\n"
+        "the list of texts to show now, and `last(self, number)`. Numbers begin at 1; each text is shown once, in order,\n"
+        "as soon as its turn comes. Pushes come early, late, twice or never. `last` says how far the conversation is. When\n"
+        "something is missing call `ask(after)`, at once, with the number shown last. The answer comes later, by `page`: at\n"
+        f"most {MOST_IN_A_PAGE} pairs (number, text) that came after it, and how far the conversation was when it was read.\n"
+        "Do not ask again before that answer is there, nor for nothing.",
+        [reading_trial(title, *scripts) for title, scripts in READING_SCRIPTS],
+        [
+            "Two numbers and a dict: what is shown, how far the conversation is known to go, and what came early.",
+            "push and page do the same with each message: keep it if it is new, then show as long as the next one is there.",
+            "After every call: is more known of than shown, and no answer to come? Then ask. A page is an answer.",
+        ],
+    )

@@ -1,0 +1,243 @@
+"""Hall: a group's members, some listening on a real server and some away, and the learner's class that tells them all.
+
+Counted are round trips and calls of the store; what each member was told is what her own subscription brought.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Self
+
+from mpim_lab.chapters.ch08_im.redis_commands import as_text, listed, story_in_short, with_keys, words_of
+from mpim_lab.errors import MpimError, QueueFull, StoreFailed
+from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, Kind, now
+from mpim_lab.keys import user_channel
+from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
+from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.connection.pipeline import call_many
+from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.pubsub.queue import MessageQueue
+
+WORDS = ("pushed", "stored", "failed")
+STUCK_AFTER_S = 10.0
+SENDER, NEAR, FAR = "alice", "gw-1", "gw-2"
+
+
+class Complaint(Exception):
+    """What went wrong, for which message and member."""
+
+    def __init__(self, text: str, message: str = "", member: str = "") -> None:
+        super().__init__(text)
+        self.message, self.member = message, member
+
+
+class Hall:
+    """The members, the pipeline, the store. Use as a context; then `come`, `say`, and the figures of the last `say`."""
+
+    def __init__(self, server: EmbeddedServer | ExternalServer, solution: type[Any]) -> None:
+        self.log: list[str] = []
+        self.failing: set[str] = set()  # members whose PUBLISH fails
+        self.store_fails = False
+        self.round_trips = self.store_calls = 0  # of the last `say`
+        self._commands = MessageQueue(server.url, name=SERVICE, prefix=server.prefix)
+        self._listener = MessageQueue(server.url, name=FAR, prefix=server.prefix)
+        self._here: set[str] = set()
+        self._got: Counter[tuple[str, str]] = Counter()  # (message, member) → how often she was told
+        self._kept: Counter[tuple[str, str]] = Counter()  # (message, member) → how often it was stored
+        self._tried: list[str] = []  # to whom the last `say` published
+        self._events: list[tuple[str, Event]] = []  # member, event
+        self._own = solution(self.pipeline, self.store)
+
+    async def __aenter__(self) -> Self:
+        await self._commands.open()
+        await self._listener.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await asyncio.gather(self._commands.close(), self._listener.close())
+
+    # What the learner's class is given
+
+    async def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Many commands in one round trip; gives a reply for each, an error in the place of one that failed."""
+        wanted = [words_of(command) for command in commands]
+        self.round_trips += 1
+        members = [_member_of(words) for words in wanted]
+        packed = [
+            pack(*with_keys(words, self._commands.keys))
+            for words, uid in zip(wanted, members, strict=True)
+            if uid not in self.failing
+        ]
+        answers = iter(await call_many(self._commands.access("group").commands, packed))
+        replies = [
+            as_text(next(answers)) if uid not in self.failing else QueueFull("no room for it") for uid in members
+        ]
+        self._tried += [uid for uid in members if uid]
+        self.log.append(f"  one round trip: {listed(_answered(w, r) for w, r in zip(wanted, replies, strict=True))}")
+        for words, uid, reply in zip(wanted, members, replies, strict=True):
+            if uid and len(words) > 2:
+                self._report_push(_id(words[2]), uid, reply)
+        return replies
+
+    async def store(self, uids: Iterable[str], message: str) -> None:
+        """Keep a message for those who are away, in one transaction. Raises StoreFailed: nothing was kept."""
+        members = [uids] if isinstance(uids, str) else list(uids)
+        self.store_calls += 1
+        self.log.append(f"  store: {listed(members)}{', which fails' if self.store_fails else ''}")
+        await asyncio.sleep(0)
+        if self.store_fails:
+            raise StoreFailed("the database is away; nothing was kept")
+        for uid in members:
+            self._kept[_id(message), uid] += 1
+            self._hop(_id(message), uid, SERVICE, OFFLINE_STORE)
+
+    # Steps
+
+    async def come(self, *members: str) -> None:
+        """These are online from now on."""
+        self._here.update(members)
+        await asyncio.gather(*(self._listener.subscribe(user_channel(uid), self._told) for uid in members))
+
+    async def leave(self, member: str) -> None:
+        """This one is away from now on."""
+        self.log.append(f"{member} leaves")
+        self._here.discard(member)
+        await self._listener.unsubscribe(user_channel(member))
+
+    async def say(self, message: str, members: Sequence[str]) -> None:
+        """Have the learner's class tell them; then compare what happened, and what it says, with what must be.
+
+        Raises Complaint.
+        """
+        name = _id(message)
+        self.round_trips = self.store_calls = 0
+        self._tried.clear()
+        before = {uid for uid in members if self._got[name, uid] or self._kept[name, uid]}
+        self.log.append(f"send {name} to {listed(members)}{' once more' if before else ''}")
+        for uid in members:
+            self._event(uid, Event(Kind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid)))
+            self._hop(name, uid, SENDER, NEAR)
+            self._hop(name, uid, NEAR, SERVICE)
+        report = await self._send(name, members, message)
+        await self._listener.drain()
+        for uid in sorted(members, key=lambda uid: -self._got[name, uid]):  # who was told twice comes first
+            self._must_have_it(name, uid)
+        for uid in self._tried:
+            if uid in before:
+                raise Complaint(f"{uid} had {name} already, and was tried once more", name, uid)
+        self._must_be_reported(name, members, report, before)
+
+    def trace(self, message: str, member: str) -> Trace:
+        """One member's copy of one message, for the picture."""
+        trace = Trace(sample_above_per_s=None)
+        for uid, event in self._events:
+            if uid == member and event.message_id == f"{message}→{member}":
+                trace(event)
+        return trace
+
+    # Inside
+
+    async def _send(self, name: str, members: Sequence[str], message: str) -> Any:
+        try:
+            async with asyncio.timeout(STUCK_AFTER_S):
+                report = await self._own.send(list(members), message)
+        except TimeoutError:
+            raise Complaint(f"send({name}) did not return within {STUCK_AFTER_S:g} s") from None
+        except StoreFailed:
+            raise Complaint(f"send raised StoreFailed, and nobody knows who was told of {name}", name) from None
+        with contextlib.suppress(AttributeError, TypeError):  # it is no report, which is found out below
+            self.log.append(f"send says {'; '.join(f'{word}: {listed(report.get(word, ()))}' for word in WORDS)}")
+        return report
+
+    def _told(self, message: Message) -> None:
+        name, uid = _id(message.text), str(message.channel).partition(":")[2]
+        self._got[name, uid] += 1
+        self._hop(name, uid, user_channel(uid), FAR)
+        self._hop(name, uid, FAR, uid)
+        self._event(uid, Event(Kind.EFFECT, now(), uid, f"{name}→{uid}", user_channel(uid)))
+
+    def _must_have_it(self, id: str, uid: str) -> None:
+        got, kept = self._got[id, uid], self._kept[id, uid]
+        if got > 1:
+            raise Complaint(f"{uid} was told of {id} {got} times", id, uid)
+        if kept > 1:
+            raise Complaint(f"{id} was stored for {uid} {kept} times", id, uid)
+        if got and kept:
+            raise Complaint(f"{uid} was told of {id}, and it was stored as well: it will come twice", id, uid)
+        if uid in self.failing and kept:
+            raise Complaint(f"{uid}'s PUBLISH failed, and {id} was stored: only who is away has it stored", id, uid)
+        if got or kept or uid in self.failing or (self.store_fails and uid not in self._here):
+            return
+        if uid in self._here:
+            raise Complaint(f"{uid} is online, and was not told of {id}", id, uid)
+        raise Complaint(f"{id} is lost for {uid}: nobody listened, and it was not stored", id, uid)
+
+    def _must_be_reported(self, id: str, members: Sequence[str], report: Any, before: set[str]) -> None:
+        with contextlib.suppress(AttributeError, TypeError):
+            said = [(uid, word) for word in WORDS for uid in report.get(word, ())]
+            words = dict(said)
+            for uid in members:
+                became = "pushed" if self._got[id, uid] else "stored" if self._kept[id, uid] else "failed"
+                if uid not in words and uid not in before:
+                    raise Complaint(f"send does not say what became of {id} for {uid}: it {_was(became)}", id, uid)
+                if words.get(uid, became) != became:
+                    raise Complaint(f"{id} {_was(became)} for {uid}, and send says {words[uid]}", id, uid)
+            for uid, count in Counter(uid for uid, _ in said).items():
+                if count > 1 or uid not in members:
+                    raise Complaint(f"send names {uid} {count} times", id, uid)
+            return
+        raise Complaint(f"send gave {report!r}: a dict of three lists was wanted, {', '.join(WORDS)}", id)
+
+    def _report_push(self, id: str, uid: str, reply: Any) -> None:
+        if isinstance(reply, MpimError):
+            return
+        self._hop(id, uid, SERVICE, user_channel(uid), count=int(reply))
+
+    def _hop(self, id: str, uid: str, source: str, target: str, count: int | None = None) -> None:
+        self._event(uid, Event(Kind.PASSED, now(), source, f"{id}→{uid}", target, "", count))
+
+    def _event(self, uid: str, event: Event) -> None:
+        self._events.append((uid, event))
+
+
+def _id(message: str) -> str:
+    return message.split(" ", 1)[0]
+
+
+def _member_of(words: Sequence[str]) -> str:
+    """Whom a command publishes to; empty: it is another command."""
+    is_push = words[0].upper() == "PUBLISH" and len(words) == 3 and words[1].startswith("user:")
+    return words[1].partition(":")[2] if is_push else ""
+
+
+def _answered(words: Sequence[str], reply: Any) -> str:
+    name = _member_of(words) or words[0].upper()
+    return f"{name} {type(reply).__name__ if isinstance(reply, Exception) else reply}"
+
+
+def _was(became: str) -> str:
+    return "failed" if became == "failed" else f"was {became}"
+
+
+def hall_trial(title: str, script: Callable[[Hall], Awaitable[None]]) -> Trial:
+    """A script as a trial of a challenge."""
+
+    async def judge(solution: type[Any]) -> Failure | None:
+        async with open_server() as server, Hall(server, solution) as hall:
+            try:
+                await script(hall)
+            except Complaint as bad:
+                trace = hall.trace(bad.message, bad.member) if bad.member else None
+                name = f"{bad.message}→{bad.member}" if bad.member else bad.message
+                return Failure(str(bad), title, name, story_in_short(hall.log), trace)
+            except Exception as error:  # the learner's code may raise anything
+                return Failure(
+                    f"your class raised {type(error).__name__}: {error}", title, "", story_in_short(hall.log)
+                )
+        return None
+
+    return judge
