@@ -1,7 +1,7 @@
 """What the tests of pools share."""
 
 from mpim_lab.lab.faults.server_admin import controlling
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 
 QUICK = {"backoff": Backoff(first_s=0.01, most_s=0.02), "connect_timeout_s": 2.0, "wait_s": 10.0}
 

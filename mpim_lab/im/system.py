@@ -21,8 +21,8 @@ from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.handler import OneLoop
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.one_loop import OneLoop
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -6,8 +6,7 @@ a later message of the same conversation is done before the struck one.
 
 from mpim_lab.chapters.ch04_ordering.naive import UnfencedWorker
 from mpim_lab.chapters.shared.designs import MODES, ORDERING_DESIGNS, Design, numbered, ordered_worker
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up

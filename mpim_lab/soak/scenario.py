@@ -18,8 +18,8 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.ordering.partitioned_stream import ordered_of
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -16,8 +16,8 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 

@@ -26,8 +26,8 @@ from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import BATCH, mark_of
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 

@@ -21,10 +21,10 @@ from mpim_lab.events import Kind
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.resp import Connection, pack
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import tls_relay, wait_until
 

@@ -15,8 +15,7 @@ from mpim_lab.chapters.ch03_idempotency.experiment import shorthand
 from mpim_lab.chapters.shared.worker_fleet import Crash
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -13,7 +13,7 @@ from mpim_lab.im.protocol.periodic import go_round
 from mpim_lab.im.protocol.requests import SendGroupMessageReq
 from mpim_lab.im.services.batch_loader import Gathered
 from mpim_lab.im.services.outbox import Outbox
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until

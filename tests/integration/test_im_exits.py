@@ -14,8 +14,8 @@ from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
 

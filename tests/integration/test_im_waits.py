@@ -25,8 +25,8 @@ from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.system import System
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.embedded import MpimSystem
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until

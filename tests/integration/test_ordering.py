@@ -17,8 +17,8 @@ from mpim_lab.errors import (
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.producer import Producer
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader, Gap
 from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered

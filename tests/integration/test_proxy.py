@@ -12,9 +12,9 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from mpim_lab.errors import CommandTimeout, ConnectionLost, InvalidParameter, LoginRejected, MpimError
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.faults.resp_framing import RespFrames
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, shop, working
 from tests.support import wait_until

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.streams.consumer import Consumer
 from tests.streams import AN_HOUR_MS, data, dies_with, everything_done, fetched, shop, working
 from tests.support import wait_until

@@ -7,8 +7,7 @@ import pytest
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, everything_done, letters, pending, shop, working
 from tests.support import wait_until

@@ -11,7 +11,7 @@ import uvloop
 
 from mpim_lab.errors import CommandTimeout, ConnectionLost, NotConnected
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.pool import Pool
 from tests.conftest import SERVERS, missing
 from tests.pools import connections, kept

@@ -8,9 +8,8 @@ import pytest
 
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import SERVERS, missing
 from tests.streams import everything_done, working

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.batching.buffer import Backlog
+from mpim_lab.mq.batching.buffer import Backlog, Receipt
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
-from mpim_lab.mq.batching.receipt import Receipt
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from mpim_lab.errors import (
 from mpim_lab.events import Reporter
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 
 AT_ONCE = Backoff(first_s=1e-6, most_s=1e-6)
 

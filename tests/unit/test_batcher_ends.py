@@ -16,7 +16,7 @@ from mpim_lab.errors import (
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 from tests.unit.test_batch_sender import AT_ONCE, ScriptedCarrier
 
 IN_TIME_S = 10

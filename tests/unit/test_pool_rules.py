@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, NotConnected, QueueFull
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.command_state import Leftovers, blocks_for_s, check_has_reply
 from mpim_lab.mq.pool.policies import Ageing, Load, Outage, least_busy
 from mpim_lab.mq.pool.stats import Waits

@@ -19,7 +19,7 @@ from mpim_lab.errors import (
     Unconfirmed,
     WrongLoop,
 )
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.producer import Producer
 from tests.support import wait_until
 

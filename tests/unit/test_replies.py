@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.connection.replies import Replies, that_fit
+from mpim_lab.mq.connection.resp import Replies, that_fit
 
 COMMANDS = st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=50)
 

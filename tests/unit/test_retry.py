@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 
 TRIES = st.integers(1, 200)
 CHANCES = st.floats(0, 1)

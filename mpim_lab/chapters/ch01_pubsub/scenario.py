@@ -22,9 +22,9 @@ from mpim_lab.lab.faults.injector import (
 from mpim_lab.lab.faults.server_admin import cut_connections, limit_output_buffer
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -19,8 +19,8 @@ from mpim_lab.lab.faults.injector import Hold, Quiet, check_available, until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader
 from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
 from mpim_lab.mq.pubsub.queue import MessageQueue

@@ -20,8 +20,8 @@ from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import check_available, until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CALLERS, POOL = "callers", "pool"

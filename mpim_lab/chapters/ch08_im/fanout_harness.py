@@ -18,7 +18,7 @@ from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.pipeline import call_many
+from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.connection.resp import pack
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -11,7 +11,7 @@ from mpim_lab.im.protocol.frames import Status
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.system.embedded import MpimSystem
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 
 QUICK = Backoff(first_s=0.02, most_s=0.1)
 

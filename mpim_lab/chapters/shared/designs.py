@@ -8,8 +8,7 @@ from mpim_lab.chapters.ch02_streams.naive import NoAckWorker
 from mpim_lab.chapters.ch03_idempotency.naive import CheckThenSet, FreshIdSender, LibrarySender, MarkFirst, NoCheck
 from mpim_lab.chapters.ch04_ordering.naive import RetryListSender, UnfencedWorker
 from mpim_lab.chapters.shared.worker_fleet import sound_worker
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.producer import Producer
 from mpim_lab.mq.idempotency.store import Idempotency

@@ -22,8 +22,8 @@ from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -8,8 +8,7 @@ from mpim_lab.chapters.ch02_streams.naive import AckFirstWorker, EndlessRetryWor
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.streams.group import ConsumerGroup
 from mpim_lab.mq.streams.worker import EntryHandler, Worker
 

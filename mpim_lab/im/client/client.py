@@ -39,11 +39,10 @@ from mpim_lab.im.protocol.frames import (
 )
 from mpim_lab.im.protocol.periodic import go_round
 from mpim_lab.im.protocol.requests import ChatMessage, checked_name, group_conversation
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.connection.handler import checked_handler, is_async
+from mpim_lab.mq.connection.handler import OneLoop, checked_handler, is_async
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.retry import Backoff
 
 _MOST_KNOWN = 10_000
 _TICK_S = 0.05

@@ -19,8 +19,8 @@ from mpim_lab.im.protocol.closing import hang_up
 from mpim_lab.im.protocol.frames import Bye, FromGateway, Hello, Ping, Problem, Welcome, encode, from_gateway
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import mark_of, messages_of
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.handler import Cancellations, checked_handler
+from mpim_lab.mq.connection.retry import Backoff
 
 Token = Callable[[], str] | Callable[[], Awaitable[str]]
 _MOST_BYTES = 4 * 1024 * 1024

@@ -8,7 +8,7 @@ from mpim_lab.events import now
 from mpim_lab.im.client.connection import Line, error_of
 from mpim_lab.im.protocol.frames import Group, Members, Problem, Send, Sent
 from mpim_lab.im.protocol.request_ids import id_of
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 
 _BACKOFF = Backoff(0.05, 1.0)
 _MOST_AT_ONCE = 32  # requests under way: a gateway answers one client's in turn, and above its rate not at all

@@ -9,7 +9,7 @@ from mpim_lab.errors import MpimError
 from mpim_lab.im.protocol.periodic import go_round
 from mpim_lab.im.protocol.requests import AckReq
 from mpim_lab.im.services.messages import Messages
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 
 _MOST_AT_ONCE = 500
 _MOST_PAUSE_S = 1.0  # while the server or the database is away

@@ -37,7 +37,7 @@ from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.handler import OneLoop
 
 _A_CLIENT_S = 0.002
 _log = logging.getLogger(__name__)

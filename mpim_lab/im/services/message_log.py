@@ -14,9 +14,8 @@ from mpim_lab.im.protocol.requests import AckReq, ChatMessage
 from mpim_lab.im.services.append_command import AppendCommand
 from mpim_lab.keys import user_channel
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.connection.pipeline import call_many
-from mpim_lab.mq.connection.replies import Waits
-from mpim_lab.mq.connection.resp import Connection, pack
+from mpim_lab.mq.connection.reconnecting import call_many
+from mpim_lab.mq.connection.resp import Connection, Waits, pack
 from mpim_lab.mq.ordering.sequenced_log import lifetime_ms
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

@@ -48,7 +48,7 @@ from mpim_lab.im.services.offline import MOST_PAGE, OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
 from mpim_lab.mq.connection.bounds import MOST, check_bounds
 from mpim_lab.mq.connection.encoding import publish_head
-from mpim_lab.mq.connection.pipeline import call_many
+from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _MOST_BYTES_AT_ONCE = 4 * 1024 * 1024  # of a group's pushes

@@ -16,17 +16,16 @@ from typing import Any, Self
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull, Unconfirmed
 from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name
-from mpim_lab.mq.batching.buffer import Backlog
+from mpim_lab.mq.batching.buffer import Backlog, Receipt, all_of, first_of
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.flusher import BatchSender
 from mpim_lab.mq.batching.policies import Adaptive, BatchRule
-from mpim_lab.mq.batching.receipt import Receipt, all_of, first_of
 from mpim_lab.mq.batching.transports import Carrier, EntryCarrier, FrameCarrier
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.encoding import check_many, wire_payload
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.connection.wait_queue import Callers
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream

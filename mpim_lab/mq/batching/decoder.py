@@ -5,8 +5,7 @@ import os
 
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import BATCH, batch_of, confirmation, mark_of, messages_of
-from mpim_lab.mq.connection.replies import retrieved
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import pack, retrieved
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 

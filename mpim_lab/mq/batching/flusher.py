@@ -25,8 +25,8 @@ from mpim_lab.events import Kind, now
 from mpim_lab.mq.batching.buffer import Backlog
 from mpim_lab.mq.batching.policies import BatchRule
 from mpim_lab.mq.batching.transports import Carrier
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.retry import Backoff
 
 
 class BatchSender:

@@ -8,9 +8,9 @@ from typing import Protocol
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Reporter, now, shown_name
 from mpim_lab.keys import Name, batches_channel
+from mpim_lab.mq.batching.buffer import Outcome
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import BatchRule
-from mpim_lab.mq.batching.receipt import Outcome
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import MOST_CHANNEL_BYTES, OVERHEAD_BYTES, batch_frame, confirmation_of
 from mpim_lab.mq.connection.encoding import Message

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from mpim_lab.errors import Unconfirmed
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.handler import OneLoop
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

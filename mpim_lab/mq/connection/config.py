@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import check_whole
+from mpim_lab.mq.connection.retry import Backoff
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from mpim_lab.events import Reporter
 from mpim_lab.keys import Keys, Name
-from mpim_lab.mq.connection.layout_check import Commands, KeyLink
+from mpim_lab.mq.connection.layout_check import KeyLink
+from mpim_lab.mq.connection.reconnecting import Commands
 
 
 class Access(NamedTuple):

@@ -16,7 +16,7 @@ the others are served. It ends with its answer, with the command's time-out, or 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, NotConnected, WrongLayout
 from mpim_lab.events import now
@@ -27,32 +27,6 @@ from mpim_lab.mq.connection.resp import Connection
 
 _AGAIN_S = 1.0
 _log = logging.getLogger(__name__)
-
-
-class Commands(Protocol):
-    """What is needed of a link in order to send commands over it."""
-
-    @property
-    def connection(self) -> Connection:
-        """The connection now; if it is `blocked`, ask for `room`."""
-
-    @property
-    def limits(self) -> Limits:
-        """Time-outs and sizes."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the line is up, as far as anybody here knows."""
-
-    @property
-    def on_close(self) -> set[Callable[[], None]]:
-        """What is called when it is closed."""
-
-    async def room(self) -> Connection:
-        """Wait until a command may be sent."""
-
-    def call(self, *command: bytes | str, blocks_s: float = 0.0) -> Coroutine[Any, Any, Any]:
-        """Send one command and await its reply."""
 
 
 class Layout:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.connection.layout_check import Commands
+from mpim_lab.mq.connection.reconnecting import Commands
 
 _PACKAGE = Path(__file__).parents[2]
 

@@ -6,6 +6,8 @@ full       waits for room (max_commands, max_bytes)   QueueFull
 down       waits for the line                         NotConnected
 closed     is refused                                 QueueClosed
 elsewhere  is refused: another loop or process        WrongLoop
+
+`call_many`: many commands that leave in one write, one round trip, no more atomic than so many single commands.
 """
 
 import asyncio
@@ -14,9 +16,9 @@ import os
 import random
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from mpim_lab.errors import (
     CommandRejected,
@@ -29,9 +31,59 @@ from mpim_lab.errors import (
 from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.one_loop import OneLoop
-from mpim_lab.mq.connection.replies import retrieved
-from mpim_lab.mq.connection.resp import Connection, pack
+from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.resp import Connection, Replies, pack, retrieved
+
+
+class Commands(Protocol):
+    """What is needed of a link in order to send commands over it."""
+
+    @property
+    def connection(self) -> Connection:
+        """The connection now; if it is `blocked`, ask for `room`."""
+
+    @property
+    def limits(self) -> Limits:
+        """Time-outs and sizes."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the line is up, as far as anybody here knows."""
+
+    @property
+    def on_close(self) -> set[Callable[[], None]]:
+        """What is called when it is closed."""
+
+    async def room(self) -> Connection:
+        """Wait until a command may be sent."""
+
+    def call(self, *command: bytes | str, blocks_s: float = 0.0) -> Coroutine[Any, Any, Any]:
+        """Send one command and await its reply."""
+
+
+async def call_many(link: Commands, commands: Sequence[bytes]) -> list[Any]:
+    """Send packed commands in order, each write as large as the link's limits allow; gives a reply or an error for each.
+
+    What waits for room in vain, and everything after it, has that error in its place and was not written. Raises what
+    `Link.room` raises when this befalls the first, so that nothing was written.
+    """
+    sent: list[Replies] = []
+    written, error = 0, None
+    while written < len(commands) and error is None:
+        connection = link.connection
+        try:
+            if connection.blocked:
+                connection = await link.room()
+        except MpimError as no_room:
+            if not sent:
+                raise
+            error = no_room
+        else:
+            sent.append(connection.send_many(commands[written:] if written else commands))
+            written += sent[-1].count
+    outcomes = [reply for replies in sent for reply in await replies]
+    return outcomes + [error] * (len(commands) - written)
+
 
 Greeting = tuple[bytes, Callable[[CommandRejected], None]]
 _links: "weakref.WeakSet[Link]" = weakref.WeakSet()

@@ -6,22 +6,132 @@ a turn instead of 128.
 
 This file is the message path and knows nothing of reconnecting: `link.py` replaces a lost connection by a new one. A
 command that was written is never written again, because the server may have run it.
+
+Replies: many commands, one future. A task that sends a hundred commands at once need not be woken a hundred times.
+
+Source: https://valkey.io/topics/pipelining/
+
+Deadlines: which commands have waited too long, at no cost per command.
 """
 
 import asyncio
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import repeat
-from typing import Any, cast
+from itertools import accumulate, repeat
+from typing import Any, Protocol, cast
 
 import hiredis
 from hiredis import PushNotification, ReplyError
 
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected, WrongLoop
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.deadlines import Deadlines
-from mpim_lab.mq.connection.replies import Replies, Waits, fail, retrieved, that_fit
+
+
+class Deadlines:
+    """Time-outs for commands that are answered in order, without a timer or a clock reading each.
+
+    Now and then note how many commands have been issued in all. When a note is `timeout_s` old, whatever was issued
+    before it and is unanswered is overdue. Precise to the interval between two notes.
+
+        >>> deadlines = Deadlines(timeout_s=5.0)
+        >>> deadlines.note(now=100.0, issued=7)
+        >>> deadlines.overdue(now=104.0, answered=3)
+        0
+        >>> deadlines.overdue(now=105.0, answered=3), deadlines.overdue(now=105.1, answered=6)
+        (4, 1)
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._notes: deque[tuple[float, int]] = deque()
+        self._expired = 0  # so many have been issued for longer than the time-out
+
+    def note(self, now: float, issued: int) -> None:
+        """Remember that `issued` commands have been issued by `now` (seconds)."""
+        self._notes.append((now, issued))
+
+    def overdue(self, now: float, answered: int) -> int:
+        """How many of the oldest unanswered commands are overdue."""
+        while self._notes and now - self._notes[0][0] >= self._timeout_s:
+            self._expired = self._notes.popleft()[1]
+        return max(0, self._expired - answered)
+
+
+class Waits(Protocol):
+    """What stands in the line of commands that wait for their answers: a future, or something that is told at once."""
+
+    def done(self) -> bool:
+        """It has been told, or nobody waits any more: what comes after that is read by nobody."""
+
+    def set_result(self, reply: Any, /) -> None:
+        """The command's reply."""
+
+    def set_exception(self, error: Any, /) -> None:
+        """What went wrong instead."""
+
+
+class Replies(asyncio.Future[list[Any]]):
+    """The replies of `count` commands in their order; an error stands in the place of a reply.
+
+    It stands in the line of waiting commands once for each of them, as the futures of single commands do, and is done when
+    all have been answered, or have failed. What comes after that, or after it was cancelled, is read by nobody.
+
+        >>> loop = asyncio.new_event_loop()
+        >>> replies = Replies(2, loop=loop)
+        >>> replies.set_result(b"1-0"), replies.done()
+        (None, False)
+        >>> replies.set_result(b"2-0"), replies.result()
+        (None, [b'1-0', b'2-0'])
+        >>> loop.close()
+    """
+
+    def __init__(self, count: int, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._count, self._replies = count, list[Any]()
+
+    @property
+    def count(self) -> int:
+        """How many commands it stands for."""
+        return self._count
+
+    def set_result(self, reply: Any) -> None:
+        """Take in the next command's reply."""
+        replies = self._replies
+        replies.append(reply)
+        if len(replies) == self._count and not self.done():
+            self._replies = []  # what comes late is not put into the list that was given away
+            super().set_result(replies)
+
+    set_exception = set_result  # what became of one command, not of all
+
+
+def fail(reply: Waits, error: Exception) -> None:
+    """Whoever waits for this reply is told what went wrong instead; whoever no longer waits is not."""
+    if not reply.done():
+        reply.set_exception(error)
+
+
+def retrieved(reply: asyncio.Future[Any]) -> None:
+    """Of the answer to a command that nobody awaits: an error in it is no news."""
+    if not reply.cancelled():
+        reply.exception()
+
+
+def that_fit(commands: Sequence[bytes], places: int, max_bytes: int) -> Sequence[bytes]:
+    """The first of the packed commands: as many as there are places for, until `max_bytes` are reached; at least one.
+
+    >>> that_fit([b"PING"] * 5, places=3, max_bytes=100)
+    [b'PING', b'PING', b'PING']
+    >>> that_fit([b"PING"] * 5, places=3, max_bytes=5)
+    [b'PING', b'PING']
+    """
+    some = commands[: max(1, places)]
+    sizes = list(accumulate(map(len, some)))
+    if sizes[-1] <= max_bytes:
+        return some
+    return some[: 1 + sum(size < max_bytes for size in sizes)]
+
 
 _NOTHING = object()
 _Future = asyncio.Future

@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import Cancellations, inside, is_inside
+from mpim_lab.mq.connection.handler import Cancellations, OneLoop, inside, is_inside
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.retry import Backoff
 
 Answer = TypeVar("Answer")
 

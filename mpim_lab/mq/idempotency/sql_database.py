@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, StoreFailed, StoreUncertain
 from mpim_lab.mq.connection.bounds import check_bounds, check_times
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.handler import OneLoop
 
 LOOK_AGAIN_S = 0.02
 MOST_CHARACTERS = 255

@@ -43,11 +43,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from mpim_lab.errors import CommandRejected, InvalidMessage, MpimError
 from mpim_lab.events import now
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.connection.handler import Loop
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import DATA

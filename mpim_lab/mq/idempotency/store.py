@@ -50,14 +50,13 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import now
 from mpim_lab.keys import Name, joinable, name_bytes
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.coalescer import Turn
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.connection.handler import Cancellations, checked_handler, inside, is_inside
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.connection.replies import retrieved
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import pack, retrieved
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import Command, Effects, pack_effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

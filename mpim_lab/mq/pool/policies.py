@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mpim_lab.errors import NotConnected
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import check_bounds, check_times
+from mpim_lab.mq.connection.retry import Backoff
 
 
 @dataclass(frozen=True)

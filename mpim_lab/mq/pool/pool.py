@@ -35,9 +35,9 @@ from typing import Self
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, PoolTimeout, QueueClosed
 from mpim_lab.events import now
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import LONGEST_S, check_bounds, check_times
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.policies import Ageing
 from mpim_lab.mq.pool.pooled_connection import PooledConnection
 from mpim_lab.mq.pool.servers import Servers

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, NotConnected, PartlyAdded, WatchFailed
-from mpim_lab.mq.connection.one_loop import OneLoop
+from mpim_lab.mq.connection.handler import OneLoop
 from mpim_lab.mq.pool.command_state import Leftovers, Word, blocks_for_s, check_has_reply
 from mpim_lab.mq.pool.raw_connection import Wire
 from mpim_lab.mq.pool.wait_queue import Ticket

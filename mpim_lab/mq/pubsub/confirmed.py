@@ -18,10 +18,10 @@ from typing import Self
 from mpim_lab.errors import InvalidMessage, MpimError, NotConnected
 from mpim_lab.events import Kind, first_word
 from mpim_lab.keys import confirm_channel, user_channel
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.encoding import Message, wire_payload
 from mpim_lab.mq.connection.handler import checked_handler, settled
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 

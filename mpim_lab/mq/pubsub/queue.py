@@ -22,10 +22,9 @@ from mpim_lab.mq.connection.encoding import Message, publish_head, wire_payload
 from mpim_lab.mq.connection.handler import checked_handler, is_async
 from mpim_lab.mq.connection.layout_check import KeyLink, Layout
 from mpim_lab.mq.connection.reconnecting import Link
-from mpim_lab.mq.connection.replies import retrieved
+from mpim_lab.mq.connection.resp import retrieved
 from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
-from mpim_lab.mq.pubsub.subscription import Handler, Messages, Subscription, Unpack, direct, unpacked
-from mpim_lab.mq.pubsub.subscriptions import Subscriptions
+from mpim_lab.mq.pubsub.subscriptions import Handler, Messages, Subscription, Subscriptions, Unpack, direct, unpacked
 from mpim_lab.mq.streams.stream import Stream
 
 _MAX_HEADS = 4_096

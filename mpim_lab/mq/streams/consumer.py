@@ -33,11 +33,9 @@ from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name, name_bytes, same_name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import LEAVING
-from mpim_lab.mq.connection.replies import retrieved
-from mpim_lab.mq.connection.resp import pack
-from mpim_lab.mq.streams.acks import MOST_IDS
+from mpim_lab.mq.connection.resp import pack, retrieved
 from mpim_lab.mq.streams.entries import Delivery, deliveries_of, raw_ids_of
-from mpim_lab.mq.streams.group import ConsumerGroup, group_is_gone
+from mpim_lab.mq.streams.group import MOST_IDS, ConsumerGroup, group_is_gone
 from mpim_lab.mq.streams.membership import LEASE_MS, Membership
 from mpim_lab.mq.streams.pending_scan import PendingScan
 

@@ -19,6 +19,8 @@ have in hand is pending again; what a dead member had in hand is lost with the l
 whose ids are lower, everything is new.
 
 Source: https://valkey.io/topics/streams-intro/#consumer-groups
+
+Acks: acknowledgements of one loop turn leave as one command.
 """
 
 import asyncio
@@ -29,11 +31,31 @@ from mpim_lab.errors import CommandRejected, MpimError
 from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.connection.bounds import check_whole
+from mpim_lab.mq.connection.coalescer import Turn
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.streams.acks import MOST_IDS, Acks
+from mpim_lab.mq.connection.reconnecting import Commands
 from mpim_lab.mq.streams.dead_letters import DeadLetters
 from mpim_lab.mq.streams.entries import Delivery, raw_ids_of
+
+MOST_IDS = 1_000
+
+
+class Acks:
+    """Collects the ids that one group acknowledges."""
+
+    def __init__(self, link: Commands, key: bytes, group: bytes) -> None:
+        self._link, self._key, self._group = link, key, group
+        self._turn: Turn[str, None] = Turn(self._send, most=MOST_IDS)
+
+    def add(self, id: str) -> "asyncio.Future[None]":
+        """Acknowledge at the end of this loop turn; the future is done when the server has done it."""
+        return self._turn.add(id)
+
+    async def _send(self, ids: Sequence[str]) -> Sequence[None]:
+        await self._link.call("XACK", self._key, self._group, *ids)
+        return [None] * len(ids)
+
 
 _TAKE_OWN, _REJOIN = (
     Script("mq/streams/lua/own.lua", "mq/streams/lua/take_own.lua"),

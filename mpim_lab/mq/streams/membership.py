@@ -15,9 +15,8 @@ from mpim_lab.errors import CommandRejected
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.streams.acks import MOST_IDS
 from mpim_lab.mq.streams.entries import Delivery, raw_ids_of
-from mpim_lab.mq.streams.group import ConsumerGroup, counted
+from mpim_lab.mq.streams.group import MOST_IDS, ConsumerGroup, counted
 
 LEASE_MS = 10_000
 _KEEP, _LEAVE = Script("mq/streams/lua/own.lua", "mq/streams/lua/keep.lua"), Script("mq/streams/lua/leave.lua")

@@ -22,7 +22,7 @@ from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.encoding import check_many, wire_payload
-from mpim_lab.mq.connection.pipeline import call_many
+from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.streams.entries import DATA, Entry, entries_of, entry_of
 from mpim_lab.mq.streams.group import ConsumerGroup
 

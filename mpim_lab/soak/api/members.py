@@ -7,8 +7,7 @@ from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.events import now
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
 from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.worker import Worker

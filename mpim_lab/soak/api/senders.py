@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.connection.backoff import Backoff
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pool.pooled_connection import PooledConnection
 from mpim_lab.soak.api.world import CALL_S, LIMITS, Call, Outcome, QueueSlot, World, pick

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
-from mpim_lab.mq.connection.backoff import Backoff
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.store import Idempotency
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker

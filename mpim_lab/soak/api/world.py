@@ -17,9 +17,9 @@ import hiredis
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.backoff import Backoff
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 TIMEOUT_S = 0.5
