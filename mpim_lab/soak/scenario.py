@@ -8,8 +8,7 @@ from typing import Any, Self
 
 from mpim_lab.chapters.shared.designs import STREAM, Design, Setting, partitioned
 from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
-from mpim_lab.chapters.shared.line_backlog import Backlog
-from mpim_lab.chapters.shared.pipeline_scenario import Employee
+from mpim_lab.chapters.shared.pipeline_scenario import Backlog, Employee
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.faults.injector import until

@@ -11,8 +11,7 @@ from sqlalchemy import event, insert, text, update
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.offline import OfflineStore, Stored, database_url
-from mpim_lab.im.services.offline_rows import OFFLINE
+from mpim_lab.im.services.offline import OFFLINE, OfflineStore, Stored, database_url
 from mpim_lab.im.services.schema import SCHEMA, Tables
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from tests.support import statement_that_fails

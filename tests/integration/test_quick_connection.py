@@ -11,8 +11,7 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode, Frame, Opcode
 
-from mpim_lab.im.gateway.fast_connection import QuickConnection
-from mpim_lab.im.gateway.frame_heads import BINARY, CLOSE, PONG, TEXT
+from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PONG, TEXT, QuickConnection
 from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 

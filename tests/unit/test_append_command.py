@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.im.protocol.frames import Send
 from mpim_lab.im.protocol.requests import ChatMessage, direct_conversation
-from mpim_lab.im.services.append_command import AppendCommand
-from mpim_lab.im.services.message_log import Ledger
+from mpim_lab.im.services.message_log import AppendCommand, Ledger
 from mpim_lab.keys import Keys
 from mpim_lab.mq.connection.lua_script import Script, template_of
 from mpim_lab.mq.connection.resp import pack

@@ -1,29 +1,72 @@
 """The stage of chapter 4's chat: two gateways write into one conversation, bob reads it.
 
 Faults strike just before a gateway's last step for a message: the publish of the sketch, the one script of the sound design.
+
+Gateway: a queue through which clients write into conversations, and which a fault can strike before its last step.
 """
 
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Self
 
-from mpim_lab.chapters.ch04_ordering.chat_gateway import Gateway, Strikes
 from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import Kind, Reporter, message_id
-from mpim_lab.keys import live_channel
+from mpim_lab.keys import Name, live_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Hold, Quiet, check_available, until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader
 from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
 from mpim_lab.mq.pubsub.queue import MessageQueue
+
+Strikes = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
+
+
+class _StruckLink:
+    """A link that lets a fault strike before a command; its answer may be lost on the way back."""
+
+    def __init__(self, link: Link, strikes: Strikes) -> None:
+        self._link, self._strikes = link, strikes
+
+    async def call(self, *command: bytes | str) -> Any:
+        loses_answer = await self._strikes(command)
+        reply = await self._link.call(*command)
+        if loses_answer:
+            raise ConnectionLost("the line broke after the command was written; it may have been run")
+        return reply
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+
+class Gateway(MessageQueue):
+    """A gateway's queue: reports what is written into conversations, and meets the faults."""
+
+    strikes: Strikes
+
+    def access(self, name: Name) -> Access:
+        """As the queue's own, with the link that is struck."""
+        own = super().access(name)
+        return own._replace(commands=_StruckLink(own.commands, self.strikes))  # type: ignore[arg-type]
+
+    async def publish(self, channel: Name, payload: bytes | str) -> int:
+        """As the queue's own."""
+        assert isinstance(payload, bytes)
+        loses_answer = await self.strikes((payload.partition(b" ")[2],))
+        receivers = await super().publish(channel, payload)
+        if loses_answer:
+            raise ConnectionLost("the line broke after the command was written; it may have been run")
+        return receivers
+
 
 NAME, ROOM = "chat", "room"
 QUIET_S = 0.3

@@ -4,6 +4,8 @@ Each caller asks a service for something and waits for the reply in a list of it
 connection for itself. The lab plays the service, so it decides who has a connection for how long, and in turns: a caller
 comes and either waits in line or for its reply before the next one comes. Nothing depends on the clock; who is stuck
 is known by state: nobody is left who could give a connection back.
+
+Service: what answers chapter 7's callers, and what the lab sees and does at the server.
 """
 
 import asyncio
@@ -13,16 +15,73 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mpim_lab.chapters.ch07_pool.designs import PoolDesign, Setting
-from mpim_lab.chapters.ch07_pool.service import Service, reply_to
 from mpim_lab.errors import InvalidParameter, MpimError, ServerFailed
 from mpim_lab.events import Event, Kind, now
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import check_available, until
+from mpim_lab.lab.faults.server_admin import rights_needed
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
+from mpim_lab.mq.connection.address import wire_client_name
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
+
+REPLY_WITHIN_S = 60  # longer than any run: a reply ends the wait, not a time-out
+
+
+class Service:
+    """Answers into a list for each caller. `pool_name`: what the pool's connections are called at the server."""
+
+    def __init__(self, queue: MessageQueue, pool_name: str) -> None:
+        self._queue, self._pool_name = queue, pool_name
+
+    def question(self, caller: str) -> tuple[str, bytes, int]:
+        """The command by which a caller waits for its reply."""
+        return "BLPOP", self._key(caller), REPLY_WITHIN_S
+
+    async def answer(self, caller: str) -> None:
+        """Reply to a caller, whether it still waits or not."""
+        await self._command("RPUSH", self._key(caller), reply_to(caller))
+
+    async def waiting(self) -> list[str]:
+        """Which of the pool's connections wait for a reply, by the server's client ids."""
+        return await self._clients(blocked=True)
+
+    async def cut_waiting(self) -> None:
+        """Cut the connections that wait for a reply (CLIENT KILL)."""
+        await self._cut(await self._clients(blocked=True))
+
+    async def cut_idle(self) -> None:
+        """Cut the others, as a server's `timeout` does, or a firewall's."""
+        await self._cut(await self._clients(blocked=False))
+
+    async def _cut(self, ids: list[str]) -> None:
+        for number in ids:
+            await self._command("CLIENT", "KILL", "ID", number)
+
+    async def _clients(self, *, blocked: bool) -> list[str]:
+        listed = bytes(await self._command("CLIENT", "LIST")).decode()
+        clients = [dict(word.partition("=")[::2] for word in line.split()) for line in listed.splitlines()]
+        own = [client for client in clients if client["name"] == wire_client_name(self._pool_name)]
+        return [client["id"] for client in own if ("b" in client["flags"]) == blocked]
+
+    def _key(self, caller: str) -> bytes:
+        return self._queue.keys.record(f"replies of {self._pool_name}", caller)
+
+    async def _command(self, *words: str | bytes) -> Any:
+        with rights_needed():
+            return await self._queue.access(self._pool_name).commands.call(*words)
+
+
+def reply_to(caller: str) -> str:
+    """What the service replies to a caller.
+
+    >>> reply_to("m3")
+    'reply to m3'
+    """
+    return f"reply to {caller}"
+
 
 CALLERS, POOL = "callers", "pool"
 PATIENCE_S = 10.0

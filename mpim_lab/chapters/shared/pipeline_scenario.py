@@ -4,15 +4,16 @@ Faults strike at a message that the seed has chosen: on alice's line (a proxy cu
 sleeps), at the server. In turns, so that a seeded run is the same every time: alice sends one message, the worker
 finishes it, alice sends the next. When the worker is gone, messages wait; `lasts` messages later another worker of the
 same design comes.
+
+Backlog: what a group has not finished, of a stream or of its partitions.
 """
 
 import asyncio
 import contextlib
 from typing import Any, Self
 
-from mpim_lab.chapters.shared.designs import STREAM, Design, Setting
+from mpim_lab.chapters.shared.designs import GROUP, STREAM, Design, Setting, partitioned
 from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
-from mpim_lab.chapters.shared.line_backlog import Backlog
 from mpim_lab.chapters.shared.pipeline_faults import LineFaults
 from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPS, Crew
 from mpim_lab.errors import FaultUnavailable, MpimError
@@ -26,6 +27,50 @@ from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
+from mpim_lab.mq.streams.group import ConsumerGroup
+
+
+class Backlog:
+    """Counted on the server, over the lab's own connection."""
+
+    def __init__(self, queue: MessageQueue, is_partitioned: bool) -> None:
+        self._queue, self._link = queue, queue.access(STREAM).commands
+        self._partitions = partitioned(queue) if is_partitioned else None
+        self._group = ConsumerGroup(queue.access(STREAM), GROUP)
+
+    async def create(self) -> None:
+        """Make the group, where there is one."""
+        if self._partitions is None:
+            await self._group.create()
+
+    async def count(self) -> int:
+        """How many entries are unfinished: nobody was given them, or they are pending."""
+        return len(await self._unfinished())
+
+    async def payloads(self) -> list[bytes]:
+        """Their payloads."""
+        return [parts[parts.index(b"data") + 1] for _, parts in await self._unfinished()]
+
+    async def _unfinished(self) -> list[Any]:
+        if self._partitions is None:
+            return await self._of_the_group()
+        found = []
+        for key, seat in zip(self._partitions.keys, self._partitions.seat_keys(GROUP)[1:], strict=True):
+            offset = await self._link.call("HGET", seat, "offset") or b"0"
+            found += await self._link.call("XRANGE", key, b"(" + offset, "+")
+        return found
+
+    async def _of_the_group(self) -> list[Any]:
+        """New ones are asked for first: what is handed out meanwhile is seen twice rather than not at all."""
+        key = self._group.access.key
+        (group,) = await self._link.call("XINFO", "GROUPS", key)
+        pending = {line.id.encode() for line in await self._group.pending(count=10_000)}
+        found = dict(await self._link.call("XRANGE", key, b"(" + group[b"last-delivered-id"], "+"))
+        if pending:
+            oldest = min(pending, key=lambda name: tuple(map(int, name.split(b"-"))))
+            found |= {raw: parts for raw, parts in await self._link.call("XRANGE", key, oldest, "+") if raw in pending}
+        return list(found.items())
+
 
 CONVERSATION = "alice"
 LEASE_MS, LONG_LEASE_MS = 90, 60_000

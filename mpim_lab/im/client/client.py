@@ -10,18 +10,19 @@ conversation's messages in order and each once; acknowledges what was taken; and
 Exactly once, in effect, is a matter of where the position is kept: a message counts as read when the next one is asked for
 (`messages`), or when `receive` returns it; `positions` is then one further. Keep it where the effects are kept, and a client
 that dies begins again where they end.
+
+Journal: what a client reports of its messages to a trace. Nothing is built where nobody observes.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, MutableMapping, Sequence
 from typing import Any, Self
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, NotConnected
-from mpim_lab.events import Observer, call_safely, now
+from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
 from mpim_lab.im.client.connection import Line, Token
 from mpim_lab.im.client.conversations import Readers
-from mpim_lab.im.client.journal import Journal
 from mpim_lab.im.client.requests import Asking, not_sent
 from mpim_lab.im.client.sequencer import Missing
 from mpim_lab.im.protocol.frames import (
@@ -29,6 +30,7 @@ from mpim_lab.im.protocol.frames import (
     Group,
     Members,
     Notice,
+    Page,
     Problem,
     Send,
     Sent,
@@ -43,6 +45,40 @@ from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.handler import OneLoop, checked_handler, is_async
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
+
+
+class Journal:
+    """One client's."""
+
+    def __init__(self, name: str, observer: Observer | None) -> None:
+        self._name, self._reporter = name, Reporter(name, observer)
+
+    def accepted(self, frame: Send) -> None:
+        """The application handed over a message."""
+        self._of(Kind.ACCEPTED, frame)
+
+    def told(self, frame: Send, what: str) -> None:
+        """The application was told what became of it."""
+        self._of(Kind.TOLD, frame, what)
+
+    def _of(self, kind: Kind, frame: Send, detail: str = "") -> None:
+        if self._reporter.is_on:
+            channel = f"user:{frame.to}" if frame.to is not None else f"group:{frame.group}"
+            self._reporter.message(kind, frame.id.encode(), channel, detail=detail)
+
+    def arrived(self, frame: FromGateway, gateway: str, own: Container[str]) -> None:
+        """A push or a page arrived; what was sent from here is no news."""
+        if self._reporter.is_on:
+            arrived = frame.messages if isinstance(frame, Page) else [frame] if isinstance(frame, ChatMessage) else []
+            for message in arrived:
+                if message.id not in own:
+                    self._reporter.passed(message.id, self._name, source=gateway)
+
+    def read(self, message: ChatMessage) -> None:
+        """The application has read a message."""
+        if self._reporter.is_on:
+            self._reporter.message(Kind.EFFECT, message.id.encode(), message.conversation)
+
 
 _MOST_KNOWN = 10_000
 _TICK_S = 0.05

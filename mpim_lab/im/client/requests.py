@@ -6,8 +6,7 @@ import random
 from mpim_lab.errors import GatewayClosed, MpimError, TooFast, Unconfirmed
 from mpim_lab.events import now
 from mpim_lab.im.client.connection import Line, error_of
-from mpim_lab.im.protocol.frames import Group, Members, Problem, Send, Sent
-from mpim_lab.im.protocol.request_ids import id_of
+from mpim_lab.im.protocol.frames import Group, Members, Problem, Send, Sent, id_of
 from mpim_lab.mq.connection.retry import Backoff
 
 _BACKOFF = Backoff(0.05, 1.0)

@@ -13,7 +13,7 @@ from mpim_lab.im.gateway.config import GatewayLimits, Services
 from mpim_lab.im.gateway.fast_send import QuickSend
 from mpim_lab.im.gateway.metrics import Figures
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.watching import Watching
+from mpim_lab.im.gateway.session_registry import Watching
 from mpim_lab.im.protocol.frames import (
     Ack,
     Group,
@@ -28,9 +28,9 @@ from mpim_lab.im.protocol.frames import (
     Watch,
     encode,
     from_client,
+    id_of,
     problem_of,
 )
-from mpim_lab.im.protocol.request_ids import id_of
 from mpim_lab.im.protocol.requests import (
     PullOfflineReq,
     SendGroupMessageReq,

@@ -22,15 +22,12 @@ from mpim_lab.im.gateway.ack_buffer import Acknowledgements
 from mpim_lab.im.gateway.config import GatewayLimits, Services
 from mpim_lab.im.gateway.fast_connection import QuickConnection
 from mpim_lab.im.gateway.frame_handler import Desk, TooManyFaults
-from mpim_lab.im.gateway.handshake import Reception, is_of_the_client
+from mpim_lab.im.gateway.handshake import Incoming, Reception, is_of_the_client
 from mpim_lab.im.gateway.http import Pages
-from mpim_lab.im.gateway.incoming import Incoming
 from mpim_lab.im.gateway.maintenance import Patrol
 from mpim_lab.im.gateway.metrics import Figures, GatewayCollector, exposition
-from mpim_lab.im.gateway.outgoing import Outgoing
-from mpim_lab.im.gateway.session import Session, answered
-from mpim_lab.im.gateway.session_registry import Lobby
-from mpim_lab.im.gateway.watching import Watching
+from mpim_lab.im.gateway.session import Outgoing, Session, answered
+from mpim_lab.im.gateway.session_registry import Lobby, Watching
 from mpim_lab.im.protocol.closing import GOING_AWAY, POLICY, TRY_LATER, hang_up
 from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES, Bye, encode, push_of
 from mpim_lab.im.protocol.requests import checked_name

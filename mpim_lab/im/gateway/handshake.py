@@ -1,10 +1,15 @@
-"""Reception: a client comes (who is it, what has it missed), and goes."""
+"""Reception: a client comes (who is it, what has it missed), and goes.
+
+Incoming: connections of a gateway before their first frame.
+"""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
+from weakref import WeakSet
 
 from websockets.exceptions import ConnectionClosed
 
@@ -19,6 +24,30 @@ from mpim_lab.im.protocol.closing import POLICY, TRY_LATER, hang_up
 from mpim_lab.im.protocol.frames import Hello, Welcome, encode, from_client, problem_of
 from mpim_lab.im.protocol.requests import BindRouteReq
 from mpim_lab.mq.connection.ids import new_message_id
+
+
+class Incoming:
+    """Sockets that were taken in and have not done the WebSocket handshake. `make` is for `serve(create_connection=…)`."""
+
+    def __init__(self) -> None:
+        self._waiting: WeakSet[QuickConnection] = WeakSet()
+
+    def make(self, *arguments: Any, **options: Any) -> QuickConnection:
+        """A connection for a socket that has just been taken in."""
+        ws = QuickConnection(*arguments, **options)
+        self._waiting.add(ws)
+        return ws
+
+    def is_in(self, ws: QuickConnection) -> None:
+        """The handshake is done."""
+        self._waiting.discard(ws)
+
+    def drop(self) -> None:
+        """Drop those that still wait: whoever says nothing would hold up a gateway that closes."""
+        for ws in list(self._waiting):
+            if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
+                ws.transport.abort()
+
 
 MOST_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
 _log = logging.getLogger(__name__)

@@ -7,8 +7,7 @@ from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayLimits, Services
 from mpim_lab.im.gateway.metrics import Figures
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import Lobby
-from mpim_lab.im.gateway.watching import Watching
+from mpim_lab.im.gateway.session_registry import Lobby, Watching
 from mpim_lab.im.protocol.frames import Status, encode
 from mpim_lab.im.protocol.periodic import go_round
 

@@ -6,16 +6,97 @@
 | could not be taken in, or was cancelled then     | for: no cancellation can come      | somebody else needs   |
 | is cancelled while it leaves                     | in between                         | them                  |
 | leaves while the server is away                  |                                    | are left later        |
+
+Channels: what a gateway listens on, kept in step with what somebody there needs.
+
+Watching: clients of one gateway that want to know when users come and go; a promise that outlasts the server's absence.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from mpim_lab.im.gateway.channels import Channels
+from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.im.gateway.session import Session
+from mpim_lab.im.protocol.frames import MOST_WATCHED, Status, encode
+from mpim_lab.im.services.presence import Presence
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.pubsub.queue import MessageQueue
+
+Take = Callable[[Message], Any]
+
+
+class Channels:
+    """`need` and `drop` say at once what is wanted; one task a channel brings the server there, whoever waits for it.
+
+    | while a channel's task is at it ...          | then                                                          |
+    |----------------------------------------------|---------------------------------------------------------------|
+    | somebody else needs the channel, or no more  | the same task goes on until the two agree                     |
+    | whoever waits for it is cancelled            | the task goes on: nothing stays half done                     |
+    | the server refuses, or is away               | everybody who waits is told; `again` tries again              |
+    | the queue is closed                          | its subscriptions are gone with it                            |
+    """
+
+    def __init__(self, queue: MessageQueue) -> None:
+        self._queue = queue
+        self._needed: dict[str, Take] = {}
+        self._heard: set[str] = set()  # subscribed, or perhaps: what is in doubt is ended once more
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._heard)
+
+    async def need(self, channel: str, take: Take) -> None:
+        """Listen from now on; returns once the server has confirmed. Raises what `subscribe` raises."""
+        self._needed[channel] = take
+        if channel not in self._heard or channel in self._tasks:
+            await self._settled(channel)
+
+    async def drop(self, *channels: str) -> None:
+        """Listen no more. Raises what `unsubscribe` raises."""
+        for channel in channels:
+            self._needed.pop(channel, None)
+        here = [each for each in channels if each in self._heard or each in self._tasks]
+        for error in await asyncio.gather(*map(self._settled, here), return_exceptions=True):
+            if isinstance(error, BaseException):
+                raise error
+
+    async def again(self) -> None:
+        """What could not be ended: end it now. Raises the first error."""
+        await self.drop(*(each for each in self._heard if each not in self._needed))
+
+    def cut_off(self) -> None:
+        """Wait for nothing more: the gateway ends."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _settled(self, channel: str) -> None:
+        task = self._tasks.get(channel)
+        if task is None or task.done():
+            task = self._tasks[channel] = asyncio.create_task(self._settle(channel))
+            task.add_done_callback(_retrieved)
+        await asyncio.shield(task)
+
+    async def _settle(self, channel: str) -> None:
+        try:
+            while (take := self._needed.get(channel)) is not None or channel in self._heard:
+                if take is not None and channel in self._heard:
+                    return
+                if take is None:
+                    await self._queue.unsubscribe(channel)
+                    self._heard.discard(channel)
+                else:
+                    await self._queue.subscribe(channel, take)
+                    self._heard.add(channel)
+        finally:
+            self._tasks.pop(channel, None)
+
+
+def _retrieved(task: "asyncio.Task[None]") -> None:
+    """Look at an error even if everybody who waited has gone: otherwise the loop reports it as lost."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Lobby:
@@ -117,3 +198,46 @@ class Lobby:
         if watchers:
             self.told[uid] = status
         return watchers
+
+
+class Watching:
+    """One for all sessions of a gateway."""
+
+    def __init__(self, lobby: Lobby, presence: Presence) -> None:
+        self._lobby, self._presence = lobby, presence
+
+    async def watch(self, session: Session, uids: Collection[str]) -> None:
+        """Tell a session these users' statuses, now and whenever they change. Raises InvalidMessage above the limit.
+
+        Raises what the server's absence raises; `again` will see to it.
+        """
+        watching = session.watching = session.watching if session.watching is not None else set()
+        if len(watching.union(uids)) > MOST_WATCHED:
+            raise InvalidMessage(f"a client watches at most {MOST_WATCHED} users")
+        watching.update(uids)
+        await self._begin(session, uids)
+
+    async def again(self) -> None:
+        """What could not be begun: begin it now."""
+        for session in list(self._lobby):
+            if session.watching and (unheard := self._lobby.unheard(session)):
+                try:
+                    await self._begin(session, unheard)
+                except MpimError as error:
+                    if error.transient:  # the server is away, for the others, too
+                        raise
+
+    async def _begin(self, session: Session, uids: Collection[str]) -> None:
+        lobby = self._lobby
+        try:
+            await asyncio.gather(*(lobby.watch(session, uid) for uid in uids))
+            heard = {uid: lobby.notices.get(uid) for uid in uids}
+            statuses = await self._presence.statuses(list(uids))
+        except MpimError:
+            await asyncio.gather(*(lobby.unwatch(session, uid) for uid in uids), return_exceptions=True)
+            raise
+        for uid, status in statuses.items():
+            is_news = lobby.notices.get(uid) == heard[uid]  # otherwise she came or went meanwhile, and that was told
+            if is_news and session in lobby.watchers(uid):
+                lobby.told.setdefault(uid, status)  # if others were told something else, the patrol will see
+                session.say(encode(Status(uid, status)))

@@ -40,6 +40,8 @@ A message that I send is pushed to all my devices; with `echo` false not over th
 
 On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so that a gateway can pass the
 frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
+
+What an answer or an error names, so that a client knows what it belongs to.
 """
 
 from collections.abc import Callable
@@ -50,6 +52,21 @@ from msgspec import Meta, Struct
 
 from mpim_lab.errors import CorruptPayload, InvalidMessage, MpimError
 from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, Number, Text
+
+
+def id_of(frame: object) -> str:
+    """A message's own id, "group <name>" for what was asked of a group, "sync <conversation>",
+    "" for what nobody waits for.
+
+    >>> id_of(Group("tea", "join")), id_of(Members("tea", ("alice",)))
+    ('group tea', 'group tea')
+    """
+    if isinstance(frame, Group | Members):
+        return f"group {frame.group}"
+    if isinstance(frame, Sync):
+        return f"sync {frame.conversation}"
+    return frame.id if isinstance(frame, Send | Sent) else ""
+
 
 MOST_FRAME_BYTES = 16 * 1024
 MOST_WATCHED = 200

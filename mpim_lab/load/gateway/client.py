@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from mpim_lab.errors import CorruptPayload, LoadFailed
-from mpim_lab.im.gateway.frame_heads import BINARY, CLOSE, PING, PONG, TEXT
+from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PING, PONG, TEXT
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 from mpim_lab.load.gateway.speech import Heard, Speech, What
 

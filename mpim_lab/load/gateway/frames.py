@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from websockets.utils import accept_key, generate_key
 
 from mpim_lab.errors import CorruptPayload
-from mpim_lab.im.gateway.frame_heads import MASKED, TEXT, frame_head
+from mpim_lab.im.gateway.fast_connection import MASKED, TEXT, frame_head
 
 MOST_BYTES = 1024 * 1024
 MOST_HEAD_BYTES = 16 * 1024
