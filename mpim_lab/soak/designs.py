@@ -4,8 +4,9 @@ Other faults may bite them, too, if other messages happen to come at the wrong m
 a later message of the same conversation is done before the struck one.
 """
 
+from mpim_lab.chapters.ch04_ordering.designs import MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.ch04_ordering.naive import UnfencedWorker
-from mpim_lab.chapters.shared.designs import MODES, ORDERING_DESIGNS, Design, numbered, ordered_worker
+from mpim_lab.chapters.shared.designs import Design, numbered, ordered_worker
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 

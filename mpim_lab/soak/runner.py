@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mpim_lab.chapters.ch03_idempotency.experiment import shorthand
 from mpim_lab.chapters.shared.designs import Design
+from mpim_lab.chapters.shared.pipeline_experiment import shorthand
 from mpim_lab.events import Kind
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer

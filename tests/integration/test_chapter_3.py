@@ -3,8 +3,9 @@
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, Payments, design_table, run_all, shorthand
-from mpim_lab.chapters.shared.designs import IDEMPOTENCY_DESIGNS
+from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
+from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, Payments
+from mpim_lab.chapters.shared.pipeline_experiment import design_table, run_all, shorthand
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.faults.injector import plan

@@ -2,7 +2,6 @@
 
 import pytest
 
-from mpim_lab.chapters.ch03_idempotency.experiment import design_table, run_all, shorthand
 from mpim_lab.chapters.ch04_ordering.experiment import (
     CHAT_FAULTS,
     CREW_FAULTS,
@@ -11,6 +10,7 @@ from mpim_lab.chapters.ch04_ordering.experiment import (
     Guarantees,
     OrderedWork,
 )
+from mpim_lab.chapters.shared.pipeline_experiment import design_table, run_all, shorthand
 from mpim_lab.events import Kind
 from mpim_lab.widgets import FlowView
 

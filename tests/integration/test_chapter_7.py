@@ -5,11 +5,11 @@ import contextlib
 
 import pytest
 
-from mpim_lab.chapters.ch03_idempotency.experiment import run_all
 from mpim_lab.chapters.ch07_pool.connection_strategies import WAYS
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS
 from mpim_lab.chapters.ch07_pool.experiment import FAULTS, Callers, callers_table
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect, size_sweep
+from mpim_lab.chapters.shared.pipeline_experiment import run_all
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import story_of
 from mpim_lab.widgets import FlowView

@@ -11,7 +11,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from mpim_lab.chapters.ch03_idempotency.experiment import shorthand
+from mpim_lab.chapters.shared.pipeline_experiment import shorthand
 from mpim_lab.chapters.shared.worker_fleet import Crash
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.trace.trace import Trace

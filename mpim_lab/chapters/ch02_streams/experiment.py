@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from mpim_lab.chapters.ch02_streams.designs import SKETCHES
 from mpim_lab.chapters.ch02_streams.scenario import STREAM, Stage
-from mpim_lab.chapters.shared.worker_fleet import SKETCHES
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server

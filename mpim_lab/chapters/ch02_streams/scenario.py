@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 from typing import Any, Self
 
-from mpim_lab.chapters.shared.worker_fleet import CLAIM_IDLE_MS, DIED, SKETCHES, Crew, sound_worker
+from mpim_lab.chapters.ch02_streams.designs import SKETCHES
+from mpim_lab.chapters.shared.worker_fleet import CLAIM_IDLE_MS, DIED, Crew, sound_worker
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.exercise.experiment import Run

@@ -5,8 +5,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.ch03_idempotency.experiment import Payments
-from mpim_lab.chapters.shared.designs import IDEMPOTENCY_DESIGNS, SCOPE, Design, Setting, group_worker
+from mpim_lab.chapters.shared.designs import SCOPE, Design, Setting, group_worker
 from mpim_lab.chapters.shared.worker_fleet import Crash
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.mq.idempotency.effects import Command, Effects

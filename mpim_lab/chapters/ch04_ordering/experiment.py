@@ -4,9 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mpim_lab.chapters.ch03_idempotency.experiment import LineExperiment
 from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesign, ChatStage
-from mpim_lab.chapters.shared.designs import MODES, ORDERING_DESIGNS, Design
+from mpim_lab.chapters.ch04_ordering.designs import MODES, ORDERING_DESIGNS
+from mpim_lab.chapters.shared.designs import Design
+from mpim_lab.chapters.shared.pipeline_experiment import LineExperiment
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import plan

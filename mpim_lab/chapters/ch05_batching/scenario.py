@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from mpim_lab.chapters.ch01_pubsub.scenario import QUICK
 from mpim_lab.chapters.ch05_batching.naive import SketchBatcher, TimedBatcher
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
@@ -21,11 +20,12 @@ from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.encoding import Message
+from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CHANNEL = "user:1001"
 # A sketch gives a batch up after a second; a busy machine has five to connect.
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK.backoff)
+LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
 LONG_WINDOW_MS = 1_000.0  # where no batch may be closed by time, however slowly a fault strikes on a busy machine
@@ -44,7 +44,11 @@ class Design:
 
 
 def _sound(rule: Any) -> Design:
-    return Design(lambda queue, channel: Batcher.to_channel(queue, channel, rule=rule, backoff=QUICK.backoff))
+    return Design(
+        lambda queue, channel: Batcher.to_channel(
+            queue, channel, rule=rule, backoff=Backoff(first_s=0.005, most_s=0.05)
+        )
+    )
 
 
 def _no_time() -> float:

@@ -1,12 +1,9 @@
-"""Designs of the line from alice to the ledger: who sends how, and who works how."""
+"""What the designs of chapters 3 and 4 are put together from: who sends how, and who works how."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mpim_lab.chapters.ch02_streams.naive import NoAckWorker
-from mpim_lab.chapters.ch03_idempotency.naive import CheckThenSet, FreshIdSender, LibrarySender, MarkFirst, NoCheck
-from mpim_lab.chapters.ch04_ordering.naive import RetryListSender, UnfencedWorker
 from mpim_lab.chapters.shared.worker_fleet import sound_worker
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import Effects
@@ -20,7 +17,6 @@ from mpim_lab.mq.streams.group import ConsumerGroup
 
 STREAM, GROUP, SCOPE = "orders", "billing", "payments"
 PARTITIONS = 4
-LIBRARY_TIMEOUT_S = 0.4
 ATTEMPTS = 30  # of a sender, before it gives a message up
 RETRY = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
 
@@ -56,18 +52,8 @@ def partitioned(queue: MessageQueue) -> PartitionedStream:
 # Who sends
 
 
-class HopefulSender:
-    """Send once; an error is passed on."""
-
-    def __init__(self, setting: Setting) -> None:
-        self._stream = setting.alice.stream(STREAM)
-
-    async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> str:
-        """Append one entry."""
-        return await self._stream.add({"data": payload, "id": id or ""})
-
-
-def _kept_id(setting: Setting) -> Producer[str]:
+def kept_id(setting: Setting) -> Producer[str]:
+    """Repeat a message under one id until it is added."""
     stream = setting.alice.stream(STREAM)
 
     async def add(conversation: str, payload: bytes, id: str) -> str:
@@ -84,10 +70,6 @@ def numbered(attempts: int) -> Senders:
         return Producer(append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=attempts)
 
     return make
-
-
-def _library(setting: Setting) -> LibrarySender:
-    return LibrarySender(setting.url, setting.alice, STREAM, timeout_s=LIBRARY_TIMEOUT_S)
 
 
 # Who works
@@ -122,23 +104,3 @@ def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefe
         return kind(partitioned(queue), GROUP, name, handle, **options)
 
     return employ
-
-
-_IN_ORDER = Design(numbered(ATTEMPTS), ordered_worker(OrderedWorker), is_partitioned=True)
-IDEMPOTENCY_DESIGNS = {
-    "fresh id": Design(lambda setting: FreshIdSender(setting.alice.stream(STREAM)), group_worker(Idempotency)),
-    "library retries": Design(_library, group_worker(Idempotency)),
-    "check then set": Design(_kept_id, group_worker(CheckThenSet)),
-    "mark first": Design(_kept_id, group_worker(MarkFirst)),
-    "sound": Design(_kept_id, group_worker(Idempotency)),
-}
-ORDERING_DESIGNS = {
-    "any worker": Design(_kept_id, group_worker(Idempotency)),
-    "no fence": Design(numbered(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
-    "sound": _IN_ORDER,
-}
-MODES = {
-    "at most once": Design(HopefulSender, group_worker(NoCheck, NoAckWorker)),
-    "at least once": Design(lambda setting: RetryListSender(setting.alice.stream(STREAM)), group_worker(NoCheck)),
-    "exactly once in effect": _IN_ORDER,
-}

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from mpim_lab.chapters.ch02_streams.naive import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.lab.trace.trace import Trace
@@ -15,14 +14,6 @@ from mpim_lab.mq.streams.worker import EntryHandler, Worker
 CLAIM_IDLE_MS = 60
 SLEEPS = ("zombie", "slow worker", "two at once")
 STOPS_WITHIN_S = 3.0
-SKETCHES = {
-    "no ack": NoAckWorker,
-    "ack first": AckFirstWorker,
-    "no claim": NoClaimWorker,
-    "endless retry": EndlessRetryWorker,
-}
-
-
 DIED = "died"  # of an error of its own
 
 

@@ -1,0 +1,10 @@
+"""The designs of chapter 2 that break: a worker each."""
+
+from mpim_lab.chapters.ch02_streams.naive import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
+
+SKETCHES = {
+    "no ack": NoAckWorker,
+    "ack first": AckFirstWorker,
+    "no claim": NoClaimWorker,
+    "endless retry": EndlessRetryWorker,
+}
