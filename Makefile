@@ -39,7 +39,7 @@ lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) tests/unit tests/integration mpim_lab $(TESTS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) $(TESTS)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
 check: $(VENV)/.installed-all ## ruff and strict mypy

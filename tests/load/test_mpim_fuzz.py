@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.test_im_hostile_clients import fuzz
+from tests.ch08_im.test_hostile_clients import fuzz
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -25,7 +25,7 @@ from mpim_lab.load.redis.contestants import CONTESTANTS as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.soak.runner import play
 from tests.conftest import missing
-from tests.integration.test_server import is_alive
+from tests.lab.test_server import is_alive
 from tests.support import wait_until
 
 MINE = {b"mine", b"lab-", b"lab-zzzzzzzz:not a run's", b"lab-0123456789:neither", b"load:booked"}

@@ -16,8 +16,8 @@ from mpim_lab.load.load import measure, start_load
 from mpim_lab.load.process import LoadProcess
 from mpim_lab.load.redis import contestants
 from mpim_lab.load.redis.plan import LoadPlan
-from tests.integration.test_load import is_going
-from tests.integration.test_server import is_alive
+from tests.bench.test_load import is_going
+from tests.lab.test_server import is_alive
 from tests.support import wait_until
 
 

@@ -6,10 +6,11 @@ import pytest
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, NotAMember, NotConnected
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits, messages
-from mpim_lab.im.gateway.gateway import handshake as reception
-from mpim_lab.im.gateway.gateway import session
+from mpim_lab.im.gateway import handshake as reception
+from mpim_lab.im.gateway import session
+from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.protocol.frames import Sync
+from mpim_lab.im.services import messages
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until

@@ -13,7 +13,7 @@ from mpim_lab.lab.exercise.notebook import raw_connection, skip_unavailable
 from mpim_lab.lab.faults.latency_proxy import FarLine
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from tests.integration.test_connection import tls_in_front_of
+from tests.ch01_pubsub.test_connection import tls_in_front_of
 
 
 async def ping(url):

@@ -5,8 +5,8 @@ import contextlib
 
 from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
 from mpim_lab.errors import MpimError
+from tests.ch05_batching.test_challenges import Reference, Sketch, Timed
 from tests.challenges import assert_each_fails
-from tests.integration.test_challenges_5 import Reference, Sketch, Timed
 
 
 class ClearsAfterTheSend(Timed):

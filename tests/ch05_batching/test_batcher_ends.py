@@ -17,7 +17,7 @@ from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted
 from mpim_lab.mq.connection.retry import Backoff
-from tests.unit.test_batch_sender import AT_ONCE, ScriptedCarrier
+from tests.ch05_batching.test_flusher import AT_ONCE, ScriptedCarrier
 
 IN_TIME_S = 10
 OOM = CommandRejected("OOM command not allowed")
