@@ -55,6 +55,7 @@ class SqlStore:
     def __init__(self, url: str | URL, *, timeout_s: float = 5.0, connections: int = 10) -> None:
         check_times(timeout_s=timeout_s)
         check_bounds(1, MOST_CONNECTIONS, connections=connections)
+        self._threads: set[threading.Thread] = set()  # of SQLite's connections
         try:
             self._url = make_url(url)
             self.is_sqlite = self._url.get_backend_name() == "sqlite"
@@ -82,10 +83,15 @@ class SqlStore:
             url = url.set(database=f"file:{self._memory}", query={"mode": "memory", "cache": "shared", "uri": "true"})
         engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, **limits)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite(timeout_s))
+        event.listen(engine.sync_engine, "connect", self._note_thread)
         event.listen(engine.sync_engine, "begin", _begin_immediate)
         # a cancelled statement's cursor keeps the closed connection, and its lock, until it is collected
         event.listen(engine.sync_engine, "invalidate", lambda connection, record, error: connection.rollback())
         return engine
+
+    def _note_thread(self, connection: Any, _: object) -> None:
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        self._threads.add(connection.driver_connection._thread)
 
     # Life
 
@@ -131,6 +137,8 @@ class SqlStore:
             with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):  # a line that does not answer
                 async with asyncio.timeout(self._timeout_s):
                     await self._engine.dispose()
+            if not self._running:
+                await _ended(self._threads)
         finally:
             if self._keeper is not None:
                 self._keeper.close()
@@ -282,7 +290,7 @@ def checked_name(what: str, name: str) -> str:
 
 
 async def _ended(threads: set[threading.Thread]) -> None:
-    """Wait for aiosqlite's threads of connections that could not be made: they report to the loop, which may end now."""
+    """Wait for the end of aiosqlite's threads: they report to the loop, which may be closed next."""
     until = time.monotonic() + 1.0
     while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
         await asyncio.sleep(0.001)
