@@ -42,9 +42,10 @@ test: $(VENV)/.installed ## unit, integration and notebook tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(TESTS)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
-check: $(VENV)/.installed-all ## ruff and strict mypy
+check: $(VENV)/.installed-all ## ruff, strict mypy, and which way imports go
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a real browser (needs Chromium)
