@@ -25,12 +25,12 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing into $(VENV) (a minute or two, once) ..."
 	$(LOCKED) hatchling editables
-	$(LOCKED) --no-build-isolation -e '.[test]'
+	$(LOCKED) --no-build-isolation -e '.[lab,test]'
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" >/dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed
-	$(LOCKED) --no-build-isolation -e '.[test,check,browser,peers]'
+	$(LOCKED) --no-build-isolation -e '.[lab,test,check,browser,peers]'
 	@touch $@
 
 lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only

@@ -60,6 +60,12 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     except MpimError as error:
         print(f"mpim-lab: {type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidParameter) else 1
+    except ModuleNotFoundError as error:  # the core alone is installed, or an environment is broken
+        name = (error.name or "mpim_lab").partition(".")[0]
+        if name == "mpim_lab":
+            raise
+        print(f"mpim-lab: {name} is not installed: pip install 'mpim_lab[lab]'", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
