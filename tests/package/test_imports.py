@@ -41,7 +41,8 @@ threading.Thread.start = watched_start
 
 
 def run(program, *arguments):
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         env=environment,
