@@ -1,11 +1,15 @@
 """What the documents say about the repository is so: links, paths, commands, contracts, names."""
 
+import ast
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from mpim_lab import mq
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "data/README.md", "tests/README.md"]
@@ -65,3 +69,14 @@ def test_readme_teaches_one_import():
     """What a user of the library needs comes from `mpim_lab` or `mpim_lab.mq`."""
     imports = re.findall(r"^from (\S+) import", TEXTS["README.md"], re.MULTILINE)
     assert {each for each in imports if ".chapters." not in each} == {"mpim_lab", "mpim_lab.mq"}
+
+
+def test_the_names_that_readme_teaches_exist():
+    """Each name of each `from mpim_lab.mq import …`."""
+    if not hasattr(mq, "__all__"):
+        pytest.skip("mpim_lab.mq exports no names yet")
+    blocks = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)
+    trees = [ast.parse(f"async def cell():\n{textwrap.indent(block, '    ')}") for block in blocks]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if node.module == "mpim_lab.mq" for alias in node.names}
+    assert names <= set(mq.__all__)
