@@ -10,7 +10,7 @@ TESTS  ?=
 WORKERS ?= 4
 LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
 
-.PHONY: help lab test check browser load soak bench notebooks lock clean
+.PHONY: help lab test check browser load coverage soak bench notebooks lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -25,12 +25,12 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing into $(VENV) (a minute or two, once) ..."
 	$(LOCKED) hatchling editables
-	$(LOCKED) --no-build-isolation -e '.[test]'
+	$(LOCKED) --no-build-isolation -e '.[lab,test]'
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" >/dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed
-	$(LOCKED) --no-build-isolation -e '.[test,check,browser,peers]'
+	$(LOCKED) --no-build-isolation -e '.[lab,test,check,browser,peers]'
 	@touch $@
 
 lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
@@ -42,9 +42,10 @@ test: $(VENV)/.installed ## unit, integration and notebook tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(TESTS)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
-check: $(VENV)/.installed-all ## ruff and strict mypy
+check: $(VENV)/.installed-all ## ruff, strict mypy, and which way imports go
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a real browser (needs Chromium)
@@ -52,6 +53,14 @@ browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a rea
 
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	$(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
+
+# That tests pass is the business of `make test`: a tracer makes them slower, and some too slow.
+COVERED ?= tests/package tests/ch0* tests/lab
+coverage: $(VENV)/.installed-all ## which lines no test reaches
+	$(BIN)/coverage erase
+	-$(BIN)/coverage run -m pytest -q -p no:nbval -n $(WORKERS) $(COVERED)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 # `make soak FROM=5001 COUNT=100000` goes on with the steps of later seeds; SERVER=redis-server: on that one.
 FROM   ?= 1
@@ -72,4 +81,4 @@ lock: ## choose new versions for requirements.lock (needs uv)
 	  --no-emit-index-url -q pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and everything made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

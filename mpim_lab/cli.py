@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("bench", help="how fast, beside the peers, on this machine", add_help=False)
     notebooks = commands.add_parser("notebooks", help="run every notebook and store its outputs")
     notebooks.add_argument("paths", nargs="*", help="notebooks; all of notebooks/ by default")
+    notebooks.add_argument("--check", action="store_true", help="run nothing: are they stored as they should be?")
     commands.add_parser("demo", help="the whole system in half a minute, told in the terminal")
     serving = commands.add_parser("serve", help="gateways with a web page, each in a process of its own, until Ctrl-C")
     serving.add_argument("--gateways", type=int, default=2, help="how many (2)")
@@ -54,12 +55,18 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             from mpim_lab.lab.system.launcher import serve
 
             return asyncio.run(serve(arguments.gateways, port=arguments.port, first=arguments.first))
-        from mpim_lab.notebook_store import store_all
+        from mpim_lab.notebook_store import check_all, store_all
 
-        return store_all(arguments.paths)
+        return check_all(arguments.paths) if arguments.check else store_all(arguments.paths)
     except MpimError as error:
         print(f"mpim-lab: {type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidParameter) else 1
+    except ModuleNotFoundError as error:  # the core alone is installed, or an environment is broken
+        name = (error.name or "mpim_lab").partition(".")[0]
+        if name == "mpim_lab":
+            raise
+        print(f"mpim-lab: {name} is not installed: pip install 'mpim_lab[lab]'", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

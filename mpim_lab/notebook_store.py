@@ -37,6 +37,33 @@ def store_all(paths: Sequence[str]) -> int:
     return 0
 
 
+def check_all(paths: Sequence[str]) -> int:
+    """Say which of the given notebooks, or of all, are not stored as they should be; return the exit status."""
+    chosen = [Path(path) for path in paths] or sorted(FOLDER.glob("[0-9]*.ipynb"))
+    wrong = {path: found for path in chosen if (found := complaint(path))}
+    for path, found in wrong.items():
+        print(f"{path}: {found}; `mpim-lab notebooks {path}` runs and stores it")
+    return 1 if wrong else 0
+
+
+def complaint(path: Path) -> str | None:
+    """Return what is wrong with the way a notebook is stored, or None. Nothing is run. Raise NotebookFailed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        notebook = nbformat.reads(text, as_version=4)  # type: ignore[no-untyped-call]
+    except (OSError, UnicodeDecodeError, NotJSONError, ValidationError) as error:
+        raise NotebookFailed(f"{path} is no notebook that can be read: {error}") from error
+    clean(notebook)
+    if nbformat.writes(notebook) + "\n" != text:  # type: ignore[no-untyped-call]
+        return "its text is not as this project writes it"
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
+        return "it was not run from top to bottom"
+    if any(output.output_type == "error" for cell in cells for output in cell.outputs):
+        return "a cell raised"
+    return None
+
+
 def store(path: Path) -> None:
     """Run one notebook from top to bottom in a fresh kernel and write it back. Raises NotebookFailed."""
     try:

@@ -244,5 +244,5 @@ async def test_what_the_limit_cannot_measure_is_refused(url, case, reason):
 
 def test_a_missing_limit_is_named_with_the_advice(monkeypatch):
     """Where redis-benchmark is not installed, its row says how to get it."""
-    monkeypatch.setattr(limit.shutil, "which", lambda name: None)
+    monkeypatch.setattr(limit.shutil, "which", lambda name: None)  # type: ignore[attr-defined]
     assert "apt-get install" in missing_limit()

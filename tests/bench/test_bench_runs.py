@@ -27,7 +27,7 @@ def test_a_comparison_from_its_arguments_to_its_files(monkeypatch, tmp_path, cap
     """Ours, a peer that is there, one that is not, and the limit: each has its row in each case."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=5, seconds=0.1))
-    there = contestants.find_spec
+    there = contestants.find_spec  # type: ignore[attr-defined]
     monkeypatch.setattr(contestants, "find_spec", lambda name: None if name == "coredis" else there(name))
     monkeypatch.setattr(pubsub, "contestants_of", lambda bench: {who: CONTESTANTS[who] for who in COMPARED})
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
@@ -141,7 +141,7 @@ def test_streams_are_compared_with_acknowledgements_and_without(monkeypatch, tmp
     """Each contestant adds, consumes and loses nothing; what a guarantee costs stands beside it."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=1, seconds=0.1))
-    there = contestants.find_spec
+    there = contestants.find_spec  # type: ignore[attr-defined]
     peers = ("taskiq_redis", "faststream")
     monkeypatch.setattr(contestants, "find_spec", lambda name: None if name in peers else there(name))
     found, picture = tmp_path / "found.json", tmp_path / "found.html"

@@ -86,10 +86,10 @@ async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
 async def test_a_wrong_reply_says_whose_it_was(lab_server):
     """Each caller after the cancelled one reads the reply of the one before."""
     result = await Callers(design="sketch with finally", fault="cancelled", seed=SEED).run()
-    first = result.verdict.wrong[0]
+    first = result.verdict.wrong[0]  # type: ignore[attr-defined]
     before = f"m{int(first[1:]) - 1}"
     assert story_of(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
-    assert result.verdict.misreported == result.verdict.wrong
+    assert result.verdict.misreported == result.verdict.wrong  # type: ignore[attr-defined]
 
 
 async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_server):
@@ -105,7 +105,7 @@ async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
     while len(run.trace) < 20:
         await asyncio.sleep(0.005)
     await run.inject("cancelled")
-    assert (await run.result()).verdict.wrong
+    assert (await run.result()).verdict.wrong  # type: ignore[attr-defined]
 
 
 async def test_a_run_that_is_stopped_gives_its_result(lab_server):

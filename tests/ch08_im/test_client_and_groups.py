@@ -131,7 +131,7 @@ async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
     async with system(limits=limits) as mpim:
         await asyncio.gather(
             *(
-                mpim.services.messages.send_message(messages.SendMessageReq(f"m{n}", f"u{n}", "alice", "hi"))
+                mpim.services.messages.send_message(messages.SendMessageReq(f"m{n}", f"u{n}", "alice", "hi"))  # type: ignore[attr-defined]
                 for n in range(150)
             )
         )
@@ -148,7 +148,7 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
         async with mpim.client("alice", positions=positions) as alice:
             for number in range(5):
                 await mpim.services.messages.send_message(
-                    messages.SendMessageReq(f"m{number}", f"u{number}", "alice", "hi")
+                    messages.SendMessageReq(f"m{number}", f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
                 )
             assert await numbers(alice, 5) == [1] * 5
         async with mpim.client("alice", positions=positions) as alice:
@@ -164,7 +164,7 @@ async def test_news_in_more_conversations_than_a_welcome_names_are_all_read(monk
     async with system() as mpim:
         for number in range(12):
             for _ in range(2):
-                request = messages.SendMessageReq(new_message_id(), f"u{number}", "alice", "hi")
+                request = messages.SendMessageReq(new_message_id(), f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
                 await mpim.services.messages.send_message(request)
         async with mpim.client("alice") as alice:
             assert sorted(await numbers(alice, 24)) == [1] * 12 + [2] * 12
@@ -267,7 +267,7 @@ async def test_names_of_gateways_and_users_are_checked_at_once():
                 refused()
         for refused in (mpim.kill, mpim.stop):
             with pytest.raises(InvalidParameter, match=r"no gateway 'gw-9' is running; there are: gw-1"):
-                await refused("gw-9")
+                await refused("gw-9")  # type: ignore[call-arg]
         gateway = mpim.gateways["gw-1"]
         with pytest.raises(InvalidParameter, match="running already"):
             await mpim.start("gw-1")

@@ -491,7 +491,7 @@ FRAMES = {
     wire.Group: st.builds(wire.Group, NAMES, st.sampled_from(["create", "join", "leave"]), st.tuples(NAMES, NAMES)),
     wire.Ping: st.just(wire.Ping()),
     wire.Page: st.builds(wire.Page, WORDS, st.tuples(PUSHES, PUSHES), NUMBERS, st.none() | st.tuples(NUMBERS, NUMBERS)),
-    wire.ChatMessage: PUSHES,
+    wire.ChatMessage: PUSHES,  # type: ignore[attr-defined]
     wire.Welcome: st.builds(
         wire.Welcome,
         NAMES,
@@ -523,7 +523,7 @@ def test_a_gateways_frame_is_read_as_it_was_written(frame):
     assert wire.from_gateway(wire.encode(frame)) == frame
 
 
-@given(st.one_of(st.binary(), st.text(), JSON.map(wire.msgspec.json.encode)))
+@given(st.one_of(st.binary(), st.text(), JSON.map(wire.msgspec.json.encode)))  # type: ignore[attr-defined]
 def test_whatever_is_no_frame_is_refused_by_name(raw):
     """By both sides, and with nothing else than that error."""
     for read, error in ((wire.from_client, InvalidMessage), (wire.from_gateway, CorruptPayload)):
@@ -537,7 +537,7 @@ def test_whatever_is_no_frame_is_refused_by_name(raw):
 def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_limits(tag, members):
     """A right tag does not help."""
     try:
-        frame = wire.from_client(wire.msgspec.json.encode({"t": tag} | members))
+        frame = wire.from_client(wire.msgspec.json.encode({"t": tag} | members))  # type: ignore[attr-defined]
     except InvalidMessage:
         return
     assert isinstance(frame, CLIENT) and wire.from_client(wire.encode(frame)) == frame

@@ -95,7 +95,7 @@ async def system(gateways=2, persistence="none", **options):
         EmbeddedServer(persistence=persistence) as server,
         System(server.url, gateways=gateways, **system_options(**given)) as mpim,
     ):
-        mpim.server = server
+        mpim.server = server  # type: ignore[attr-defined]
         yield mpim
 
 

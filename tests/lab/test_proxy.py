@@ -119,7 +119,7 @@ async def test_another_client_works_through_it_in_either_protocol(server, protoc
     """redis-py: a pipeline, a transaction, a subscription, in which RESP2 has no pushes."""
     async with Proxy(server.url) as proxy, Redis.from_url(proxy.url, protocol=protocol) as client:
         async with client.pipeline(transaction=True) as transaction:
-            assert await transaction.set("k", "v").get("k").execute() == [True, b"v"]
+            assert await transaction.set("k", "v").get("k").execute() == [True, b"v"]  # type: ignore[attr-defined]
         async with client.pubsub() as listener:
             await listener.subscribe("a", "b")
             assert await client.publish("b", "hello") == 1

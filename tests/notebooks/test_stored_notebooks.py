@@ -31,7 +31,7 @@ def shows_something(source):
 
 def _last_of_async(source):
     indented = "\n".join(f"    {line}" for line in source.splitlines())
-    return ast.parse(f"async def cell():\n{indented}").body[0].body[-1]
+    return ast.parse(f"async def cell():\n{indented}").body[0].body[-1]  # type: ignore[attr-defined]
 
 
 @every_notebook

@@ -1,77 +1,80 @@
 """The house keeps its shape: imports point one way, files stay small."""
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import mpim_lab
+from tests.conftest import missing
 
 ROOT = Path(mpim_lab.__file__).parent
-# Who may import whom; a room may always import from itself.
-ALLOWED = {
-    "errors": set(),
-    "events": set(),
-    "plain": {"errors"},
-    "keys": {"errors"},
-    "mq": {"errors", "events", "keys"},
-    "im": {"errors", "events", "keys", "mq"},
-    "lab": {"errors", "events", "plain", "keys", "mq", "im"},
-    "load": {"errors", "events", "plain", "keys", "mq", "im", "lab"},
-    "chapters": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load"},
-    "soak": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load", "chapters"},
-    "widgets": {"errors", "events", "keys", "lab"},
-    "demo": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load", "chapters"},
-    "bench": {"errors", "events", "keys", "mq", "lab", "load", "chapters", "widgets"},
-}
+CONTRACTS = ROOT.parent / "pyproject.toml"
 FILES = sorted(path for path in ROOT.rglob("*.py"))
+LINT_IMPORTS = (
+    "import sys; from importlinter.cli import lint_imports_command as main; sys.argv[0] = 'lint-imports'; main()"
+)
 
 
 def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-def room_of(path):
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def lint_imports(folder, *options):
+    """Check the contracts of pyproject.toml on the package in this folder."""
+    if find_spec("importlinter") is None:
+        missing("import-linter is not installed: `make check` checks which way imports go")
+    command = [sys.executable, "-P", "-c", LINT_IMPORTS, "--no-logo", "--no-cache", *options, str(CONTRACTS)]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def imported_rooms(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        for module in modules:
-            if module.startswith("mpim_lab."):
-                yield module.split(".")[1]
-        assert not (isinstance(node, ast.ImportFrom) and node.level), "imports are absolute"
+def test_imports_point_one_way():
+    """The contracts of pyproject.toml hold, also inside functions and under TYPE_CHECKING."""
+    run = lint_imports(ROOT.parent)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 broken" in run.stdout
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_point_one_way(path):
-    """Also those inside functions and under TYPE_CHECKING."""
-    room = room_of(path)
-    if room in ALLOWED:
-        assert set(imported_rooms(path)) <= ALLOWED[room] | {room}
+WRONG = {
+    "up, from the package": ("house", "mq/connection/retry.py", "from mpim_lab import chapters"),
+    "up, inside a function": ("house", "errors.py", "def late():\n    import mpim_lab.mq.connection.resp"),
+    "up, for types only": ("house", "keys.py", "if TYPE_CHECKING:\n    from mpim_lab.im.system import System"),
+    "a folder without a place": ("house", "attic/__init__.py", ""),
+    "streams know pubsub": ("mq", "mq/streams/stream.py", "from mpim_lab.mq.pubsub import queue"),
+    "a service knows a gateway": ("im", "im/services/groups.py", "from mpim_lab.im.gateway import session"),
+    "a client knows a service": ("im-client", "im/client/client.py", "import mpim_lab.im.services.messages"),
+    "a trace injects faults": ("lab", "lab/trace/trace.py", "from mpim_lab.lab.faults import injector"),
+    "5 uses 1": ("chapters", "chapters/ch05_batching/scenario.py", "from mpim_lab.chapters.ch01_pubsub import naive"),
+    "a picture sends": ("pictures", "widgets/svg.py", "import mpim_lab.mq.pubsub.queue"),
+    "in by the front door": ("front-door", "mq/pool/pool.py", "from mpim_lab import MessageQueue"),
+    "two files in a circle": ("no-cycles", "lab/faults/relay.py", "from mpim_lab.lab.faults import proxy"),
+}
 
 
-def test_modules_do_not_import_each_other_in_a_circle():
-    """Module by module, not only room by room."""
-    graph = {}
-    for path in FILES:
-        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        graph[module] = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
-    finished = set()
+@pytest.mark.parametrize(("contract", "file", "line"), WRONG.values(), ids=WRONG)
+def test_an_import_the_other_way_is_caught(contract, file, line, tmp_path):
+    """Each contract can fail: the same check, on a copy of the package with one import more."""
+    copy = tmp_path / "mpim_lab"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("__pycache__", "static", "web", "*.lua"))
+    (copy / file).parent.mkdir(exist_ok=True)
+    with (copy / file).open("a", encoding="utf-8") as changed:
+        changed.write(f"\n\n{line}\n")
+    run = lint_imports(tmp_path, "--contract", contract)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "1 broken" in run.stdout, run.stdout
 
-    def visit(module, above):
-        assert module not in above, f"circle: {' → '.join([*above, module])}"
-        if module not in finished:
-            for below in sorted(graph.get(module, set()) & graph.keys()):
-                visit(below, [*above, module])
-            finished.add(module)
 
-    for module in graph:
-        visit(module, [])
+def test_every_contract_was_seen_to_fail():
+    """A contract that nothing can break would say nothing."""
+    contracts = tomllib.loads(CONTRACTS.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    assert {each["id"] for each in contracts} == {contract for contract, _, _ in WRONG.values()}
 
 
 def lines_of_docstrings(tree):

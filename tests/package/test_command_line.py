@@ -177,3 +177,13 @@ async def test_the_doctor_works_without_a_home_and_a_place_for_temporary_files()
     """It needs neither."""
     status, _, complaints = await run("doctor", HOME="/proc", TMPDIR="/nowhere")
     assert (status, complaints) == (0, "")
+
+
+def test_what_the_core_alone_lacks_is_named_with_its_remedy():
+    """`pip install mpim_lab` brings the queue and the messaging system; the rest of the commands say what they need."""
+    program = (
+        "import sys; sys.modules['plotly'] = None; from mpim_lab.cli import main; sys.exit(main(['bench', 'pubsub']))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 1
+    assert "mpim-lab: plotly is not installed: pip install 'mpim_lab[lab]'\n" in run.stderr

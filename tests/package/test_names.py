@@ -139,7 +139,7 @@ def test_a_conversation_is_in_one_partition_however_it_is_given():
     """Text and its UTF-8 bytes."""
     stream = PartitionedStream(MessageQueue("redis://127.0.0.1:1"), "orders", partitions=64)
     for name in NASTY:
-        raw = name if isinstance(name, bytes) else name.encode()
+        raw = name if isinstance(name, bytes) else name.encode()  # type: ignore[attr-defined]
         assert stream.partition_of(name) == stream.partition_of(raw)
 
 

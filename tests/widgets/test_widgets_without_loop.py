@@ -1,6 +1,7 @@
 """Widgets where no event loop runs: a plain script, a terminal."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ async def sweep():
     yield {"n": 1, "rate": 2}
 
 
-MADE = {
+MADE: dict[str, Any] = {
     "Panel": lambda: Panel(Delivery),
     "FlowView": FlowView,
     "Quiz": lambda: Quiz(load_questions()[:2]),

@@ -1,0 +1,102 @@
+"""What an import does: it brings in what is below, and makes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import mpim_lab
+
+GROUND = {"mpim_lab", "errors", "events", "keys"}
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+
+package = importlib.import_module(sys.argv[1])
+for each in pkgutil.walk_packages(getattr(package, "__path__", []), f"{sys.argv[1]}."):
+    importlib.import_module(each.name)
+print(json.dumps(sorted(sys.modules)))
+"""
+WATCH = """
+import sys, threading
+
+FILES = ("os.mkdir", "os.remove", "os.rename", "tempfile.", "sqlite3.", "mmap.")
+start = threading.Thread.start
+
+
+def on_event(event, values):
+    if event.startswith(("socket.", "subprocess.", "os.fork", *FILES)) or event == "open" and (values[2] or 0) & 3:
+        print(event, values, file=sys.stderr)
+
+
+def watched_start(thread):
+    print("thread", thread, file=sys.stderr)
+    start(thread)
+
+
+sys.addaudithook(on_event)
+threading.Thread.start = watched_start
+"""
+
+
+def run(program, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        ("mpim_lab.errors", {"mpim_lab", "errors"}),
+        ("mpim_lab.events", {"mpim_lab", "events"}),
+        ("mpim_lab.keys", {"mpim_lab", "errors", "keys"}),
+        ("mpim_lab.mq", {*GROUND, "mq"}),
+        ("mpim_lab.im", {*GROUND, "mq", "im"}),
+    ],
+)
+def test_an_import_brings_in_nothing_from_above(name, below):
+    """Whoever imports the ground floor gets the ground floor, and no library of the floors above."""
+    modules = json.loads(run(IMPORT_ALL, name).stdout)
+    ours = {
+        each.partition(".")[2].partition(".")[0] or each for each in modules if each.partition(".")[0] == "mpim_lab"
+    }
+    assert ours == below
+    assert not {"IPython", "jupyterlab", "ipywidgets", "anywidget", "pandas", "plotly", "nbclient", "pytest"} & set(
+        modules
+    )
+
+
+def test_an_import_makes_nothing():
+    """No module opens a socket, starts a thread or a process, or writes a file when it is imported."""
+    done = run(WATCH + IMPORT_ALL, "mpim_lab")
+    assert done.stderr == ""
+    assert "mpim_lab.cli" in done.stdout
+
+
+def test_an_import_that_makes_something_would_be_seen():
+    """The check can fail."""
+    assert "socket.__new__" in run(WATCH + "import socket; socket.socket()").stderr
+    assert "open (" in run(WATCH + "import os; open(os.devnull, 'w')").stderr
+    assert "thread <" in run(WATCH + "threading.Thread(target=print).start()").stderr
+
+
+@pytest.mark.parametrize("name", mpim_lab.__all__)
+def test_what_is_exported_is_there_when_it_is_asked_for(name):
+    """And it is listed: `dir(mpim_lab)` knows it before."""
+    assert name in dir(mpim_lab)
+    assert getattr(mpim_lab, name).__name__ == name
+
+
+def test_what_is_not_exported_is_not_there():
+    """With Python's own words."""
+    with pytest.raises(AttributeError, match="module 'mpim_lab' has no attribute 'Kafka'"):
+        mpim_lab.Kafka  # noqa: B018
