@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
 from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
-from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
+from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
 from mpim_lab.chapters.ch07_pool import measurements as pool_cost
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
 from mpim_lab.lab.faults.injector import until
@@ -75,7 +75,7 @@ async def gateway():
 @pytest.mark.parametrize(
     "work",
     [
-        pytest.param(lambda: price_of_guarantees(seconds=0.05), id="what guarantees cost"),
+        pytest.param(lambda: guarantee_overhead(seconds=0.05), id="what guarantees cost"),
         pytest.param(lambda: Delivery(design="confirmed", fault="cut", messages=20).run(), id="an experiment"),
         pytest.param(lambda: play(3), id="a schedule of the soak"),
         pytest.param(loads, id="load processes"),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from mpim_lab.chapters.ch02_streams.experiment import Orders
+from mpim_lab.chapters.ch02_streams.experiment import StreamDelivery
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.exercise.experiment import Result
@@ -18,7 +18,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
     """Everything is done, save for what is `allowed` ("duplicated", "dead")."""
 
     async def judge(solution: type[Any]) -> Failure | None:
-        result = await Orders(fault=fault, seed=seed, messages=12, worker=solution).run()
+        result = await StreamDelivery(fault=fault, seed=seed, messages=12, worker=solution).run()
         trial = f"fault {fault!r}, seed {seed}"
         failure = first_complaint(result, trial, allowed=(*allowed, "reordered"))
         if failure is not None:

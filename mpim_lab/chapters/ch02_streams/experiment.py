@@ -6,19 +6,19 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mpim_lab.chapters.ch02_streams.designs import SKETCHES
-from mpim_lab.chapters.ch02_streams.scenario import STREAM, Stage
+from mpim_lab.chapters.ch02_streams.designs import NAIVE_WORKERS
+from mpim_lab.chapters.ch02_streams.scenario import STREAM, StreamScenario
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.lab.workload.workload import Workload
 
-DESIGNS = (*SKETCHES, "sound")
+DESIGNS = (*NAIVE_WORKERS, "sound")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders(Experiment):
+class StreamDelivery(Experiment):
     """alice adds `messages` orders, one after the other; after a crash nobody works for `lasts` of them."""
 
     title: ClassVar[str] = "Which orders were done?"
@@ -39,23 +39,25 @@ class Orders(Experiment):
         planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
         async with (
             open_server(persistence=self.persistence) as server,
-            Stage(server, run, design=self.worker or self.design, planned=planned, lasts=self.lasts) as stage,
+            StreamScenario(
+                server, run, design=self.worker or self.design, planned=planned, lasts=self.lasts
+            ) as scenario,
         ):
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:
                     break
-                await stage.send(payload)
+                await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.finish()
+            await scenario.finish()
         return check_effects(run.trace, STREAM)
 
 
-async def design_table(seed: int = 7) -> pd.DataFrame:
+async def compare_designs(seed: int = 7) -> pd.DataFrame:
     """Every design under every fault: one row a run, the same in every run."""
     rows = []
     for fault in WORKER_FAULTS:
         for design in DESIGNS:
-            verdict = (await Orders(design=design, fault=fault, seed=seed).run()).verdict
+            verdict = (await StreamDelivery(design=design, fault=fault, seed=seed).run()).verdict
             counts = {
                 name: len(getattr(verdict, name)) for name in ("lost", "duplicated", "reordered", "stuck", "dead")
             }

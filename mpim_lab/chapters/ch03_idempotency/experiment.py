@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
-from mpim_lab.chapters.shared.pipeline_experiment import LineExperiment
+from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
 from mpim_lab.lab.exercise.experiment import knob
 
 FAULTS = (
@@ -22,7 +22,7 @@ FAULTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Payments(LineExperiment):
+class PaymentExperiment(PipelineExperiment):
     """Payments of one customer; each must be booked once."""
 
     title: ClassVar[str] = "How often was each payment booked?"

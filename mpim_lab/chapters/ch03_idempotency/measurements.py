@@ -19,7 +19,7 @@ Run = Callable[[str], Awaitable[object]]
 SQL_SHARE = 20  # a transaction on disk costs so much more that a twentieth of the messages says it all
 
 
-async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
+async def throughput_by_tasks(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
     """Measure each way with so many messages in hand at a time: one row each, yours, now."""
     check_bounds(1, 10_000, tasks=tasks)
     check_bounds(SQL_SHARE, 10_000_000, messages=messages)

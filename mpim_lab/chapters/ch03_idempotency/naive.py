@@ -71,7 +71,7 @@ class LibrarySender:
         await self._client.aclose()
 
 
-class _Sketch:
+class _NaiveDeduplicator:
     """What the sketches share: the effects are commands of their own, run as soon as the work has returned."""
 
     def __init__(self, queue: MessageQueue, scope: str) -> None:
@@ -91,7 +91,7 @@ class _Sketch:
         return self._queue.keys.record(f"sketch of {self._scope}", id)
 
 
-class NoCheck(_Sketch):
+class NoCheck(_NaiveDeduplicator):
     """Do the work."""
 
     async def run(self, id: str, work: Work) -> bytes:
@@ -99,7 +99,7 @@ class NoCheck(_Sketch):
         return await self._work(work)
 
 
-class CheckThenSet(_Sketch):
+class CheckThenSet(_NaiveDeduplicator):
     """Is it done? No: do it, then say that it is done."""
 
     async def run(self, id: str, work: Work) -> bytes:
@@ -111,7 +111,7 @@ class CheckThenSet(_Sketch):
         return result
 
 
-class MarkFirst(_Sketch):
+class MarkFirst(_NaiveDeduplicator):
     """Whoever marks it first does it (SET NX): no two workers, and no second chance."""
 
     async def run(self, id: str, work: Work) -> bytes:

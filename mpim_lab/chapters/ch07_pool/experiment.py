@@ -11,7 +11,7 @@ import pandas as pd
 
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
 from mpim_lab.chapters.ch07_pool.scenario import PoolStage
-from mpim_lab.chapters.shared.pipeline_experiment import run_all
+from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.server.embedded import open_server
@@ -159,7 +159,7 @@ def _metrics(verdict: CallersVerdict) -> dict[str, float]:
 async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **knobs: Any) -> pd.DataFrame:
     """Every design under every fault: one row each, counts in columns; the same in every run."""
     cases = [(fault, design) for fault in faults for design in DESIGNS]
-    runs = await run_all([Callers(design=design, fault=fault, seed=seed, **knobs) for fault, design in cases])
+    runs = await run_concurrently([Callers(design=design, fault=fault, seed=seed, **knobs) for fault, design in cases])
     rows = []
     for (fault, design), result in zip(cases, runs, strict=True):
         verdict = result.verdict
