@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mpim_lab.chapters.ch01_pubsub.challenges import deliver_everything, tell_the_truth
-from mpim_lab.chapters.ch01_pubsub.naive import SketchSender
+from mpim_lab.chapters.ch01_pubsub.naive import NaiveSender
 from mpim_lab.errors import MpimError
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise import challenge
@@ -105,7 +105,7 @@ async def test_the_reference_solutions_pass(lab_server):
 @pytest.mark.parametrize(
     "bad",
     [
-        SketchSender,
+        NaiveSender,
         AlwaysPessimistic,
         AlwaysOptimistic,
         AsksAfterwards,
@@ -121,7 +121,7 @@ async def test_a_sender_that_does_not_tell_the_truth_fails_every_time(lab_server
     assert repr(first) == repr(second)
 
 
-@pytest.mark.parametrize("bad", [SketchSender, Truthful, TriesTwice, SendsEverythingTwice, WaitsAndHopes])
+@pytest.mark.parametrize("bad", [NaiveSender, Truthful, TriesTwice, SendsEverythingTwice, WaitsAndHopes])
 async def test_a_sender_that_loses_or_repeats_fails_every_time(lab_server, bad):
     """A solution of the first challenge is not one of the second."""
     assert not (await deliver_everything().check(bad)).passed
@@ -136,7 +136,7 @@ async def test_a_class_that_waits_for_ever_is_told_so(lab_server, monkeypatch):
 
 async def test_a_failure_tells_the_story_of_its_message(lab_server):
     """What a learner needs to understand it: the fault, the message, who did what."""
-    text = repr(await tell_the_truth().check(SketchSender))
+    text = repr(await tell_the_truth().check(NaiveSender))
     assert "was lost, and alice was told 'delivered'" in text
     assert "published (0)" in text
 

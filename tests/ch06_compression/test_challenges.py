@@ -3,7 +3,7 @@
 import zlib
 
 from mpim_lab.chapters.ch06_compression.challenges import defuse_the_bomb, say_what_it_is
-from mpim_lab.chapters.ch06_compression.naive import SketchCodec
+from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 PLAIN, PACKED = b"\xf8", b"\xf9"
@@ -83,7 +83,7 @@ class ChecksAfterwards:
     """The naive twin with a limit that comes too late."""
 
     def unpack(self, packed, max_bytes):
-        out = SketchCodec().unpack(packed)
+        out = NaiveCodec().unpack(packed)
         if len(out) > max_bytes:
             raise ValueError("too large")
         return out
@@ -91,7 +91,7 @@ class ChecksAfterwards:
 
 class HasNoLimit:
     def unpack(self, packed, max_bytes):
-        return SketchCodec().unpack(packed)
+        return NaiveCodec().unpack(packed)
 
 
 class CutsItOff:
@@ -148,7 +148,7 @@ async def test_a_codec_that_cannot_tell_is_caught():
     await assert_each_fails(
         say_what_it_is,
         {
-            SketchCodec: "m6 was lost",
+            NaiveCodec: "m6 was lost",
             MarksEverything: "m6 was lost",
             Guesses: "came back as",
             ForgetsToEscape: "raised error",

@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from mpim_lab.chapters.ch07_pool.naive import SketchPool
+from mpim_lab.chapters.ch07_pool.naive import NaivePool
 from mpim_lab.errors import CommandTimeout, ConnectionLost, NotConnected, PoolTimeout
 from mpim_lab.lab.faults.server_admin import controlling, cut_connections
 from mpim_lab.mq.pool.pool import Pool
@@ -19,7 +19,7 @@ def made(design, server, **options):
     """One of each, with one connection unless said otherwise."""
     count = options.pop("connections", 1)
     if design == "sketch":
-        return SketchPool(server.url, connections=count, name="pool", call_timeout_s=2.0)
+        return NaivePool(server.url, connections=count, name="pool", call_timeout_s=2.0)
     return Pool(server.url, max_connections=count, call_timeout_s=2.0, **{**QUICK, **options})
 
 

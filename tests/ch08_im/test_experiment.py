@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.chapters.ch08_im.experiment import ALL, CAPSTONE, InstantMessaging, capstone, in_short, schedule
 from mpim_lab.chapters.ch08_im.faults import MPIM_FAULTS
 from mpim_lab.chapters.ch08_im.measurements import group_sweep, price_sweep
-from mpim_lab.chapters.ch08_im.naive import SketchedPresence
+from mpim_lab.chapters.ch08_im.naive import NaivePresence
 from mpim_lab.demo import demo
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
@@ -155,12 +155,12 @@ async def test_a_notebook_makes_a_system_in_one_line(lab_server):
 
 async def test_a_farewell_that_takes_its_time_changes_no_verdict(lab_server, monkeypatch):
     """The next message waits until the late unbind is done: what is found is the same on a busy machine."""
-    unbind = SketchedPresence.unbind_route
+    unbind = NaivePresence.unbind_route
 
     async def slowly(presence, route):
         await asyncio.sleep(0.03)
         return await unbind(presence, route)
 
-    monkeypatch.setattr(SketchedPresence, "unbind_route", slowly)
+    monkeypatch.setattr(NaivePresence, "unbind_route", slowly)
     late = await InstantMessaging(design="sketch", fault="late unbind").run()
     assert len(late.verdict.stuck) == 7 and not late.verdict.lost

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from mpim_lab.chapters.ch01_pubsub.measurements import Throughput
+from mpim_lab.chapters.ch01_pubsub.measurements import ThroughputRun
 from mpim_lab.chapters.ch08_im.experiment import InstantMessaging
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Event, Kind
@@ -81,8 +81,8 @@ async def test_faults_are_refused_where_they_cannot_be_caused():
     ("kind", "name", "values"),
     [
         (InstantMessaging, "group", (1, "yes", None, float("nan"))),
-        (Throughput, "seconds", (True, "3", float("nan"))),
-        (Throughput, "tasks", (True, 1.0, None)),
+        (ThroughputRun, "seconds", (True, "3", float("nan"))),
+        (ThroughputRun, "tasks", (True, 1.0, None)),
     ],
     ids=["yes or no", "a number", "a whole number"],
 )

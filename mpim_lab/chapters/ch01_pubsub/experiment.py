@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mpim_lab.chapters.ch01_pubsub.scenario import CHANNEL, PHOTO_BYTES, Stage
+from mpim_lab.chapters.ch01_pubsub.scenario import CHANNEL, PHOTO_BYTES, PubSubScenario
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
 from mpim_lab.lab.server.embedded import open_server
@@ -15,7 +15,7 @@ from mpim_lab.lab.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delivery(Experiment):
+class PubSubDelivery(Experiment):
     """alice sends `messages` to bob, one after the other; a fault lasts for `lasts` of her publishes."""
 
     title: ClassVar[str] = "Who gets the message?"
@@ -35,16 +35,18 @@ class Delivery(Experiment):
         planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
         async with (
             open_server() as server,
-            Stage(server, run, design=self.sender or self.design, planned=planned, lasts=self.lasts) as stage,
+            PubSubScenario(
+                server, run, design=self.sender or self.design, planned=planned, lasts=self.lasts
+            ) as scenario,
         ):
             photo = PHOTO_BYTES if self.fault == "slow" else 0
             for payload in Workload(self.seed, self.messages, min_bytes=photo):
                 if run.stopping:
                     break
-                await stage.send(payload)
+                await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.faults.end_all()
-            await stage.settle()
+            await scenario.faults.end_all()
+            await scenario.wait_idle()
         return check_trace(run.trace, "bob", CHANNEL)
 
 
@@ -54,7 +56,7 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
     for fault in PUBSUB_FAULTS:
         for design in ("sketch", "confirmed"):
             lasts = 10 if fault == "slow" else 2
-            experiment = Delivery(design=design, fault=fault, seed=seed, lasts=lasts, messages=messages)
+            experiment = PubSubDelivery(design=design, fault=fault, seed=seed, lasts=lasts, messages=messages)
             verdict = (await experiment.run()).verdict
             rows.append(
                 {

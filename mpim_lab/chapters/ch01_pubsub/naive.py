@@ -12,7 +12,7 @@ from mpim_lab.keys import user_channel
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
-class SketchSender:
+class NaiveSender:
     """Send as most candidates would sketch it."""
 
     def __init__(self, queue: MessageQueue) -> None:

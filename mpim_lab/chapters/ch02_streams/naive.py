@@ -19,7 +19,7 @@ from mpim_lab.mq.streams.group import ConsumerGroup
 from mpim_lab.mq.streams.worker import EntryHandler
 
 
-class SketchWorker:
+class NaiveWorker:
     """What the sketches share: a connection, a loop that reads new entries, `stop`."""
 
     read_options: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class SketchWorker:
         raise NotImplementedError
 
 
-class NoAckWorker(SketchWorker):
+class NoAckWorker(NaiveWorker):
     """Read with NOACK, handle."""
 
     read_options = ("NOACK",)
@@ -74,7 +74,7 @@ class NoAckWorker(SketchWorker):
         await self._work(delivery)
 
 
-class AckFirstWorker(SketchWorker):
+class AckFirstWorker(NaiveWorker):
     """Read, acknowledge, handle."""
 
     async def _take(self, delivery: Delivery) -> None:
@@ -82,7 +82,7 @@ class AckFirstWorker(SketchWorker):
         await self._work(delivery)
 
 
-class NoClaimWorker(SketchWorker):
+class NoClaimWorker(NaiveWorker):
     """Read, handle, acknowledge; what somebody else had is not my business."""
 
     async def _take(self, delivery: Delivery) -> None:
@@ -90,7 +90,7 @@ class NoClaimWorker(SketchWorker):
             await self._group.ack_soon(delivery, actor=self._name)
 
 
-class EndlessRetryWorker(SketchWorker):
+class EndlessRetryWorker(NaiveWorker):
     """Read, handle until it works, acknowledge."""
 
     async def _take(self, delivery: Delivery) -> None:

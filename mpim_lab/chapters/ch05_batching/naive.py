@@ -1,6 +1,6 @@
 """The sketches of chapter 5: gather, send when there is enough. They send the same frames as `mpim_lab.mq.batching.batcher`.
 
-Flaws kept on purpose. `SketchBatcher` has them all:
+Flaws kept on purpose. `NaiveBatcher` has them all:
 
 - the window is checked only when the next message comes: the last messages of a burst wait until somebody else writes;
 - the batch is taken out before it is sent: a failed flush has lost it, and its senders were told "accepted" long ago;
@@ -21,7 +21,7 @@ from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
-class SketchBatcher:
+class NaiveBatcher:
     """Batch as most candidates would sketch it. `clock` tells the time, in seconds."""
 
     def __init__(
@@ -70,7 +70,7 @@ class SketchBatcher:
         """There is nothing of the kind in the sketch: what is held is forgotten with the process."""
 
 
-class TimedBatcher(SketchBatcher):
+class TimedBatcher(NaiveBatcher):
     """The same with a timer of its own; what goes wrong in the timer, nobody hears."""
 
     _timer: "asyncio.Task[None] | None" = None

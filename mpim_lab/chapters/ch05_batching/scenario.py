@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from mpim_lab.chapters.ch05_batching.naive import SketchBatcher, TimedBatcher
+from mpim_lab.chapters.ch05_batching.naive import NaiveBatcher, TimedBatcher
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.experiment import Run
@@ -61,7 +61,7 @@ def designs(window_ms: float) -> dict[str, Design]:
     common: dict[str, Any] = {"max_messages": BATCH, "clock": _no_time}
     limits: dict[str, Any] = {"max_messages": BATCH, "max_bytes": MOST_BYTES // 2}
     return {
-        "sketch": Design(lambda queue, channel: SketchBatcher(queue, channel, **common), True),
+        "sketch": Design(lambda queue, channel: NaiveBatcher(queue, channel, **common), True),
         "sketch with a timer": Design(
             lambda queue, channel: TimedBatcher(queue, channel, window_ms=window_ms, **common), True
         ),

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mpim_lab.chapters.ch06_compression.naive import SketchCodec
+from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
 from mpim_lab.chapters.ch06_compression.scenario import CHANGED, SENDERS, CompressionStage
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
@@ -41,7 +41,7 @@ class Packed(Experiment):
         Metrics besides: bytes before and after packing, the most that one became.
         """
         struck = {} if self.fault == "none" else self._places()
-        codec = self.own or (SketchCodec() if self.design == "sketch" else Codec(self.design))
+        codec = self.own or (NaiveCodec() if self.design == "sketch" else Codec(self.design))
         lines = Corpus(self.seed).lines(self.messages)
         async with open_server() as server, CompressionStage(server, run, codec, struck) as stage:
             for number, line in enumerate(lines, start=1):

@@ -10,7 +10,7 @@ Flaws kept on purpose:
 import zlib
 
 
-class SketchCodec:
+class NaiveCodec:
     """Compress as most candidates would sketch it."""
 
     def pack(self, payload: bytes) -> bytes:

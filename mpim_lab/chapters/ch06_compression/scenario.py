@@ -5,7 +5,7 @@ import functools
 import zlib
 from typing import Any, Self
 
-from mpim_lab.chapters.ch06_compression.naive import SketchCodec
+from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
 from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -94,7 +94,7 @@ class CompressionStage:
         parts = [packer.compress(payload)]
         parts += [packer.compress(bytes(1024 * 1024)) for _ in range(BOMB_BYTES // 1024 // 1024)]
         packed = b"".join([*parts, packer.flush()])
-        return packed if isinstance(self._codec, SketchCodec) else bytes([ZLIB]) + packed
+        return packed if isinstance(self._codec, NaiveCodec) else bytes([ZLIB]) + packed
 
     def _change(self, text: bytes) -> bytes:
         """One bit changed, where it does the most harm: it is read, as another text of the same name, if that can be."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from mpim_lab.chapters.ch07_pool.naive import SketchPool
+from mpim_lab.chapters.ch07_pool.naive import NaivePool
 from mpim_lab.events import now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.pool import Pool
@@ -53,7 +53,7 @@ async def _connection_each(url: str, key: bytes, connections: int) -> AsyncItera
 
 @contextlib.asynccontextmanager
 async def _sketch(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
-    async with SketchPool(url, connections=connections) as pool:
+    async with NaivePool(url, connections=connections) as pool:
         yield _borrowing(pool, key)
 
 
@@ -63,7 +63,7 @@ async def _pool(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
         yield _borrowing(pool, key)
 
 
-def _borrowing(pool: Pool | SketchPool, key: bytes) -> Call:
+def _borrowing(pool: Pool | NaivePool, key: bytes) -> Call:
     async def call() -> float:
         begun = now()
         async with pool.connection() as connection:

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from mpim_lab.chapters.ch07_pool.naive import SketchConnection, SketchPool
+from mpim_lab.chapters.ch07_pool.naive import NaiveConnection, NaivePool
 from mpim_lab.mq.pool.pool import Pool
 
 
@@ -32,8 +32,8 @@ class PoolDesign:
     gives_up: bool = True
 
 
-def _sketch(setting: Setting) -> SketchPool:
-    return SketchPool(setting.url, connections=setting.connections, name=setting.name)
+def _sketch(setting: Setting) -> NaivePool:
+    return NaivePool(setting.url, connections=setting.connections, name=setting.name)
 
 
 def _pool(setting: Setting) -> Pool:
@@ -46,7 +46,7 @@ def _as_offered(pool: Any) -> AbstractAsyncContextManager[Any]:
 
 
 @contextlib.asynccontextmanager
-async def _with_finally(pool: SketchPool) -> AsyncIterator[SketchConnection]:
+async def _with_finally(pool: NaivePool) -> AsyncIterator[NaiveConnection]:
     """Nothing leaks any more: everything comes back, whatever it is in the middle of."""
     connection = await pool.get()
     try:

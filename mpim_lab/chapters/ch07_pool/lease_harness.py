@@ -8,7 +8,7 @@ from typing import Any
 
 from mpim_lab.chapters.ch07_pool.designs import PoolDesign, Setting
 from mpim_lab.chapters.ch07_pool.experiment import CallersVerdict
-from mpim_lab.chapters.ch07_pool.naive import SketchConnection
+from mpim_lab.chapters.ch07_pool.naive import NaiveConnection
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import Failure, story_of
@@ -19,7 +19,7 @@ from mpim_lab.mq.pool.raw_connection import Wire
 CALL_TIMEOUT_S = 5.0
 
 
-class LentConnection(SketchConnection):
+class LentConnection(NaiveConnection):
     """A connection without a guard: it does what it is told, in the middle of a reply as well."""
 
     @property

@@ -25,14 +25,14 @@ from mpim_lab.mq.pool.raw_connection import Wire
 from mpim_lab.mq.pool.stats import LineFigures, PoolFigures, ServerFigures, Waits, pool_figures
 
 
-class SketchConnection(PooledConnection):
+class NaiveConnection(PooledConnection):
     """The same connection with the guard taken off: a reply that is still to come stops nobody from sending."""
 
     def _check_usable(self) -> None:
         """Anything goes."""
 
 
-class SketchPool:
+class NaivePool:
     """`connections` connections to one server, all opened at the start."""
 
     def __init__(
@@ -47,8 +47,8 @@ class SketchPool:
         self.name = name
         self._connect_timeout_s = connect_timeout_s
         wires = [Wire(Address.parse(url), name) for _ in range(connections)]
-        self._all = [SketchConnection(wire, call_timeout_s) for wire in wires]
-        self._free: list[SketchConnection] = []
+        self._all = [NaiveConnection(wire, call_timeout_s) for wire in wires]
+        self._free: list[NaiveConnection] = []
         self._freed = asyncio.Condition()
         self._waiting = 0
         self._waits = Waits()
@@ -66,7 +66,7 @@ class SketchPool:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def get(self) -> SketchConnection:
+    async def get(self) -> NaiveConnection:
         """Wait until one is free, for ever if need be."""
         asked_at = now()
         async with self._freed:
@@ -79,14 +79,14 @@ class SketchPool:
             self._waits.note(now() - asked_at)
             return self._free.pop()
 
-    async def put(self, connection: SketchConnection) -> None:
+    async def put(self, connection: NaiveConnection) -> None:
         """Back it goes, whatever it is in the middle of."""
         async with self._freed:
             self._free.append(connection)
             self._freed.notify()
 
     @contextlib.asynccontextmanager
-    async def connection(self, server: str | None = None) -> AsyncIterator[SketchConnection]:
+    async def connection(self, server: str | None = None) -> AsyncIterator[NaiveConnection]:
         """Get, use, put: as in the sketch without `finally`. `server` is not looked at, there is one."""
         connection = await self.get()
         yield connection

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
+from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
 from mpim_lab.events import now
 from mpim_lab.im.protocol.requests import BindRouteReq, SendGroupMessageReq, SendMessageReq
 from mpim_lab.im.services.groups import Groups
@@ -20,7 +20,7 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-DESIGNS: dict[str, type[Messages]] = {"sketch": SketchedMessages, "sound": Messages}
+DESIGNS: dict[str, type[Messages]] = {"sketch": NaiveMessages, "sound": Messages}
 GROUP, SIZES = "everybody", (1, 10, 100, 1_000)
 _TIMES = {"sketch": 1, "sound": 5}
 _SENDERS = 32
@@ -31,7 +31,7 @@ async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator
     """A database with a group of these, all of them online at a gateway that listens."""
     async with SqlStore("sqlite+aiosqlite:///:memory:") as store:
         await Groups(store, queue).create(GROUP, members[0], members[1:])
-        presence = SketchedPresence(queue)
+        presence = NaivePresence(queue)
         await asyncio.gather(*(presence.bind_route(BindRouteReq(uid, "main", "gw-1", uid)) for uid in members))
         await queue.subscribe("user:*", _listen, pattern=True)
         yield store

@@ -46,7 +46,7 @@ ROUTE_S = int(ROUTE_LIFETIME_S)
 _NAME = "sketch"
 
 
-class SketchedPresence(Presence):
+class NaivePresence(Presence):
     """A status and a route of 3,600 s for each user. unbinds: a connection that ends deletes them, whoever's they are."""
 
     def __init__(self, queue: MessageQueue, *, unbinds: bool = False) -> None:
@@ -84,7 +84,7 @@ class SketchedPresence(Presence):
         return self.queue.keys.stream(status_channel(uid))
 
 
-class SketchedMessages(Messages):
+class NaiveMessages(Messages):
     """SendMessage and SendGroupMessage as the notes have them. `at(step, id)` is awaited between the steps."""
 
     ordered: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class SketchedMessages(Messages):
         self, queue: MessageQueue, groups: Groups, offline: OfflineStore, *, observer: Observer | None = None
     ) -> None:
         super().__init__(queue, groups, offline)
-        self.presence, self.reporter = SketchedPresence(queue), Reporter(SERVICE, observer)
+        self.presence, self.reporter = NaivePresence(queue), Reporter(SERVICE, observer)
 
     async def at(self, step: str, id: str) -> None:
         """Between two steps; a laboratory overrides it."""

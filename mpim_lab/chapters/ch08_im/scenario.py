@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from mpim_lab.chapters.ch08_im.faults import AT_STEP, AtTheStep, MpimFaults
-from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
+from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
 from mpim_lab.chapters.ch08_im.readers import QUICK, Seat
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Event, Kind, now
@@ -64,8 +64,8 @@ class MpimStage:
             return _StruckMessages(self, queue, groups, offline, **options)
         return _StruckSketch(self, queue, groups, offline, **options)
 
-    def _presence(self, queue: MessageQueue) -> SketchedPresence:
-        return SketchedPresence(queue, unbinds="late unbind" in self._struck.values())
+    def _presence(self, queue: MessageQueue) -> NaivePresence:
+        return NaivePresence(queue, unbinds="late unbind" in self._struck.values())
 
     async def __aenter__(self) -> Self:
         check_available(self.server, *self._struck.values())
@@ -196,7 +196,7 @@ class MpimStage:
         return [message.id for page in pages for message in page]
 
 
-class _StruckSketch(SketchedMessages):
+class _StruckSketch(NaiveMessages):
     """The sketch, with faults between its steps."""
 
     def __init__(self, stage: MpimStage, *services: Any, **options: Any) -> None:
