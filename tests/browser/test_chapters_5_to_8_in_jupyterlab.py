@@ -10,7 +10,7 @@ PICTURES = {
     "05_batching.ipynb": {
         "waits": "FlowView(quiet.trace",
         "lost": "FlowView(failed.trace",
-        "knee": "SweepPanel(knee_sweep",
+        "knee": "SweepPanel(saturation_sweep",
     },
     "06_compression.ipynb": {
         "old": "FlowView(old.trace",

@@ -123,7 +123,7 @@ async def test_a_lease_that_gives_back_what_is_broken_fails_every_time(lab_serve
         DiscardsAfterAnyError: "healthy ones were discarded",
         DiscardsAlways: "healthy ones were discarded",
         DoesNotAsk: "was given a connection of no use: ConnectionLost",
-        KeepsTheError: "was never told of its error",
+        KeepsTheError: "never got its error",
         LosesWhatDoesNotAnswer: "connections are of use",
         DecidesByTheError: "because its caller was cancelled",
         IsCancelledAtTheDoor: "the place of the cancelled caller is not free again",

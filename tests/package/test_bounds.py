@@ -6,7 +6,7 @@ import pytest
 from mpim_lab.chapters.ch02_streams.measurements import throughput_by_prefetch
 from mpim_lab.chapters.ch03_idempotency.measurements import throughput_by_tasks
 from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
-from mpim_lab.chapters.ch05_batching.measurements import little_sweep
+from mpim_lab.chapters.ch05_batching.measurements import littles_law_sweep
 from mpim_lab.chapters.ch06_compression.measurements import batched_table, message_table
 from mpim_lab.chapters.ch06_compression.measurements import size_sweep as compression_sizes
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect
@@ -34,8 +34,8 @@ def test_numbers_within_the_bounds_pass():
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        (little_sweep((0,)), "windows_ms=0"),
-        (little_sweep((1,), offered_per_s=1), "offered_per_s=1"),
+        (littles_law_sweep((0,)), "windows_ms=0"),
+        (littles_law_sweep((1,), offered_per_s=1), "offered_per_s=1"),
         (compression_sizes((0,)), "sizes=0"),
         (group_sweep((0,)), "sizes=0"),
         (price_sweep(0), "seconds=0"),

@@ -14,8 +14,8 @@ from mpim_lab.chapters.ch05_batching.scenario import (
     LONG_WINDOW_MS,
     TOO_MANY_BYTES,
     WINDOW_MS,
-    BatchingStage,
-    Design,
+    BatchingDesign,
+    BatchingScenario,
     designs,
 )
 from mpim_lab.events import Kind
@@ -28,7 +28,7 @@ from mpim_lab.lab.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Burst(Experiment):
+class BurstExperiment(Experiment):
     """alice sends a burst of `messages` and then no more; batches are of 4 messages, or what came in a window."""
 
     title: ClassVar[str] = "What becomes of a burst?"
@@ -41,20 +41,20 @@ class Burst(Experiment):
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
-    own: Design | None = None  # the learner's own, instead of a named one
+    own: BatchingDesign | None = None  # the learner's own, instead of a named one
 
     async def perform(self, run: Run) -> Verdict:
         """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stuck."""
         strikes = self.fault in ("flush fails", "answer lost")
         planned = plan(self.seed, self.fault, self.messages - 2, self.lasts) if strikes else []
         design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
-        async with open_server() as server, BatchingStage(server, run, design, planned, closed=closed) as stage:
+        async with open_server() as server, BatchingScenario(server, run, design, planned, closed=closed) as scenario:
             for payload in self._burst():
                 if run.stopping:
                     break
-                await stage.send(payload)
+                await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.finish()
+            await scenario.finish()
         return check_burst(run.trace)
 
     def _window_ms(self) -> float:
@@ -85,7 +85,7 @@ async def burst_table(seed: int = 7) -> pd.DataFrame:
     rows = []
     for fault in BATCHING_FAULTS:
         for design in DESIGNS:
-            verdict = (await Burst(design=design, fault=fault, seed=seed).run()).verdict
+            verdict = (await BurstExperiment(design=design, fault=fault, seed=seed).run()).verdict
             rows.append(
                 {
                     "fault": fault,

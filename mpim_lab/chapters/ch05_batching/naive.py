@@ -98,7 +98,7 @@ class TimedBatcher(NaiveBatcher):
             self._timer.cancel()
             await asyncio.wait([self._timer])
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait for the timer, if one runs."""
         if self._timer is not None:
             await asyncio.wait([self._timer])

@@ -103,7 +103,7 @@ async def _shared(url: str, key: bytes, connections: int) -> AsyncIterator[Call]
         yield call
 
 
-WAYS: dict[str, Callable[[str, bytes, int], AbstractAsyncContextManager[Call]]] = {
+CONNECTION_STRATEGIES: dict[str, Callable[[str, bytes, int], AbstractAsyncContextManager[Call]]] = {
     "a connection each time": _connection_each,
     "sketch": _sketch,
     POOL: _pool,

@@ -11,7 +11,7 @@ from mpim_lab.mq.pool.pool import Pool
 
 
 @dataclass(frozen=True)
-class Setting:
+class PoolContext:
     """What every pool is made of. `name`: what its connections are called at the server."""
 
     url: str
@@ -24,20 +24,20 @@ class Setting:
 class PoolDesign:
     """How a pool is made, and how a caller borrows from it; both are used as contexts.
 
-    A pool has `figures()` with `in_use` and `waiting`. gives_up: who waits in vain is told so in the end.
+    A pool has `figures()` with `in_use` and `waiting`. gives_up: who waits in vain gets an error in the end.
     """
 
-    make: Callable[[Setting], AbstractAsyncContextManager[Any]]
+    make: Callable[[PoolContext], AbstractAsyncContextManager[Any]]
     borrow: Callable[[Any], AbstractAsyncContextManager[Any]]
     gives_up: bool = True
 
 
-def _sketch(setting: Setting) -> NaivePool:
-    return NaivePool(setting.url, connections=setting.connections, name=setting.name)
+def _sketch(context: PoolContext) -> NaivePool:
+    return NaivePool(context.url, connections=context.connections, name=context.name)
 
 
-def _pool(setting: Setting) -> Pool:
-    return Pool(setting.url, max_connections=setting.connections, wait_s=setting.wait_s, name=setting.name)
+def _pool(context: PoolContext) -> Pool:
+    return Pool(context.url, max_connections=context.connections, wait_s=context.wait_s, name=context.name)
 
 
 def _as_offered(pool: Any) -> AbstractAsyncContextManager[Any]:
