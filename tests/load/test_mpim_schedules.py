@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mpim_lab.chapters.ch08_im.experiment import ALL, InstantMessaging
+from mpim_lab.chapters.ch08_im.experiment import ALL_FAULTS, ImExperiment
 
 pytestmark = pytest.mark.timeout(900)
 SEEDS, AT_ONCE = range(1_000, 1_200), 4
@@ -16,7 +16,7 @@ async def verdicts(design):
 
     async def one(seed):
         async with turns:
-            return (await InstantMessaging(design=design, fault=ALL, seed=seed).run()).verdict
+            return (await ImExperiment(design=design, fault=ALL_FAULTS, seed=seed).run()).verdict
 
     return dict(zip(SEEDS, await asyncio.gather(*map(one, SEEDS)), strict=True))
 

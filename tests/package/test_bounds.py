@@ -11,7 +11,7 @@ from mpim_lab.chapters.ch06_compression.measurements import batched_table, messa
 from mpim_lab.chapters.ch06_compression.measurements import size_sweep as compression_sizes
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect
 from mpim_lab.chapters.ch07_pool.measurements import size_sweep as pool_sizes
-from mpim_lab.chapters.ch08_im.measurements import group_sweep, price_sweep
+from mpim_lab.chapters.ch08_im.measurements import group_sweep, overhead_sweep
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.bounds import check_bounds
 
@@ -38,8 +38,8 @@ def test_numbers_within_the_bounds_pass():
         (littles_law_sweep((1,), offered_per_s=1), "offered_per_s=1"),
         (compression_sizes((0,)), "sizes=0"),
         (group_sweep((0,)), "sizes=0"),
-        (price_sweep(0), "seconds=0"),
-        (price_sweep(rounds=0), "rounds=0"),
+        (overhead_sweep(0), "seconds=0"),
+        (overhead_sweep(rounds=0), "rounds=0"),
         (callers_sweep((0,)), "callers=0"),
         (callers_sweep((1,), ("by air",)), "by air"),
         (blocking_sweep(block_s=0), "block_s=0"),

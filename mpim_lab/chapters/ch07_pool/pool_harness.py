@@ -1,7 +1,7 @@
-"""PoolHarness: drives the learner's pool with callers, one step at a time, over real connections, and reports violations.
+"""PoolHarness: drives the learner's pool with callers, one step at a time, on real connections, and reports violations.
 
-A script is a list of steps: callers acquire, release, are cancelled; after each it is known who must have a connection. Nothing
-depends on the clock but how long a pool that hands out nothing is given until it counts as stuck.
+A script is a list of steps: callers acquire, release, are cancelled; after each it is known who must have a connection.
+Nothing depends on the clock but how long a pool that hands out nothing is given until it counts as stuck.
 """
 
 import asyncio

@@ -31,7 +31,7 @@ REPLY_TIMEOUT_S = 60  # longer than any run: a reply ends the wait, not a time-o
 
 
 class ReplyService:
-    """The service that callers ask; it answers into a list for each. `pool_name`: the client name of the pool's connections."""
+    """The service that callers ask; it answers into a list for each. `pool_name`: the client name of its connections."""
 
     def __init__(self, queue: MessageQueue, pool_name: str) -> None:
         self._queue, self._pool_name = queue, pool_name

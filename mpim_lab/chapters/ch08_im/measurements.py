@@ -75,7 +75,7 @@ async def _group_cost(messages: Messages, line: FarLine, times: int) -> dict[str
     return {"ms": statistics.median(taken), "round trips": int(statistics.median(trips))}
 
 
-async def price_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator[dict[str, Any]]:
+async def overhead_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator[dict[str, Any]]:
     """One-to-one messages by 32 senders at once, straight at the service: messages a second and the median time of one.
 
     Both designs in turn, `rounds` times, and the median of each: a machine that is busy for a moment is busy for both.
