@@ -1,4 +1,4 @@
-"""Demo: `mpim-lab demo`: three gateways, four people, a group, someone away, a notice, a gateway killed; printed as it happens.
+"""Demo: `mpim-lab demo`: three gateways, four people, a group, someone away, a notice, a gateway killed; all as it happens.
 
 Nothing is staged: every line that says what somebody reads is printed when that client is handed the message.
 """

@@ -10,7 +10,7 @@ PICTURES = {
     "02_streams_and_acks.ipynb": {
         "lost": "FlowView(lost.trace",
         "poison": "FlowView(poison.trace",
-        "mended": "FlowView(crash.trace",
+        "fixed": "FlowView(crash.trace",
         "cost": "sweep_chart(curve",
         "table": "compare_designs(seed",
         "failed": "nothing.check(MyWorker)",

@@ -1,4 +1,4 @@
-"""Chapter 1's experiment: the sketch breaks the same way every time, the mend holds under the same faults."""
+"""Chapter 1's experiment: the naive version breaks the same way every time, the fix holds under the same faults."""
 
 import asyncio
 
@@ -18,16 +18,16 @@ def lasting(fault):
 
 
 async def test_without_a_fault_both_designs_deliver_everything(lab_server):
-    """The sketch looks right until something goes wrong."""
-    for design in ("sketch", "confirmed"):
+    """The naive version looks right until something goes wrong."""
+    for design in ("naive", "confirmed"):
         verdict = (await PubSubDelivery(design=design, fault="none").run()).verdict
         assert verdict.semantics == "exactly once in this run, in order"
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_sketch_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
+async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
     """And alice was told "delivered" for each of them."""
-    verdict = (await PubSubDelivery(design="sketch", fault="away", lasts=6, seed=seed).run()).verdict
+    verdict = (await PubSubDelivery(design="naive", fault="away", lasts=6, seed=seed).run()).verdict
     struck = tuple(f"m{fault.before}" for fault in plan(seed, "away", messages=24, lasts=6))
     assert verdict.lost == struck
     assert verdict.misreported == struck
@@ -35,9 +35,9 @@ async def test_the_sketch_loses_exactly_the_messages_published_while_bob_was_awa
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
 @pytest.mark.parametrize("seed", [1, 7])
-async def test_every_fault_catches_the_sketch(lab_server, fault, seed):
+async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
     """A checker that passes the naive twin would be worth nothing."""
-    verdict = (await PubSubDelivery(design="sketch", fault=fault, lasts=lasting(fault), seed=seed).run()).verdict
+    verdict = (await PubSubDelivery(design="naive", fault=fault, lasts=lasting(fault), seed=seed).run()).verdict
     assert verdict.lost
     assert verdict.semantics.startswith("at most once")
 
@@ -53,7 +53,7 @@ async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, faul
 
 async def test_a_slow_subscriber_is_handed_messages_that_it_never_gets(lab_server):
     """The server counts him as a receiver until his buffer is full: receivers=1 is no delivery."""
-    result = await PubSubDelivery(design="sketch", fault="slow", lasts=10).run()
+    result = await PubSubDelivery(design="naive", fault="slow", lasts=10).run()
     counted = {event.message_id for event in result.trace.of(Kind.PUBLISHED) if event.count}
     assert set(result.verdict.lost) & counted
 
@@ -67,7 +67,7 @@ async def test_a_repeat_may_arrive_twice(lab_server):
 
 async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
     """alice was told "failed, perhaps sent"; the stopped server went on and handed the message over."""
-    result = await PubSubDelivery(design="sketch", fault="pause", lasts=2).run()
+    result = await PubSubDelivery(design="naive", fault="pause", lasts=2).run()
     told = {event.message_id: event.detail for event in result.trace.of(Kind.TOLD)}
     (perhaps,) = [message for message, detail in told.items() if detail.startswith("failed, perhaps sent")]
     assert perhaps not in result.verdict.lost
@@ -77,7 +77,7 @@ async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
 async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
     """Whatever the machine does meanwhile. (`tests/load` has the hundred repeats.)"""
     verdicts = [
-        (await PubSubDelivery(design="sketch", fault=fault, lasts=lasting(fault), messages=16).run()).verdict
+        (await PubSubDelivery(design="naive", fault=fault, lasts=lasting(fault), messages=16).run()).verdict
         for _ in range(3)
     ]
     assert verdicts[0] == verdicts[1] == verdicts[2]

@@ -1,4 +1,4 @@
-"""Chapter 2's experiment: each sketch breaks in its own way, every time; the mend holds; what is on disk survives."""
+"""Chapter 2's experiment: each naive version breaks in its own way, every time; the fix holds; what is on disk survives."""
 
 import asyncio
 
@@ -77,18 +77,18 @@ async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server
 
 
 async def test_without_a_fault_every_design_does_everything_once(lab_server):
-    """The sketches look right until something goes wrong."""
+    """The naive versions look right until something goes wrong."""
     for result in await all_at_once(*(StreamDelivery(design=design, fault="none") for design in DESIGNS)):
         assert result.verdict.semantics == "exactly once in this run, in order"
 
 
 async def test_a_worker_that_dies_after_its_acknowledgement_dies_once(lab_server):
     """One fault was planned; whoever comes after is not struck."""
-    result = await StreamDelivery(design="sound", fault="crash after ack").run()
+    result = await StreamDelivery(design="correct", fault="crash after ack").run()
     assert len(list(result.trace.of(Kind.FAULT_BEGAN))) == len(list(result.trace.of(Kind.FAULT_ENDED))) == 1
 
 
-async def test_what_a_sketch_lost_was_added_and_so_misreported(lab_server):
+async def test_what_a_naive_version_lost_was_added_and_so_misreported(lab_server):
     """alice was told "added"; the entry is in the stream, and the group has forgotten it."""
     verdict = (await StreamDelivery(design="ack first", fault="crash before work").run()).verdict
     assert verdict.misreported == verdict.lost == struck("crash before work", "ack first")
@@ -96,9 +96,9 @@ async def test_what_a_sketch_lost_was_added_and_so_misreported(lab_server):
 
 
 @pytest.mark.parametrize("fault", [fault for fault in WORKER_FAULTS if fault != "server kill"])
-async def test_the_sound_design_loses_nothing_under_other_seeds_either(lab_server, fault):
+async def test_the_correct_design_loses_nothing_under_other_seeds_either(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
-    for result in await all_at_once(*(StreamDelivery(design="sound", fault=fault, seed=seed) for seed in range(5))):
+    for result in await all_at_once(*(StreamDelivery(design="correct", fault=fault, seed=seed) for seed in range(5))):
         assert (result.verdict.lost, result.verdict.stuck) == ((), ())
         assert len(result.verdict.dead) == (fault == "poison")
 
@@ -109,10 +109,10 @@ async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_serv
     results = await all_at_once(
         *(
             StreamDelivery(design=design, fault="server kill", persistence=persistence)
-            for design in ("sound", "no claim")
+            for design in ("correct", "no claim")
         )
     )
-    waited = struck("server kill", "sound")
+    waited = struck("server kill", "correct")
     sound, no_claim = (ends(result.verdict) for result in results)
     assert sound == ({} if kept else {"lost": waited})
     assert no_claim == ({"stuck": waited[:1]} if kept else {"lost": waited})
@@ -120,7 +120,7 @@ async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_serv
 
 async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
     """And the error is told with it."""
-    result = await StreamDelivery(design="sound", fault="poison").run()
+    result = await StreamDelivery(design="correct", fault="poison").run()
     life = result.trace.by_message()[result.verdict.dead[0]]
     assert [event.count for event in life if event.kind is Kind.RETRIED] == [2, 3]
     (buried,) = (event for event in life if event.kind is Kind.BURIED)
@@ -162,7 +162,7 @@ async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server, p
 async def test_a_second_zombie_while_the_first_one_sleeps_is_woken_too(lab_server):
     """Nobody is forgotten: neither an order nor a worker's task."""
     before = asyncio.all_tasks()
-    run = StreamDelivery(design="sound", fault="none", messages=20, pace_ms=10).start()
+    run = StreamDelivery(design="correct", fault="none", messages=20, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("zombie")
     await wait_until(lambda: any(run.trace.of(Kind.FAULT_BEGAN)))
@@ -184,7 +184,7 @@ async def test_an_unknown_fault_and_a_fault_after_the_end_are_refused(lab_server
 
 async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_server):
     """What was sent is judged, what was not does not count."""
-    run = StreamDelivery(design="sound", fault="none", messages=1_000, pace_ms=10).start()
+    run = StreamDelivery(design="correct", fault="none", messages=1_000, pace_ms=10).start()
     await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
     run.stop()
     verdict = (await run.result()).verdict
@@ -194,7 +194,7 @@ async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_s
 
 async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_waits(lab_server):
     """Stopping is no fault: somebody is hired for what is left."""
-    run = StreamDelivery(design="sound", fault="none", lasts=100, messages=1_000, pace_ms=10).start()
+    run = StreamDelivery(design="correct", fault="none", lasts=100, messages=1_000, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("crash before work")
     await wait_until(lambda: any(run.trace.of(Kind.CRASHED)))
@@ -236,6 +236,6 @@ async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is
         await run.inject("server kill")
     run.stop()
     assert (await run.result()).verdict.lost == ()
-    verdict = (await StreamDelivery(design="sound", fault="poison").run()).verdict
-    assert ends(verdict) == {"dead": struck("poison", "sound")}
+    verdict = (await StreamDelivery(design="correct", fault="poison").run()).verdict
+    assert ends(verdict) == {"dead": struck("poison", "correct")}
     assert await keys_on(server) == []

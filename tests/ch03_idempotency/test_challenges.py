@@ -135,7 +135,7 @@ async def test_the_reference_solutions_pass(lab_server):
 
 
 async def test_a_receiver_that_does_it_twice_or_never_fails_every_time(lab_server):
-    """The sketches of the chapter are among them."""
+    """The naive versions of the chapter are among them."""
     complaints = {
         Careless: "was duplicated",
         Checks: "was duplicated",

@@ -1,4 +1,4 @@
-"""Chapter 3's experiment: each sketch breaks in its own way, every time; the mend books every payment once."""
+"""Chapter 3's experiment: each naive version breaks in its own way, every time; the fix books every payment once."""
 
 import pytest
 from redis.asyncio import Redis
@@ -14,7 +14,7 @@ from mpim_lab.widgets import FlowView
 from tests.support import wait_until
 
 SEED = 7
-DESIGNS = ("fresh id", "library retries", "check then set", "mark first", "sound")
+DESIGNS = ("fresh id", "library retries", "check then set", "mark first", "correct")
 ENDS = {
     "request lost": ("✓", "✓", "✓", "✓", "✓"),
     "answer lost": ("1 twice", "1 twice", "✓", "✓", "✓"),
@@ -50,7 +50,7 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
 
 
 async def test_without_a_fault_every_design_books_everything_once(lab_server):
-    """The sketches look right until something goes wrong."""
+    """The naive versions look right until something goes wrong."""
     for result in await run_concurrently([PaymentExperiment(design=design, fault="none") for design in DESIGNS]):
         assert result.verdict.semantics == "exactly once in this run, in order"
 
@@ -64,17 +64,17 @@ async def test_the_chapters_table_has_a_row_for_each_fault(lab_server):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_the_sound_design_books_once_under_other_seeds_too(lab_server, fault):
+async def test_the_correct_design_books_once_under_other_seeds_too(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
     for result in await run_concurrently(
-        [PaymentExperiment(design="sound", fault=fault, seed=seed) for seed in range(4)]
+        [PaymentExperiment(design="correct", fault=fault, seed=seed) for seed in range(4)]
     ):
         assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stuck) == ((), (), ())
 
 
 async def test_the_zombies_own_attempt_is_refused(lab_server):
     """It wakes up, finishes its work, and nothing of it is kept: the payment was booked by the other worker."""
-    result = await PaymentExperiment(design="sound", fault="zombie", seed=SEED).run()
+    result = await PaymentExperiment(design="correct", fault="zombie", seed=SEED).run()
     (struck,) = {event.message_id for event in result.trace.of(Kind.CLAIMED)}
     booked_by = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == struck]
     assert booked_by == ["worker-2"]
@@ -106,7 +106,7 @@ async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
 @pytest.mark.parametrize("fault", ["crash before work", "crash after work", "zombie"])
 async def test_a_fault_that_strikes_who_was_brought_back_at_the_end_leaves_nothing_stuck(fault):
     """Two presses of a button, near the end of a run."""
-    run = PaymentExperiment(design="sound", fault="none", messages=8, pace_ms=50).start()
+    run = PaymentExperiment(design="correct", fault="none", messages=8, pace_ms=50).start()
     await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 6)
     await run.inject(fault)
     await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 7)
@@ -119,7 +119,7 @@ async def test_nothing_is_left_on_the_readers_own_server(monkeypatch):
     """Every key carries the run's prefix and goes with it."""
     async with EmbeddedServer() as server:
         monkeypatch.setenv("MPIM_REDIS_URL", server.url)
-        verdict = (await PaymentExperiment(design="sound", fault="answer lost").run()).verdict
+        verdict = (await PaymentExperiment(design="correct", fault="answer lost").run()).verdict
         assert verdict.semantics == "exactly once in this run, in order"
         async with Redis.from_url(server.url, protocol=3) as client:
             assert await client.keys("*") == []

@@ -67,13 +67,13 @@ def test_the_tables_are_about_every_fault():
 @pytest.mark.parametrize("fault", CHAT)
 async def test_bob_reads_as_the_table_says_every_time(lab_server, fault):
     """Numbered in two steps and read as it comes, or patiently; numbered in one step and read with a log beside it."""
-    await assert_ends(ChatOrdering, ("as it comes", "wait for ever", "sound"), fault, CHAT[fault])
+    await assert_ends(ChatOrdering, ("as it comes", "wait for ever", "correct"), fault, CHAT[fault])
 
 
 @pytest.mark.parametrize("fault", CREW)
 async def test_workers_keep_the_order_or_not_as_the_table_says_every_time(lab_server, fault):
     """Any worker of a group; an owner that nobody checks; an owner whose commits are fenced."""
-    await assert_ends(WorkOrdering, ("any worker", "no fence", "sound"), fault, CREW[fault])
+    await assert_ends(WorkOrdering, ("any worker", "no fence", "correct"), fault, CREW[fault])
 
 
 @pytest.mark.parametrize("fault", ENDS_OF_MODES)
@@ -100,13 +100,13 @@ async def test_exactly_once_holds_under_other_seeds_too(lab_server, fault):
 @pytest.mark.parametrize("fault", CHAT_FAULTS)
 async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, fault):
     """Also where the last messages are the ones he missed."""
-    for result in await run_concurrently([ChatOrdering(design="sound", fault=fault, seed=seed) for seed in range(6)]):
+    for result in await run_concurrently([ChatOrdering(design="correct", fault=fault, seed=seed) for seed in range(6)]):
         assert summarize(result.verdict) == "✓"
 
 
 async def test_the_zombies_commit_is_refused(lab_server):
     """Its effects are not in the ledger: only the new owner's are."""
-    result = await WorkOrdering(design="sound", fault="zombie", seed=SEED).run()
+    result = await WorkOrdering(design="correct", fault="zombie", seed=SEED).run()
     struck = [event.message_id for event in result.trace.of(Kind.RECEIVED) if event.actor == "worker-1"][-1]
     effects = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == struck]
     assert effects == ["worker-2"]

@@ -58,7 +58,7 @@ class Reference:
             await self.sending
 
 
-class Sketch:
+class Naive:
     """The naive twin: the window is looked at when the next message comes."""
 
     def __init__(self, send, max_messages, window_s):
@@ -80,7 +80,7 @@ class Sketch:
         pass
 
 
-class Timed(Sketch):
+class Timed(Naive):
     """With a timer and a close, and still the batch is taken out before it is sent."""
 
     timer = None
@@ -113,7 +113,7 @@ class StartsOneTimerOnly(Timed):
     async def add(self, payload):
         if self.timer is None:
             self.timer = asyncio.create_task(self.later())
-        await Sketch.add(self, payload)
+        await Naive.add(self, payload)
 
 
 class WaitsForSilence(Timed):
@@ -123,7 +123,7 @@ class WaitsForSilence(Timed):
         if self.timer is not None:
             self.timer.cancel()
         self.timer = asyncio.create_task(self.later())
-        await Sketch.add(self, payload)
+        await Naive.add(self, payload)
 
 
 class ForgetsToClear(Timed):
@@ -199,7 +199,7 @@ async def test_a_batch_that_is_not_closed_in_time_is_caught():
     await assert_each_fails(
         close_the_batch,
         {
-            Sketch: "m13 was lost",
+            Naive: "m13 was lost",
             HasNoCount: "a batch of 12 was sent",
             StartsOneTimerOnly: "m13 was lost",
             WaitsForSilence: "began the window anew",
@@ -214,7 +214,7 @@ async def test_a_flush_that_loses_or_lies_is_caught():
     await assert_each_fails(
         lose_nothing,
         {
-            Sketch: "m13 was lost",
+            Naive: "m13 was lost",
             Timed: "was lost",
             PutsItBackAtTheEnd: "out of order",
             RepeatsWhateverFailed: "was duplicated",

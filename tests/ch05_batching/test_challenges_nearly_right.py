@@ -5,7 +5,7 @@ import contextlib
 
 from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
 from mpim_lab.errors import MpimError
-from tests.ch05_batching.test_challenges import Reference, Sketch, Timed
+from tests.ch05_batching.test_challenges import Naive, Reference, Timed
 from tests.challenges import assert_each_fails
 
 
@@ -70,7 +70,7 @@ class LeavesTheTimerRunning(Timed):
     """The timer of a batch that was full closes the next one."""
 
     async def flush(self):
-        await Sketch.flush(self)
+        await Naive.flush(self)
 
 
 class WaitsHalfAsLong(Timed):
@@ -83,7 +83,7 @@ class WaitsMuchLonger(Timed):
         super().__init__(send, max_messages, 5.0 if window_s == 1.0 else window_s)
 
 
-class TicksForAll(Sketch):
+class TicksForAll(Naive):
     """One ticker for all batches, whenever the first message of one came."""
 
     def __init__(self, send, max_messages, window_s):

@@ -57,8 +57,8 @@ class Line:
         return None
 
 
-class ConditionOfTheSketch(Line):
-    """Chapter 7's sketch, opened late."""
+class NaiveCondition(Line):
+    """Chapter 7's naive pool, opened late."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -166,7 +166,7 @@ async def test_the_reference_solution_passes_every_time(lab_server):
 async def test_a_line_that_is_unfair_or_loses_places_fails_every_time(lab_server):
     """The outcome says who was overtaken, or who waits for ever."""
     complaints = {
-        ConditionOfTheSketch: "m4 was given a connection before m3",
+        NaiveCondition: "m4 was given a connection before m3",
         QueueOfPlaces: "m4 was given a connection before m3",
         LastComeFirstServed: "m5 was given a connection before m3",
         AlwaysOpensOne: "the pool opened one more",

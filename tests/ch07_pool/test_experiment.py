@@ -89,7 +89,7 @@ async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
 
 async def test_a_wrong_reply_says_whose_it_was(lab_server):
     """Each caller after the cancelled one reads the reply of the one before."""
-    result = await PoolExperiment(design="sketch with finally", fault="cancelled", seed=SEED).run()
+    result = await PoolExperiment(design="naive with finally", fault="cancelled", seed=SEED).run()
     first = result.verdict.wrong[0]
     before = f"m{int(first[1:]) - 1}"
     assert story_of(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
@@ -105,7 +105,7 @@ async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_serv
 
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
     """It strikes the next caller."""
-    run = PoolExperiment(design="sketch with finally", fault="none", callers=40, pace_ms=10).start()
+    run = PoolExperiment(design="naive with finally", fault="none", callers=40, pace_ms=10).start()
     while len(run.trace) < 20:
         await asyncio.sleep(0.005)
     await run.inject("cancelled")
@@ -127,9 +127,9 @@ async def test_the_table_is_made_of_the_same_runs(lab_server):
     """A row for each fault and design."""
     table = await callers_table(seed=SEED, faults=("leak", "cancelled"))
     assert list(table.index) == [(fault, design) for fault in ("leak", "cancelled") for design in DESIGNS]
-    row = table.loc[("leak", "sketch")]
+    row = table.loc[("leak", "naive")]
     assert list(row) == [3, "3 SimulatedBug", 10, 0, "0 of 3"]
-    assert table.loc[("cancelled", "sketch with finally"), "wrong replies"] == 9
+    assert table.loc[("cancelled", "naive with finally"), "wrong replies"] == 9
 
 
 # What it costs

@@ -51,7 +51,7 @@ class WatchedRoutes(Routes):
         await self.call("EXEC")
 
 
-class SketchedRoutes(Routes):
+class NaiveRoutes(Routes):
     """The naive twin: 3,600 s, an unbind that does not look, and no heartbeat."""
 
     async def bind(self, uid, gateway, connection):
@@ -64,7 +64,7 @@ class SketchedRoutes(Routes):
         pass
 
 
-class ComparesGatewaysOnly(SketchedRoutes):
+class ComparesGatewaysOnly(NaiveRoutes):
     async def unbind(self, uid, gateway, connection):
         if await self.call("GET", f"route:{uid}") == gateway:
             await self.call("DEL", f"route:{uid}")
@@ -199,7 +199,7 @@ async def test_right_solutions_pass_every_time(lab_server):
 async def test_routes_that_leave_ghosts_or_lose_users_fail_every_time(lab_server):
     """The outcome says who is where, and what the routes say."""
     complaints = {
-        SketchedRoutes: "gw-1's late unbind was of c1, and deleted c2's route",
+        NaiveRoutes: "gw-1's late unbind was of c1, and deleted c2's route",
         ComparesGatewaysOnly: "the late unbind was of c1, and deleted c2's route",
         NeverUnbinds: "bob is a ghost: where() gives 'gw-1', and its connection was unbound",
         BindsAgainToRenew: "gw-1's late renew of c1 took the route back",

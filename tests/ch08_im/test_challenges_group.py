@@ -50,7 +50,7 @@ class OneAfterTheOther:
 
 
 class SuccessEitherWay(Group):
-    """Whoever was published to was told: so says the sketch."""
+    """Whoever was published to was told: so says the naive version."""
 
     async def keep(self, became, message):
         became.update(dict.fromkeys([uid for uid in became if became[uid] == "away"], "pushed"))

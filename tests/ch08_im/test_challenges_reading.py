@@ -36,7 +36,7 @@ class Reader:
 
 
 class AsItComes:
-    """The naive twin: the sketch's clients know nothing of numbers."""
+    """The naive twin: the naive version's clients know nothing of numbers."""
 
     def __init__(self, ask):
         pass

@@ -233,7 +233,7 @@ async def test_leaving_a_server_that_is_gone_raises_nothing(server, monkeypatch,
 async def test_a_server_that_goes_away_in_the_middle_of_a_run_is_named(server, monkeypatch):
     """ServerFailed, soon: not a verdict on messages that nobody could send."""
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
-    run = PubSubDelivery(design="sketch", messages=200, pace_ms=10).start()
+    run = PubSubDelivery(design="naive", messages=200, pace_ms=10).start()
     await wait_until(lambda: len(run.trace) > 20)
     server.kill()
     with pytest.raises(ServerFailed, match="the server is gone"):
@@ -293,7 +293,7 @@ async def test_a_fault_that_this_user_may_not_cause_is_said_before_the_run(reade
     await readers.execute_command("ACL", "SETUSER", "lab", "on", ">p", "~*", "&*", "+@all", "-@admin", "-@dangerous")
     monkeypatch.setenv("MPIM_REDIS_URL", server.url.replace("redis://", "redis://lab:p@"))
     with pytest.raises(FaultUnavailable, match="does not let this user"):
-        await PubSubDelivery(design="sketch", fault="cut").run()
+        await PubSubDelivery(design="naive", fault="cut").run()
     assert (await PubSubDelivery(design="confirmed", fault="away", messages=12).run()).verdict.lost == ()
 
 

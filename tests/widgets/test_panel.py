@@ -63,7 +63,7 @@ def disabled(panel):
 IDLE, BUSY = (False, True, True), (True, False, False)
 
 
-@pytest.mark.parametrize("design", ["sketch", "confirmed"])
+@pytest.mark.parametrize("design", ["naive", "confirmed"])
 async def test_a_panel_runs_what_its_knobs_say(lab_server, design):
     """The first values are the settings'; the verdict is the one the experiment gives without a panel."""
     panel = Panel(PubSubDelivery, design=design, fault="cut", lasts=3)

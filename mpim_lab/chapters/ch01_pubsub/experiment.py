@@ -21,7 +21,7 @@ class PubSubDelivery(Experiment):
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
 
-    design: str = knob("sketch", "how alice sends", choices=("sketch", "confirmed"))
+    design: str = knob("naive", "how alice sends", choices=("naive", "confirmed"))
     fault: str = knob("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
     messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
     lasts: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
@@ -54,7 +54,7 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
     """Both designs under every fault: one row a run, the same in every run."""
     rows = []
     for fault in PUBSUB_FAULTS:
-        for design in ("sketch", "confirmed"):
+        for design in ("naive", "confirmed"):
             lasts = 10 if fault == "slow" else 2
             experiment = PubSubDelivery(design=design, fault=fault, seed=seed, lasts=lasts, messages=messages)
             verdict = (await experiment.run()).verdict

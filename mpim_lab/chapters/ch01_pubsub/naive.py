@@ -1,6 +1,6 @@
-"""The sketch of chapter 1: check that the receiver is there, publish, tell the sender "delivered".
+"""The naive version of chapter 1: check that the receiver is there, publish, tell the sender "delivered".
 
-Its sound twin is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
+The correct version is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
 
 - between the check and the publish the receiver may leave: PUBLISH succeeds with 0 receivers;
 - the number PUBLISH gives is thrown away;
@@ -13,7 +13,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class NaiveSender:
-    """Send as most candidates would sketch it."""
+    """Send as most candidates would write it."""
 
     def __init__(self, queue: MessageQueue) -> None:
         self._queue = queue

@@ -108,7 +108,7 @@ class PubSubScenario:
         faulty = cast(MessageQueue, FaultyQueue(self.alice, self.faults))
         if not isinstance(design, str):
             return design(faulty)
-        if design == "sketch":
+        if design == "naive":
             return NaiveSender(faulty)
         attempts = self._lasts + 20
         return ConfirmedSender(

@@ -14,7 +14,7 @@ from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.lab.workload.workload import Workload
 
-DESIGNS = (*NAIVE_WORKERS, "sound")
+DESIGNS = (*NAIVE_WORKERS, "correct")
 
 
 @dataclass(frozen=True, kw_only=True)

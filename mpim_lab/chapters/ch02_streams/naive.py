@@ -1,4 +1,4 @@
-"""The sketches of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.streams.worker.Worker`.
+"""The naive versions of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.streams.worker.Worker`.
 
 Flaws kept on purpose, one a class:
 
@@ -20,7 +20,7 @@ from mpim_lab.mq.streams.worker import EntryHandler
 
 
 class NaiveWorker:
-    """What the sketches share: a connection, a loop that reads new entries, `stop`."""
+    """What the naive versions share: a connection, a loop that reads new entries, `stop`."""
 
     read_options: tuple[str, ...] = ()
 

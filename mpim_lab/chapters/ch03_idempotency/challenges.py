@@ -77,7 +77,7 @@ def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = (
         ) -> Any:
             return group_worker(_as_design(solution, context, at_once=at_once))(context, queue, name, work)
 
-        design = Design(IDEMPOTENCY_DESIGNS["sound"].sender, make_worker)
+        design = Design(IDEMPOTENCY_DESIGNS["correct"].sender, make_worker)
         result = await PaymentExperiment(fault=fault, seed=seed, messages=8, lasts=2, own=design).run()
         return first_complaint(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
 

@@ -16,5 +16,5 @@ IDEMPOTENCY_DESIGNS = {
     "library retries": Design(_library, group_worker(Idempotency)),
     "check then set": Design(idempotent_sender, group_worker(CheckThenSet)),
     "mark first": Design(idempotent_sender, group_worker(MarkFirst)),
-    "sound": Design(idempotent_sender, group_worker(Idempotency)),
+    "correct": Design(idempotent_sender, group_worker(Idempotency)),
 }

@@ -1,4 +1,4 @@
-"""The sketches of chapter 3: recognise repeats, almost.
+"""The naive versions of chapter 3: recognise repeats, almost.
 
 Senders have the interface of `mpim_lab.mq.idempotency.producer.Producer`, receivers that of
 `mpim_lab.mq.idempotency.store.Idempotency`.
@@ -72,7 +72,7 @@ class LibrarySender:
 
 
 class _NaiveDeduplicator:
-    """What the sketches share: the effects are commands of their own, run as soon as the work has returned."""
+    """What the naive versions share: the effects are commands of their own, run as soon as the work has returned."""
 
     def __init__(self, queue: MessageQueue, scope: str) -> None:
         self._queue, self._link = queue, queue.access(scope).commands
@@ -88,7 +88,7 @@ class _NaiveDeduplicator:
         return result or b""
 
     def _key(self, id: str) -> bytes:
-        return self._queue.keys.record(f"sketch of {self._scope}", id)
+        return self._queue.keys.record(f"naive of {self._scope}", id)
 
 
 class NoCheck(_NaiveDeduplicator):

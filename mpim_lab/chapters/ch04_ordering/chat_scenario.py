@@ -1,8 +1,9 @@
-"""The stage of chapter 4's chat: two gateways write into one conversation, bob reads it.
+"""ChatScenario of chapter 4: two gateways write into one conversation, bob reads it.
 
-Faults strike just before a gateway's last step for a message: the publish of the sketch, the one script of the sound design.
+Faults are injected just before a gateway's last step for a message: the publish of the naive version, the one script of
+the correct design.
 
-FaultyGateway: a queue through which clients write into conversations, and which a fault can strike before its last step.
+FaultyGateway: a queue through which clients write into conversations; a fault can hit it before its last step.
 """
 
 import asyncio
@@ -89,7 +90,7 @@ def _correct_reader(conversations: Conversations, conversation: str, handler: Ca
 CHAT_DESIGNS = {
     "as it comes": ChatDesign(TwoStepConversations, AsItComesReader),
     "wait for ever": ChatDesign(TwoStepConversations, PatientReader),
-    "sound": ChatDesign(Conversations, _correct_reader),
+    "correct": ChatDesign(Conversations, _correct_reader),
 }
 
 

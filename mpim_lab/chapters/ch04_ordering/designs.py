@@ -32,7 +32,7 @@ _IN_ORDER = Design(partitioned_sender(ATTEMPTS), ordered_worker(OrderedWorker), 
 ORDERING_DESIGNS = {
     "any worker": Design(idempotent_sender, group_worker(Idempotency)),
     "no fence": Design(partitioned_sender(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
-    "sound": _IN_ORDER,
+    "correct": _IN_ORDER,
 }
 DELIVERY_MODES = {
     "at most once": Design(FireAndForgetSender, group_worker(NoCheck, NoAckWorker)),

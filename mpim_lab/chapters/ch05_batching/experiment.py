@@ -34,7 +34,7 @@ class BurstExperiment(Experiment):
     title: ClassVar[str] = "What becomes of a burst?"
     faults: ClassVar[tuple[str, ...]] = ("flush fails",)
 
-    design: str = knob("sketch", "how alice batches", choices=tuple(DESIGNS))
+    design: str = knob("naive", "how alice batches", choices=tuple(DESIGNS))
     fault: str = knob("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
     messages: int = knob(14, "how many messages alice sends", low=4, high=1_000)
     lasts: int = knob(4, "for how many of her messages the line is down", low=1, high=100)

@@ -1,4 +1,4 @@
-"""The sketches of chapter 5: gather, send when there is enough. They send the same frames as `mpim_lab.mq.batching.batcher`.
+"""The naive versions of chapter 5: gather, send when there is enough. The frames are those of `mpim_lab.mq.batching.batcher`.
 
 Flaws kept on purpose. `NaiveBatcher` has them all:
 
@@ -7,7 +7,7 @@ Flaws kept on purpose. `NaiveBatcher` has them all:
 - one frame, one fate: a message that is too large takes its neighbours with it;
 - nothing closes the last batch when the process ends, and nothing bounds what is gathered.
 
-`TimedBatcher` mends the first flaw alone, with a timer. The others stay.
+`TimedBatcher` fixes the first flaw alone, with a timer. The others stay.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class NaiveBatcher:
-    """Batch as most candidates would sketch it. `clock` tells the time, in seconds."""
+    """Batch as most candidates would write it. `clock` tells the time, in seconds."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class NaiveBatcher:
         return int(await self._queue.link.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
 
     async def close(self) -> None:
-        """There is nothing of the kind in the sketch: what is held is forgotten with the process."""
+        """There is nothing of the kind in the naive version: what is held is forgotten with the process."""
 
 
 class TimedBatcher(NaiveBatcher):

@@ -61,8 +61,8 @@ def designs(window_ms: float) -> dict[str, BatchingDesign]:
     common: dict[str, Any] = {"max_messages": BATCH, "clock": _no_time}
     limits: dict[str, Any] = {"max_messages": BATCH, "max_bytes": MAX_BYTES // 2}
     return {
-        "sketch": BatchingDesign(lambda queue, channel: NaiveBatcher(queue, channel, **common), True),
-        "sketch with a timer": BatchingDesign(
+        "naive": BatchingDesign(lambda queue, channel: NaiveBatcher(queue, channel, **common), True),
+        "naive with a timer": BatchingDesign(
             lambda queue, channel: TimedBatcher(queue, channel, window_ms=window_ms, **common), True
         ),
         "fixed window": _correct(FixedWindow(window_ms=window_ms, **limits)),

@@ -17,7 +17,7 @@ from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 
-DESIGNS = ("sketch", "zlib", "lz4", "zstd")
+DESIGNS = ("naive", "zlib", "lz4", "zstd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class CompressionExperiment(Experiment):
 
     title: ClassVar[str] = "Who can read it?"
 
-    design: str = knob("sketch", "how alice packs and bob unpacks", choices=DESIGNS)
+    design: str = knob("naive", "how alice packs and bob unpacks", choices=DESIGNS)
     fault: str = knob("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
     messages: int = knob(16, "how many messages are sent", low=4, high=1_000)
     lasts: int = knob(3, "how many of them are struck", low=1, high=100)
@@ -41,7 +41,7 @@ class CompressionExperiment(Experiment):
         Metrics besides: bytes before and after packing, the most that one became.
         """
         fault_of = {} if self.fault == "none" else self._planned_faults()
-        codec = self.own or (NaiveCodec() if self.design == "sketch" else Codec(self.design))
+        codec = self.own or (NaiveCodec() if self.design == "naive" else Codec(self.design))
         lines = Corpus(self.seed).lines(self.messages)
         async with open_server() as server, CompressionScenario(server, run, codec, fault_of) as scenario:
             for number, line in enumerate(lines, start=1):

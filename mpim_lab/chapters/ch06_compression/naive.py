@@ -1,4 +1,4 @@
-"""The sketch of chapter 6: compress everything with zlib, decompress everything. Its sound twin is `mq.compression`.
+"""The naive version of chapter 6: compress everything with zlib, decompress everything. The correct version: `mq.compression`.
 
 Flaws kept on purpose:
 
@@ -11,7 +11,7 @@ import zlib
 
 
 class NaiveCodec:
-    """Compress as most candidates would sketch it."""
+    """Compress as most candidates would write it."""
 
     def pack(self, payload: bytes) -> bytes:
         """Compress."""

@@ -52,7 +52,7 @@ async def _connection_each(url: str, key: bytes, connections: int) -> AsyncItera
 
 
 @contextlib.asynccontextmanager
-async def _sketch(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
+async def _naive(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
     async with NaivePool(url, connections=connections) as pool:
         yield _borrowing(pool, key)
 
@@ -105,7 +105,7 @@ async def _shared(url: str, key: bytes, connections: int) -> AsyncIterator[Call]
 
 CONNECTION_STRATEGIES: dict[str, Callable[[str, bytes, int], AbstractAsyncContextManager[Call]]] = {
     "a connection each time": _connection_each,
-    "sketch": _sketch,
+    "naive": _naive,
     POOL: _pool,
     "redis-py's blocking pool": _redis_py,
     SHARED: _shared,

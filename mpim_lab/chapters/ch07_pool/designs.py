@@ -1,4 +1,4 @@
-"""Chapter 7's designs: the sketch, the sketch with the mend that comes to mind first, and the pool."""
+"""Chapter 7's designs: the naive version, the naive version with the fix that comes to mind first, and the pool."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ class PoolDesign:
     gives_up: bool = True
 
 
-def _sketch(context: PoolContext) -> NaivePool:
+def _naive(context: PoolContext) -> NaivePool:
     return NaivePool(context.url, connections=context.connections, name=context.name)
 
 
@@ -56,7 +56,7 @@ async def _with_finally(pool: NaivePool) -> AsyncIterator[NaiveConnection]:
 
 
 DESIGNS = {
-    "sketch": PoolDesign(_sketch, _as_offered, gives_up=False),
-    "sketch with finally": PoolDesign(_sketch, _with_finally, gives_up=False),
+    "naive": PoolDesign(_naive, _as_offered, gives_up=False),
+    "naive with finally": PoolDesign(_naive, _with_finally, gives_up=False),
     "pool": PoolDesign(_pool, _as_offered),
 }

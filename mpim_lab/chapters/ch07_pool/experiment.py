@@ -96,7 +96,7 @@ class PoolExperiment(Experiment):
     faults: ClassVar[tuple[str, ...]] = FAULTS
     designs: ClassVar[dict[str, PoolDesign]] = DESIGNS
 
-    design: str = knob("sketch", "which pool they share", choices=tuple(DESIGNS))
+    design: str = knob("naive", "which pool they share", choices=tuple(DESIGNS))
     fault: str = knob("leak", "what goes wrong", choices=("none", *FAULTS))
     callers: int = knob(16, "how many callers come", low=6, high=500)
     connections: int = knob(3, "how many connections the pool may have", low=1, high=16)

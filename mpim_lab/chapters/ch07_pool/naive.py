@@ -1,6 +1,6 @@
-"""The sketch of chapter 7: a list of connections, and a condition to wait on until one is free.
+"""The naive version of chapter 7: a list of connections, and a condition to wait on until one is free.
 
-Its sound twin is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line each to find in the code:
+The correct version is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line each to find in the code:
 
 - `get` waits for ever: no time limit, no limit on how many wait. One connection that does not come back, and in the end
   everybody hangs, without an error;
@@ -42,7 +42,7 @@ class NaivePool:
         connections: int = 16,
         call_timeout_s: float = 5.0,
         connect_timeout_s: float = 2.0,
-        name: str = "sketch",
+        name: str = "naive",
     ) -> None:
         self.name = name
         self._connect_timeout_s = connect_timeout_s
@@ -87,13 +87,13 @@ class NaivePool:
 
     @contextlib.asynccontextmanager
     async def connection(self, server: str | None = None) -> AsyncIterator[NaiveConnection]:
-        """Get, use, put: as in the sketch without `finally`. `server` is not looked at, there is one."""
+        """Get, use, put: as in the naive version without `finally`. `server` is not looked at, there is one."""
         connection = await self.get()
         yield connection
         await self.put(connection)
 
     def figures(self) -> PoolFigures:
-        """The figures of the sound pool, as far as there are any: it looks at nothing and replaces nothing."""
+        """The figures of the correct pool, as far as there are any: it looks at nothing and replaces nothing."""
         in_use = len(self._all) - len(self._free)
         server = ServerFigures(in_use, len(self._free), opened=len(self._all))
         line = LineFigures(in_use, self._waiting, timed_out=0, refused=0)

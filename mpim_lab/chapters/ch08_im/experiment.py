@@ -1,4 +1,4 @@
-"""Chapter 8: alice writes, bob or a group reads, over three gateways; the sketch and the sound system, same faults."""
+"""Chapter 8: alice writes, bob or a group reads, over three gateways; the naive and the correct design, same faults."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict
 
-DESIGNS = ("sketch", "sound")
+DESIGNS = ("naive", "correct")
 MEMBERS = ("bob", "carol", "dave", "erin")
 _MAX_CONCURRENT = 3
 ALL_FAULTS = "all of them"
@@ -45,7 +45,7 @@ class ImExperiment(Experiment):
     title: ClassVar[str] = "Who got the message?"
     faults: ClassVar[tuple[str, ...]] = IM_FAULTS
 
-    design: str = knob("sketch", "how messages are sent and read", choices=DESIGNS)
+    design: str = knob("naive", "how messages are sent and read", choices=DESIGNS)
     fault: str = knob("receiver flaps", "what goes wrong", choices=("none", *IM_FAULTS, ALL_FAULTS))
     group: bool = knob(False, "to a group of four instead of to bob alone")
     messages: int = knob(12, "how many messages alice sends", low=6, high=200)
@@ -79,7 +79,7 @@ class ImExperiment(Experiment):
 def all_faults_schedule(seed: int) -> dict[str, str]:
     """Return every fault that can happen in one run, in an order the seed chooses: message → fault.
 
-    Without the late unbind, for which the sketch must unbind: then it has no ghosts, and fewer of the other troubles.
+    Without the late unbind, for which the naive version must unbind: then it has no ghosts, and fewer of the other troubles.
     """
     chance = random.Random(f"{seed} all of them")
     kinds = [fault for fault in IM_FAULTS if fault not in ("late unbind", "half the group")]

@@ -20,9 +20,9 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-DESIGNS: dict[str, type[Messages]] = {"sketch": NaiveMessages, "sound": Messages}
+DESIGNS: dict[str, type[Messages]] = {"naive": NaiveMessages, "correct": Messages}
 GROUP, SIZES = "everybody", (1, 10, 100, 1_000)
-_TIMES = {"sketch": 1, "sound": 5}
+_TIMES = {"naive": 1, "correct": 5}
 _SENDERS = 32
 
 

@@ -2,7 +2,7 @@
 
 What goes wrong, in the order of the steps:
 
-| step of the sketch                                 | what goes wrong                                                       |
+| step of the naive version                          | what goes wrong                                                       |
 |----------------------------------------------------|-----------------------------------------------------------------------|
 | a message id is made for each call                 | a client that sends again is not recognised: it comes twice           |
 | take a number, then push                           | another gateway comes in between: 2 arrives before 1                  |
@@ -43,7 +43,7 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_S = int(ROUTE_LIFETIME_S)
-_NAME = "sketch"
+_NAME = "naive"
 
 
 class NaivePresence(Presence):
@@ -147,7 +147,7 @@ class NaiveMessages(Messages):
         return "success"
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
-        """The sketch's clients know nothing of numbers."""
+        """The naive version's clients know nothing of numbers."""
         return {}
 
     async def on_welcome(self, uid: str) -> list[bytes]:

@@ -45,7 +45,7 @@ class ImScenario:
         self._run, self._design, self._lasts = run, design, lasts
         self._fault_of = dict(fault_of)
         self.reconnect_gate = Hold()  # while it is closed, gw-2 cannot reconnect to the server
-        options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "sound" else {"presence": self._presence}
+        options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "correct" else {"presence": self._presence}
         self.system = MpimSystem(
             server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_limits=_QUEUE_LIMITS,
             observer=run.trace, outbox_after_s=0.2, **options,
@@ -60,7 +60,7 @@ class ImScenario:
         self._stack = contextlib.AsyncExitStack()
 
     def _make(self, queue: MessageQueue, groups: Groups, offline: OfflineStore, **options: Any) -> Messages:
-        if self._design == "sound":
+        if self._design == "correct":
             return _FaultyMessages(self, queue, groups, offline, **options)
         return _FaultyNaive(self, queue, groups, offline, **options)
 
@@ -163,7 +163,7 @@ class ImScenario:
             if not reader.is_connected:
                 await reader.connect("gw-3")
         await self.wait_idle()
-        if self._design == "sound":
+        if self._design == "correct":
             with contextlib.suppress(MpimError):
                 await until(self._all_read, "everything read", within_s=8.0)
         await self.wait_idle()
