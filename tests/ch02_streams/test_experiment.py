@@ -134,7 +134,7 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
         {"fault": "cut"},
         {"messages": 5},
         {"messages": 1_001},
-        {"lasts": 0},
+        {"duration": 0},
         {"persistence": "sometimes"},
         {"pace_ms": -1},
         {"seed": 10_000},
@@ -194,7 +194,7 @@ async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_s
 
 async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_waits(lab_server):
     """Stopping is no fault: somebody is hired for what is left."""
-    run = StreamDelivery(design="correct", fault="none", lasts=100, messages=1_000, pace_ms=10).start()
+    run = StreamDelivery(design="correct", fault="none", duration=100, messages=1_000, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("crash before work")
     await wait_until(lambda: any(run.trace.of(Kind.CRASHED)))
@@ -213,7 +213,7 @@ async def test_a_run_that_is_cancelled_leaves_neither_server_nor_task_behind(lab
         started.append(server)
 
     monkeypatch.setattr(EmbeddedServer, "start", noted)
-    run = StreamDelivery(fault=fault, messages=1_000, pace_ms=5, lasts=100, seed=6)
+    run = StreamDelivery(fault=fault, messages=1_000, pace_ms=5, duration=100, seed=6)
     task = asyncio.create_task(run.run())
     await wait_until(lambda: started)
     task.cancel()

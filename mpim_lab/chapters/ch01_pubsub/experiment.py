@@ -16,7 +16,7 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class PubSubDelivery(Experiment):
-    """alice sends `messages` to bob, one after the other; a fault lasts for `lasts` of her publishes."""
+    """alice sends `messages` to bob, one after the other; a fault lasts for `duration` of her publishes."""
 
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
@@ -24,7 +24,7 @@ class PubSubDelivery(Experiment):
     design: str = knob("naive", "how alice sends", choices=("naive", "confirmed"))
     fault: str = knob("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
     messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
-    lasts: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
+    duration: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = knob(7, "chooses where the fault strikes, and the texts", low=0, high=9_999)
 
@@ -32,11 +32,11 @@ class PubSubDelivery(Experiment):
 
     async def perform(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is bob's."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server() as server,
             PubSubScenario(
-                server, run, design=self.sender or self.design, planned=planned, lasts=self.lasts
+                server, run, design=self.sender or self.design, planned=planned, duration=self.duration
             ) as scenario,
         ):
             photo = PHOTO_BYTES if self.fault == "slow" else 0
@@ -55,8 +55,8 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
     rows = []
     for fault in PUBSUB_FAULTS:
         for design in ("naive", "confirmed"):
-            lasts = 10 if fault == "slow" else 2
-            experiment = PubSubDelivery(design=design, fault=fault, seed=seed, lasts=lasts, messages=messages)
+            duration = 10 if fault == "slow" else 2
+            experiment = PubSubDelivery(design=design, fault=fault, seed=seed, duration=duration, messages=messages)
             verdict = (await experiment.run()).verdict
             rows.append(
                 {

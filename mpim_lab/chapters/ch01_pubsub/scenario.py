@@ -62,9 +62,9 @@ class PubSubScenario:
         *,
         design: str | type[Any],
         planned: list[Fault],
-        lasts: int,
+        duration: int,
     ) -> None:
-        self.server, self.run, self._planned, self._lasts = server, run, planned, lasts
+        self.server, self.run, self._planned, self._duration = server, run, planned, duration
         self.connection_gate, self.handler_gate = Hold(), Hold()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": FAST_LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
@@ -110,7 +110,7 @@ class PubSubScenario:
             return design(faulty)
         if design == "naive":
             return NaiveSender(faulty)
-        attempts = self._lasts + 20
+        attempts = self._duration + 20
         return ConfirmedSender(
             faulty, BOB, attempts=attempts, confirm_within_s=ACK_TIMEOUT_S, backoff=FAST_LIMITS.backoff
         )
@@ -145,7 +145,7 @@ class PubSubScenario:
 
     async def _inject(self, fault: str) -> None:
         check_available(self.server, fault)
-        self.faults.inject(fault, self._lasts)
+        self.faults.inject(fault, self._duration)
 
     def _causes(self) -> dict[str, Cause]:
         """Each fault's begin and end; an end returns when the consequences are over, so that runs are alike."""

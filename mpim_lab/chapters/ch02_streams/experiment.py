@@ -19,7 +19,7 @@ DESIGNS = (*NAIVE_WORKERS, "correct")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamDelivery(Experiment):
-    """alice adds `messages` orders, one after the other; after a crash nobody works for `lasts` of them."""
+    """alice adds `messages` orders, one after the other; after a crash nobody works for `duration` of them."""
 
     title: ClassVar[str] = "Which orders were done?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
@@ -27,7 +27,7 @@ class StreamDelivery(Experiment):
     design: str = knob("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
     fault: str = knob("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
     messages: int = knob(16, "how many orders alice adds", low=6, high=1_000)
-    lasts: int = knob(3, "how many orders come while nobody works", low=1, high=100)
+    duration: int = knob(3, "how many orders come while nobody works", low=1, high=100)
     persistence: str = knob("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
     pace_ms: int = knob(0, "pause between two orders", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which order is struck, and the texts", low=0, high=9_999)
@@ -36,11 +36,11 @@ class StreamDelivery(Experiment):
 
     async def perform(self, run: Run) -> Verdict:
         """Add everything, fault included; the verdict is about effects."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=self.persistence) as server,
             StreamScenario(
-                server, run, design=self.worker or self.design, planned=planned, lasts=self.lasts
+                server, run, design=self.worker or self.design, planned=planned, duration=self.duration
             ) as scenario,
         ):
             for payload in Workload(self.seed, self.messages):

@@ -1,7 +1,7 @@
 """The stage of chapter 2: alice adds orders to a stream, workers of one group handle them, one worker at a time.
 
 In turns, so that a seeded run is the same every time: alice adds one order, the worker finishes it, alice adds the next.
-When the worker dies, orders wait; `lasts` orders later another one is started, of the same design.
+When the worker dies, orders wait; `duration` orders later another one is started, of the same design.
 """
 
 import asyncio
@@ -39,9 +39,9 @@ class StreamScenario:
         *,
         design: str | type[Any],
         planned: list[Fault],
-        lasts: int,
+        duration: int,
     ) -> None:
-        self.server, self.run, self._design, self._lasts = server, run, design, lasts
+        self.server, self.run, self._design, self._duration = server, run, design, duration
         self._fault_of = {f"m{fault.before}": fault.kind for fault in planned}
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", **common)
@@ -98,7 +98,7 @@ class StreamScenario:
 
     async def send(self, payload: bytes) -> None:
         """alice adds one order; it is finished when this returns, unless nobody works."""
-        if self.fleet.alive is None and self._missed >= self._lasts:
+        if self.fleet.alive is None and self._missed >= self._duration:
             await self._restart_worker()
         self._sent.append(message_id(payload))  # a fault caused from now on strikes the next one
         is_worked_on = self.fleet.alive is not None  # before the worker can have the order, and die of it

@@ -78,7 +78,7 @@ def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = (
             return group_worker(_as_design(solution, context, at_once=at_once))(context, queue, name, work)
 
         design = Design(IDEMPOTENCY_DESIGNS["correct"].sender, make_worker)
-        result = await PaymentExperiment(fault=fault, seed=seed, messages=8, lasts=2, own=design).run()
+        result = await PaymentExperiment(fault=fault, seed=seed, messages=8, duration=2, own=design).run()
         return first_complaint(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
 
     return judge

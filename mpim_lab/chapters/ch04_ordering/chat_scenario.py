@@ -103,9 +103,9 @@ class ChatScenario:
         run: Run,
         design: ChatDesign,
         fault_of: dict[str, str],
-        lasts: int,
+        duration: int,
     ) -> None:
-        self.server, self.run, self._design, self._fault_of, self._lasts = server, run, design, fault_of, lasts
+        self.server, self.run, self._design, self._fault_of, self._duration = server, run, design, fault_of, duration
         self._hold, self._bob_hold = Hold(), Hold()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self._gateways = [FaultyGateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
@@ -188,7 +188,7 @@ class ChatScenario:
     async def _disconnect_bob(self) -> None:
         await self._bob_hold.close()
         self._begin("away")
-        self._away_for = self._lasts
+        self._away_for = self._duration
         await cut_connections(self.server.url, "bob")
         await until(lambda: not self._bob.is_connected, "the loss of bob's line")
 
@@ -209,7 +209,7 @@ class ChatScenario:
         if self._fault_of.get(name) == "interleave":
             await self._hold.close()
             task = asyncio.create_task(self._send_through(0, payload))
-            self._delayed.append((task, self._lasts))
+            self._delayed.append((task, self._duration))
             await until(lambda: name not in self._fault_of or task.done(), "the fault")
         else:
             first = 0 if name in self._fault_of else 1 if self._delayed else (self._message_number + 1) % 2

@@ -42,7 +42,7 @@ PIPELINE_FAULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOrdering(Experiment):
-    """Messages through two gateways in turns; the fault hits one at the first gateway, held up for `lasts` messages."""
+    """Messages through two gateways in turns; the fault hits one at the first gateway, held up for `duration` messages."""
 
     title: ClassVar[str] = "In which order does bob read?"
     faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
@@ -51,7 +51,7 @@ class ChatOrdering(Experiment):
     design: str = knob("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
     fault: str = knob("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
     messages: int = knob(12, "how many messages are sent", low=6, high=1_000)
-    lasts: int = knob(2, "how many messages come while something is held back", low=1, high=100)
+    duration: int = knob(2, "how many messages come while something is held back", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
@@ -59,10 +59,10 @@ class ChatOrdering(Experiment):
 
     async def perform(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by the numbers that the messages were given."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         fault_of = {f"m{fault.before}": fault.kind for fault in planned}
         design = self.own or CHAT_DESIGNS[self.design]
-        async with open_server() as server, ChatScenario(server, run, design, fault_of, self.lasts) as scenario:
+        async with open_server() as server, ChatScenario(server, run, design, fault_of, self.duration) as scenario:
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:
                     break

@@ -37,7 +37,7 @@ class BurstExperiment(Experiment):
     design: str = knob("naive", "how alice batches", choices=tuple(DESIGNS))
     fault: str = knob("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
     messages: int = knob(14, "how many messages alice sends", low=4, high=1_000)
-    lasts: int = knob(4, "for how many of her messages the line is down", low=1, high=100)
+    duration: int = knob(4, "for how many of her messages the line is down", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
@@ -46,7 +46,7 @@ class BurstExperiment(Experiment):
     async def perform(self, run: Run) -> Verdict:
         """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stuck."""
         strikes = self.fault in ("flush fails", "answer lost")
-        planned = plan(self.seed, self.fault, self.messages - 2, self.lasts) if strikes else []
+        planned = plan(self.seed, self.fault, self.messages - 2, self.duration) if strikes else []
         design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
         async with open_server() as server, BatchingScenario(server, run, design, planned, closed=closed) as scenario:
             for payload in self._burst():

@@ -29,7 +29,7 @@ class CompressionExperiment(Experiment):
     design: str = knob("naive", "how alice packs and bob unpacks", choices=DESIGNS)
     fault: str = knob("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
     messages: int = knob(16, "how many messages are sent", low=4, high=1_000)
-    lasts: int = knob(3, "how many of them are struck", low=1, high=100)
+    duration: int = knob(3, "how many of them are struck", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which messages are struck, and the texts", low=0, high=9_999)
 
@@ -54,8 +54,8 @@ class CompressionExperiment(Experiment):
         return replace(check_decoding(run.trace), altered=tuple(scenario.misread))
 
     def _planned_faults(self) -> dict[str, str]:
-        fault = plan(self.seed, self.fault, self.messages, self.lasts)[0]
-        many = 1 if self.fault == "bomb" else self.lasts
+        fault = plan(self.seed, self.fault, self.messages, self.duration)[0]
+        many = 1 if self.fault == "bomb" else self.duration
         return {f"m{number}": self.fault for number in range(fault.before, fault.before + many)}
 
 

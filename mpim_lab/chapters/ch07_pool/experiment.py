@@ -100,7 +100,7 @@ class PoolExperiment(Experiment):
     fault: str = knob("leak", "what goes wrong", choices=("none", *FAULTS))
     callers: int = knob(16, "how many callers come", low=6, high=500)
     connections: int = knob(3, "how many connections the pool may have", low=1, high=16)
-    lasts: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
+    duration: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
     pace_ms: int = knob(0, "pause between two callers", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which caller is struck", low=0, high=9_999)
 
@@ -109,7 +109,7 @@ class PoolExperiment(Experiment):
     async def perform(self, run: Run) -> PoolVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
         waves = _waves(self.callers, self.connections)
-        fault_of = _planned_faults(self.seed, self.fault, waves, self.lasts)
+        fault_of = _planned_faults(self.seed, self.fault, waves, self.duration)
         wait_s = SHORT_WAIT_S if self.fault == "exhaustion" else WAIT_S
         context = {"connections": self.connections, "wait_s": wait_s}
         design = self.own or DESIGNS[self.design]
@@ -141,12 +141,12 @@ def _waves(callers: int, connections: int) -> list[list[int]]:
     return [numbers[:first], *([number] for number in numbers[first:last]), numbers[last:]]
 
 
-def _planned_faults(seed: int, fault: str, waves: Sequence[Sequence[int]], lasts: int) -> dict[int, str]:
+def _planned_faults(seed: int, fault: str, waves: Sequence[Sequence[int]], duration: int) -> dict[int, str]:
     """Return the callers that the fault hits: some of the quiet time, chosen by the seed."""
     if fault == "none":
         return {}
     quiet = [wave[0] for wave in waves[1:-1]]
-    many = min(lasts, len(quiet)) if fault in HITS_MANY else 1
+    many = min(duration, len(quiet)) if fault in HITS_MANY else 1
     begin = random.Random(f"{seed} {fault}").randint(0, max(0, len(quiet) - many - 1))
     return dict.fromkeys(quiet[begin : begin + many], fault)
 

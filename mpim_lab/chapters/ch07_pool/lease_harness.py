@@ -143,12 +143,12 @@ class BackingPool:
 
 def _hit_callers(result: Result) -> set[str]:
     """Return the callers hit by the fault: those that came while it lasted. A fault at idle connections hits none."""
-    hit, lasts = set(), False
+    hit, is_active = set(), False
     for event in result.trace.events:
         if event.kind is Kind.FAULT_BEGAN:
-            lasts = event.detail != "idle rot"
+            is_active = event.detail != "idle rot"
         elif event.kind is Kind.FAULT_ENDED:
-            lasts = False
-        elif event.kind is Kind.ACCEPTED and lasts:
+            is_active = False
+        elif event.kind is Kind.ACCEPTED and is_active:
             hit.add(event.message_id)
     return hit

@@ -49,14 +49,14 @@ class ImExperiment(Experiment):
     fault: str = knob("receiver flaps", "what goes wrong", choices=("none", *IM_FAULTS, ALL_FAULTS))
     group: bool = knob(False, "to a group of four instead of to bob alone")
     messages: int = knob(12, "how many messages alice sends", low=6, high=200)
-    lasts: int = knob(3, "how many messages come while it lasts", low=1, high=50)
+    duration: int = knob(3, "how many messages come while it lasts", low=1, high=50)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which message is struck", low=0, high=9_999)
 
     def _faults_by_message(self) -> dict[str, str]:
         if self.fault == ALL_FAULTS:
             return all_faults_schedule(self.seed)
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         return {f"m{fault.before}": fault.kind for fault in planned}
 
     async def perform(self, run: Run) -> Verdict:
@@ -64,7 +64,7 @@ class ImExperiment(Experiment):
         fault_of = self._faults_by_message()
         readers = MEMBERS if self.group or self.fault == "half the group" else MEMBERS[:1]
         server = open_server(persistence="always")
-        async with server, ImScenario(server, run, self.design, fault_of, self.lasts, readers) as scenario:
+        async with server, ImScenario(server, run, self.design, fault_of, self.duration, readers) as scenario:
             run.injector = scenario.inject
             for number in range(1, max(self.messages, _EVERY * len(fault_of)) + 1):
                 if run.stopping:

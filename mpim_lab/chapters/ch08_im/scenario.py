@@ -39,10 +39,10 @@ class ImScenario:
         run: Run,
         design: str,
         fault_of: Mapping[str, str],
-        lasts: int,
+        duration: int,
         readers: Sequence[str],
     ) -> None:
-        self._run, self._design, self._lasts = run, design, lasts
+        self._run, self._design, self._duration = run, design, duration
         self._fault_of = dict(fault_of)
         self.reconnect_gate = Hold()  # while it is closed, gw-2 cannot reconnect to the server
         options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "correct" else {"presence": self._presence}
@@ -136,7 +136,7 @@ class ImScenario:
         for name in [name for name, planned in self._fault_of.items() if planned == fault]:
             del self._fault_of[name]
         self._run.trace.mark(Kind.FAULT_BEGAN, "lab", fault)
-        self._left[fault] = self._lasts + (1 if fault == "interleave" else 0)
+        self._left[fault] = self._duration + (1 if fault == "interleave" else 0)
         await self.faults.begin(fault, where)
 
     async def _end(self, fault: str) -> None:

@@ -18,13 +18,13 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineExperiment(Experiment):
-    """`messages` messages from alice, one after the other; what a fault holds back comes `lasts` messages later."""
+    """`messages` messages from alice, one after the other; what a fault holds back comes `duration` messages later."""
 
     designs: ClassVar[dict[str, Design]]
 
     fault: str = knob("none", "what goes wrong")
     messages: int = knob(12, "how many messages alice sends", low=6, high=1_000)
-    lasts: int = knob(3, "how many messages come while something is held back", low=1, high=100)
+    duration: int = knob(3, "how many messages come while something is held back", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
@@ -37,10 +37,10 @@ class PipelineExperiment(Experiment):
 
     async def perform(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is about effects on the server."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=getattr(self, "persistence", "none")) as server,
-            PipelineScenario(server, run, self.selected_design, planned, self.lasts) as pipeline,
+            PipelineScenario(server, run, self.selected_design, planned, self.duration) as pipeline,
         ):
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:

@@ -31,7 +31,7 @@ class PipelineFaults:
             self.of_workers[message] = kind
 
     @contextlib.asynccontextmanager
-    async def during(self, message: str, lasts: int) -> AsyncIterator[int]:
+    async def during(self, message: str, duration: int) -> AsyncIterator[int]:
         """Inject a message's fault while it is sent; yield how often the application sends it."""
         kind = self._of_senders.pop(message, "")
         match = Match(containing=message.encode() + b" ")
@@ -47,7 +47,7 @@ class PipelineFaults:
             arm(match)
         yield 2 if kind in REPEATED else 1
         if kind in ("answer late", "request late"):
-            self._held = (kind, lasts)
+            self._held = (kind, duration)
         elif kind and kind != "two at once":
             self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
 

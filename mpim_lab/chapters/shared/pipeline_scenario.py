@@ -2,7 +2,7 @@
 
 Faults hit a message that the seed has chosen: on alice's connection (a proxy cuts it, holds it), in a worker (it dies,
 sleeps), at the server. In turns, so that a seeded run is the same every time: alice sends one message, the worker
-finishes it, alice sends the next. When the worker is gone, messages wait; `lasts` messages later another worker of the
+finishes it, alice sends the next. When the worker is gone, messages wait; `duration` messages later another worker of the
 same design is started.
 
 UnfinishedCounter: counts what a group has not finished, of a stream or of its partitions.
@@ -100,9 +100,9 @@ class PipelineScenario:
     """The scenario of chapters 3 and 4: alice, the proxy on her connection, the stream, the live worker, the effect log."""
 
     def __init__(
-        self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], lasts: int
+        self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], duration: int
     ) -> None:
-        self.server, self.run, self.design, self._lasts = server, run, design, lasts
+        self.server, self.run, self.design, self._duration = server, run, design, duration
         self._fault_of = {f"m{fault.before}": fault.kind for fault in planned}
         self._common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
@@ -173,14 +173,14 @@ class PipelineScenario:
 
     async def send(self, payload: bytes) -> None:
         """Send one message from alice; it is finished when this returns, unless no worker is alive."""
-        if self.fleet.alive is None and self._missed >= self._lasts:
+        if self.fleet.alive is None and self._missed >= self._duration:
             await self._restart_worker()
         if await self.faults.advance() and self.fleet.alive is not None:
             await self._wait_idle()
         name = message_id(payload)
         self._sent.append(name)
         is_worked_on = self.fleet.alive is not None
-        async with self.faults.during(name, self._lasts) as times:
+        async with self.faults.during(name, self._duration) as times:
             for _ in range(times):
                 await self._send_once(payload)
         self._missed = 0 if is_worked_on else self._missed + 1
