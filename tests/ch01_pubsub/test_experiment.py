@@ -28,9 +28,9 @@ async def test_without_a_fault_both_designs_deliver_everything(lab_server):
 async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
     """And alice was told "delivered" for each of them."""
     verdict = (await PubSubDelivery(design="naive", fault="away", duration=6, seed=seed).run()).verdict
-    struck = tuple(f"m{fault.before}" for fault in plan(seed, "away", messages=24, lasts=6))
-    assert verdict.lost == struck
-    assert verdict.misreported == struck
+    hit = tuple(f"m{fault.before}" for fault in plan(seed, "away", messages=24, lasts=6))
+    assert verdict.lost == hit
+    assert verdict.misreported == hit
 
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))

@@ -15,7 +15,7 @@ from mpim_lab.widgets import FlowView
 from tests.support import wait_until
 
 SEED = 7
-ENDS = {  # what becomes of the orders that a fault strikes; "" where each of them is done once
+ENDS = {  # what becomes of the orders that a fault hits; "" where each of them is done once
     "crash before work": ("lost", "lost", "stuck", "stuck", ""),
     "crash after work": ("", "", "", "", "duplicated"),
     "crash after ack": ("", "", "", "", ""),
@@ -25,8 +25,8 @@ ENDS = {  # what becomes of the orders that a fault strikes; "" where each of th
 }
 
 
-def struck(fault, design, seed=SEED, messages=16, lasts=3):
-    """The orders a fault strikes: one; with the server those that waited, too; behind an endless retry all."""
+def hit(fault, design, seed=SEED, messages=16, lasts=3):
+    """The orders a fault hits: one; with the server those that waited, too; behind an endless retry all."""
     (first,) = (fault.before for fault in plan(seed, fault, messages, lasts))
     last = {"server kill": first + lasts}.get(fault, first)
     if (fault, design) == ("poison", "endless retry"):
@@ -59,7 +59,7 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
     )
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[3 * index : 3 * index + 3]
-        assert ends(results[0].verdict) == ({end: struck(fault, design)} if end else {})
+        assert ends(results[0].verdict) == ({end: hit(fault, design)} if end else {})
         assert len({result.verdict for result in results}) == 1
         assert len({FlowView(result.trace)._repr_mimebundle_()[0]["image/svg+xml"] for result in results}) == 1
 
@@ -71,7 +71,7 @@ async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server
     assert list(table.index) == [("poison", design) for design in DESIGNS]
     for design, end in zip(DESIGNS, ENDS["poison"], strict=True):
         counts = dict.fromkeys(("lost", "duplicated", "reordered", "stuck", "dead"), 0) | {
-            end: len(struck("poison", design))
+            end: len(hit("poison", design))
         }
         assert table.loc[("poison", design)].drop("observed").to_dict() == counts
 
@@ -83,7 +83,7 @@ async def test_without_a_fault_every_design_does_everything_once(lab_server):
 
 
 async def test_a_worker_that_dies_after_its_acknowledgement_dies_once(lab_server):
-    """One fault was planned; whoever comes after is not struck."""
+    """One fault was planned; whoever comes after is not hit by it."""
     result = await StreamDelivery(design="correct", fault="crash after ack").run()
     assert len(list(result.trace.of(Kind.FAULT_BEGAN))) == len(list(result.trace.of(Kind.FAULT_ENDED))) == 1
 
@@ -91,7 +91,7 @@ async def test_a_worker_that_dies_after_its_acknowledgement_dies_once(lab_server
 async def test_what_a_naive_version_lost_was_added_and_so_misreported(lab_server):
     """alice was told "added"; the entry is in the stream, and the group has forgotten it."""
     verdict = (await StreamDelivery(design="ack first", fault="crash before work").run()).verdict
-    assert verdict.misreported == verdict.lost == struck("crash before work", "ack first")
+    assert verdict.misreported == verdict.lost == hit("crash before work", "ack first")
     assert 'told "added" but lost 1' in str(verdict)
 
 
@@ -112,7 +112,7 @@ async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_serv
             for design in ("correct", "no claim")
         )
     )
-    waited = struck("server kill", "correct")
+    waited = hit("server kill", "correct")
     sound, no_claim = (ends(result.verdict) for result in results)
     assert sound == ({} if kept else {"lost": waited})
     assert no_claim == ({"stuck": waited[:1]} if kept else {"lost": waited})
@@ -128,7 +128,7 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "parameters",
     [
         {"design": "perfect"},
         {"fault": "cut"},
@@ -141,15 +141,15 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
         {"messages": "many"},
     ],
 )
-def test_a_knob_out_of_its_bounds_is_refused(knobs):
-    """Before anything is started; the error names the knob."""
-    with pytest.raises(InvalidParameter, match=next(iter(knobs))):
-        StreamDelivery(**knobs)
+def test_a_parameter_out_of_its_bounds_is_refused(parameters):
+    """Before anything is started; the error names the parameter."""
+    with pytest.raises(InvalidParameter, match=next(iter(parameters))):
+        StreamDelivery(**parameters)
 
 
 @pytest.mark.parametrize("pace_ms", [0, 10])
 async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server, pace_ms):
-    """What the panel's buttons do; it strikes the next order, also while alice's last one is being worked on."""
+    """What the panel's buttons do; it hits the next order, also while alice's last one is being worked on."""
     run = StreamDelivery(design="ack first", fault="none", messages=1_000, pace_ms=pace_ms).start()
     await wait_until(lambda: run.injector is not None)
     await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
@@ -173,7 +173,7 @@ async def test_a_second_zombie_while_the_first_one_sleeps_is_woken_too(lab_serve
 
 
 async def test_an_unknown_fault_and_a_fault_after_the_end_are_refused(lab_server):
-    """InvalidParameter names those there are; after the end there is nothing to strike."""
+    """InvalidParameter names those there are; after the end there is nothing to inject into."""
     run = StreamDelivery(fault="none", messages=6).start()
     with pytest.raises(InvalidParameter, match="zombie"):
         await run.inject("away")
@@ -237,5 +237,5 @@ async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is
     run.stop()
     assert (await run.result()).verdict.lost == ()
     verdict = (await StreamDelivery(design="correct", fault="poison").run()).verdict
-    assert ends(verdict) == {"dead": struck("poison", "correct")}
+    assert ends(verdict) == {"dead": hit("poison", "correct")}
     assert await keys_on(server) == []

@@ -39,14 +39,14 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
     runs = await run_concurrently(
         [PaymentExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)]
     )
-    (struck,) = (f"m{planned.before}" for planned in plan(SEED, fault, 12, 3))
+    (hit,) = (f"m{planned.before}" for planned in plan(SEED, fault, 12, 3))
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[3 * index : 3 * index + 3]
         assert summarize(results[0].verdict) == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
         wrong = results[0].verdict.lost + results[0].verdict.duplicated + results[0].verdict.reordered
-        assert wrong in ((), (struck,))
+        assert wrong in ((), (hit,))
 
 
 async def test_without_a_fault_every_design_books_everything_once(lab_server):
@@ -75,8 +75,8 @@ async def test_the_correct_design_books_once_under_other_seeds_too(lab_server, f
 async def test_the_zombies_own_attempt_is_refused(lab_server):
     """It wakes up, finishes its work, and nothing of it is kept: the payment was booked by the other worker."""
     result = await PaymentExperiment(design="correct", fault="zombie", seed=SEED).run()
-    (struck,) = {event.message_id for event in result.trace.of(Kind.CLAIMED)}
-    booked_by = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == struck]
+    (hit,) = {event.message_id for event in result.trace.of(Kind.CLAIMED)}
+    booked_by = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == hit]
     assert booked_by == ["worker-2"]
 
 

@@ -22,7 +22,7 @@ CHAT = {
     "away": ("4 lost", "4 lost, 7 stuck", "✓"),
     "answer lost": ("1 twice", "1 twice", "✓"),
 }
-CREW = {
+WORK = {
     "slow worker": ("1 out of order", "✓", "✓"),
     "zombie": ("✓", "1 twice", "✓"),
     "crash before work": ("✓", "✓", "✓"),
@@ -61,7 +61,7 @@ async def assert_ends(kind, designs, fault, ends):
 
 def test_the_tables_are_about_every_fault():
     """None is left out."""
-    assert [tuple(CHAT)[1:], tuple(CREW), tuple(ENDS_OF_MODES)] == [CHAT_FAULTS, WORKER_FAULTS, PIPELINE_FAULTS]
+    assert [tuple(CHAT)[1:], tuple(WORK), tuple(ENDS_OF_MODES)] == [CHAT_FAULTS, WORKER_FAULTS, PIPELINE_FAULTS]
 
 
 @pytest.mark.parametrize("fault", CHAT)
@@ -70,10 +70,10 @@ async def test_bob_reads_as_the_table_says_every_time(lab_server, fault):
     await assert_ends(ChatOrdering, ("as it comes", "wait for ever", "correct"), fault, CHAT[fault])
 
 
-@pytest.mark.parametrize("fault", CREW)
+@pytest.mark.parametrize("fault", WORK)
 async def test_workers_keep_the_order_or_not_as_the_table_says_every_time(lab_server, fault):
     """Any worker of a group; an owner that nobody checks; an owner whose commits are fenced."""
-    await assert_ends(WorkOrdering, ("any worker", "no fence", "correct"), fault, CREW[fault])
+    await assert_ends(WorkOrdering, ("any worker", "no fence", "correct"), fault, WORK[fault])
 
 
 @pytest.mark.parametrize("fault", ENDS_OF_MODES)
@@ -107,6 +107,6 @@ async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, f
 async def test_the_zombies_commit_is_refused(lab_server):
     """Its effects are not in the ledger: only the new owner's are."""
     result = await WorkOrdering(design="correct", fault="zombie", seed=SEED).run()
-    struck = [event.message_id for event in result.trace.of(Kind.RECEIVED) if event.actor == "worker-1"][-1]
-    effects = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == struck]
+    hit = [event.message_id for event in result.trace.of(Kind.RECEIVED) if event.actor == "worker-1"][-1]
+    effects = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == hit]
     assert effects == ["worker-2"]

@@ -38,7 +38,7 @@ async def test_the_naive_version_keeps_the_end_of_a_burst(lab_server, messages):
 @pytest.mark.parametrize("design", NAIVE_DESIGNS)
 @pytest.mark.parametrize("seed", [1, 7])
 async def test_a_failed_flush_has_lost_the_naive_versions_batch(lab_server, design, seed):
-    """All of it, the struck message included; all but the one whose call happened to flush were told "accepted"."""
+    """All of it, the message hit by the fault included; all but the one whose call happened to flush were acknowledged."""
     verdict = (await BurstExperiment(design=design, fault="flush fails", seed=seed).run()).verdict
     first = plan(seed, "flush fails", 12, 4)[0].before
     batch = (first + 2) // 4 * 4  # the batch that is full while the line is down ends at this message
@@ -63,7 +63,7 @@ async def test_how_long_it_takes_to_cut_the_line_changes_nothing(lab_server, des
 
 @pytest.mark.parametrize("design", NAIVE_DESIGNS)
 async def test_one_message_that_is_too_large_takes_the_naive_versions_batch_with_it(lab_server, design):
-    """Four are lost and three were told "accepted"."""
+    """Four are lost and three were acknowledged."""
     verdict = (await BurstExperiment(design=design, fault="too large").run()).verdict
     assert (len(verdict.lost), len(verdict.misreported)) == (4, 3)
 

@@ -74,7 +74,7 @@ async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
-    """Only who was struck has an error; all connections are of use, nobody is stuck, nobody reads another's reply."""
+    """Only the callers hit by the fault have an error; all connections are usable, none is stuck, none reads another's reply."""
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
     runs = [
         PoolExperiment(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)
@@ -104,7 +104,7 @@ async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_serv
 
 
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
-    """It strikes the next caller."""
+    """It hits the next caller."""
     run = PoolExperiment(design="naive with finally", fault="none", callers=40, pace_ms=10).start()
     while len(run.trace) < 20:
         await asyncio.sleep(0.005)

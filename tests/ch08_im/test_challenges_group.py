@@ -50,7 +50,7 @@ class OneAfterTheOther:
 
 
 class SuccessEitherWay(Group):
-    """Whoever was published to was told: so says the naive version."""
+    """Whoever was published to has received it: so says the naive version."""
 
     async def keep(self, became, message):
         became.update(dict.fromkeys([uid for uid in became if became[uid] == "away"], "pushed"))
@@ -96,7 +96,7 @@ class LetsTheStoresErrorOut(Group):
 
 
 class KeepsMembersNotMessages(Group):
-    """Whoever was told of one message is told of no other."""
+    """Whoever received one message receives no other."""
 
     async def send(self, members, message):
         return await super().send(members, "m1 tea at eight?")
@@ -151,7 +151,7 @@ async def test_a_group_told_one_by_one_or_not_truly_fails_every_time(lab_server)
         StoresForNobody: "nobody is away, and the store was called",
         StoresOneByOne: "the store was called 96 times for one message",
         TakesAnErrorForAPush: "m1 failed for dave, and send says pushed",
-        TellsEverybodyAgain: "erin was told of m1 2 times",
+        TellsEverybodyAgain: "erin received m1 2 times",
     }
     await assert_each_fails(tell_the_whole_group, complaints)
 
@@ -159,10 +159,10 @@ async def test_a_group_told_one_by_one_or_not_truly_fails_every_time(lab_server)
 async def test_a_group_that_is_told_nearly_right_fails_every_time(lab_server):
     """Errors that get out, memories that are too short or too long, answers of somebody else."""
     complaints = {
-        LetsTheStoresErrorOut: "send raised StoreFailed, and nobody knows who was told of m1",
-        KeepsMembersNotMessages: "is online, and was not told of m2",
+        LetsTheStoresErrorOut: "send raised StoreFailed, and nobody knows who received m1",
+        KeepsMembersNotMessages: "is online, and did not receive m2",
         StoresWhatFailed: "dave's PUBLISH failed, and m1 was stored",
-        NeverTriesAgain: "is online, and was not told of m1",
+        NeverTriesAgain: "is online, and did not receive m1",
         AHundredAtATime: "5 round trips for 500 members, and 1 for 5",
         DropsTheFailedFromTheReplies: "m1 failed for dave, and send says pushed",
     }

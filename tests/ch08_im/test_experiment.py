@@ -47,7 +47,7 @@ def picture(result):
 
 
 def test_the_capstone_has_every_fault():
-    """None is left out; the schedule has all that can strike in one run."""
+    """None is left out; the schedule has all that can happen in one run."""
     assert {fault for fault, _ in COMPARED_FAULTS} == {"none", *IM_FAULTS, ALL_FAULTS} == set(NAIVE)
     assert set(all_faults_schedule(1).values()) == set(IM_FAULTS) - {"late unbind", "half the group"}
     assert all_faults_schedule(1) != all_faults_schedule(2)
@@ -112,7 +112,7 @@ async def test_a_lost_message_ends_where_nobody_listened(lab_server):
 
 
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
-    """It strikes at the next message; one that this chapter does not have is refused."""
+    """It hits the next message; one that this chapter does not have is refused."""
     run = ImExperiment(design="naive", fault="none", messages=30, pace_ms=20).start()
     while not any(run.trace.of(Kind.TOLD)):
         await asyncio.sleep(0.005)

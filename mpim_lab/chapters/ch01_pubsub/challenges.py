@@ -20,15 +20,15 @@ def _trial(fault: str, seed: int, check: Any) -> Trial:
 
 def _check_honesty(result: Result) -> tuple[str, str]:
     """Check that "delivered" was reported if and only if bob handled it; a sender that raises has reported nothing."""
-    verdict, told = result.verdict, result.told
+    verdict, reported = result.verdict, result.told
     if verdict.lost and getattr(result.experiment, "fault", "") == "none":
         return f"{verdict.lost[0]} was never published, and bob was there all the time", verdict.lost[0]
-    for message_id in told:
-        if told[message_id].startswith("failed"):
+    for message_id in reported:
+        if reported[message_id].startswith("failed"):
             return f"send raised for {message_id} instead of saying what became of it", message_id
-        if (told[message_id] == "delivered") == (message_id in verdict.lost):
+        if (reported[message_id] == "delivered") == (message_id in verdict.lost):
             became = "lost" if message_id in verdict.lost else "handled by bob"
-            return f"{message_id} was {became}, and alice was told {told[message_id]!r}", message_id
+            return f"{message_id} was {became}, and send reported {reported[message_id]!r}", message_id
     return "", ""
 
 
@@ -42,7 +42,7 @@ def _check_delivery(result: Result) -> tuple[str, str]:
 
 
 def tell_the_truth() -> Challenge:
-    """A sender that says "delivered" exactly when it is so, as far as receivers that come and go are concerned."""
+    """A sender that reports "delivered" exactly when it is so, as far as receivers that come and go are concerned."""
     faults = [("none", 1), ("away", 1), ("away", 7), ("cut", 1), ("cut", 7)]
     return Challenge(
         "Tell the truth",

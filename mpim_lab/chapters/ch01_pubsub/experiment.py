@@ -1,4 +1,4 @@
-"""Chapter 1: alice sends, bob receives, over Pub/Sub; a fault strikes; who got what, and what was alice told?"""
+"""Chapter 1: alice sends, bob receives, over Pub/Sub; a fault is injected; who got what, and what was acknowledged?"""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class PubSubDelivery(Experiment):
-    """alice sends `messages` to bob, one after the other; a fault lasts for `duration` of her publishes."""
+    """The experiment of chapter 1: alice sends `messages` to bob; a fault lasts for `duration` of her publishes."""
 
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
@@ -26,7 +26,7 @@ class PubSubDelivery(Experiment):
     messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
     duration: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses where the fault strikes, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     sender: type[Any] | None = None  # the learner's own, instead of `design`'s
 
@@ -51,7 +51,7 @@ class PubSubDelivery(Experiment):
 
 
 async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
-    """Both designs under every fault: one row a run, the same in every run."""
+    """Return both designs under every fault: one row a run, the same in every run."""
     rows = []
     for fault in PUBSUB_FAULTS:
         for design in ("naive", "confirmed"):
@@ -63,7 +63,7 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
                     "fault": fault,
                     "design": design,
                     "lost": len(verdict.lost),
-                    'told "delivered" but lost': len(verdict.misreported),
+                    "acknowledged but lost": len(verdict.misreported),
                     "duplicated": len(verdict.duplicated),
                     "observed": verdict.semantics,
                 }

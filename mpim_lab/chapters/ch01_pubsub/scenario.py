@@ -118,12 +118,12 @@ class PubSubScenario:
     async def send(self, payload: bytes) -> None:
         """Send one message from alice; an error is reported to her. Raise ServerFailed once the server is gone for good."""
         try:
-            told = await self._sender.send(BOB, payload)
+            reported = await self._sender.send(BOB, payload)
         except MpimError as error:
             if isinstance(error, NotConnected) and not self.faults.active:
                 await self._check_server()
-            told = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(told))
+            reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
+        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(reported))
         if not self.faults.active:
             await self.wait_idle()
 

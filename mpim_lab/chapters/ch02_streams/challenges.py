@@ -41,11 +41,12 @@ def lose_nothing() -> Challenge:
     faults = [("none", 1), ("crash before work", 1), ("crash before work", 7), ("crash after work", 7), ("zombie", 3)]
     return Challenge(
         "Lose nothing",
-        _INTERFACE + "Whoever dies with an order in hand, the order must be done. Twice is allowed, never is not.",
+        _INTERFACE
+        + "If a worker dies while it processes an order, that order must still be done. Twice is fine, never is not.",
         [_trial(fault, seed, ("duplicated",) if fault != "none" else ()) for fault, seed in faults],
         [
             "When is an order yours to forget: before its work, or after it?",
-            "What a dead worker had in hand is in the pending list; nobody will bring it to you.",
+            "What a dead worker was processing is in the pending list; nobody will bring it to you.",
             "`await group.claim(name, idle_ms=60)` gives deliveries that were idle for so long. Ask now and then.",
         ],
     )

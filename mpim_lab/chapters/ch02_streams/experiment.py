@@ -19,7 +19,7 @@ DESIGNS = (*NAIVE_WORKERS, "correct")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamDelivery(Experiment):
-    """alice adds `messages` orders, one after the other; after a crash nobody works for `duration` of them."""
+    """The experiment of chapter 2: alice adds `messages` orders; after a crash no worker is alive for `duration` of them."""
 
     title: ClassVar[str] = "Which orders were done?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
@@ -30,7 +30,7 @@ class StreamDelivery(Experiment):
     duration: int = knob(3, "how many orders come while nobody works", low=1, high=100)
     persistence: str = knob("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
     pace_ms: int = knob(0, "pause between two orders", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which order is struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which order the fault hits, and the texts", low=0, high=9_999)
 
     worker: type[Any] | None = None  # the learner's own, instead of `design`'s
 
@@ -53,7 +53,7 @@ class StreamDelivery(Experiment):
 
 
 async def compare_designs(seed: int = 7) -> pd.DataFrame:
-    """Every design under every fault: one row a run, the same in every run."""
+    """Return every design under every fault: one row a run, the same in every run."""
     rows = []
     for fault in WORKER_FAULTS:
         for design in DESIGNS:

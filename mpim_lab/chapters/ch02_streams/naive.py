@@ -2,9 +2,9 @@
 
 Flaws kept on purpose, one a class:
 
-- `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was in hand;
+- `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was being processed;
 - `AckFirstWorker` acknowledges and then works: a crash between the two loses the entry;
-- `NoClaimWorker` never claims: what a dead member had in hand is stuck in the pending list for ever, and so is what failed;
+- `NoClaimWorker` never claims: what a dead member was processing stays in the pending list for ever, and so does what failed;
 - `EndlessRetryWorker` tries what failed again at once and for ever: a poison message holds up everything after it.
 """
 
@@ -42,7 +42,7 @@ class NaiveWorker:
             self._ended.set()
 
     async def stop(self) -> None:
-        """End after the entry in hand."""
+        """Stop after the entry that is being processed."""
         self._stopping = True
         await self._ended.wait()
 

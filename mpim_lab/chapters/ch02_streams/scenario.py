@@ -1,4 +1,4 @@
-"""The stage of chapter 2: alice adds orders to a stream, workers of one group handle them, one worker at a time.
+"""StreamScenario of chapter 2: alice adds orders to a stream, workers of one group handle them, one worker at a time.
 
 In turns, so that a seeded run is the same every time: alice adds one order, the worker finishes it, alice adds the next.
 When the worker dies, orders wait; `duration` orders later another one is started, of the same design.
@@ -30,7 +30,7 @@ LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.
 
 
 class StreamScenario:
-    """alice, the stream, and whichever worker is alive. `design`: a name, or the learner's own class."""
+    """The scenario of chapter 2: alice, the stream, the live worker. `design`: a name, or the learner's own class."""
 
     def __init__(
         self,
@@ -97,24 +97,24 @@ class StreamScenario:
         self.fleet.inject(f"m{len(self._sent) + 1}", fault)
 
     async def send(self, payload: bytes) -> None:
-        """alice adds one order; it is finished when this returns, unless nobody works."""
+        """Add one order of alice's; it is finished when this returns, unless no worker is alive."""
         if self.fleet.alive is None and self._missed >= self._duration:
             await self._restart_worker()
-        self._sent.append(message_id(payload))  # a fault caused from now on strikes the next one
+        self._sent.append(message_id(payload))  # a fault injected from now on hits the next one
         is_worked_on = self.fleet.alive is not None  # before the worker can have the order, and die of it
         try:
             await self.stream.add(payload)
-            told = "added"
+            reported = "added"
         except MpimError as error:
-            told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=told)
+            reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
+        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=reported)
         self._missed = 0 if is_worked_on else self._missed + 1
         if is_worked_on:
             await self._wait_idle()
 
     async def finish(self) -> None:
-        """Bring a worker back if none is alive; report what is stuck all the same."""
-        for _ in range(1 + len(self._sent)):  # a fault may be in store for whoever was brought back, too
+        """Restart a worker if none is alive; report what is never processed all the same."""
+        for _ in range(1 + len(self._sent)):  # a fault may be planned for the restarted worker, too
             if self.fleet.alive is not None:
                 break
             await self._restart_worker()
@@ -127,11 +127,11 @@ class StreamScenario:
                 self.alice.reporter.message(Kind.STUCK, payload, STREAM)
 
     async def _orders(self) -> dict[str, bytes]:
-        """What the stream holds, by the ids of its entries."""
+        """Return what the stream holds, by the ids of its entries."""
         return {entry.id: entry.data for entry in await self.stream.range()}
 
     async def _restart_worker(self) -> None:
-        """Another worker takes over; the orders that wait are finished when this returns."""
+        """Start another worker, which takes over; the orders that wait are finished when this returns."""
         if self.fleet.fault == "server kill":
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
@@ -141,7 +141,7 @@ class StreamScenario:
             self._lost_by_server = set(self._sent) - {
                 message_id(payload) for payload in (await self._orders()).values()
             }
-        await asyncio.sleep(CLAIM_IDLE_MS * 1.5e-3)  # what the dead one had in hand is idle for long enough now
+        await asyncio.sleep(CLAIM_IDLE_MS * 1.5e-3)  # what the dead one was processing is idle for long enough now
         self.run.trace.mark(Kind.FAULT_ENDED, "lab", self.fleet.fault)
         self.fleet.start()
         await self._wait_idle()
@@ -152,13 +152,12 @@ class StreamScenario:
         await until(self._is_idle, "the end of the work", within_s=20.0)
         if self.fleet.dies_after_ack:
             await self.fleet.kill_after_ack()
-            # Once this is answered the server has seen that the line is closed: it would hand the next order to the dead
-            # one's
-            # read, which waited.
+            # Once this is answered the server has seen that the connection is closed: it would deliver the next order to
+            # the dead one's read, which waited.
             await self.group.pending(count=1)
 
     async def _is_idle(self) -> bool:
-        """Every order was begun, nobody works, and nothing is pending but what is stuck for good."""
+        """Say whether every order was started, no worker is busy, and nothing is pending but what is stuck for good."""
         fleet = self.fleet
         fleet.reap()
         if fleet.alive is None or fleet.failures >= MAX_FAILURES:

@@ -16,7 +16,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class LearnerStore:
-    """What a learner's class gets: the server, a key for each name, and how long a claim should last."""
+    """The store that a learner's class gets: the server, a key for each name, and how long a claim should last."""
 
     def __init__(self, queue: MessageQueue, lease_ms: int) -> None:
         self._queue, self.lease_ms = queue, lease_ms

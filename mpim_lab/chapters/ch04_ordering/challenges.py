@@ -20,7 +20,7 @@ ASKS_EVERY_S = 0.03
 
 
 class LearnerBufferReader(AsItComesReader):
-    """Reads through the learner's buffer; asks now and then what is missing, and fetches that from the log.
+    """A reader through the learner's buffer; it asks now and then what is missing, and fetches that from the log.
 
     `times`: how often each message arrives. `first`: in which order the first numbers arrive, whatever their own.
     """
@@ -130,7 +130,7 @@ def put_in_order() -> Challenge:
 
 
 class LearnerKeys:
-    """What a learner's gateway gets: the server, and the names that it writes to."""
+    """The keys that a learner's gateway gets: the server, and the names that it writes to."""
 
     def __init__(self, queue: MessageQueue, name: str, conversation: str) -> None:
         self._queue, self._name, self._conversation = queue, name, conversation

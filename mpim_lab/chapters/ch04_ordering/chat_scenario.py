@@ -33,7 +33,7 @@ FaultHook = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
 
 
 class _FaultyConnection:
-    """A link that lets a fault strike before a command; its answer may be lost on the way back."""
+    """A connection that lets a fault be injected before a command; its answer may be lost on the way back."""
 
     def __init__(self, link: Link, fault_hook: FaultHook) -> None:
         self._link, self._fault_hook = link, fault_hook
@@ -50,12 +50,12 @@ class _FaultyConnection:
 
 
 class FaultyGateway(MessageQueue):
-    """A gateway's queue: reports what is written into conversations, and meets the faults."""
+    """The queue of a gateway: reports what is written into conversations, and meets the faults."""
 
     fault_hook: FaultHook
 
     def access(self, name: Name) -> Access:
-        """As the queue's own, with the link that is struck."""
+        """Return the queue's own access, over a faulty connection."""
         own = super().access(name)
         return own._replace(commands=_FaultyConnection(own.commands, self.fault_hook))  # type: ignore[arg-type]
 
@@ -95,7 +95,7 @@ CHAT_DESIGNS = {
 
 
 class ChatScenario:
-    """Two gateways, bob, and the fault that hits one message."""
+    """The scenario of chapter 4's chat: two gateways, bob, and the fault that hits one message."""
 
     def __init__(
         self,
@@ -190,18 +190,18 @@ class ChatScenario:
         self._begin("away")
         self._away_for = self._duration
         await cut_connections(self.server.url, "bob")
-        await until(lambda: not self._bob.is_connected, "the loss of bob's line")
+        await until(lambda: not self._bob.is_connected, "the loss of bob's connection")
 
     async def _reconnect_bob(self) -> None:
         self._away_for = 0
         self._bob_hold.open()
-        await until(lambda: self._bob.is_connected, "the return of bob's line")
+        await until(lambda: self._bob.is_connected, "the return of bob's connection")
         self.run.trace.mark(Kind.FAULT_ENDED, "lab", "away")
 
     # One message after the other
 
     async def send(self, payload: bytes) -> None:
-        """Somebody sends; bob has been shown it when this returns, unless something holds it up."""
+        """Send one message; bob has been shown it when this returns, unless something holds it up."""
         name, self._message_number = message_id(payload), self._message_number + 1
         if self._fault_of.get(name) == "away":
             del self._fault_of[name]
@@ -218,7 +218,7 @@ class ChatScenario:
         await self._advance()
 
     async def _send_through(self, first: int, payload: bytes) -> None:
-        """A client sends through one gateway, and after an error through the other, with the same id."""
+        """Send as a client through one gateway, and after an error through the other, with the same id."""
         for gateway in (self._gateways[first], self._gateways[1 - first]):
             conversations = self._design.conversations(gateway, NAME)
             try:
@@ -246,7 +246,7 @@ class ChatScenario:
             await self._wait_idle()
 
     async def finish(self) -> None:
-        """Let go of what is held, wait for bob, and report what he was never shown although it came to him."""
+        """Release what is held, wait for bob, and report what he was never shown although it came to him."""
         await self._release()
         if self._away_for:
             await self._reconnect_bob()
@@ -256,7 +256,7 @@ class ChatScenario:
             self._bob.reporter.message(Kind.STUCK, name.encode(), NAME)
 
     async def _wait_received(self) -> None:
-        """Return when bob has taken in everything that was published until now: an answer came after it on his line."""
+        """Wait until bob has received everything that was published so far: an answer came after it on his connection."""
         if not self._away_for:
             await self._bob.subscribe("nothing", lambda _: None)
             await self._bob.unsubscribe("nothing")

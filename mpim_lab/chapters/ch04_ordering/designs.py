@@ -18,7 +18,7 @@ from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 
 class FireAndForgetSender:
-    """Send once; an error is passed on."""
+    """A sender that sends once; an error is passed on."""
 
     def __init__(self, context: DesignContext) -> None:
         self._stream = context.alice.stream(STREAM)

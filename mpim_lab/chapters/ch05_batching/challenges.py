@@ -44,7 +44,9 @@ def _check_acknowledgements(trace: Any, unknown: set[str], trial: str) -> Failur
     """Check that after a lost answer no message of the batch is acknowledged as "accepted": nobody knows."""
     for event in trace.of(Kind.TOLD):
         if event.message_id in unknown and event.detail == "accepted":
-            complaint = f'{event.message_id} was told "accepted", although nobody knows what became of its batch'
+            complaint = (
+                f'{event.message_id} was acknowledged as "accepted", although nobody knows what became of its batch'
+            )
             return Failure(complaint, trial, event.message_id)
     return None
 
@@ -159,11 +161,11 @@ async def _final_trial(solution: type[Any]) -> Failure | None:
     trial = "8 messages at once, batches of 4; `send` raises InvalidMessage for the first batch, whenever it is tried"
     async with adapt_learner(solution, never=b"m2") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 9)]
-        told = await asyncio.gather(*(own.publish(payload) for payload in sent), return_exceptions=True)
+        outcomes = await asyncio.gather(*(own.publish(payload) for payload in sent), return_exceptions=True)
         if own.problem:
             return Failure(f"{own.problem}: no repeat helps a message that is refused", trial)
         failed = [
-            payload.decode() for payload, each in zip(sent, told, strict=True) if isinstance(each, InvalidMessage)
+            payload.decode() for payload, each in zip(sent, outcomes, strict=True) if isinstance(each, InvalidMessage)
         ]
         if failed != ["m1", "m2", "m3", "m4"]:
             return Failure(

@@ -3,7 +3,7 @@
 Flaws kept on purpose. `NaiveBatcher` has them all:
 
 - the window is checked only when the next message comes: the last messages of a burst wait until somebody else writes;
-- the batch is taken out before it is sent: a failed flush has lost it, and its senders were told "accepted" long ago;
+- the batch is taken out before it is sent: a failed flush has lost it, and its senders were acknowledged long ago;
 - one frame, one fate: a message that is too large takes its neighbours with it;
 - nothing closes the last batch when the process ends, and nothing bounds what is gathered.
 

@@ -139,10 +139,10 @@ class BatchingScenario:
     async def _send(self, payload: bytes) -> None:
         try:
             outcome = await self.batcher.publish(payload)
-            told = "accepted" if outcome else "nobody was there"
+            reported = "accepted" if outcome else "nobody was there"
         except MpimError as error:
-            told = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=told)
+            reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
+        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=reported)
 
     async def _wait_delivered(self) -> None:
         """Wait until every message is acknowledged to alice, or has failed, and bob has what the server was given."""

@@ -22,16 +22,16 @@ DESIGNS = ("naive", "zlib", "lz4", "zstd")
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionExperiment(Experiment):
-    """alice sends chat lines, packed; the struck ones come from an old sender, a new one, or somebody hostile."""
+    """The experiment of chapter 6: alice sends packed chat lines; the fault replaces some senders by others."""
 
     title: ClassVar[str] = "Who can read it?"
 
     design: str = knob("naive", "how alice packs and bob unpacks", choices=DESIGNS)
     fault: str = knob("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
     messages: int = knob(16, "how many messages are sent", low=4, high=1_000)
-    duration: int = knob(3, "how many of them are struck", low=1, high=100)
+    duration: int = knob(3, "how many of them the fault hits", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which messages are struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which messages the fault hits, and the texts", low=0, high=9_999)
 
     own: Any = None  # the learner's own codec, instead of a named one
 

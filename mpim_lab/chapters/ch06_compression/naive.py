@@ -1,4 +1,4 @@
-"""The naive version of chapter 6: compress everything with zlib, decompress everything. The correct version: `mq.compression`.
+"""The naive version of chapter 6: compress everything with zlib, decompress everything. The correct one: `mq.compression`.
 
 Flaws kept on purpose:
 

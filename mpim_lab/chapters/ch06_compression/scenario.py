@@ -1,4 +1,4 @@
-"""The scenario of chapter 6: alice packs, bob unpacks; beside her an old sender, a new one, and a hostile one."""
+"""CompressionScenario of chapter 6: alice packs, bob unpacks; beside her an old sender, a new one, and a hostile one."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ def chat_dictionary(id: int = 1) -> Dictionary:
 
 
 class CompressionScenario:
-    """One message after the other; those that a fault strikes come from somebody else than alice."""
+    """The scenario of chapter 6: one message after the other; those that the fault hits come from another sender."""
 
     def __init__(self, server: EmbeddedServer | ExternalServer, run: Run, codec: Any, fault_of: dict[str, str]) -> None:
         self._codec, self._fault_of, self._trace = codec, fault_of, run.trace

@@ -102,7 +102,7 @@ class PoolExperiment(Experiment):
     connections: int = knob(3, "how many connections the pool may have", low=1, high=16)
     duration: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
     pace_ms: int = knob(0, "pause between two callers", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which caller is struck", low=0, high=9_999)
+    seed: int = knob(7, "chooses which caller the fault hits", low=0, high=9_999)
 
     own: PoolDesign | None = None  # the learner's own, instead of a named one
 

@@ -1,4 +1,4 @@
-"""Chapter 8's challenges: routes without ghosts, a whole group told at once, and a client that reads in order."""
+"""Chapter 8's challenges: routes without ghosts, a fan-out to a whole group, and a client that reads in order."""
 
 from mpim_lab.chapters.ch08_im.fanout_cases import CASES as FANOUT_CASES
 from mpim_lab.chapters.ch08_im.fanout_harness import fanout_trial

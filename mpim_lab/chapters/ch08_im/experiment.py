@@ -40,7 +40,7 @@ COMPARED_FAULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImExperiment(Experiment):
-    """Messages from alice, one after another; a fault strikes at one of them and lasts for some."""
+    """The experiment of chapter 8: messages from alice; a fault hits one of them and lasts for some."""
 
     title: ClassVar[str] = "Who got the message?"
     faults: ClassVar[tuple[str, ...]] = IM_FAULTS
@@ -51,7 +51,7 @@ class ImExperiment(Experiment):
     messages: int = knob(12, "how many messages alice sends", low=6, high=200)
     duration: int = knob(3, "how many messages come while it lasts", low=1, high=50)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits", low=0, high=9_999)
 
     def _faults_by_message(self) -> dict[str, str]:
         if self.fault == ALL_FAULTS:

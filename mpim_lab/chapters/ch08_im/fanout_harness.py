@@ -156,7 +156,7 @@ class FanoutHarness:
         except TimeoutError:
             raise Violation(f"send({name}) did not return within {STUCK_AFTER_S:g} s") from None
         except StoreFailed:
-            raise Violation(f"send raised StoreFailed, and nobody knows who was told of {name}", name) from None
+            raise Violation(f"send raised StoreFailed, and nobody knows who received {name}", name) from None
         with contextlib.suppress(AttributeError, TypeError):  # it is no report, which is found out below
             self.log.append(f"send says {'; '.join(f'{word}: {join_names(report.get(word, ()))}' for word in WORDS)}")
         return report
@@ -171,17 +171,17 @@ class FanoutHarness:
     def _check_delivery(self, id: str, uid: str) -> None:
         got, kept = self._got[id, uid], self._kept[id, uid]
         if got > 1:
-            raise Violation(f"{uid} was told of {id} {got} times", id, uid)
+            raise Violation(f"{uid} received {id} {got} times", id, uid)
         if kept > 1:
             raise Violation(f"{id} was stored for {uid} {kept} times", id, uid)
         if got and kept:
-            raise Violation(f"{uid} was told of {id}, and it was stored as well: it will come twice", id, uid)
+            raise Violation(f"{uid} received {id}, and it was stored as well: it will come twice", id, uid)
         if uid in self.failing and kept:
             raise Violation(f"{uid}'s PUBLISH failed, and {id} was stored: only who is away has it stored", id, uid)
         if got or kept or uid in self.failing or (self.store_fails and uid not in self._here):
             return
         if uid in self._here:
-            raise Violation(f"{uid} is online, and was not told of {id}", id, uid)
+            raise Violation(f"{uid} is online, and did not receive {id}", id, uid)
         raise Violation(f"{id} is lost for {uid}: nobody listened, and it was not stored", id, uid)
 
     def _check_report(self, id: str, members: Sequence[str], report: Any, before: set[str]) -> None:

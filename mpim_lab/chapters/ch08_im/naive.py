@@ -106,8 +106,8 @@ class NaiveMessages(Messages):
         number = await self._next_number(conversation)
         await self.at("numbered", request.id)
         message = ChatMessage(conversation, number, request.id, request.sender, request.text)
-        told = await self._hand_over(request.to, message)
-        return SendMessageResp(request.id, conversation, number, told)
+        reported = await self._hand_over(request.to, message)
+        return SendMessageResp(request.id, conversation, number, reported)
 
     async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
         """One member after the other."""

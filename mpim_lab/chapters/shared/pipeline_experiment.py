@@ -18,7 +18,7 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineExperiment(Experiment):
-    """`messages` messages from alice, one after the other; what a fault holds back comes `duration` messages later."""
+    """An experiment with `messages` messages from alice; what a fault holds back comes `duration` messages later."""
 
     designs: ClassVar[dict[str, Design]]
 
@@ -26,13 +26,13 @@ class PipelineExperiment(Experiment):
     messages: int = knob(12, "how many messages alice sends", low=6, high=1_000)
     duration: int = knob(3, "how many messages come while something is held back", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     own: Design | None = None  # the learner's own, instead of a named one
 
     @property
     def selected_design(self) -> Design:
-        """The design that is run."""
+        """Return the design that is run."""
         return self.own or self.designs[getattr(self, "design")]  # noqa: B009
 
     async def perform(self, run: Run) -> Verdict:
@@ -63,14 +63,14 @@ async def run_concurrently(experiments: Sequence[Experiment], *, max_concurrent:
 
 
 def summarize(verdict: Verdict) -> str:
-    """A verdict in a few words, the same in every run."""
+    """Return a verdict in a few words, the same in every run."""
     found = {"lost": verdict.lost, "twice": verdict.duplicated, "out of order": verdict.reordered}
     found |= {"stuck": verdict.stuck, "dead letter": verdict.dead}
     return ", ".join(f"{len(ids)} {name}" for name, ids in found.items() if ids) or "✓"
 
 
 async def compare_designs(kind: Any, *, seed: int = 7, faults: Sequence[str] = ()) -> pd.DataFrame:
-    """Every design under every fault: "✓" or what became of the messages; the same in every run."""
+    """Return every design under every fault: "✓" or what became of the messages; the same in every run."""
     faults = faults or kind.faults
     cases = [(fault, design) for fault in faults for design in kind.designs]
     runs = await run_concurrently([kind(design=design, fault=fault, seed=seed) for fault, design in cases])

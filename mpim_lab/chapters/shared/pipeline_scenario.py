@@ -192,10 +192,10 @@ class PipelineScenario:
     async def _send_once(self, payload: bytes) -> None:
         try:
             await self.sender.send(CONVERSATION, payload, id=f"id-{message_id(payload)}")
-            told = "added"
+            reported = "added"
         except MpimError as error:
-            told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=told)
+            reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
+        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=reported)
 
     async def finish(self) -> None:
         """Release what is held, restart a worker if none is alive, report what is never processed all the same."""
