@@ -74,7 +74,7 @@ async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
-    """Only the callers hit by the fault have an error; all connections are usable, none is stuck, none reads another's reply."""
+    """Only the callers hit by the fault have an error; all connections are usable, none is stuck or reads another's reply."""
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
     runs = [
         PoolExperiment(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)
