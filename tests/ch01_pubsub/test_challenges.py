@@ -6,6 +6,7 @@ import pytest
 
 from mpim_lab.chapters.ch01_pubsub.challenges import deliver_everything, tell_the_truth
 from mpim_lab.chapters.ch01_pubsub.naive import NaiveSender
+from mpim_lab.chapters.ch01_pubsub.solutions import PersistentSender, TruthfulSender
 from mpim_lab.errors import MpimError
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise import challenge
@@ -14,24 +15,6 @@ from mpim_lab.lab.exercise import challenge
 class Sender:
     def __init__(self, queue):
         self.queue = queue
-
-
-class Truthful(Sender):
-    """Reference solution of the first challenge."""
-
-    async def send(self, uid, payload):
-        return "delivered" if await self.queue.publish(user_channel(uid), payload) else "nobody there"
-
-
-class Persistent(Sender):
-    """Reference solution of the second."""
-
-    async def send(self, uid, payload):
-        for _ in range(100):
-            if await self.queue.publish(user_channel(uid), payload):
-                return "delivered"
-            await asyncio.sleep(0.005)
-        return "nobody there"
 
 
 class AlwaysPessimistic(Sender):
@@ -98,8 +81,8 @@ class HasABug(Sender):
 
 async def test_the_reference_solutions_pass(lab_server):
     """Both challenges can be solved with what the chapter has shown."""
-    assert (await tell_the_truth().check(Truthful)).passed
-    assert (await deliver_everything().check(Persistent)).passed
+    assert (await tell_the_truth().check(TruthfulSender)).passed
+    assert (await deliver_everything().check(PersistentSender)).passed
 
 
 @pytest.mark.parametrize(
@@ -121,7 +104,7 @@ async def test_a_sender_that_does_not_tell_the_truth_fails_every_time(lab_server
     assert repr(first) == repr(second)
 
 
-@pytest.mark.parametrize("bad", [NaiveSender, Truthful, TriesTwice, SendsEverythingTwice, WaitsAndHopes])
+@pytest.mark.parametrize("bad", [NaiveSender, TruthfulSender, TriesTwice, SendsEverythingTwice, WaitsAndHopes])
 async def test_a_sender_that_loses_or_repeats_fails_every_time(lab_server, bad):
     """A solution of the first challenge is not one of the second."""
     assert not (await deliver_everything().check(bad)).passed

@@ -47,12 +47,12 @@ def tell_the_truth() -> Challenge:
     return Challenge(
         "Tell the truth",
         "Write a class with `__init__(self, queue)` and `async send(self, uid, payload) -> str` that publishes to the\n"
-        'user\'s channel and says "delivered" exactly when bob got the message. bob comes and goes; his lines are cut.',
+        'user\'s channel and says "delivered" exactly when bob got the message. bob comes and goes; his connections are cut.',
         [_trial(fault, seed, _check_honesty) for fault, seed in faults],
         [
             "Whatever you ask before publishing may be out of date when you publish.",
             "The server tells you something at the very moment it hands the message over.",
-            "`await queue.publish(...)` gives the number of subscribers the server handed the message to.",
+            "`await queue.publish(...)` returns the number of subscribers the server handed the message to.",
         ],
     )
 

@@ -3,7 +3,7 @@
 The correct version is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
 
 - between the check and the publish the receiver may leave: PUBLISH succeeds with 0 receivers;
-- the number PUBLISH gives is thrown away;
+- the number that PUBLISH returns is thrown away;
 - even a number above 0 says only that the server wrote to a socket, not that anybody read.
 """
 
@@ -19,7 +19,7 @@ class NaiveSender:
         self._queue = queue
 
     async def send(self, uid: str, payload: bytes) -> str:
-        """Send to one user; gives "delivered" or "offline". Raises what `publish` raises."""
+        """Send to one user; return "delivered" or "offline". Raise what `publish` raises."""
         channel, reporter = user_channel(uid), self._queue.reporter
         listeners = await self._queue.listeners(channel)
         reporter.message(Kind.CHECKED, payload, channel, count=listeners)

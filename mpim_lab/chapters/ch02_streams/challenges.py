@@ -10,7 +10,7 @@ from mpim_lab.lab.exercise.experiment import Result
 
 _INTERFACE = (
     "Write a class with `__init__(self, group, name, handler)`, `async run(self)` and `async stop(self)`: `run` takes what\n"
-    "the group gives and awaits `handler(entry)` for each; it returns after `stop`. Several may live one after the other.\n"
+    "the group delivers and awaits `handler(entry)` for each; it returns after `stop`. Several may live one after another.\n"
 )
 
 
@@ -47,7 +47,7 @@ def lose_nothing() -> Challenge:
         [
             "When is an order yours to forget: before its work, or after it?",
             "What a dead worker was processing is in the pending list; nobody will bring it to you.",
-            "`await group.claim(name, idle_ms=60)` gives deliveries that were idle for so long. Ask now and then.",
+            "`await group.claim(name, idle_ms=60)` returns deliveries that were idle for so long. Ask now and then.",
         ],
     )
 

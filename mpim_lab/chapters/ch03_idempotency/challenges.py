@@ -107,7 +107,7 @@ def survive_the_zombie() -> Challenge:
     faults = ["none", "two at once", "crash after work", "answer to the worker lost", "zombie"]
     return Challenge(
         "Survive the zombie",
-        "The same class, but now `commands = await work()` does nothing by itself: it gives you the commands, tuples of\n"
+        "The same class, but now `commands = await work()` does nothing by itself: it returns the commands, tuples of\n"
         "(name, key, further words…), that book the payment. Run them and your mark in one step, and not if your claim\n"
         'has passed on to another worker: `await store.call("EVAL", script, number_of_keys, *keys, *arguments)`.',
         [_trial(fault, 1, at_once=False) for fault in faults] + [_trial("zombie", 7, at_once=False)],

@@ -1,4 +1,4 @@
-"""Chapter 3: alice pays, a worker books; lines break, workers die; how often was each payment booked?"""
+"""Chapter 3: alice pays, a worker books; connections break, workers die; how often was each payment booked?"""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -111,8 +111,8 @@ def put_in_order() -> Challenge:
     return Challenge(
         "Put in order",
         "Write a class with `__init__(self, limit)`, `add(self, sequence, item)` and `missing(self)`. Numbers begin at 1.\n"
-        "`add` gives the list of items that can be shown now, each once, in order; more than `limit` early arrivals raise\n"
-        "an error. `missing` gives the numbers of the first gap, or an empty list: they are then fetched and come to `add`.",
+        "`add` returns the list of items that can be shown now, each once, in order; more than `limit` early arrivals raise\n"
+        "an error. `missing` returns the numbers of the first gap, or an empty list: they are fetched and come to `add`.",
         [
             _buffer_trial("none", 1),
             _buffer_trial("none", 1, times=2),
@@ -177,7 +177,7 @@ def number_in_one_step() -> Challenge:
     return Challenge(
         "Number in one step",
         "Write a class with `__init__(self, keys)` and `async send(self, id, payload)` that publishes\n"
-        '"<number> <payload>" on `keys.channel` and gives the number. Two gateways run it at the same time, one may die\n'
+        '"<number> <payload>" on `keys.channel` and returns the number. Two gateways run it at the same time, one may die\n'
         "in the middle, and a client that got no answer sends again with the same id. bob waits for every number.\n"
         "`await keys.call(…)` is any command; `keys.counter` and `keys.sent(id)` are keys for you.",
         [_gateway_trial(fault, seed) for fault, seed in faults],

@@ -138,7 +138,7 @@ async def _window_trial(solution: type[Any]) -> Failure | None:
 
 async def _close_trial(solution: type[Any]) -> Failure | None:
     """The process ends when `close` has returned; what is still on its way then is lost."""
-    trial = "1 message, then close, and the line is slow"
+    trial = "1 message, then close, and the connection is slow"
     async with adapt_learner(solution, window_ms=NEVER_MS) as (own, _):
         own.connection_is_free.clear()
         call = asyncio.create_task(own.publish(b"m1"))

@@ -39,7 +39,7 @@ class NaiveBatcher:
         self.held: list[bytes] = []
 
     async def publish(self, payload: bytes) -> str:
-        """Put a message into the batch; gives "accepted". Raises what the flush raises that it happens to cause."""
+        """Put a message into the batch; return "accepted". Raise what the flush raises that it happens to cause."""
         self._queue.reporter.message(Kind.ACCEPTED, payload, self._channel)
         self.held.append(payload)
         if len(self.held) >= self._max_messages or self._clock() - self._flushed_at >= self._window_s:

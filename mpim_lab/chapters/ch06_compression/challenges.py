@@ -118,7 +118,7 @@ def _must_decode(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
             return Failure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
         if inspect.iscoroutine(got):
             got.close()
-            return Failure("`unpack` gave a coroutine: write a plain `def`, nothing in it waits", trial)
+            return Failure("`unpack` returned a coroutine: write a plain `def`, nothing in it waits", trial)
         return None if got == wanted else Failure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
 
     return judge

@@ -1,4 +1,4 @@
-"""Chapter 7's challenges: a line that is first come, first served, and a lease that gives nothing broken back."""
+"""Chapter 7's challenges: a wait queue that is first come, first served, and a lease that gives nothing broken back."""
 
 import asyncio
 import contextlib
@@ -51,7 +51,7 @@ async def _time_limit(harness: PoolHarness) -> None:
     await harness.expect_holders("m2", "m4")
 
 
-async def _cancelled_in_line(harness: PoolHarness) -> None:
+async def _cancelled_in_the_queue(harness: PoolHarness) -> None:
     await harness.acquire("m1", "m2", "m3", "m4")
     await harness.expect_holders("m1", "m2")
     await harness.cancel("m3")
@@ -85,28 +85,28 @@ async def _cancelled_while_connecting(harness: PoolHarness) -> None:
 
 
 def first_come_first_served() -> Challenge:
-    """A pool's line: bounded, fair, with a time limit, and nothing lost when somebody gives up."""
+    """A pool's wait queue: bounded, fair, with a time limit, and nothing lost when somebody gives up."""
     return Challenge(
         "First come, first served",
         f"Write a class with `__init__(self, connect, limit, wait_s)`, `async get(self)` and `put(self, connection)`.\n"
         f"`await connect()` opens a connection (it may fail); never more than `limit` ({LIMIT}) are open, and they are used\n"
-        "again. Who waits longest is next, and nobody slips in. After `wait_s` seconds in line `get` raises PoolTimeout. If\n"
-        "connecting fails `get` raises. A caller may be cancelled at any moment: no place may be lost by that.",
+        "again. Who waits longest is next, and nobody slips in. After `wait_s` seconds `get` raises PoolTimeout. If\n"
+        "connecting fails `get` raises. A caller may be cancelled at any moment: no slot may be lost by that.",
         [
             pool_trial("one after the other", _one_by_one),
             pool_trial("five callers, two connections", _first_come),
-            pool_trial("a caller gives back and asks in the same step, while others wait", _no_barging),
+            pool_trial("a caller releases and acquires in the same step, while others wait", _no_barging),
             pool_trial(f"the time limit is {SHORT_TIMEOUT_S:g} s", _time_limit, SHORT_TIMEOUT_S),
-            pool_trial("a caller in line is cancelled", _cancelled_in_line),
+            pool_trial("a caller in the wait queue is cancelled", _cancelled_in_the_queue),
             pool_trial("a caller is cancelled in the moment in which it is given a connection", _cancelled_at_the_door),
             pool_trial("connecting fails while another one waits", _connecting_fails),
             pool_trial("a caller is cancelled while it is connecting", _cancelled_while_connecting),
         ],
         [
-            "Keep a deque of futures, one for each caller in line; `put` gives the connection to the first of them.",
-            "Whoever leaves the line, for whatever reason (except BaseException), takes its future out of it, and hands on\n"
+            "Keep a deque of futures, one for each caller in the queue; `put` hands the connection to the first of them.",
+            "Whoever leaves the queue, for whatever reason (except BaseException), takes its future out of it, and hands on\n"
             "what that future was given already.",
-            "Hand on a place, not a connection: who has a place takes an idle connection or opens one; if that fails, the\n"
+            "Hand on a slot, not a connection: who has a slot takes an idle connection or opens one; if that fails, the\n"
             "place is handed on.",
         ],
     )
@@ -126,17 +126,17 @@ def _lease_trial(fault: str, seed: int, *, more: int) -> Any:
 
 @contextlib.asynccontextmanager
 async def _one_connection() -> AsyncIterator[tuple[Proxy, BackingPool]]:
-    """A pool with one place, over a line that can be held."""
-    async with open_server() as server, Proxy(server.url) as line:
-        backing_pool = BackingPool(PoolContext(line.url, connections=1, wait_s=TIMEOUT_S, name="trial"))
+    """Yield a pool with one slot, over a proxy that can hold replies."""
+    async with open_server() as server, Proxy(server.url) as proxy:
+        backing_pool = BackingPool(PoolContext(proxy.url, connections=1, wait_s=TIMEOUT_S, name="trial"))
         try:
-            yield line, backing_pool
+            yield proxy, backing_pool
         finally:
             await backing_pool.close()
 
 
 async def _borrow(solution: type[Any], pool: BackingPool, then: Callable[[], Any] | None = None) -> bool:
-    """Whether a lease gives a connection that answers the question it is asked."""
+    """Return whether a lease yields a connection that answers the question it is asked."""
     async with solution(pool) as connection:
         answer: bytes = await connection.call("ECHO", "me")
         if then is not None:
@@ -149,7 +149,7 @@ async def _next_one_has_it(solution: type[Any], pool: BackingPool, trial: str) -
         async with asyncio.timeout(TIMEOUT_S):
             is_own = await _borrow(solution, pool)
     except TimeoutError:
-        return Failure("the place of the cancelled caller is not free again", trial)
+        return Failure("the slot of the cancelled caller is not free again", trial)
     return None if is_own else Failure("the next caller was given somebody else's reply", trial)
 
 
@@ -178,28 +178,28 @@ async def _cancelled_between_two_commands(solution: type[Any]) -> Failure | None
 
 async def _cancelled_at_the_first_question(solution: type[Any]) -> Failure | None:
     trial = "one idle connection; a caller is cancelled while your lease asks (PING) whether it is alive"
-    async with _one_connection() as (line, backing_pool):
+    async with _one_connection() as (proxy, backing_pool):
         if (failure := await _next_one_has_it(solution, backing_pool, trial)) is not None:
             return failure
-        line.stall_reply(Match("PING"))
+        proxy.stall_reply(Match("PING"))
         caller = asyncio.create_task(_borrow(solution, backing_pool))
         await asyncio.wait([caller], timeout=0.3)
         caller.cancel()
         await asyncio.wait([caller])
-        line.release()
+        proxy.release()
         return await _next_one_has_it(solution, backing_pool, trial)
 
 
 def give_nothing_broken_back() -> Challenge:
-    """A lease: healthy connections come back, the others are discarded, and their places are free again."""
+    """A lease: healthy connections come back, the others are discarded, and their slots are free again."""
     trials = [("none", 1, 0), ("leak", 1, 0), ("cancelled", 1, 1), ("broken connection", 1, 1), ("idle rot", 1, 3)]
     trials += [("broken connection", 7, 1), ("cancelled", 7, 1)]
     return Challenge(
         "Give nothing broken back",
-        "Write a class with `__init__(self, pool)`, `async __aenter__(self)`, which gives a connection, and\n"
+        "Write a class with `__init__(self, pool)`, `async __aenter__(self)`, which returns a connection, and\n"
         "`async __aexit__(self, kind, error, traceback)`. `await pool.get()` waits for a connection; then either\n"
-        "`pool.put(connection)` or `pool.discard(connection)`, which closes it and frees its place. Callers raise, are\n"
-        "cancelled in the middle of a reply, lose their line; idle connections are cut. Nobody may be given one that is of\n"
+        "`pool.put(connection)` or `pool.discard(connection)`, which closes it and frees its slot. Callers raise, are\n"
+        "cancelled in mid-reply, lose their connection; idle connections are cut. Nobody may be given one that is of\n"
         "no use, none that is healthy may be discarded, and errors are the caller's. `await connection.call(…)` is any\n"
         "command, `connection.unanswered` the number of replies that are still to come.",
         [

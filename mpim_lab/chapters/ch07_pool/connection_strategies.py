@@ -15,7 +15,7 @@ from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pool.raw_connection import Wire
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-Call = Callable[[], Awaitable[float]]  # does one command; gives the seconds until it had a connection
+Call = Callable[[], Awaitable[float]]  # does one command; returns the seconds until it had a connection
 WAIT_S = 20.0  # nobody is to be refused while the time is taken
 SHARED, POOL = "one shared connection", "this pool"
 

@@ -125,7 +125,7 @@ class BackingPool:
         violations = [
             *((name, f"{name} was given somebody else's reply") for name in verdict.wrong),
             *(
-                (name, f"{name} is stuck: every place is taken, and nobody is left to free one")
+                (name, f"{name} is stuck: every slot is taken, and nobody is left to free one")
                 for name in verdict.stuck
             ),
             *((name, f"{name} was given a connection of no use: {failed[name]}") for name in refused),

@@ -126,7 +126,7 @@ async def _all(work: Any) -> None:
         raise first_of(errors) from errors
 
 
-# One command that holds up a line
+# One command that holds up a connection
 
 
 async def blocking_sweep(*, callers: int = 16, seconds: float = 0.8, block_s: float = BLOCK_S) -> AsyncIterator[Row]:

@@ -4,7 +4,7 @@ The correct version is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line 
 
 - `get` waits for ever: no time limit, no limit on how many wait. One connection that does not come back, and in the end
   everybody hangs, without an error;
-- what `get` gave comes back only by `put`: a caller that raises or is cancelled in between never gives it back;
+- what `get` returned comes back only by `put`: a caller that raises or is cancelled in between never gives it back;
 - `put` takes back anything: a broken connection, which is then given to one caller after another; one in the middle of a
   reply, whose next user reads the answer to somebody else's question; one with a MULTI or another database;
 - last in, first out: under a light load the same few are used, and the others lie there until the server has ended them

@@ -110,7 +110,7 @@ class PoolHarness:
             if then_cancels
             else ""
         )
-        self.log.append(f"{name} gives its connection back{also + ', in the same step' if also else ''}")
+        self.log.append(f"{name} releases its connection{also + ', in the same step' if also else ''}")
         caller = self._callers[name]
         connection, caller.connection = caller.connection, None
         self._report(Kind.HANDLED, caller.name, self._name_of(connection))
@@ -177,7 +177,7 @@ class PoolHarness:
             return
         if connection not in self._wires:
             self._problem = Violation(
-                f"get gave {type(connection).__name__}: not a connection from connect()", caller.name
+                f"get returned {type(connection).__name__}: not a connection from connect()", caller.name
             )
             return
         if caller.is_cancelled:

@@ -254,7 +254,7 @@ class PoolScenario:
         elif caller.fault == "server restart":
             self.server.kill()
             await until(self._starts_again, "the server's return")
-            await until(lambda: self._lab.is_connected, "the return of the lab's line")
+            await until(lambda: self._lab.is_connected, "the return of the lab's connection")
         await self._wait_idle()
 
     async def _starts_again(self) -> bool:

@@ -14,8 +14,8 @@ def routes_without_ghosts() -> Challenge:
     return Challenge(
         "Routes without ghosts",
         "Write a class with `__init__(self, call, lifetime_s)`, `async bind(self, uid, gateway, connection)`, `unbind`\n"
-        "and `renew` with the same arguments, and `async where(self, uid)`, which gives the gateway or None. Each gateway\n"
-        'has an object of your class; they share a server: `await call("SET", key, …)` runs one command, and gives text.\n'
+        "and `renew` with the same arguments, and `async where(self, uid)`, which returns the gateway or None. Each gateway\n"
+        'has an object of your class; they share a server: `await call("SET", key, …)` runs one command, and returns text.\n'
         "The last bind is where the user is. A bind or renew counts for `lifetime_s` seconds (it may be a fraction).\n"
         "Gateways die at any moment, and hear late that a connection ended: unbind and renew are for the route of this\n"
         "very connection, if it is still there, and leave another one's as it is.",
@@ -32,9 +32,9 @@ def tell_the_whole_group() -> Challenge:
     """A message to a group: the same few round trips for 5 and for 500, and the truth about each member."""
     return Challenge(
         "Tell the whole group",
-        "Write a class with `__init__(self, pipeline, store)` and `async send(self, members, message)`, which gives\n"
+        "Write a class with `__init__(self, pipeline, store)` and `async send(self, members, message)`, which returns\n"
         '{"pushed": […], "stored": […], "failed": […]}: each member in one of them. `await pipeline([("PUBLISH",\n'
-        '"user:bob", message), …])` runs many commands in one round trip and gives a reply for each: how many listened, or\n'
+        '"user:bob", message), …])` runs many commands in one round trip and returns a reply each: how many listened, or\n'
         "an exception in its place: that one failed. For whom nobody listened, `await store(uids, message)` keeps it, in\n"
         "one transaction, or raises StoreFailed: then those failed, too. After a failure `send` is called again with the\n"
         "same message: it must try those who failed, and nobody else.",

@@ -69,7 +69,7 @@ class FanoutHarness:
     # What the learner's class is given
 
     async def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """Many commands in one round trip; gives a reply for each, an error in the place of one that failed."""
+        """Run many commands in one round trip; return a reply for each, an error in the place of one that failed."""
         wanted = [command_words(command) for command in commands]
         self.round_trips += 1
         members = [_member_of(words) for words in wanted]
@@ -198,7 +198,7 @@ class FanoutHarness:
                 if count > 1 or uid not in members:
                     raise Violation(f"send names {uid} {count} times", id, uid)
             return
-        raise Violation(f"send gave {report!r}: a dict of three lists was wanted, {', '.join(WORDS)}", id)
+        raise Violation(f"send returned {report!r}: a dict of three lists was wanted, {', '.join(WORDS)}", id)
 
     def _report_push(self, id: str, uid: str, reply: Any) -> None:
         if isinstance(reply, MpimError):

@@ -50,28 +50,28 @@ def _queue(url: str, prefix: str) -> MessageQueue:
 
 
 async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> AsyncIterator[dict[str, Any]]:
-    """One message to a group, by its size, over a line that is so long: round trips, and milliseconds until it is sent."""
+    """Measure one message to a group, by its size, over a connection with that latency: round trips and milliseconds."""
     check_bounds(1, 10_000, sizes=sizes)
     server = open_server()
-    async with server, FarLine(server.url, one_way_ms=one_way_ms) as line:
+    async with server, FarLine(server.url, one_way_ms=one_way_ms) as proxy:
         for size in sizes:
             members = [f"u{number}" for number in range(size + 1)]
             for design in DESIGNS:
                 prefix = f"{server.prefix}{design}-{size}:"
-                near, far = _queue(server.url, prefix), _queue(line.url, prefix)
+                near, far = _queue(server.url, prefix), _queue(proxy.url, prefix)
                 async with near, far, _members(near, members) as store:
-                    cost = await _group_cost(_service(design, far, store), line, _TIMES[design])
+                    cost = await _group_cost(_service(design, far, store), proxy, _TIMES[design])
                 yield {"members": size, "design": design} | cost
 
 
-async def _group_cost(messages: Messages, line: FarLine, times: int) -> dict[str, Any]:
+async def _group_cost(messages: Messages, proxy: FarLine, times: int) -> dict[str, Any]:
     await messages.groups.members(GROUP)  # the first one fills the copy
     taken, trips = [], []
     for _ in range(times):
-        before, begun = line.round_trips, now()
+        before, begun = proxy.round_trips, now()
         await messages.send_group_message(SendGroupMessageReq(new_message_id(), "u0", GROUP, "tea at eight?"))
         taken.append((now() - begun) * 1e3)
-        trips.append(line.round_trips - before)
+        trips.append(proxy.round_trips - before)
     return {"ms": statistics.median(taken), "round trips": int(statistics.median(trips))}
 
 

@@ -9,7 +9,7 @@ What goes wrong, in the order of the steps:
 | status is "online"? then publish, and say success  | the status is a moment, an hour, old: nobody listens, and "success"   |
 | otherwise store                                    | a crash before it: lost, if the client does not send again            |
 | of a group: one GET and one PUBLISH per member     | 2,000 round trips for 1,000; a crash half-way leaves half without it  |
-| on return: read what is stored, delete it, send it | a line that breaks then takes the messages with it                    |
+| on return: read what is stored, delete it, send it | a connection that breaks then takes the messages with it              |
 | a route lives 3,600 s, and nobody unbinds it       | ghosts; who unbinds without looking deletes the new gateway's route   |
 """
 

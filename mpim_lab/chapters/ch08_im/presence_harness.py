@@ -117,13 +117,13 @@ class PresenceHarness:
             return
         if found is None and (self._took_too_long() or self.who in self._uncertain):
             raise Inconclusive
-        raise Violation(f"{self.who} is connected to {gateway}, and where() gives {found!r}: {why}")
+        raise Violation(f"{self.who} is connected to {gateway}, and where() returned {found!r}: {why}")
 
     async def expect_offline(self, why: str) -> None:
         """Expect that gw-3 finds the user nowhere. Raise Violation if not."""
         found = await self._where()
         if found is not None:
-            raise Violation(f"{self.who} is a ghost: where() gives {found!r}, and {why}")
+            raise Violation(f"{self.who} is a ghost: where() returned {found!r}, and {why}")
 
     async def wait(self, lifetimes: float) -> None:
         """Time passes: a share of a lifetime, or a little more than a whole one."""
@@ -215,7 +215,7 @@ class PresenceHarness:
     async def _where(self) -> Any:
         self.log.append(f'gw-3: where("{self.who}")')
         found = await self._in_time(self._gateways["gw-3"].routes.where(self.who), "where at gw-3")
-        self.log.append(f"  it gives {found!r}")
+        self.log.append(f"  it returned {found!r}")
         return found
 
     def _took_too_long(self) -> bool:

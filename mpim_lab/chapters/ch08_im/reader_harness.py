@@ -128,7 +128,7 @@ class ReaderHarness:
         asks = "".join(f", and asks ask({after})" for after in asked)
         self.log.append(f"{step} shows {_span_of(texts) if texts is not None else repr(given)}{asks}")
         if texts is None:
-            raise Violation(f"{step.partition('(')[0]} gave {type(given).__name__}: a list of texts was wanted", 0)
+            raise Violation(f"{step.partition('(')[0]} returned {type(given).__name__}: a list of texts was wanted", 0)
         for text in texts:
             self._show(text)
         if self.shown + 1 in self._here:

@@ -218,7 +218,7 @@ class PipelineScenario:
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
             await self.server.start()
-            await until(lambda: self.alice.is_connected and self.observer.is_connected, "the return of the lines")
+            await until(lambda: self.alice.is_connected and self.observer.is_connected, "the return of the connections")
             await self.backlog.create()
         if self.fleet.fault not in SLOW:
             await asyncio.sleep(self.lease_ms * 1.5e-3)  # what the one before had is free by now
@@ -236,7 +236,8 @@ class PipelineScenario:
         await until(self._is_idle, "the end of the work", within_s=20.0)
         if self.fleet.dies_after_ack:
             await self.fleet.kill_after_ack()
-            await self.backlog.count()  # once this is answered the server has seen that the dead one's line is closed
+            # Once this is answered the server has seen that the dead one's connection is closed.
+            await self.backlog.count()
 
     async def _is_idle(self) -> bool:
         """Say whether no worker is busy, and nothing is unfinished but what stays so."""
