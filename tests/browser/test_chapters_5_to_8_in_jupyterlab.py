@@ -20,7 +20,7 @@ PICTURES = {
     "07_connection_pooling.ipynb": {"wrong": "FlowView(", "callers": "SweepPanel(callers_sweep"},
     "08_instant_messaging.ipynb": {
         "away": "FlowView(flaps.trace",
-        "back": "FlowView(sound.trace",
+        "back": "FlowView(correct.trace",
         "groups": "SweepPanel(group_sweep",
     },
 }
