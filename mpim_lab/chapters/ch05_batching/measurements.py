@@ -73,12 +73,12 @@ def _columns(result: LoadResult) -> Row:
 async def littles_law_sweep(
     windows_ms: Sequence[float] = WINDOWS_MS, *, offered_per_s: int = 2_000, seconds: float = 0.6
 ) -> AsyncIterator[Row]:
-    """How many messages are inside (handed over and not yet handled): counted, and by Little's law.
+    """How many messages are in flight (handed over and not yet handled): counted, and by Little's law.
 
     Counted: at every coming and going, averaged over the time; it does not look at how long anybody stays.
 
-    L = λ · W: the rate times the mean time inside. Columns: window ms, messages a second, mean ms inside, "inside, by
-    Little's law", "inside, counted". Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
+    L = λ · W: the rate times the mean time in flight. Columns: window ms, messages a second, mean ms in flight, "in flight,
+    by Little's law", "in flight, counted". Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
     """
     check_bounds(0.01, 10_000.0, windows_ms=windows_ms)
     check_bounds(100, 100_000, offered_per_s=offered_per_s)
@@ -113,9 +113,9 @@ async def _in_flight(queue: MessageQueue, channel: str, window_ms: float, offere
     return {
         "window ms": window_ms,
         "messages a second": round(rate),
-        "mean ms inside": mean(times) * 1e3,
-        "inside, by Little's law": rate * mean(times),
-        "inside, counted": counted,
+        "mean ms in flight": mean(times) * 1e3,
+        "in flight, by Little's law": rate * mean(times),
+        "in flight, counted": counted,
     }
 
 
