@@ -39,7 +39,7 @@ async def measure_throughput_steps(seconds: float = 1.0) -> list[tuple[str, floa
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputRun(Experiment):
-    """A publisher process and a receiver process; this process only watches."""
+    """A run of a publisher process and a receiver process; this process only watches."""
 
     title: ClassVar[str] = "How fast is it?"
 

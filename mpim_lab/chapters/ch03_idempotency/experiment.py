@@ -23,7 +23,7 @@ FAULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PaymentExperiment(PipelineExperiment):
-    """Payments of one customer; each must be booked once."""
+    """The experiment of chapter 3: payments of one customer; each must be booked once."""
 
     title: ClassVar[str] = "How often was each payment booked?"
     faults: ClassVar[tuple[str, ...]] = FAULTS

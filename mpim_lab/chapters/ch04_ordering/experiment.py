@@ -89,7 +89,7 @@ def check_reading_order(trace: Trace) -> Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOrdering(PipelineExperiment):
-    """One customer's orders; they must be done in the order in which they came."""
+    """The experiment on workers: one customer's orders must be done in the order in which they came."""
 
     title: ClassVar[str] = "Who works in order?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
@@ -101,7 +101,7 @@ class WorkOrdering(PipelineExperiment):
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryGuarantees(PipelineExperiment):
-    """The three delivery modes, each from the sender to the effect."""
+    """The experiment on delivery modes: three of them, each from the sender to the effect."""
 
     title: ClassVar[str] = "What does each mode guarantee?"
     faults: ClassVar[tuple[str, ...]] = PIPELINE_FAULTS
