@@ -1,4 +1,4 @@
-"""mpim_lab: learn message queues by running one, breaking it, mending it, and proving the mend."""
+"""mpim_lab: learn message queues by running one, breaking it, fixing it, and proving the fix."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

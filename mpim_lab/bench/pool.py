@@ -8,7 +8,7 @@ from mpim_lab.bench.machine import describe_machine
 from mpim_lab.bench.medians import medians_of
 from mpim_lab.bench.rounds import reason_of
 from mpim_lab.bench.rows import Row
-from mpim_lab.chapters.ch07_pool.connection_strategies import WAYS
+from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES
 from mpim_lab.chapters.ch07_pool.measurements import callers_sweep
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server.embedded import open_server
@@ -29,7 +29,7 @@ async def bench_pool(
     tell: Callable[[str], None] = lambda text: None,
     *,
     callers: Sequence[int] = CALLERS,
-    ways: Sequence[str] = tuple(WAYS),
+    ways: Sequence[str] = tuple(CONNECTION_STRATEGIES),
 ) -> dict[str, Any]:
     """Measure every way with every number of callers, `seconds` each; gives `{"machine": …, "rows": …}`.
 

@@ -35,7 +35,7 @@ class System:
     """`async with System(redis_url) as mpim`: gateways on loopback, a client for whoever asks.
 
     database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages, presence: make the services;
-    the sketch's have the same methods. secret: shared by all gateways of a system; several processes need the same one.
+    the naive ones have the same methods. secret: shared by all gateways of a system; several processes need the same one.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class System:
             told.append(gateway)
             await stack.enter_async_context(queue)
             await stack.enter_async_context(gateway)
-            if services.messages.ordered:  # the sketch has no outbox
+            if services.messages.ordered:  # the naive version has no outbox
                 await stack.enter_async_context(Outbox(services.messages, after_s=self._outbox_after_s))
             if self._is_closed:  # while this one was started: it is not among those that were stopped
                 raise self._why_not_open()

@@ -4,9 +4,9 @@ Other faults may bite them, too, if other messages happen to come at the wrong m
 a later message of the same conversation is done before the struck one.
 """
 
-from mpim_lab.chapters.ch04_ordering.designs import MODES, ORDERING_DESIGNS
+from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.ch04_ordering.naive import UnfencedWorker
-from mpim_lab.chapters.shared.designs import Design, numbered, ordered_worker
+from mpim_lab.chapters.shared.designs import Design, ordered_worker, partitioned_sender
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
@@ -16,15 +16,17 @@ PATIENT = RetryRule(tries=20, backoff=Backoff(first_s=0.004, most_s=0.02))  # no
 
 
 def _in_order(kind: type[OrderedWorker]) -> Design:
-    return Design(numbered(ATTEMPTS), ordered_worker(kind, retry=PATIENT, prefetch=PREFETCH), is_partitioned=True)
+    return Design(
+        partitioned_sender(ATTEMPTS), ordered_worker(kind, retry=PATIENT, prefetch=PREFETCH), is_partitioned=True
+    )
 
 
 DESIGNS = {
     "sound": _in_order(OrderedWorker),
     "no fence": _in_order(UnfencedWorker),
     "any worker": ORDERING_DESIGNS["any worker"],
-    "at least once": MODES["at least once"],
-    "at most once": MODES["at most once"],
+    "at least once": DELIVERY_MODES["at least once"],
+    "at most once": DELIVERY_MODES["at most once"],
 }
 
 # design → a fault → what becomes of the message that it strikes, in every run where that is provable (`Outcome.provable`)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpim_lab.chapters.shared.designs import Design
-from mpim_lab.chapters.shared.pipeline_experiment import shorthand
+from mpim_lab.chapters.shared.pipeline_experiment import summarize
 from mpim_lab.events import Kind
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     @property
     def is_clean(self) -> bool:
         """Nothing lost, twice, out of order, stuck or given up."""
-        return shorthand(self.verdict) == CLEAN
+        return summarize(self.verdict) == CLEAN
 
     @property
     def provable(self) -> frozenset[str]:
@@ -93,7 +93,7 @@ class SoakResult:
         rows |= {"schedules that failed": f"{len(self.failures):,}", "seconds": f"{self.seconds:,.0f}"}
         lines = [f"{name:<30}{value:>14}" for name, value in rows.items()]
         return "\n".join(
-            lines + [f"seed {seed}: {shorthand(verdict)}" for seed, verdict in sorted(self.failures.items())]
+            lines + [f"seed {seed}: {summarize(verdict)}" for seed, verdict in sorted(self.failures.items())]
         )
 
 

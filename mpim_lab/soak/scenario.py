@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any, Self
 
-from mpim_lab.chapters.shared.designs import STREAM, Design, Setting, partitioned
-from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
-from mpim_lab.chapters.shared.pipeline_scenario import Backlog, Employee
+from mpim_lab.chapters.shared.designs import STREAM, Design, DesignContext, partitioned
+from mpim_lab.chapters.shared.effect_log import EffectLog, RecordingQueue, record_effect
+from mpim_lab.chapters.shared.pipeline_scenario import UnfinishedCounter, WorkerRunner
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.faults.injector import until
@@ -43,7 +43,7 @@ class Gateway:
         """Open the proxy and the queue behind it."""
         await stack.enter_async_context(self.proxy)
         self.queue = await stack.enter_async_context(MessageQueue(self.proxy.url, **self._options))
-        self.sender = self._design.sender(Setting(self.queue, self.proxy.url, self._lease_ms))
+        self.sender = self._design.sender(DesignContext(self.queue, self.proxy.url, self._lease_ms))
 
     def arm(self, kind: str, message: str, lasts: int) -> None:
         """Have the line break, or hold something back, under one message."""
@@ -100,7 +100,7 @@ class Stage:
             for number in range(SENDERS)
         ]
         self.line = Proxy(server.url)  # the workers'
-        self.backlog = Backlog(self.observer, design.is_partitioned)
+        self.backlog = UnfinishedCounter(self.observer, design.is_partitioned)
         self.struck: Counter[str] = Counter()
         self._on_lines, self._kills = schedule.strikes_of(*LINE_KINDS), schedule.strikes_of("server kill")
         self._rebalances = schedule.strikes_of("rebalance")
@@ -113,7 +113,7 @@ class Stage:
                 await gateway.open(self._open)
             await self._open.enter_async_context(self.line)
             await self.backlog.create()
-            self.ledger = Ledger(self.observer, self.gateways[0].queue.reporter, STREAM)
+            self.ledger = EffectLog(self.observer, self.gateways[0].queue.reporter, STREAM)
             strikes = self.schedule.strikes_of(*WORKER_KINDS)
             self.crew = ManyHands(self._employ, self.line, self.ledger, self.trace, strikes, self.schedule.workers)
             self._open.push_async_callback(self.crew.end)
@@ -126,18 +126,18 @@ class Stage:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._open.aclose()
 
-    def _employ(self, name: str) -> Employee:
-        queue = WatchedQueue(self.line.url, name=name, **self._options)
+    def _employ(self, name: str) -> WorkerRunner:
+        queue = RecordingQueue(self.line.url, name=name, **self._options)
 
         async def on_rows() -> None:
             await self.crew.on_rows(name)
 
         async def work(payload: bytes, effects: Effects) -> None:
-            await self.crew.work(name, payload, lambda: enter(effects, name, payload))
+            await self.crew.work(name, payload, lambda: record_effect(effects, name, payload))
 
-        queue.on_rows = on_rows
-        setting = Setting(self.gateways[0].queue, self.line.url, self.schedule.lease_ms)
-        return Employee(queue, self.design.employ(setting, queue, name, work))
+        queue.on_effects = on_rows
+        setting = DesignContext(self.gateways[0].queue, self.line.url, self.schedule.lease_ms)
+        return WorkerRunner(queue, self.design.make_worker(setting, queue, name, work))
 
     def plan(self, planned: Planned, strike: Strike | None = None) -> None:
         """One more message, and what strikes it."""

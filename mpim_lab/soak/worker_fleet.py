@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mpim_lab.chapters.shared.effect_log import Ledger
-from mpim_lab.chapters.shared.worker_fleet import Crash, Hired
+from mpim_lab.chapters.shared.effect_log import EffectLog
+from mpim_lab.chapters.shared.worker_fleet import RunningWorker, SimulatedCrash
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.faults.proxy import Match, Proxy
@@ -38,7 +38,7 @@ class ManyHands:
         self,
         employ: Callable[[str], Any],
         line: Proxy,
-        ledger: Ledger,
+        ledger: EffectLog,
         trace: Trace,
         strikes: dict[str, Strike],
         awake: int,
@@ -46,7 +46,7 @@ class ManyHands:
         self._employ, self._line, self._ledger, self._trace = employ, line, ledger, trace
         self._strikes, self._wanted = strikes, awake
         self.struck: Counter[str] = Counter()
-        self._alive: dict[str, Hired] = {}
+        self._alive: dict[str, RunningWorker] = {}
         self._sleepers: list[_Sleeper] = []
         self._dies_after: set[tuple[str, bytes]] = set()
         self._held = ""  # whose commit is held
@@ -61,7 +61,7 @@ class ManyHands:
         self._hired += 1
         worker = self._employ(name := f"worker-{self._hired}")
         task = asyncio.create_task(worker.run())
-        self._alive[name] = Hired(name, worker, task)
+        self._alive[name] = RunningWorker(name, worker, task)
         task.add_done_callback(lambda task: self._ended(name, task))
 
     def fill(self) -> None:
@@ -104,7 +104,7 @@ class ManyHands:
 
     def _ended(self, name: str, task: "asyncio.Task[None]") -> None:
         del self._alive[name]
-        if task.cancelled() or (error := task.exception()) is None or isinstance(error, Crash):
+        if task.cancelled() or (error := task.exception()) is None or isinstance(error, SimulatedCrash):
             return self.fill()
         self._trace.mark(Kind.FAILED, name, f"{type(error).__name__}: {error}")
         if not isinstance(error, MpimError):
@@ -193,7 +193,7 @@ class ManyHands:
     def _crash(self, worker: str, payload: bytes, kind: str) -> None:
         self._begin(kind)
         self._trace.mark(Kind.CRASHED, worker, f"{kind}, {message_id(payload)} in hand")
-        raise Crash(kind)
+        raise SimulatedCrash(kind)
 
     def _begin(self, kind: str) -> None:
         self.struck[kind] += 1

@@ -13,7 +13,7 @@ from mpim_lab.bench.compression import bench_compression
 from mpim_lab.bench.growth import GrowthSchedule
 from mpim_lab.bench.growth_points import CHANNELS, SIZE, SUBSCRIBERS, TASKS, Point, measure_point
 from mpim_lab.bench.pool import bench_pool
-from mpim_lab.chapters.ch07_pool.connection_strategies import WAYS
+from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.load.load import start_load
 from mpim_lab.load.redis.contestants import CONTESTANTS
@@ -60,7 +60,7 @@ def test_everything_is_one_file_and_one_page(tiny, tmp_path, capsys):
     cases = [(str(case), who) for case in (CLOSED, OPEN) for who in COMPARED]  # ours first
     assert [(row["case"], row["who"]) for row in rows["batching"]] == cases
     assert all((row["lost"], row["duplicates"]) == (0, 0) for row in rows["batching"])
-    assert [row["who"] for row in rows["pool"]] == list(WAYS)
+    assert [row["who"] for row in rows["pool"]] == list(CONNECTION_STRATEGIES)
     assert all(row["calls_per_s"] > 0 and row["p50_ms"] <= row["p99_ms"] for row in rows["pool"])
     assert [(row["axis"], row["value"]) for row in rows["growth"]] == [(axis, values[0]) for axis, values in POINTS]
     for row in rows["growth"]:

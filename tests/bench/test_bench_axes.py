@@ -49,6 +49,6 @@ def test_the_page_says_who_was_not_measured_and_why():
     """Each reason once, with the picture of the others."""
     row = {"bench": "pool", "case": "1 caller", "callers": 1}
     numbers = {"calls_per_s": 10.0, "p99_ms": 1.0, "spread": [9.0, 11.0]}
-    rows = [row | {"who": "this pool"} | numbers, *[row | {"who": "sketch", "reason": "it broke"}] * 2]
+    rows = [row | {"who": "this pool"} | numbers, *[row | {"who": "naive", "reason": "it broke"}] * 2]
     [(_, sentence, figure)] = sections_of({"machine": {}, "rows": rows})
-    assert sentence.endswith(". Not measured: sketch (it broke).") and figure is not None
+    assert sentence.endswith(". Not measured: naive (it broke).") and figure is not None

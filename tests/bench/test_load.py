@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from mpim_lab.chapters.ch01_pubsub.measurements import RUNGS, Throughput, climb_ladder
+from mpim_lab.chapters.ch01_pubsub.measurements import THROUGHPUT_STEPS, ThroughputRun, measure_throughput_steps
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.load.load import measure, start_load
@@ -107,7 +107,7 @@ async def test_a_trace_fills_while_the_load_goes_on_and_keeps_whole_lives(server
 
 async def test_the_experiment_gives_a_verdict_and_the_loads_numbers(lab_server):
     """Chapter 1's speed, as the panel runs it."""
-    result = await Throughput(tasks=16, seconds=0.5).run()
+    result = await ThroughputRun(tasks=16, seconds=0.5).run()
     assert result.verdict == dataclasses.replace(result.verdict, delivered=result.verdict.sent, lost=())
     assert result.verdict.semantics == "exactly once in this run, in order"
     assert {"messages_per_s", "p50_ms", "p99_ms", "max_ms"} <= set(result.metrics)
@@ -117,7 +117,7 @@ async def test_the_experiment_gives_a_verdict_and_the_loads_numbers(lab_server):
 
 async def test_the_experiment_can_be_stopped(lab_server):
     """A run of 20 seconds ends when the panel's button says so, and has lost nothing."""
-    run = Throughput(offered_per_s=2_000, seconds=20.0).start()
+    run = ThroughputRun(offered_per_s=2_000, seconds=20.0).start()
     await wait_until(lambda: any(rate.messages for rate in run.trace.rates))
     run.stop()
     verdict = (await run.result()).verdict
@@ -127,6 +127,6 @@ async def test_the_experiment_can_be_stopped(lab_server):
 async def test_every_rung_of_the_ladder_is_measured(monkeypatch):
     """In the order in which the notebook tells them."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
-    rungs = await climb_ladder(0.1)
-    assert [name for name, _ in rungs] == [name for name, _, _ in RUNGS]
+    rungs = await measure_throughput_steps(0.1)
+    assert [name for name, _ in rungs] == [name for name, _, _ in THROUGHPUT_STEPS]
     assert all(messages_per_s > 0 for _, messages_per_s in rungs)

@@ -51,7 +51,7 @@ def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(c
 
 def test_the_panel_runs_what_its_knobs_say_and_breaks_it_on_a_click(chapter, page):
     """Move a slider, press Run, press a fault button, and read what became of it."""
-    cell = chapter.cell("panel = Panel(Delivery")
+    cell = chapter.cell("panel = Panel(PubSubDelivery")
     panel = cell.locator(".mpim-panel")
     panel.locator("select").nth(1).select_option("none")
     messages = panel.locator(".widget-hslider", has_text="messages")
@@ -81,7 +81,7 @@ def test_the_panel_runs_what_its_knobs_say_and_breaks_it_on_a_click(chapter, pag
 
 def test_stop_ends_a_run_early(chapter, page):
     """What was sent until then is judged."""
-    panel = chapter.cell("panel = Panel(Delivery").locator(".mpim-panel")
+    panel = chapter.cell("panel = Panel(PubSubDelivery").locator(".mpim-panel")
     chapter.run_slowly(panel, 20)
     panel.get_by_role("button", name="Stop").click()
     panel.get_by_text("done", exact=True).wait_for(timeout=10_000)
@@ -98,7 +98,7 @@ def test_the_quiz_hides_the_answer_until_it_is_asked_for(chapter, page):
     quiz.get_by_text("解耦").wait_for()
     keep(quiz, "quiz")
     keep(chapter.cell("speedometer = Panel").locator(".mpim-panel"), "live-charts")
-    keep(chapter.cell("rungs = await climb_ladder").locator(".mpim-chart"), "ladder")
+    keep(chapter.cell("steps = await measure_throughput_steps").locator(".mpim-chart"), "ladder")
 
 
 def test_a_page_that_is_loaded_again_shows_the_same_pictures(chapter, page):

@@ -10,23 +10,23 @@ PICTURES = {
     "02_streams_and_acks.ipynb": {
         "lost": "FlowView(lost.trace",
         "poison": "FlowView(poison.trace",
-        "mended": "FlowView(crash.trace",
+        "fixed": "FlowView(crash.trace",
         "cost": "sweep_chart(curve",
-        "table": "design_table(seed",
+        "table": "compare_designs(seed",
         "failed": "nothing.check(MyWorker)",
     },
     "03_idempotency.ipynb": {
         "race": "FlowView(race.trace",
         "fenced": "FlowView(zombie.trace",
         "cost": "sweep_chart(curve",
-        "table": "design_table(Payments",
+        "table": "compare_designs(PaymentExperiment",
         "failed": "once.check(MyOnce)",
     },
     "04_ordering.ipynb": {
         "crossed": "FlowView(crossed.trace",
         "stuck": "FlowView(blocked.trace",
         "price": "ladder_chart(",
-        "table": "design_table(Guarantees",
+        "table": "compare_designs(DeliveryGuarantees",
         "failed": "order.check(MyBuffer)",
     },
 }

@@ -10,7 +10,7 @@ PICTURES = {
     "05_batching.ipynb": {
         "waits": "FlowView(quiet.trace",
         "lost": "FlowView(failed.trace",
-        "knee": "SweepPanel(knee_sweep",
+        "knee": "SweepPanel(saturation_sweep",
     },
     "06_compression.ipynb": {
         "old": "FlowView(old.trace",
@@ -20,7 +20,7 @@ PICTURES = {
     "07_connection_pooling.ipynb": {"wrong": "FlowView(", "callers": "SweepPanel(callers_sweep"},
     "08_instant_messaging.ipynb": {
         "away": "FlowView(flaps.trace",
-        "back": "FlowView(sound.trace",
+        "back": "FlowView(correct.trace",
         "groups": "SweepPanel(group_sweep",
     },
 }

@@ -8,10 +8,10 @@ from tests.browser.notebook_page import NotebookPage
 pytestmark = pytest.mark.timeout(180)
 
 CELL = """
-from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.widgets import FlowView
 
-result = await Delivery(design="sketch", fault="away", messages=2_000, lasts=200).run()
+result = await PubSubDelivery(design="naive", fault="away", messages=2_000, duration=200).run()
 FlowView(result.trace)
 """
 

@@ -1,10 +1,10 @@
-"""Chapter 1's experiment: the sketch breaks the same way every time, the mend holds under the same faults."""
+"""Chapter 1's experiment: the naive version breaks the same way every time, the fix holds under the same faults."""
 
 import asyncio
 
 import pytest
 
-from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.errors import FaultUnavailable
 from mpim_lab.events import Kind
 from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
@@ -18,26 +18,26 @@ def lasting(fault):
 
 
 async def test_without_a_fault_both_designs_deliver_everything(lab_server):
-    """The sketch looks right until something goes wrong."""
-    for design in ("sketch", "confirmed"):
-        verdict = (await Delivery(design=design, fault="none").run()).verdict
+    """The naive version looks right until something goes wrong."""
+    for design in ("naive", "confirmed"):
+        verdict = (await PubSubDelivery(design=design, fault="none").run()).verdict
         assert verdict.semantics == "exactly once in this run, in order"
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_sketch_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
+async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
     """And alice was told "delivered" for each of them."""
-    verdict = (await Delivery(design="sketch", fault="away", lasts=6, seed=seed).run()).verdict
-    struck = tuple(f"m{fault.before}" for fault in plan(seed, "away", messages=24, lasts=6))
-    assert verdict.lost == struck
-    assert verdict.misreported == struck
+    verdict = (await PubSubDelivery(design="naive", fault="away", duration=6, seed=seed).run()).verdict
+    hit = tuple(f"m{fault.before}" for fault in plan(seed, "away", messages=24, lasts=6))
+    assert verdict.lost == hit
+    assert verdict.misreported == hit
 
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
 @pytest.mark.parametrize("seed", [1, 7])
-async def test_every_fault_catches_the_sketch(lab_server, fault, seed):
+async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
     """A checker that passes the naive twin would be worth nothing."""
-    verdict = (await Delivery(design="sketch", fault=fault, lasts=lasting(fault), seed=seed).run()).verdict
+    verdict = (await PubSubDelivery(design="naive", fault=fault, duration=lasting(fault), seed=seed).run()).verdict
     assert verdict.lost
     assert verdict.semantics.startswith("at most once")
 
@@ -46,28 +46,28 @@ async def test_every_fault_catches_the_sketch(lab_server, fault, seed):
 @pytest.mark.parametrize("seed", [1, 7])
 async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, fault, seed):
     """At least once: nothing lost, nobody misinformed; repeats may arrive twice."""
-    verdict = (await Delivery(design="confirmed", fault=fault, lasts=lasting(fault), seed=seed).run()).verdict
+    verdict = (await PubSubDelivery(design="confirmed", fault=fault, duration=lasting(fault), seed=seed).run()).verdict
     assert verdict.lost == ()
     assert verdict.misreported == ()
 
 
 async def test_a_slow_subscriber_is_handed_messages_that_it_never_gets(lab_server):
     """The server counts him as a receiver until his buffer is full: receivers=1 is no delivery."""
-    result = await Delivery(design="sketch", fault="slow", lasts=10).run()
+    result = await PubSubDelivery(design="naive", fault="slow", duration=10).run()
     counted = {event.message_id for event in result.trace.of(Kind.PUBLISHED) if event.count}
     assert set(result.verdict.lost) & counted
 
 
 async def test_a_repeat_may_arrive_twice(lab_server):
     """A slow receiver confirms late: the sender has repeated meanwhile. That is why idempotency exists."""
-    verdict = (await Delivery(design="confirmed", fault="slow", lasts=10).run()).verdict
+    verdict = (await PubSubDelivery(design="confirmed", fault="slow", duration=10).run()).verdict
     assert verdict.duplicated
     assert verdict.semantics.startswith("at least once")
 
 
 async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
     """alice was told "failed, perhaps sent"; the stopped server went on and handed the message over."""
-    result = await Delivery(design="sketch", fault="pause", lasts=2).run()
+    result = await PubSubDelivery(design="naive", fault="pause", duration=2).run()
     told = {event.message_id: event.detail for event in result.trace.of(Kind.TOLD)}
     (perhaps,) = [message for message, detail in told.items() if detail.startswith("failed, perhaps sent")]
     assert perhaps not in result.verdict.lost
@@ -77,7 +77,7 @@ async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
 async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
     """Whatever the machine does meanwhile. (`tests/load` has the hundred repeats.)"""
     verdicts = [
-        (await Delivery(design="sketch", fault=fault, lasts=lasting(fault), messages=16).run()).verdict
+        (await PubSubDelivery(design="naive", fault=fault, duration=lasting(fault), messages=16).run()).verdict
         for _ in range(3)
     ]
     assert verdicts[0] == verdicts[1] == verdicts[2]
@@ -85,7 +85,7 @@ async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
 
 async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server):
     """What the panel's buttons do."""
-    run = Delivery(fault="none", messages=200, pace_ms=10, lasts=2).start()
+    run = PubSubDelivery(fault="none", messages=200, pace_ms=10, duration=2).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("cut")
     await wait_until(lambda: any(run.trace.of(Kind.FAULT_ENDED)))
@@ -103,7 +103,7 @@ async def test_a_run_that_is_cancelled_leaves_no_server_behind(lab_server, monke
         started.append(server)
 
     monkeypatch.setattr(EmbeddedServer, "start", noted)
-    task = asyncio.create_task(Delivery(fault="none", messages=2_000, pace_ms=100).run())
+    task = asyncio.create_task(PubSubDelivery(fault="none", messages=2_000, pace_ms=100).run())
     await wait_until(lambda: started)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -116,6 +116,6 @@ async def test_on_the_readers_own_server_process_faults_say_why_they_are_not_off
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
     for fault in ("kill", "pause", "slow"):
         with pytest.raises(FaultUnavailable, match="yours"):
-            await Delivery(fault=fault).run()
+            await PubSubDelivery(fault=fault).run()
     for fault in ("away", "cut"):
-        assert (await Delivery(fault=fault, lasts=3).run()).verdict.lost
+        assert (await PubSubDelivery(fault=fault, duration=3).run()).verdict.lost

@@ -5,37 +5,12 @@ import contextlib
 
 from mpim_lab.chapters.ch02_streams.challenges import lose_nothing, survive_the_poison
 from mpim_lab.chapters.ch02_streams.naive import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
+from mpim_lab.chapters.ch02_streams.solutions import ClaimingWorker, DeadLetteringWorker
 from mpim_lab.mq.streams.consumer import Consumer
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 
-class Solution:
-    """What they share: a loop over what a consumer gets."""
-
-    claim_idle_ms: int | None = 60
-
-    def __init__(self, group, name, handler):
-        self.group, self.name, self.handler, self.stopping = group, name, handler, False
-
-    async def run(self):
-        async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=self.claim_idle_ms) as self.consumer:
-            while not self.stopping:
-                for delivery in await self.consumer.fetch():
-                    await self.take(delivery)
-
-    async def stop(self):
-        self.stopping = True
-
-    async def take(self, delivery):
-        await self.handler(delivery.entry)
-        await self.consumer.ack(delivery)
-
-
-class Claims(Solution):
-    """Reference solution of the first challenge."""
-
-
-class ClaimsByHand(Solution):
+class ClaimsByHand(ClaimingWorker):
     """The same with the group's own `claim`, as the hint has it."""
 
     claim_idle_ms = None
@@ -44,78 +19,63 @@ class ClaimsByHand(Solution):
         async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=None) as self.consumer:
             while not self.stopping:
                 for delivery in await self.group.claim(self.name, idle_ms=60) or await self.consumer.fetch(50):
-                    await self.take(delivery)
+                    await self.process(delivery)
 
 
-class Buries(Solution):
-    """Reference solution of the second."""
-
-    async def take(self, delivery):
-        for _ in range(3):
-            try:
-                await super().take(delivery)
-            except ValueError:
-                await asyncio.sleep(0.001)
-            else:
-                return
-        await self.group.bury(delivery, reason="nobody can handle it")
-        self.consumer.forget(delivery)
-
-
-class AcknowledgesFirst(Solution):
-    async def take(self, delivery):
+class AcknowledgesFirst(ClaimingWorker):
+    async def process(self, delivery):
         await self.consumer.ack(delivery)
         await self.handler(delivery.entry)
 
 
-class NeverClaims(Solution):
+class NeverClaims(ClaimingWorker):
     claim_idle_ms = None
 
 
-class ClaimsTooLate(Solution):
+class ClaimsTooLate(ClaimingWorker):
     claim_idle_ms = 30_000
 
 
-class DoesEverythingTwice(Solution):
-    async def take(self, delivery):
+class DoesEverythingTwice(ClaimingWorker):
+    async def process(self, delivery):
         await self.handler(delivery.entry)
-        await super().take(delivery)
+        await super().process(delivery)
 
 
-class SweepsItUnderTheCarpet(Solution):
-    async def take(self, delivery):
+class SweepsItUnderTheCarpet(ClaimingWorker):
+    async def process(self, delivery):
         with contextlib.suppress(ValueError):
             await self.handler(delivery.entry)
         await self.consumer.ack(delivery)
 
 
-class TriesForEver(Solution):
-    async def take(self, delivery):
+class TriesForEver(ClaimingWorker):
+    async def process(self, delivery):
         while not self.stopping:
             try:
-                return await super().take(delivery)
+                return await super().process(delivery)
             except ValueError:
                 await asyncio.sleep(0)
 
 
-class BuriesEverything(Buries):
-    async def take(self, delivery):
+class BuriesEverything(DeadLetteringWorker):
+    async def process(self, delivery):
         await self.group.bury(delivery, reason="too much work")
         self.consumer.forget(delivery)
 
 
-class HasABug(Solution):
-    async def take(self, delivery):
+class HasABug(ClaimingWorker):
+    async def process(self, delivery):
         raise KeyError("a bug of the learner's")
 
 
-class NeverWorks(Solution):
+class NeverWorks(ClaimingWorker):
     async def run(self):
         while not self.stopping:
             await asyncio.sleep(0.01)
 
 
-class NeverStops(Claims):
+class NeverStops(ClaimingWorker):
     async def stop(self):
         await asyncio.sleep(0)
 
@@ -123,10 +83,10 @@ class NeverStops(Claims):
 async def test_the_reference_solutions_pass(lab_server):
     """Both challenges can be solved with what the chapter has shown; the second one's solution solves the first, too."""
     await assert_all_pass(
-        lose_nothing().check(Claims),
+        lose_nothing().check(ClaimingWorker),
         lose_nothing().check(ClaimsByHand),
-        lose_nothing().check(Buries),
-        survive_the_poison().check(Buries),
+        lose_nothing().check(DeadLetteringWorker),
+        survive_the_poison().check(DeadLetteringWorker),
     )
 
 
@@ -148,7 +108,7 @@ NEVER = {
 DIE_OR_HIDE = {
     AckFirstWorker: "was lost",
     EndlessRetryWorker: "is stuck",
-    Claims: "ValueError",
+    ClaimingWorker: "ValueError",
     SweepsItUnderTheCarpet: "was lost",
     TriesForEver: "is stuck",
 }

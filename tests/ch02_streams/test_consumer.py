@@ -116,7 +116,7 @@ async def test_an_answer_that_was_lost_on_the_way_is_asked_for_again(server, mon
 
 
 async def test_a_group_that_the_server_forgot_is_made_again(lab_server):
-    """Persistence "none": after a restart neither stream nor group is there; reading mends it, what was in them is gone."""
+    """Persistence "none": after a restart neither stream nor group is there; reading fixes it, what was in them is gone."""
     limits = Limits(backoff=Backoff(first_s=0.002, most_s=0.02))
     async with EmbeddedServer() as server, MessageQueue(server.url, limits=limits) as mq:
         stream = mq.stream("orders")

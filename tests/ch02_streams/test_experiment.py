@@ -1,4 +1,4 @@
-"""Chapter 2's experiment: each sketch breaks in its own way, every time; the mend holds; what is on disk survives."""
+"""Chapter 2's experiment: each naive version breaks in its own way, every time; the fix holds; what is on disk survives."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.chapters.ch02_streams import experiment as streams
-from mpim_lab.chapters.ch02_streams.experiment import DESIGNS, Orders
+from mpim_lab.chapters.ch02_streams.experiment import DESIGNS, StreamDelivery
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
@@ -15,7 +15,7 @@ from mpim_lab.widgets import FlowView
 from tests.support import wait_until
 
 SEED = 7
-ENDS = {  # what becomes of the orders that a fault strikes; "" where each of them is done once
+ENDS = {  # what becomes of the orders that a fault hits; "" where each of them is done once
     "crash before work": ("lost", "lost", "stuck", "stuck", ""),
     "crash after work": ("", "", "", "", "duplicated"),
     "crash after ack": ("", "", "", "", ""),
@@ -25,8 +25,8 @@ ENDS = {  # what becomes of the orders that a fault strikes; "" where each of th
 }
 
 
-def struck(fault, design, seed=SEED, messages=16, lasts=3):
-    """The orders a fault strikes: one; with the server those that waited, too; behind an endless retry all."""
+def hit(fault, design, seed=SEED, messages=16, lasts=3):
+    """The orders a fault hits: one; with the server those that waited, too; behind an endless retry all."""
     (first,) = (fault.before for fault in plan(seed, fault, messages, lasts))
     last = {"server kill": first + lasts}.get(fault, first)
     if (fault, design) == ("poison", "endless retry"):
@@ -54,10 +54,12 @@ async def keys_on(server):
 @pytest.mark.parametrize("fault", WORKER_FAULTS)
 async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(lab_server, fault):
     """Three runs of each design with one seed: one verdict, one picture."""
-    runs = await all_at_once(*(Orders(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)))
+    runs = await all_at_once(
+        *(StreamDelivery(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3))
+    )
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[3 * index : 3 * index + 3]
-        assert ends(results[0].verdict) == ({end: struck(fault, design)} if end else {})
+        assert ends(results[0].verdict) == ({end: hit(fault, design)} if end else {})
         assert len({result.verdict for result in results}) == 1
         assert len({FlowView(result.trace)._repr_mimebundle_()[0]["image/svg+xml"] for result in results}) == 1
 
@@ -65,38 +67,38 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
 async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server, monkeypatch):
     """Counts, and what was observed in words; here of one fault."""
     monkeypatch.setattr(streams, "WORKER_FAULTS", ("poison",))
-    table = await streams.design_table(SEED)
+    table = await streams.compare_designs(SEED)
     assert list(table.index) == [("poison", design) for design in DESIGNS]
     for design, end in zip(DESIGNS, ENDS["poison"], strict=True):
         counts = dict.fromkeys(("lost", "duplicated", "reordered", "stuck", "dead"), 0) | {
-            end: len(struck("poison", design))
+            end: len(hit("poison", design))
         }
         assert table.loc[("poison", design)].drop("observed").to_dict() == counts
 
 
 async def test_without_a_fault_every_design_does_everything_once(lab_server):
-    """The sketches look right until something goes wrong."""
-    for result in await all_at_once(*(Orders(design=design, fault="none") for design in DESIGNS)):
+    """The naive versions look right until something goes wrong."""
+    for result in await all_at_once(*(StreamDelivery(design=design, fault="none") for design in DESIGNS)):
         assert result.verdict.semantics == "exactly once in this run, in order"
 
 
 async def test_a_worker_that_dies_after_its_acknowledgement_dies_once(lab_server):
-    """One fault was planned; whoever comes after is not struck."""
-    result = await Orders(design="sound", fault="crash after ack").run()
+    """One fault was planned; whoever comes after is not hit by it."""
+    result = await StreamDelivery(design="correct", fault="crash after ack").run()
     assert len(list(result.trace.of(Kind.FAULT_BEGAN))) == len(list(result.trace.of(Kind.FAULT_ENDED))) == 1
 
 
-async def test_what_a_sketch_lost_was_added_and_so_misreported(lab_server):
+async def test_what_a_naive_version_lost_was_added_and_so_misreported(lab_server):
     """alice was told "added"; the entry is in the stream, and the group has forgotten it."""
-    verdict = (await Orders(design="ack first", fault="crash before work").run()).verdict
-    assert verdict.misreported == verdict.lost == struck("crash before work", "ack first")
+    verdict = (await StreamDelivery(design="ack first", fault="crash before work").run()).verdict
+    assert verdict.misreported == verdict.lost == hit("crash before work", "ack first")
     assert 'told "added" but lost 1' in str(verdict)
 
 
 @pytest.mark.parametrize("fault", [fault for fault in WORKER_FAULTS if fault != "server kill"])
-async def test_the_sound_design_loses_nothing_under_other_seeds_either(lab_server, fault):
+async def test_the_correct_design_loses_nothing_under_other_seeds_either(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
-    for result in await all_at_once(*(Orders(design="sound", fault=fault, seed=seed) for seed in range(5))):
+    for result in await all_at_once(*(StreamDelivery(design="correct", fault=fault, seed=seed) for seed in range(5))):
         assert (result.verdict.lost, result.verdict.stuck) == ((), ())
         assert len(result.verdict.dead) == (fault == "poison")
 
@@ -105,9 +107,12 @@ async def test_the_sound_design_loses_nothing_under_other_seeds_either(lab_serve
 async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_server, persistence, kept):
     """What was written stays with the operating system when the process is killed; what never was is gone."""
     results = await all_at_once(
-        *(Orders(design=design, fault="server kill", persistence=persistence) for design in ("sound", "no claim"))
+        *(
+            StreamDelivery(design=design, fault="server kill", persistence=persistence)
+            for design in ("correct", "no claim")
+        )
     )
-    waited = struck("server kill", "sound")
+    waited = hit("server kill", "correct")
     sound, no_claim = (ends(result.verdict) for result in results)
     assert sound == ({} if kept else {"lost": waited})
     assert no_claim == ({"stuck": waited[:1]} if kept else {"lost": waited})
@@ -115,7 +120,7 @@ async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_serv
 
 async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
     """And the error is told with it."""
-    result = await Orders(design="sound", fault="poison").run()
+    result = await StreamDelivery(design="correct", fault="poison").run()
     life = result.trace.by_message()[result.verdict.dead[0]]
     assert [event.count for event in life if event.kind is Kind.RETRIED] == [2, 3]
     (buried,) = (event for event in life if event.kind is Kind.BURIED)
@@ -123,29 +128,29 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "parameters",
     [
         {"design": "perfect"},
         {"fault": "cut"},
         {"messages": 5},
         {"messages": 1_001},
-        {"lasts": 0},
+        {"duration": 0},
         {"persistence": "sometimes"},
         {"pace_ms": -1},
         {"seed": 10_000},
         {"messages": "many"},
     ],
 )
-def test_a_knob_out_of_its_bounds_is_refused(knobs):
-    """Before anything is started; the error names the knob."""
-    with pytest.raises(InvalidParameter, match=next(iter(knobs))):
-        Orders(**knobs)
+def test_a_parameter_out_of_its_bounds_is_refused(parameters):
+    """Before anything is started; the error names the parameter."""
+    with pytest.raises(InvalidParameter, match=next(iter(parameters))):
+        StreamDelivery(**parameters)
 
 
 @pytest.mark.parametrize("pace_ms", [0, 10])
 async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server, pace_ms):
-    """What the panel's buttons do; it strikes the next order, also while alice's last one is being worked on."""
-    run = Orders(design="ack first", fault="none", messages=1_000, pace_ms=pace_ms).start()
+    """What the panel's buttons do; it hits the next order, also while alice's last one is being worked on."""
+    run = StreamDelivery(design="ack first", fault="none", messages=1_000, pace_ms=pace_ms).start()
     await wait_until(lambda: run.injector is not None)
     await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
     await run.inject("crash before work")
@@ -157,7 +162,7 @@ async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server, p
 async def test_a_second_zombie_while_the_first_one_sleeps_is_woken_too(lab_server):
     """Nobody is forgotten: neither an order nor a worker's task."""
     before = asyncio.all_tasks()
-    run = Orders(design="sound", fault="none", messages=20, pace_ms=10).start()
+    run = StreamDelivery(design="correct", fault="none", messages=20, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("zombie")
     await wait_until(lambda: any(run.trace.of(Kind.FAULT_BEGAN)))
@@ -168,8 +173,8 @@ async def test_a_second_zombie_while_the_first_one_sleeps_is_woken_too(lab_serve
 
 
 async def test_an_unknown_fault_and_a_fault_after_the_end_are_refused(lab_server):
-    """InvalidParameter names those there are; after the end there is nothing to strike."""
-    run = Orders(fault="none", messages=6).start()
+    """InvalidParameter names those there are; after the end there is nothing to inject into."""
+    run = StreamDelivery(fault="none", messages=6).start()
     with pytest.raises(InvalidParameter, match="zombie"):
         await run.inject("away")
     await run.result()
@@ -179,7 +184,7 @@ async def test_an_unknown_fault_and_a_fault_after_the_end_are_refused(lab_server
 
 async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_server):
     """What was sent is judged, what was not does not count."""
-    run = Orders(design="sound", fault="none", messages=1_000, pace_ms=10).start()
+    run = StreamDelivery(design="correct", fault="none", messages=1_000, pace_ms=10).start()
     await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
     run.stop()
     verdict = (await run.result()).verdict
@@ -189,7 +194,7 @@ async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_s
 
 async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_waits(lab_server):
     """Stopping is no fault: somebody is hired for what is left."""
-    run = Orders(design="sound", fault="none", lasts=100, messages=1_000, pace_ms=10).start()
+    run = StreamDelivery(design="correct", fault="none", duration=100, messages=1_000, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("crash before work")
     await wait_until(lambda: any(run.trace.of(Kind.CRASHED)))
@@ -208,7 +213,7 @@ async def test_a_run_that_is_cancelled_leaves_neither_server_nor_task_behind(lab
         started.append(server)
 
     monkeypatch.setattr(EmbeddedServer, "start", noted)
-    run = Orders(fault=fault, messages=1_000, pace_ms=5, lasts=100, seed=6)
+    run = StreamDelivery(fault=fault, messages=1_000, pace_ms=5, duration=100, seed=6)
     task = asyncio.create_task(run.run())
     await wait_until(lambda: started)
     task.cancel()
@@ -222,15 +227,15 @@ async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is
     """Planned or by hand; all other faults work anywhere, and take their keys with them."""
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
     with pytest.raises(FaultUnavailable, match="yours"):
-        await Orders(fault="server kill").run()
+        await StreamDelivery(fault="server kill").run()
     assert await keys_on(server) == []
-    run = Orders(fault="none", messages=50, pace_ms=10).start()
+    run = StreamDelivery(fault="none", messages=50, pace_ms=10).start()
     await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
     assert {key.split(b":")[0][:4] for key in await keys_on(server)} == {b"lab-"}
     with pytest.raises(FaultUnavailable, match="yours"):
         await run.inject("server kill")
     run.stop()
     assert (await run.result()).verdict.lost == ()
-    verdict = (await Orders(design="sound", fault="poison").run()).verdict
-    assert ends(verdict) == {"dead": struck("poison", "sound")}
+    verdict = (await StreamDelivery(design="correct", fault="poison").run()).verdict
+    assert ends(verdict) == {"dead": hit("poison", "correct")}
     assert await keys_on(server) == []

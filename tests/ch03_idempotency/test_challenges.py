@@ -1,64 +1,22 @@
 """Chapter 3's challenges: the reference solutions pass, every known-bad one is caught."""
 
 import asyncio
-import uuid
 
 from mpim_lab.chapters.ch03_idempotency.challenges import do_it_once, survive_the_zombie
+from mpim_lab.chapters.ch03_idempotency.solutions import FINISH, FencedRecord, LeasedRecord
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
-
-class Claims:
-    """Reference solution of the first challenge: claimed with a lease, then done."""
-
-    def __init__(self, store):
-        self.store = store
-
-    async def run(self, id, work):
-        key = self.store.key(id)
-        lease = ("NX", "PX", self.store.lease_ms)
-        while await self.store.call("SET", key, "claimed", *lease) is None:
-            if await self.store.call("GET", key) == b"done":
-                return
-            await asyncio.sleep(0.01)
-        await work()
-        await self.store.call("SET", key, "done", "EX", 86_400)
-
-
-FINISH = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call(ARGV[2], KEYS[2], unpack(ARGV, 3))
-redis.call('SET', KEYS[1], 'done', 'EX', 86400)
-return 1
-"""
 UNGUARDED = "\n".join(line for line in FINISH.splitlines() if "~= ARGV[1]" not in line)
 
 
-class Fences(Claims):
-    """Reference solution of the second: a token in the claim, and a script that looks at it."""
-
-    script = FINISH
-
-    async def run(self, id, work):
-        key, token = self.store.key(id), uuid.uuid4().hex
-        while await self.store.call("SET", key, token, "NX", "PX", self.store.lease_ms) is None:
-            if await self.store.call("GET", key) == b"done":
-                return
-            await asyncio.sleep(0.01)
-        await self.finish(key, token, await work())
-
-    async def finish(self, key, token, commands):
-        for name, target, *words in commands:
-            await self.store.call("EVAL", self.script, 2, key, target, token, name, *words)
-
-
-class Careless(Claims):
+class Careless(LeasedRecord):
     """Does whatever comes."""
 
     async def run(self, id, work):
         await work()
 
 
-class Checks(Claims):
+class Checks(LeasedRecord):
     """Check, work, set."""
 
     async def run(self, id, work):
@@ -68,7 +26,7 @@ class Checks(Claims):
         await self.store.call("SET", self.store.key(id), "done")
 
 
-class MarksFirst(Claims):
+class MarksFirst(LeasedRecord):
     """Set, work."""
 
     async def run(self, id, work):
@@ -76,7 +34,7 @@ class MarksFirst(Claims):
             await work()
 
 
-class NeverMarks(Claims):
+class NeverMarks(LeasedRecord):
     """A lock while it works, and no memory afterwards."""
 
     async def run(self, id, work):
@@ -86,7 +44,7 @@ class NeverMarks(Claims):
         await self.store.call("DEL", self.store.key(id))
 
 
-class TidiesUpAfterItsDeath(Claims):
+class TidiesUpAfterItsDeath(LeasedRecord):
     """No lease; whoever dies takes its claim back, it thinks. A process that is gone runs no `finally`."""
 
     async def run(self, id, work):
@@ -101,12 +59,12 @@ class TidiesUpAfterItsDeath(Claims):
                 await self.store.call("DEL", self.store.key(id))
 
 
-class DoesNothing(Claims):
+class DoesNothing(LeasedRecord):
     async def run(self, id, work):
         return None
 
 
-class MarksAfterwards(Fences):
+class MarksAfterwards(FencedRecord):
     """The command, then the mark: two steps."""
 
     async def finish(self, key, token, commands):
@@ -115,7 +73,7 @@ class MarksAfterwards(Fences):
         await self.store.call("SET", key, "done", "EX", 86_400)
 
 
-class ChecksTokenBefore(Fences):
+class ChecksTokenBefore(FencedRecord):
     """Looks at the token, then writes: two steps, and the zombie sleeps before both or between them."""
 
     async def finish(self, key, token, commands):
@@ -123,7 +81,7 @@ class ChecksTokenBefore(Fences):
             await MarksAfterwards.finish(self, key, token, commands)
 
 
-class NoToken(Fences):
+class NoToken(FencedRecord):
     """One step, and whoever comes may do it."""
 
     script = UNGUARDED
@@ -131,11 +89,11 @@ class NoToken(Fences):
 
 async def test_the_reference_solutions_pass(lab_server):
     """Both challenges can be solved with what the chapter has shown."""
-    await assert_all_pass(do_it_once().check(Claims), survive_the_zombie().check(Fences))
+    await assert_all_pass(do_it_once().check(LeasedRecord), survive_the_zombie().check(FencedRecord))
 
 
 async def test_a_receiver_that_does_it_twice_or_never_fails_every_time(lab_server):
-    """The sketches of the chapter are among them."""
+    """The naive versions of the chapter are among them."""
     complaints = {
         Careless: "was duplicated",
         Checks: "was duplicated",

@@ -1,11 +1,11 @@
-"""Chapter 3's experiment: each sketch breaks in its own way, every time; the mend books every payment once."""
+"""Chapter 3's experiment: each naive version breaks in its own way, every time; the fix books every payment once."""
 
 import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
-from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, Payments
-from mpim_lab.chapters.shared.pipeline_experiment import design_table, run_all, shorthand
+from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, PaymentExperiment
+from mpim_lab.chapters.shared.pipeline_experiment import compare_designs, run_concurrently, summarize
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.faults.injector import plan
@@ -14,7 +14,7 @@ from mpim_lab.widgets import FlowView
 from tests.support import wait_until
 
 SEED = 7
-DESIGNS = ("fresh id", "library retries", "check then set", "mark first", "sound")
+DESIGNS = ("fresh id", "library retries", "check then set", "mark first", "correct")
 ENDS = {
     "request lost": ("✓", "✓", "✓", "✓", "✓"),
     "answer lost": ("1 twice", "1 twice", "✓", "✓", "✓"),
@@ -36,49 +36,53 @@ def picture(result):
 async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(lab_server, fault):
     """Three runs of each design with one seed: one verdict, one picture."""
     assert tuple(IDEMPOTENCY_DESIGNS) == DESIGNS
-    runs = await run_all([Payments(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)])
-    (struck,) = (f"m{planned.before}" for planned in plan(SEED, fault, 12, 3))
+    runs = await run_concurrently(
+        [PaymentExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)]
+    )
+    (hit,) = (f"m{planned.before}" for planned in plan(SEED, fault, 12, 3))
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[3 * index : 3 * index + 3]
-        assert shorthand(results[0].verdict) == end, design
+        assert summarize(results[0].verdict) == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
         wrong = results[0].verdict.lost + results[0].verdict.duplicated + results[0].verdict.reordered
-        assert wrong in ((), (struck,))
+        assert wrong in ((), (hit,))
 
 
 async def test_without_a_fault_every_design_books_everything_once(lab_server):
-    """The sketches look right until something goes wrong."""
-    for result in await run_all([Payments(design=design, fault="none") for design in DESIGNS]):
+    """The naive versions look right until something goes wrong."""
+    for result in await run_concurrently([PaymentExperiment(design=design, fault="none") for design in DESIGNS]):
         assert result.verdict.semantics == "exactly once in this run, in order"
 
 
 async def test_the_chapters_table_has_a_row_for_each_fault(lab_server):
     """And a column for each design."""
-    table = await design_table(Payments, seed=SEED, faults=("sent twice", "crash before work"))
+    table = await compare_designs(PaymentExperiment, seed=SEED, faults=("sent twice", "crash before work"))
     assert list(table.columns) == list(DESIGNS)
     for fault in table.index:
         assert tuple(table.loc[fault]) == ENDS[fault]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_the_sound_design_books_once_under_other_seeds_too(lab_server, fault):
+async def test_the_correct_design_books_once_under_other_seeds_too(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
-    for result in await run_all([Payments(design="sound", fault=fault, seed=seed) for seed in range(4)]):
+    for result in await run_concurrently(
+        [PaymentExperiment(design="correct", fault=fault, seed=seed) for seed in range(4)]
+    ):
         assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stuck) == ((), (), ())
 
 
 async def test_the_zombies_own_attempt_is_refused(lab_server):
     """It wakes up, finishes its work, and nothing of it is kept: the payment was booked by the other worker."""
-    result = await Payments(design="sound", fault="zombie", seed=SEED).run()
-    (struck,) = {event.message_id for event in result.trace.of(Kind.CLAIMED)}
-    booked_by = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == struck]
+    result = await PaymentExperiment(design="correct", fault="zombie", seed=SEED).run()
+    (hit,) = {event.message_id for event in result.trace.of(Kind.CLAIMED)}
+    booked_by = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == hit]
     assert booked_by == ["worker-2"]
 
 
 async def test_one_call_of_a_library_that_retries_appends_two_entries(lab_server):
     """alice's application made one call, and was told once; the payment is booked twice."""
-    result = await Payments(design="library retries", fault="answer late", seed=SEED).run()
+    result = await PaymentExperiment(design="library retries", fault="answer late", seed=SEED).run()
     (twice,) = result.verdict.duplicated
     accepted = [event for event in result.trace.of(Kind.ACCEPTED) if event.message_id == twice]
     assert len(accepted) == 1
@@ -87,7 +91,7 @@ async def test_one_call_of_a_library_that_retries_appends_two_entries(lab_server
 
 async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
     """As the panel's buttons do; one that needs longer leases is refused with the reason."""
-    run = Payments(design="check then set", fault="none", messages=30, pace_ms=20).start()
+    run = PaymentExperiment(design="check then set", fault="none", messages=30, pace_ms=20).start()
     await wait_until(lambda: len(list(run.trace.of(Kind.EFFECT))) > 3)
     await run.inject("sent twice")
     with pytest.raises(FaultUnavailable, match="before the run"):
@@ -102,7 +106,7 @@ async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
 @pytest.mark.parametrize("fault", ["crash before work", "crash after work", "zombie"])
 async def test_a_fault_that_strikes_who_was_brought_back_at_the_end_leaves_nothing_stuck(fault):
     """Two presses of a button, near the end of a run."""
-    run = Payments(design="sound", fault="none", messages=8, pace_ms=50).start()
+    run = PaymentExperiment(design="correct", fault="none", messages=8, pace_ms=50).start()
     await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 6)
     await run.inject(fault)
     await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 7)
@@ -115,7 +119,7 @@ async def test_nothing_is_left_on_the_readers_own_server(monkeypatch):
     """Every key carries the run's prefix and goes with it."""
     async with EmbeddedServer() as server:
         monkeypatch.setenv("MPIM_REDIS_URL", server.url)
-        verdict = (await Payments(design="sound", fault="answer lost").run()).verdict
+        verdict = (await PaymentExperiment(design="correct", fault="answer lost").run()).verdict
         assert verdict.semantics == "exactly once in this run, in order"
         async with Redis.from_url(server.url, protocol=3) as client:
             assert await client.keys("*") == []

@@ -331,7 +331,7 @@ async def test_a_server_that_does_not_answer_leaves_the_row(shop, mq, server):
 
 
 async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop, mq):
-    """It waits, and those after it on its stream, until a person drops it or mends the cause; nothing is lost."""
+    """It waits, and those after it on its stream, until a person drops it or fixes the cause; nothing is lost."""
     outbox, _ = shop
     await mq.access("list").commands.call("RPUSH", "list", "no stream")
     ids = [await place(shop, what, stream) for what, stream in (("tea", "orders"), ("a", "list"), ("coffee", "orders"))]

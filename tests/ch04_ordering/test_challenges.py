@@ -1,44 +1,23 @@
 """Chapter 4's challenges: the reference solutions pass, every known-bad one is caught."""
 
 from mpim_lab.chapters.ch04_ordering.challenges import number_in_one_step, put_in_order
+from mpim_lab.chapters.ch04_ordering.solutions import SEND, AtomicGateway, BoundedReorderBuffer
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 
-class Buffer:
-    """Reference solution of the first challenge."""
-
-    def __init__(self, limit):
-        self.limit, self.next, self.early = limit, 1, {}
-
-    def add(self, sequence, item):
-        if sequence < self.next or sequence in self.early:
-            return []
-        if sequence > self.next and len(self.early) >= self.limit:
-            raise OverflowError(sequence)
-        self.early[sequence] = item
-        released = []
-        while self.next in self.early:
-            released.append(self.early.pop(self.next))
-            self.next += 1
-        return released
-
-    def missing(self):
-        return range(self.next, min(self.early, default=self.next))
-
-
-class AsItComes(Buffer):
+class AsItComes(BoundedReorderBuffer):
     def add(self, sequence, item):
         return [item]
 
 
-class ForgetsWhatItReleased(Buffer):
+class ForgetsWhatItReleased(BoundedReorderBuffer):
     """A repeat of something shown already is shown again."""
 
     def add(self, sequence, item):
         return [item] if sequence < self.next else super().add(sequence, item)
 
 
-class ShowsOnlyNewer(Buffer):
+class ShowsOnlyNewer(BoundedReorderBuffer):
     """Skips what comes late: nothing twice, nothing out of order, and not everything."""
 
     def add(self, sequence, item):
@@ -48,17 +27,17 @@ class ShowsOnlyNewer(Buffer):
         return [item]
 
 
-class WaitsForEver(Buffer):
+class WaitsForEver(BoundedReorderBuffer):
     def missing(self):
         return []
 
 
-class HasNoLimit(Buffer):
+class HasNoLimit(BoundedReorderBuffer):
     def __init__(self, limit):
         super().__init__(10**9)
 
 
-class LosesWhatIsTooMuch(Buffer):
+class LosesWhatIsTooMuch(BoundedReorderBuffer):
     """Raises, and has thrown away what it held."""
 
     def add(self, sequence, item):
@@ -69,48 +48,25 @@ class LosesWhatIsTooMuch(Buffer):
             raise
 
 
-class HasABugInMissing(Buffer):
+class HasABugInMissing(BoundedReorderBuffer):
     """With nothing early there is no lowest."""
 
     def missing(self):
         return range(self.next, min(self.early))
 
 
-SEND = """
-local given = redis.call('GET', KEYS[2])
-if given then return tonumber(given) end
-local number = redis.call('INCR', KEYS[1])
-redis.call('SET', KEYS[2], number, 'PX', 86400000)
-redis.call('PUBLISH', ARGV[1], number .. ' ' .. ARGV[3])
-return number
-"""
-
-
-class OneStep:
-    """Reference solution of the second."""
-
-    script = SEND
-
-    def __init__(self, keys):
-        self.keys = keys
-
-    async def send(self, id, payload):
-        keys = self.keys
-        return await keys.call("EVAL", self.script, 2, keys.counter, keys.sent(id), keys.channel, id, payload)
-
-
-class TwoSteps(OneStep):
+class TwoSteps(AtomicGateway):
     async def send(self, id, payload):
         number = await self.keys.call("INCR", self.keys.counter)
         await self.keys.publish(number, payload)
         return number
 
 
-class ForgetsTheId(OneStep):
+class ForgetsTheId(AtomicGateway):
     script = "\n".join(line for line in SEND.splitlines() if "KEYS[2]" not in line and "given" not in line)
 
 
-class NumberThenScript(OneStep):
+class NumberThenScript(AtomicGateway):
     """The id and the publish are one step, the number is another."""
 
     async def send(self, id, payload):
@@ -120,7 +76,7 @@ class NumberThenScript(OneStep):
         return number
 
 
-class TakesANumberForARepeat(OneStep):
+class TakesANumberForARepeat(AtomicGateway):
     """Recognises the repeat, and has taken a number by then: a gap."""
 
     script = SEND.replace("local number = redis.call('INCR', KEYS[1])\n", "").replace(
@@ -128,13 +84,13 @@ class TakesANumberForARepeat(OneStep):
     )
 
 
-class NeverPublishes(OneStep):
+class NeverPublishes(AtomicGateway):
     script = "\n".join(line for line in SEND.splitlines() if "PUBLISH" not in line)
 
 
 async def test_the_reference_solutions_pass(lab_server):
     """Both challenges can be solved with what the chapter has shown."""
-    await assert_all_pass(put_in_order().check(Buffer), number_in_one_step().check(OneStep))
+    await assert_all_pass(put_in_order().check(BoundedReorderBuffer), number_in_one_step().check(AtomicGateway))
 
 
 async def test_a_buffer_that_shows_too_early_too_often_or_never_fails_every_time(lab_server):

@@ -4,13 +4,13 @@ import pytest
 
 from mpim_lab.chapters.ch04_ordering.experiment import (
     CHAT_FAULTS,
-    CREW_FAULTS,
-    LINE_FAULTS,
-    Chat,
-    Guarantees,
-    OrderedWork,
+    PIPELINE_FAULTS,
+    WORKER_FAULTS,
+    ChatOrdering,
+    DeliveryGuarantees,
+    WorkOrdering,
 )
-from mpim_lab.chapters.shared.pipeline_experiment import design_table, run_all, shorthand
+from mpim_lab.chapters.shared.pipeline_experiment import compare_designs, run_concurrently, summarize
 from mpim_lab.events import Kind
 from mpim_lab.widgets import FlowView
 
@@ -22,7 +22,7 @@ CHAT = {
     "away": ("4 lost", "4 lost, 7 stuck", "✓"),
     "answer lost": ("1 twice", "1 twice", "✓"),
 }
-CREW = {
+WORK = {
     "slow worker": ("1 out of order", "✓", "✓"),
     "zombie": ("✓", "1 twice", "✓"),
     "crash before work": ("✓", "✓", "✓"),
@@ -30,7 +30,7 @@ CREW = {
     "answer to the worker lost": ("✓", "1 twice", "✓"),
     "poison": ("1 dead letter", "1 dead letter", "1 dead letter"),
 }
-MODES = {
+ENDS_OF_MODES = {
     "request lost": ("1 lost", "1 out of order", "✓"),
     "request late": ("1 out of order", "1 twice, 1 out of order", "✓"),
     "answer lost": ("✓", "1 twice", "✓"),
@@ -51,60 +51,62 @@ def picture(result):
 
 async def assert_ends(kind, designs, fault, ends):
     """Three runs of each design with one seed: the end expected, one verdict, one picture."""
-    runs = await run_all([kind(design=design, fault=fault, seed=SEED) for design in designs for _ in range(3)])
+    runs = await run_concurrently([kind(design=design, fault=fault, seed=SEED) for design in designs for _ in range(3)])
     for index, (design, end) in enumerate(zip(designs, ends, strict=True)):
         results = runs[3 * index : 3 * index + 3]
-        assert shorthand(results[0].verdict) == end, design
+        assert summarize(results[0].verdict) == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
 
 
 def test_the_tables_are_about_every_fault():
     """None is left out."""
-    assert [tuple(CHAT)[1:], tuple(CREW), tuple(MODES)] == [CHAT_FAULTS, CREW_FAULTS, LINE_FAULTS]
+    assert [tuple(CHAT)[1:], tuple(WORK), tuple(ENDS_OF_MODES)] == [CHAT_FAULTS, WORKER_FAULTS, PIPELINE_FAULTS]
 
 
 @pytest.mark.parametrize("fault", CHAT)
 async def test_bob_reads_as_the_table_says_every_time(lab_server, fault):
     """Numbered in two steps and read as it comes, or patiently; numbered in one step and read with a log beside it."""
-    await assert_ends(Chat, ("as it comes", "wait for ever", "sound"), fault, CHAT[fault])
+    await assert_ends(ChatOrdering, ("as it comes", "wait for ever", "correct"), fault, CHAT[fault])
 
 
-@pytest.mark.parametrize("fault", CREW)
+@pytest.mark.parametrize("fault", WORK)
 async def test_workers_keep_the_order_or_not_as_the_table_says_every_time(lab_server, fault):
     """Any worker of a group; an owner that nobody checks; an owner whose commits are fenced."""
-    await assert_ends(OrderedWork, ("any worker", "no fence", "sound"), fault, CREW[fault])
+    await assert_ends(WorkOrdering, ("any worker", "no fence", "correct"), fault, WORK[fault])
 
 
-@pytest.mark.parametrize("fault", MODES)
+@pytest.mark.parametrize("fault", ENDS_OF_MODES)
 async def test_each_mode_guarantees_what_the_table_says_every_time(lab_server, fault):
     """At most once loses, at least once repeats, exactly once in effect does neither, and keeps the order."""
-    await assert_ends(Guarantees, tuple(Guarantees.designs), fault, MODES[fault])
+    await assert_ends(DeliveryGuarantees, tuple(DeliveryGuarantees.designs), fault, ENDS_OF_MODES[fault])
 
 
 async def test_the_final_table_is_made_of_the_same_runs(lab_server):
     """Rows are faults, columns modes."""
-    table = await design_table(Guarantees, seed=SEED, faults=("crash before work", "crash after work"))
-    assert {fault: tuple(table.loc[fault]) for fault in table.index} == {fault: MODES[fault] for fault in table.index}
+    table = await compare_designs(DeliveryGuarantees, seed=SEED, faults=("crash before work", "crash after work"))
+    assert {fault: tuple(table.loc[fault]) for fault in table.index} == {
+        fault: ENDS_OF_MODES[fault] for fault in table.index
+    }
 
 
-@pytest.mark.parametrize("fault", [fault for fault in LINE_FAULTS if fault != "poison"])
+@pytest.mark.parametrize("fault", [fault for fault in PIPELINE_FAULTS if fault != "poison"])
 async def test_exactly_once_holds_under_other_seeds_too(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
-    for result in await run_all([Guarantees(fault=fault, seed=seed) for seed in range(4)]):
-        assert shorthand(result.verdict) == "✓"
+    for result in await run_concurrently([DeliveryGuarantees(fault=fault, seed=seed) for seed in range(4)]):
+        assert summarize(result.verdict) == "✓"
 
 
 @pytest.mark.parametrize("fault", CHAT_FAULTS)
 async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, fault):
     """Also where the last messages are the ones he missed."""
-    for result in await run_all([Chat(design="sound", fault=fault, seed=seed) for seed in range(6)]):
-        assert shorthand(result.verdict) == "✓"
+    for result in await run_concurrently([ChatOrdering(design="correct", fault=fault, seed=seed) for seed in range(6)]):
+        assert summarize(result.verdict) == "✓"
 
 
 async def test_the_zombies_commit_is_refused(lab_server):
     """Its effects are not in the ledger: only the new owner's are."""
-    result = await OrderedWork(design="sound", fault="zombie", seed=SEED).run()
-    struck = [event.message_id for event in result.trace.of(Kind.RECEIVED) if event.actor == "worker-1"][-1]
-    effects = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == struck]
+    result = await WorkOrdering(design="correct", fault="zombie", seed=SEED).run()
+    hit = [event.message_id for event in result.trace.of(Kind.RECEIVED) if event.actor == "worker-1"][-1]
+    effects = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == hit]
     assert effects == ["worker-2"]

@@ -11,8 +11,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from mpim_lab.chapters.shared.pipeline_experiment import shorthand
-from mpim_lab.chapters.shared.worker_fleet import Crash
+from mpim_lab.chapters.shared.pipeline_experiment import summarize
+from mpim_lab.chapters.shared.worker_fleet import SimulatedCrash
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
@@ -146,7 +146,7 @@ class Guarantee(RuleBasedStateMachine):
         finally:
             self.do(self.stage.__aexit__(None, None, None))
             self.loop.close()
-        assert shorthand(verdict) == "✓", shorthand(verdict)
+        assert summarize(verdict) == "✓", summarize(verdict)
 
 
 def machine(server, design):
@@ -175,7 +175,7 @@ async def attend(stream, handler, name, retry):
     if not task.done():
         await worker.stop()
     await asyncio.wait([task])
-    return isinstance(task.exception(), Crash)
+    return isinstance(task.exception(), SimulatedCrash)
 
 
 async def test_messages_beside_a_killer_are_not_given_up_with_it(server):
@@ -185,7 +185,7 @@ async def test_messages_beside_a_killer_are_not_given_up_with_it(server):
     def handler(ordered, effects):
         handled.append(ordered.data)
         if ordered.data == b"killer":
-            raise Crash("killed")
+            raise SimulatedCrash("killed")
 
     async with MessageQueue(server.url) as mq:
         stream = PartitionedStream(mq, "orders", partitions=4)

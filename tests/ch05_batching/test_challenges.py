@@ -4,61 +4,12 @@ import asyncio
 import contextlib
 
 from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
-from mpim_lab.errors import MpimError, NotConnected, QueueFull
+from mpim_lab.chapters.ch05_batching.solutions import OutcomeBatcher
+from mpim_lab.errors import MpimError
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 
-class Reference:
-    """Reference solution of both: a timer a batch, one sender, a future a message."""
-
-    def __init__(self, send, max_messages, window_s):
-        self.send, self.max_messages, self.window_s = send, max_messages, window_s
-        self.open, self.closed, self.timer = [], [], None
-        self.sending = None
-
-    async def add(self, payload):
-        told = asyncio.get_running_loop().create_future()
-        self.open.append((payload, told))
-        if len(self.open) == 1:
-            self.timer = asyncio.get_running_loop().call_later(self.window_s, self.close_batch)
-        if len(self.open) == self.max_messages:
-            self.close_batch()
-        await told
-
-    def close_batch(self):
-        self.timer.cancel()
-        self.closed.append(self.open)
-        self.open = []
-        if self.sending is None or self.sending.done():
-            self.sending = asyncio.create_task(self.send_all())
-
-    async def send_all(self):
-        while self.closed:
-            await self.send_one(self.closed[0])
-            self.closed.pop(0)
-
-    async def send_one(self, batch):
-        while True:
-            try:
-                await self.send([payload for payload, _ in batch])
-            except MpimError as error:
-                if not self.may_pass(error):
-                    return [told.set_exception(error) for _, told in batch]
-                await asyncio.sleep(0.01)
-            else:
-                return [told.set_result(None) for _, told in batch]
-
-    def may_pass(self, error):
-        return isinstance(error, NotConnected | QueueFull)
-
-    async def close(self):
-        if self.open:
-            self.close_batch()
-        if self.sending is not None:
-            await self.sending
-
-
-class Sketch:
+class Naive:
     """The naive twin: the window is looked at when the next message comes."""
 
     def __init__(self, send, max_messages, window_s):
@@ -80,7 +31,7 @@ class Sketch:
         pass
 
 
-class Timed(Sketch):
+class Timed(Naive):
     """With a timer and a close, and still the batch is taken out before it is sent."""
 
     timer = None
@@ -113,7 +64,7 @@ class StartsOneTimerOnly(Timed):
     async def add(self, payload):
         if self.timer is None:
             self.timer = asyncio.create_task(self.later())
-        await Sketch.add(self, payload)
+        await Naive.add(self, payload)
 
 
 class WaitsForSilence(Timed):
@@ -123,7 +74,7 @@ class WaitsForSilence(Timed):
         if self.timer is not None:
             self.timer.cancel()
         self.timer = asyncio.create_task(self.later())
-        await Sketch.add(self, payload)
+        await Naive.add(self, payload)
 
 
 class ForgetsToClear(Timed):
@@ -138,7 +89,7 @@ class ClosesWithoutFlush(Timed):
         self.timer.cancel()
 
 
-class PutsItBackAtTheEnd(Reference):
+class PutsItBackAtTheEnd(OutcomeBatcher):
     """A batch that failed goes behind those that came later."""
 
     async def send_all(self):
@@ -148,33 +99,33 @@ class PutsItBackAtTheEnd(Reference):
                 await self.send([payload for payload, _ in batch])
             except MpimError as error:
                 if not error.definite:
-                    [told.set_exception(error) for _, told in batch]
+                    [outcome.set_exception(error) for _, outcome in batch]
                     continue
                 await asyncio.sleep(0.02)
                 self.closed.append(batch)
                 if len(self.closed) == 1:
                     await asyncio.sleep(0.3)
                 continue
-            [told.set_result(None) for _, told in batch]
+            [outcome.set_result(None) for _, outcome in batch]
 
 
-class RepeatsWhateverFailed(Reference):
+class RepeatsWhateverFailed(OutcomeBatcher):
     """Also what may have been sent."""
 
     def may_pass(self, error):
         return True
 
 
-class GivesUpAtOnce(Reference):
+class GivesUpAtOnce(OutcomeBatcher):
     def may_pass(self, error):
         return False
 
 
-class SaysYesToEverything(Reference):
+class SaysYesToEverything(OutcomeBatcher):
     """The callers go on before their batch is sent."""
 
     async def send_one(self, batch):
-        [told.set_result(None) for _, told in batch if not told.done()]
+        [outcome.set_result(None) for _, outcome in batch if not outcome.done()]
         while True:
             try:
                 return await self.send([payload for payload, _ in batch])
@@ -184,14 +135,14 @@ class SaysYesToEverything(Reference):
                 await asyncio.sleep(0.01)
 
 
-class NeverTells(Reference):
+class NeverTells(OutcomeBatcher):
     async def send_one(self, batch):
         await self.send([payload for payload, _ in batch])
 
 
 async def test_the_reference_solutions_pass_on_every_run():
     """Three times each."""
-    await assert_all_pass(*(each().check(Reference) for each in (close_the_batch, lose_nothing) for _ in range(3)))
+    await assert_all_pass(*(each().check(OutcomeBatcher) for each in (close_the_batch, lose_nothing) for _ in range(3)))
 
 
 async def test_a_batch_that_is_not_closed_in_time_is_caught():
@@ -199,7 +150,7 @@ async def test_a_batch_that_is_not_closed_in_time_is_caught():
     await assert_each_fails(
         close_the_batch,
         {
-            Sketch: "m13 was lost",
+            Naive: "m13 was lost",
             HasNoCount: "a batch of 12 was sent",
             StartsOneTimerOnly: "m13 was lost",
             WaitsForSilence: "began the window anew",
@@ -210,11 +161,11 @@ async def test_a_batch_that_is_not_closed_in_time_is_caught():
 
 
 async def test_a_flush_that_loses_or_lies_is_caught():
-    """Lost, repeated, out of order, or told what is not so."""
+    """Lost, repeated, out of order, or acknowledged what is not so."""
     await assert_each_fails(
         lose_nothing,
         {
-            Sketch: "m13 was lost",
+            Naive: "m13 was lost",
             Timed: "was lost",
             PutsItBackAtTheEnd: "out of order",
             RepeatsWhateverFailed: "was duplicated",

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 
 from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
+from mpim_lab.chapters.ch05_batching.solutions import OutcomeBatcher
 from mpim_lab.errors import MpimError
-from tests.ch05_batching.test_challenges import Reference, Sketch, Timed
+from tests.ch05_batching.test_challenges import Naive, Timed
 from tests.challenges import assert_each_fails
 
 
@@ -27,7 +28,7 @@ class ClosesTooEarly(Timed):
         super().__init__(send, max_messages, 0.3 if window_s >= 60 else window_s)
 
 
-class OvertakesItself(Reference):
+class OvertakesItself(OutcomeBatcher):
     """Each batch in a task of its own: what is repeated comes behind what was later."""
 
     def close_batch(self):
@@ -36,7 +37,7 @@ class OvertakesItself(Reference):
         self.sending = asyncio.create_task(self.send_one(batch))
 
 
-class RepeatsOnce(Reference):
+class RepeatsOnce(OutcomeBatcher):
     """And then gives up, although the line is only down for a while."""
 
     async def send_one(self, batch):
@@ -46,12 +47,12 @@ class RepeatsOnce(Reference):
             except MpimError as error:
                 if error.definite and not last:
                     continue
-                return [told.set_exception(error) for _, told in batch]
-            return [told.set_result(None) for _, told in batch]
+                return [outcome.set_exception(error) for _, outcome in batch]
+            return [outcome.set_result(None) for _, outcome in batch]
 
 
-class TellsOneOnly(Reference):
-    """The first message of the batch hears of the lost answer; its neighbours are told "accepted"."""
+class TellsOneOnly(OutcomeBatcher):
+    """The first message of the batch hears of the lost answer; its neighbours are acknowledged as "accepted"."""
 
     async def send_one(self, batch):
         while True:
@@ -62,15 +63,15 @@ class TellsOneOnly(Reference):
                     await asyncio.sleep(0.01)
                     continue
                 batch[0][1].set_exception(error)
-                return [told.set_result(None) for _, told in batch[1:]]
-            return [told.set_result(None) for _, told in batch]
+                return [outcome.set_result(None) for _, outcome in batch[1:]]
+            return [outcome.set_result(None) for _, outcome in batch]
 
 
 class LeavesTheTimerRunning(Timed):
     """The timer of a batch that was full closes the next one."""
 
     async def flush(self):
-        await Sketch.flush(self)
+        await Naive.flush(self)
 
 
 class WaitsHalfAsLong(Timed):
@@ -83,7 +84,7 @@ class WaitsMuchLonger(Timed):
         super().__init__(send, max_messages, 5.0 if window_s == 1.0 else window_s)
 
 
-class TicksForAll(Sketch):
+class TicksForAll(Naive):
     """One ticker for all batches, whenever the first message of one came."""
 
     def __init__(self, send, max_messages, window_s):
@@ -106,7 +107,7 @@ class ClosesInTheBackground(Timed):
         self.last = asyncio.create_task(self.flush())
 
 
-class RepeatsWhatIsRefused(Reference):
+class RepeatsWhatIsRefused(OutcomeBatcher):
     """Whatever certainly sent nothing is sent again, for ever."""
 
     def may_pass(self, error):
@@ -130,7 +131,7 @@ async def test_a_batch_that_is_closed_too_early_or_cleared_too_late_is_caught():
 
 
 async def test_half_a_repeat_and_half_a_truth_are_caught():
-    """Every message of the batch is repeated in its place, and every sender of it is told."""
+    """Every message of the batch is repeated in its place, and every sender of it gets the outcome."""
     await assert_each_fails(
         lose_nothing,
         {

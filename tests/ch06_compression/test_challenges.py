@@ -3,26 +3,12 @@
 import zlib
 
 from mpim_lab.chapters.ch06_compression.challenges import defuse_the_bomb, say_what_it_is
-from mpim_lab.chapters.ch06_compression.naive import SketchCodec
+from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
+from mpim_lab.chapters.ch06_compression.solutions import PACKED, PLAIN, BoundedUnpacker, SelfDescribingCodec
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
-PLAIN, PACKED = b"\xf8", b"\xf9"
 
-
-class Codec:
-    """Reference solution of the first challenge."""
-
-    def pack(self, payload):
-        framed = PLAIN + payload if payload[:1] in (PLAIN, PACKED) else payload
-        packed = PACKED + zlib.compress(framed) if len(framed) > 50 else framed
-        return packed if len(packed) < len(framed) else framed
-
-    def unpack(self, packed):
-        framed = zlib.decompress(packed[1:]) if packed[:1] == PACKED else packed
-        return framed[1:] if framed[:1] == PLAIN else framed
-
-
-class MarksEverything(Codec):
+class MarksEverything(SelfDescribingCodec):
     """Knows what it made itself, and nobody else."""
 
     def pack(self, payload):
@@ -32,7 +18,7 @@ class MarksEverything(Codec):
         return zlib.decompress(packed[1:]) if packed[:1] == PACKED else packed[1:]
 
 
-class Guesses(Codec):
+class Guesses(SelfDescribingCodec):
     """Tries to decompress whatever comes."""
 
     def pack(self, payload):
@@ -46,7 +32,7 @@ class Guesses(Codec):
             return packed
 
 
-class ForgetsToEscape(Codec):
+class ForgetsToEscape(SelfDescribingCodec):
     """A plain payload that begins with the mark is taken for a packed one."""
 
     def pack(self, payload):
@@ -57,33 +43,22 @@ class ForgetsToEscape(Codec):
         return zlib.decompress(packed[1:]) if packed[:1] == PACKED else packed
 
 
-class NeverAsksWhetherItPays(Codec):
+class NeverAsksWhetherItPays(SelfDescribingCodec):
     def pack(self, payload):
         framed = PLAIN + payload if payload[:1] in (PLAIN, PACKED) else payload
         return PACKED + zlib.compress(framed) if len(framed) > 48 else framed
 
 
-class NeverCompresses(Codec):
+class NeverCompresses(SelfDescribingCodec):
     def pack(self, payload):
         return PLAIN + payload if payload[:1] in (PLAIN, PACKED) else payload
-
-
-class Unpacker:
-    """Reference solution of the second."""
-
-    def unpack(self, packed, max_bytes):
-        stream = zlib.decompressobj()
-        out = stream.decompress(packed, max_bytes + 1)
-        if len(out) > max_bytes or not stream.eof or stream.unused_data:
-            raise ValueError("no")
-        return out
 
 
 class ChecksAfterwards:
     """The naive twin with a limit that comes too late."""
 
     def unpack(self, packed, max_bytes):
-        out = SketchCodec().unpack(packed)
+        out = NaiveCodec().unpack(packed)
         if len(out) > max_bytes:
             raise ValueError("too large")
         return out
@@ -91,7 +66,7 @@ class ChecksAfterwards:
 
 class HasNoLimit:
     def unpack(self, packed, max_bytes):
-        return SketchCodec().unpack(packed)
+        return NaiveCodec().unpack(packed)
 
 
 class CutsItOff:
@@ -101,7 +76,7 @@ class CutsItOff:
         return zlib.decompressobj().decompress(packed, max_bytes)
 
 
-class TakesHalves(Unpacker):
+class TakesHalves(BoundedUnpacker):
     def unpack(self, packed, max_bytes):
         stream = zlib.decompressobj()
         out = stream.decompress(packed, max_bytes + 1)
@@ -110,7 +85,7 @@ class TakesHalves(Unpacker):
         return out
 
 
-class IgnoresTheRest(Unpacker):
+class IgnoresTheRest(BoundedUnpacker):
     def unpack(self, packed, max_bytes):
         stream = zlib.decompressobj()
         out = stream.decompress(packed, max_bytes + 1)
@@ -119,7 +94,7 @@ class IgnoresTheRest(Unpacker):
         return out
 
 
-class DistrustsHighRatios(Unpacker):
+class DistrustsHighRatios(BoundedUnpacker):
     """Refuses what shrank a hundredfold: also honest text."""
 
     def unpack(self, packed, max_bytes):
@@ -128,7 +103,7 @@ class DistrustsHighRatios(Unpacker):
         return super().unpack(packed, max_bytes)
 
 
-class NeverFails(Unpacker):
+class NeverFails(BoundedUnpacker):
     def unpack(self, packed, max_bytes):
         try:
             return super().unpack(packed, max_bytes)
@@ -139,7 +114,8 @@ class NeverFails(Unpacker):
 async def test_the_reference_solutions_pass_on_every_run():
     """Three times each."""
     await assert_all_pass(
-        *(say_what_it_is().check(Codec) for _ in range(3)), *(defuse_the_bomb().check(Unpacker) for _ in range(3))
+        *(say_what_it_is().check(SelfDescribingCodec) for _ in range(3)),
+        *(defuse_the_bomb().check(BoundedUnpacker) for _ in range(3)),
     )
 
 
@@ -148,7 +124,7 @@ async def test_a_codec_that_cannot_tell_is_caught():
     await assert_each_fails(
         say_what_it_is,
         {
-            SketchCodec: "m6 was lost",
+            NaiveCodec: "m6 was lost",
             MarksEverything: "m6 was lost",
             Guesses: "came back as",
             ForgetsToEscape: "raised error",

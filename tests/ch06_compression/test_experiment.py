@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpim_lab.chapters.ch06_compression.experiment import DESIGNS, Packed, damage_table, reading_table
+from mpim_lab.chapters.ch06_compression.experiment import DESIGNS, CompressionExperiment, corruption_table, decode_table
 from mpim_lab.chapters.ch06_compression.measurements import batched_table, message_table, size_sweep
 from mpim_lab.chapters.ch06_compression.scenario import SENDERS, chat_dictionary
 from mpim_lab.events import Kind
@@ -12,34 +12,34 @@ from mpim_lab.widgets import FlowView
 from mpim_lab.widgets.panel import verdict_card
 from tests.pictures import assert_is_static
 
-SOUND = tuple(design for design in DESIGNS if design != "sketch")
+CORRECT = tuple(design for design in DESIGNS if design != "naive")
 
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_among_themselves_all_designs_work(lab_server, design):
-    """The sketch looks right until somebody else comes."""
-    verdict = (await Packed(design=design, fault="none").run()).verdict
+    """The naive version looks right until somebody else comes."""
+    verdict = (await CompressionExperiment(design=design, fault="none").run()).verdict
     assert verdict.semantics == "exactly once in this run, in order"
 
 
 @pytest.mark.parametrize("fault", ["old sender", "new sender"])
 @pytest.mark.parametrize("seed", [1, 7])
-async def test_the_sketch_reads_nobody_but_itself(lab_server, fault, seed):
+async def test_the_naive_version_reads_nobody_but_itself(lab_server, fault, seed):
     """Exactly the messages of the other sender are lost; with a mark everything is read."""
-    result = await Packed(design="sketch", fault=fault, seed=seed).run()
+    result = await CompressionExperiment(design="naive", fault=fault, seed=seed).run()
     others = {event.message_id for event in result.trace.of(Kind.ACCEPTED) if event.actor == SENDERS[fault]}
     assert set(result.verdict.lost) == others
     assert len(others) == 3
-    for design in SOUND:
-        assert (await Packed(design=design, fault=fault, seed=seed).run()).verdict.lost == ()
+    for design in CORRECT:
+        assert (await CompressionExperiment(design=design, fault=fault, seed=seed).run()).verdict.lost == ()
 
 
-async def test_a_bomb_fills_the_sketchs_memory_and_is_refused_by_the_mend(lab_server):
+async def test_a_bomb_fills_the_naive_versions_memory_and_is_refused_by_the_fix(lab_server):
     """64 MiB out of 64 KB; the others never make more than their limit, and say so by name."""
-    sketch = await Packed(design="sketch", fault="bomb").run()
-    assert sketch.metrics["most_bytes"] > 64 * 1024 * 1024
-    for design in SOUND:
-        result = await Packed(design=design, fault="bomb").run()
+    naive = await CompressionExperiment(design="naive", fault="bomb").run()
+    assert naive.metrics["most_bytes"] > 64 * 1024 * 1024
+    for design in CORRECT:
+        result = await CompressionExperiment(design=design, fault="bomb").run()
         assert result.metrics["most_bytes"] < 10_000
         (refused,) = result.trace.of(Kind.FAILED)
         assert refused.detail.startswith("OversizedPayload")
@@ -48,8 +48,8 @@ async def test_a_bomb_fills_the_sketchs_memory_and_is_refused_by_the_mend(lab_se
 
 async def test_what_is_cut_off_has_a_named_error(lab_server):
     """It cannot be read by anybody; its neighbours can."""
-    for design in SOUND:
-        result = await Packed(design=design, fault="cut off").run()
+    for design in CORRECT:
+        result = await CompressionExperiment(design=design, fault="cut off").run()
         errors = [event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)]
         assert errors == ["CorruptPayload"] * 3
         assert len(result.verdict.lost) == 3
@@ -57,26 +57,26 @@ async def test_what_is_cut_off_has_a_named_error(lab_server):
 
 async def test_a_changed_bit_is_refused_where_there_is_a_checksum_and_misread_elsewhere(lab_server):
     """zlib has one; LZ4 and Zstandard are made without; the verdict says that what came is not what was sent."""
-    table = await damage_table()
-    assert table.equals(await damage_table())
-    assert table["refused"].to_dict() == {"sketch": 3, "zlib": 3, "lz4": 0, "zstd": 0}
-    assert table["read as another text"].to_dict() == {"sketch": 0, "zlib": 0, "lz4": 3, "zstd": 3}
+    table = await corruption_table()
+    assert table.equals(await corruption_table())
+    assert table["refused"].to_dict() == {"naive": 3, "zlib": 3, "lz4": 0, "zstd": 0}
+    assert table["read as another text"].to_dict() == {"naive": 0, "zlib": 0, "lz4": 3, "zstd": 3}
     assert table.loc["zlib", "bob's error"] == "CorruptPayload"
-    result = await Packed(design="zstd", fault="changed").run()
+    result = await CompressionExperiment(design="zstd", fault="changed").run()
     assert "✘ not everything arrived as it should" in verdict_card(result)
     changed = result.verdict
     assert (len(changed.altered), changed.lost) == (3, ())
     assert changed.semantics == "exactly once in this run, in order, not as it was sent"
     assert "read as another text 3" in str(changed)
-    assert (await Packed(design="zlib", fault="changed").run()).verdict.altered == ()
+    assert (await CompressionExperiment(design="zlib", fault="changed").run()).verdict.altered == ()
 
 
 async def test_the_table_and_the_picture_are_the_same_twice(lab_server):
     """They are stored in the notebook."""
-    first, again = await reading_table(), await reading_table()
+    first, again = await decode_table(), await decode_table()
     assert first.equals(again)
     assert len(first) == len(SENDERS) * len(DESIGNS)
-    results = [await Packed(fault="old sender").run() for _ in range(2)]
+    results = [await CompressionExperiment(fault="old sender").run() for _ in range(2)]
     one, two = (assert_is_static(FlowView(result.trace)) for result in results)
     assert one == two
 

@@ -3,53 +3,23 @@
 import asyncio
 
 from mpim_lab.chapters.ch07_pool.challenges import give_nothing_broken_back
+from mpim_lab.chapters.ch07_pool.solutions import CheckedLease
 from mpim_lab.errors import MpimError
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 
-class Lease:
-    """Reference solution of the second."""
-
-    def __init__(self, pool):
-        self.pool = pool
-
-    async def __aenter__(self):
-        while True:
-            self.connection = await self.pool.get()
-            try:
-                await self.connection.call("PING")
-                return self.connection
-            except MpimError:
-                self.give_back()
-            except BaseException:
-                self.turn_back()
-                raise
-
-    async def __aexit__(self, kind, error, traceback):
-        self.give_back()
-
-    def turn_back(self):
-        self.give_back()
-
-    def give_back(self):
-        if self.connection.unanswered:
-            self.pool.discard(self.connection)
-        else:
-            self.pool.put(self.connection)
-
-
-class NoFinally(Lease):
+class NoFinally(CheckedLease):
     async def __aexit__(self, kind, error, traceback):
         if kind is None:
             self.pool.put(self.connection)
 
 
-class TakesBackAnything(Lease):
-    def give_back(self):
+class TakesBackAnything(CheckedLease):
+    def release(self):
         self.pool.put(self.connection)
 
 
-class MindsOurErrorsOnly(Lease):
+class MindsOurErrorsOnly(CheckedLease):
     """Discards after an error of ours; a cancellation is none."""
 
     breaking = MpimError
@@ -65,27 +35,27 @@ class DiscardsAfterAnyError(MindsOurErrorsOnly):
     breaking = BaseException
 
 
-class DiscardsAlways(Lease):
+class DiscardsAlways(CheckedLease):
     async def __aexit__(self, kind, error, traceback):
         self.pool.discard(self.connection)
 
 
-class DoesNotAsk(Lease):
+class DoesNotAsk(CheckedLease):
     async def __aenter__(self):
         self.connection = await self.pool.get()
         return self.connection
 
 
-class KeepsTheError(Lease):
+class KeepsTheError(CheckedLease):
     async def __aexit__(self, kind, error, traceback):
-        self.give_back()
+        self.release()
         return True
 
 
-class LosesWhatDoesNotAnswer(Lease):
+class LosesWhatDoesNotAnswer(CheckedLease):
     """Takes another one, and never gives back the one that is broken."""
 
-    def give_back(self):
+    def release(self):
         if not self.connection.unanswered:
             self.pool.put(self.connection)
 
@@ -96,10 +66,10 @@ class DecidesByTheError(MindsOurErrorsOnly):
     breaking = asyncio.CancelledError | MpimError
 
 
-class IsCancelledAtTheDoor(Lease):
+class IsCancelledAtTheDoor(CheckedLease):
     """And has a place then that nobody gives back."""
 
-    def turn_back(self):
+    def abandon(self):
         pass
 
 
@@ -111,7 +81,7 @@ class IsNoContext:
 async def test_the_reference_solution_passes_every_time(lab_server):
     """It can be solved with what the chapter has shown."""
     for _ in range(5):
-        await assert_all_pass(give_nothing_broken_back().check(Lease))
+        await assert_all_pass(give_nothing_broken_back().check(CheckedLease))
 
 
 async def test_a_lease_that_gives_back_what_is_broken_fails_every_time(lab_server):
@@ -123,10 +93,10 @@ async def test_a_lease_that_gives_back_what_is_broken_fails_every_time(lab_serve
         DiscardsAfterAnyError: "healthy ones were discarded",
         DiscardsAlways: "healthy ones were discarded",
         DoesNotAsk: "was given a connection of no use: ConnectionLost",
-        KeepsTheError: "was never told of its error",
+        KeepsTheError: "never got its error",
         LosesWhatDoesNotAnswer: "connections are of use",
         DecidesByTheError: "because its caller was cancelled",
-        IsCancelledAtTheDoor: "the place of the cancelled caller is not free again",
+        IsCancelledAtTheDoor: "the slot of the cancelled caller is not free again",
     }
     await assert_each_fails(give_nothing_broken_back, complaints)
 

@@ -1,64 +1,15 @@
 """Chapter 7's first challenge: the reference solution passes, every known-bad one is caught."""
 
 import asyncio
-from collections import deque
 
 from mpim_lab.chapters.ch07_pool.challenges import first_come_first_served
+from mpim_lab.chapters.ch07_pool.solutions import FairPool
 from mpim_lab.errors import PoolTimeout
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 
-class Line:
-    """Reference solution of the first challenge."""
-
-    def __init__(self, connect, limit, wait_s):
-        self.connect, self.places, self.wait_s = connect, limit, wait_s
-        self.idle, self.waiters = [], deque()
-
-    async def get(self):
-        await self.place()
-        try:
-            return self.idle.pop() if self.idle else await self.connect()
-        except BaseException:
-            self.free_place()
-            raise
-
-    async def place(self):
-        if self.places:
-            self.places -= 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self.waiters.append(turn)
-        try:
-            async with asyncio.timeout(self.wait_s):
-                await turn
-        except BaseException as error:
-            self.gives_up(turn)
-            if isinstance(error, TimeoutError):
-                raise PoolTimeout("no connection became free") from None
-            raise
-
-    def gives_up(self, turn):
-        if turn in self.waiters:
-            self.waiters.remove(turn)
-        elif turn.done() and not turn.cancelled():
-            self.free_place()
-
-    def put(self, connection):
-        self.idle.append(connection)
-        self.free_place()
-
-    def free_place(self):
-        while self.waiters:
-            turn = self.waiters.popleft()
-            if not turn.done():
-                return turn.set_result(None)
-        self.places += 1
-        return None
-
-
-class ConditionOfTheSketch(Line):
-    """Chapter 7's sketch, opened late."""
+class NaiveCondition(FairPool):
+    """Chapter 7's naive pool, opened late."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -66,11 +17,11 @@ class ConditionOfTheSketch(Line):
 
     async def get(self):
         async with self.freed:
-            while not self.idle and not self.places:
+            while not self.idle and not self.slots:
                 await self.freed.wait()
             if self.idle:
                 return self.idle.pop()
-            self.places -= 1
+            self.slots -= 1
         return await self.connect()
 
     async def put(self, connection):
@@ -79,7 +30,7 @@ class ConditionOfTheSketch(Line):
             self.freed.notify()
 
 
-class QueueOfPlaces(Line):
+class QueueOfPlaces(FairPool):
     """Whoever asks in the moment in which a place is free slips in before those who wait."""
 
     def __init__(self, connect, limit, wait_s):
@@ -88,85 +39,85 @@ class QueueOfPlaces(Line):
         for _ in range(limit):
             self.queue.put_nowait(None)
 
-    async def place(self):
+    async def acquire_slot(self):
         try:
             async with asyncio.timeout(self.wait_s):
                 await self.queue.get()
         except TimeoutError:
             raise PoolTimeout("no connection became free") from None
 
-    def free_place(self):
+    def release_slot(self):
         self.queue.put_nowait(None)
 
 
-class LastComeFirstServed(Line):
-    def free_place(self):
+class LastComeFirstServed(FairPool):
+    def release_slot(self):
         self.waiters.reverse()
-        super().free_place()
+        super().release_slot()
         self.waiters.reverse()
 
 
-class AlwaysOpensOne(Line):
+class AlwaysOpensOne(FairPool):
     """Never uses one again."""
 
     def put(self, connection):
-        self.free_place()
+        self.release_slot()
 
 
-class WaitsForEver(Line):
+class WaitsForEver(FairPool):
     def __init__(self, connect, limit, wait_s):
         super().__init__(connect, limit, None)
 
 
-class ServesTheDead(Line):
+class ServesTheDead(FairPool):
     """Who gave up stays in line, and is given the place."""
 
-    def gives_up(self, turn):
+    def stop_waiting(self, waiter):
         pass
 
-    def free_place(self):
+    def release_slot(self):
         if not self.waiters:
-            self.places += 1
-        elif not (turn := self.waiters.popleft()).done():
-            turn.set_result(None)
+            self.slots += 1
+        elif not (waiter := self.waiters.popleft()).done():
+            waiter.set_result(None)
 
 
-class LosesWhatTheDoorGave(Line):
+class LosesWhatTheDoorGave(FairPool):
     """Leaves the line when it is cancelled, and forgets that it had been given a place already."""
 
-    def gives_up(self, turn):
-        if turn in self.waiters:
-            self.waiters.remove(turn)
+    def stop_waiting(self, waiter):
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
 
 
-class LosesThePlaceOfWhoCannotConnect(Line):
+class LosesThePlaceOfWhoCannotConnect(FairPool):
     async def get(self):
-        await self.place()
+        await self.acquire_slot()
         return self.idle.pop() if self.idle else await self.connect()
 
 
-class MindsErrorsOnly(Line):
+class MindsErrorsOnly(FairPool):
     """Cancellation is no Exception."""
 
     async def get(self):
-        await self.place()
+        await self.acquire_slot()
         try:
             return self.idle.pop() if self.idle else await self.connect()
         except Exception:
-            self.free_place()
+            self.release_slot()
             raise
 
 
 async def test_the_reference_solution_passes_every_time(lab_server):
     """It can be solved with what the chapter has shown."""
     for _ in range(5):
-        await assert_all_pass(first_come_first_served().check(Line))
+        await assert_all_pass(first_come_first_served().check(FairPool))
 
 
 async def test_a_line_that_is_unfair_or_loses_places_fails_every_time(lab_server):
     """The outcome says who was overtaken, or who waits for ever."""
     complaints = {
-        ConditionOfTheSketch: "m4 was given a connection before m3",
+        NaiveCondition: "m4 was given a connection before m3",
         QueueOfPlaces: "m4 was given a connection before m3",
         LastComeFirstServed: "m5 was given a connection before m3",
         AlwaysOpensOne: "the pool opened one more",

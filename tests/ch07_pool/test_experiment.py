@@ -5,11 +5,11 @@ import contextlib
 
 import pytest
 
-from mpim_lab.chapters.ch07_pool.connection_strategies import WAYS
+from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS
-from mpim_lab.chapters.ch07_pool.experiment import FAULTS, Callers, callers_table
+from mpim_lab.chapters.ch07_pool.experiment import FAULTS, PoolExperiment, callers_table
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect, size_sweep
-from mpim_lab.chapters.shared.pipeline_experiment import run_all
+from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import story_of
 from mpim_lab.widgets import FlowView
@@ -18,9 +18,9 @@ SEED = 7
 ENDS = {
     "none": ("16 done; 3 of 3 usable",) * 3,
     "leak": (
-        "3 done, 3 BugInCaller, 10 stuck; 0 of 3 usable",
-        "13 done, 3 BugInCaller; 3 of 3 usable",
-        "13 done, 3 BugInCaller; 3 of 3 usable",
+        "3 done, 3 SimulatedBug, 10 stuck; 0 of 3 usable",
+        "13 done, 3 SimulatedBug; 3 of 3 usable",
+        "13 done, 3 SimulatedBug; 3 of 3 usable",
     ),
     "cancelled": (
         "15 done, 1 Cancelled; 2 of 3 usable",
@@ -62,20 +62,24 @@ def test_the_table_is_about_every_fault():
 @pytest.mark.parametrize("fault", ENDS)
 async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
     """Three runs of each design with one seed: the end expected, one verdict, one picture."""
-    runs = await run_all([Callers(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)])
+    runs = await run_concurrently(
+        [PoolExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)]
+    )
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[3 * index : 3 * index + 3]
-        assert results[0].verdict.shorthand == end, design
+        assert results[0].verdict.summary == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
-    """Only who was struck has an error; all connections are of use, nobody is stuck, nobody reads another's reply."""
+    """Only the callers hit by the fault have an error; all connections are usable, none is stuck or reads another's reply."""
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
-    runs = [Callers(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)]
-    for result in await run_all(runs):
+    runs = [
+        PoolExperiment(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)
+    ]
+    for result in await run_concurrently(runs):
         verdict = result.verdict
         assert (verdict.stuck, verdict.wrong, verdict.lost) == ((), (), ())
         assert verdict.usable == verdict.connections
@@ -85,7 +89,7 @@ async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
 
 async def test_a_wrong_reply_says_whose_it_was(lab_server):
     """Each caller after the cancelled one reads the reply of the one before."""
-    result = await Callers(design="sketch with finally", fault="cancelled", seed=SEED).run()
+    result = await PoolExperiment(design="naive with finally", fault="cancelled", seed=SEED).run()
     first = result.verdict.wrong[0]  # type: ignore[attr-defined]
     before = f"m{int(first[1:]) - 1}"
     assert story_of(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
@@ -94,14 +98,14 @@ async def test_a_wrong_reply_says_whose_it_was(lab_server):
 
 async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_server):
     """In the peak at the end twice as many come as there are connections."""
-    result = await Callers(design="pool", fault="none").run()
+    result = await PoolExperiment(design="pool", fault="none").run()
     served = [event.message_id for event in result.trace.of(Kind.RECEIVED)]
     assert served == [f"m{number}" for number in range(1, 17)]
 
 
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
-    """It strikes the next caller."""
-    run = Callers(design="sketch with finally", fault="none", callers=40, pace_ms=10).start()
+    """It hits the next caller."""
+    run = PoolExperiment(design="naive with finally", fault="none", callers=40, pace_ms=10).start()
     while len(run.trace) < 20:
         await asyncio.sleep(0.005)
     await run.inject("cancelled")
@@ -110,7 +114,7 @@ async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
 
 async def test_a_run_that_is_stopped_gives_its_result(lab_server):
     """Those who came are judged, nobody else comes."""
-    run = Callers(design="pool", fault="none", callers=200, pace_ms=20).start()
+    run = PoolExperiment(design="pool", fault="none", callers=200, pace_ms=20).start()
     while len(run.trace) < 10:
         await asyncio.sleep(0.005)
     run.stop()
@@ -123,9 +127,9 @@ async def test_the_table_is_made_of_the_same_runs(lab_server):
     """A row for each fault and design."""
     table = await callers_table(seed=SEED, faults=("leak", "cancelled"))
     assert list(table.index) == [(fault, design) for fault in ("leak", "cancelled") for design in DESIGNS]
-    row = table.loc[("leak", "sketch")]
-    assert list(row) == [3, "3 BugInCaller", 10, 0, "0 of 3"]
-    assert table.loc[("cancelled", "sketch with finally"), "wrong replies"] == 9
+    row = table.loc[("leak", "naive")]
+    assert list(row) == [3, "3 SimulatedBug", 10, 0, "0 of 3"]
+    assert table.loc[("cancelled", "naive with finally"), "wrong replies"] == 9
 
 
 # What it costs
@@ -135,7 +139,9 @@ async def test_the_sweep_over_callers_has_a_row_for_each_way(lab_server):
     """With rates, and waiting times that do not exceed the whole."""
     seen = []
     frame = await collect(callers_sweep((1, 24), seconds=0.05, connections=4), seen.append)
-    assert list(zip(frame["callers"], frame["way"], strict=True)) == [(count, way) for count in (1, 24) for way in WAYS]
+    assert list(zip(frame["callers"], frame["way"], strict=True)) == [
+        (count, way) for count in (1, 24) for way in CONNECTION_STRATEGIES
+    ]
     assert len(seen) == len(frame)
     assert (frame["calls a second"] > 0).all()
     assert (frame["p50 wait ms"] <= frame["p50 ms"]).all()

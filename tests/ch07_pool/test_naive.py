@@ -1,25 +1,25 @@
-"""The sketch of chapter 7: each flaw shows on every run, and the pool under the same treatment does not have it."""
+"""The naive version of chapter 7: each flaw shows on every run, and the pool under the same treatment does not have it."""
 
 import asyncio
 import contextlib
 
 import pytest
 
-from mpim_lab.chapters.ch07_pool.naive import SketchPool
+from mpim_lab.chapters.ch07_pool.naive import NaivePool
 from mpim_lab.errors import CommandTimeout, ConnectionLost, NotConnected, PoolTimeout
 from mpim_lab.lab.faults.server_admin import controlling, cut_connections
 from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, connections
 from tests.support import wait_until
 
-DESIGNS = ["sketch", "pool"]
+DESIGNS = ["naive", "pool"]
 
 
 def made(design, server, **options):
     """One of each, with one connection unless said otherwise."""
     count = options.pop("connections", 1)
-    if design == "sketch":
-        return SketchPool(server.url, connections=count, name="pool", call_timeout_s=2.0)
+    if design == "naive":
+        return NaivePool(server.url, connections=count, name="pool", call_timeout_s=2.0)
     return Pool(server.url, max_connections=count, call_timeout_s=2.0, **{**QUICK, **options})
 
 
@@ -47,7 +47,7 @@ async def test_both_work_as_long_as_nothing_happens(server, design):
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_one_caller_that_raises_and_the_sketch_is_empty_for_ever(server, design):
+async def test_one_caller_that_raises_and_the_naive_version_is_empty_for_ever(server, design):
     """The flaw: what is not put back is gone. The pool takes it back whatever happens."""
     async with made(design, server) as pool:
         with pytest.raises(ZeroDivisionError):
@@ -60,7 +60,7 @@ async def test_one_caller_that_raises_and_the_sketch_is_empty_for_ever(server, d
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_one_caller_that_is_cancelled_and_the_sketch_is_empty_for_ever(server, design):
+async def test_one_caller_that_is_cancelled_and_the_naive_version_is_empty_for_ever(server, design):
     """A time-out around the call is enough."""
     async with made(design, server) as pool:
         with pytest.raises(TimeoutError):
@@ -72,12 +72,12 @@ async def test_one_caller_that_is_cancelled_and_the_sketch_is_empty_for_ever(ser
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_the_sketch_waits_without_a_limit(server, design):
+async def test_the_naive_version_waits_without_a_limit(server, design):
     """The flaw: no time limit, no limit on the line. The pool says after `wait_s` who has it."""
     async with made(design, server, wait_s=0.05, max_waiting=20) as pool, pool.connection():
         tasks = [asyncio.create_task(echo(pool, str(number))) for number in range(50)]
         _, waiting = await asyncio.wait(tasks, timeout=0.3)
-        assert len(waiting) == (50 if design == "sketch" else 0)
+        assert len(waiting) == (50 if design == "naive" else 0)
         if design == "pool":
             kinds = [type(task.exception()).__name__ for task in tasks]
             assert kinds == ["PoolTimeout"] * 20 + ["QueueFull"] * 30
@@ -87,7 +87,7 @@ async def test_the_sketch_waits_without_a_limit(server, design):
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_the_sketch_hands_on_a_connection_in_the_middle_of_a_reply(server, design):
+async def test_the_naive_version_hands_on_a_connection_in_the_middle_of_a_reply(server, design):
     """The flaw: the next user reads what the one before asked for, and so on for ever: each gets its predecessor's."""
     async with made(design, server) as pool:
         async with pool.connection() as connection:
@@ -103,7 +103,7 @@ async def test_the_sketch_hands_on_a_connection_in_the_middle_of_a_reply(server,
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_the_sketch_takes_a_broken_connection_back(server, design):
+async def test_the_naive_version_takes_a_broken_connection_back(server, design):
     """The flaw: nobody looks, nobody replaces; each caller that gets it fails, though the server is well."""
     async with made(design, server) as pool:
         await echo(pool, "warm")
@@ -111,7 +111,7 @@ async def test_the_sketch_takes_a_broken_connection_back(server, design):
         await asyncio.sleep(0.02)
         outcomes = []
         for _ in range(5):
-            try:  # the sketch's own context would lose the connection with the first error, too
+            try:  # the naive version's own context would lose the connection with the first error, too
                 if design == "pool":
                     outcomes.append(await echo(pool, "x"))
                 else:
@@ -126,7 +126,7 @@ async def test_the_sketch_takes_a_broken_connection_back(server, design):
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_the_sketch_lets_idle_connections_rot(server, design):
+async def test_the_naive_version_lets_idle_connections_rot(server, design):
     """The flaw: last in, first out. Under a light load one is used, the server ends the others, and a rush gets them all."""
     async with controlling(server.url) as link:
         await link.call("CONFIG", "SET", "timeout", "1")
@@ -149,7 +149,7 @@ async def test_the_sketch_lets_idle_connections_rot(server, design):
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_in_the_sketch_a_newcomer_overtakes_whoever_waits(server, design):
+async def test_in_the_naive_version_a_newcomer_overtakes_whoever_waits(server, design):
     """The flaw: the connection lies in the list until the woken one runs. One that puts and gets at once keeps it."""
     async with made(design, server) as pool:
         order, waiting = [], asyncio.Event()
@@ -175,7 +175,7 @@ async def test_in_the_sketch_a_newcomer_overtakes_whoever_waits(server, design):
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-async def test_the_sketch_hands_on_what_the_one_before_left(server, design):
+async def test_the_naive_version_hands_on_what_the_one_before_left(server, design):
     """The flaw: another database, and the next user does not find its key."""
     async with made(design, server) as pool:
         async with pool.connection() as connection:
@@ -185,7 +185,7 @@ async def test_the_sketch_hands_on_what_the_one_before_left(server, design):
             assert await connection.call("GET", "k") == (b"v" if design == "pool" else None)
 
 
-async def test_the_error_of_the_pool_says_what_the_sketch_keeps_to_itself(server):
+async def test_the_error_of_the_pool_says_what_the_naive_version_keeps_to_itself(server):
     """Who has the connection, and for how long: the leak has a name."""
     async with made("pool", server, wait_s=0.05) as pool:
 

@@ -4,35 +4,14 @@ import asyncio
 import contextvars
 
 from mpim_lab.chapters.ch08_im.challenges import routes_without_ghosts
+from mpim_lab.chapters.ch08_im.solutions import OwnedRoutes
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
-UNBIND = 'if redis.call("GET", KEYS[1]) == ARGV[1] then redis.call("DEL", KEYS[1]) end'
-RENEW = 'if redis.call("GET", KEYS[1]) == ARGV[1] then redis.call("PEXPIRE", KEYS[1], ARGV[2]) end'
 LUA_HASH = 'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("DEL", KEYS[1]) end'
 LUA_KEEP = 'if redis.call("HGET", KEYS[1], "connection") == ARGV[1] then redis.call("PEXPIRE", KEYS[1], ARGV[2]) end'
 
 
-class Routes:
-    """Reference solution of the first: the value says whose it is, and the server compares."""
-
-    def __init__(self, call, lifetime_s):
-        self.call, self.ms = call, int(lifetime_s * 1000)
-
-    async def bind(self, uid, gateway, connection):
-        await self.call("SET", f"route:{uid}", f"{gateway} {connection}", "PX", self.ms)
-
-    async def unbind(self, uid, gateway, connection):
-        await self.call("EVAL", UNBIND, 1, f"route:{uid}", f"{gateway} {connection}")
-
-    async def renew(self, uid, gateway, connection):
-        await self.call("EVAL", RENEW, 1, f"route:{uid}", f"{gateway} {connection}", self.ms)
-
-    async def where(self, uid):
-        found = await self.call("GET", f"route:{uid}")
-        return found and found.split()[0]
-
-
-class WatchedRoutes(Routes):
+class WatchedRoutes(OwnedRoutes):
     """As right as the reference: the transaction is void if somebody came in between."""
 
     async def unbind(self, uid, gateway, connection):
@@ -51,7 +30,7 @@ class WatchedRoutes(Routes):
         await self.call("EXEC")
 
 
-class SketchedRoutes(Routes):
+class NaiveRoutes(OwnedRoutes):
     """The naive twin: 3,600 s, an unbind that does not look, and no heartbeat."""
 
     async def bind(self, uid, gateway, connection):
@@ -64,46 +43,46 @@ class SketchedRoutes(Routes):
         pass
 
 
-class ComparesGatewaysOnly(SketchedRoutes):
+class ComparesGatewaysOnly(NaiveRoutes):
     async def unbind(self, uid, gateway, connection):
         if await self.call("GET", f"route:{uid}") == gateway:
             await self.call("DEL", f"route:{uid}")
 
 
-class NeverUnbinds(Routes):
+class NeverUnbinds(OwnedRoutes):
     """The lifetime will see to it."""
 
     async def unbind(self, uid, gateway, connection):
         pass
 
 
-class BindsAgainToRenew(Routes):
+class BindsAgainToRenew(OwnedRoutes):
     """The old gateway's heartbeat takes the route back."""
 
     async def renew(self, uid, gateway, connection):
         await self.bind(uid, gateway, connection)
 
 
-class LivesForAnHour(Routes):
+class LivesForAnHour(OwnedRoutes):
     """As the notes have it."""
 
     def __init__(self, call, lifetime_s):
         super().__init__(call, 3600)
 
 
-class NeverRenews(Routes):
+class NeverRenews(OwnedRoutes):
     async def renew(self, uid, gateway, connection):
         pass
 
 
-class RenewsWhateverIsThere(Routes):
+class RenewsWhateverIsThere(OwnedRoutes):
     """So that the heartbeat of an old gateway keeps a dead one's route."""
 
     async def renew(self, uid, gateway, connection):
         await self.call("PEXPIRE", f"route:{uid}", self.ms)
 
 
-class ComparesThenDeletes(Routes):
+class ComparesThenDeletes(OwnedRoutes):
     """In two commands."""
 
     async def unbind(self, uid, gateway, connection):
@@ -111,7 +90,7 @@ class ComparesThenDeletes(Routes):
             await self.call("DEL", f"route:{uid}")
 
 
-class BindsInTwoCommands(Routes):
+class BindsInTwoCommands(OwnedRoutes):
     """A hash, and then its lifetime: who dies in between leaves it for ever."""
 
     async def bind(self, uid, gateway, connection):
@@ -128,7 +107,7 @@ class BindsInTwoCommands(Routes):
         return await self.call("HGET", f"route:{uid}", "gateway")
 
 
-class ComparesThenRenews(Routes):
+class ComparesThenRenews(OwnedRoutes):
     """In two commands."""
 
     async def renew(self, uid, gateway, connection):
@@ -136,7 +115,7 @@ class ComparesThenRenews(Routes):
             await self.bind(uid, gateway, connection)
 
 
-class RenewsInTwoCommands(Routes):
+class RenewsInTwoCommands(OwnedRoutes):
     """Takes the lifetime away, and gives a new one."""
 
     async def renew(self, uid, gateway, connection):
@@ -145,19 +124,19 @@ class RenewsInTwoCommands(Routes):
             await self.call("PEXPIRE", f"route:{uid}", self.ms)
 
 
-class CountsInWholeSeconds(Routes):
+class CountsInWholeSeconds(OwnedRoutes):
     async def bind(self, uid, gateway, connection):
         await self.call("SET", f"route:{uid}", f"{gateway} {connection}", "EX", self.ms // 1000)
 
 
-class LivesTooShort(Routes):
+class LivesTooShort(OwnedRoutes):
     """A gateway that renews in time comes too late."""
 
     def __init__(self, call, lifetime_s):
         super().__init__(call, 0.7 * lifetime_s)
 
 
-class KeepsRoutesInItsOwnMemory(Routes):
+class KeepsRoutesInItsOwnMemory(OwnedRoutes):
     """What one gateway remembers, no other knows."""
 
     def __init__(self, call, lifetime_s):
@@ -170,7 +149,7 @@ class KeepsRoutesInItsOwnMemory(Routes):
         return self.routes.get(uid)
 
 
-class LocksInPython(Routes):
+class LocksInPython(OwnedRoutes):
     """One lock for all objects: as if gateways were tasks of one process, and none of them ever died."""
 
     lock = contextvars.ContextVar("lock")  # one for each check, of which several run at once here
@@ -193,15 +172,15 @@ class LocksInPython(Routes):
 async def test_right_solutions_pass_every_time(lab_server):
     """What is judged is what comes of it, not how it is written."""
     for _ in range(2):
-        await assert_all_pass(*(routes_without_ghosts().check(each) for each in (Routes, WatchedRoutes)))
+        await assert_all_pass(*(routes_without_ghosts().check(each) for each in (OwnedRoutes, WatchedRoutes)))
 
 
 async def test_routes_that_leave_ghosts_or_lose_users_fail_every_time(lab_server):
     """The outcome says who is where, and what the routes say."""
     complaints = {
-        SketchedRoutes: "gw-1's late unbind was of c1, and deleted c2's route",
+        NaiveRoutes: "gw-1's late unbind was of c1, and deleted c2's route",
         ComparesGatewaysOnly: "the late unbind was of c1, and deleted c2's route",
-        NeverUnbinds: "bob is a ghost: where() gives 'gw-1', and its connection was unbound",
+        NeverUnbinds: "bob is a ghost: where() returned 'gw-1', and its connection was unbound",
         BindsAgainToRenew: "gw-1's late renew of c1 took the route back",
         LivesForAnHour: "its gateway was silent for more than a lifetime",
         NeverRenews: "its gateway renewed it in time",
@@ -219,7 +198,7 @@ async def test_routes_that_are_nearly_right_fail_every_time(lab_server):
         RenewsInTwoCommands: "gw-1 died in the middle of its renew, more than a lifetime ago",
         CountsInWholeSeconds: "your class raised CommandRejected",
         LivesTooShort: "a quarter of its lifetime is left",
-        KeepsRoutesInItsOwnMemory: "where() gives None: it was bound just now",
+        KeepsRoutesInItsOwnMemory: "where() returned None: it was bound just now",
         LocksInPython: "bind at gw-2 did not return within 3 s, while gw-1 is held up in the middle of its unbind",
     }
     await assert_each_fails(routes_without_ghosts, complaints)

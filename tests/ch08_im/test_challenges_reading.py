@@ -1,42 +1,12 @@
 """Chapter 8's third challenge: the reference solution passes, every known-bad one is caught."""
 
 from mpim_lab.chapters.ch08_im.challenges import read_in_order
+from mpim_lab.chapters.ch08_im.solutions import OrderedClientReader
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
 
 
-class Reader:
-    """Reference solution of the third."""
-
-    def __init__(self, ask):
-        self.ask, self.shown, self.known, self.early, self.is_asking = ask, 0, 0, {}, False
-
-    def push(self, number, text):
-        return self.take([(number, text)], number)
-
-    def page(self, messages, last):
-        self.is_asking = False
-        return self.take(messages, last)
-
-    def last(self, number):
-        self.take([], number)
-
-    def take(self, messages, last):
-        self.known, ready = max(self.known, last), []
-        self.early.update((number, text) for number, text in messages if number > self.shown)
-        while self.shown + 1 in self.early:
-            self.shown += 1
-            ready.append(self.early.pop(self.shown))
-        self.look()
-        return ready
-
-    def look(self):
-        if self.known > self.shown and not self.is_asking:
-            self.is_asking = True
-            self.ask(self.shown)
-
-
 class AsItComes:
-    """The naive twin: the sketch's clients know nothing of numbers."""
+    """The naive twin: the naive version's clients know nothing of numbers."""
 
     def __init__(self, ask):
         pass
@@ -61,25 +31,25 @@ class NewestOnly(AsItComes):
         return [text] if number > before else []
 
 
-class WaitsForTheGap(Reader):
-    def look(self):
+class WaitsForTheGap(OrderedClientReader):
+    def ask_for_missing(self):
         pass
 
 
-class AsksAtEachPush(Reader):
-    def look(self):
+class AsksAtEachPush(OrderedClientReader):
+    def ask_for_missing(self):
         if self.known > self.shown:
             self.ask(self.shown)
 
 
-class AsksFromTheBeginning(Reader):
-    def look(self):
+class AsksFromTheBeginning(OrderedClientReader):
+    def ask_for_missing(self):
         if self.known > self.shown and not self.is_asking:
             self.is_asking = True
             self.ask(0)
 
 
-class ShowsThePageAsItIs(Reader):
+class ShowsThePageAsItIs(OrderedClientReader):
     """And what was pushed before it, once more."""
 
     def page(self, messages, last):
@@ -87,26 +57,26 @@ class ShowsThePageAsItIs(Reader):
         return [text for number, text in messages if number <= before] + ready
 
 
-class DoesNotListenToLast(Reader):
+class DoesNotListenToLast(OrderedClientReader):
     def last(self, number):
         pass
 
 
-class StopsAfterOnePage(Reader):
+class StopsAfterOnePage(OrderedClientReader):
     def page(self, messages, last):
-        look, self.look = self.look, lambda: None
+        look, self.ask_for_missing = self.ask_for_missing, lambda: None
         ready = super().page(messages, last)
-        self.look = look
+        self.ask_for_missing = look
         return ready
 
 
-class ThrowsAwayWhatWasPushedMeanwhile(Reader):
+class ThrowsAwayWhatWasPushedMeanwhile(OrderedClientReader):
     def page(self, messages, last):
         self.early.clear()
         return super().page(messages, last)
 
 
-class ForgetsHowFarItIs(Reader):
+class ForgetsHowFarItIs(OrderedClientReader):
     """A page that was read earlier says less than what is known already."""
 
     def page(self, messages, last):
@@ -114,35 +84,35 @@ class ForgetsHowFarItIs(Reader):
         return super().page(messages, last)
 
 
-class AsksOnceForEachGap(Reader):
+class AsksOnceForEachGap(OrderedClientReader):
     """While the answer to another one is still to come."""
 
     asked = -1
 
-    def look(self):
+    def ask_for_missing(self):
         if self.known > self.shown and self.asked != self.shown:
             self.asked = self.shown
             self.ask(self.shown)
 
 
-class AsksWhenNothingIsMissing(Reader):
+class AsksWhenNothingIsMissing(OrderedClientReader):
     def last(self, number):
         super().last(number)
         if not self.is_asking:
             self.ask(self.shown)
 
 
-class FillsTheGapByItself(Reader):
+class FillsTheGapByItself(OrderedClientReader):
     """Whatever is missing is passed over."""
 
-    def look(self):
+    def ask_for_missing(self):
         self.shown = max(self.shown, self.known)
 
 
 async def test_the_reference_solution_passes_every_time(lab_server):
     """It can be solved with what the chapter has shown."""
     for _ in range(5):
-        await assert_all_pass(read_in_order().check(Reader))
+        await assert_all_pass(read_in_order().check(OrderedClientReader))
 
 
 async def test_a_reader_that_shows_too_much_or_asks_too_little_fails_every_time(lab_server):

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
 from mpim_lab.chapters.ch06_compression.challenges import defuse_the_bomb, say_what_it_is
 from mpim_lab.chapters.ch07_pool.challenges import first_come_first_served, give_nothing_broken_back
@@ -81,8 +81,8 @@ def test_samples_that_would_end_the_process_are_refused(samples):
         train_dictionary(samples)
 
 
-@pytest.mark.parametrize("bad", [{"messages": 12.5}, {"seed": 1.5}, {"lasts": True}])
+@pytest.mark.parametrize("bad", [{"messages": 12.5}, {"seed": 1.5}, {"duration": True}])
 def test_a_knob_that_counts_takes_whole_numbers(bad):
     """And says so at once."""
     with pytest.raises(InvalidParameter, match=next(iter(bad))):
-        Delivery(**bad)
+        PubSubDelivery(**bad)

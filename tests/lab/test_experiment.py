@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import pytest
 
-from mpim_lab.chapters.ch01_pubsub.measurements import Throughput
-from mpim_lab.chapters.ch08_im.experiment import InstantMessaging
+from mpim_lab.chapters.ch01_pubsub.measurements import ThroughputRun
+from mpim_lab.chapters.ch08_im.experiment import ImExperiment
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import Event, Kind
 from mpim_lab.lab.exercise.experiment import Experiment, knob
@@ -80,9 +80,9 @@ async def test_faults_are_refused_where_they_cannot_be_caused():
 @pytest.mark.parametrize(
     ("kind", "name", "values"),
     [
-        (InstantMessaging, "group", (1, "yes", None, float("nan"))),
-        (Throughput, "seconds", (True, "3", float("nan"))),
-        (Throughput, "tasks", (True, 1.0, None)),
+        (ImExperiment, "group", (1, "yes", None, float("nan"))),
+        (ThroughputRun, "seconds", (True, "3", float("nan"))),
+        (ThroughputRun, "tasks", (True, 1.0, None)),
     ],
     ids=["yes or no", "a number", "a whole number"],
 )

@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
-from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
-from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
+from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
+from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
 from mpim_lab.chapters.ch07_pool import measurements as pool_cost
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
 from mpim_lab.lab.faults.injector import until
@@ -75,8 +75,8 @@ async def gateway():
 @pytest.mark.parametrize(
     "work",
     [
-        pytest.param(lambda: price_of_guarantees(seconds=0.05), id="what guarantees cost"),
-        pytest.param(lambda: Delivery(design="confirmed", fault="cut", messages=20).run(), id="an experiment"),
+        pytest.param(lambda: guarantee_overhead(seconds=0.05), id="what guarantees cost"),
+        pytest.param(lambda: PubSubDelivery(design="confirmed", fault="cut", messages=20).run(), id="an experiment"),
         pytest.param(lambda: play(3), id="a schedule of the soak"),
         pytest.param(loads, id="load processes"),
         pytest.param(gateway, id="a gateway of the bench"),
@@ -233,7 +233,7 @@ async def test_leaving_a_server_that_is_gone_raises_nothing(server, monkeypatch,
 async def test_a_server_that_goes_away_in_the_middle_of_a_run_is_named(server, monkeypatch):
     """ServerFailed, soon: not a verdict on messages that nobody could send."""
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
-    run = Delivery(design="sketch", messages=200, pace_ms=10).start()
+    run = PubSubDelivery(design="naive", messages=200, pace_ms=10).start()
     await wait_until(lambda: len(run.trace) > 20)
     server.kill()
     with pytest.raises(ServerFailed, match="the server is gone"):
@@ -293,8 +293,8 @@ async def test_a_fault_that_this_user_may_not_cause_is_said_before_the_run(reade
     await readers.execute_command("ACL", "SETUSER", "lab", "on", ">p", "~*", "&*", "+@all", "-@admin", "-@dangerous")
     monkeypatch.setenv("MPIM_REDIS_URL", server.url.replace("redis://", "redis://lab:p@"))
     with pytest.raises(FaultUnavailable, match="does not let this user"):
-        await Delivery(design="sketch", fault="cut").run()
-    assert (await Delivery(design="confirmed", fault="away", messages=12).run()).verdict.lost == ()
+        await PubSubDelivery(design="naive", fault="cut").run()
+    assert (await PubSubDelivery(design="confirmed", fault="away", messages=12).run()).verdict.lost == ()
 
 
 @pytest.mark.parametrize("mode", ["cluster", "replica", "no RESP3"])

@@ -3,15 +3,15 @@
 import numpy
 import pytest
 
-from mpim_lab.chapters.ch02_streams.measurements import handled_per_s as orders_per_s
-from mpim_lab.chapters.ch03_idempotency.measurements import handled_per_s as payments_per_s
-from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
-from mpim_lab.chapters.ch05_batching.measurements import little_sweep
+from mpim_lab.chapters.ch02_streams.measurements import throughput_by_prefetch
+from mpim_lab.chapters.ch03_idempotency.measurements import throughput_by_tasks
+from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
+from mpim_lab.chapters.ch05_batching.measurements import littles_law_sweep
 from mpim_lab.chapters.ch06_compression.measurements import batched_table, message_table
 from mpim_lab.chapters.ch06_compression.measurements import size_sweep as compression_sizes
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect
 from mpim_lab.chapters.ch07_pool.measurements import size_sweep as pool_sizes
-from mpim_lab.chapters.ch08_im.measurements import group_sweep, price_sweep
+from mpim_lab.chapters.ch08_im.measurements import group_sweep, overhead_sweep
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.bounds import check_bounds
 
@@ -34,12 +34,12 @@ def test_numbers_within_the_bounds_pass():
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
-        (little_sweep((0,)), "windows_ms=0"),
-        (little_sweep((1,), offered_per_s=1), "offered_per_s=1"),
+        (littles_law_sweep((0,)), "windows_ms=0"),
+        (littles_law_sweep((1,), offered_per_s=1), "offered_per_s=1"),
         (compression_sizes((0,)), "sizes=0"),
         (group_sweep((0,)), "sizes=0"),
-        (price_sweep(0), "seconds=0"),
-        (price_sweep(rounds=0), "rounds=0"),
+        (overhead_sweep(0), "seconds=0"),
+        (overhead_sweep(rounds=0), "rounds=0"),
         (callers_sweep((0,)), "callers=0"),
         (callers_sweep((1,), ("by air",)), "by air"),
         (blocking_sweep(block_s=0), "block_s=0"),
@@ -56,11 +56,11 @@ async def test_a_sweep_names_the_number_it_cannot_use(rows, named):
 @pytest.mark.parametrize(
     ("measuring", "named"),
     [
-        (lambda: price_of_guarantees(rounds=0), "rounds=0"),
-        (lambda: payments_per_s((0,)), "tasks=0"),
-        (lambda: payments_per_s((1,), messages=1), "messages=1"),
-        (lambda: orders_per_s((10,), orders=0), "orders=0"),
-        (lambda: orders_per_s((0,)), "prefetches=0"),
+        (lambda: guarantee_overhead(rounds=0), "rounds=0"),
+        (lambda: throughput_by_tasks((0,)), "tasks=0"),
+        (lambda: throughput_by_tasks((1,), messages=1), "messages=1"),
+        (lambda: throughput_by_prefetch((10,), orders=0), "orders=0"),
+        (lambda: throughput_by_prefetch((0,)), "prefetches=0"),
     ],
 )
 async def test_a_measurement_names_the_number_it_cannot_use(measuring, named):

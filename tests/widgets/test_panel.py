@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import pytest
 
-from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.lab.exercise.experiment import Experiment, knob
 from mpim_lab.lab.faults.injector import DESCRIPTIONS
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.widgets import FlowView, LiveCharts, Panel
 from tests.support import wait_until
 
-LONG = {"fault": "none", "messages": 500, "pace_ms": 10, "lasts": 2}  # more than a test waits for
+LONG = {"fault": "none", "messages": 500, "pace_ms": 10, "duration": 2}  # more than a test waits for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +63,14 @@ def disabled(panel):
 IDLE, BUSY = (False, True, True), (True, False, False)
 
 
-@pytest.mark.parametrize("design", ["sketch", "confirmed"])
+@pytest.mark.parametrize("design", ["naive", "confirmed"])
 async def test_a_panel_runs_what_its_knobs_say(lab_server, design):
     """The first values are the settings'; the verdict is the one the experiment gives without a panel."""
-    panel = Panel(Delivery, design=design, fault="cut", lasts=3)
+    panel = Panel(PubSubDelivery, design=design, fault="cut", duration=3)
     assert panel.controls["messages"].value == 24
     panel.controls["seed"].value = 3
     result = await panel.run()
-    expected = await Delivery(design=design, fault="cut", lasts=3, seed=3).run()
+    expected = await PubSubDelivery(design=design, fault="cut", duration=3, seed=3).run()
     assert result.experiment == expected.experiment
     assert result.verdict == expected.verdict
     assert panel.result is result
@@ -82,7 +82,7 @@ async def test_the_same_seed_leaves_the_same_picture(lab_server):
     """Notebooks are compared with what they stored."""
     pictures = []
     for _ in range(2):
-        panel = Panel(Delivery, fault="away")
+        panel = Panel(PubSubDelivery, fault="away")
         await panel.run()
         data, _ = panel._repr_mimebundle_()
         pictures.append((data["image/svg+xml"], data["text/plain"]))
@@ -93,7 +93,7 @@ async def test_the_same_seed_leaves_the_same_picture(lab_server):
 
 async def test_the_views_follow(lab_server):
     """They show the whole run when it is over, and the next one after it, without what is left of the first."""
-    panel = Panel(Delivery, views=[FlowView(), LiveCharts()], fault="away")
+    panel = Panel(PubSubDelivery, views=[FlowView(), LiveCharts()], fault="away")
     flow, charts = panel.views
     await panel.run()
     assert str(flow.scene).startswith("24 messages: 18 delivered, 6 lost")
@@ -105,7 +105,7 @@ async def test_the_views_follow(lab_server):
 
 async def test_the_run_button_starts_a_run_and_the_stop_button_ends_it(lab_server):
     """Early, with the verdict on what was sent; run is off meanwhile, stop and the faults are off before and after."""
-    panel = Panel(Delivery, **LONG)
+    panel = Panel(PubSubDelivery, **LONG)
     assert disabled(panel) == IDLE
     async with going_on(panel):
         assert disabled(panel) == BUSY
@@ -117,7 +117,7 @@ async def test_the_run_button_starts_a_run_and_the_stop_button_ends_it(lab_serve
 
 async def test_a_fault_button_breaks_the_run_that_goes_on(lab_server):
     """Messages are lost; what the fault is can be read while the counter goes on."""
-    panel = Panel(Delivery, **LONG)
+    panel = Panel(PubSubDelivery, **LONG)
     async with going_on(panel):
         panel.fault_buttons["cut"].click()
         await wait_until(lambda: any(band.label == "cut" for band in panel.views[0].scene.bands))
@@ -128,7 +128,7 @@ async def test_a_fault_button_breaks_the_run_that_goes_on(lab_server):
 
 async def test_one_run_at_a_time(lab_server):
     """A second one is refused in words, and the first one does not notice."""
-    panel = Panel(Delivery, **LONG)
+    panel = Panel(PubSubDelivery, **LONG)
     async with going_on(panel):
         before = panel.views[0].scene.steps
         assert await panel.run() is None
@@ -140,7 +140,7 @@ async def test_one_run_at_a_time(lab_server):
 
 async def test_what_is_pressed_while_nothing_runs_is_harmless(lab_server):
     """It says so."""
-    panel = Panel(Delivery)
+    panel = Panel(PubSubDelivery)
     panel.stop()
     await panel.inject("cut")
     assert "nothing is running" in panel.answer.value
@@ -149,7 +149,7 @@ async def test_what_is_pressed_while_nothing_runs_is_harmless(lab_server):
 async def test_a_run_that_fails_is_shown_and_the_panel_can_be_used_again(monkeypatch):
     """Nothing is raised, and no verdict of an earlier run stands beside the error."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
-    panel = Panel(Delivery, fault="none", messages=4)
+    panel = Panel(PubSubDelivery, fault="none", messages=4)
     assert (await panel.run()).verdict.sent == 4
     monkeypatch.setenv("MPIM_SERVER_BINARY", "no-<such>-server")
     assert await panel.run() is None
@@ -162,7 +162,7 @@ async def test_a_run_that_fails_is_shown_and_the_panel_can_be_used_again(monkeyp
 
 async def test_a_knob_outside_its_bounds_is_shown(lab_server):
     """A control cannot be set so; code can."""
-    panel = Panel(Delivery)
+    panel = Panel(PubSubDelivery)
     panel.controls["seed"] = type("Control", (), {"value": -1})
     assert await panel.run() is None
     assert "<b>InvalidParameter</b>: seed=-1" in panel.status.value
@@ -193,7 +193,7 @@ async def test_a_mistake_in_a_fault_does_not_pretend_that_the_run_is_over():
 
 async def test_an_interrupted_cell_ends_its_run(lab_server):
     """Nothing of it goes on, and the next one can start at once."""
-    panel = Panel(Delivery, **LONG)
+    panel = Panel(PubSubDelivery, **LONG)
     cell = asyncio.create_task(panel.run())
     await wait_until(lambda: panel.views[0].scene.steps)
     cell.cancel()
@@ -207,7 +207,7 @@ async def test_an_interrupted_cell_ends_its_run(lab_server):
 async def test_a_fault_that_cannot_be_caused_says_why(server, monkeypatch):
     """On the reader's own server the lab kills nothing; the run goes on, and the reason can still be read then."""
     monkeypatch.setenv("MPIM_REDIS_URL", server.url)
-    panel = Panel(Delivery, **LONG)
+    panel = Panel(PubSubDelivery, **LONG)
     async with going_on(panel):
         panel.fault_buttons["kill"].click()
         await wait_until(lambda: "is yours: the lab does not kill it" in panel.answer.value)

@@ -195,7 +195,7 @@ def confirmed(chance, message):
 
 
 def told_anyhow(chance):
-    """A sketch's message, one lost during a fault, a confirmed one that was repeated, and another."""
+    """A naive version's message, one lost during a fault, a confirmed one that was repeated, and another."""
     yield BOB_LISTENS
     yield sent("m1")[0]
     yield from merged(chance, [*sent("m1")[1:], *told("m1")], handled("m1"))

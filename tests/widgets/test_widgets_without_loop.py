@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.errors import WrongLoop
 from mpim_lab.lab.exercise.questions import load_questions
 from mpim_lab.load.load import start_load
@@ -21,7 +21,7 @@ async def sweep():
 
 
 MADE: dict[str, Any] = {
-    "Panel": lambda: Panel(Delivery),
+    "Panel": lambda: Panel(PubSubDelivery),
     "FlowView": FlowView,
     "Quiz": lambda: Quiz(load_questions()[:2]),
     "LiveCharts": LiveCharts,
@@ -61,7 +61,7 @@ def test_a_panel_made_before_the_loop_works_in_it():
 
 def test_what_needs_a_loop_says_so():
     """WrongLoop, not asyncio's RuntimeError."""
-    for begin in (Delivery().start, lambda: start_load("redis://127.0.0.1:1")):
+    for begin in (PubSubDelivery().start, lambda: start_load("redis://127.0.0.1:1")):
         with pytest.raises(WrongLoop, match="no event loop"):
             begin()
 

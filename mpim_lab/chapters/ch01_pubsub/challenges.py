@@ -2,57 +2,57 @@
 
 from typing import Any
 
-from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
+from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, story_of
 from mpim_lab.lab.exercise.experiment import Result
 
 
-def _trial(fault: str, seed: int, judge: Any) -> Trial:
+def _trial(fault: str, seed: int, check: Any) -> Trial:
     async def trial(solution: type[Any]) -> Failure | None:
-        experiment = Delivery(fault=fault, seed=seed, lasts=3, messages=16, sender=solution)
+        experiment = PubSubDelivery(fault=fault, seed=seed, duration=3, messages=16, sender=solution)
         result = await experiment.run()
-        complaint, message_id = judge(result)
+        complaint, message_id = check(result)
         name = f"fault {fault!r}, seed {seed}"
         return Failure(complaint, name, message_id, story_of(result, message_id)) if complaint else None
 
     return trial
 
 
-def _truth(result: Result) -> tuple[str, str]:
-    """Told "delivered" if and only if bob handled it; a sender that raises has told nothing."""
-    verdict, told = result.verdict, result.told
+def _check_honesty(result: Result) -> tuple[str, str]:
+    """Check that "delivered" was reported if and only if bob handled it; a sender that raises has reported nothing."""
+    verdict, reported = result.verdict, result.told
     if verdict.lost and getattr(result.experiment, "fault", "") == "none":
         return f"{verdict.lost[0]} was never published, and bob was there all the time", verdict.lost[0]
-    for message_id in told:
-        if told[message_id].startswith("failed"):
+    for message_id in reported:
+        if reported[message_id].startswith("failed"):
             return f"send raised for {message_id} instead of saying what became of it", message_id
-        if (told[message_id] == "delivered") == (message_id in verdict.lost):
+        if (reported[message_id] == "delivered") == (message_id in verdict.lost):
             became = "lost" if message_id in verdict.lost else "handled by bob"
-            return f"{message_id} was {became}, and alice was told {told[message_id]!r}", message_id
+            return f"{message_id} was {became}, and send reported {reported[message_id]!r}", message_id
     return "", ""
 
 
-def _everything(result: Result) -> tuple[str, str]:
-    """Nothing lost, nothing twice, and the truth told."""
+def _check_delivery(result: Result) -> tuple[str, str]:
+    """Check that nothing is lost, nothing arrives twice, and every acknowledgement is true."""
     verdict = result.verdict
     for complaint, ids in (("lost", verdict.lost), ("handled twice", verdict.duplicated), ("late", verdict.reordered)):
         if ids:
             return f"{ids[0]} was {complaint}", ids[0]
-    return _truth(result)
+    return _check_honesty(result)
 
 
 def tell_the_truth() -> Challenge:
-    """A sender that says "delivered" exactly when it is so, as far as receivers that come and go are concerned."""
+    """A sender that reports "delivered" exactly when it is so, as far as receivers that come and go are concerned."""
     faults = [("none", 1), ("away", 1), ("away", 7), ("cut", 1), ("cut", 7)]
     return Challenge(
         "Tell the truth",
         "Write a class with `__init__(self, queue)` and `async send(self, uid, payload) -> str` that publishes to the\n"
-        'user\'s channel and says "delivered" exactly when bob got the message. bob comes and goes; his lines are cut.',
-        [_trial(fault, seed, _truth) for fault, seed in faults],
+        'user\'s channel and says "delivered" exactly when bob got the message. bob comes and goes; his connections are cut.',
+        [_trial(fault, seed, _check_honesty) for fault, seed in faults],
         [
             "Whatever you ask before publishing may be out of date when you publish.",
             "The server tells you something at the very moment it hands the message over.",
-            "`await queue.publish(...)` gives the number of subscribers the server handed the message to.",
+            "`await queue.publish(...)` returns the number of subscribers the server handed the message to.",
         ],
     )
 
@@ -63,7 +63,7 @@ def deliver_everything() -> Challenge:
     return Challenge(
         "Deliver everything",
         "The same class, but now every message must reach bob, once and in order, although he comes and goes.",
-        [_trial(fault, seed, _everything) for fault, seed in faults],
+        [_trial(fault, seed, _check_delivery) for fault, seed in faults],
         [
             "When nobody was there, the message is still in your hands.",
             "Try again, after a pause; how often may it take? Do not go on to the next message before this one is there.",

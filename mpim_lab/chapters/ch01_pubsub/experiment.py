@@ -1,4 +1,4 @@
-"""Chapter 1: alice sends, bob receives, over Pub/Sub; a fault strikes; who got what, and what was alice told?"""
+"""Chapter 1: alice sends, bob receives, over Pub/Sub; a fault is injected; who got what, and what was acknowledged?"""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mpim_lab.chapters.ch01_pubsub.scenario import CHANNEL, PHOTO_BYTES, Stage
+from mpim_lab.chapters.ch01_pubsub.scenario import CHANNEL, PHOTO_BYTES, PubSubScenario
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
 from mpim_lab.lab.server.embedded import open_server
@@ -15,53 +15,55 @@ from mpim_lab.lab.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delivery(Experiment):
-    """alice sends `messages` to bob, one after the other; a fault lasts for `lasts` of her publishes."""
+class PubSubDelivery(Experiment):
+    """The experiment of chapter 1: alice sends `messages` to bob; a fault lasts for `duration` of her publishes."""
 
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
 
-    design: str = knob("sketch", "how alice sends", choices=("sketch", "confirmed"))
+    design: str = knob("naive", "how alice sends", choices=("naive", "confirmed"))
     fault: str = knob("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
     messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
-    lasts: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
+    duration: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses where the fault strikes, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     sender: type[Any] | None = None  # the learner's own, instead of `design`'s
 
     async def perform(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is bob's."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server() as server,
-            Stage(server, run, design=self.sender or self.design, planned=planned, lasts=self.lasts) as stage,
+            PubSubScenario(
+                server, run, design=self.sender or self.design, planned=planned, duration=self.duration
+            ) as scenario,
         ):
             photo = PHOTO_BYTES if self.fault == "slow" else 0
             for payload in Workload(self.seed, self.messages, min_bytes=photo):
                 if run.stopping:
                     break
-                await stage.send(payload)
+                await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.faults.end_all()
-            await stage.settle()
+            await scenario.faults.end_all()
+            await scenario.wait_idle()
         return check_trace(run.trace, "bob", CHANNEL)
 
 
 async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
-    """Both designs under every fault: one row a run, the same in every run."""
+    """Return both designs under every fault: one row a run, the same in every run."""
     rows = []
     for fault in PUBSUB_FAULTS:
-        for design in ("sketch", "confirmed"):
-            lasts = 10 if fault == "slow" else 2
-            experiment = Delivery(design=design, fault=fault, seed=seed, lasts=lasts, messages=messages)
+        for design in ("naive", "confirmed"):
+            duration = 10 if fault == "slow" else 2
+            experiment = PubSubDelivery(design=design, fault=fault, seed=seed, duration=duration, messages=messages)
             verdict = (await experiment.run()).verdict
             rows.append(
                 {
                     "fault": fault,
                     "design": design,
                     "lost": len(verdict.lost),
-                    'told "delivered" but lost': len(verdict.misreported),
+                    "acknowledged but lost": len(verdict.misreported),
                     "duplicated": len(verdict.duplicated),
                     "observed": verdict.semantics,
                 }

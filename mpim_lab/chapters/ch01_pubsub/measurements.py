@@ -10,7 +10,7 @@ from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.load.load import LoadResult, measure, start_load
 
 # What a rung is called, who publishes, and with how many tasks.
-RUNGS = (
+THROUGHPUT_STEPS = (
     ("one await at a time", "redis-py", 1),
     ("128 tasks, a connection each", "redis-py", 128),
     ("pipelines of 100 commands", "redis-py pipelined", 16),
@@ -27,19 +27,19 @@ CLIENTS = (
 )
 
 
-async def climb_ladder(seconds: float = 1.0) -> list[tuple[str, float]]:
+async def measure_throughput_steps(seconds: float = 1.0) -> list[tuple[str, float]]:
     """Measure every rung on a server of its own: (name, received messages a second). Yours, now, on this machine."""
     async with open_server() as server:
-        rungs = []
-        for name, who, tasks in RUNGS:
+        steps = []
+        for name, who, tasks in THROUGHPUT_STEPS:
             result = await measure(server.url, who, tasks=tasks, seconds=seconds, prefix=server.prefix)
-            rungs.append((name, result.messages_per_s))
-        return rungs
+            steps.append((name, result.messages_per_s))
+        return steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Throughput(Experiment):
-    """A publisher process and a receiver process; this process only watches."""
+class ThroughputRun(Experiment):
+    """A run of a publisher process and a receiver process; this process only watches."""
 
     title: ClassVar[str] = "How fast is it?"
 

@@ -1,9 +1,9 @@
-"""The sketch of chapter 1: check that the receiver is there, publish, tell the sender "delivered".
+"""The naive version of chapter 1: check that the receiver is there, publish, tell the sender "delivered".
 
-Its sound twin is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
+The correct version is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
 
 - between the check and the publish the receiver may leave: PUBLISH succeeds with 0 receivers;
-- the number PUBLISH gives is thrown away;
+- the number that PUBLISH returns is thrown away;
 - even a number above 0 says only that the server wrote to a socket, not that anybody read.
 """
 
@@ -12,14 +12,14 @@ from mpim_lab.keys import user_channel
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
-class SketchSender:
-    """Send as most candidates would sketch it."""
+class NaiveSender:
+    """Send as most candidates would write it."""
 
     def __init__(self, queue: MessageQueue) -> None:
         self._queue = queue
 
     async def send(self, uid: str, payload: bytes) -> str:
-        """Send to one user; gives "delivered" or "offline". Raises what `publish` raises."""
+        """Send to one user; return "delivered" or "offline". Raise what `publish` raises."""
         channel, reporter = user_channel(uid), self._queue.reporter
         listeners = await self._queue.listeners(channel)
         reporter.message(Kind.CHECKED, payload, channel, count=listeners)

@@ -1,10 +1,10 @@
-"""The stage of chapter 1: alice and bob with a queue each on one server, and everything that can go wrong between them."""
+"""PubSubScenario of chapter 1: alice and bob with a queue each on one server, and everything that can go wrong."""
 
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Self, cast
 
-from mpim_lab.chapters.ch01_pubsub.naive import SketchSender
+from mpim_lab.chapters.ch01_pubsub.naive import NaiveSender
 from mpim_lab.errors import MpimError, NotConnected, ServerFailed
 from mpim_lab.events import Kind
 from mpim_lab.keys import user_channel
@@ -34,13 +34,13 @@ CHANNEL = user_channel(BOB)
 # depend on their size; about four fill the server's buffer for him.
 PHOTO_BYTES = 1024 * 1024
 BUFFER_LIMIT_BYTES = 4_400 * 1024
-# How long alice waits for a confirmation: long, so that a busy machine does not make her repeat what has arrived.
-HURRY_S, PATIENCE_S = 0.2, 5.0
-QUICK = Limits(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+# How long alice waits for an acknowledgement: long, so that a busy machine makes her repeat nothing.
+SHORT_ACK_TIMEOUT_S, ACK_TIMEOUT_S = 0.2, 5.0
+FAST_LIMITS = Limits(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 
 
 class _PlainReceiver:
-    """bob as the sketch has him: he listens and confirms nothing."""
+    """bob as the naive version has him: he listens and acknowledges nothing."""
 
     def __init__(self, queue: MessageQueue, handler: Callable[[Message], Awaitable[None]]) -> None:
         self._queue, self._handler = queue, handler
@@ -52,8 +52,8 @@ class _PlainReceiver:
         await self._queue.unsubscribe(CHANNEL)
 
 
-class Stage:
-    """alice and bob with their queues on one server, and everything that can go wrong between them."""
+class PubSubScenario:
+    """The scenario of chapter 1: alice and bob with their queues on one server, and all faults between them."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Stage:
         *,
         design: str | type[Any],
         planned: list[Fault],
-        lasts: int,
+        duration: int,
     ) -> None:
-        self.server, self.run, self._planned, self._lasts = server, run, planned, lasts
-        self.line, self.hand = Hold(), Hold()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": QUICK, "observer": run.trace}
+        self.server, self.run, self._planned, self._duration = server, run, planned, duration
+        self.connection_gate, self.handler_gate = Hold(), Hold()
+        common: dict[str, Any] = {"prefix": server.prefix, "limits": FAST_LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
-        self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.line.sleep, **common)
+        self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.connection_gate.sleep, **common)
         if design != "confirmed":
             self._receiver: _PlainReceiver | ConfirmingReceiver = _PlainReceiver(self.bob, self._handle)
         else:
@@ -82,14 +82,14 @@ class Stage:
             check_available(self.server, fault.kind)
             self.faults.add(fault)
         try:
-            await self._set()
+            await self._open_all()
         except BaseException:  # whoever was opened must not be left behind
             await self._open.aclose()
             raise
         self.run.injector = self._inject
         return self
 
-    async def _set(self) -> None:
+    async def _open_all(self) -> None:
         if self.server.unavailable("slow") is None:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
@@ -100,97 +100,102 @@ class Stage:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.run.injector = None
-        self.hand.open()
-        self.line.open()
+        self.handler_gate.open()
+        self.connection_gate.open()
         await self._open.aclose()
 
     def _make_sender(self, design: str | type[Any]) -> Any:
         faulty = cast(MessageQueue, FaultyQueue(self.alice, self.faults))
         if not isinstance(design, str):
             return design(faulty)
-        if design == "sketch":
-            return SketchSender(faulty)
-        attempts = self._lasts + 20
-        return ConfirmedSender(faulty, BOB, attempts=attempts, confirm_within_s=PATIENCE_S, backoff=QUICK.backoff)
+        if design == "naive":
+            return NaiveSender(faulty)
+        attempts = self._duration + 20
+        return ConfirmedSender(
+            faulty, BOB, attempts=attempts, confirm_within_s=ACK_TIMEOUT_S, backoff=FAST_LIMITS.backoff
+        )
 
     async def send(self, payload: bytes) -> None:
-        """alice sends one message; an error is what she is told. Raises ServerFailed once the server is gone for good."""
+        """Send one message from alice; an error is reported to her. Raise ServerFailed once the server is gone for good."""
         try:
-            told = await self._sender.send(BOB, payload)
+            reported = await self._sender.send(BOB, payload)
         except MpimError as error:
             if isinstance(error, NotConnected) and not self.faults.active:
-                await self._look_for_server()
-            told = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(told))
+                await self._check_server()
+            reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
+        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(reported))
         if not self.faults.active:
-            await self.settle()
+            await self.wait_idle()
 
-    async def _look_for_server(self) -> None:
+    async def _check_server(self) -> None:
         try:
             await self.alice.listeners(CHANNEL)
         except NotConnected as error:
             raise ServerFailed("the server is gone, and no fault of this run has done that") from error
 
-    async def settle(self) -> None:
-        """Wait until whatever is on its way has arrived: bob's messages, then alice's confirmations."""
+    async def wait_idle(self) -> None:
+        """Wait until whatever is in flight has arrived: bob's messages, then alice's acknowledgements."""
         await self.bob.drain()
         await self.alice.drain()
 
     async def _handle(self, message: Message) -> None:
-        await self.hand.passed()
+        await self.handler_gate.passed()
 
     # What can go wrong
 
     async def _inject(self, fault: str) -> None:
         check_available(self.server, fault)
-        self.faults.inject(fault, self._lasts)
+        self.faults.inject(fault, self._duration)
 
     def _causes(self) -> dict[str, Cause]:
         """Each fault's begin and end; an end returns when the consequences are over, so that runs are alike."""
         causes: dict[str, Cause] = {
             "away": (self._receiver.leave, self._receiver.come),
-            "cut": (self._cut, self._mend),
-            "slow": (self.hand.close, self._catch_up),
+            "cut": (self._cut, self._reconnect),
+            "slow": (self.handler_gate.close, self._catch_up),
         }
         for kind, (begin, end) in server_faults(self.server).items():
             causes[kind] = (
-                _then(begin, self._all_lines_down) if kind == "kill" else begin,
-                _then(end, self._all_lines_up),
+                _then(begin, self._wait_all_disconnected) if kind == "kill" else begin,
+                _then(end, self._wait_all_connected),
             )
-        return {kind: (_then(self._hurry, begin), _then(self._relax, end)) for kind, (begin, end) in causes.items()}
+        return {
+            kind: (_then(self._shorten_timeouts, begin), _then(self._restore_timeouts, end))
+            for kind, (begin, end) in causes.items()
+        }
 
-    async def _hurry(self) -> None:
-        """While a fault lasts, a confirmation that does not come soon does not come."""
+    async def _shorten_timeouts(self) -> None:
+        """While a fault lasts, an acknowledgement that does not come soon does not come."""
         if isinstance(self._sender, ConfirmedSender):
-            self._sender.confirm_within_s = HURRY_S
+            self._sender.confirm_within_s = SHORT_ACK_TIMEOUT_S
 
-    async def _relax(self) -> None:
+    async def _restore_timeouts(self) -> None:
         if isinstance(self._sender, ConfirmedSender):
-            self._sender.confirm_within_s = PATIENCE_S
+            self._sender.confirm_within_s = ACK_TIMEOUT_S
 
     async def _cut(self) -> None:
-        await self.line.close()
+        await self.connection_gate.close()
         await cut_connections(self.server.url, "bob")
         await until(lambda: self.bob.lines_up == 0, "cutting bob's connections")
 
-    async def _mend(self) -> None:
-        self.line.open()
-        await self._all_lines_up()
+    async def _reconnect(self) -> None:
+        self.connection_gate.open()
+        await self._wait_all_connected()
 
     async def _catch_up(self) -> None:
-        self.hand.open()
-        await until(self._bob_listens, "bob's return")
-        await self._all_lines_up()
+        self.handler_gate.open()
+        await until(self._is_bob_subscribed, "bob's return")
+        await self._wait_all_connected()
 
-    async def _bob_listens(self) -> bool:
+    async def _is_bob_subscribed(self) -> bool:
         return await self.alice.listeners(CHANNEL) > 0
 
-    async def _all_lines_down(self) -> None:
+    async def _wait_all_disconnected(self) -> None:
         await until(lambda: self.alice.lines_up + self.bob.lines_up == 0, "the end of the connections")
 
-    async def _all_lines_up(self) -> None:
+    async def _wait_all_connected(self) -> None:
         await until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")
-        await self.settle()
+        await self.wait_idle()
 
 
 def _then(first: Callable[[], Awaitable[None]], second: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
-from mpim_lab.chapters.ch02_streams.experiment import Orders
+from mpim_lab.chapters.ch02_streams.experiment import StreamDelivery
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.exercise.experiment import Result
 
 _INTERFACE = (
     "Write a class with `__init__(self, group, name, handler)`, `async run(self)` and `async stop(self)`: `run` takes what\n"
-    "the group gives and awaits `handler(entry)` for each; it returns after `stop`. Several may live one after the other.\n"
+    "the group delivers and awaits `handler(entry)` for each; it returns after `stop`. Several may live one after another.\n"
 )
 
 
@@ -18,7 +18,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
     """Everything is done, save for what is `allowed` ("duplicated", "dead")."""
 
     async def judge(solution: type[Any]) -> Failure | None:
-        result = await Orders(fault=fault, seed=seed, messages=12, worker=solution).run()
+        result = await StreamDelivery(fault=fault, seed=seed, messages=12, worker=solution).run()
         trial = f"fault {fault!r}, seed {seed}"
         failure = first_complaint(result, trial, allowed=(*allowed, "reordered"))
         if failure is not None:
@@ -41,12 +41,13 @@ def lose_nothing() -> Challenge:
     faults = [("none", 1), ("crash before work", 1), ("crash before work", 7), ("crash after work", 7), ("zombie", 3)]
     return Challenge(
         "Lose nothing",
-        _INTERFACE + "Whoever dies with an order in hand, the order must be done. Twice is allowed, never is not.",
+        _INTERFACE
+        + "If a worker dies while it processes an order, that order must still be done. Twice is fine, never is not.",
         [_trial(fault, seed, ("duplicated",) if fault != "none" else ()) for fault, seed in faults],
         [
             "When is an order yours to forget: before its work, or after it?",
-            "What a dead worker had in hand is in the pending list; nobody will bring it to you.",
-            "`await group.claim(name, idle_ms=60)` gives deliveries that were idle for so long. Ask now and then.",
+            "What a dead worker was processing is in the pending list; nobody will bring it to you.",
+            "`await group.claim(name, idle_ms=60)` returns deliveries that were idle for so long. Ask now and then.",
         ],
     )
 

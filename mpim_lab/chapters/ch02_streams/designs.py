@@ -2,7 +2,7 @@
 
 from mpim_lab.chapters.ch02_streams.naive import AckFirstWorker, EndlessRetryWorker, NoAckWorker, NoClaimWorker
 
-SKETCHES = {
+NAIVE_WORKERS = {
     "no ack": NoAckWorker,
     "ack first": AckFirstWorker,
     "no claim": NoClaimWorker,

@@ -6,20 +6,20 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mpim_lab.chapters.ch02_streams.designs import SKETCHES
-from mpim_lab.chapters.ch02_streams.scenario import STREAM, Stage
+from mpim_lab.chapters.ch02_streams.designs import NAIVE_WORKERS
+from mpim_lab.chapters.ch02_streams.scenario import STREAM, StreamScenario
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.lab.workload.workload import Workload
 
-DESIGNS = (*SKETCHES, "sound")
+DESIGNS = (*NAIVE_WORKERS, "correct")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders(Experiment):
-    """alice adds `messages` orders, one after the other; after a crash nobody works for `lasts` of them."""
+class StreamDelivery(Experiment):
+    """The experiment of chapter 2: alice adds `messages` orders; after a crash no worker is alive for `duration` of them."""
 
     title: ClassVar[str] = "Which orders were done?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
@@ -27,35 +27,37 @@ class Orders(Experiment):
     design: str = knob("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
     fault: str = knob("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
     messages: int = knob(16, "how many orders alice adds", low=6, high=1_000)
-    lasts: int = knob(3, "how many orders come while nobody works", low=1, high=100)
+    duration: int = knob(3, "how many orders come while nobody works", low=1, high=100)
     persistence: str = knob("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
     pace_ms: int = knob(0, "pause between two orders", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which order is struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which order the fault hits, and the texts", low=0, high=9_999)
 
     worker: type[Any] | None = None  # the learner's own, instead of `design`'s
 
     async def perform(self, run: Run) -> Verdict:
         """Add everything, fault included; the verdict is about effects."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=self.persistence) as server,
-            Stage(server, run, design=self.worker or self.design, planned=planned, lasts=self.lasts) as stage,
+            StreamScenario(
+                server, run, design=self.worker or self.design, planned=planned, duration=self.duration
+            ) as scenario,
         ):
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:
                     break
-                await stage.send(payload)
+                await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.finish()
+            await scenario.finish()
         return check_effects(run.trace, STREAM)
 
 
-async def design_table(seed: int = 7) -> pd.DataFrame:
-    """Every design under every fault: one row a run, the same in every run."""
+async def compare_designs(seed: int = 7) -> pd.DataFrame:
+    """Return every design under every fault: one row a run, the same in every run."""
     rows = []
     for fault in WORKER_FAULTS:
         for design in DESIGNS:
-            verdict = (await Orders(design=design, fault=fault, seed=seed).run()).verdict
+            verdict = (await StreamDelivery(design=design, fault=fault, seed=seed).run()).verdict
             counts = {
                 name: len(getattr(verdict, name)) for name in ("lost", "duplicated", "reordered", "stuck", "dead")
             }

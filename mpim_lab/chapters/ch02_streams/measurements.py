@@ -13,7 +13,9 @@ from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.worker import Worker
 
 
-async def handled_per_s(prefetches: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100) -> pd.DataFrame:
+async def throughput_by_prefetch(
+    prefetches: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100
+) -> pd.DataFrame:
     """Measure each prefetch on a stream of its own, filled before the clock runs: one row each, yours, now."""
     check_bounds(1, 1_000_000, prefetches=prefetches, orders=orders)
     check_bounds(0, 10_000_000, payload_bytes=payload_bytes)

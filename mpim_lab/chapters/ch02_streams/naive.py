@@ -1,10 +1,10 @@
-"""The sketches of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.streams.worker.Worker`.
+"""The naive versions of chapter 2: read, handle, forget. Each has the interface of `mpim_lab.mq.streams.worker.Worker`.
 
 Flaws kept on purpose, one a class:
 
-- `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was in hand;
+- `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was being processed;
 - `AckFirstWorker` acknowledges and then works: a crash between the two loses the entry;
-- `NoClaimWorker` never claims: what a dead member had in hand is stuck in the pending list for ever, and so is what failed;
+- `NoClaimWorker` never claims: what a dead member was processing stays in the pending list for ever, and so does what failed;
 - `EndlessRetryWorker` tries what failed again at once and for ever: a poison message holds up everything after it.
 """
 
@@ -19,8 +19,8 @@ from mpim_lab.mq.streams.group import ConsumerGroup
 from mpim_lab.mq.streams.worker import EntryHandler
 
 
-class SketchWorker:
-    """What the sketches share: a connection, a loop that reads new entries, `stop`."""
+class NaiveWorker:
+    """What the naive versions share: a connection, a loop that reads new entries, `stop`."""
 
     read_options: tuple[str, ...] = ()
 
@@ -42,7 +42,7 @@ class SketchWorker:
             self._ended.set()
 
     async def stop(self) -> None:
-        """End after the entry in hand."""
+        """Stop after the entry that is being processed."""
         self._stopping = True
         await self._ended.wait()
 
@@ -65,7 +65,7 @@ class SketchWorker:
         raise NotImplementedError
 
 
-class NoAckWorker(SketchWorker):
+class NoAckWorker(NaiveWorker):
     """Read with NOACK, handle."""
 
     read_options = ("NOACK",)
@@ -74,7 +74,7 @@ class NoAckWorker(SketchWorker):
         await self._work(delivery)
 
 
-class AckFirstWorker(SketchWorker):
+class AckFirstWorker(NaiveWorker):
     """Read, acknowledge, handle."""
 
     async def _take(self, delivery: Delivery) -> None:
@@ -82,7 +82,7 @@ class AckFirstWorker(SketchWorker):
         await self._work(delivery)
 
 
-class NoClaimWorker(SketchWorker):
+class NoClaimWorker(NaiveWorker):
     """Read, handle, acknowledge; what somebody else had is not my business."""
 
     async def _take(self, delivery: Delivery) -> None:
@@ -90,7 +90,7 @@ class NoClaimWorker(SketchWorker):
             await self._group.ack_soon(delivery, actor=self._name)
 
 
-class EndlessRetryWorker(SketchWorker):
+class EndlessRetryWorker(NaiveWorker):
     """Read, handle until it works, acknowledge."""
 
     async def _take(self, delivery: Delivery) -> None:

@@ -6,21 +6,21 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
-from mpim_lab.chapters.ch03_idempotency.experiment import Payments
-from mpim_lab.chapters.shared.designs import SCOPE, Design, Setting, group_worker
-from mpim_lab.chapters.shared.worker_fleet import Crash
+from mpim_lab.chapters.ch03_idempotency.experiment import PaymentExperiment
+from mpim_lab.chapters.shared.designs import SCOPE, Design, DesignContext, group_worker
+from mpim_lab.chapters.shared.worker_fleet import SimulatedCrash
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.mq.idempotency.effects import Command, Effects
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
-class Store:
-    """What a learner's class gets: the server, a key for each name, and how long a claim should last."""
+class LearnerStore:
+    """The store that a learner's class gets: the server, a key for each name, and how long a claim should last."""
 
     def __init__(self, queue: MessageQueue, lease_ms: int) -> None:
         self._queue, self.lease_ms = queue, lease_ms
-        self.crashed: Crash | None = None
+        self.crashed: SimulatedCrash | None = None
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command, answered as RESP3 has it: `await store.call("SET", store.key("a"), "1", "NX")`."""
@@ -35,7 +35,7 @@ class Store:
             raise self.crashed
         try:
             yield
-        except Crash as crash:
+        except SimulatedCrash as crash:
             self.crashed = crash
             raise
 
@@ -44,12 +44,12 @@ class Store:
         return self._queue.keys.record(SCOPE, name)
 
 
-def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:
+def _as_design(solution: type[Any], context: DesignContext, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:
     """The learner's class in the place of `Idempotency`. `at_once`: its work is done when it calls it."""
 
     class Once:
         def __init__(self, queue: MessageQueue, scope: str) -> None:
-            self._queue, self._store = queue, Store(queue, setting.lease_ms)
+            self._queue, self._store = queue, LearnerStore(queue, context.lease_ms)
             self._own = solution(self._store)
 
         async def run(self, id: str, work: Work) -> Any:
@@ -72,11 +72,13 @@ def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[
 
 def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = ()) -> Trial:
     async def judge(solution: type[Any]) -> Failure | None:
-        def employ(setting: Setting, queue: MessageQueue, name: str, work: Callable[..., Awaitable[None]]) -> Any:
-            return group_worker(_once(solution, setting, at_once=at_once))(setting, queue, name, work)
+        def make_worker(
+            context: DesignContext, queue: MessageQueue, name: str, work: Callable[..., Awaitable[None]]
+        ) -> Any:
+            return group_worker(_as_design(solution, context, at_once=at_once))(context, queue, name, work)
 
-        design = Design(IDEMPOTENCY_DESIGNS["sound"].sender, employ)
-        result = await Payments(fault=fault, seed=seed, messages=8, lasts=2, own=design).run()
+        design = Design(IDEMPOTENCY_DESIGNS["correct"].sender, make_worker)
+        result = await PaymentExperiment(fault=fault, seed=seed, messages=8, duration=2, own=design).run()
         return first_complaint(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
 
     return judge
@@ -105,7 +107,7 @@ def survive_the_zombie() -> Challenge:
     faults = ["none", "two at once", "crash after work", "answer to the worker lost", "zombie"]
     return Challenge(
         "Survive the zombie",
-        "The same class, but now `commands = await work()` does nothing by itself: it gives you the commands, tuples of\n"
+        "The same class, but now `commands = await work()` does nothing by itself: it returns the commands, tuples of\n"
         "(name, key, further words…), that book the payment. Run them and your mark in one step, and not if your claim\n"
         'has passed on to another worker: `await store.call("EVAL", script, number_of_keys, *keys, *arguments)`.',
         [_trial(fault, 1, at_once=False) for fault in faults] + [_trial("zombie", 7, at_once=False)],

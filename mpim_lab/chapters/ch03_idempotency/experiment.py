@@ -1,11 +1,11 @@
-"""Chapter 3: alice pays, a worker books; lines break, workers die; how often was each payment booked?"""
+"""Chapter 3: alice pays, a worker books; connections break, workers die; how often was each payment booked?"""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
-from mpim_lab.chapters.shared.pipeline_experiment import LineExperiment
+from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
 from mpim_lab.lab.exercise.experiment import knob
 
 FAULTS = (
@@ -22,8 +22,8 @@ FAULTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Payments(LineExperiment):
-    """Payments of one customer; each must be booked once."""
+class PaymentExperiment(PipelineExperiment):
+    """The experiment of chapter 3: payments of one customer; each must be booked once."""
 
     title: ClassVar[str] = "How often was each payment booked?"
     faults: ClassVar[tuple[str, ...]] = FAULTS

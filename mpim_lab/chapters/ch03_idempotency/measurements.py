@@ -19,8 +19,8 @@ Run = Callable[[str], Awaitable[object]]
 SQL_SHARE = 20  # a transaction on disk costs so much more that a twentieth of the messages says it all
 
 
-async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
-    """Measure each way with so many messages in hand at a time: one row each, yours, now."""
+async def throughput_by_tasks(tasks: Sequence[int], *, messages: int = 4_000) -> pd.DataFrame:
+    """Measure each way with so many messages in flight: one row each, yours, now."""
     check_bounds(1, 10_000, tasks=tasks)
     check_bounds(SQL_SHARE, 10_000_000, messages=messages)
     rows = []
@@ -39,7 +39,7 @@ async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.Da
                 rows.append(
                     (count, "SQL inbox, in memory", await _measure(_in_sql(inbox), count, messages // SQL_SHARE))
                 )
-    return pd.DataFrame(rows, columns=["in hand", "way", "handled per second"])
+    return pd.DataFrame(rows, columns=["in flight", "way", "handled per second"])
 
 
 def _book(effects: Effects) -> None:

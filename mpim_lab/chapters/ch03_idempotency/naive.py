@@ -1,4 +1,4 @@
-"""The sketches of chapter 3: recognise repeats, almost.
+"""The naive versions of chapter 3: recognise repeats, almost.
 
 Senders have the interface of `mpim_lab.mq.idempotency.producer.Producer`, receivers that of
 `mpim_lab.mq.idempotency.store.Idempotency`.
@@ -71,8 +71,8 @@ class LibrarySender:
         await self._client.aclose()
 
 
-class _Sketch:
-    """What the sketches share: the effects are commands of their own, run as soon as the work has returned."""
+class _NaiveDeduplicator:
+    """What the naive versions share: the effects are commands of their own, run as soon as the work has returned."""
 
     def __init__(self, queue: MessageQueue, scope: str) -> None:
         self._queue, self._link = queue, queue.access(scope).commands
@@ -88,10 +88,10 @@ class _Sketch:
         return result or b""
 
     def _key(self, id: str) -> bytes:
-        return self._queue.keys.record(f"sketch of {self._scope}", id)
+        return self._queue.keys.record(f"naive of {self._scope}", id)
 
 
-class NoCheck(_Sketch):
+class NoCheck(_NaiveDeduplicator):
     """Do the work."""
 
     async def run(self, id: str, work: Work) -> bytes:
@@ -99,7 +99,7 @@ class NoCheck(_Sketch):
         return await self._work(work)
 
 
-class CheckThenSet(_Sketch):
+class CheckThenSet(_NaiveDeduplicator):
     """Is it done? No: do it, then say that it is done."""
 
     async def run(self, id: str, work: Work) -> bytes:
@@ -111,7 +111,7 @@ class CheckThenSet(_Sketch):
         return result
 
 
-class MarkFirst(_Sketch):
+class MarkFirst(_NaiveDeduplicator):
     """Whoever marks it first does it (SET NX): no two workers, and no second chance."""
 
     async def run(self, id: str, work: Work) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpim_lab.chapters.ch04_ordering.chat_scenario import ChatDesign
-from mpim_lab.chapters.ch04_ordering.experiment import Chat
+from mpim_lab.chapters.ch04_ordering.experiment import ChatOrdering
 from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
 from mpim_lab.events import Kind
 from mpim_lab.keys import live_channel
@@ -19,8 +19,8 @@ LIMIT = 4
 ASKS_EVERY_S = 0.03
 
 
-class BufferedReader(AsItComesReader):
-    """Reads through the learner's buffer; asks now and then what is missing, and fetches that from the log.
+class LearnerBufferReader(AsItComesReader):
+    """A reader through the learner's buffer; it asks now and then what is missing, and fetches that from the log.
 
     `times`: how often each message arrives. `first`: in which order the first numbers arrive, whatever their own.
     """
@@ -66,15 +66,17 @@ class BufferedReader(AsItComesReader):
 
 def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[..., Any] = Conversations) -> Trial:
     async def judge(solution: type[Any]) -> Failure | None:
-        readers: list[BufferedReader] = []
+        readers: list[LearnerBufferReader] = []
 
-        def reader(*arguments: Any) -> BufferedReader:
-            readers.append(BufferedReader(solution(LIMIT), times, *arguments))
+        def reader(*arguments: Any) -> LearnerBufferReader:
+            readers.append(LearnerBufferReader(solution(LIMIT), times, *arguments))
             return readers[-1]
 
         # One absence, and not at the end: a buffer cannot miss what nothing came after.
-        lasts = 1 if fault == "away" else 2
-        result = await Chat(fault=fault, seed=seed, messages=10, lasts=lasts, own=ChatDesign(numbered, reader)).run()
+        duration = 1 if fault == "away" else 2
+        result = await ChatOrdering(
+            fault=fault, seed=seed, messages=10, duration=duration, own=ChatDesign(numbered, reader)
+        ).run()
         trial = f"fault {fault!r}, seed {seed}" + (", everything arrives twice" if times > 1 else "")
         if readers[0].problem is not None:
             raise readers[0].problem
@@ -109,8 +111,8 @@ def put_in_order() -> Challenge:
     return Challenge(
         "Put in order",
         "Write a class with `__init__(self, limit)`, `add(self, sequence, item)` and `missing(self)`. Numbers begin at 1.\n"
-        "`add` gives the list of items that can be shown now, each once, in order; more than `limit` early arrivals raise\n"
-        "an error. `missing` gives the numbers of the first gap, or an empty list: they are then fetched and come to `add`.",
+        "`add` returns the list of items that can be shown now, each once, in order; more than `limit` early arrivals raise\n"
+        "an error. `missing` returns the numbers of the first gap, or an empty list: they are fetched and come to `add`.",
         [
             _buffer_trial("none", 1),
             _buffer_trial("none", 1, times=2),
@@ -127,8 +129,8 @@ def put_in_order() -> Challenge:
     )
 
 
-class _Keys:
-    """What a learner's gateway gets: the server, and the names that it writes to."""
+class LearnerKeys:
+    """The keys that a learner's gateway gets: the server, and the names that it writes to."""
 
     def __init__(self, queue: MessageQueue, name: str, conversation: str) -> None:
         self._queue, self._name, self._conversation = queue, name, conversation
@@ -159,11 +161,11 @@ def _gateway_trial(fault: str, seed: int) -> Trial:
             async def append(self, conversation: str, payload: bytes, id: str) -> Appended:
                 reporter = self.queue.reporter
                 reporter.message(Kind.ACCEPTED, payload, self.name)
-                number = int(await solution(_Keys(self.queue, self.name, conversation)).send(id, payload))
+                number = int(await solution(LearnerKeys(self.queue, self.name, conversation)).send(id, payload))
                 reporter.message(Kind.ADDED, payload, self.name, detail=f"number {number}")
                 return Appended(number, is_new=True)
 
-        result = await Chat(fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)).run()
+        result = await ChatOrdering(fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)).run()
         return first_complaint(result, f"fault {fault!r}, seed {seed}")
 
     return judge
@@ -175,7 +177,7 @@ def number_in_one_step() -> Challenge:
     return Challenge(
         "Number in one step",
         "Write a class with `__init__(self, keys)` and `async send(self, id, payload)` that publishes\n"
-        '"<number> <payload>" on `keys.channel` and gives the number. Two gateways run it at the same time, one may die\n'
+        '"<number> <payload>" on `keys.channel` and returns the number. Two gateways run it at the same time, one may die\n'
         "in the middle, and a client that got no answer sends again with the same id. bob waits for every number.\n"
         "`await keys.call(…)` is any command; `keys.counter` and `keys.sent(id)` are keys for you.",
         [_gateway_trial(fault, seed) for fault, seed in faults],

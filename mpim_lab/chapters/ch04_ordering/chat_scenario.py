@@ -1,8 +1,9 @@
-"""The stage of chapter 4's chat: two gateways write into one conversation, bob reads it.
+"""ChatScenario of chapter 4: two gateways write into one conversation, bob reads it.
 
-Faults strike just before a gateway's last step for a message: the publish of the sketch, the one script of the sound design.
+Faults are injected just before a gateway's last step for a message: the publish of the naive version, the one script of
+the correct design.
 
-Gateway: a queue through which clients write into conversations, and which a fault can strike before its last step.
+FaultyGateway: a queue through which clients write into conversations; a fault can hit it before its last step.
 """
 
 import asyncio
@@ -28,17 +29,17 @@ from mpim_lab.mq.ordering.ordered_reader import ConversationReader
 from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-Strikes = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
+FaultHook = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
 
 
-class _StruckLink:
-    """A link that lets a fault strike before a command; its answer may be lost on the way back."""
+class _FaultyConnection:
+    """A connection that lets a fault be injected before a command; its answer may be lost on the way back."""
 
-    def __init__(self, link: Link, strikes: Strikes) -> None:
-        self._link, self._strikes = link, strikes
+    def __init__(self, link: Link, fault_hook: FaultHook) -> None:
+        self._link, self._fault_hook = link, fault_hook
 
     async def call(self, *command: bytes | str) -> Any:
-        loses_answer = await self._strikes(command)
+        loses_answer = await self._fault_hook(command)
         reply = await self._link.call(*command)
         if loses_answer:
             raise ConnectionLost("the line broke after the command was written; it may have been run")
@@ -48,28 +49,28 @@ class _StruckLink:
         return getattr(self._link, name)
 
 
-class Gateway(MessageQueue):
-    """A gateway's queue: reports what is written into conversations, and meets the faults."""
+class FaultyGateway(MessageQueue):
+    """The queue of a gateway: reports what is written into conversations, and meets the faults."""
 
-    strikes: Strikes
+    fault_hook: FaultHook
 
     def access(self, name: Name) -> Access:
-        """As the queue's own, with the link that is struck."""
+        """Return the queue's own access, over a faulty connection."""
         own = super().access(name)
-        return own._replace(commands=_StruckLink(own.commands, self.strikes))  # type: ignore[arg-type]
+        return own._replace(commands=_FaultyConnection(own.commands, self.fault_hook))  # type: ignore[arg-type]
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
         """As the queue's own."""
         assert isinstance(payload, bytes)
-        loses_answer = await self.strikes((payload.partition(b" ")[2],))
+        loses_answer = await self.fault_hook((payload.partition(b" ")[2],))
         receivers = await super().publish(channel, payload)
         if loses_answer:
             raise ConnectionLost("the line broke after the command was written; it may have been run")
         return receivers
 
 
-NAME, ROOM = "chat", "room"
-QUIET_S = 0.3
+NAME, CONVERSATION = "chat", "room"
+IDLE_S = 0.3
 LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
 
 
@@ -82,41 +83,46 @@ class ChatDesign(NamedTuple):
     reader: Callable[[Any, str, Callable[[Numbered], None]], Any]
 
 
-def _sound_reader(conversations: Conversations, conversation: str, handler: Callable[[Numbered], None]) -> Any:
+def _correct_reader(conversations: Conversations, conversation: str, handler: Callable[[Numbered], None]) -> Any:
     return ConversationReader(conversations, conversation, handler, gap_s=0.03, check_s=0.1)
 
 
 CHAT_DESIGNS = {
     "as it comes": ChatDesign(TwoStepConversations, AsItComesReader),
     "wait for ever": ChatDesign(TwoStepConversations, PatientReader),
-    "sound": ChatDesign(Conversations, _sound_reader),
+    "correct": ChatDesign(Conversations, _correct_reader),
 }
 
 
-class ChatStage:
-    """Two gateways, bob, and the fault that strikes one message."""
+class ChatScenario:
+    """The scenario of chapter 4's chat: two gateways, bob, and the fault that hits one message."""
 
     def __init__(
-        self, server: EmbeddedServer | ExternalServer, run: Run, design: ChatDesign, struck: dict[str, str], lasts: int
+        self,
+        server: EmbeddedServer | ExternalServer,
+        run: Run,
+        design: ChatDesign,
+        fault_of: dict[str, str],
+        duration: int,
     ) -> None:
-        self.server, self.run, self._design, self._struck, self._lasts = server, run, design, struck, lasts
+        self.server, self.run, self._design, self._fault_of, self._duration = server, run, design, fault_of, duration
         self._hold, self._bob_hold = Hold(), Hold()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
-        self._gateways = [Gateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
+        self._gateways = [FaultyGateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
         self._bob = MessageQueue(server.url, name="bob", sleep=self._bob_hold.sleep, **common)
         for queue in (*self._gateways, self._bob):  # by hand: what travels is "<number> <payload>", not the payload
             queue.reporter = Reporter(queue.name, run.trace)
         self._shown: list[str] = []
-        self._late: list[tuple[asyncio.Task[None], int]] = []  # sends that are held, and for how many more messages
+        self._delayed: list[tuple[asyncio.Task[None], int]] = []  # sends that are held, and for how many more messages
         self._away_for = 0
-        self._turn = 0
+        self._message_number = 0
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._check_available(*self._struck.values())
+        self._check_available(*self._fault_of.values())
         try:
             for number, gateway in enumerate(self._gateways, 1):
-                gateway.strikes = self._striker(number)
+                gateway.fault_hook = self._fault_hook(number)
                 await self._open.enter_async_context(gateway)
             await self._open.enter_async_context(self._bob)
             await self._read()
@@ -127,26 +133,26 @@ class ChatStage:
         return self
 
     async def _read(self) -> None:
-        reader = self._design.reader(self._design.conversations(self._bob, NAME), ROOM, self._show)
+        reader = self._design.reader(self._design.conversations(self._bob, NAME), CONVERSATION, self._show)
         reading = asyncio.create_task(reader.run())
         self._open.push_async_callback(asyncio.wait, [reading])
         self._open.push_async_callback(reader.stop)
 
         async def listens() -> bool:
-            return bool(await self._bob.listeners(live_channel(NAME, ROOM))) or reading.done()
+            return bool(await self._bob.listeners(live_channel(NAME, CONVERSATION))) or reading.done()
 
         await until(listens, "bob's subscription")
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.run.injector = None
-        for task, _ in self._late:
+        for task, _ in self._delayed:
             task.cancel()
         self._bob_hold.open()
         await self._open.aclose()
 
     async def _inject(self, fault: str) -> None:
         self._check_available(fault)
-        self._struck[f"m{self._turn + 1}"] = fault
+        self._fault_of[f"m{self._message_number + 1}"] = fault
 
     def _show(self, numbered: Numbered) -> None:
         self._shown.append(message_id(numbered.payload))
@@ -154,11 +160,11 @@ class ChatStage:
 
     # Faults
 
-    def _striker(self, gateway: int) -> Strikes:
-        async def strikes(command: tuple[bytes | str, ...]) -> bool:
+    def _fault_hook(self, gateway: int) -> FaultHook:
+        async def fault_hook(command: tuple[bytes | str, ...]) -> bool:
             said = b"\n".join(word for word in command if isinstance(word, bytes))
-            name = next((name for name in self._struck if re.search(rb"\b%b " % name.encode(), said)), "")
-            kind = self._struck.pop(name, "")
+            name = next((name for name in self._fault_of if re.search(rb"\b%b " % name.encode(), said)), "")
+            kind = self._fault_of.pop(name, "")
             if kind == "interleave":
                 self._begin(kind)
                 await self._hold.passed()
@@ -171,7 +177,7 @@ class ChatStage:
                 self.run.trace.mark(Kind.FAULT_ENDED, "lab", kind)
             return kind == "answer lost"
 
-        return strikes
+        return fault_hook
 
     def _begin(self, kind: str) -> None:
         self.run.trace.mark(Kind.FAULT_BEGAN, "lab", kind)
@@ -179,91 +185,91 @@ class ChatStage:
     def _check_available(self, *faults: str) -> None:
         check_available(self.server, *("cut" if fault == "away" else fault for fault in faults))
 
-    async def _leave(self) -> None:
+    async def _disconnect_bob(self) -> None:
         await self._bob_hold.close()
         self._begin("away")
-        self._away_for = self._lasts
+        self._away_for = self._duration
         await cut_connections(self.server.url, "bob")
-        await until(lambda: not self._bob.is_connected, "the loss of bob's line")
+        await until(lambda: not self._bob.is_connected, "the loss of bob's connection")
 
-    async def _come_back(self) -> None:
+    async def _reconnect_bob(self) -> None:
         self._away_for = 0
         self._bob_hold.open()
-        await until(lambda: self._bob.is_connected, "the return of bob's line")
+        await until(lambda: self._bob.is_connected, "the return of bob's connection")
         self.run.trace.mark(Kind.FAULT_ENDED, "lab", "away")
 
     # One message after the other
 
     async def send(self, payload: bytes) -> None:
-        """Somebody sends; bob has been shown it when this returns, unless something holds it up."""
-        name, self._turn = message_id(payload), self._turn + 1
-        if self._struck.get(name) == "away":
-            del self._struck[name]
-            await self._leave()
-        if self._struck.get(name) == "interleave":
+        """Send one message; bob has been shown it when this returns, unless something holds it up."""
+        name, self._message_number = message_id(payload), self._message_number + 1
+        if self._fault_of.get(name) == "away":
+            del self._fault_of[name]
+            await self._disconnect_bob()
+        if self._fault_of.get(name) == "interleave":
             await self._hold.close()
             task = asyncio.create_task(self._send_through(0, payload))
-            self._late.append((task, self._lasts))
-            await until(lambda: name not in self._struck or task.done(), "the fault")
+            self._delayed.append((task, self._duration))
+            await until(lambda: name not in self._fault_of or task.done(), "the fault")
         else:
-            first = 0 if name in self._struck else 1 if self._late else (self._turn + 1) % 2
+            first = 0 if name in self._fault_of else 1 if self._delayed else (self._message_number + 1) % 2
             await self._send_through(first, payload)
-            await self._settle()
-        await self._count_down()
+            await self._wait_idle()
+        await self._advance()
 
     async def _send_through(self, first: int, payload: bytes) -> None:
-        """A client sends through one gateway, and after an error through the other, with the same id."""
+        """Send as a client through one gateway, and after an error through the other, with the same id."""
         for gateway in (self._gateways[first], self._gateways[1 - first]):
             conversations = self._design.conversations(gateway, NAME)
             try:
-                await conversations.append(ROOM, payload, f"id-{message_id(payload)}")
+                await conversations.append(CONVERSATION, payload, f"id-{message_id(payload)}")
                 return
             except MpimError:
-                await self._hear()
+                await self._wait_received()
 
-    async def _count_down(self) -> None:
-        self._late = [(task, left - 1) for task, left in self._late]
-        if self._late and self._late[0][1] < 0:
-            await self._let_go()
+    async def _advance(self) -> None:
+        self._delayed = [(task, left - 1) for task, left in self._delayed]
+        if self._delayed and self._delayed[0][1] < 0:
+            await self._release()
         if self._away_for:
             self._away_for -= 1
             if not self._away_for:
-                await self._come_back()
-                await self._settle()
+                await self._reconnect_bob()
+                await self._wait_idle()
 
-    async def _let_go(self) -> None:
-        late, self._late = self._late, []
+    async def _release(self) -> None:
+        late, self._delayed = self._delayed, []
         if late:
             self._hold.open()
             await asyncio.gather(*(task for task, _ in late))
             self.run.trace.mark(Kind.FAULT_ENDED, "lab", "interleave")
-            await self._settle()
+            await self._wait_idle()
 
     async def finish(self) -> None:
-        """Let go of what is held, wait for bob, and report what he was never shown although it came to him."""
-        await self._let_go()
+        """Release what is held, wait for bob, and report what he was never shown although it came to him."""
+        await self._release()
         if self._away_for:
-            await self._come_back()
-        await self._settle()
+            await self._reconnect_bob()
+        await self._wait_idle()
         received = {event.message_id for event in self.run.trace.of(Kind.RECEIVED)}
         for name in sorted(received - set(self._shown), key=lambda name: int(name[1:])):
             self._bob.reporter.message(Kind.STUCK, name.encode(), NAME)
 
-    async def _hear(self) -> None:
-        """Return when bob has taken in everything that was published until now: an answer came after it on his line."""
+    async def _wait_received(self) -> None:
+        """Wait until bob has received everything that was published so far: an answer came after it on his connection."""
         if not self._away_for:
             await self._bob.subscribe("nothing", lambda _: None)
             await self._bob.unsubscribe("nothing")
             await self._bob.drain()
 
-    async def _settle(self) -> None:
-        await self._hear()
+    async def _wait_idle(self) -> None:
+        await self._wait_received()
         quiet = Quiet(self.run.trace)
 
-        def settled() -> bool:
+        def is_idle() -> bool:
             added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
             if added <= set(self._shown) or self._away_for:
                 return True
-            return quiet.has_lasted(QUIET_S)
+            return quiet.has_lasted(IDLE_S)
 
-        await until(settled, "quiet")
+        await until(is_idle, "quiet")

@@ -7,35 +7,35 @@ from mpim_lab.chapters.shared.designs import (
     ATTEMPTS,
     STREAM,
     Design,
-    Setting,
+    DesignContext,
     group_worker,
-    kept_id,
-    numbered,
+    idempotent_sender,
     ordered_worker,
+    partitioned_sender,
 )
 from mpim_lab.mq.idempotency.store import Idempotency
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 
-class HopefulSender:
-    """Send once; an error is passed on."""
+class FireAndForgetSender:
+    """A sender that sends once; an error is passed on."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._stream = setting.alice.stream(STREAM)
+    def __init__(self, context: DesignContext) -> None:
+        self._stream = context.alice.stream(STREAM)
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> str:
         """Append one entry."""
         return await self._stream.add({"data": payload, "id": id or ""})
 
 
-_IN_ORDER = Design(numbered(ATTEMPTS), ordered_worker(OrderedWorker), is_partitioned=True)
+_IN_ORDER = Design(partitioned_sender(ATTEMPTS), ordered_worker(OrderedWorker), is_partitioned=True)
 ORDERING_DESIGNS = {
-    "any worker": Design(kept_id, group_worker(Idempotency)),
-    "no fence": Design(numbered(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
-    "sound": _IN_ORDER,
+    "any worker": Design(idempotent_sender, group_worker(Idempotency)),
+    "no fence": Design(partitioned_sender(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
+    "correct": _IN_ORDER,
 }
-MODES = {
-    "at most once": Design(HopefulSender, group_worker(NoCheck, NoAckWorker)),
-    "at least once": Design(lambda setting: RetryListSender(setting.alice.stream(STREAM)), group_worker(NoCheck)),
+DELIVERY_MODES = {
+    "at most once": Design(FireAndForgetSender, group_worker(NoCheck, NoAckWorker)),
+    "at least once": Design(lambda context: RetryListSender(context.alice.stream(STREAM)), group_worker(NoCheck)),
     "exactly once in effect": _IN_ORDER,
 }

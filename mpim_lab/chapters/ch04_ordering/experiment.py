@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesign, ChatStage
-from mpim_lab.chapters.ch04_ordering.designs import MODES, ORDERING_DESIGNS
+from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesign, ChatScenario
+from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
-from mpim_lab.chapters.shared.pipeline_experiment import LineExperiment
+from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import plan
@@ -17,8 +17,15 @@ from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.lab.workload.workload import Workload
 
 CHAT_FAULTS = ("interleave", "gateway dies", "away", "answer lost")
-CREW_FAULTS = ("slow worker", "zombie", "crash before work", "crash after work", "answer to the worker lost", "poison")
-LINE_FAULTS = (
+WORKER_FAULTS = (
+    "slow worker",
+    "zombie",
+    "crash before work",
+    "crash after work",
+    "answer to the worker lost",
+    "poison",
+)
+PIPELINE_FAULTS = (
     "request lost",
     "request late",
     "answer lost",
@@ -34,8 +41,8 @@ LINE_FAULTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(Experiment):
-    """Messages through two gateways in turns; the struck one through the first, which is held up for `lasts` messages."""
+class ChatOrdering(Experiment):
+    """Messages through two gateways in turns; the fault hits one at the first gateway, held up for `duration` messages."""
 
     title: ClassVar[str] = "In which order does bob read?"
     faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
@@ -44,28 +51,28 @@ class Chat(Experiment):
     design: str = knob("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
     fault: str = knob("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
     messages: int = knob(12, "how many messages are sent", low=6, high=1_000)
-    lasts: int = knob(2, "how many messages come while something is held back", low=1, high=100)
+    duration: int = knob(2, "how many messages come while something is held back", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     own: ChatDesign | None = None  # the learner's own, instead of a named one
 
     async def perform(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by the numbers that the messages were given."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
-        struck = {f"m{fault.before}": fault.kind for fault in planned}
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
+        fault_of = {f"m{fault.before}": fault.kind for fault in planned}
         design = self.own or CHAT_DESIGNS[self.design]
-        async with open_server() as server, ChatStage(server, run, design, struck, self.lasts) as stage:
+        async with open_server() as server, ChatScenario(server, run, design, fault_of, self.duration) as scenario:
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:
                     break
-                await stage.send(payload)
+                await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.finish()
-        return check_reading(run.trace)
+            await scenario.finish()
+        return check_reading_order(run.trace)
 
 
-def check_reading(trace: Trace) -> Verdict:
+def check_reading_order(trace: Trace) -> Verdict:
     """Judge what a reader was shown: each message once, in the order of the numbers.
 
     A message's order is the number it was first given; two people who write at the same time have no other.
@@ -81,25 +88,25 @@ def check_reading(trace: Trace) -> Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderedWork(LineExperiment):
-    """One customer's orders; they must be done in the order in which they came."""
+class WorkOrdering(PipelineExperiment):
+    """The experiment on workers: one customer's orders must be done in the order in which they came."""
 
     title: ClassVar[str] = "Who works in order?"
-    faults: ClassVar[tuple[str, ...]] = CREW_FAULTS
+    faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
     designs: ClassVar[dict[str, Design]] = ORDERING_DESIGNS
 
     design: str = knob("any worker", "who gets which message", choices=tuple(ORDERING_DESIGNS))
-    fault: str = knob("slow worker", "what goes wrong", choices=("none", *CREW_FAULTS))
+    fault: str = knob("slow worker", "what goes wrong", choices=("none", *WORKER_FAULTS))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guarantees(LineExperiment):
-    """The three delivery modes, each from the sender to the effect."""
+class DeliveryGuarantees(PipelineExperiment):
+    """The experiment on delivery modes: three of them, each from the sender to the effect."""
 
     title: ClassVar[str] = "What does each mode guarantee?"
-    faults: ClassVar[tuple[str, ...]] = LINE_FAULTS
-    designs: ClassVar[dict[str, Design]] = MODES
+    faults: ClassVar[tuple[str, ...]] = PIPELINE_FAULTS
+    designs: ClassVar[dict[str, Design]] = DELIVERY_MODES
 
-    design: str = knob("exactly once in effect", "the delivery mode", choices=tuple(MODES))
-    fault: str = knob("none", "what goes wrong", choices=("none", *LINE_FAULTS))
+    design: str = knob("exactly once in effect", "the delivery mode", choices=tuple(DELIVERY_MODES))
+    fault: str = knob("none", "what goes wrong", choices=("none", *PIPELINE_FAULTS))
     persistence: str = knob("always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))

@@ -17,7 +17,7 @@ STEPS = {
 }
 
 
-async def price_of_guarantees(*, seconds: float = 1.0, rounds: int = 1, tasks: int = 128) -> pd.DataFrame:
+async def guarantee_overhead(*, seconds: float = 1.0, rounds: int = 1, tasks: int = 128) -> pd.DataFrame:
     """Messages a second from a publisher process to a handler in another, at each step: medians of interleaved rounds."""
     check_bounds(1, 100, rounds=rounds)
     rates: dict[str, list[float]] = {name: [] for name in STEPS}

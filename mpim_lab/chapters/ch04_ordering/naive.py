@@ -1,4 +1,6 @@
-"""The sketches of chapter 4: order that holds as long as nobody else is there. Senders and readers have the interfaces of
+"""The naive versions of chapter 4: order that holds as long as nobody else is there.
+
+Senders and readers have the interfaces of
 `mpim_lab.mq.ordering.sequenced_log.Conversations` and `mpim_lab.mq.ordering.ordered_reader.ConversationReader`.
 
 Flaws kept on purpose, one a class:

@@ -5,9 +5,9 @@ import contextlib
 import time
 from typing import Any
 
-from mpim_lab.chapters.ch05_batching.experiment import Burst
-from mpim_lab.chapters.ch05_batching.learner_batcher import OwnBatcher, own_batcher
-from mpim_lab.chapters.ch05_batching.scenario import BATCH, LONG_WINDOW_MS, WINDOW_MS, Design
+from mpim_lab.chapters.ch05_batching.experiment import BurstExperiment
+from mpim_lab.chapters.ch05_batching.learner_batcher import LearnerBatcherAdapter, adapt_learner
+from mpim_lab.chapters.ch05_batching.scenario import BATCH, LONG_WINDOW_MS, WINDOW_MS, BatchingDesign
 from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
@@ -19,14 +19,14 @@ TRIAL_S = 1.0
 
 def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
     async def judge(solution: type[Any]) -> Failure | None:
-        made: list[OwnBatcher] = []
+        made: list[LearnerBatcherAdapter] = []
 
-        def make(queue: MessageQueue, channel: str) -> OwnBatcher:
+        def make(queue: MessageQueue, channel: str) -> LearnerBatcherAdapter:
             window_ms = WINDOW_MS if fault == "quiet" else LONG_WINDOW_MS
-            made.append(OwnBatcher(solution, queue, channel, window_ms=window_ms))
+            made.append(LearnerBatcherAdapter(solution, queue, channel, window_ms=window_ms))
             return made[-1]
 
-        result = await Burst(fault=fault, seed=seed, messages=messages, own=Design(make)).run()
+        result = await BurstExperiment(fault=fault, seed=seed, messages=messages, own=BatchingDesign(make)).run()
         trial = f"fault {fault!r}, seed {seed}, batches of {BATCH}"
         if made[0].problem:
             return Failure(made[0].problem, trial)
@@ -35,24 +35,26 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
         batches = made[0].batches
         if fault == "none" and batches != [BATCH] * (messages // BATCH):
             return Failure(f"{messages // BATCH * BATCH} messages left in batches of {batches}", trial)
-        return _told_wrongly(result.trace, made[0].unknown, trial)
+        return _check_acknowledgements(result.trace, made[0].unknown, trial)
 
     return judge
 
 
-def _told_wrongly(trace: Any, unknown: set[str], trial: str) -> Failure | None:
-    """After a lost answer none of the batch may be told "accepted": nobody knows."""
+def _check_acknowledgements(trace: Any, unknown: set[str], trial: str) -> Failure | None:
+    """Check that after a lost answer no message of the batch is acknowledged as "accepted": nobody knows."""
     for event in trace.of(Kind.TOLD):
         if event.message_id in unknown and event.detail == "accepted":
-            complaint = f'{event.message_id} was told "accepted", although nobody knows what became of its batch'
+            complaint = (
+                f'{event.message_id} was acknowledged as "accepted", although nobody knows what became of its batch'
+            )
             return Failure(complaint, trial, event.message_id)
     return None
 
 
-async def _trickle_trial(solution: type[Any]) -> Failure | None:
+async def _slow_arrival_trial(solution: type[Any]) -> Failure | None:
     """Messages keep coming, each within the window of the one before; the first one's window ends all the same."""
     trial = f"a message every {WINDOW_MS / 4:g} ms, window {WINDOW_MS:g} ms, batches of up to 100"
-    async with own_batcher(solution, max_messages=100) as (own, _):
+    async with adapt_learner(solution, max_messages=100) as (own, _):
         calls = []
         for number in range(30):
             calls.append(asyncio.create_task(own.publish(b"m%d" % number)))
@@ -69,18 +71,18 @@ async def _trickle_trial(solution: type[Any]) -> Failure | None:
 async def _refused_trial(solution: type[Any]) -> Failure | None:
     """Three batches are full before the second finds no room; the third must not overtake it."""
     trial = "12 messages at once, batches of 4; the first attempt to send the second batch finds no room"
-    async with own_batcher(solution, refuses=b"m6") as (own, what_bob_read):
+    async with adapt_learner(solution, refuses=b"m6") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 13)]
         calls = [asyncio.create_task(own.publish(payload)) for payload in sent]
         errors = [error for error in await asyncio.gather(*calls, return_exceptions=True) if error is not None]
         got = await what_bob_read()
-    if (failure := _misread(got, sent, trial)) is not None:
+    if (failure := _check_received(got, sent, trial)) is not None:
         return failure
     unexpected = [error for error in errors if isinstance(error, Exception)]
     return Failure(f"add() raised {unexpected[0]!r}, although it was sent in the end", trial) if unexpected else None
 
 
-def _misread(got: list[bytes], sent: list[bytes], trial: str) -> Failure | None:
+def _check_received(got: list[bytes], sent: list[bytes], trial: str) -> Failure | None:
     for payload in sent:
         if (times := got.count(payload)) != 1:
             return Failure(f"{payload.decode()} was {'duplicated' if times else 'lost'}", trial, payload.decode())
@@ -90,21 +92,21 @@ def _misread(got: list[bytes], sent: list[bytes], trial: str) -> Failure | None:
 async def _busy_trial(solution: type[Any]) -> Failure | None:
     """Two messages come while a full batch is on its way."""
     trial = f"m5 and m6 come while the batch of m1 to m4 is being sent, window {WINDOW_MS:g} ms"
-    async with own_batcher(solution) as (own, what_bob_read):
-        own.line_is_free.clear()
+    async with adapt_learner(solution) as (own, what_bob_read):
+        own.connection_is_free.clear()
         sent = [b"m%d" % number for number in range(1, 7)]
         calls = [asyncio.create_task(own.publish(payload)) for payload in sent]
         await asyncio.sleep(0.05)
-        own.line_is_free.set()
+        own.connection_is_free.set()
         await asyncio.gather(*calls)
         got = await what_bob_read()
-    return Failure(own.problem, trial) if own.problem else _misread(got, sent, trial)
+    return Failure(own.problem, trial) if own.problem else _check_received(got, sent, trial)
 
 
 async def _early_trial(solution: type[Any]) -> Failure | None:
     """Three messages, no fourth, and a window that is far from over: they wait until the close."""
     trial = f"3 messages, batches of {BATCH}, window {NEVER_MS / 1e3:g} s, close after half a second"
-    async with own_batcher(solution, window_ms=NEVER_MS) as (own, _):
+    async with adapt_learner(solution, window_ms=NEVER_MS) as (own, _):
         calls = [asyncio.create_task(own.publish(b"m%d" % number)) for number in range(1, 4)]
         await asyncio.sleep(0.5)
         early = sum(own.batches)
@@ -116,7 +118,7 @@ async def _early_trial(solution: type[Any]) -> Failure | None:
 async def _window_trial(solution: type[Any]) -> Failure | None:
     """A full batch leaves; then one message comes: its window is its own, from its own beginning to its own end."""
     trial = f"4 messages at once, 0.4 windows later one more, window {TRIAL_S * 1e3:g} ms"
-    async with own_batcher(solution, window_ms=TRIAL_S * 1e3) as (own, what_bob_read):
+    async with adapt_learner(solution, window_ms=TRIAL_S * 1e3) as (own, what_bob_read):
         await asyncio.sleep(0.3 * TRIAL_S)
         sent = [b"m%d" % number for number in range(1, 6)]
         calls = [asyncio.create_task(own.publish(payload)) for payload in sent[:BATCH]]
@@ -126,50 +128,50 @@ async def _window_trial(solution: type[Any]) -> Failure | None:
         await asyncio.gather(*calls, return_exceptions=True)
         if own.problem:
             return Failure(own.problem, trial)
-        if (failure := _misread(await what_bob_read(), sent, trial)) is not None:
+        if (failure := _check_received(await what_bob_read(), sent, trial)) is not None:
             return failure
-        waited_s = own.left_at[-1] - came_at  # a machine that stands still makes it longer, nothing makes it shorter
+        waited_s = own.sent_at[-1] - came_at  # a machine that stands still makes it longer, nothing makes it shorter
     if waited_s < 0.97 * TRIAL_S:
         return Failure("m5 left before its window was over", trial, "m5")
     return Failure("m5 left long after its window was over", trial, "m5") if waited_s > 1.9 * TRIAL_S else None
 
 
-async def _last_words_trial(solution: type[Any]) -> Failure | None:
+async def _close_trial(solution: type[Any]) -> Failure | None:
     """The process ends when `close` has returned; what is still on its way then is lost."""
-    trial = "1 message, then close, and the line is slow"
-    async with own_batcher(solution, window_ms=NEVER_MS) as (own, _):
-        own.line_is_free.clear()
+    trial = "1 message, then close, and the connection is slow"
+    async with adapt_learner(solution, window_ms=NEVER_MS) as (own, _):
+        own.connection_is_free.clear()
         call = asyncio.create_task(own.publish(b"m1"))
         await asyncio.sleep(0.02)
         closing = asyncio.create_task(own.close())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
-                while not own.left_at:
+                while not own.sent_at:
                     await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
         too_early = closing.done() and closing.exception() is None
-        own.line_is_free.set()
+        own.connection_is_free.set()
         await asyncio.gather(call, closing)
     complaint = "close() returned while m1 was on its way: a process that ends then loses it"
     return Failure(complaint, trial, "m1") if too_early else None
 
 
 async def _final_trial(solution: type[Any]) -> Failure | None:
-    """One batch is refused for good: its senders are told, once, and the next ones go on."""
+    """One batch is refused for good: its senders get the error, once, and the next ones go on."""
     trial = "8 messages at once, batches of 4; `send` raises InvalidMessage for the first batch, whenever it is tried"
-    async with own_batcher(solution, never=b"m2") as (own, what_bob_read):
+    async with adapt_learner(solution, never=b"m2") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 9)]
-        told = await asyncio.gather(*(own.publish(payload) for payload in sent), return_exceptions=True)
+        outcomes = await asyncio.gather(*(own.publish(payload) for payload in sent), return_exceptions=True)
         if own.problem:
             return Failure(f"{own.problem}: no repeat helps a message that is refused", trial)
         failed = [
-            payload.decode() for payload, each in zip(sent, told, strict=True) if isinstance(each, InvalidMessage)
+            payload.decode() for payload, each in zip(sent, outcomes, strict=True) if isinstance(each, InvalidMessage)
         ]
         if failed != ["m1", "m2", "m3", "m4"]:
             return Failure(
                 f"add() raised InvalidMessage for {', '.join(failed) or 'nobody'} instead of m1 to m4", trial
             )
-        return _misread(await what_bob_read(), sent[BATCH:], trial)
+        return _check_received(await what_bob_read(), sent[BATCH:], trial)
 
 
 def close_the_batch() -> Challenge:
@@ -185,11 +187,11 @@ def close_the_batch() -> Challenge:
             _burst_trial("quiet", 1),
             _burst_trial("quiet", 7, messages=9),
             _burst_trial("closed", 1),
-            _trickle_trial,
+            _slow_arrival_trial,
             _busy_trial,
             _early_trial,
             _window_trial,
-            _last_words_trial,
+            _close_trial,
         ],
         [
             "Who wakes up when nobody writes? Only a task or a timer of the batch's own (asyncio.create_task, call_later).",

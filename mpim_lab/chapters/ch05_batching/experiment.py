@@ -1,4 +1,4 @@
-"""Chapter 5: alice writes in bursts through a batcher; which of her messages does bob get, and what was she told?"""
+"""Chapter 5: alice writes in bursts through a batcher; which of her messages does bob get, and what was acknowledged?"""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from mpim_lab.chapters.ch05_batching.scenario import (
     LONG_WINDOW_MS,
     TOO_MANY_BYTES,
     WINDOW_MS,
-    BatchingStage,
-    Design,
+    BatchingDesign,
+    BatchingScenario,
     designs,
 )
 from mpim_lab.events import Kind
@@ -28,33 +28,33 @@ from mpim_lab.lab.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Burst(Experiment):
-    """alice sends a burst of `messages` and then no more; batches are of 4 messages, or what came in a window."""
+class BurstExperiment(Experiment):
+    """The experiment of chapter 5: alice sends a burst; batches are of 4 messages, or what came in a window."""
 
     title: ClassVar[str] = "What becomes of a burst?"
     faults: ClassVar[tuple[str, ...]] = ("flush fails",)
 
-    design: str = knob("sketch", "how alice batches", choices=tuple(DESIGNS))
+    design: str = knob("naive", "how alice batches", choices=tuple(DESIGNS))
     fault: str = knob("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
     messages: int = knob(14, "how many messages alice sends", low=4, high=1_000)
-    lasts: int = knob(4, "for how many of her messages the line is down", low=1, high=100)
+    duration: int = knob(4, "for how many of her messages the connection is down", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
-    own: Design | None = None  # the learner's own, instead of a named one
+    own: BatchingDesign | None = None  # the learner's own, instead of a named one
 
     async def perform(self, run: Run) -> Verdict:
         """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stuck."""
-        strikes = self.fault in ("flush fails", "answer lost")
-        planned = plan(self.seed, self.fault, self.messages - 2, self.lasts) if strikes else []
+        is_planned = self.fault in ("flush fails", "answer lost")
+        planned = plan(self.seed, self.fault, self.messages - 2, self.duration) if is_planned else []
         design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
-        async with open_server() as server, BatchingStage(server, run, design, planned, closed=closed) as stage:
+        async with open_server() as server, BatchingScenario(server, run, design, planned, closed=closed) as scenario:
             for payload in self._burst():
                 if run.stopping:
                     break
-                await stage.send(payload)
+                await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.finish()
+            await scenario.finish()
         return check_burst(run.trace)
 
     def _window_ms(self) -> float:
@@ -64,20 +64,20 @@ class Burst(Experiment):
     def _burst(self) -> Iterator[bytes]:
         """What alice sends. Whole batches, where the end of the burst is not the point."""
         count = self.messages - (0 if self.fault in ("quiet", "closed") else self.messages % BATCH)
-        struck = plan(self.seed, "too large", count, 1)[0].before if self.fault == "too large" else 0
+        large = plan(self.seed, "too large", count, 1)[0].before if self.fault == "too large" else 0
         for number, payload in enumerate(Workload(self.seed, count), start=1):
-            yield payload.ljust(TOO_MANY_BYTES, b".") if number == struck else payload
+            yield payload.ljust(TOO_MANY_BYTES, b".") if number == large else payload
 
 
 def check_burst(trace: Trace) -> Verdict:
-    """Judge what bob handled against what alice handed over and was told."""
+    """Judge what bob handled against what alice handed over and what was acknowledged to her."""
 
     def ids(kind: Kind, actor: str, detail: str | None = None) -> list[str]:
         return [event.message_id for event in trace.of(kind) if event.actor == actor and detail in (None, event.detail)]
 
     sent = list(dict.fromkeys(event.message_id for event in trace.of(Kind.ACCEPTED, Kind.TOLD)))
-    told, stuck = ids(Kind.TOLD, "alice", "accepted"), ids(Kind.STUCK, "alice")
-    return check(sent, ids(Kind.HANDLED, "bob"), told, stuck=stuck, promise="accepted")
+    acknowledged, stuck = ids(Kind.TOLD, "alice", "accepted"), ids(Kind.STUCK, "alice")
+    return check(sent, ids(Kind.HANDLED, "bob"), acknowledged, stuck=stuck, promise="accepted")
 
 
 async def burst_table(seed: int = 7) -> pd.DataFrame:
@@ -85,13 +85,13 @@ async def burst_table(seed: int = 7) -> pd.DataFrame:
     rows = []
     for fault in BATCHING_FAULTS:
         for design in DESIGNS:
-            verdict = (await Burst(design=design, fault=fault, seed=seed).run()).verdict
+            verdict = (await BurstExperiment(design=design, fault=fault, seed=seed).run()).verdict
             rows.append(
                 {
                     "fault": fault,
                     "design": design,
                     "lost": len(verdict.lost),
-                    'told "accepted" but lost': len(verdict.misreported),
+                    "acknowledged but lost": len(verdict.misreported),
                     "stuck in a batch": len(verdict.stuck),
                     "observed": verdict.semantics,
                 }

@@ -15,11 +15,11 @@ from mpim_lab.mq.compression.framing import batch_frame
 from mpim_lab.mq.connection.resp import pack
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 
 
-class OwnBatcher:
-    """The learner's class in the place of a batcher; reports for it, and waits for nothing for ever."""
+class LearnerBatcherAdapter:
+    """An adapter that puts the learner's class in the place of a batcher: reports for it, and never waits for ever."""
 
     def __init__(
         self,
@@ -34,33 +34,33 @@ class OwnBatcher:
     ) -> None:
         self._refuses = refuses  # the first attempt to send a batch with this message finds no room
         self._never = never  # no batch with this message is ever sent
-        self.line_is_free = asyncio.Event()
-        self.line_is_free.set()
+        self.connection_is_free = asyncio.Event()
+        self.connection_is_free.set()
         self.unknown: set[str] = set()  # messages of which nobody knows whether they were sent
         self._channel, self._max_messages = channel, max_messages
         self._queue, self._reporter = queue, queue.reporter
-        self._taken = self._sent = 0
+        self._accepted = self._sent = 0
         self.batches: list[int] = []
-        self.left_at: list[float] = []  # when `send` was called
+        self.sent_at: list[float] = []  # when `send` was called
         self.problem: str = ""
         self._own = solution(self._send, max_messages, window_ms / 1e3)
 
     async def publish(self, payload: bytes) -> str:
         """Hand one message to the learner's `add`. Raises what that raises, and CommandTimeout if it never returns."""
         self._reporter.message(Kind.ACCEPTED, payload, self._channel)
-        self._taken += 1
+        self._accepted += 1
         try:
-            async with asyncio.timeout(0 if self.problem else PATIENCE_S):
+            async with asyncio.timeout(0 if self.problem else TIMEOUT_S):
                 await self._own.add(payload)
         except TimeoutError:
-            self.problem = self.problem or f"add({payload[:12]!r}) did not return within {PATIENCE_S:g} s"
+            self.problem = self.problem or f"add({payload[:12]!r}) did not return within {TIMEOUT_S:g} s"
             raise CommandTimeout(self.problem) from None
         return "accepted"
 
     async def _send(self, batch: list[bytes]) -> None:
         """What the learner calls with a batch."""
         messages = list(batch)
-        self.left_at.append(time.monotonic())
+        self.sent_at.append(time.monotonic())
         if not messages or len(messages) > self._max_messages:
             self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
             raise InvalidMessage(self.problem)
@@ -75,7 +75,7 @@ class OwnBatcher:
             raise NotConnected("the line is down; nothing was sent")
         for payload in messages:
             self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
-        await self.line_is_free.wait()
+        await self.connection_is_free.wait()
         try:
             await connection.send(pack(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
         except MpimError as error:
@@ -87,28 +87,28 @@ class OwnBatcher:
 
     async def close(self) -> None:
         """Let the learner's close do what it does."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await self._own.close()
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until everything was sent, or as long as any window could last."""
-        give_up_at = time.monotonic() + PATIENCE_S
-        while self._sent < self._taken and time.monotonic() < give_up_at:
+        give_up_at = time.monotonic() + TIMEOUT_S
+        while self._sent < self._accepted and time.monotonic() < give_up_at:
             await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
-async def own_batcher(
+async def adapt_learner(
     solution: type[Any], **options: Any
-) -> AsyncIterator[tuple[OwnBatcher, Callable[[], Awaitable[list[bytes]]]]]:
-    """The learner's batcher on a server of its own; and what to call for all that bob read, once everything was sent."""
+) -> AsyncIterator[tuple[LearnerBatcherAdapter, Callable[[], Awaitable[list[bytes]]]]]:
+    """Yield the learner's batcher on a server of its own, and a function that returns all that bob read in the end."""
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         got: list[bytes] = []
         await queue.subscribe("trial", lambda message: got.append(message.payload), unpack=Unpacker(queue))
-        own = OwnBatcher(solution, queue, "trial", **options)
+        own = LearnerBatcherAdapter(solution, queue, "trial", **options)
 
         async def what_bob_read() -> list[bytes]:
-            await own.idle()
+            await own.wait_idle()
             await queue.drain()
             return got
 

@@ -41,7 +41,7 @@ async def window_sweep(
             yield {"batching": name, "window ms": window_ms, **_columns(result)}
 
 
-async def knee_sweep(tasks: Sequence[int] = (1, 4, 16, 64), *, seconds: float = 0.3) -> AsyncIterator[Row]:
+async def saturation_sweep(tasks: Sequence[int] = (1, 4, 16, 64), *, seconds: float = 0.3) -> AsyncIterator[Row]:
     """More and more tasks, each with one call after another: how far throughput goes, and from where on only latency grows.
 
     A call is one message, or 100 of them ("100 a call"). Columns: batching, tasks, messages a second, p50 ms, p99 ms, sender
@@ -70,31 +70,31 @@ def _columns(result: LoadResult) -> Row:
     }
 
 
-async def little_sweep(
+async def littles_law_sweep(
     windows_ms: Sequence[float] = WINDOWS_MS, *, offered_per_s: int = 2_000, seconds: float = 0.6
 ) -> AsyncIterator[Row]:
-    """How many messages are inside (handed over and not yet handled): counted, and by Little's law.
+    """How many messages are in flight (handed over and not yet handled): counted, and by Little's law.
 
     Counted: at every coming and going, averaged over the time; it does not look at how long anybody stays.
 
-    L = λ · W: the rate times the mean time inside. Columns: window ms, messages a second, mean ms inside, "inside, by
-    Little's law", "inside, counted". Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
+    L = λ · W: the rate times the mean time in flight. Columns: window ms, messages a second, mean ms in flight, "in flight,
+    by Little's law", "in flight, counted". Source: J. D. C. Little, "A Proof for the Queuing Formula L = λW", 1961.
     """
     check_bounds(0.01, 10_000.0, windows_ms=windows_ms)
     check_bounds(100, 100_000, offered_per_s=offered_per_s)
     check_bounds(0.05, 86_400.0, seconds=seconds)
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         for window_ms in windows_ms:
-            yield await _inside(queue, f"little-{window_ms}", window_ms, offered_per_s, seconds)
+            yield await _in_flight(queue, f"little-{window_ms}", window_ms, offered_per_s, seconds)
 
 
-async def _inside(queue: MessageQueue, channel: str, window_ms: float, offered_per_s: int, seconds: float) -> Row:
+async def _in_flight(queue: MessageQueue, channel: str, window_ms: float, offered_per_s: int, seconds: float) -> Row:
     times: list[float] = []
-    inside = _Inside()
+    in_flight = TimeWeightedMean()
 
     def handle(message: Message) -> None:
         times.append(now() - float(message.payload))
-        inside.change(-1)
+        in_flight.change(-1)
 
     await queue.subscribe(channel, handle, unpack=Unpacker(queue))
     rule = FixedWindow(max_messages=10_000, max_bytes=900_000, window_ms=window_ms)
@@ -102,35 +102,37 @@ async def _inside(queue: MessageQueue, channel: str, window_ms: float, offered_p
         begun, sent = now(), 0
         while (elapsed := now() - begun) < seconds:
             for _ in range(int(elapsed * offered_per_s) - sent):
-                inside.change(+1)
+                in_flight.change(+1)
                 batcher.add(f"{now()}")
                 sent += 1
             await asyncio.sleep(TICK_S)
         await batcher.flush()
         await queue.drain()
-        rate, counted = sent / (now() - begun), inside.mean_since(begun)
+        rate, counted = sent / (now() - begun), in_flight.mean_since(begun)
     await queue.unsubscribe(channel)
     return {
         "window ms": window_ms,
         "messages a second": round(rate),
-        "mean ms inside": mean(times) * 1e3,
-        "inside, by Little's law": rate * mean(times),
-        "inside, counted": counted,
+        "mean ms in flight": mean(times) * 1e3,
+        "in flight, by Little's law": rate * mean(times),
+        "in flight, counted": counted,
     }
 
 
-class _Inside:
-    """How many are inside, averaged over time: the area under the count, divided by its length."""
+class TimeWeightedMean:
+    """A count averaged over time: the area under the count, divided by its length."""
 
     def __init__(self) -> None:
         self._count, self._area, self._at = 0, 0.0, now()
 
     def change(self, by: int) -> None:
+        """Change the count now."""
         at = now()
         self._area += self._count * (at - self._at)
         self._at = at
         self._count += by
 
     def mean_since(self, begun: float) -> float:
+        """Return the mean of the count from that moment until now."""
         self.change(0)
         return self._area / (self._at - begun)

@@ -1,13 +1,13 @@
-"""The sketches of chapter 5: gather, send when there is enough. They send the same frames as `mpim_lab.mq.batching.batcher`.
+"""The naive versions of chapter 5: gather, send when there is enough. The frames are those of `mpim_lab.mq.batching.batcher`.
 
-Flaws kept on purpose. `SketchBatcher` has them all:
+Flaws kept on purpose. `NaiveBatcher` has them all:
 
 - the window is checked only when the next message comes: the last messages of a burst wait until somebody else writes;
-- the batch is taken out before it is sent: a failed flush has lost it, and its senders were told "accepted" long ago;
+- the batch is taken out before it is sent: a failed flush has lost it, and its senders were acknowledged long ago;
 - one frame, one fate: a message that is too large takes its neighbours with it;
 - nothing closes the last batch when the process ends, and nothing bounds what is gathered.
 
-`TimedBatcher` mends the first flaw alone, with a timer. The others stay.
+`TimedBatcher` fixes the first flaw alone, with a timer. The others stay.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
-class SketchBatcher:
-    """Batch as most candidates would sketch it. `clock` tells the time, in seconds."""
+class NaiveBatcher:
+    """Batch as most candidates would write it. `clock` tells the time, in seconds."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class SketchBatcher:
         self.held: list[bytes] = []
 
     async def publish(self, payload: bytes) -> str:
-        """Put a message into the batch; gives "accepted". Raises what the flush raises that it happens to cause."""
+        """Put a message into the batch; return "accepted". Raise what the flush raises that it happens to cause."""
         self._queue.reporter.message(Kind.ACCEPTED, payload, self._channel)
         self.held.append(payload)
         if len(self.held) >= self._max_messages or self._clock() - self._flushed_at >= self._window_s:
@@ -67,10 +67,10 @@ class SketchBatcher:
         return int(await self._queue.link.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
 
     async def close(self) -> None:
-        """There is nothing of the kind in the sketch: what is held is forgotten with the process."""
+        """There is nothing of the kind in the naive version: what is held is forgotten with the process."""
 
 
-class TimedBatcher(SketchBatcher):
+class TimedBatcher(NaiveBatcher):
     """The same with a timer of its own; what goes wrong in the timer, nobody hears."""
 
     _timer: "asyncio.Task[None] | None" = None
@@ -98,7 +98,7 @@ class TimedBatcher(SketchBatcher):
             self._timer.cancel()
             await asyncio.wait([self._timer])
 
-    async def idle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait for the timer, if one runs."""
         if self._timer is not None:
             await asyncio.wait([self._timer])

@@ -7,21 +7,21 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from mpim_lab.chapters.ch06_compression.experiment import Packed
+from mpim_lab.chapters.ch06_compression.experiment import CompressionExperiment
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.exercise.sandbox import Ended
 from mpim_lab.lab.workload.corpus import Corpus
 
 MIB = 1024 * 1024
-MOST_BYTES = 256 * 1024
-MOST_MEMORY = 4 * MOST_BYTES
+MAX_BYTES = 256 * 1024
+MAX_MEMORY_BYTES = 4 * MAX_BYTES
 
 
 def _server_trial(fault: str, seed: int) -> Trial:
     """alice packs, bob unpacks, over a real server; some messages come from a sender that does not pack."""
 
     async def judge(solution: type[Any]) -> Failure | None:
-        result = await Packed(fault=fault, seed=seed, own=solution()).run()
+        result = await CompressionExperiment(fault=fault, seed=seed, own=solution()).run()
         return first_complaint(result, f"fault {fault!r}, seed {seed}")
 
     return judge
@@ -108,17 +108,17 @@ def say_what_it_is() -> Challenge:
 # The bomb
 
 
-def _must_give(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
+def _must_decode(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
     async def judge(solution: type[Any]) -> Failure | None:
         packed, wanted = made()
         own = solution()  # whatever is raised here says so
         try:
-            got = own.unpack(packed, MOST_BYTES)
+            got = own.unpack(packed, MAX_BYTES)
         except Exception as error:
             return Failure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
         if inspect.iscoroutine(got):
             got.close()
-            return Failure("`unpack` gave a coroutine: write a plain `def`, nothing in it waits", trial)
+            return Failure("`unpack` returned a coroutine: write a plain `def`, nothing in it waits", trial)
         return None if got == wanted else Failure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
 
     return judge
@@ -129,7 +129,7 @@ def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
         packed = made()
         tracemalloc.start()
         try:
-            got = solution().unpack(packed, MOST_BYTES)
+            got = solution().unpack(packed, MAX_BYTES)
             outcome = f"no error, and {len(got):,} bytes came out"
         except Ended:  # that is no refusal
             raise
@@ -138,8 +138,10 @@ def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        if peak > MOST_MEMORY:
-            outcome = f"it took more than {MOST_MEMORY // 1024} KiB of memory for a limit of {MOST_BYTES // 1024} KiB"
+        if peak > MAX_MEMORY_BYTES:
+            outcome = (
+                f"it took more than {MAX_MEMORY_BYTES // 1024} KiB of memory for a limit of {MAX_BYTES // 1024} KiB"
+            )
         return Failure(outcome, trial) if outcome else None
 
     return judge
@@ -156,7 +158,7 @@ def _bomb(size: int = 64 * MIB) -> bytes:
 
 def defuse_the_bomb() -> Challenge:
     """An unpack that cannot be made to fill the memory, and does not take halves for wholes."""
-    at_limit = (zlib.compress(_text(MOST_BYTES)), _text(MOST_BYTES))
+    at_limit = (zlib.compress(_text(MAX_BYTES)), _text(MAX_BYTES))
     mixed = zlib.compress(random.Random(1).randbytes(5_000) + _text(5_000))
     return Challenge(
         "Defuse the bomb",
@@ -164,9 +166,9 @@ def defuse_the_bomb() -> Challenge:
         "cut off, is followed by other bytes, or is no zlib at all, raises an error; never may it need much more memory\n"
         "than max_bytes. Everything else comes out whole.",
         [
-            _must_give("9,000 bytes of text", lambda: (zlib.compress(_text(9_000)), _text(9_000))),
-            _must_give("exactly the limit, packed very small", lambda: at_limit),
-            _must_refuse("one byte above the limit", lambda: zlib.compress(_text(MOST_BYTES + 1))),
+            _must_decode("9,000 bytes of text", lambda: (zlib.compress(_text(9_000)), _text(9_000))),
+            _must_decode("exactly the limit, packed very small", lambda: at_limit),
+            _must_refuse("one byte above the limit", lambda: zlib.compress(_text(MAX_BYTES + 1))),
             _must_refuse("64 KB that unpack to 64 MiB", _bomb),
             _must_refuse("the last 5 bytes are missing", lambda: mixed[:-5]),
             _must_refuse("two payloads, one behind the other", lambda: mixed + mixed),

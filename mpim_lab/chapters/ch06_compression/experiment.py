@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mpim_lab.chapters.ch06_compression.naive import SketchCodec
-from mpim_lab.chapters.ch06_compression.scenario import CHANGED, SENDERS, CompressionStage
+from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
+from mpim_lab.chapters.ch06_compression.scenario import CHANGED, SENDERS, CompressionScenario
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import plan
@@ -17,21 +17,21 @@ from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 
-DESIGNS = ("sketch", "zlib", "lz4", "zstd")
+DESIGNS = ("naive", "zlib", "lz4", "zstd")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed(Experiment):
-    """alice sends chat lines, packed; the struck ones come from an old sender, a new one, or somebody hostile."""
+class CompressionExperiment(Experiment):
+    """The experiment of chapter 6: alice sends packed chat lines; the fault replaces some senders by others."""
 
     title: ClassVar[str] = "Who can read it?"
 
-    design: str = knob("sketch", "how alice packs and bob unpacks", choices=DESIGNS)
+    design: str = knob("naive", "how alice packs and bob unpacks", choices=DESIGNS)
     fault: str = knob("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
     messages: int = knob(16, "how many messages are sent", low=4, high=1_000)
-    lasts: int = knob(3, "how many of them are struck", low=1, high=100)
+    duration: int = knob(3, "how many of them the fault hits", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which messages are struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which messages the fault hits, and the texts", low=0, high=9_999)
 
     own: Any = None  # the learner's own codec, instead of a named one
 
@@ -40,37 +40,37 @@ class Packed(Experiment):
 
         Metrics besides: bytes before and after packing, the most that one became.
         """
-        struck = {} if self.fault == "none" else self._places()
-        codec = self.own or (SketchCodec() if self.design == "sketch" else Codec(self.design))
+        fault_of = {} if self.fault == "none" else self._planned_faults()
+        codec = self.own or (NaiveCodec() if self.design == "naive" else Codec(self.design))
         lines = Corpus(self.seed).lines(self.messages)
-        async with open_server() as server, CompressionStage(server, run, codec, struck) as stage:
+        async with open_server() as server, CompressionScenario(server, run, codec, fault_of) as scenario:
             for number, line in enumerate(lines, start=1):
                 if run.stopping:
                     break
-                await stage.send(b"m%d %b" % (number, line))
+                await scenario.send(b"m%d %b" % (number, line))
                 await asyncio.sleep(self.pace_ms / 1e3)
-        run.metrics |= {"bytes_before": stage.bytes_before, "bytes_after": stage.bytes_after}
-        run.metrics |= {"most_bytes": stage.most_bytes, "misread": len(stage.misread)}
-        return replace(check_reading(run.trace), altered=tuple(stage.misread))
+        run.metrics |= {"bytes_before": scenario.bytes_before, "bytes_after": scenario.bytes_after}
+        run.metrics |= {"most_bytes": scenario.most_bytes, "misread": len(scenario.misread)}
+        return replace(check_decoding(run.trace), altered=tuple(scenario.misread))
 
-    def _places(self) -> dict[str, str]:
-        fault = plan(self.seed, self.fault, self.messages, self.lasts)[0]
-        many = 1 if self.fault == "bomb" else self.lasts
+    def _planned_faults(self) -> dict[str, str]:
+        fault = plan(self.seed, self.fault, self.messages, self.duration)[0]
+        many = 1 if self.fault == "bomb" else self.duration
         return {f"m{number}": self.fault for number in range(fault.before, fault.before + many)}
 
 
-def check_reading(trace: Trace) -> Verdict:
+def check_decoding(trace: Trace) -> Verdict:
     """Judge what bob handled against what was sent to him; a bomb is not owed to anybody."""
     sent = [event.message_id for event in trace.of(Kind.ACCEPTED) if event.actor != SENDERS["bomb"]]
     return check(sent, [event.message_id for event in trace.of(Kind.HANDLED) if event.message_id in set(sent)])
 
 
-async def reading_table(seed: int = 7) -> pd.DataFrame:
+async def decode_table(seed: int = 7) -> pd.DataFrame:
     """Every design under every fault: one row a run, the same in every run."""
     rows = []
     for fault in SENDERS:
         for design in DESIGNS:
-            result = await Packed(design=design, fault=fault, seed=seed).run()
+            result = await CompressionExperiment(design=design, fault=fault, seed=seed).run()
             errors = sorted({event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)})
             made = result.metrics["most_bytes"] / 1024 / 1024
             lost = len(result.verdict.lost)
@@ -79,14 +79,14 @@ async def reading_table(seed: int = 7) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["fault", "design"])
 
 
-async def damage_table(seed: int = 7) -> pd.DataFrame:
+async def corruption_table(seed: int = 7) -> pd.DataFrame:
     """One bit of three messages changed on the way, by design: refused by name, or read as another text.
 
     Only zlib has a checksum here; the same in every run.
     """
     rows = []
     for design in DESIGNS:
-        result = await Packed(design=design, fault=CHANGED, seed=seed).run()
+        result = await CompressionExperiment(design=design, fault=CHANGED, seed=seed).run()
         errors = sorted({event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)})
         rows.append((design, len(result.verdict.lost), ", ".join(errors), int(result.metrics["misread"])))
     return pd.DataFrame(rows, columns=["design", "refused", "bob's error", "read as another text"]).set_index("design")

@@ -1,4 +1,4 @@
-"""The sketch of chapter 6: compress everything with zlib, decompress everything. Its sound twin is `mq.compression`.
+"""The naive version of chapter 6: compress everything with zlib, decompress everything. The correct one: `mq.compression`.
 
 Flaws kept on purpose:
 
@@ -10,8 +10,8 @@ Flaws kept on purpose:
 import zlib
 
 
-class SketchCodec:
-    """Compress as most candidates would sketch it."""
+class NaiveCodec:
+    """Compress as most candidates would write it."""
 
     def pack(self, payload: bytes) -> bytes:
         """Compress."""

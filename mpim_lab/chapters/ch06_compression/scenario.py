@@ -1,11 +1,11 @@
-"""The stage of chapter 6: alice packs, bob unpacks; beside her an old sender, a new one, and a hostile one."""
+"""CompressionScenario of chapter 6: alice packs, bob unpacks; beside her an old sender, a new one, and a hostile one."""
 
 import contextlib
 import functools
 import zlib
 from typing import Any, Self
 
-from mpim_lab.chapters.ch06_compression.naive import SketchCodec
+from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
 from mpim_lab.events import Kind, Reporter, message_id
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -29,12 +29,12 @@ def chat_dictionary(id: int = 1) -> Dictionary:
     return train_dictionary(Corpus().message_samples(), id=id)
 
 
-class CompressionStage:
-    """One message after the other; those that a fault strikes come from somebody else than alice."""
+class CompressionScenario:
+    """The scenario of chapter 6: one message after the other; those that the fault hits come from another sender."""
 
-    def __init__(self, server: EmbeddedServer | ExternalServer, run: Run, codec: Any, struck: dict[str, str]) -> None:
-        self._codec, self._struck, self._trace = codec, struck, run.trace
-        self._dictionary = chat_dictionary() if "new sender" in struck.values() else None
+    def __init__(self, server: EmbeddedServer | ExternalServer, run: Run, codec: Any, fault_of: dict[str, str]) -> None:
+        self._codec, self._fault_of, self._trace = codec, fault_of, run.trace
+        self._dictionary = chat_dictionary() if "new sender" in fault_of.values() else None
         self.bytes_before = self.bytes_after = self.most_bytes = 0
         self.misread: list[str] = []
         self._changed: dict[bytes, bytes] = {}  # packed, one bit changed → what it was before
@@ -49,7 +49,7 @@ class CompressionStage:
         try:
             await self._open.enter_async_context(self._senders)
             await self._open.enter_async_context(self._bob)
-            await self._bob.subscribe(CHANNEL, _take, unpack=self._unpack)
+            await self._bob.subscribe(CHANNEL, _handle, unpack=self._unpack)
         except BaseException:  # whoever was opened must not be left behind
             await self._open.aclose()
             raise
@@ -61,7 +61,7 @@ class CompressionStage:
     async def send(self, payload: bytes) -> None:
         """One message, from alice, or from whoever has the fault's part; then bob has it, or has refused it."""
         name = payload.split(b" ", 1)[0].decode()
-        fault = self._struck.get(name, "")
+        fault = self._fault_of.get(name, "")
         reporter = Reporter(SENDERS.get(fault, "alice"), self._trace)
         packed = self._pack(payload, fault)
         self._sent[packed] = payload
@@ -94,7 +94,7 @@ class CompressionStage:
         parts = [packer.compress(payload)]
         parts += [packer.compress(bytes(1024 * 1024)) for _ in range(BOMB_BYTES // 1024 // 1024)]
         packed = b"".join([*parts, packer.flush()])
-        return packed if isinstance(self._codec, SketchCodec) else bytes([ZLIB]) + packed
+        return packed if isinstance(self._codec, NaiveCodec) else bytes([ZLIB]) + packed
 
     def _change(self, text: bytes) -> bytes:
         """One bit changed, where it does the most harm: it is read, as another text of the same name, if that can be."""
@@ -129,5 +129,5 @@ def _name_of(error: Exception) -> str:
     return f"{kind.__module__}.{kind.__name__}" if kind.__name__ == "error" else kind.__name__
 
 
-def _take(message: Message) -> None:
+def _handle(message: Message) -> None:
     """bob reads."""

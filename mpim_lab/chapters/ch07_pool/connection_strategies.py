@@ -8,14 +8,14 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from mpim_lab.chapters.ch07_pool.naive import SketchPool
+from mpim_lab.chapters.ch07_pool.naive import NaivePool
 from mpim_lab.events import now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pool.raw_connection import Wire
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-Call = Callable[[], Awaitable[float]]  # does one command; gives the seconds until it had a connection
+Call = Callable[[], Awaitable[float]]  # does one command; returns the seconds until it had a connection
 WAIT_S = 20.0  # nobody is to be refused while the time is taken
 SHARED, POOL = "one shared connection", "this pool"
 
@@ -52,8 +52,8 @@ async def _connection_each(url: str, key: bytes, connections: int) -> AsyncItera
 
 
 @contextlib.asynccontextmanager
-async def _sketch(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
-    async with SketchPool(url, connections=connections) as pool:
+async def _naive(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
+    async with NaivePool(url, connections=connections) as pool:
         yield _borrowing(pool, key)
 
 
@@ -63,7 +63,7 @@ async def _pool(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
         yield _borrowing(pool, key)
 
 
-def _borrowing(pool: Pool | SketchPool, key: bytes) -> Call:
+def _borrowing(pool: Pool | NaivePool, key: bytes) -> Call:
     async def call() -> float:
         begun = now()
         async with pool.connection() as connection:
@@ -103,9 +103,9 @@ async def _shared(url: str, key: bytes, connections: int) -> AsyncIterator[Call]
         yield call
 
 
-WAYS: dict[str, Callable[[str, bytes, int], AbstractAsyncContextManager[Call]]] = {
+CONNECTION_STRATEGIES: dict[str, Callable[[str, bytes, int], AbstractAsyncContextManager[Call]]] = {
     "a connection each time": _connection_each,
-    "sketch": _sketch,
+    "naive": _naive,
     POOL: _pool,
     "redis-py's blocking pool": _redis_py,
     SHARED: _shared,

@@ -1,4 +1,4 @@
-"""Chapter 7's designs: the sketch, the sketch with the mend that comes to mind first, and the pool."""
+"""Chapter 7's designs: the naive version, the naive version with the fix that comes to mind first, and the pool."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -6,12 +6,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from mpim_lab.chapters.ch07_pool.naive import SketchConnection, SketchPool
+from mpim_lab.chapters.ch07_pool.naive import NaiveConnection, NaivePool
 from mpim_lab.mq.pool.pool import Pool
 
 
 @dataclass(frozen=True)
-class Setting:
+class PoolContext:
     """What every pool is made of. `name`: what its connections are called at the server."""
 
     url: str
@@ -24,20 +24,20 @@ class Setting:
 class PoolDesign:
     """How a pool is made, and how a caller borrows from it; both are used as contexts.
 
-    A pool has `figures()` with `in_use` and `waiting`. gives_up: who waits in vain is told so in the end.
+    A pool has `figures()` with `in_use` and `waiting`. gives_up: who waits in vain gets an error in the end.
     """
 
-    make: Callable[[Setting], AbstractAsyncContextManager[Any]]
+    make: Callable[[PoolContext], AbstractAsyncContextManager[Any]]
     borrow: Callable[[Any], AbstractAsyncContextManager[Any]]
     gives_up: bool = True
 
 
-def _sketch(setting: Setting) -> SketchPool:
-    return SketchPool(setting.url, connections=setting.connections, name=setting.name)
+def _naive(context: PoolContext) -> NaivePool:
+    return NaivePool(context.url, connections=context.connections, name=context.name)
 
 
-def _pool(setting: Setting) -> Pool:
-    return Pool(setting.url, max_connections=setting.connections, wait_s=setting.wait_s, name=setting.name)
+def _pool(context: PoolContext) -> Pool:
+    return Pool(context.url, max_connections=context.connections, wait_s=context.wait_s, name=context.name)
 
 
 def _as_offered(pool: Any) -> AbstractAsyncContextManager[Any]:
@@ -46,7 +46,7 @@ def _as_offered(pool: Any) -> AbstractAsyncContextManager[Any]:
 
 
 @contextlib.asynccontextmanager
-async def _with_finally(pool: SketchPool) -> AsyncIterator[SketchConnection]:
+async def _with_finally(pool: NaivePool) -> AsyncIterator[NaiveConnection]:
     """Nothing leaks any more: everything comes back, whatever it is in the middle of."""
     connection = await pool.get()
     try:
@@ -56,7 +56,7 @@ async def _with_finally(pool: SketchPool) -> AsyncIterator[SketchConnection]:
 
 
 DESIGNS = {
-    "sketch": PoolDesign(_sketch, _as_offered, gives_up=False),
-    "sketch with finally": PoolDesign(_sketch, _with_finally, gives_up=False),
+    "naive": PoolDesign(_naive, _as_offered, gives_up=False),
+    "naive with finally": PoolDesign(_naive, _with_finally, gives_up=False),
     "pool": PoolDesign(_pool, _as_offered),
 }

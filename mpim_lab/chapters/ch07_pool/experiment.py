@@ -1,4 +1,4 @@
-"""Chapter 7: callers who need a connection of their own; who gets one, who is told why not, and who waits for ever?"""
+"""Chapter 7: callers who need a connection of their own; who gets one, who gets an error, and who waits for ever?"""
 
 import asyncio
 import random
@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
-from mpim_lab.chapters.ch07_pool.scenario import PoolStage
-from mpim_lab.chapters.shared.pipeline_experiment import run_all
+from mpim_lab.chapters.ch07_pool.scenario import PoolScenario
+from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.server.embedded import open_server
@@ -19,28 +19,33 @@ from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
 
 FAULTS = ("leak", "cancelled", "broken connection", "idle rot", "exhaustion", "server restart")
-STRIKES_MANY = ("leak", "exhaustion")  # the others need one caller
+HITS_MANY = ("leak", "exhaustion")  # the others need one caller
 WAIT_S, SHORT_WAIT_S = 3.0, 0.3  # the second where nobody gives a connection back before the time is up
 
 
 @dataclass(frozen=True, repr=False)
-class CallersVerdict(Verdict):
-    """What became of the callers: done (`delivered`), refused with a named error, stuck, or given a wrong reply.
+class PoolVerdict(Verdict):
+    """The outcome of a run's callers: done (`delivered`), refused with a named error, stuck, or given a wrong reply.
 
-    refused: how many by the error's name. wrong: who read somebody else's reply; untold: who heard nothing; `lost` is both,
-    since neither knows that it was not served. usable: how many of the pool's `connections` still do what they are asked.
+    refused: how many by the error's name. wrong: who read another caller's reply; unanswered: who got neither reply nor
+    error; `lost` is both, since neither knows that it was not served. usable: how many of the pool's `connections` still
+    do what they are asked.
     """
 
     refused: tuple[tuple[str, int], ...] = ()
     wrong: tuple[str, ...] = ()
-    untold: tuple[str, ...] = ()
+    unanswered: tuple[str, ...] = ()
     usable: int = 0
     connections: int = 0
 
     def __str__(self) -> str:
         lines = [f"callers {self.sent:,}  done {self.delivered:,}"]
         lines += [f"refused {count}  ({name})" for name, count in self.refused]
-        bad = {"stuck, waiting for ever": self.stuck, "given somebody else's reply": self.wrong, "untold": self.untold}
+        bad = {
+            "stuck, waiting for ever": self.stuck,
+            "given somebody else's reply": self.wrong,
+            "unanswered": self.unanswered,
+        }
         for name, ids in bad.items():
             lines += [f"{name} {len(ids)}  ({', '.join(ids[:12])}{', …' if len(ids) > 12 else ''})"] if ids else []
         return "\n".join([*lines, f"connections of use at the end: {self.usable} of {self.connections}"])
@@ -48,16 +53,16 @@ class CallersVerdict(Verdict):
     __repr__ = __str__
 
     @property
-    def shorthand(self) -> str:
-        """In a few words, the same in every run."""
+    def summary(self) -> str:
+        """The verdict in a few words, the same in every run."""
         refused = [f"{count} {name}" for name, count in self.refused]
         found = {"stuck": self.stuck, "wrong reply": self.wrong}
         parts = [f"{self.delivered} done", *refused, *(f"{len(ids)} {name}" for name, ids in found.items() if ids)]
         return f"{', '.join(parts)}; {self.usable} of {self.connections} usable"
 
 
-def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
-    """From the events of a run to what became of each caller."""
+def evaluate(trace: Trace, usable: int, connections: int) -> PoolVerdict:
+    """Return the verdict on each caller from the events of a run."""
 
     def ids(*kinds: Kind) -> list[str]:
         return [event.message_id for event in trace.of(*kinds)]
@@ -66,7 +71,7 @@ def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
     wrong = tuple(name for name, why in failed if why.startswith("WrongReply"))
     refused = Counter(why.partition(":")[0] for name, why in failed if name not in wrong)
     base = check(ids(Kind.ACCEPTED), ids(Kind.HANDLED), stuck=ids(Kind.STUCK), dead=[name for name, _ in failed])
-    return CallersVerdict(
+    return PoolVerdict(
         sent=base.sent,
         delivered=base.delivered,
         lost=tuple(name for name in ids(Kind.ACCEPTED) if name in {*wrong, *base.lost}),
@@ -77,47 +82,47 @@ def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
         promise="done",
         refused=tuple(sorted(refused.items())),
         wrong=wrong,
-        untold=base.lost,
+        unanswered=base.lost,
         usable=usable,
         connections=connections,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Callers(Experiment):
-    """Callers who each wait for a reply on a connection of their own: a few at once, then one by one, then a peak."""
+class PoolExperiment(Experiment):
+    """Callers that each wait for a reply on a connection of their own: a few at once, then one by one, then a peak."""
 
     title: ClassVar[str] = "Who gets a connection?"
     faults: ClassVar[tuple[str, ...]] = FAULTS
     designs: ClassVar[dict[str, PoolDesign]] = DESIGNS
 
-    design: str = knob("sketch", "which pool they share", choices=tuple(DESIGNS))
+    design: str = knob("naive", "which pool they share", choices=tuple(DESIGNS))
     fault: str = knob("leak", "what goes wrong", choices=("none", *FAULTS))
     callers: int = knob(16, "how many callers come", low=6, high=500)
     connections: int = knob(3, "how many connections the pool may have", low=1, high=16)
-    lasts: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
+    duration: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
     pace_ms: int = knob(0, "pause between two callers", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which caller is struck", low=0, high=9_999)
+    seed: int = knob(7, "chooses which caller the fault hits", low=0, high=9_999)
 
     own: PoolDesign | None = None  # the learner's own, instead of a named one
 
-    async def perform(self, run: Run) -> CallersVerdict:
+    async def perform(self, run: Run) -> PoolVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
         waves = _waves(self.callers, self.connections)
-        struck = _struck(self.seed, self.fault, waves, self.lasts)
+        fault_of = _planned_faults(self.seed, self.fault, waves, self.duration)
         wait_s = SHORT_WAIT_S if self.fault == "exhaustion" else WAIT_S
-        setting = {"connections": self.connections, "wait_s": wait_s}
+        context = {"connections": self.connections, "wait_s": wait_s}
         design = self.own or DESIGNS[self.design]
-        async with open_server() as server, PoolStage(server, run, design, struck, setting) as stage:
+        async with open_server() as server, PoolScenario(server, run, design, fault_of, context) as scenario:
             for wave in waves:
                 for number in wave:
                     if run.stopping:
                         break
-                    await stage.come(number)
+                    await scenario.add_caller(number)
                     await asyncio.sleep(self.pace_ms / 1e3)
-                await stage.serve()
-            await stage.finish()
-            verdict = judge(run.trace, stage.usable, self.connections)
+                await scenario.answer_all()
+            await scenario.finish()
+            verdict = evaluate(run.trace, scenario.usable, self.connections)
         run.metrics.update(_metrics(verdict))
         return verdict
 
@@ -136,17 +141,17 @@ def _waves(callers: int, connections: int) -> list[list[int]]:
     return [numbers[:first], *([number] for number in numbers[first:last]), numbers[last:]]
 
 
-def _struck(seed: int, fault: str, waves: Sequence[Sequence[int]], lasts: int) -> dict[int, str]:
-    """Whom the fault strikes: callers of the quiet time, chosen by the seed."""
+def _planned_faults(seed: int, fault: str, waves: Sequence[Sequence[int]], duration: int) -> dict[int, str]:
+    """Return the callers that the fault hits: some of the quiet time, chosen by the seed."""
     if fault == "none":
         return {}
     quiet = [wave[0] for wave in waves[1:-1]]
-    many = min(lasts, len(quiet)) if fault in STRIKES_MANY else 1
+    many = min(duration, len(quiet)) if fault in HITS_MANY else 1
     begin = random.Random(f"{seed} {fault}").randint(0, max(0, len(quiet) - many - 1))
     return dict.fromkeys(quiet[begin : begin + many], fault)
 
 
-def _metrics(verdict: CallersVerdict) -> dict[str, float]:
+def _metrics(verdict: PoolVerdict) -> dict[str, float]:
     return {
         "done": verdict.delivered,
         "refused": sum(count for _, count in verdict.refused),
@@ -156,10 +161,12 @@ def _metrics(verdict: CallersVerdict) -> dict[str, float]:
     }
 
 
-async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **knobs: Any) -> pd.DataFrame:
+async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **parameters: Any) -> pd.DataFrame:
     """Every design under every fault: one row each, counts in columns; the same in every run."""
     cases = [(fault, design) for fault in faults for design in DESIGNS]
-    runs = await run_all([Callers(design=design, fault=fault, seed=seed, **knobs) for fault, design in cases])
+    runs = await run_concurrently(
+        [PoolExperiment(design=design, fault=fault, seed=seed, **parameters) for fault, design in cases]
+    )
     rows = []
     for (fault, design), result in zip(cases, runs, strict=True):
         verdict = result.verdict

@@ -1,4 +1,4 @@
-"""Lender: the pool beneath the learner's lease. It lends, takes back and discards; what is done when is the lease's."""
+"""BackingPool: the pool beneath the learner's lease. It lends, takes back and discards; the lease decides when."""
 
 import asyncio
 import contextlib
@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from mpim_lab.chapters.ch07_pool.designs import PoolDesign, Setting
-from mpim_lab.chapters.ch07_pool.experiment import CallersVerdict
-from mpim_lab.chapters.ch07_pool.naive import SketchConnection
+from mpim_lab.chapters.ch07_pool.designs import PoolContext, PoolDesign
+from mpim_lab.chapters.ch07_pool.experiment import PoolVerdict
+from mpim_lab.chapters.ch07_pool.naive import NaiveConnection
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import Failure, story_of
@@ -19,8 +19,8 @@ from mpim_lab.mq.pool.raw_connection import Wire
 CALL_TIMEOUT_S = 5.0
 
 
-class LentConnection(SketchConnection):
-    """A connection without a guard: it does what it is told, in the middle of a reply as well."""
+class UnguardedConnection(NaiveConnection):
+    """A connection without a guard: it sends any command, in the middle of a reply as well."""
 
     @property
     def unanswered(self) -> int:
@@ -29,126 +29,126 @@ class LentConnection(SketchConnection):
 
 
 @dataclass(frozen=True)
-class LenderFigures:
-    """Who has a connection, and who waits."""
+class BackingPoolStats:
+    """The stats of a backing pool: how many connections are borrowed, how many callers wait."""
 
     in_use: int
     waiting: int
 
 
-class Lender:
-    """At most `setting.connections`; last in, first out, so that what lies at the bottom may rot."""
+class BackingPool:
+    """A minimal pool of `context.connections`: last in, first out, so that the one at the bottom may become stale."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting, self._address = setting, Address.parse(setting.url)
-        self._places: asyncio.LifoQueue[LentConnection | None] = asyncio.LifoQueue()
-        for _ in range(setting.connections):
-            self._places.put_nowait(None)
-        self._lent: set[LentConnection] = set()
+    def __init__(self, context: PoolContext) -> None:
+        self._context, self._address = context, Address.parse(context.url)
+        self._slots: asyncio.LifoQueue[UnguardedConnection | None] = asyncio.LifoQueue()
+        for _ in range(context.connections):
+            self._slots.put_nowait(None)
+        self._borrowed: set[UnguardedConnection] = set()
         self._waiting = self.opened = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def get(self) -> LentConnection:
+    async def get(self) -> UnguardedConnection:
         """Wait for a connection: one that was given back, or a new one."""
         self._waiting += 1
         try:
-            connection = await self._places.get()
+            connection = await self._slots.get()
         finally:
             self._waiting -= 1
         try:
             connection = connection or await self._connect()
         except BaseException:
-            self._places.put_nowait(None)
+            self._slots.put_nowait(None)
             raise
-        self._lent.add(connection)
+        self._borrowed.add(connection)
         return connection
 
-    def put(self, connection: LentConnection) -> None:
+    def put(self, connection: UnguardedConnection) -> None:
         """Take one back, as it is. Raises InvalidParameter for one that is not out."""
         self._take_back(connection)
-        self._places.put_nowait(connection)
+        self._slots.put_nowait(connection)
 
-    def discard(self, connection: LentConnection) -> None:
+    def discard(self, connection: UnguardedConnection) -> None:
         """Close one; its place is free again. Raises InvalidParameter for one that is not out."""
         self._take_back(connection)
         task = asyncio.create_task(connection.wire.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        self._places.put_nowait(None)
+        self._slots.put_nowait(None)
 
-    def figures(self) -> LenderFigures:
-        """As a pool's."""
-        return LenderFigures(len(self._lent), self._waiting)
+    def figures(self) -> BackingPoolStats:
+        """Return the stats, as a pool's."""
+        return BackingPoolStats(len(self._borrowed), self._waiting)
 
     async def close(self) -> None:
         """Close what is left."""
-        while not self._places.empty():
-            if (connection := self._places.get_nowait()) is not None:
+        while not self._slots.empty():
+            if (connection := self._slots.get_nowait()) is not None:
                 await connection.wire.close()
-        for lent in list(self._lent):
-            await lent.wire.close()
+        for borrowed in list(self._borrowed):
+            await borrowed.wire.close()
 
-    async def _connect(self) -> LentConnection:
-        wire = Wire(self._address, self._setting.name)
+    async def _connect(self) -> UnguardedConnection:
+        wire = Wire(self._address, self._context.name)
         await wire.open(CALL_TIMEOUT_S)
         self.opened += 1
-        return LentConnection(wire, CALL_TIMEOUT_S)
+        return UnguardedConnection(wire, CALL_TIMEOUT_S)
 
-    def _take_back(self, connection: LentConnection) -> None:
-        if connection not in self._lent:
+    def _take_back(self, connection: UnguardedConnection) -> None:
+        if connection not in self._borrowed:
             raise InvalidParameter("a connection was given back that nobody has: twice, perhaps")
-        self._lent.discard(connection)
+        self._borrowed.discard(connection)
 
     # As a design, and what there is to say at the end
 
     @classmethod
-    def design(cls, solution: type[Any], made: list["Lender"]) -> PoolDesign:
-        """The learner's lease on a lender, as the callers' experiment takes it; the lender is added to `made`."""
+    def design(cls, solution: type[Any], created: list["BackingPool"]) -> PoolDesign:
+        """Return the design with the learner's lease on a backing pool; the pool is added to `created`."""
 
         @contextlib.asynccontextmanager
-        async def make(setting: Setting) -> AsyncIterator[Lender]:
-            made.append(cls(setting))
+        async def make(context: PoolContext) -> AsyncIterator[BackingPool]:
+            created.append(cls(context))
             try:
-                yield made[-1]
+                yield created[-1]
             finally:
-                await made[-1].close()
+                await created[-1].close()
 
         return PoolDesign(make, solution, gives_up=False)
 
-    def complaint(self, result: Result, trial: str, more: int) -> Failure | None:
-        """The first thing to be said against a run, worst first."""
+    def first_violation(self, result: Result, trial: str, more: int) -> Failure | None:
+        """Return the first violation of a run, the worst first."""
         verdict = result.verdict
-        assert isinstance(verdict, CallersVerdict)
-        struck = _struck(result) if verdict.sent else set()
+        assert isinstance(verdict, PoolVerdict)
+        hit = _hit_callers(result) if verdict.sent else set()
         failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)}
-        refused = [name for name in failed if name not in struck and name not in verdict.wrong]
-        complaints = [
+        refused = [name for name in failed if name not in hit and name not in verdict.wrong]
+        violations = [
             *((name, f"{name} was given somebody else's reply") for name in verdict.wrong),
             *(
-                (name, f"{name} is stuck: every place is taken, and nobody is left to free one")
+                (name, f"{name} is stuck: every slot is taken, and nobody is left to free one")
                 for name in verdict.stuck
             ),
             *((name, f"{name} was given a connection of no use: {failed[name]}") for name in refused),
-            *((name, f"{name} was never told of its error: your lease kept it") for name in verdict.untold),
+            *((name, f"{name} never got its error: your lease kept it") for name in verdict.unanswered),
         ]
         most = verdict.connections + more
-        if not complaints and verdict.usable < verdict.connections:
-            complaints = [("", f"at the end {verdict.usable} of {verdict.connections} connections are of use")]
-        if not complaints and self.opened > most:
-            complaints = [("", f"{self.opened} connections were opened where {most} do: healthy ones were discarded")]
-        for name, text in complaints:
+        if not violations and verdict.usable < verdict.connections:
+            violations = [("", f"at the end {verdict.usable} of {verdict.connections} connections are of use")]
+        if not violations and self.opened > most:
+            violations = [("", f"{self.opened} connections were opened where {most} do: healthy ones were discarded")]
+        for name, text in violations:
             return Failure(text, trial, name, story_of(result, name) if name else (), result.trace)
         return None
 
 
-def _struck(result: Result) -> set[str]:
-    """Whom the fault was meant for: the callers that came while it lasted, but for one that strikes idle connections."""
-    struck, lasts = set(), False
+def _hit_callers(result: Result) -> set[str]:
+    """Return the callers hit by the fault: those that came while it lasted. A fault at idle connections hits none."""
+    hit, is_active = set(), False
     for event in result.trace.events:
         if event.kind is Kind.FAULT_BEGAN:
-            lasts = event.detail != "idle rot"
+            is_active = event.detail != "idle rot"
         elif event.kind is Kind.FAULT_ENDED:
-            lasts = False
-        elif event.kind is Kind.ACCEPTED and lasts:
-            struck.add(event.message_id)
-    return struck
+            is_active = False
+        elif event.kind is Kind.ACCEPTED and is_active:
+            hit.add(event.message_id)
+    return hit

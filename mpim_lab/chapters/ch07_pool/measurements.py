@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpim_lab.chapters.ch07_pool.connection_strategies import POOL, SHARED, WAIT_S, WAYS, Call
+from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES, POOL, SHARED, WAIT_S, Call
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import now
 from mpim_lab.keys import Keys
@@ -31,8 +31,8 @@ SAMPLE_S = 0.002
 
 
 @dataclass
-class Times:
-    """What callers measured: seconds in line, seconds until the reply, and how long all of it took."""
+class CallTimings:
+    """The timings of a run's calls: seconds in the wait queue, seconds until the reply, and how long all of it took."""
 
     waits: list[float] = field(default_factory=list)
     totals: list[float] = field(default_factory=list)
@@ -77,7 +77,11 @@ async def collect(rows: AsyncIterator[Row], on_row: Callable[[Row], object] | No
 
 
 async def callers_sweep(
-    callers: Sequence[int] = CALLERS, ways: Sequence[str] = tuple(WAYS), *, seconds: float = 0.2, connections: int = 16
+    callers: Sequence[int] = CALLERS,
+    ways: Sequence[str] = tuple(CONNECTION_STRATEGIES),
+    *,
+    seconds: float = 0.2,
+    connections: int = 16,
 ) -> AsyncIterator[Row]:
     """So many callers, each with one short command after another (INCR), by each way; the pools have `connections`.
 
@@ -86,21 +90,21 @@ async def callers_sweep(
     """
     check_bounds(1, 10_000, callers=callers, connections=connections)
     check_bounds(0.0, 86_400.0, seconds=seconds)
-    if unknown := set(ways) - set(WAYS):
-        raise InvalidParameter(f"ways={sorted(unknown)}: must be of {', '.join(WAYS)}")
+    if unknown := set(ways) - set(CONNECTION_STRATEGIES):
+        raise InvalidParameter(f"ways={sorted(unknown)}: must be of {', '.join(CONNECTION_STRATEGIES)}")
     async with open_server() as server:
         for count in callers:
             for way in ways:
                 key = Keys(server.prefix).stream(COUNTER)
-                async with WAYS[way](server.url, key, connections) as call:
+                async with CONNECTION_STRATEGIES[way](server.url, key, connections) as call:
                     await call()  # the first one opens what is opened late
                     times = await _measure(call, count, seconds)
                 yield {"callers": count, "way": way, **times.row()}
 
 
-async def _measure(call: Call, callers: int, seconds: float) -> Times:
+async def _measure(call: Call, callers: int, seconds: float) -> CallTimings:
     """Let callers call for so long; the last call of each counts as well, however long it takes."""
-    times, begun = Times(), now()
+    times, begun = CallTimings(), now()
 
     async def one() -> None:
         while (at := now()) - begun < seconds:
@@ -122,7 +126,7 @@ async def _all(work: Any) -> None:
         raise first_of(errors) from errors
 
 
-# One command that holds up a line
+# One command that holds up a connection
 
 
 async def blocking_sweep(*, callers: int = 16, seconds: float = 0.8, block_s: float = BLOCK_S) -> AsyncIterator[Row]:
@@ -138,7 +142,7 @@ async def blocking_sweep(*, callers: int = 16, seconds: float = 0.8, block_s: fl
             for blocks in (False, True):
                 async with _blocking(way, server.url, keys, block_s) as (call, block):
                     await call()
-                    times = await _beside(call, block if blocks else None, callers, seconds)
+                    times = await _measure_beside(call, block if blocks else None, callers, seconds)
                 row = {"way": way, "beside them": f"BLPOP {block_s:g}" if blocks else "nobody", **times.row()}
                 yield {name: value for name, value in row.items() if "wait" not in name} | {
                     "longest ms": quantile_ms(times.totals, 1.0)
@@ -172,7 +176,7 @@ async def _blocking(way: str, url: str, keys: Sequence[bytes], block_s: float) -
         yield lambda: in_pool("INCR", keys[0]), lambda: in_pool(*words)
 
 
-async def _beside(call: Call, block: Call | None, callers: int, seconds: float) -> Times:
+async def _measure_beside(call: Call, block: Call | None, callers: int, seconds: float) -> CallTimings:
     """Measure short calls while somebody blocks, or nobody does."""
 
     async def keep_blocking() -> None:

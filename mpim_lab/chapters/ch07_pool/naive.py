@@ -1,10 +1,10 @@
-"""The sketch of chapter 7: a list of connections, and a condition to wait on until one is free.
+"""The naive version of chapter 7: a list of connections, and a condition to wait on until one is free.
 
-Its sound twin is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line each to find in the code:
+The correct version is `mpim_lab.mq.pool.pool`. Flaws kept on purpose, one line each to find in the code:
 
 - `get` waits for ever: no time limit, no limit on how many wait. One connection that does not come back, and in the end
   everybody hangs, without an error;
-- what `get` gave comes back only by `put`: a caller that raises or is cancelled in between never gives it back;
+- what `get` returned comes back only by `put`: a caller that raises or is cancelled in between never gives it back;
 - `put` takes back anything: a broken connection, which is then given to one caller after another; one in the middle of a
   reply, whose next user reads the answer to somebody else's question; one with a MULTI or another database;
 - last in, first out: under a light load the same few are used, and the others lie there until the server has ended them
@@ -25,14 +25,14 @@ from mpim_lab.mq.pool.raw_connection import Wire
 from mpim_lab.mq.pool.stats import LineFigures, PoolFigures, ServerFigures, Waits, pool_figures
 
 
-class SketchConnection(PooledConnection):
+class NaiveConnection(PooledConnection):
     """The same connection with the guard taken off: a reply that is still to come stops nobody from sending."""
 
     def _check_usable(self) -> None:
         """Anything goes."""
 
 
-class SketchPool:
+class NaivePool:
     """`connections` connections to one server, all opened at the start."""
 
     def __init__(
@@ -42,13 +42,13 @@ class SketchPool:
         connections: int = 16,
         call_timeout_s: float = 5.0,
         connect_timeout_s: float = 2.0,
-        name: str = "sketch",
+        name: str = "naive",
     ) -> None:
         self.name = name
         self._connect_timeout_s = connect_timeout_s
         wires = [Wire(Address.parse(url), name) for _ in range(connections)]
-        self._all = [SketchConnection(wire, call_timeout_s) for wire in wires]
-        self._free: list[SketchConnection] = []
+        self._all = [NaiveConnection(wire, call_timeout_s) for wire in wires]
+        self._free: list[NaiveConnection] = []
         self._freed = asyncio.Condition()
         self._waiting = 0
         self._waits = Waits()
@@ -66,7 +66,7 @@ class SketchPool:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def get(self) -> SketchConnection:
+    async def get(self) -> NaiveConnection:
         """Wait until one is free, for ever if need be."""
         asked_at = now()
         async with self._freed:
@@ -79,21 +79,21 @@ class SketchPool:
             self._waits.note(now() - asked_at)
             return self._free.pop()
 
-    async def put(self, connection: SketchConnection) -> None:
+    async def put(self, connection: NaiveConnection) -> None:
         """Back it goes, whatever it is in the middle of."""
         async with self._freed:
             self._free.append(connection)
             self._freed.notify()
 
     @contextlib.asynccontextmanager
-    async def connection(self, server: str | None = None) -> AsyncIterator[SketchConnection]:
-        """Get, use, put: as in the sketch without `finally`. `server` is not looked at, there is one."""
+    async def connection(self, server: str | None = None) -> AsyncIterator[NaiveConnection]:
+        """Get, use, put: as in the naive version without `finally`. `server` is not looked at, there is one."""
         connection = await self.get()
         yield connection
         await self.put(connection)
 
     def figures(self) -> PoolFigures:
-        """The figures of the sound pool, as far as there are any: it looks at nothing and replaces nothing."""
+        """The figures of the correct pool, as far as there are any: it looks at nothing and replaces nothing."""
         in_use = len(self._all) - len(self._free)
         server = ServerFigures(in_use, len(self._free), opened=len(self._all))
         line = LineFigures(in_use, self._waiting, timed_out=0, refused=0)

@@ -1,7 +1,7 @@
-"""Desk: plays callers to the learner's pool, one step at a time, over real connections, and says what went wrong.
+"""PoolHarness: drives the learner's pool with callers, one step at a time, on real connections, and reports violations.
 
-A script is a list of steps: callers come, leave, are cancelled; after each it is known who must have a connection. Nothing
-depends on the clock but how long a pool that hands out nothing is given until it counts as stuck.
+A script is a list of steps: callers acquire, release, are cancelled; after each it is known who must have a connection.
+Nothing depends on the clock but how long a pool that hands out nothing is given until it counts as stuck.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.raw_connection import Wire
 
 LIMIT = 2
-PATIENT_S, SHORT_S = 30.0, 0.2
+LONG_TIMEOUT_S, SHORT_TIMEOUT_S = 30.0, 0.2
 STUCK_AFTER_S = 3.0
-QUIET_S = 0.01  # long enough for a pool to hand out what it should not
+IDLE_S = 0.01  # long enough for a pool to hand out what it should not
 
 
-class Complaint(Exception):
-    """A step did not end as it must. `caller`: whose story it is."""
+class Violation(Exception):
+    """A step that did not end as it must. `caller`: whose story it is."""
 
     def __init__(self, text: str, caller: str = "") -> None:
         super().__init__(text)
@@ -36,8 +36,8 @@ class Complaint(Exception):
 
 
 @dataclass(eq=False)
-class Guest:
-    """One caller. `outcome`: how its `get` failed, if it did."""
+class CallerState:
+    """The state of one caller. `outcome`: how its `get` failed, if it did."""
 
     name: str
     connection: Any = None
@@ -46,8 +46,8 @@ class Guest:
     task: "asyncio.Task[None] | None" = None
 
 
-class Desk:
-    """The learner's pool and its callers. Use as a context."""
+class PoolHarness:
+    """A harness around the learner's pool and its callers. Use as a context."""
 
     def __init__(self, url: str, solution: type[Any], wait_s: float) -> None:
         self.log: list[str] = []
@@ -57,16 +57,16 @@ class Desk:
         self.connects.set()
         self.fails = 0  # so many attempts to connect fail
         self._address = Address.parse(url)
-        self._problem: Complaint | None = None
+        self._problem: Violation | None = None
         self._wires: list[Wire] = []
-        self._guests: dict[str, Guest] = {}
+        self._callers: dict[str, CallerState] = {}
         self._pool = solution(self.connect, LIMIT, wait_s)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        tasks = [guest.task for guest in self._guests.values() if guest.task is not None]
+        tasks = [caller.task for caller in self._callers.values() if caller.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -77,7 +77,7 @@ class Desk:
     async def connect(self) -> Wire:
         """What the learner's pool opens connections with. Raises NotConnected."""
         if self.opened >= LIMIT:
-            self._problem = Complaint(f"{LIMIT} connections are open, and the pool opened one more")
+            self._problem = Violation(f"{LIMIT} connections are open, and the pool opened one more")
         self.opened += 1
         wire = Wire(self._address)
         self._wires.append(wire)
@@ -94,71 +94,77 @@ class Desk:
 
     # Steps
 
-    async def come(self, *names: str) -> None:
-        """Callers come, one after the other."""
+    async def acquire(self, *names: str) -> None:
+        """Have callers ask for a connection, one after the other."""
         for name in names:
             self.log.append(f"{name} asks for a connection")
             self._start(name)
-            await asyncio.sleep(QUIET_S)
+            await asyncio.sleep(IDLE_S)
 
-    async def leave(self, name: str, *, and_comes: str = "", and_cancelled: str = "") -> None:
-        """A caller gives its connection back; in the same step another one asks, or one in line is cancelled."""
-        also = f" and {and_comes} asks" if and_comes else f" and {and_cancelled} is cancelled" if and_cancelled else ""
-        self.log.append(f"{name} gives its connection back{also + ', in the same step' if also else ''}")
-        guest = self._guests[name]
-        connection, guest.connection = guest.connection, None
-        self._report(Kind.HANDLED, guest.name, self._name_of(connection))
-        if and_comes:
-            self._start(and_comes, first=connection)
+    async def release(self, name: str, *, then_acquires: str = "", then_cancels: str = "") -> None:
+        """Have a caller release its connection; in the same step another one acquires, or one that waits is cancelled."""
+        also = (
+            f" and {then_acquires} asks"
+            if then_acquires
+            else f" and {then_cancels} is cancelled"
+            if then_cancels
+            else ""
+        )
+        self.log.append(f"{name} releases its connection{also + ', in the same step' if also else ''}")
+        caller = self._callers[name]
+        connection, caller.connection = caller.connection, None
+        self._report(Kind.HANDLED, caller.name, self._name_of(connection))
+        if then_acquires:
+            self._start(then_acquires, first=connection)
         else:
             await self._put(connection)
-            if and_cancelled:
-                self._cancel(and_cancelled)
-        await asyncio.sleep(QUIET_S)
+            if then_cancels:
+                self._cancel(then_cancels)
+        await asyncio.sleep(IDLE_S)
 
     async def cancel(self, name: str) -> None:
-        """A caller is cancelled."""
+        """Cancel a caller."""
         self.log.append(f"{name} is cancelled")
         self._cancel(name)
-        await asyncio.sleep(QUIET_S)
+        await asyncio.sleep(IDLE_S)
 
     async def fail_connecting(self) -> None:
-        """Whoever is connecting fails, one of them; the others go on."""
+        """Have one of those that are connecting fail; the others go on."""
         self.log.append("connecting fails for one of them")
         self.fails = 1
         self.connects.set()
 
-    async def must_have(self, *names: str) -> None:
-        """These callers have a connection each, and nobody else. Raises Complaint."""
+    async def expect_holders(self, *names: str) -> None:
+        """Expect that these callers have a connection each, and no other. Raise Violation if not."""
         wanted = set(names)
         with contextlib.suppress(ServerFailed):  # that nothing came of it is found below
             await until(lambda: not wanted - self._having() or self._is_wrong(wanted), "", STUCK_AFTER_S)
-        await asyncio.sleep(QUIET_S)
+        await asyncio.sleep(IDLE_S)
         if self._problem is not None:
             raise self._problem
         self._compare(wanted)
         self.log.append(f"{' and '.join(names) or 'nobody'} {'has' if len(names) < 2 else 'have'} a connection")
 
-    async def must_be_refused(self, name: str, why: str) -> None:
-        """This caller was told that there is none. Raises Complaint."""
-        guest = self._guests[name]
+    async def expect_refused(self, name: str, why: str) -> None:
+        """Expect that this caller was refused. Raise Violation if not."""
+        caller = self._callers[name]
         with contextlib.suppress(ServerFailed):
-            await until(lambda: bool(guest.outcome or guest.connection), "", STUCK_AFTER_S)
-        if guest.connection is not None:
-            raise Complaint(f"{name} was given a connection, and there was none for it", name)
-        if not guest.outcome:
+            await until(lambda: bool(caller.outcome or caller.connection), "", STUCK_AFTER_S)
+        if caller.connection is not None:
+            raise Violation(f"{name} was given a connection, and there was none for it", name)
+        if not caller.outcome:
             self._report(Kind.STUCK, name, CALLERS)
-            raise Complaint(f"{name} waits for ever: {why}", name)
-        self.log.append(f"{name} was refused: {guest.outcome}")
+            raise Violation(f"{name} waits for ever: {why}", name)
+        self.log.append(f"{name} was refused: {caller.outcome}")
 
     # Inside
 
     def _start(self, name: str, *, first: Any = None) -> None:
-        guest = self._guests[name] = Guest(name)
+        caller = self._callers[name] = CallerState(name)
         self._report(Kind.ACCEPTED, name, CALLERS)
-        guest.task = asyncio.create_task(self._get(guest, first))
+        caller.task = asyncio.create_task(self._get(caller, first))
 
-    async def _get(self, guest: Guest, first: Any) -> None:
+    async def _get(self, caller: CallerState, first: Any) -> None:
         if first is not None:
             await self._put(first)  # and asks before anybody else runs
         try:
@@ -166,22 +172,22 @@ class Desk:
         except asyncio.CancelledError:
             return
         except Exception as error:
-            guest.outcome = type(error).__name__
-            self._report(Kind.FAILED, guest.name, CALLERS, guest.outcome)
+            caller.outcome = type(error).__name__
+            self._report(Kind.FAILED, caller.name, CALLERS, caller.outcome)
             return
         if connection not in self._wires:
-            self._problem = Complaint(
-                f"get gave {type(connection).__name__}: not a connection from connect()", guest.name
+            self._problem = Violation(
+                f"get returned {type(connection).__name__}: not a connection from connect()", caller.name
             )
             return
-        if guest.is_cancelled:
+        if caller.is_cancelled:
             await self._put(connection)
             return
-        holder = next((one.name for one in self._guests.values() if one.connection is connection), "")
+        holder = next((one.name for one in self._callers.values() if one.connection is connection), "")
         if holder:
-            self._problem = Complaint(f"{guest.name} was given the connection that {holder} has", guest.name)
-        guest.connection = connection
-        self._report(Kind.RECEIVED, guest.name, self._name_of(connection))
+            self._problem = Violation(f"{caller.name} was given the connection that {holder} has", caller.name)
+        caller.connection = connection
+        self._report(Kind.RECEIVED, caller.name, self._name_of(connection))
 
     async def _put(self, connection: Any) -> None:
         done = self._pool.put(connection)
@@ -189,30 +195,30 @@ class Desk:
             await done
 
     def _cancel(self, name: str) -> None:
-        guest = self._guests[name]
-        guest.is_cancelled = True
-        assert guest.task is not None
-        guest.task.cancel()
+        caller = self._callers[name]
+        caller.is_cancelled = True
+        assert caller.task is not None
+        caller.task.cancel()
 
     def _having(self) -> set[str]:
-        return {guest.name for guest in self._guests.values() if guest.connection is not None}
+        return {caller.name for caller in self._callers.values() if caller.connection is not None}
 
     def _is_wrong(self, wanted: set[str]) -> bool:
-        return bool(self._problem or self._having() - wanted or any(self._guests[name].outcome for name in wanted))
+        return bool(self._problem or self._having() - wanted or any(self._callers[name].outcome for name in wanted))
 
     def _compare(self, wanted: set[str]) -> None:
         have = self._having()
         early, missing = sorted(have - wanted), sorted(wanted - have)
         if early and missing:
-            raise Complaint(f"{early[0]} was given a connection before {missing[0]}, who came first", missing[0])
+            raise Violation(f"{early[0]} was given a connection before {missing[0]}, who came first", missing[0])
         for name in missing:
-            outcome = self._guests[name].outcome
+            outcome = self._callers[name].outcome
             if outcome:
-                raise Complaint(f"{name} was refused ({outcome}), and there was a connection for it", name)
+                raise Violation(f"{name} was refused ({outcome}), and there was a connection for it", name)
             self._report(Kind.STUCK, name, CALLERS)
-            raise Complaint(f"{name} is stuck: there is a connection for it, and it waits for ever", name)
+            raise Violation(f"{name} is stuck: there is a connection for it, and it waits for ever", name)
         if early:
-            raise Complaint(f"{early[0]} was given a connection, and there was none for it", early[0])
+            raise Violation(f"{early[0]} was given a connection, and there was none for it", early[0])
 
     def _name_of(self, connection: Any) -> str:
         return f"connection {self._wires.index(connection) + 1}"
@@ -221,15 +227,15 @@ class Desk:
         self.trace(Event(kind, now(), actor, name, POOL, detail))
 
 
-def desk_trial(title: str, script: Callable[[Desk], Awaitable[None]], wait_s: float = PATIENT_S) -> Trial:
+def pool_trial(title: str, script: Callable[[PoolHarness], Awaitable[None]], wait_s: float = LONG_TIMEOUT_S) -> Trial:
     """A script as a trial of a challenge."""
 
     async def judge(solution: type[Any]) -> Failure | None:
-        async with open_server() as server, Desk(server.url, solution, wait_s) as desk:
+        async with open_server() as server, PoolHarness(server.url, solution, wait_s) as harness:
             try:
-                await script(desk)
-            except Complaint as complaint:
-                return Failure(str(complaint), title, complaint.caller, tuple(desk.log), desk.trace)
+                await script(harness)
+            except Violation as complaint:
+                return Failure(str(complaint), title, complaint.caller, tuple(harness.log), harness.trace)
         return None
 
     return judge

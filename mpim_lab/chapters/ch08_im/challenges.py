@@ -1,11 +1,11 @@
-"""Chapter 8's challenges: routes without ghosts, a whole group told at once, and a client that reads in order."""
+"""Chapter 8's challenges: routes without ghosts, a fan-out to a whole group, and a client that reads in order."""
 
-from mpim_lab.chapters.ch08_im.fanout_cases import SCRIPTS as HALL_SCRIPTS
-from mpim_lab.chapters.ch08_im.fanout_harness import hall_trial
-from mpim_lab.chapters.ch08_im.presence_cases import SCRIPTS as GATE_SCRIPTS
-from mpim_lab.chapters.ch08_im.presence_harness import gates_trial
-from mpim_lab.chapters.ch08_im.reader_cases import SCRIPTS as READING_SCRIPTS
-from mpim_lab.chapters.ch08_im.reader_harness import MOST_IN_A_PAGE, reading_trial
+from mpim_lab.chapters.ch08_im.fanout_cases import CASES as FANOUT_CASES
+from mpim_lab.chapters.ch08_im.fanout_harness import fanout_trial
+from mpim_lab.chapters.ch08_im.presence_cases import CASES as PRESENCE_CASES
+from mpim_lab.chapters.ch08_im.presence_harness import presence_trial
+from mpim_lab.chapters.ch08_im.reader_cases import CASES as READER_CASES
+from mpim_lab.chapters.ch08_im.reader_harness import MAX_PAGE_SIZE, reader_trial
 from mpim_lab.lab.exercise.challenge import Challenge
 
 
@@ -14,12 +14,12 @@ def routes_without_ghosts() -> Challenge:
     return Challenge(
         "Routes without ghosts",
         "Write a class with `__init__(self, call, lifetime_s)`, `async bind(self, uid, gateway, connection)`, `unbind`\n"
-        "and `renew` with the same arguments, and `async where(self, uid)`, which gives the gateway or None. Each gateway\n"
-        'has an object of your class; they share a server: `await call("SET", key, …)` runs one command, and gives text.\n'
+        "and `renew` with the same arguments, and `async where(self, uid)`, which returns the gateway or None. Each gateway\n"
+        'has an object of your class; they share a server: `await call("SET", key, …)` runs one command, and returns text.\n'
         "The last bind is where the user is. A bind or renew counts for `lifetime_s` seconds (it may be a fraction).\n"
         "Gateways die at any moment, and hear late that a connection ended: unbind and renew are for the route of this\n"
         "very connection, if it is still there, and leave another one's as it is.",
-        [gates_trial(title, script) for title, script in GATE_SCRIPTS],
+        [presence_trial(title, script) for title, script in PRESENCE_CASES],
         [
             "Keep gateway and connection in the value: whoever unbinds must know whose route it is. Give it a lifetime (PX).",
             "Between your GET and your DEL, another gateway may SET. What the server does in one command nobody can part.",
@@ -32,13 +32,13 @@ def tell_the_whole_group() -> Challenge:
     """A message to a group: the same few round trips for 5 and for 500, and the truth about each member."""
     return Challenge(
         "Tell the whole group",
-        "Write a class with `__init__(self, pipeline, store)` and `async send(self, members, message)`, which gives\n"
+        "Write a class with `__init__(self, pipeline, store)` and `async send(self, members, message)`, which returns\n"
         '{"pushed": […], "stored": […], "failed": […]}: each member in one of them. `await pipeline([("PUBLISH",\n'
-        '"user:bob", message), …])` runs many commands in one round trip and gives a reply for each: how many listened, or\n'
+        '"user:bob", message), …])` runs many commands in one round trip and returns a reply each: how many listened, or\n'
         "an exception in its place: that one failed. For whom nobody listened, `await store(uids, message)` keeps it, in\n"
         "one transaction, or raises StoreFailed: then those failed, too. After a failure `send` is called again with the\n"
         "same message: it must try those who failed, and nobody else.",
-        [hall_trial(title, script) for title, script in HALL_SCRIPTS],
+        [fanout_trial(title, script) for title, script in FANOUT_CASES],
         [
             "One list of commands, one pipeline; then look at the replies, member by member (zip).",
             "A reply is a number above 0, or 0, or an exception, and an exception is true as well: isinstance comes first.",
@@ -55,9 +55,9 @@ def read_in_order() -> Challenge:
         "the list of texts to show now, and `last(self, number)`. Numbers begin at 1; each text is shown once, in order,\n"
         "as soon as its turn comes. Pushes come early, late, twice or never. `last` says how far the conversation is. When\n"
         "something is missing call `ask(after)`, at once, with the number shown last. The answer comes later, by `page`: at\n"
-        f"most {MOST_IN_A_PAGE} pairs (number, text) that came after it, and how far the conversation was when it was read.\n"
+        f"most {MAX_PAGE_SIZE} pairs (number, text) that came after it, and how far the conversation was when it was read.\n"
         "Do not ask again before that answer is there, nor for nothing.",
-        [reading_trial(title, *scripts) for title, scripts in READING_SCRIPTS],
+        [reader_trial(title, *scripts) for title, scripts in READER_CASES],
         [
             "Two numbers and a dict: what is shown, how far the conversation is known to go, and what came early.",
             "push and page do the same with each message: keep it if it is new, then show as long as the next one is there.",

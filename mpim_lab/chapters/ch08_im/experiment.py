@@ -1,4 +1,4 @@
-"""Chapter 8: alice writes, bob or a group reads, over three gateways; the sketch and the sound system, same faults."""
+"""Chapter 8: alice writes, bob or a group reads, over three gateways; the naive and the correct design, same faults."""
 
 import asyncio
 import random
@@ -8,20 +8,20 @@ from typing import ClassVar
 
 import pandas as pd
 
-from mpim_lab.chapters.ch08_im.faults import MPIM_FAULTS
-from mpim_lab.chapters.ch08_im.scenario import MpimStage
+from mpim_lab.chapters.ch08_im.faults import IM_FAULTS
+from mpim_lab.chapters.ch08_im.scenario import ImScenario
 from mpim_lab.lab.exercise.experiment import Experiment, Result, Run, knob
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict
 
-DESIGNS = ("sketch", "sound")
+DESIGNS = ("naive", "correct")
 MEMBERS = ("bob", "carol", "dave", "erin")
-_AT_ONCE = 3
-ALL = "all of them"
+_MAX_CONCURRENT = 3
+ALL_FAULTS = "all of them"
 _EVERY = 8  # messages, where faults follow one another
-# The capstone's rows: each fault, and whether it strikes a message to one reader or to a group of four.
-CAPSTONE = (
+# The table's rows: each fault, and whether it hits a message to one reader or to a group of four.
+COMPARED_FAULTS = (
     ("none", False),
     ("receiver flaps", False),
     ("gateway killed", False),
@@ -34,80 +34,82 @@ CAPSTONE = (
     ("return breaks", False),
     ("late unbind", False),
     ("half the group", True),
-    (ALL, False),
+    (ALL_FAULTS, False),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstantMessaging(Experiment):
-    """Messages from alice, one after another; a fault strikes at one of them and lasts for some."""
+class ImExperiment(Experiment):
+    """The experiment of chapter 8: messages from alice; a fault hits one of them and lasts for some."""
 
     title: ClassVar[str] = "Who got the message?"
-    faults: ClassVar[tuple[str, ...]] = MPIM_FAULTS
+    faults: ClassVar[tuple[str, ...]] = IM_FAULTS
 
-    design: str = knob("sketch", "how messages are sent and read", choices=DESIGNS)
-    fault: str = knob("receiver flaps", "what goes wrong", choices=("none", *MPIM_FAULTS, ALL))
+    design: str = knob("naive", "how messages are sent and read", choices=DESIGNS)
+    fault: str = knob("receiver flaps", "what goes wrong", choices=("none", *IM_FAULTS, ALL_FAULTS))
     group: bool = knob(False, "to a group of four instead of to bob alone")
     messages: int = knob(12, "how many messages alice sends", low=6, high=200)
-    lasts: int = knob(3, "how many messages come while it lasts", low=1, high=50)
+    duration: int = knob(3, "how many messages come while it lasts", low=1, high=50)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits", low=0, high=9_999)
 
-    def _struck(self) -> dict[str, str]:
-        if self.fault == ALL:
-            return schedule(self.seed)
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+    def _faults_by_message(self) -> dict[str, str]:
+        if self.fault == ALL_FAULTS:
+            return all_faults_schedule(self.seed)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         return {f"m{fault.before}": fault.kind for fault in planned}
 
     async def perform(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by what each reader's application was handed."""
-        struck = self._struck()
+        fault_of = self._faults_by_message()
         readers = MEMBERS if self.group or self.fault == "half the group" else MEMBERS[:1]
         server = open_server(persistence="always")
-        async with server, MpimStage(server, run, self.design, struck, self.lasts, readers) as stage:
-            run.injector = stage.inject
-            for number in range(1, max(self.messages, _EVERY * len(struck)) + 1):
+        async with server, ImScenario(server, run, self.design, fault_of, self.duration, readers) as scenario:
+            run.injector = scenario.inject
+            for number in range(1, max(self.messages, _EVERY * len(fault_of)) + 1):
                 if run.stopping:
                     break
-                await stage.send(f"m{number}")
+                await scenario.send(f"m{number}")
                 await asyncio.sleep(self.pace_ms / 1e3)
             run.injector = None
-            await stage.finish()
-            return await stage.verdict()
+            await scenario.finish()
+            return await scenario.verdict()
 
 
-def schedule(seed: int) -> dict[str, str]:
-    """Every fault that can strike in one run, in an order the seed chooses: message → fault.
+def all_faults_schedule(seed: int) -> dict[str, str]:
+    """Return every fault that can happen in one run, in an order the seed chooses: message → fault.
 
-    Without the late unbind, for which the sketch must unbind: then it has no ghosts, and fewer of the other troubles.
+    Without the late unbind, for which the naive version must unbind: then it has no ghosts, and fewer of the other troubles.
     """
     chance = random.Random(f"{seed} all of them")
-    kinds = [fault for fault in MPIM_FAULTS if fault not in ("late unbind", "half the group")]
+    kinds = [fault for fault in IM_FAULTS if fault not in ("late unbind", "half the group")]
     chance.shuffle(kinds)
     return {f"m{_EVERY * place + chance.randint(2, 3)}": fault for place, fault in enumerate(kinds)}
 
 
-async def capstone(faults: Sequence[tuple[str, bool]] = CAPSTONE, *, seed: int = 7, messages: int = 12) -> pd.DataFrame:
-    """Both designs under every fault: one row a fault, one column a design, and in it what was observed."""
-    turns = asyncio.Semaphore(_AT_ONCE)
+async def compare_designs(
+    faults: Sequence[tuple[str, bool]] = COMPARED_FAULTS, *, seed: int = 7, messages: int = 12
+) -> pd.DataFrame:
+    """Return both designs under every fault: one row a fault, one column a design, and in it what was observed."""
+    slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def one(design: str, fault: str, group: bool) -> Result:
-        async with turns:
-            return await InstantMessaging(design=design, fault=fault, group=group, seed=seed, messages=messages).run()
+        async with slots:
+            return await ImExperiment(design=design, fault=fault, group=group, seed=seed, messages=messages).run()
 
     cases = [(design, fault, group) for fault, group in faults for design in DESIGNS]
     results = dict(zip(cases, await asyncio.gather(*(one(*case) for case in cases)), strict=True))
     rows = {
-        fault: {design: in_short(results[design, fault, group].verdict) for design in DESIGNS}
+        fault: {design: summarize(results[design, fault, group].verdict) for design in DESIGNS}
         for fault, group in faults
     }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def in_short(verdict: Verdict) -> str:
-    """What went wrong, in a few words.
+def summarize(verdict: Verdict) -> str:
+    """Return what went wrong, in a few words.
 
-    >>> in_short(Verdict(sent=3, delivered=3)), in_short(Verdict(sent=3, delivered=2, lost=("m2",), reordered=("m3",)))
+    >>> summarize(Verdict(sent=3, delivered=3)), summarize(Verdict(sent=3, delivered=2, lost=("m2",), reordered=("m3",)))
     ('✔ once, in order', '1 lost, 1 out of order')
     """
     counts = {

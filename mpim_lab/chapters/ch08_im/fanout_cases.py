@@ -1,6 +1,6 @@
-"""What the learner's way to tell a group goes through, easiest first: absence, size, failures, and a second try."""
+"""The cases of the learner's fan-out, easiest first: absence, size, failures, and a second try."""
 
-from mpim_lab.chapters.ch08_im.fanout_harness import Complaint, Hall
+from mpim_lab.chapters.ch08_im.fanout_harness import FanoutHarness, Violation
 
 THREE = ("bob", "carol", "dave")
 FOUR = (*THREE, "erin")
@@ -8,86 +8,86 @@ M1, M2 = "m1 tea at eight?", "m2 or at nine?"
 MANY = tuple(f"u{number}" for number in range(1, 501))
 
 
-async def all_here(hall: Hall) -> None:
+async def all_here(harness: FanoutHarness) -> None:
     """Three members online, and nothing to store."""
-    await hall.come(*THREE)
-    await hall.say(M1, THREE)
-    if hall.store_calls:
-        raise Complaint("nobody is away, and the store was called: a transaction for nothing", "m1")
+    await harness.connect(*THREE)
+    await harness.send(M1, THREE)
+    if harness.store_calls:
+        raise Violation("nobody is away, and the store was called: a transaction for nothing", "m1")
 
 
-async def one_away(hall: Hall) -> None:
+async def one_away(harness: FanoutHarness) -> None:
     """Nobody listens for carol."""
-    await hall.come("bob", "dave")
-    await hall.say(M1, THREE)
+    await harness.connect("bob", "dave")
+    await harness.send(M1, THREE)
 
 
-async def two_messages(hall: Hall) -> None:
+async def two_messages(harness: FanoutHarness) -> None:
     """Who was away for the first is back for the second."""
-    await hall.come("bob", "dave")
-    await hall.say(M1, THREE)
-    await hall.come("carol")
-    await hall.say(M2, THREE)
+    await harness.connect("bob", "dave")
+    await harness.send(M1, THREE)
+    await harness.connect("carol")
+    await harness.send(M2, THREE)
 
 
-async def many(hall: Hall) -> None:
+async def many(harness: FanoutHarness) -> None:
     """A hundred times as many members cost as many round trips, and one transaction."""
-    await hall.come(*MANY[1:5], *MANY[100:])
-    await hall.say(M1, MANY[:5])
-    few = hall.round_trips
-    await hall.say(M2, MANY)
-    if hall.round_trips > few:
-        raise Complaint(f"{hall.round_trips} round trips for {len(MANY)} members, and {few} for 5", "m2")
-    if hall.store_calls > 1:
-        raise Complaint(f"the store was called {hall.store_calls} times for one message: a transaction each", "m2")
+    await harness.connect(*MANY[1:5], *MANY[100:])
+    await harness.send(M1, MANY[:5])
+    few = harness.round_trips
+    await harness.send(M2, MANY)
+    if harness.round_trips > few:
+        raise Violation(f"{harness.round_trips} round trips for {len(MANY)} members, and {few} for 5", "m2")
+    if harness.store_calls > 1:
+        raise Violation(f"the store was called {harness.store_calls} times for one message: a transaction each", "m2")
 
 
-async def push_fails(hall: Hall) -> None:
+async def push_fails(harness: FanoutHarness) -> None:
     """One of the commands in the pipeline fails; it fails alone."""
-    await hall.come("bob", "dave", "erin")
-    hall.failing = {"dave"}
-    await hall.say(M1, FOUR)
+    await harness.connect("bob", "dave", "erin")
+    harness.failing = {"dave"}
+    await harness.send(M1, FOUR)
 
 
-async def tried_again(hall: Hall) -> None:
+async def tried_again(harness: FanoutHarness) -> None:
     """After a failure the same message is sent again, to the same members, twice; another one comes in between."""
-    await hall.come("bob", "dave", "erin")
-    hall.failing = {"bob", "dave"}
-    await hall.say(M1, FOUR)
-    hall.failing = {"bob"}
-    await hall.say(M1, FOUR)
-    hall.failing = set()
-    await hall.say(M2, FOUR)
-    await hall.say(M1, FOUR)
+    await harness.connect("bob", "dave", "erin")
+    harness.failing = {"bob", "dave"}
+    await harness.send(M1, FOUR)
+    harness.failing = {"bob"}
+    await harness.send(M1, FOUR)
+    harness.failing = set()
+    await harness.send(M2, FOUR)
+    await harness.send(M1, FOUR)
 
 
-async def leaves_meanwhile(hall: Hall) -> None:
+async def leaves_meanwhile(harness: FanoutHarness) -> None:
     """She whose PUBLISH failed is away when it is tried again."""
-    await hall.come(*FOUR)
-    hall.failing = {"erin"}
-    await hall.say(M1, FOUR)
-    hall.failing = set()
-    await hall.leave("erin")
-    await hall.say(M1, FOUR)
+    await harness.connect(*FOUR)
+    harness.failing = {"erin"}
+    await harness.send(M1, FOUR)
+    harness.failing = set()
+    await harness.disconnect("erin")
+    await harness.send(M1, FOUR)
 
 
-async def store_fails(hall: Hall) -> None:
+async def store_fails(harness: FanoutHarness) -> None:
     """Those who are online have it all the same."""
-    await hall.come("bob", "dave")
-    hall.store_fails = True
-    await hall.say(M1, FOUR)
+    await harness.connect("bob", "dave")
+    harness.store_fails = True
+    await harness.send(M1, FOUR)
 
 
-async def store_comes_back(hall: Hall) -> None:
-    """The store's failures are made good, and nobody is told twice."""
-    await hall.come("bob", "dave")
-    hall.store_fails, hall.failing = True, {"dave"}
-    await hall.say(M1, FOUR)
-    hall.store_fails, hall.failing = False, set()
-    await hall.say(M1, FOUR)
+async def store_comes_back(harness: FanoutHarness) -> None:
+    """The store's failures are made good, and nobody receives it twice."""
+    await harness.connect("bob", "dave")
+    harness.store_fails, harness.failing = True, {"dave"}
+    await harness.send(M1, FOUR)
+    harness.store_fails, harness.failing = False, set()
+    await harness.send(M1, FOUR)
 
 
-SCRIPTS = (
+CASES = (
     ("three members, all of them online", all_here),
     ("three members, carol is away", one_away),
     ("two messages; carol is away for the first", two_messages),

@@ -1,6 +1,6 @@
-"""Hall: a group's members, some listening on a real server and some away, and the learner's class that tells them all.
+"""FanoutHarness: a group's members, some online on a real server and some away, and the learner's class that fans out.
 
-Counted are round trips and calls of the store; what each member was told is what her own subscription brought.
+Counted are round trips and calls of the store; what each member received is what her own subscription brought.
 """
 
 import asyncio
@@ -9,7 +9,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self
 
-from mpim_lab.chapters.ch08_im.redis_commands import as_text, listed, story_in_short, with_keys, words_of
+from mpim_lab.chapters.ch08_im.redis_commands import (
+    abbreviate_story,
+    command_words,
+    decode_reply,
+    join_names,
+    prefix_keys,
+)
 from mpim_lab.errors import MpimError, QueueFull, StoreFailed
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, Kind, now
 from mpim_lab.keys import user_channel
@@ -27,28 +33,28 @@ STUCK_AFTER_S = 10.0
 SENDER, NEAR, FAR = "alice", "gw-1", "gw-2"
 
 
-class Complaint(Exception):
-    """What went wrong, for which message and member."""
+class Violation(Exception):
+    """A violation: what went wrong, for which message and member."""
 
     def __init__(self, text: str, message: str = "", member: str = "") -> None:
         super().__init__(text)
         self.message, self.member = message, member
 
 
-class Hall:
-    """The members, the pipeline, the store. Use as a context; then `come`, `say`, and the figures of the last `say`."""
+class FanoutHarness:
+    """A harness around the learner's fan-out: members, pipeline, store. Use as a context; then `connect`, `send`."""
 
     def __init__(self, server: EmbeddedServer | ExternalServer, solution: type[Any]) -> None:
         self.log: list[str] = []
         self.failing: set[str] = set()  # members whose PUBLISH fails
         self.store_fails = False
-        self.round_trips = self.store_calls = 0  # of the last `say`
+        self.round_trips = self.store_calls = 0  # of the last `send`
         self._commands = MessageQueue(server.url, name=SERVICE, prefix=server.prefix)
         self._listener = MessageQueue(server.url, name=FAR, prefix=server.prefix)
         self._here: set[str] = set()
-        self._got: Counter[tuple[str, str]] = Counter()  # (message, member) → how often she was told
+        self._got: Counter[tuple[str, str]] = Counter()  # (message, member) → how often she received it
         self._kept: Counter[tuple[str, str]] = Counter()  # (message, member) → how often it was stored
-        self._tried: list[str] = []  # to whom the last `say` published
+        self._tried: list[str] = []  # to whom the last `send` published
         self._events: list[tuple[str, Event]] = []  # member, event
         self._own = solution(self.pipeline, self.store)
 
@@ -63,21 +69,23 @@ class Hall:
     # What the learner's class is given
 
     async def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """Many commands in one round trip; gives a reply for each, an error in the place of one that failed."""
-        wanted = [words_of(command) for command in commands]
+        """Run many commands in one round trip; return a reply for each, an error in the place of one that failed."""
+        wanted = [command_words(command) for command in commands]
         self.round_trips += 1
         members = [_member_of(words) for words in wanted]
         packed = [
-            pack(*with_keys(words, self._commands.keys))
+            pack(*prefix_keys(words, self._commands.keys))
             for words, uid in zip(wanted, members, strict=True)
             if uid not in self.failing
         ]
         answers = iter(await call_many(self._commands.access("group").commands, packed))
         replies = [
-            as_text(next(answers)) if uid not in self.failing else QueueFull("no room for it") for uid in members
+            decode_reply(next(answers)) if uid not in self.failing else QueueFull("no room for it") for uid in members
         ]
         self._tried += [uid for uid in members if uid]
-        self.log.append(f"  one round trip: {listed(_answered(w, r) for w, r in zip(wanted, replies, strict=True))}")
+        self.log.append(
+            f"  one round trip: {join_names(_answered(w, r) for w, r in zip(wanted, replies, strict=True))}"
+        )
         for words, uid, reply in zip(wanted, members, replies, strict=True):
             if uid and len(words) > 2:
                 self._report_push(_id(words[2]), uid, reply)
@@ -87,7 +95,7 @@ class Hall:
         """Keep a message for those who are away, in one transaction. Raises StoreFailed: nothing was kept."""
         members = [uids] if isinstance(uids, str) else list(uids)
         self.store_calls += 1
-        self.log.append(f"  store: {listed(members)}{', which fails' if self.store_fails else ''}")
+        self.log.append(f"  store: {join_names(members)}{', which fails' if self.store_fails else ''}")
         await asyncio.sleep(0)
         if self.store_fails:
             raise StoreFailed("the database is away; nothing was kept")
@@ -97,39 +105,39 @@ class Hall:
 
     # Steps
 
-    async def come(self, *members: str) -> None:
-        """These are online from now on."""
+    async def connect(self, *members: str) -> None:
+        """Have these members online from now on."""
         self._here.update(members)
-        await asyncio.gather(*(self._listener.subscribe(user_channel(uid), self._told) for uid in members))
+        await asyncio.gather(*(self._listener.subscribe(user_channel(uid), self._on_push) for uid in members))
 
-    async def leave(self, member: str) -> None:
-        """This one is away from now on."""
+    async def disconnect(self, member: str) -> None:
+        """Have this member away from now on."""
         self.log.append(f"{member} leaves")
         self._here.discard(member)
         await self._listener.unsubscribe(user_channel(member))
 
-    async def say(self, message: str, members: Sequence[str]) -> None:
-        """Have the learner's class tell them; then compare what happened, and what it says, with what must be.
+    async def send(self, message: str, members: Sequence[str]) -> None:
+        """Have the learner's class send; then compare what happened, and what it reports, with what must be.
 
-        Raises Complaint.
+        Raise Violation if they differ.
         """
         name = _id(message)
         self.round_trips = self.store_calls = 0
         self._tried.clear()
         before = {uid for uid in members if self._got[name, uid] or self._kept[name, uid]}
-        self.log.append(f"send {name} to {listed(members)}{' once more' if before else ''}")
+        self.log.append(f"send {name} to {join_names(members)}{' once more' if before else ''}")
         for uid in members:
             self._event(uid, Event(Kind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid)))
             self._hop(name, uid, SENDER, NEAR)
             self._hop(name, uid, NEAR, SERVICE)
         report = await self._send(name, members, message)
         await self._listener.drain()
-        for uid in sorted(members, key=lambda uid: -self._got[name, uid]):  # who was told twice comes first
-            self._must_have_it(name, uid)
+        for uid in sorted(members, key=lambda uid: -self._got[name, uid]):  # who received it twice comes first
+            self._check_delivery(name, uid)
         for uid in self._tried:
             if uid in before:
-                raise Complaint(f"{uid} had {name} already, and was tried once more", name, uid)
-        self._must_be_reported(name, members, report, before)
+                raise Violation(f"{uid} had {name} already, and was tried once more", name, uid)
+        self._check_report(name, members, report, before)
 
     def trace(self, message: str, member: str) -> Trace:
         """One member's copy of one message, for the picture."""
@@ -146,51 +154,51 @@ class Hall:
             async with asyncio.timeout(STUCK_AFTER_S):
                 report = await self._own.send(list(members), message)
         except TimeoutError:
-            raise Complaint(f"send({name}) did not return within {STUCK_AFTER_S:g} s") from None
+            raise Violation(f"send({name}) did not return within {STUCK_AFTER_S:g} s") from None
         except StoreFailed:
-            raise Complaint(f"send raised StoreFailed, and nobody knows who was told of {name}", name) from None
+            raise Violation(f"send raised StoreFailed, and nobody knows who received {name}", name) from None
         with contextlib.suppress(AttributeError, TypeError):  # it is no report, which is found out below
-            self.log.append(f"send says {'; '.join(f'{word}: {listed(report.get(word, ()))}' for word in WORDS)}")
+            self.log.append(f"send says {'; '.join(f'{word}: {join_names(report.get(word, ()))}' for word in WORDS)}")
         return report
 
-    def _told(self, message: Message) -> None:
+    def _on_push(self, message: Message) -> None:
         name, uid = _id(message.text), str(message.channel).partition(":")[2]
         self._got[name, uid] += 1
         self._hop(name, uid, user_channel(uid), FAR)
         self._hop(name, uid, FAR, uid)
         self._event(uid, Event(Kind.EFFECT, now(), uid, f"{name}→{uid}", user_channel(uid)))
 
-    def _must_have_it(self, id: str, uid: str) -> None:
+    def _check_delivery(self, id: str, uid: str) -> None:
         got, kept = self._got[id, uid], self._kept[id, uid]
         if got > 1:
-            raise Complaint(f"{uid} was told of {id} {got} times", id, uid)
+            raise Violation(f"{uid} received {id} {got} times", id, uid)
         if kept > 1:
-            raise Complaint(f"{id} was stored for {uid} {kept} times", id, uid)
+            raise Violation(f"{id} was stored for {uid} {kept} times", id, uid)
         if got and kept:
-            raise Complaint(f"{uid} was told of {id}, and it was stored as well: it will come twice", id, uid)
+            raise Violation(f"{uid} received {id}, and it was stored as well: it will come twice", id, uid)
         if uid in self.failing and kept:
-            raise Complaint(f"{uid}'s PUBLISH failed, and {id} was stored: only who is away has it stored", id, uid)
+            raise Violation(f"{uid}'s PUBLISH failed, and {id} was stored: only who is away has it stored", id, uid)
         if got or kept or uid in self.failing or (self.store_fails and uid not in self._here):
             return
         if uid in self._here:
-            raise Complaint(f"{uid} is online, and was not told of {id}", id, uid)
-        raise Complaint(f"{id} is lost for {uid}: nobody listened, and it was not stored", id, uid)
+            raise Violation(f"{uid} is online, and did not receive {id}", id, uid)
+        raise Violation(f"{id} is lost for {uid}: nobody listened, and it was not stored", id, uid)
 
-    def _must_be_reported(self, id: str, members: Sequence[str], report: Any, before: set[str]) -> None:
+    def _check_report(self, id: str, members: Sequence[str], report: Any, before: set[str]) -> None:
         with contextlib.suppress(AttributeError, TypeError):
             said = [(uid, word) for word in WORDS for uid in report.get(word, ())]
             words = dict(said)
             for uid in members:
                 became = "pushed" if self._got[id, uid] else "stored" if self._kept[id, uid] else "failed"
                 if uid not in words and uid not in before:
-                    raise Complaint(f"send does not say what became of {id} for {uid}: it {_was(became)}", id, uid)
+                    raise Violation(f"send does not say what became of {id} for {uid}: it {_was(became)}", id, uid)
                 if words.get(uid, became) != became:
-                    raise Complaint(f"{id} {_was(became)} for {uid}, and send says {words[uid]}", id, uid)
+                    raise Violation(f"{id} {_was(became)} for {uid}, and send says {words[uid]}", id, uid)
             for uid, count in Counter(uid for uid, _ in said).items():
                 if count > 1 or uid not in members:
-                    raise Complaint(f"send names {uid} {count} times", id, uid)
+                    raise Violation(f"send names {uid} {count} times", id, uid)
             return
-        raise Complaint(f"send gave {report!r}: a dict of three lists was wanted, {', '.join(WORDS)}", id)
+        raise Violation(f"send returned {report!r}: a dict of three lists was wanted, {', '.join(WORDS)}", id)
 
     def _report_push(self, id: str, uid: str, reply: Any) -> None:
         if isinstance(reply, MpimError):
@@ -223,20 +231,20 @@ def _was(became: str) -> str:
     return "failed" if became == "failed" else f"was {became}"
 
 
-def hall_trial(title: str, script: Callable[[Hall], Awaitable[None]]) -> Trial:
+def fanout_trial(title: str, script: Callable[[FanoutHarness], Awaitable[None]]) -> Trial:
     """A script as a trial of a challenge."""
 
     async def judge(solution: type[Any]) -> Failure | None:
-        async with open_server() as server, Hall(server, solution) as hall:
+        async with open_server() as server, FanoutHarness(server, solution) as harness:
             try:
-                await script(hall)
-            except Complaint as bad:
-                trace = hall.trace(bad.message, bad.member) if bad.member else None
+                await script(harness)
+            except Violation as bad:
+                trace = harness.trace(bad.message, bad.member) if bad.member else None
                 name = f"{bad.message}→{bad.member}" if bad.member else bad.message
-                return Failure(str(bad), title, name, story_in_short(hall.log), trace)
+                return Failure(str(bad), title, name, abbreviate_story(harness.log), trace)
             except Exception as error:  # the learner's code may raise anything
                 return Failure(
-                    f"your class raised {type(error).__name__}: {error}", title, "", story_in_short(hall.log)
+                    f"your class raised {type(error).__name__}: {error}", title, "", abbreviate_story(harness.log)
                 )
         return None
 

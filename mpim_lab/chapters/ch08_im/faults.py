@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from mpim_lab.chapters.ch08_im.readers import Seat
+from mpim_lab.chapters.ch08_im.readers import SimulatedReader
 from mpim_lab.lab.faults.injector import Hold, until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -12,8 +12,8 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.system.embedded import MpimSystem
 
 RECEIVER, SPARE = "gw-2", "gw-3"
-# At which steps a fault strikes; what is not here strikes before the message is sent.
-AT_STEP = {
+# At which steps a fault is injected; what is not here is injected before the message is sent.
+STEP_FAULTS = {
     "receiver flaps": ("checked",),
     "gateway killed": ("checked",),
     "server restart": ("checked",),
@@ -23,65 +23,65 @@ AT_STEP = {
     "interleave": ("numbered",),
     "half the group": ("half",),
 }
-MPIM_FAULTS = (*AT_STEP, "sent twice", "return breaks", "late unbind")
+IM_FAULTS = (*STEP_FAULTS, "sent twice", "return breaks", "late unbind")
 
 
-class AtTheStep(NamedTuple):
-    """Where a fault strikes: a message, a step of its service, the gateway that it runs in."""
+class FaultPoint(NamedTuple):
+    """The point of a fault: a message, a step of its service, the gateway that it runs in."""
 
     message: str
     step: str
     gateway: str
 
 
-class Stage(Protocol):
-    """What faults act on."""
+class FaultTarget(Protocol):
+    """The system and the readers that faults act on."""
 
     system: MpimSystem
     server: EmbeddedServer | ExternalServer
-    seats: dict[str, Seat]
-    hold: Hold
+    readers: dict[str, SimulatedReader]
+    reconnect_gate: Hold
 
 
-Cause = Callable[[AtTheStep], Awaitable[None]]
+Cause = Callable[[FaultPoint], Awaitable[None]]
 
 
-class MpimFaults:
-    """Begins and ends faults on a stage. They strike the first reader; a gateway's death strikes all who are there."""
+class ImFaults:
+    """The faults of a scenario, begun and ended. They hit the first reader; a gateway's death hits all of its readers."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self.is_holding, self._let_go = asyncio.Event(), asyncio.Event()
+    def __init__(self, scenario: FaultTarget) -> None:
+        self._scenario = scenario
+        self.is_holding, self._resumed = asyncio.Event(), asyncio.Event()
         self._dead: dict[str, int] = {}  # gateway → its port
         self._begin: dict[str, Cause] = {
-            "receiver flaps": self._flap,
-            "return breaks": self._flap,
+            "receiver flaps": self._disconnect_reader,
+            "return breaks": self._disconnect_reader,
             "gateway killed": self._kill_gateway,
             "server restart": self._restart_server,
             "partition": self._cut_off,
             "dies before the push": self._die,
             "dies after the push": self._die,
             "half the group": self._die,
-            "interleave": self._hold_up,
-            "late unbind": self._move,
+            "interleave": self._pause,
+            "late unbind": self._migrate,
         }
         self._end: dict[str, Callable[[], Awaitable[None]]] = {
-            "receiver flaps": self._come_back,
-            "return breaks": self._come_back_twice,
-            "gateway killed": self._come_back,
-            "dies before the push": self._start_again,
-            "dies after the push": self._start_again,
-            "half the group": self._start_again,
-            "server restart": self._reconnect,
-            "partition": self._reconnect,
-            "interleave": self._go_on,
+            "receiver flaps": self._reconnect_readers,
+            "return breaks": self._reconnect_twice,
+            "gateway killed": self._reconnect_readers,
+            "dies before the push": self._restart_gateways,
+            "dies after the push": self._restart_gateways,
+            "half the group": self._restart_gateways,
+            "server restart": self._reconnect_gateway,
+            "partition": self._reconnect_gateway,
+            "interleave": self._resume,
         }
 
-    async def begin(self, fault: str, where: AtTheStep) -> None:
-        """Cause a fault. Whoever reads is at home first: an earlier fault may have sent them elsewhere."""
-        for seat in self._stage.seats.values():
-            if seat.is_here and seat.gateway != RECEIVER and RECEIVER in self._stage.system.gateways:
-                await seat.move(RECEIVER)
+    async def begin(self, fault: str, where: FaultPoint) -> None:
+        """Cause a fault. Readers migrate home first: an earlier fault may have sent them elsewhere."""
+        for reader in self._scenario.readers.values():
+            if reader.is_connected and reader.gateway != RECEIVER and RECEIVER in self._scenario.system.gateways:
+                await reader.migrate(RECEIVER)
         if fault in self._begin:
             await self._begin[fault](where)
 
@@ -93,77 +93,77 @@ class MpimFaults:
     # Readers
 
     @property
-    def _reader(self) -> Seat:
-        return next(iter(self._stage.seats.values()))
+    def _reader(self) -> SimulatedReader:
+        return next(iter(self._scenario.readers.values()))
 
-    async def _flap(self, where: AtTheStep) -> None:
-        await self._reader.leave()
+    async def _disconnect_reader(self, where: FaultPoint) -> None:
+        await self._reader.disconnect()
 
-    async def _come_back(self) -> None:
-        for seat in self._stage.seats.values():
-            if not seat.is_here:
-                await seat.arrive(SPARE)
-        await self._start_again()
+    async def _reconnect_readers(self) -> None:
+        for reader in self._scenario.readers.values():
+            if not reader.is_connected:
+                await reader.connect(SPARE)
+        await self._restart_gateways()
 
-    async def _start_again(self) -> None:
-        """Gateways that died are started again, where they were."""
+    async def _restart_gateways(self) -> None:
+        """Start the gateways that died again, where they were."""
         for name, port in self._dead.items():
-            options = {"sleep": self._stage.hold.sleep} if name == RECEIVER else {}
-            await self._stage.system.start(name, port=port, **options)
+            options = {"sleep": self._scenario.reconnect_gate.sleep} if name == RECEIVER else {}
+            await self._scenario.system.start(name, port=port, **options)
         self._dead.clear()
 
     async def _kill(self, name: str) -> None:
-        self._dead[name] = self._stage.system.gateways[name].port
-        await self._stage.system.kill(name)
+        self._dead[name] = self._scenario.system.gateways[name].port
+        await self._scenario.system.kill(name)
 
-    async def _come_back_twice(self) -> None:
-        """The first time the line breaks as soon as the gateway has given what it had."""
-        client = await self._reader.knock(RECEIVER)
+    async def _reconnect_twice(self) -> None:
+        """Reconnect twice: the first connection breaks as soon as the gateway has sent what it had."""
+        client = await self._reader.connect_idle(RECEIVER)
         await client.die()
-        gateway = self._stage.system.gateways[RECEIVER]
-        await until(lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken line")
-        await self._come_back()
+        gateway = self._scenario.system.gateways[RECEIVER]
+        await until(lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken connection")
+        await self._reconnect_readers()
 
-    async def _move(self, where: AtTheStep) -> None:
-        await self._reader.move(SPARE)
+    async def _migrate(self, where: FaultPoint) -> None:
+        await self._reader.migrate(SPARE)
 
     # Gateways and the server
 
-    async def _kill_gateway(self, where: AtTheStep) -> None:
+    async def _kill_gateway(self, where: FaultPoint) -> None:
         await self._kill(RECEIVER)
-        for seat in self._stage.seats.values():
-            await seat.leave()
+        for reader in self._scenario.readers.values():
+            await reader.disconnect()
 
-    async def _restart_server(self, where: AtTheStep) -> None:
-        await self._stage.hold.close()
-        self._stage.server.kill()
-        await self._stage.server.start()
-        queue = self._stage.system.gateways[where.gateway].services.queue
+    async def _restart_server(self, where: FaultPoint) -> None:
+        await self._scenario.reconnect_gate.close()
+        self._scenario.server.kill()
+        await self._scenario.server.start()
+        queue = self._scenario.system.gateways[where.gateway].services.queue
         await until(lambda: queue.is_connected, "the sender's gateway's reconnection")
 
-    async def _cut_off(self, where: AtTheStep) -> None:
-        await self._stage.hold.close()
-        queue = self._stage.system.gateways[RECEIVER].services.queue
-        await cut_connections(self._stage.server.url, RECEIVER)
+    async def _cut_off(self, where: FaultPoint) -> None:
+        await self._scenario.reconnect_gate.close()
+        queue = self._scenario.system.gateways[RECEIVER].services.queue
+        await cut_connections(self._scenario.server.url, RECEIVER)
         await until(lambda: queue.lines_up == 0, "the cut")
 
-    async def _reconnect(self) -> None:
-        self._stage.hold.open()
-        queue = self._stage.system.gateways[RECEIVER].services.queue
+    async def _reconnect_gateway(self) -> None:
+        self._scenario.reconnect_gate.open()
+        queue = self._scenario.system.gateways[RECEIVER].services.queue
         await until(lambda: queue.is_connected, "the gateway's reconnection")
 
     # The message service
 
-    async def _die(self, where: AtTheStep) -> None:
+    async def _die(self, where: FaultPoint) -> None:
         """The process with the sender's gateway and its service dies here: nothing after this line happens."""
         await self._kill(where.gateway)
         raise asyncio.CancelledError(f"{where.gateway} died")
 
-    async def _hold_up(self, where: AtTheStep) -> None:
-        self._let_go.clear()
+    async def _pause(self, where: FaultPoint) -> None:
+        self._resumed.clear()
         self.is_holding.set()
-        await self._let_go.wait()
+        await self._resumed.wait()
 
-    async def _go_on(self) -> None:
+    async def _resume(self) -> None:
         self.is_holding.clear()
-        self._let_go.set()
+        self._resumed.set()

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
+from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
 from mpim_lab.events import now
 from mpim_lab.im.protocol.requests import BindRouteReq, SendGroupMessageReq, SendMessageReq
 from mpim_lab.im.services.groups import Groups
@@ -20,9 +20,9 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-DESIGNS: dict[str, type[Messages]] = {"sketch": SketchedMessages, "sound": Messages}
+DESIGNS: dict[str, type[Messages]] = {"naive": NaiveMessages, "correct": Messages}
 GROUP, SIZES = "everybody", (1, 10, 100, 1_000)
-_TIMES = {"sketch": 1, "sound": 5}
+_TIMES = {"naive": 1, "correct": 5}
 _SENDERS = 32
 
 
@@ -31,7 +31,7 @@ async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator
     """A database with a group of these, all of them online at a gateway that listens."""
     async with SqlStore("sqlite+aiosqlite:///:memory:") as store:
         await Groups(store, queue).create(GROUP, members[0], members[1:])
-        presence = SketchedPresence(queue)
+        presence = NaivePresence(queue)
         await asyncio.gather(*(presence.bind_route(BindRouteReq(uid, "main", "gw-1", uid)) for uid in members))
         await queue.subscribe("user:*", _listen, pattern=True)
         yield store
@@ -50,32 +50,32 @@ def _queue(url: str, prefix: str) -> MessageQueue:
 
 
 async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> AsyncIterator[dict[str, Any]]:
-    """One message to a group, by its size, over a line that is so long: round trips, and milliseconds until it is sent."""
+    """Measure one message to a group, by its size, over a connection with that latency: round trips and milliseconds."""
     check_bounds(1, 10_000, sizes=sizes)
     server = open_server()
-    async with server, FarLine(server.url, one_way_ms=one_way_ms) as line:
+    async with server, FarLine(server.url, one_way_ms=one_way_ms) as proxy:
         for size in sizes:
             members = [f"u{number}" for number in range(size + 1)]
             for design in DESIGNS:
                 prefix = f"{server.prefix}{design}-{size}:"
-                near, far = _queue(server.url, prefix), _queue(line.url, prefix)
+                near, far = _queue(server.url, prefix), _queue(proxy.url, prefix)
                 async with near, far, _members(near, members) as store:
-                    cost = await _group_cost(_service(design, far, store), line, _TIMES[design])
+                    cost = await _group_cost(_service(design, far, store), proxy, _TIMES[design])
                 yield {"members": size, "design": design} | cost
 
 
-async def _group_cost(messages: Messages, line: FarLine, times: int) -> dict[str, Any]:
+async def _group_cost(messages: Messages, proxy: FarLine, times: int) -> dict[str, Any]:
     await messages.groups.members(GROUP)  # the first one fills the copy
     taken, trips = [], []
     for _ in range(times):
-        before, begun = line.round_trips, now()
+        before, begun = proxy.round_trips, now()
         await messages.send_group_message(SendGroupMessageReq(new_message_id(), "u0", GROUP, "tea at eight?"))
         taken.append((now() - begun) * 1e3)
-        trips.append(line.round_trips - before)
+        trips.append(proxy.round_trips - before)
     return {"ms": statistics.median(taken), "round trips": int(statistics.median(trips))}
 
 
-async def price_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator[dict[str, Any]]:
+async def overhead_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator[dict[str, Any]]:
     """One-to-one messages by 32 senders at once, straight at the service: messages a second and the median time of one.
 
     Both designs in turn, `rounds` times, and the median of each: a machine that is busy for a moment is busy for both.

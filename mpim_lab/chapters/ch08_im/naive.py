@@ -2,14 +2,14 @@
 
 What goes wrong, in the order of the steps:
 
-| step of the sketch                                 | what goes wrong                                                       |
+| step of the naive version                          | what goes wrong                                                       |
 |----------------------------------------------------|-----------------------------------------------------------------------|
 | a message id is made for each call                 | a client that sends again is not recognised: it comes twice           |
 | take a number, then push                           | another gateway comes in between: 2 arrives before 1                  |
 | status is "online"? then publish, and say success  | the status is a moment, an hour, old: nobody listens, and "success"   |
 | otherwise store                                    | a crash before it: lost, if the client does not send again            |
 | of a group: one GET and one PUBLISH per member     | 2,000 round trips for 1,000; a crash half-way leaves half without it  |
-| on return: read what is stored, delete it, send it | a line that breaks then takes the messages with it                    |
+| on return: read what is stored, delete it, send it | a connection that breaks then takes the messages with it              |
 | a route lives 3,600 s, and nobody unbinds it       | ghosts; who unbinds without looking deletes the new gateway's route   |
 """
 
@@ -43,10 +43,10 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_S = int(ROUTE_LIFETIME_S)
-_NAME = "sketch"
+_NAME = "naive"
 
 
-class SketchedPresence(Presence):
+class NaivePresence(Presence):
     """A status and a route of 3,600 s for each user. unbinds: a connection that ends deletes them, whoever's they are."""
 
     def __init__(self, queue: MessageQueue, *, unbinds: bool = False) -> None:
@@ -84,7 +84,7 @@ class SketchedPresence(Presence):
         return self.queue.keys.stream(status_channel(uid))
 
 
-class SketchedMessages(Messages):
+class NaiveMessages(Messages):
     """SendMessage and SendGroupMessage as the notes have them. `at(step, id)` is awaited between the steps."""
 
     ordered: ClassVar[bool] = False
@@ -93,7 +93,7 @@ class SketchedMessages(Messages):
         self, queue: MessageQueue, groups: Groups, offline: OfflineStore, *, observer: Observer | None = None
     ) -> None:
         super().__init__(queue, groups, offline)
-        self.presence, self.reporter = SketchedPresence(queue), Reporter(SERVICE, observer)
+        self.presence, self.reporter = NaivePresence(queue), Reporter(SERVICE, observer)
 
     async def at(self, step: str, id: str) -> None:
         """Between two steps; a laboratory overrides it."""
@@ -106,8 +106,8 @@ class SketchedMessages(Messages):
         number = await self._next_number(conversation)
         await self.at("numbered", request.id)
         message = ChatMessage(conversation, number, request.id, request.sender, request.text)
-        told = await self._hand_over(request.to, message)
-        return SendMessageResp(request.id, conversation, number, told)
+        reported = await self._hand_over(request.to, message)
+        return SendMessageResp(request.id, conversation, number, reported)
 
     async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
         """One member after the other."""
@@ -147,7 +147,7 @@ class SketchedMessages(Messages):
         return "success"
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
-        """The sketch's clients know nothing of numbers."""
+        """The naive version's clients know nothing of numbers."""
         return {}
 
     async def on_welcome(self, uid: str) -> list[bytes]:

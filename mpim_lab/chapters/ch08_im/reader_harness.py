@@ -1,4 +1,4 @@
-"""Reading: a conversation in a log on a real server, and the learner's rule for a client that reads it.
+"""ReaderHarness: a conversation in a log on a real server, and the learner's rule for a client that reads it.
 
 Pushes, pages and what the gateway says come to the rule in the order of a script. After each of them it is known what must
 have been shown by now, and whether the rule must be asking. Nothing depends on a clock.
@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from mpim_lab.chapters.ch08_im.redis_commands import story_in_short
+from mpim_lab.chapters.ch08_im.redis_commands import abbreviate_story
 from mpim_lab.events import CHAT_LOG, SERVICE, Event, Kind, now
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise.challenge import Failure, Trial
@@ -16,21 +16,21 @@ from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-MOST_IN_A_PAGE = 100
+MAX_PAGE_SIZE = 100
 SENDER, NEAR, FAR, READER = "alice", "gw-1", "gw-2", "bob"
 Page = tuple[list[tuple[int, str]], int]
 
 
-class Complaint(Exception):
-    """What went wrong, and with which message. is_missing: its way is worth a picture, which shows where it ended."""
+class Violation(Exception):
+    """A violation: what went wrong, and with which message. is_missing: a picture shows where its way ended."""
 
     def __init__(self, text: str, number: int, *, is_missing: bool = False) -> None:
         super().__init__(text)
         self.number, self.is_missing = number, is_missing
 
 
-class Reading:
-    """One conversation of a client that begins before its first message. `length`: how many messages it has by now."""
+class ReaderHarness:
+    """A harness around the learner's reader, with one conversation from its first message on. `length`: messages so far."""
 
     def __init__(self, queue: MessageQueue, name: str, solution: type[Any]) -> None:
         self.log: list[str] = []
@@ -51,8 +51,8 @@ class Reading:
 
     # Steps
 
-    async def write(self, count: int = 1) -> None:
-        """So many messages more are in the log; whether they are pushed is another matter."""
+    async def append(self, count: int = 1) -> None:
+        """Append so many messages to the log; whether they are pushed is another matter."""
         for _ in range(count):
             self.length += 1
             words = ("XADD", self._log_key, f"{self.length}-0", "text", f"m{self.length}")
@@ -67,33 +67,33 @@ class Reading:
                 self._hop(self.length, source, target)
 
     def push(self, number: int) -> None:
-        """A push arrives: in time, late, early or once more. Raises Complaint."""
+        """Push a message: in time, late, early or once more. Raise Violation for a wrong step of the rule."""
         for source, target in ((user_channel(READER), FAR), (FAR, READER)):
             self._hop(number, source, target)
         self._here.add(number)
         self._known_last = max(self._known_last, number)
-        self._look(f'push({number}, "m{number}")', self._own.push(number, f"m{number}"))
+        self._check(f'push({number}, "m{number}")', self._own.push(number, f"m{number}"))
 
-    def tell_last(self) -> None:
-        """The gateway says how far the conversation is. Raises Complaint."""
+    def announce_last(self) -> None:
+        """Announce how far the conversation is. Raise Violation for a wrong step of the rule."""
         self._known_last = self.length
         given = self._own.last(self.length)
-        self._look(f"last({self.length})", [] if given is None else given)
+        self._check(f"last({self.length})", [] if given is None else given)
 
-    async def read_page(self) -> None:
-        """The gateway reads the log for whoever asked; the page is on its way."""
+    async def load_page(self) -> None:
+        """Read the log for the reader that asked; the page is in flight."""
         if self._underway is None:
             return
         begin = f"({self._underway}-0"
-        entries = await self._commands.call("XRANGE", self._log_key, begin, "+", "COUNT", str(MOST_IN_A_PAGE))
+        entries = await self._commands.call("XRANGE", self._log_key, begin, "+", "COUNT", str(MAX_PAGE_SIZE))
         found = [int(entry[0].partition(b"-")[0]) for entry in entries]
         self._page = [(number, f"m{number}") for number in found], self.length
         self.log.append(f"  the gateway reads what comes after {self._underway}: {_span(found)} of {self.length}")
 
-    async def give_page(self) -> None:
-        """The page arrives. Raises Complaint."""
+    async def deliver_page(self) -> None:
+        """Deliver the page. Raise Violation for a wrong step of the rule."""
         if self._page is None:
-            await self.read_page()
+            await self.load_page()
         if self._page is None:
             return
         (messages, last), self._page, self._underway = self._page, None, None
@@ -103,15 +103,15 @@ class Reading:
         for number in numbers:
             for source, target in ((CHAT_LOG, FAR), (FAR, READER)):
                 self._hop(number, source, target)
-        self._look(f"page({_span(numbers)}, last={last})", self._own.page(messages, last))
+        self._check(f"page({_span(numbers)}, last={last})", self._own.page(messages, last))
 
     async def finish(self) -> None:
-        """The gateway says how far it is, and answers as long as something is asked for; then all of it must be there."""
-        self.tell_last()
+        """Announce the last number and answer as long as something is asked for; then all of it must be there."""
+        self.announce_last()
         while self.is_asking:
-            await self.give_page()
+            await self.deliver_page()
         if self.shown < self.length:
-            raise Complaint(f"m{self.shown + 1} was never shown", self.shown + 1, is_missing=True)
+            raise Violation(f"m{self.shown + 1} was never shown", self.shown + 1, is_missing=True)
 
     # Inside
 
@@ -119,8 +119,8 @@ class Reading:
         """What the rule asks with."""
         self._asked.append(after)
 
-    def _look(self, step: str, given: Any) -> None:
-        """Judge what the rule did in one step."""
+    def _check(self, step: str, given: Any) -> None:
+        """Check what the rule did in one step."""
         if inspect.iscoroutine(given):
             given.close()
         texts = list(given) if isinstance(given, list | tuple) else None
@@ -128,40 +128,40 @@ class Reading:
         asks = "".join(f", and asks ask({after})" for after in asked)
         self.log.append(f"{step} shows {_span_of(texts) if texts is not None else repr(given)}{asks}")
         if texts is None:
-            raise Complaint(f"{step.partition('(')[0]} gave {type(given).__name__}: a list of texts was wanted", 0)
+            raise Violation(f"{step.partition('(')[0]} returned {type(given).__name__}: a list of texts was wanted", 0)
         for text in texts:
             self._show(text)
         if self.shown + 1 in self._here:
-            raise Complaint(f"m{self.shown + 1} is here and its turn has come, and it was not shown", self.shown + 1)
+            raise Violation(f"m{self.shown + 1} is here and its turn has come, and it was not shown", self.shown + 1)
         for after in asked:
-            self._judge_ask(after)
+            self._check_sync_request(after)
         if self.shown < self._known_last and self._underway is None:
             missing = self.shown + 1
-            raise Complaint(
+            raise Violation(
                 f"m{missing} is missing, and nobody asks for it: who shall bring it?", missing, is_missing=True
             )
 
     def _show(self, text: Any) -> None:
         number = int(text[1:]) if isinstance(text, str) and text[:1] == "m" and text[1:].isdigit() else 0
         if number not in self._here:
-            raise Complaint(f"{text!r} was shown: no message that came has this text", 0)
+            raise Violation(f"{text!r} was shown: no message that came has this text", 0)
         self.trace(Event(Kind.EFFECT, now(), READER, f"m{number}", user_channel(READER)))
         if number <= self.shown:
-            raise Complaint(f"m{number} was shown twice", number)
+            raise Violation(f"m{number} was shown twice", number)
         if number > self.shown + 1:
-            raise Complaint(f"m{number} was shown before m{self.shown + 1}", number)
+            raise Violation(f"m{number} was shown before m{self.shown + 1}", number)
         self.shown = number
 
-    def _judge_ask(self, after: int) -> None:
+    def _check_sync_request(self, after: int) -> None:
         missing = self.shown + 1
         if self._underway is not None:
-            raise Complaint(
+            raise Violation(
                 f"ask({after}) was called, and the answer to ask({self._underway}) is still to come", missing
             )
         if self.shown >= self._known_last:
-            raise Complaint(f"ask({after}) was called, and nothing is missing", self.shown)
+            raise Violation(f"ask({after}) was called, and nothing is missing", self.shown)
         if after != self.shown:
-            raise Complaint(f"ask({after}) was called, and what comes after m{self.shown} is missing", missing)
+            raise Violation(f"ask({after}) was called, and what comes after m{self.shown} is missing", missing)
         self._underway = after
 
     def _hop(self, number: int, source: str, target: str) -> None:
@@ -183,23 +183,23 @@ def _span_of(texts: Sequence[object]) -> str:
     return ", ".join(map(str, texts)) or "nothing"
 
 
-def reading_trial(title: str, *scripts: Callable[[Reading], Awaitable[None]]) -> Trial:
-    """Scripts as a trial, each with a rule and a conversation of its own; the first that fails is told."""
+def reader_trial(title: str, *scripts: Callable[[ReaderHarness], Awaitable[None]]) -> Trial:
+    """Return scripts as a trial, each with a rule and a conversation of its own; the first that fails is reported."""
 
     async def judge(solution: type[Any]) -> Failure | None:
         async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
             for place, script in enumerate(scripts):
-                reading = Reading(queue, f"{place}", solution)
+                harness = ReaderHarness(queue, f"{place}", solution)
                 try:
-                    await script(reading)
-                except Complaint as bad:
+                    await script(harness)
+                except Violation as bad:
                     name = f"m{bad.number}" if bad.number else ""
                     return Failure(
-                        str(bad), title, name, story_in_short(reading.log), reading.trace if bad.is_missing else None
+                        str(bad), title, name, abbreviate_story(harness.log), harness.trace if bad.is_missing else None
                     )
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"
-                    return Failure(text, title, "", story_in_short(reading.log))
+                    return Failure(text, title, "", abbreviate_story(harness.log))
         return None
 
     return judge

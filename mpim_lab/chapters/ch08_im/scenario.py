@@ -1,13 +1,13 @@
-"""MpimStage: MPIM with three gateways, alice who sends, one reader or four, and faults at chosen messages and steps."""
+"""ImScenario: MPIM with three gateways, alice who sends, one reader or four, and faults at chosen messages and steps."""
 
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from mpim_lab.chapters.ch08_im.faults import AT_STEP, AtTheStep, MpimFaults
-from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
-from mpim_lab.chapters.ch08_im.readers import QUICK, Seat
+from mpim_lab.chapters.ch08_im.faults import STEP_FAULTS, FaultPoint, ImFaults
+from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
+from mpim_lab.chapters.ch08_im.readers import QUICK, SimulatedReader
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Event, Kind, now
 from mpim_lab.im.client.client import Client
@@ -30,28 +30,28 @@ _LIMITS = GatewayLimits(sweep_s=0.05, resend_s=0.5, ack_every_s=0.005, drain_s=1
 _QUEUE_LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
 
 
-class MpimStage:
-    """Use as a context. `send(name)` for each message in turn, then `finish()`, then `verdict()`."""
+class ImScenario:
+    """The scenario of chapter 8. Use as a context: `send(name)` for each message, then `finish()`, then `verdict()`."""
 
     def __init__(
         self,
         server: EmbeddedServer | ExternalServer,
         run: Run,
         design: str,
-        struck: Mapping[str, str],
-        lasts: int,
+        fault_of: Mapping[str, str],
+        duration: int,
         readers: Sequence[str],
     ) -> None:
-        self._run, self._design, self._lasts = run, design, lasts
-        self._struck = dict(struck)
-        self.hold = Hold()  # while it is closed, gw-2 cannot reconnect to the server
-        options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "sound" else {"presence": self._presence}
+        self._run, self._design, self._duration = run, design, duration
+        self._fault_of = dict(fault_of)
+        self.reconnect_gate = Hold()  # while it is closed, gw-2 cannot reconnect to the server
+        options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "correct" else {"presence": self._presence}
         self.system = MpimSystem(
             server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_limits=_QUEUE_LIMITS,
             observer=run.trace, outbox_after_s=0.2, **options,
         )  # fmt: skip
-        self.server, self.seats = server, {uid: Seat(self.system, uid) for uid in readers}
-        self.faults = MpimFaults(self)
+        self.server, self.readers = server, {uid: SimulatedReader(self.system, uid) for uid in readers}
+        self.faults = ImFaults(self)
         self.numbers: dict[str, int] = {}
         self.sent: list[str] = []
         self._clients: dict[str, Client] = {}
@@ -60,33 +60,33 @@ class MpimStage:
         self._stack = contextlib.AsyncExitStack()
 
     def _make(self, queue: MessageQueue, groups: Groups, offline: OfflineStore, **options: Any) -> Messages:
-        if self._design == "sound":
-            return _StruckMessages(self, queue, groups, offline, **options)
-        return _StruckSketch(self, queue, groups, offline, **options)
+        if self._design == "correct":
+            return _FaultyMessages(self, queue, groups, offline, **options)
+        return _FaultyNaive(self, queue, groups, offline, **options)
 
-    def _presence(self, queue: MessageQueue) -> SketchedPresence:
-        return SketchedPresence(queue, unbinds="late unbind" in self._struck.values())
+    def _presence(self, queue: MessageQueue) -> NaivePresence:
+        return NaivePresence(queue, unbinds="late unbind" in self._fault_of.values())
 
     async def __aenter__(self) -> Self:
-        check_available(self.server, *self._struck.values())
+        check_available(self.server, *self._fault_of.values())
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.system)
             await self.system.start("gw-1")
-            await self.system.start("gw-2", sleep=self.hold.sleep)
+            await self.system.start("gw-2", sleep=self.reconnect_gate.sleep)
             await self.system.start("gw-3")
             for device, gateways in (("phone", ["gw-1", "gw-3"]), ("tablet", ["gw-3", "gw-1"])):
                 client = self.system.client("alice", at=gateways, device=device, backoff=QUICK, answer_s=2.0)
                 self._clients[device] = await stack.enter_async_context(client)
-            for seat in self.seats.values():
-                stack.push_async_callback(seat.leave)
-                await seat.arrive("gw-2")
-            if len(self.seats) > 1:
-                await self._clients["phone"].create_group(GROUP, *self.seats)
+            for reader in self.readers.values():
+                stack.push_async_callback(reader.disconnect)
+                await reader.connect("gw-2")
+            if len(self.readers) > 1:
+                await self._clients["phone"].create_group(GROUP, *self.readers)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self.hold.open()
+        self.reconnect_gate.open()
         await self._stack.aclose()
 
     # Sending
@@ -94,49 +94,49 @@ class MpimStage:
     async def send(self, name: str) -> None:
         """Send the next message from alice's phone; from her tablet while the phone's last one is held up."""
         self.sent.append(name)
-        fault = self._struck.get(name, "")
-        if fault and fault not in AT_STEP:
-            await self.strike(fault, AtTheStep(name, "", ""))
+        fault = self._fault_of.get(name, "")
+        if fault and fault not in STEP_FAULTS:
+            await self.inject_now(fault, FaultPoint(name, "", ""))
         if fault == "interleave":
-            self._held = asyncio.create_task(self._say("phone", name))
+            self._held = asyncio.create_task(self._send_from("phone", name))
             await self.faults.is_holding.wait()
         else:
-            await self._say("tablet" if self._held is not None else "phone", name)
+            await self._send_from("tablet" if self._held is not None else "phone", name)
             if fault == "sent twice":
-                await self.settled()
-                await self._say("phone", name)
-        await self.settled()
+                await self.wait_idle()
+                await self._send_from("phone", name)
+        await self.wait_idle()
         for each in [each for each, left in self._left.items() if left <= 1]:
             await self._end(each)
         self._left = {each: left - 1 for each, left in self._left.items()}
 
-    async def _say(self, device: str, name: str) -> None:
+    async def _send_from(self, device: str, name: str) -> None:
         client = self._clients[device]
         text = f"{name}: tea at eight?"
         try:
-            send = client.send_to_group(GROUP, text, id=name) if len(self.seats) > 1 else None
-            sent = await (send or client.send(next(iter(self.seats)), text, id=name))
+            send = client.send_to_group(GROUP, text, id=name) if len(self.readers) > 1 else None
+            sent = await (send or client.send(next(iter(self.readers)), text, id=name))
         except MpimError:
-            return  # the trace has it: alice was told
+            return  # the trace has it: the error was reported to alice
         self.numbers.setdefault(name, sent.sequence)
 
     async def at(self, step: str, name: str, gateway: str) -> None:
-        """The message service at a gateway has come to a step of its work on a message."""
-        fault = self._struck.get(name, "")
-        if step in AT_STEP.get(fault, ()):
-            await self.strike(fault, AtTheStep(name, step, gateway))
+        """Note that the message service at a gateway has come to a step; inject the fault that is planned there."""
+        fault = self._fault_of.get(name, "")
+        if step in STEP_FAULTS.get(fault, ()):
+            await self.inject_now(fault, FaultPoint(name, step, gateway))
 
     async def inject(self, fault: str) -> None:
-        """Have a fault strike at the next message. Raises FaultUnavailable."""
+        """Inject a fault at the next message. Raise FaultUnavailable."""
         check_available(self.server, fault)
-        self._struck[f"m{len(self.sent) + 1}"] = fault
+        self._fault_of[f"m{len(self.sent) + 1}"] = fault
 
-    async def strike(self, fault: str, where: AtTheStep) -> None:
+    async def inject_now(self, fault: str, where: FaultPoint) -> None:
         """Cause a fault, once."""
-        for name in [name for name, planned in self._struck.items() if planned == fault]:
-            del self._struck[name]
+        for name in [name for name, planned in self._fault_of.items() if planned == fault]:
+            del self._fault_of[name]
         self._run.trace.mark(Kind.FAULT_BEGAN, "lab", fault)
-        self._left[fault] = self._lasts + (1 if fault == "interleave" else 0)
+        self._left[fault] = self._duration + (1 if fault == "interleave" else 0)
         await self.faults.begin(fault, where)
 
     async def _end(self, fault: str) -> None:
@@ -146,41 +146,41 @@ class MpimStage:
             self._held = None
         del self._left[fault]
         self._run.trace.mark(Kind.FAULT_ENDED, "lab", fault)
-        await self.settled()
+        await self.wait_idle()
 
     # The end
 
-    async def settled(self) -> None:
-        """Wait until what is on its way has arrived."""
-        for seat in self.seats.values():
-            await seat.settled()
+    async def wait_idle(self) -> None:
+        """Wait until what is in flight has arrived."""
+        for reader in self.readers.values():
+            await reader.wait_idle()
 
     async def finish(self) -> None:
-        """End every fault, have everybody back, and wait for what still comes."""
+        """End every fault, reconnect every reader, and wait for what still comes."""
         for fault in list(self._left):
             await self._end(fault)
-        for seat in self.seats.values():
-            if not seat.is_here:
-                await seat.arrive("gw-3")
-        await self.settled()
-        if self._design == "sound":
+        for reader in self.readers.values():
+            if not reader.is_connected:
+                await reader.connect("gw-3")
+        await self.wait_idle()
+        if self._design == "correct":
             with contextlib.suppress(MpimError):
                 await until(self._all_read, "everything read", within_s=8.0)
-        await self.settled()
+        await self.wait_idle()
 
     def _all_read(self) -> bool:
-        return all(set(self.sent) <= set(seat.read) for seat in self.seats.values())
+        return all(set(self.sent) <= set(reader.read) for reader in self.readers.values())
 
     async def verdict(self) -> Verdict:
         """Judge what each reader was handed: each message once, in the order of the numbers that the system gave them."""
         ordered = sorted(self.sent, key=lambda name: self.numbers.get(name, len(self.sent)))
         sent, read, waiting, of = [], [], [], {}
-        for uid, seat in self.seats.items():
-            called = {name: f"{name}→{uid}" if len(self.seats) > 1 else name for name in ordered}
+        for uid, reader in self.readers.items():
+            called = {name: f"{name}→{uid}" if len(self.readers) > 1 else name for name in ordered}
             of.update(dict.fromkeys(called.values(), uid))
             sent += [called[name] for name in ordered]
-            read += [called[name] for name in seat.read]
-            waiting += [called[name] for name in await self._waiting(uid) if name not in seat.read]
+            read += [called[name] for name in reader.read]
+            waiting += [called[name] for name in await self._waiting(uid) if name not in reader.read]
         for name in waiting:
             self._run.trace(
                 Event(Kind.STUCK, now(), "lab", name.partition("→")[0], detail="it waits in the offline store")
@@ -196,36 +196,36 @@ class MpimStage:
         return [message.id for page in pages for message in page]
 
 
-class _StruckSketch(SketchedMessages):
-    """The sketch, with faults between its steps."""
+class _FaultyNaive(NaiveMessages):
+    """The naive service, with faults between its steps."""
 
-    def __init__(self, stage: MpimStage, *services: Any, **options: Any) -> None:
+    def __init__(self, scenario: ImScenario, *services: Any, **options: Any) -> None:
         super().__init__(*services, **options)
-        self._stage = stage
+        self._scenario = scenario
 
     async def at(self, step: str, id: str) -> None:
-        await self._stage.at(step, id, self.queue.name)
+        await self._scenario.at(step, id, self.queue.name)
 
 
-class _StruckMessages(Messages):
-    """The sound service, with the same faults between its steps: before the atomic one, and after it."""
+class _FaultyMessages(Messages):
+    """The correct service, with the same faults between its steps: before the atomic one, and after it."""
 
-    def __init__(self, stage: MpimStage, *services: Any, **options: Any) -> None:
+    def __init__(self, scenario: ImScenario, *services: Any, **options: Any) -> None:
         super().__init__(*services, **options)
-        self._stage = stage
+        self._scenario = scenario
 
     async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Any:
-        await self._stage.at("checked", message.id, self.queue.name)
-        await self._stage.at("numbered", message.id, self.queue.name)
+        await self._scenario.at("checked", message.id, self.queue.name)
+        await self._scenario.at("numbered", message.id, self.queue.name)
         kept = await super().keep(message, receivers)
         if receivers:
-            await self._stage.at("pushed", message.id, self.queue.name)
+            await self._scenario.at("pushed", message.id, self.queue.name)
         return kept
 
     async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
         """Half of the members have it; then the service may die."""
         half = len(members) // 2
         first = await super().push(message, members[:half])
-        await self._stage.at("half", message.id, self.queue.name)
+        await self._scenario.at("half", message.id, self.queue.name)
         rest = await super().push(message, members[half:])
         return FanOut(first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mpim_lab.chapters.shared.worker_fleet import sound_worker
+from mpim_lab.chapters.shared.worker_fleet import correct_worker
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.producer import Producer
@@ -22,8 +22,8 @@ RETRY = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a design is built on. `url`: where alice's line goes; leases are longer where a worker may be slow."""
+class DesignContext:
+    """What a design is built on. `url`: where alice connects to; leases are longer where a worker may be slow."""
 
     alice: MessageQueue
     url: str
@@ -31,30 +31,30 @@ class Setting:
 
 
 Work = Callable[[bytes, Effects], Awaitable[None]]
-Senders = Callable[[Setting], Any]
-Employs = Callable[[Setting, MessageQueue, str, Work], Any]
+SenderFactory = Callable[[DesignContext], Any]
+WorkerFactory = Callable[[DesignContext, MessageQueue, str, Work], Any]
 
 
 @dataclass(frozen=True)
 class Design:
-    """`sender(setting)` has `send(conversation, payload, id=…)`; `employ(setting, queue, name, work)` gives a worker."""
+    """A sender and a worker: `sender(context)` has `send(conversation, payload, id=…)`, `make_worker(…)` `run` and `stop`."""
 
-    sender: Senders
-    employ: Employs
+    sender: SenderFactory
+    make_worker: WorkerFactory
     is_partitioned: bool = False
 
 
 def partitioned(queue: MessageQueue) -> PartitionedStream:
-    """The stream of the designs that have partitions."""
+    """Return the stream of the designs that have partitions."""
     return PartitionedStream(queue, STREAM, partitions=PARTITIONS)
 
 
 # Who sends
 
 
-def kept_id(setting: Setting) -> Producer[str]:
-    """Repeat a message under one id until it is added."""
-    stream = setting.alice.stream(STREAM)
+def idempotent_sender(context: DesignContext) -> Producer[str]:
+    """Return a sender that repeats a message under one id until it is added."""
+    stream = context.alice.stream(STREAM)
 
     async def add(conversation: str, payload: bytes, id: str) -> str:
         return await stream.add({"data": payload, "id": id})
@@ -62,11 +62,11 @@ def kept_id(setting: Setting) -> Producer[str]:
     return Producer(add, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=ATTEMPTS)
 
 
-def numbered(attempts: int) -> Senders:
-    """Senders into the partitions that repeat a message so often."""
+def partitioned_sender(attempts: int) -> SenderFactory:
+    """Return a factory of senders that append to the partitions and try a message `attempts` times."""
 
-    def make(setting: Setting) -> Producer[Any]:
-        append = partitioned(setting.alice).append
+    def make(context: DesignContext) -> Producer[Any]:
+        append = partitioned(context.alice).append
         return Producer(append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=attempts)
 
     return make
@@ -75,32 +75,34 @@ def numbered(attempts: int) -> Senders:
 # Who works
 
 
-def group_worker(once: Callable[[MessageQueue, str], Any], worker: Callable[..., Any] | None = None) -> Employs:
-    """Workers of a consumer group that ask `once(queue, scope)` before they work."""
+def group_worker(dedup: Callable[[MessageQueue, str], Any], worker: Callable[..., Any] | None = None) -> WorkerFactory:
+    """Return a factory of workers in a consumer group that ask `dedup(queue, scope)` before they work."""
 
-    def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> Any:
-        recognise = Idempotency(queue, SCOPE, lease_ms=setting.lease_ms) if once is Idempotency else once(queue, SCOPE)
+    def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> Any:
+        deduplicator = (
+            Idempotency(queue, SCOPE, lease_ms=context.lease_ms) if dedup is Idempotency else dedup(queue, SCOPE)
+        )
 
         async def handle(entry: Entry) -> None:
             known_as = entry.fields.get("id", b"").decode() or entry.id
-            await recognise.run(known_as, lambda effects: work(entry.data, effects))
+            await deduplicator.run(known_as, lambda effects: work(entry.data, effects))
 
         group = ConsumerGroup(queue.access(STREAM), GROUP)
         if worker is not None:
             return worker(group, name, handle)
-        return sound_worker(group, name, handle, claim_idle_ms=setting.lease_ms)
+        return correct_worker(group, name, handle, claim_idle_ms=context.lease_ms)
 
-    return employ
+    return make_worker
 
 
-def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefetch: int = 1) -> Employs:
-    """Workers that have partitions to themselves, or believe it."""
+def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefetch: int = 1) -> WorkerFactory:
+    """Return a factory of workers that own partitions, or believe it."""
 
-    def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
+    def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
         async def handle(ordered: Ordered, effects: Effects) -> None:
             await work(ordered.data, effects)
 
-        options: dict[str, Any] = {"retry": retry, "prefetch": prefetch, "lease_ms": setting.lease_ms}
+        options: dict[str, Any] = {"retry": retry, "prefetch": prefetch, "lease_ms": context.lease_ms}
         return kind(partitioned(queue), GROUP, name, handle, **options)
 
-    return employ
+    return make_worker

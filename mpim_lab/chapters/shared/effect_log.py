@@ -1,8 +1,8 @@
-"""WatchedQueue: a worker's queue whose effects are seen on the server, not in what the worker says.
+"""RecordingQueue: a worker's queue whose effects are seen on the server, not in what the worker says.
 
-The effect of a message is a row in a list on the server, the ledger: "<worker> <payload>". After each command that carries a
-row the ledger is read, and what is new there is an effect, whoever claims what. So a refused commit is none, and a commit
-whose answer was lost is one.
+The effect of a message is a row in a list on the server, the effect log: "<worker> <payload>". After each command that
+carries a row the log is read, and what is new there is an effect, whoever claims what. So a refused commit is none, and
+a commit whose answer was lost is one.
 """
 
 import asyncio
@@ -16,25 +16,25 @@ from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-LEDGER = "ledger"
-_MARK = b"row "
+EFFECT_LOG = "ledger"
+_PREFIX = b"row "
 
 
-def enter(effects: Effects, worker: str, payload: bytes) -> None:
-    """Have a row entered in the ledger: one message's effect."""
-    effects.also("RPUSH", LEDGER, _MARK + worker.encode() + b" " + payload)
+def record_effect(effects: Effects, worker: str, payload: bytes) -> None:
+    """Have one message's effect recorded as a row of the effect log."""
+    effects.also("RPUSH", EFFECT_LOG, _PREFIX + worker.encode() + b" " + payload)
 
 
-class Ledger:
-    """The rows on the server, each reported once, when it is first seen: (worker, payload)."""
+class EffectLog:
+    """The log of effects on the server: rows (worker, payload), each reported once, when it is first seen."""
 
     def __init__(self, queue: MessageQueue, reporter: Reporter, channel: str) -> None:
-        self._access, self._reporter, self._channel = queue.access(LEDGER), reporter, channel
+        self._access, self._reporter, self._channel = queue.access(EFFECT_LOG), reporter, channel
         self.rows: list[tuple[str, bytes]] = []
         self._reading = asyncio.Lock()
 
     async def read(self) -> list[tuple[str, bytes]]:
-        """The rows that are new."""
+        """Return the rows that are new."""
         async with self._reading:
             raws = await self._access.commands.call("LRANGE", self._access.key, str(len(self.rows)), "-1")
             new = [_row_of(raw) for raw in raws]
@@ -49,28 +49,28 @@ def _row_of(raw: bytes) -> tuple[str, bytes]:
     return worker.decode(), payload
 
 
-class _WatchedLink:
-    """A link that tells when a command with rows has been answered; everything else is the link's own."""
+class _RecordingConnection:
+    """A connection that calls back when a command with rows has been answered; everything else is the link's own."""
 
-    def __init__(self, link: Link, on_rows: Callable[[], Awaitable[None]]) -> None:
-        self._link, self._on_rows = link, on_rows
+    def __init__(self, link: Link, on_effects: Callable[[], Awaitable[None]]) -> None:
+        self._link, self._on_effects = link, on_effects
 
     async def call(self, *command: bytes | str) -> Any:
         reply = await self._link.call(*command)
-        if any(isinstance(word, bytes) and word.startswith(_MARK) for word in command):
-            await self._on_rows()
+        if any(isinstance(word, bytes) and word.startswith(_PREFIX) for word in command):
+            await self._on_effects()
         return reply
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._link, name)
 
 
-class WatchedQueue(MessageQueue):
-    """A MessageQueue that calls `on_rows` after each command that carries rows of the ledger."""
+class RecordingQueue(MessageQueue):
+    """A MessageQueue that calls `on_effects` after each command that carries rows of the effect log."""
 
-    on_rows: Callable[[], Awaitable[None]]
+    on_effects: Callable[[], Awaitable[None]]
 
     def access(self, name: Name) -> Access:
-        """As the queue's own, with the watched link."""
+        """Return the queue's own access, over a recording connection."""
         own = super().access(name)
-        return own._replace(commands=_WatchedLink(own.commands, self.on_rows))  # type: ignore[arg-type]
+        return own._replace(commands=_RecordingConnection(own.commands, self.on_effects))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from mpim_lab.chapters.shared.designs import STREAM, Design
-from mpim_lab.chapters.shared.pipeline_scenario import Line
+from mpim_lab.chapters.shared.pipeline_scenario import PipelineScenario
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
@@ -17,64 +17,64 @@ from mpim_lab.lab.workload.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class LineExperiment(Experiment):
-    """`messages` messages from alice, one after the other; what a fault holds back comes `lasts` messages later."""
+class PipelineExperiment(Experiment):
+    """An experiment with `messages` messages from alice; what a fault holds back comes `duration` messages later."""
 
     designs: ClassVar[dict[str, Design]]
 
     fault: str = knob("none", "what goes wrong")
     messages: int = knob(12, "how many messages alice sends", low=6, high=1_000)
-    lasts: int = knob(3, "how many messages come while something is held back", low=1, high=100)
+    duration: int = knob(3, "how many messages come while something is held back", low=1, high=100)
     pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     own: Design | None = None  # the learner's own, instead of a named one
 
     @property
-    def chosen(self) -> Design:
-        """The design that is run."""
+    def selected_design(self) -> Design:
+        """Return the design that is run."""
         return self.own or self.designs[getattr(self, "design")]  # noqa: B009
 
     async def perform(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is about effects on the server."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=getattr(self, "persistence", "none")) as server,
-            Line(server, run, self.chosen, planned, self.lasts) as line,
+            PipelineScenario(server, run, self.selected_design, planned, self.duration) as pipeline,
         ):
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:
                     break
-                await line.send(payload)
+                await pipeline.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await line.finish()
+            await pipeline.finish()
         return check_effects(run.trace, STREAM)
 
 
-async def run_all(experiments: Sequence[Experiment], *, at_once: int = 4) -> list[Any]:
+async def run_concurrently(experiments: Sequence[Experiment], *, max_concurrent: int = 4) -> list[Any]:
     """Run experiments side by side, each on a server of its own; their results in the same order."""
-    places = asyncio.Semaphore(at_once)
+    slots = asyncio.Semaphore(max_concurrent)
 
     async def one(experiment: Experiment) -> Any:
-        async with places:
+        async with slots:
             return await experiment.run()
 
     return await asyncio.gather(*(one(experiment) for experiment in experiments))
 
 
-def shorthand(verdict: Verdict) -> str:
-    """A verdict in a few words, the same in every run."""
+def summarize(verdict: Verdict) -> str:
+    """Return a verdict in a few words, the same in every run."""
     found = {"lost": verdict.lost, "twice": verdict.duplicated, "out of order": verdict.reordered}
     found |= {"stuck": verdict.stuck, "dead letter": verdict.dead}
     return ", ".join(f"{len(ids)} {name}" for name, ids in found.items() if ids) or "✓"
 
 
-async def design_table(kind: Any, *, seed: int = 7, faults: Sequence[str] = ()) -> pd.DataFrame:
-    """Every design under every fault: "✓" or what became of the messages; the same in every run."""
+async def compare_designs(kind: Any, *, seed: int = 7, faults: Sequence[str] = ()) -> pd.DataFrame:
+    """Return every design under every fault: "✓" or what became of the messages; the same in every run."""
     faults = faults or kind.faults
     cases = [(fault, design) for fault in faults for design in kind.designs]
-    runs = await run_all([kind(design=design, fault=fault, seed=seed) for fault, design in cases])
+    runs = await run_concurrently([kind(design=design, fault=fault, seed=seed) for fault, design in cases])
     rows = {fault: dict[str, str]() for fault in faults}
     for (fault, design), result in zip(cases, runs, strict=True):
-        rows[fault][design] = shorthand(result.verdict)
+        rows[fault][design] = summarize(result.verdict)
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(kind.designs)).rename_axis("fault")

@@ -1,4 +1,4 @@
-"""Line faults: what strikes which message, on alice's line or in a worker."""
+"""PipelineFaults: which fault hits which message, on alice's connection or in a worker."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -11,28 +11,28 @@ from mpim_lab.lab.trace.trace import Trace
 REPEATED = ("sent twice", "two at once")
 
 
-class LineFaults:
-    """Parts the planned faults into those of alice's line, caused here, and those of workers, which meet them."""
+class PipelineFaults:
+    """The planned faults of a run: those of alice's connection, caused here, and those of workers, which meet them."""
 
     def __init__(self, proxy: Proxy, trace: Trace, planned: dict[str, str]) -> None:
         self._proxy, self._trace = proxy, trace
         self._of_senders: dict[str, str] = {}
         self.of_workers: dict[str, str] = {}
-        self.ignored: set[str] = set()  # messages that nobody will begin
+        self.ignored: set[str] = set()  # messages that no worker will begin
         self._held: tuple[str, int] | None = None  # which fault holds something back, for how many more messages
         for message, kind in planned.items():
             self.plan(message, kind)
 
     def plan(self, message: str, kind: str) -> None:
-        """Have a fault strike a message that is still to come."""
+        """Plan a fault at a message that is still to come."""
         if kind in SENDER_FAULTS:
             self._of_senders[message] = kind
         if kind not in SENDER_FAULTS or kind == "two at once":
             self.of_workers[message] = kind
 
     @contextlib.asynccontextmanager
-    async def around(self, message: str, lasts: int) -> AsyncIterator[int]:
-        """While a message is sent, its fault lasts; gives how often the application sends it."""
+    async def during(self, message: str, duration: int) -> AsyncIterator[int]:
+        """Inject a message's fault while it is sent; yield how often the application sends it."""
         kind = self._of_senders.pop(message, "")
         match = Match(containing=message.encode() + b" ")
         arm = {
@@ -47,23 +47,23 @@ class LineFaults:
             arm(match)
         yield 2 if kind in REPEATED else 1
         if kind in ("answer late", "request late"):
-            self._held = (kind, lasts)
+            self._held = (kind, duration)
         elif kind and kind != "two at once":
             self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
 
-    async def count_down(self) -> bool:
-        """Another message is about to be sent; True if what was held back went on its way before it."""
+    async def advance(self) -> bool:
+        """Count one message that is about to be sent; return True if what was held back was released before it."""
         if self._held is None:
             return False
         kind, left = self._held
         self._held = (kind, left - 1)
         if left > 1:
             return False
-        await self.let_go()
+        await self.release()
         return True
 
-    async def let_go(self) -> None:
-        """What is held back goes on its way now."""
+    async def release(self) -> None:
+        """Release what is held back."""
         if self._held is not None:
             (kind, _), self._held = self._held, None
             self._proxy.release()

@@ -1,21 +1,21 @@
-"""The line of chapters 3 and 4: alice → her line → the server → workers → the ledger. One message after the other.
+"""PipelineScenario: alice → her connection → the server → workers → the effect log. One message after the other.
 
-Faults strike at a message that the seed has chosen: on alice's line (a proxy cuts it, holds it), in a worker (it dies,
+Faults hit a message that the seed has chosen: on alice's connection (a proxy cuts it, holds it), in a worker (it dies,
 sleeps), at the server. In turns, so that a seeded run is the same every time: alice sends one message, the worker
-finishes it, alice sends the next. When the worker is gone, messages wait; `lasts` messages later another worker of the
-same design comes.
+finishes it, alice sends the next. When the worker is gone, messages wait; `duration` messages later another worker of the
+same design is started.
 
-Backlog: what a group has not finished, of a stream or of its partitions.
+UnfinishedCounter: counts what a group has not finished, of a stream or of its partitions.
 """
 
 import asyncio
 import contextlib
 from typing import Any, Self
 
-from mpim_lab.chapters.shared.designs import GROUP, STREAM, Design, Setting, partitioned
-from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
-from mpim_lab.chapters.shared.pipeline_faults import LineFaults
-from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPS, Crew
+from mpim_lab.chapters.shared.designs import GROUP, STREAM, Design, DesignContext, partitioned
+from mpim_lab.chapters.shared.effect_log import EffectLog, RecordingQueue, record_effect
+from mpim_lab.chapters.shared.pipeline_faults import PipelineFaults
+from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPING_FAULTS, WorkerFleet
 from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.exercise.experiment import Run
@@ -30,8 +30,8 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.group import ConsumerGroup
 
 
-class Backlog:
-    """Counted on the server, over the lab's own connection."""
+class UnfinishedCounter:
+    """A counter of the unfinished entries of a group, read on the server over the lab's own connection."""
 
     def __init__(self, queue: MessageQueue, is_partitioned: bool) -> None:
         self._queue, self._link = queue, queue.access(STREAM).commands
@@ -44,11 +44,11 @@ class Backlog:
             await self._group.create()
 
     async def count(self) -> int:
-        """How many entries are unfinished: nobody was given them, or they are pending."""
+        """Return how many entries are unfinished: not delivered to any worker, or pending."""
         return len(await self._unfinished())
 
     async def payloads(self) -> list[bytes]:
-        """Their payloads."""
+        """Return their payloads."""
         return [parts[parts.index(b"data") + 1] for _, parts in await self._unfinished()]
 
     async def _unfinished(self) -> list[Any]:
@@ -75,13 +75,13 @@ class Backlog:
 CONVERSATION = "alice"
 LEASE_MS, LONG_LEASE_MS = 90, 60_000
 SLOW = ("slow worker", "two at once")  # within its rights: its lease does not end
-QUIET_S = 0.3  # nothing happened for so long: nothing will
-MOST_FAILURES = 12
+IDLE_S = 0.3  # nothing happened for so long: nothing will
+MAX_FAILURES = 12
 LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 
 
-class Employee:
-    """A worker with a queue of its own, as in a process of its own."""
+class WorkerRunner:
+    """A worker that runs with a queue of its own, as in a process of its own."""
 
     def __init__(self, queue: MessageQueue, worker: Any) -> None:
         self._queue, self._worker = queue, worker
@@ -92,17 +92,17 @@ class Employee:
             await self._worker.run()
 
     async def stop(self) -> None:
-        """As the worker's own."""
+        """Stop the worker."""
         await self._worker.stop()
 
 
-class Line:
-    """alice, the proxy on her line, the stream, whichever worker is alive, and the ledger."""
+class PipelineScenario:
+    """The scenario of chapters 3 and 4: alice, the proxy on her connection, the stream, the live worker, the effect log."""
 
     def __init__(
-        self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], lasts: int
+        self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], duration: int
     ) -> None:
-        self.server, self.run, self.design, self._lasts = server, run, design, lasts
+        self.server, self.run, self.design, self._duration = server, run, design, duration
         self._fault_of = {f"m{fault.before}": fault.kind for fault in planned}
         self._common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
@@ -110,7 +110,7 @@ class Line:
         self.proxy = Proxy(server.url)
         self._sent: list[str] = []
         self._missed = 0
-        self._owed: set[tuple[str, bytes]] = set()  # effects that are to be in the ledger in a moment
+        self._expected_effects: set[tuple[str, bytes]] = set()  # effects that are to be in the effect log in a moment
         self._unfinished = 0  # what stays unfinished for good
         self._quiet = Quiet(run.trace)
         self._open = contextlib.AsyncExitStack()
@@ -131,17 +131,17 @@ class Line:
         await enter_context(self.proxy)
         trace = self.run.trace
         self.alice = await enter_context(MessageQueue(self.proxy.url, name="alice", observer=trace, **self._common))
-        self.backlog = Backlog(self.observer, self.design.is_partitioned)
+        self.backlog = UnfinishedCounter(self.observer, self.design.is_partitioned)
         await self.backlog.create()
-        self.ledger = Ledger(self.observer, self.alice.reporter, STREAM)
-        self._setting = Setting(self.alice, self.proxy.url, self.lease_ms)
-        self.sender = self.design.sender(self._setting)
+        self.effect_log = EffectLog(self.observer, self.alice.reporter, STREAM)
+        self._context = DesignContext(self.alice, self.proxy.url, self.lease_ms)
+        self.sender = self.design.sender(self._context)
         if hasattr(self.sender, "close"):
             self._open.push_async_callback(self.sender.close)
-        self.faults = LineFaults(self.proxy, trace, self._fault_of)
-        self.crew = Crew(self._employ, self.alice.reporter, STREAM, trace, self.faults.of_workers)
-        self._open.push_async_callback(self.crew.end)
-        self.crew.hire()
+        self.faults = PipelineFaults(self.proxy, trace, self._fault_of)
+        self.fleet = WorkerFleet(self._make_worker, self.alice.reporter, STREAM, trace, self.faults.of_workers)
+        self._open.push_async_callback(self.fleet.close)
+        self.fleet.start()
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.run.injector = None
@@ -153,115 +153,116 @@ class Line:
             raise FaultUnavailable(f"{fault!r}: choose it before the run, which then has longer leases")
         self.faults.plan(f"m{len(self._sent) + 1}", fault)
 
-    def _employ(self, name: str) -> Employee:
+    def _make_worker(self, name: str) -> WorkerRunner:
         url = self.server.unix_url or self.server.url
-        queue = WatchedQueue(url, name=name, observer=self.run.trace, **self._common)
+        queue = RecordingQueue(url, name=name, observer=self.run.trace, **self._common)
 
-        async def on_rows() -> None:
-            for worker, payload in await self.ledger.read():
-                self._owed.discard((worker, payload))
-                self.crew.effect_done(worker, payload)
+        async def on_effects() -> None:
+            for worker, payload in await self.effect_log.read():
+                self._expected_effects.discard((worker, payload))
+                self.fleet.on_effect(worker, payload)
 
         async def work(payload: bytes, effects: Effects) -> None:
-            await self.crew.work(name, payload, lambda: enter(effects, name, payload))
-            self._owed.add((name, payload))
+            await self.fleet.work(name, payload, lambda: record_effect(effects, name, payload))
+            self._expected_effects.add((name, payload))
 
-        queue.on_rows = on_rows
-        return Employee(queue, self.design.employ(self._setting, queue, name, work))
+        queue.on_effects = on_effects
+        return WorkerRunner(queue, self.design.make_worker(self._context, queue, name, work))
 
     # One message after the other
 
     async def send(self, payload: bytes) -> None:
-        """alice sends one message; it is finished when this returns, unless nobody works."""
-        if self.crew.alive is None and self._missed >= self._lasts:
-            await self._bring_back()
-        if await self.faults.count_down() and self.crew.alive is not None:
-            await self._settle()
+        """Send one message from alice; it is finished when this returns, unless no worker is alive."""
+        if self.fleet.alive is None and self._missed >= self._duration:
+            await self._restart_worker()
+        if await self.faults.advance() and self.fleet.alive is not None:
+            await self._wait_idle()
         name = message_id(payload)
         self._sent.append(name)
-        somebody_works = self.crew.alive is not None
-        async with self.faults.around(name, self._lasts) as times:
+        is_worked_on = self.fleet.alive is not None
+        async with self.faults.during(name, self._duration) as times:
             for _ in range(times):
                 await self._send_once(payload)
-        self._missed = 0 if somebody_works else self._missed + 1
-        if somebody_works:
-            await self._settle()
-            if self.crew.fault == "two at once" and self.crew.alive is None:
-                await self._bring_back()
+        self._missed = 0 if is_worked_on else self._missed + 1
+        if is_worked_on:
+            await self._wait_idle()
+            if self.fleet.fault == "two at once" and self.fleet.alive is None:
+                await self._restart_worker()
 
     async def _send_once(self, payload: bytes) -> None:
         try:
             await self.sender.send(CONVERSATION, payload, id=f"id-{message_id(payload)}")
-            told = "added"
+            reported = "added"
         except MpimError as error:
-            told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=told)
+            reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
+        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=reported)
 
     async def finish(self) -> None:
-        """Let go of what is held, bring a worker back if none is alive, report what is stuck all the same."""
-        await self.faults.let_go()
-        for _ in range(1 + len(self._sent)):  # a fault may be in store for whoever was brought back, too
-            if self.crew.alive is None:
-                await self._bring_back()
-            await self._settle()
-            await self._be_quiet()
-            if self.crew.alive is not None or self.crew.fault == DIED:
+        """Release what is held, restart a worker if none is alive, report what is never processed all the same."""
+        await self.faults.release()
+        for _ in range(1 + len(self._sent)):  # a fault may be planned for the restarted worker, too
+            if self.fleet.alive is None:
+                await self._restart_worker()
+            await self._wait_idle()
+            await self._wait_quiet()
+            if self.fleet.alive is not None or self.fleet.fault == DIED:
                 break
-        done = {message_id(payload) for _, payload in self.ledger.rows}
+        done = {message_id(payload) for _, payload in self.effect_log.rows}
         for payload in await self.backlog.payloads():
             if message_id(payload) not in done:
                 self.alice.reporter.message(Kind.STUCK, payload, STREAM)
 
-    async def _bring_back(self) -> None:
-        """Another worker takes over; what waits is finished when this returns."""
-        if self.crew.fault == "server kill":
+    async def _restart_worker(self) -> None:
+        """Start another worker, which takes over; what waits is finished when this returns."""
+        if self.fleet.fault == "server kill":
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
             await self.server.start()
-            await until(lambda: self.alice.is_connected and self.observer.is_connected, "the return of the lines")
+            await until(lambda: self.alice.is_connected and self.observer.is_connected, "the return of the connections")
             await self.backlog.create()
-        if self.crew.fault not in SLOW:
+        if self.fleet.fault not in SLOW:
             await asyncio.sleep(self.lease_ms * 1.5e-3)  # what the one before had is free by now
-        self.run.trace.mark(Kind.FAULT_ENDED, "lab", self.crew.fault)
-        slept = self.crew.fault in SLEEPS
-        self.crew.hire()
-        await self._settle()
-        await self.crew.wake()
+        self.run.trace.mark(Kind.FAULT_ENDED, "lab", self.fleet.fault)
+        slept = self.fleet.fault in SLEEPING_FAULTS
+        self.fleet.start()
+        await self._wait_idle()
+        await self.fleet.resume_zombie()
         if slept:
             self._unfinished = 0
-            await self._settle()
+            await self._wait_idle()
 
-    async def _settle(self) -> None:
+    async def _wait_idle(self) -> None:
         self._quiet.begin()
-        await until(self._is_settled, "the end of the work", within_s=20.0)
-        if self.crew.dies_after_ack:
-            await self.crew.dismiss_after_ack()
-            await self.backlog.count()  # once this is answered the server has seen that the dead one's line is closed
+        await until(self._is_idle, "the end of the work", within_s=20.0)
+        if self.fleet.dies_after_ack:
+            await self.fleet.kill_after_ack()
+            # Once this is answered the server has seen that the dead one's connection is closed.
+            await self.backlog.count()
 
-    async def _is_settled(self) -> bool:
-        """Nobody works, and nothing is unfinished but what stays so."""
-        crew = self.crew
-        crew.notice_death()
-        if crew.alive is None or crew.failures >= MOST_FAILURES:
+    async def _is_idle(self) -> bool:
+        """Say whether no worker is busy, and nothing is unfinished but what stays so."""
+        fleet = self.fleet
+        fleet.reap()
+        if fleet.alive is None or fleet.failures >= MAX_FAILURES:
             return True
-        if crew.is_busy:
+        if fleet.is_busy:
             self._quiet.begin()
             return False
         unfinished = await self.backlog.count()
-        if unfinished <= self._unfinished and not self._owed and not self._not_begun():
+        if unfinished <= self._unfinished and not self._expected_effects and not self._not_started():
             return True
-        if self._quiet.has_lasted(QUIET_S):
+        if self._quiet.has_lasted(IDLE_S):
             self._unfinished = unfinished
-            self._owed.clear()
-            self.faults.ignored |= self._not_begun()
+            self._expected_effects.clear()
+            self.faults.ignored |= self._not_started()
             return True
         return False
 
-    def _not_begun(self) -> set[str]:
-        """Messages that alice was told are added, and nobody's handler was called for."""
+    def _not_started(self) -> set[str]:
+        """Return the messages that were acknowledged to alice and for which no handler was called."""
         added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
-        return added - self.crew.begun - self.faults.ignored
+        return added - self.fleet.started - self.faults.ignored
 
-    async def _be_quiet(self) -> None:
+    async def _wait_quiet(self) -> None:
         self._quiet.begin()
-        await until(lambda: self._quiet.has_lasted(QUIET_S) and not self.crew.is_busy, "quiet", within_s=20.0)
+        await until(lambda: self._quiet.has_lasted(IDLE_S) and not self.fleet.is_busy, "quiet", within_s=20.0)

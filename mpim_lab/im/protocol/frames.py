@@ -33,7 +33,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more conversations than were named.
 
 Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a notice 100,000), `presence` 200 users.
-`ordered` false: this system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may
+`ordered` false: this is the naive version, whose pushes have no numbers to rely on. With `packed` true, the gateway may
 send several frames in one binary message: a batch, compressed if that pays (`mpim_lab/mq/compression/framing.py`).
 
 A message that I send is pushed to all my devices; with `echo` false not over the line that sent it, which has `sent`.

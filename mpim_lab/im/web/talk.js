@@ -6,7 +6,7 @@ const NEAR_PX = 60;           // so near to its end, the log follows what comes
 const RUN_MS = 5 * 60_000;    // messages of one sender within this time stand together
 const TOLD = {
   pushed: "the receiver’s gateway has it", stored: "nobody was online: it waits for the receiver", known: "sent again; it was known already",
-  success: "the sketch says so, whatever became of the message",
+  success: "the naive version says so, whatever became of the message",
 };
 
 export class Talk {
@@ -67,7 +67,7 @@ export class Talk {
         before = null;
         continue;
       }
-      const isOne = item.sequence || item.sender === chat.uid;  // an id is its sender's; the sketch shows some messages twice
+      const isOne = item.sequence || item.sender === chat.uid;  // an id is its sender's; the naive version shows some messages twice
       const key = `${item.sender}/${item.id}${isOne ? "" : `-${rows.length}`}`;
       const today = dayOf(item.at_ms);
       if (today !== day) rows.push({ key: `day-${today}-${key}`, mark: today, kind: "day" });

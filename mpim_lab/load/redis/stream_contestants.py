@@ -144,7 +144,7 @@ async def redis_py_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["async
 
 @asynccontextmanager
 async def redis_py_one_by_one(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
-    """xreadgroup of one, xack of one: what a first sketch does."""
+    """xreadgroup of one, xack of one: what a first naive version does."""
     async with _redis_py_loop(plan, take, 1) as failed:
         yield failed
 

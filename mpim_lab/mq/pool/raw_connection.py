@@ -98,7 +98,7 @@ class Wire:
     async def _reply(self) -> Any:
         """The next reply, CommandRejected if it is an error. Cancelled, the line is as it was: the reply is still to come."""
         try:
-            # without disconnect_on_error: whether to close it is a question for the pool, and the sketch answers it wrongly
+            # without disconnect_on_error: whether to close it is the pool's question, and the naive pool answers it wrongly
             reply = await self._redis.read_response(disconnect_on_error=False)
         except RedisError as error:
             if getattr(error, "status_code", None) is None and not isinstance(error, ResponseError):

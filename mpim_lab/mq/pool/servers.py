@@ -22,7 +22,7 @@ from mpim_lab.mq.pool.wait_queue import Ticket
 class ServerShelf:
     """The connections to one server. Idle ones are taken first in, first out.
 
-    Last in, first out, as in the sketch, has one virtue: what is not needed stays idle and can be retired. But what lies
+    Last in, first out, as in the naive pool, has one virtue: what is not needed stays idle and can be retired. But what lies
     at the bottom is not looked at, rots unseen, and is handed out all at once when the load rises: the worst moment. First
     in, first out uses each in turn, so that a broken one is found soon and no connection is idle for longer than it takes
     to go round. The price: under a light, steady load the pool does not shrink. It is bounded anyway, and under no load the
