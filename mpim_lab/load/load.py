@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.exercise.experiment import running_loop
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.load.process import LoadProcess
@@ -125,7 +125,7 @@ class Load:
         trace.left_out += 2 * interval["messages"] - len(lives)  # each process sees two events of a message
         for sequence, kind, at, count in lives:
             # not trace(event): the sample was chosen where the messages are, to be whole on both sides
-            trace.events.append(Event(Kind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count))
+            trace.events.append(Event(EventKind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count))
 
 
 def start_load(

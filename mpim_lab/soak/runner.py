@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.pipeline_experiment import shorthand
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.checker import Verdict
@@ -52,9 +52,9 @@ class Outcome(NamedTuple):
         None, if the server was killed (that may end a fault early) or a worker died of an error of its own (a machine that
         stood still is a fault that nobody planned).
         """
-        if self.struck["server kill"] or any(not event.message_id for event in self.trace.of(Kind.FAILED)):
+        if self.struck["server kill"] or any(not event.message_id for event in self.trace.of(EventKind.FAILED)):
             return frozenset()
-        added = Counter(event.message_id for event in self.trace.of(Kind.ADDED))
+        added = Counter(event.message_id for event in self.trace.of(EventKind.ADDED))
         unsure = {
             strike.kind
             for strike in self.schedule.strikes
@@ -110,7 +110,7 @@ async def play(
     except Exception as error:
         error.add_note(str(schedule))
         raise
-    told = {event.message_id: event.detail for event in trace.of(Kind.TOLD)}
+    told = {event.message_id: event.detail for event in trace.of(EventKind.OUTCOME)}
     return Outcome(schedule, verdict, stage.struck, sum(detail != "added" for detail in told.values()), trace)
 
 

@@ -10,7 +10,7 @@ from mpim_lab.chapters.shared.designs import STREAM, Design, Setting, partitione
 from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
 from mpim_lab.chapters.shared.pipeline_scenario import Backlog, Employee
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -70,7 +70,7 @@ class Gateway:
             told = "added"
         except MpimError as error:
             told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.queue.reporter.message(Kind.TOLD, planned.payload, STREAM, detail=told)
+        self.queue.reporter.message(EventKind.OUTCOME, planned.payload, STREAM, detail=told)
 
     async def let_go(self) -> None:
         """What is held back goes on its way now."""
@@ -173,7 +173,7 @@ class Stage:
         await self._send_struck(gateway, planned, strike)
 
     async def _send_struck(self, gateway: Gateway, planned: Planned, strike: Strike) -> None:
-        self.trace.mark(Kind.FAULT_BEGAN, "lab", strike.kind)
+        self.trace.mark(EventKind.FAULT_BEGAN, "lab", strike.kind)
         if strike.kind == "sent twice":
             other = self.gateways[(planned.sender + 1) % SENDERS]
             await asyncio.gather(gateway.send(planned), other.send_once(planned))
@@ -183,17 +183,17 @@ class Stage:
             gateway.arm(strike.kind, planned.name, strike.lasts)
             await gateway.send(planned)
             self.struck[strike.kind] += gateway.proxy.struck > before
-        self.trace.mark(Kind.FAULT_ENDED, "lab", strike.kind)
+        self.trace.mark(EventKind.FAULT_ENDED, "lab", strike.kind)
 
     async def _kill(self) -> None:
         if self.server.unavailable("kill"):
             return
         assert isinstance(self.server, EmbeddedServer)
-        self.trace.mark(Kind.FAULT_BEGAN, "lab", "server kill")
+        self.trace.mark(EventKind.FAULT_BEGAN, "lab", "server kill")
         self.server.kill()
         await self.server.start()
         self.struck["server kill"] += 1
-        self.trace.mark(Kind.FAULT_ENDED, "lab", "server kill")
+        self.trace.mark(EventKind.FAULT_ENDED, "lab", "server kill")
 
     # The end
 
@@ -230,11 +230,11 @@ class Stage:
 
     def _judge(self, stuck: list[str], numbers: dict[str, int]) -> Verdict:
         """Added: its effect once, in order among its sender's, and in the order of the numbers; not added: at most once."""
-        added = {event.message_id for event in self.trace.of(Kind.ADDED)}
+        added = {event.message_id for event in self.trace.of(EventKind.ADDED)}
         done = [message_id(payload) for _, payload in self.ledger.rows]
         planned = [one for one in self.schedule.messages if one.name in added.union(done)]
         common: dict[str, Any] = {"promised": added, "stuck": [name for name in stuck if name in added]}
-        common |= {"dead": [event.message_id for event in self.trace.of(Kind.BURIED)], "promise": "added"}
+        common |= {"dead": [event.message_id for event in self.trace.of(EventKind.DEAD_LETTERED)], "promise": "added"}
         by_sender = {one.name: f"{one.sender} {one.conversation}" if one.name in added else one.name for one in planned}
         talks = {one.name: one.conversation for one in planned}
         verdict = check([one.name for one in planned], done, conversation_of=by_sender, **common)

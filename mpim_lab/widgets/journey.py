@@ -1,13 +1,13 @@
 """Journey: from a trace of MPIM to what a picture shows: a message's way over clients, gateways, channels and stores.
 
-Every hop is an event of its own (`Kind.PASSED`). Time is counted in steps, as in `story.py`: two for each time that a message
-comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from left to right,
-whatever the clock said: two connections hear of it in any order.
+Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in `story.py`: two for each time
+that a message comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from
+left to right, whatever the clock said: two connections hear of it in any order.
 """
 
 from collections import Counter, defaultdict
 
-from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, Kind
+from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
@@ -30,7 +30,7 @@ _STRUCK = {
 
 def is_journey(trace: Trace) -> bool:
     """Whether a trace tells of hops."""
-    return any(event.kind is Kind.PASSED for event in trace.events)
+    return any(event.kind is EventKind.HOP for event in trace.events)
 
 
 def tell_journey(trace: Trace, *, finished: bool) -> Scene:
@@ -50,11 +50,11 @@ def note_of(trace: Trace) -> str:
 
 def _columns(trace: Trace) -> tuple[tuple[str, ...], ...]:
     """Senders, their gateways, the service, channels and stores, the readers' gateways, readers: in the order of names."""
-    senders = {event.actor for event in trace.of(Kind.ACCEPTED)}
-    hops = [(event.actor, event.channel) for event in trace.of(Kind.PASSED)]
-    wanted = {event.channel[5:] for event in trace.of(Kind.ACCEPTED) if event.channel.startswith("user:")}
+    senders = {event.actor for event in trace.of(EventKind.ACCEPTED)}
+    hops = [(event.actor, event.channel) for event in trace.of(EventKind.HOP)]
+    wanted = {event.channel[5:] for event in trace.of(EventKind.ACCEPTED) if event.channel.startswith("user:")}
     told = {target[5:] for _, target in hops if target.startswith("user:")}
-    readers = {event.actor for event in trace.of(Kind.EFFECT)} | wanted | told
+    readers = {event.actor for event in trace.of(EventKind.EFFECT)} | wanted | told
     readers -= senders
     names = {name for hop in hops for name in hop}
     near = {target for source, target in hops if source in senders}
@@ -86,9 +86,9 @@ class _Teller:
 
     def take(self, event: Event) -> None:
         """Take the next event."""
-        if event.kind is Kind.FAULT_BEGAN:
+        if event.kind is EventKind.FAULT_BEGAN:
             self._faults[event.detail] = self.step + 0.05 + (STEPS - 1)
-        elif event.kind is Kind.FAULT_ENDED:
+        elif event.kind is EventKind.FAULT_ENDED:
             self._bands.append((event.detail, self._faults.pop(event.detail, 0.0), self.step + STEPS - 0.05))
         elif event.message_id:
             story = self.stories.setdefault(event.message_id, Story(event.message_id))
@@ -99,7 +99,7 @@ class _Teller:
         self._wanted[story.id] = (name,) if kind == "user" else self.readers
         story.log.append(f"{event.actor} sends it to {name}")
 
-    def _passed(self, story: Story, event: Event) -> None:
+    def _hop(self, story: Story, event: Event) -> None:
         source, target = event.actor, event.channel
         if source not in self.place or target not in self.place or self._is_echo(source, target):
             return
@@ -126,11 +126,11 @@ class _Teller:
             self._read[story.id][event.actor] += 1
             story.log.append(f"{event.actor} reads it")
 
-    def _told(self, story: Story, event: Event) -> None:
+    def _outcome(self, story: Story, event: Event) -> None:
         self._promised[story.id] = event.detail
-        story.log.append(f"{event.actor} is told: {event.detail}")
+        story.log.append(f"{event.actor} gets the outcome: {event.detail}")
 
-    def _stuck(self, story: Story, event: Event) -> None:
+    def _stalled(self, story: Story, event: Event) -> None:
         story.is_stuck = True
         story.log.append(event.detail)
 

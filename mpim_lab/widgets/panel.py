@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as ui
 
 from mpim_lab.errors import FaultUnavailable, MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Result, Run
 from mpim_lab.lab.faults.injector import DESCRIPTIONS
 from mpim_lab.widgets.buttons import Buttons, named
@@ -104,7 +104,7 @@ class Panel(ui.VBox):
 
     async def _count(self, run: Run) -> None:
         while not run.done:
-            sent = len({event.message_id for event in run.trace.of(Kind.ACCEPTED, Kind.CHECKED)})
+            sent = len({event.message_id for event in run.trace.of(EventKind.ACCEPTED, EventKind.CHECKED)})
             with contextlib.suppress(AttributeError):
                 self._say(f"running: message {sent:,} of {run.experiment.messages:,}")  # type: ignore[attr-defined]
             await asyncio.sleep(0.25)

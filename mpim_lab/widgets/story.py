@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mpim_lab import errors
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.journey import is_journey, note_of, tell_journey
@@ -36,15 +36,15 @@ def _in_turns(events: list[Event]) -> list[Event]:
 
     A sender that repeats and a worker that has the first copy in hand run side by side; who is heard first is luck.
     """
-    if not any(event.kind is Kind.ADDED for event in events):
+    if not any(event.kind is EventKind.ADDED for event in events):
         return events
-    senders = {event.actor for event in events if event.kind is Kind.ACCEPTED}
+    senders = {event.actor for event in events if event.kind is EventKind.ACCEPTED}
     turn, last = 0, ""
     keyed: list[tuple[int, bool, Event]] = []
     for event in events:
-        if event.kind is Kind.ACCEPTED and event.message_id != last:
+        if event.kind is EventKind.ACCEPTED and event.message_id != last:
             turn, last = turn + 1, event.message_id
-        keyed.append((turn, event.actor not in senders or event.kind is Kind.STUCK, event))
+        keyed.append((turn, event.actor not in senders or event.kind is EventKind.STALLED, event))
     return [event for _, _, event in sorted(keyed, key=lambda each: each[:2])]
 
 
@@ -66,11 +66,11 @@ class _Teller:
 
     def take(self, event: Event) -> None:
         """Take the next event."""
-        if event.kind is Kind.FAULT_BEGAN:
+        if event.kind is EventKind.FAULT_BEGAN:
             self.faults[event.detail] = next(reversed(self.consumers), ""), self.step + 0.9
-        elif event.kind is Kind.FAULT_ENDED:
+        elif event.kind is EventKind.FAULT_ENDED:
             self.bands.append((event.detail, *self.faults.pop(event.detail, ("", 0.0)), self.step + 0.9))
-        elif event.kind is Kind.SUBSCRIBED and not is_confirmation(event.channel):
+        elif event.kind is EventKind.SUBSCRIBED and not is_confirmation(event.channel):
             self.channels[event.channel] = self.consumers[event.actor] = None
         elif event.message_id and not is_confirmation(event.channel):
             story = self.stories.setdefault(event.message_id, Story(event.message_id))
@@ -155,7 +155,7 @@ class _Teller:
         if not any(leg.target == event.actor for leg in story.legs):  # after its work, its way is drawn already
             self._deliver(story, event, "lost")
 
-    def _stuck(self, story: Story, event: Event) -> None:
+    def _stalled(self, story: Story, event: Event) -> None:
         story.is_stuck = True
         if story.is_kept:
             story.log.append("at the end nobody has finished it")
@@ -164,7 +164,7 @@ class _Teller:
         first = story.legs[0]
         story.legs[0] = Leg(first.source, first.source, first.begin, self.step + AT_SERVER)
 
-    def _buried(self, story: Story, event: Event) -> None:
+    def _dead_lettered(self, story: Story, event: Event) -> None:
         story.log.append(f"{event.actor or 'the group'} gave it up, a dead letter: {event.detail}")
         story.fate = "dead"
         failed = [leg for leg in story.legs if leg.outcome == "lost"]
@@ -190,8 +190,8 @@ class _Teller:
             receiver = next(iter(self.consumers))
             story.legs.append(Leg(receiver, event.actor, self.step + ARRIVES, self.step + CONFIRMED_AT, "confirmation"))
 
-    def _told(self, story: Story, event: Event) -> None:
-        story.log.append(f"{event.actor} was told: {event.detail}")
+    def _outcome(self, story: Story, event: Event) -> None:
+        story.log.append(f"{event.actor} got the outcome: {event.detail}")
         if not story.legs:  # given up before publishing
             self.step += 1
             self.producers[event.actor] = None

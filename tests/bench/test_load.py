@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from mpim_lab.chapters.ch01_pubsub.measurements import RUNGS, Throughput, climb_ladder
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.load.load import measure, start_load
 from tests.support import wait_until
@@ -98,9 +98,14 @@ async def test_a_trace_fills_while_the_load_goes_on_and_keeps_whole_lives(server
     assert all(int(name[1:]) % trace.one_in == 0 for name in lives)
     for life in lives.values():
         happened = {event.kind: event for event in life}
-        assert len(life) == 4 and set(happened) == {Kind.ACCEPTED, Kind.PUBLISHED, Kind.RECEIVED, Kind.HANDLED}
-        assert happened[Kind.PUBLISHED].count == 1
-        assert happened[Kind.ACCEPTED].at <= happened[Kind.RECEIVED].at <= happened[Kind.HANDLED].at
+        assert len(life) == 4 and set(happened) == {
+            EventKind.ACCEPTED,
+            EventKind.PUBLISHED,
+            EventKind.RECEIVED,
+            EventKind.HANDLED,
+        }
+        assert happened[EventKind.PUBLISHED].count == 1
+        assert happened[EventKind.ACCEPTED].at <= happened[EventKind.RECEIVED].at <= happened[EventKind.HANDLED].at
     assert len(trace) + trace.left_out == 4 * result.sent
     assert f"sampled, one message in {trace.one_in}" in repr(trace)
 

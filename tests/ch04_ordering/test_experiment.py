@@ -11,7 +11,7 @@ from mpim_lab.chapters.ch04_ordering.experiment import (
     OrderedWork,
 )
 from mpim_lab.chapters.shared.pipeline_experiment import design_table, run_all, shorthand
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.widgets import FlowView
 
 SEED = 7
@@ -105,6 +105,6 @@ async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, f
 async def test_the_zombies_commit_is_refused(lab_server):
     """Its effects are not in the ledger: only the new owner's are."""
     result = await OrderedWork(design="sound", fault="zombie", seed=SEED).run()
-    struck = [event.message_id for event in result.trace.of(Kind.RECEIVED) if event.actor == "worker-1"][-1]
-    effects = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == struck]
+    struck = [event.message_id for event in result.trace.of(EventKind.RECEIVED) if event.actor == "worker-1"][-1]
+    effects = [event.actor for event in result.trace.of(EventKind.EFFECT) if event.message_id == struck]
     assert effects == ["worker-2"]

@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab.chapters.ch05_batching.experiment import Burst, burst_table
 from mpim_lab.chapters.ch05_batching.scenario import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingStage
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.widgets import FlowView, SpaceTime
 from tests.pictures import assert_is_static
@@ -89,7 +89,9 @@ async def test_the_batcher_loses_nothing_and_lies_to_nobody(lab_server, design, 
 async def test_after_a_lost_answer_a_whole_batch_is_told_that_nobody_knows(lab_server):
     """And it is not repeated: it had arrived."""
     result = await Burst(design="fixed window", fault="answer lost").run()
-    perhaps = [event.message_id for event in result.trace.of(Kind.TOLD) if event.detail.startswith("failed, perhaps")]
+    perhaps = [
+        event.message_id for event in result.trace.of(EventKind.OUTCOME) if event.detail.startswith("failed, perhaps")
+    ]
     assert len(perhaps) == 4
     assert result.verdict.delivered == result.verdict.sent
 
@@ -128,9 +130,9 @@ async def test_what_is_stuck_is_shown_at_its_sender(lab_server):
 async def test_a_run_can_be_stopped_and_broken_by_hand(lab_server):
     """As the panel's buttons do it."""
     run = Burst(design="fixed window", fault="none", messages=400, pace_ms=10).start()
-    await wait_until(lambda: len(list(run.trace.of(Kind.HANDLED))) >= 4)
+    await wait_until(lambda: len(list(run.trace.of(EventKind.HANDLED))) >= 4)
     await run.inject("flush fails")
-    await wait_until(lambda: list(run.trace.of(Kind.FAULT_ENDED)))
+    await wait_until(lambda: list(run.trace.of(EventKind.FAULT_ENDED)))
     run.stop()
     verdict = (await run.result()).verdict
     assert verdict.sent < 400

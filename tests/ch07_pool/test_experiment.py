@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch07_pool.designs import DESIGNS
 from mpim_lab.chapters.ch07_pool.experiment import FAULTS, Callers, callers_table
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect, size_sweep
 from mpim_lab.chapters.shared.pipeline_experiment import run_all
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import story_of
 from mpim_lab.widgets import FlowView
 
@@ -95,7 +95,7 @@ async def test_a_wrong_reply_says_whose_it_was(lab_server):
 async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_server):
     """In the peak at the end twice as many come as there are connections."""
     result = await Callers(design="pool", fault="none").run()
-    served = [event.message_id for event in result.trace.of(Kind.RECEIVED)]
+    served = [event.message_id for event in result.trace.of(EventKind.RECEIVED)]
     assert served == [f"m{number}" for number in range(1, 17)]
 
 

@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch08_im.measurements import group_sweep, price_sweep
 from mpim_lab.chapters.ch08_im.naive import SketchedPresence
 from mpim_lab.demo import demo
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView
@@ -107,7 +107,7 @@ async def test_a_lost_message_ends_where_nobody_listened(lab_server):
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
     """It strikes at the next message; one that this chapter does not have is refused."""
     run = InstantMessaging(design="sketch", fault="none", messages=30, pace_ms=20).start()
-    while not any(run.trace.of(Kind.TOLD)):
+    while not any(run.trace.of(EventKind.OUTCOME)):
         await asyncio.sleep(0.005)
     with pytest.raises(InvalidParameter):
         await run.inject("flood")

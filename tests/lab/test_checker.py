@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.trace.checker import check, check_effects, check_trace
 from mpim_lab.lab.trace.trace import Trace
 
@@ -77,12 +77,12 @@ def test_a_trace_is_judged_for_one_receiver_and_one_channel():
     """What others handled, and what travelled on other channels (confirmations), does not count."""
     trace = Trace()
     for kind, actor, message, channel in [
-        (Kind.ACCEPTED, "alice", "m1", "user:1"),
-        (Kind.HANDLED, "carol", "m1", "user:1"),
-        (Kind.ACCEPTED, "alice", "m2", "user:1"),
-        (Kind.HANDLED, "bob", "m2", "user:1"),
-        (Kind.ACCEPTED, "bob", "m2", "confirm:1"),
-        (Kind.HANDLED, "alice", "m2", "confirm:1"),
+        (EventKind.ACCEPTED, "alice", "m1", "user:1"),
+        (EventKind.HANDLED, "carol", "m1", "user:1"),
+        (EventKind.ACCEPTED, "alice", "m2", "user:1"),
+        (EventKind.HANDLED, "bob", "m2", "user:1"),
+        (EventKind.ACCEPTED, "bob", "m2", "confirm:1"),
+        (EventKind.HANDLED, "alice", "m2", "confirm:1"),
     ]:
         trace(Event(kind, 0.0, actor, message, channel))
     verdict = check_trace(trace, "bob", "user:1")
@@ -134,19 +134,19 @@ def test_effects_are_judged_whoever_had_them():
     """Handled is not done: the effect counts. Other streams do not; a repeat of adding is one message."""
     trace = Trace()
     for kind, actor, message, channel in [
-        (Kind.ACCEPTED, "alice", "m1", "orders"),
-        (Kind.ACCEPTED, "alice", "m1", "orders"),
-        (Kind.ADDED, "alice", "m1", "orders"),
-        (Kind.EFFECT, "worker-1", "m1", "orders"),
-        (Kind.EFFECT, "worker-2", "m1", "orders"),
-        (Kind.ACCEPTED, "carol", "m2", "orders"),
-        (Kind.ADDED, "carol", "m2", "orders"),
-        (Kind.HANDLED, "worker-1", "m2", "orders"),
-        (Kind.EFFECT, "worker-1", "m2", "other"),
-        *((Kind.ACCEPTED, "alice", message, "orders") for message in ("m3", "m4", "m5")),
-        (Kind.STUCK, "alice", "m3", "orders"),
-        (Kind.BURIED, "worker-1", "m4", "orders"),
-        (Kind.STUCK, "alice", "m5", "other"),
+        (EventKind.ACCEPTED, "alice", "m1", "orders"),
+        (EventKind.ACCEPTED, "alice", "m1", "orders"),
+        (EventKind.ADDED, "alice", "m1", "orders"),
+        (EventKind.EFFECT, "worker-1", "m1", "orders"),
+        (EventKind.EFFECT, "worker-2", "m1", "orders"),
+        (EventKind.ACCEPTED, "carol", "m2", "orders"),
+        (EventKind.ADDED, "carol", "m2", "orders"),
+        (EventKind.HANDLED, "worker-1", "m2", "orders"),
+        (EventKind.EFFECT, "worker-1", "m2", "other"),
+        *((EventKind.ACCEPTED, "alice", message, "orders") for message in ("m3", "m4", "m5")),
+        (EventKind.STALLED, "alice", "m3", "orders"),
+        (EventKind.DEAD_LETTERED, "worker-1", "m4", "orders"),
+        (EventKind.STALLED, "alice", "m5", "other"),
     ]:
         trace(Event(kind, 0.0, actor, message, channel))
     verdict = check_effects(trace, "orders")

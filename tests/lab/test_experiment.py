@@ -8,7 +8,7 @@ import pytest
 from mpim_lab.chapters.ch01_pubsub.measurements import Throughput
 from mpim_lab.chapters.ch08_im.experiment import InstantMessaging
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, knob
 from mpim_lab.lab.trace.checker import check_trace
 
@@ -27,7 +27,7 @@ class Counting(Experiment):
         if self.mode == "broken":
             raise RuntimeError("broken on purpose")
         for number in range(self.messages):
-            for kind in (Kind.ACCEPTED, Kind.HANDLED):
+            for kind in (EventKind.ACCEPTED, EventKind.HANDLED):
                 run.trace(Event(kind, 0.0, "bob", f"m{number}", "a"))
             if run.stopping:
                 break

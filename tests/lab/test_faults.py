@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import DESCRIPTIONS, Fault, Faults, Quiet, plan
 from mpim_lab.lab.trace.trace import Trace
 
@@ -51,7 +51,7 @@ async def test_a_fault_begins_before_its_attempt_and_ends_after_its_last():
         log.append(attempt)
         await faults.after_attempt()
     assert log == [1, "begin", 2, 3, "end", 4]
-    assert [event.kind for event in trace.events] == [Kind.FAULT_BEGAN, Kind.FAULT_ENDED]
+    assert [event.kind for event in trace.events] == [EventKind.FAULT_BEGAN, EventKind.FAULT_ENDED]
 
 
 async def test_a_fault_that_outlasts_the_run_is_ended_with_it():

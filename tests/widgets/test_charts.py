@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.charts import MOST_POINTS, samples
@@ -34,7 +34,7 @@ def test_live_charts_draw_what_the_load_processes_counted():
 def test_live_charts_count_the_events_where_there_are_no_processes():
     """Quarters of a second; a pause is drawn as 0, and confirmations are no messages."""
     trace = trace_of(BOB_LISTENS, *delivered("m1"), *delivered("m2"))
-    for event in [*sent("m3"), *handled("m3"), *by_bob("m3", Kind.ACCEPTED, Kind.HANDLED, channel=CONFIRM)]:
+    for event in [*sent("m3"), *handled("m3"), *by_bob("m3", EventKind.ACCEPTED, EventKind.HANDLED, channel=CONFIRM)]:
         trace(replace(event, at=0.9))
     rates, p50s, p99s = drawn(LiveCharts(trace))
     assert rates == [8, 0, 0, 4]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg
 from mpim_lab.widgets.story import tell
@@ -103,22 +103,22 @@ def test_a_message_nobody_listened_to_ends_at_the_server():
 @pytest.mark.parametrize(("error", "outcome"), [("NotConnected", "lost"), ("CommandTimeout", "arrived")])
 def test_only_a_definite_failure_ends_an_attempt(error, outcome):
     """After a time-out the message may be there all the same, and may still be handled."""
-    failure = by_alice("m1", Kind.FAILED, detail=f"{error}: no luck")
-    (story,) = tell(trace_of(BOB_LISTENS, by_alice("m1", Kind.ACCEPTED), failure), finished=False).stories
+    failure = by_alice("m1", EventKind.FAILED, detail=f"{error}: no luck")
+    (story,) = tell(trace_of(BOB_LISTENS, by_alice("m1", EventKind.ACCEPTED), failure), finished=False).stories
     assert [leg.outcome for leg in story.legs] == [outcome]
     assert f"alice failed: {error}" in story.log
 
 
 def test_a_story_is_told_in_words():
     """In the order of the events, repeats as such."""
-    story = tell(trace_of(BOB_LISTENS, by_alice("m1", Kind.CHECKED, count=1), *duplicated("m1"))).stories[0]
+    story = tell(trace_of(BOB_LISTENS, by_alice("m1", EventKind.CHECKED, count=1), *duplicated("m1"))).stories[0]
     assert story.log[:3] == [
         "alice asked the server who is there: 1 listen",
         "alice published it",
         "the server handed it to 1 subscriber",
     ]
     assert "alice published it again" in story.log
-    assert story.log[-1] == "alice was told: delivered"
+    assert story.log[-1] == "alice got the outcome: delivered"
 
 
 def test_faults_are_bands_at_the_node_they_strike():
@@ -159,8 +159,8 @@ def test_a_life_whose_beginning_is_missing_is_told_as_far_as_it_is_known():
 def test_load_processes_report_batch_by_batch_and_are_told_in_order_of_time():
     """The receiver's batch may come before the publisher's."""
     trace = Trace()
-    trace.events += [Event(Kind.HANDLED, at + 0.1, "receiver", f"m{at}", CHANNEL) for at in (1, 2, 3)]
-    trace.events += [Event(Kind.ACCEPTED, at, "publisher", f"m{at}", CHANNEL) for at in (1, 2, 3)]
+    trace.events += [Event(EventKind.HANDLED, at + 0.1, "receiver", f"m{at}", CHANNEL) for at in (1, 2, 3)]
+    trace.events += [Event(EventKind.ACCEPTED, at, "publisher", f"m{at}", CHANNEL) for at in (1, 2, 3)]
     scene = tell(trace)
     assert [story.legs[1].end for story in scene.stories] == [1.7, 2.7, 3.7]
     assert scene.stories[0].log == ["publisher published it", "receiver handled it"]
@@ -185,12 +185,12 @@ def merged(chance, *lines):
 def confirmed(chance, message):
     """alice's two connections and bob hear of one message at about the same time."""
     accepted, published = sent(message)
-    confirmation = [by_alice(message, kind, channel=CONFIRM) for kind in (Kind.RECEIVED, Kind.HANDLED)]
-    confirmation.insert(1, by_alice(message, Kind.CONFIRMED))
-    yield from [accepted, *by_bob(message, Kind.RECEIVED), *by_bob(message, Kind.ACCEPTED, channel=CONFIRM)]
+    confirmation = [by_alice(message, kind, channel=CONFIRM) for kind in (EventKind.RECEIVED, EventKind.HANDLED)]
+    confirmation.insert(1, by_alice(message, EventKind.CONFIRMED))
+    yield from [accepted, *by_bob(message, EventKind.RECEIVED), *by_bob(message, EventKind.ACCEPTED, channel=CONFIRM)]
     alice = [*merged(chance, [published], confirmation), *told(message)]
     yield from merged(
-        chance, alice, [*by_bob(message, Kind.PUBLISHED, channel=CONFIRM), *by_bob(message, Kind.HANDLED)]
+        chance, alice, [*by_bob(message, EventKind.PUBLISHED, channel=CONFIRM), *by_bob(message, EventKind.HANDLED)]
     )
 
 

@@ -7,7 +7,7 @@ Its sound twin is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
 - even a number above 0 says only that the server wrote to a socket, not that anybody read.
 """
 
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import user_channel
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -22,7 +22,7 @@ class SketchSender:
         """Send to one user; gives "delivered" or "offline". Raises what `publish` raises."""
         channel, reporter = user_channel(uid), self._queue.reporter
         listeners = await self._queue.listeners(channel)
-        reporter.message(Kind.CHECKED, payload, channel, count=listeners)
+        reporter.message(EventKind.CHECKED, payload, channel, count=listeners)
         if not listeners:
             return "offline"
         await self._queue.publish(channel, payload)

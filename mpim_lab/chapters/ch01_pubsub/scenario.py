@@ -6,7 +6,7 @@ from typing import Any, Self, cast
 
 from mpim_lab.chapters.ch01_pubsub.naive import SketchSender
 from mpim_lab.errors import MpimError, NotConnected, ServerFailed
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import (
@@ -121,7 +121,7 @@ class Stage:
             if isinstance(error, NotConnected) and not self.faults.active:
                 await self._look_for_server()
             told = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(told))
+        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, detail=str(told))
         if not self.faults.active:
             await self.settle()
 

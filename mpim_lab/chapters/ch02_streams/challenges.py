@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpim_lab.chapters.ch02_streams.experiment import Orders
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.exercise.experiment import Result
 
@@ -32,7 +32,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
 
 def _deaths(result: Result) -> list[str]:
     """Which workers' `run` raised something, a bug of the learner's perhaps."""
-    failed = (event for event in result.trace.of(Kind.FAILED) if not event.message_id)
+    failed = (event for event in result.trace.of(EventKind.FAILED) if not event.message_id)
     return [f"{event.actor}: its run() raised {event.detail}" for event in failed]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from mpim_lab.chapters.ch02_streams.designs import SKETCHES
 from mpim_lab.chapters.shared.worker_fleet import CLAIM_IDLE_MS, DIED, Crew, sound_worker
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -84,7 +84,7 @@ class Stage:
             await self.crew.work(name, entry.data, lambda: do(entry.data))
 
         def do(payload: bytes) -> None:
-            self.crew.report(Kind.EFFECT, name, payload)
+            self.crew.report(EventKind.EFFECT, name, payload)
             self.crew.effect_done(name, payload)
 
         return make(self.group, name, handle)
@@ -107,7 +107,7 @@ class Stage:
             told = "added"
         except MpimError as error:
             told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=told)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, detail=told)
         self._missed = 0 if somebody_works else self._missed + 1
         if somebody_works:
             await self._settle()
@@ -124,7 +124,7 @@ class Stage:
         pending = {line.id for line in await self.group.pending(count=10_000)}
         for entry_id, payload in orders.items():
             if entry_id in pending or message_id(payload) not in self.crew.begun:
-                self.alice.reporter.message(Kind.STUCK, payload, STREAM)
+                self.alice.reporter.message(EventKind.STALLED, payload, STREAM)
 
     async def _orders(self) -> dict[str, bytes]:
         """What the stream holds, by the ids of its entries."""
@@ -140,7 +140,7 @@ class Stage:
             await self.group.create()
             self._gone = set(self._sent) - {message_id(payload) for payload in (await self._orders()).values()}
         await asyncio.sleep(CLAIM_IDLE_MS * 1.5e-3)  # what the dead one had in hand is idle for long enough now
-        self.run.trace.mark(Kind.FAULT_ENDED, "lab", self.crew.fault)
+        self.run.trace.mark(EventKind.FAULT_ENDED, "lab", self.crew.fault)
         self.crew.hire()
         await self._settle()
         await self.crew.wake()

@@ -7,7 +7,7 @@ from typing import Any
 from mpim_lab.chapters.ch04_ordering.chat_scenario import ChatDesign
 from mpim_lab.chapters.ch04_ordering.experiment import Chat
 from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import live_channel
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.lab.exercise.sandbox import Ended
@@ -42,7 +42,7 @@ class BufferedReader(AsItComesReader):
             await super()._on_message(message)
 
     def _take(self, numbered: Numbered) -> None:
-        self.queue.reporter.message(Kind.RECEIVED, numbered.payload, self._name)
+        self.queue.reporter.message(EventKind.RECEIVED, numbered.payload, self._name)
         try:
             released = list(self._buffer.add(numbered.sequence, numbered))
         except Exception as error:
@@ -158,9 +158,9 @@ def _gateway_trial(fault: str, seed: int) -> Trial:
 
             async def append(self, conversation: str, payload: bytes, id: str) -> Appended:
                 reporter = self.queue.reporter
-                reporter.message(Kind.ACCEPTED, payload, self.name)
+                reporter.message(EventKind.ACCEPTED, payload, self.name)
                 number = int(await solution(_Keys(self.queue, self.name, conversation)).send(id, payload))
-                reporter.message(Kind.ADDED, payload, self.name, detail=f"number {number}")
+                reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
                 return Appended(number, is_new=True)
 
         result = await Chat(fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)).run()

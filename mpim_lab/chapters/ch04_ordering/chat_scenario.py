@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
 from mpim_lab.errors import ConnectionLost, MpimError
-from mpim_lab.events import Kind, Reporter, message_id
+from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Hold, Quiet, check_available, until
@@ -150,7 +150,7 @@ class ChatStage:
 
     def _show(self, numbered: Numbered) -> None:
         self._shown.append(message_id(numbered.payload))
-        self._bob.reporter.message(Kind.EFFECT, numbered.payload, NAME)
+        self._bob.reporter.message(EventKind.EFFECT, numbered.payload, NAME)
 
     # Faults
 
@@ -164,17 +164,17 @@ class ChatStage:
                 await self._hold.passed()
             if kind == "gateway dies":
                 self._begin(kind)
-                self.run.trace.mark(Kind.FAULT_ENDED, "lab", kind)
+                self.run.trace.mark(EventKind.FAULT_ENDED, "lab", kind)
                 raise ConnectionLost(f"gateway-{gateway} is gone")
             if kind == "answer lost":
                 self._begin(kind)
-                self.run.trace.mark(Kind.FAULT_ENDED, "lab", kind)
+                self.run.trace.mark(EventKind.FAULT_ENDED, "lab", kind)
             return kind == "answer lost"
 
         return strikes
 
     def _begin(self, kind: str) -> None:
-        self.run.trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+        self.run.trace.mark(EventKind.FAULT_BEGAN, "lab", kind)
 
     def _check_available(self, *faults: str) -> None:
         check_available(self.server, *("cut" if fault == "away" else fault for fault in faults))
@@ -190,7 +190,7 @@ class ChatStage:
         self._away_for = 0
         self._bob_hold.open()
         await until(lambda: self._bob.is_connected, "the return of bob's line")
-        self.run.trace.mark(Kind.FAULT_ENDED, "lab", "away")
+        self.run.trace.mark(EventKind.FAULT_ENDED, "lab", "away")
 
     # One message after the other
 
@@ -236,7 +236,7 @@ class ChatStage:
         if late:
             self._hold.open()
             await asyncio.gather(*(task for task, _ in late))
-            self.run.trace.mark(Kind.FAULT_ENDED, "lab", "interleave")
+            self.run.trace.mark(EventKind.FAULT_ENDED, "lab", "interleave")
             await self._settle()
 
     async def finish(self) -> None:
@@ -245,9 +245,9 @@ class ChatStage:
         if self._away_for:
             await self._come_back()
         await self._settle()
-        received = {event.message_id for event in self.run.trace.of(Kind.RECEIVED)}
+        received = {event.message_id for event in self.run.trace.of(EventKind.RECEIVED)}
         for name in sorted(received - set(self._shown), key=lambda name: int(name[1:])):
-            self._bob.reporter.message(Kind.STUCK, name.encode(), NAME)
+            self._bob.reporter.message(EventKind.STALLED, name.encode(), NAME)
 
     async def _hear(self) -> None:
         """Return when bob has taken in everything that was published until now: an answer came after it on his line."""
@@ -261,7 +261,7 @@ class ChatStage:
         quiet = Quiet(self.run.trace)
 
         def settled() -> bool:
-            added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
+            added = {event.message_id for event in self.run.trace.of(EventKind.ADDED)}
             if added <= set(self._shown) or self._away_for:
                 return True
             return quiet.has_lasted(QUIET_S)

@@ -8,7 +8,7 @@ from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesi
 from mpim_lab.chapters.ch04_ordering.designs import MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.pipeline_experiment import LineExperiment
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
@@ -71,12 +71,12 @@ def check_reading(trace: Trace) -> Verdict:
     A message's order is the number it was first given; two people who write at the same time have no other.
     """
     numbers: dict[str, int] = {}
-    for event in trace.of(Kind.ADDED):
+    for event in trace.of(EventKind.ADDED):
         numbers.setdefault(event.message_id, int(event.detail.split()[1].rstrip(",")))
-    accepted = list(dict.fromkeys(event.message_id for event in trace.of(Kind.ACCEPTED)))
+    accepted = list(dict.fromkeys(event.message_id for event in trace.of(EventKind.ACCEPTED)))
     sent = sorted(accepted, key=lambda name: numbers.get(name, len(accepted)))
-    stuck = [event.message_id for event in trace.of(Kind.STUCK)]
-    shown = [event.message_id for event in trace.of(Kind.EFFECT)]
+    stuck = [event.message_id for event in trace.of(EventKind.STALLED)]
+    shown = [event.message_id for event in trace.of(EventKind.EFFECT)]
     return check(sent, shown, numbers, stuck=stuck, promise="added")
 
 

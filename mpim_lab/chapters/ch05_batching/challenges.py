@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch05_batching.experiment import Burst
 from mpim_lab.chapters.ch05_batching.learner_batcher import OwnBatcher, own_batcher
 from mpim_lab.chapters.ch05_batching.scenario import BATCH, LONG_WINDOW_MS, WINDOW_MS, Design
 from mpim_lab.errors import InvalidMessage, MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -42,7 +42,7 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
 
 def _told_wrongly(trace: Any, unknown: set[str], trial: str) -> Failure | None:
     """After a lost answer none of the batch may be told "accepted": nobody knows."""
-    for event in trace.of(Kind.TOLD):
+    for event in trace.of(EventKind.OUTCOME):
         if event.message_id in unknown and event.detail == "accepted":
             complaint = f'{event.message_id} was told "accepted", although nobody knows what became of its batch'
             return Failure(complaint, trial, event.message_id)

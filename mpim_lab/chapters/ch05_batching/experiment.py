@@ -18,7 +18,7 @@ from mpim_lab.chapters.ch05_batching.scenario import (
     Design,
     designs,
 )
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
@@ -72,12 +72,12 @@ class Burst(Experiment):
 def check_burst(trace: Trace) -> Verdict:
     """Judge what bob handled against what alice handed over and was told."""
 
-    def ids(kind: Kind, actor: str, detail: str | None = None) -> list[str]:
+    def ids(kind: EventKind, actor: str, detail: str | None = None) -> list[str]:
         return [event.message_id for event in trace.of(kind) if event.actor == actor and detail in (None, event.detail)]
 
-    sent = list(dict.fromkeys(event.message_id for event in trace.of(Kind.ACCEPTED, Kind.TOLD)))
-    told, stuck = ids(Kind.TOLD, "alice", "accepted"), ids(Kind.STUCK, "alice")
-    return check(sent, ids(Kind.HANDLED, "bob"), told, stuck=stuck, promise="accepted")
+    sent = list(dict.fromkeys(event.message_id for event in trace.of(EventKind.ACCEPTED, EventKind.OUTCOME)))
+    told, stuck = ids(EventKind.OUTCOME, "alice", "accepted"), ids(EventKind.STALLED, "alice")
+    return check(sent, ids(EventKind.HANDLED, "bob"), told, stuck=stuck, promise="accepted")
 
 
 async def burst_table(seed: int = 7) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch05_batching.naive import SketchBatcher, TimedBatcher
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, Faults, Hold, check_available, until
 from mpim_lab.lab.faults.proxy import Match, Proxy
@@ -136,7 +136,7 @@ class BatchingStage:
             told = "accepted" if outcome else "nobody was there"
         except MpimError as error:
             told = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=told)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, detail=told)
 
     async def _see_through(self) -> None:
         """Until alice has heard of every message, and bob has what the server was given."""
@@ -154,7 +154,7 @@ class BatchingStage:
         await self.bob.drain()
         if not self._closed:  # whoever is closed holds nothing any more
             for payload in getattr(self.batcher, "held", ()):
-                self.alice.reporter.message(Kind.STUCK, payload, CHANNEL, detail=HELD)
+                self.alice.reporter.message(EventKind.STALLED, payload, CHANNEL, detail=HELD)
 
     # What can go wrong
 

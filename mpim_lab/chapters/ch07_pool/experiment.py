@@ -12,7 +12,7 @@ import pandas as pd
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
 from mpim_lab.chapters.ch07_pool.scenario import PoolStage
 from mpim_lab.chapters.shared.pipeline_experiment import run_all
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
@@ -59,17 +59,19 @@ class CallersVerdict(Verdict):
 def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
     """From the events of a run to what became of each caller."""
 
-    def ids(*kinds: Kind) -> list[str]:
+    def ids(*kinds: EventKind) -> list[str]:
         return [event.message_id for event in trace.of(*kinds)]
 
-    failed = [(event.message_id, event.detail) for event in trace.of(Kind.FAILED)]
+    failed = [(event.message_id, event.detail) for event in trace.of(EventKind.FAILED)]
     wrong = tuple(name for name, why in failed if why.startswith("WrongReply"))
     refused = Counter(why.partition(":")[0] for name, why in failed if name not in wrong)
-    base = check(ids(Kind.ACCEPTED), ids(Kind.HANDLED), stuck=ids(Kind.STUCK), dead=[name for name, _ in failed])
+    base = check(
+        ids(EventKind.ACCEPTED), ids(EventKind.HANDLED), stuck=ids(EventKind.STALLED), dead=[name for name, _ in failed]
+    )
     return CallersVerdict(
         sent=base.sent,
         delivered=base.delivered,
-        lost=tuple(name for name in ids(Kind.ACCEPTED) if name in {*wrong, *base.lost}),
+        lost=tuple(name for name in ids(EventKind.ACCEPTED) if name in {*wrong, *base.lost}),
         duplicated=base.duplicated,
         reordered=base.reordered,
         misreported=wrong,

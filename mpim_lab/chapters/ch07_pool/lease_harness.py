@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch07_pool.designs import PoolDesign, Setting
 from mpim_lab.chapters.ch07_pool.experiment import CallersVerdict
 from mpim_lab.chapters.ch07_pool.naive import SketchConnection
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import Failure, story_of
 from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.mq.connection.address import Address
@@ -120,7 +120,7 @@ class Lender:
         verdict = result.verdict
         assert isinstance(verdict, CallersVerdict)
         struck = _struck(result) if verdict.sent else set()
-        failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)}
+        failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.of(EventKind.FAILED)}
         refused = [name for name in failed if name not in struck and name not in verdict.wrong]
         complaints = [
             *((name, f"{name} was given somebody else's reply") for name in verdict.wrong),
@@ -145,10 +145,10 @@ def _struck(result: Result) -> set[str]:
     """Whom the fault was meant for: the callers that came while it lasted, but for one that strikes idle connections."""
     struck, lasts = set(), False
     for event in result.trace.events:
-        if event.kind is Kind.FAULT_BEGAN:
+        if event.kind is EventKind.FAULT_BEGAN:
             lasts = event.detail != "idle rot"
-        elif event.kind is Kind.FAULT_ENDED:
+        elif event.kind is EventKind.FAULT_ENDED:
             lasts = False
-        elif event.kind is Kind.ACCEPTED and lasts:
+        elif event.kind is EventKind.ACCEPTED and lasts:
             struck.add(event.message_id)
     return struck

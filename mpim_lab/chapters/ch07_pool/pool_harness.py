@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch07_pool.scenario import CALLERS, POOL
 from mpim_lab.errors import NotConnected, ServerFailed
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import Event, EventKind, now
 from mpim_lab.lab.exercise.challenge import Failure, Trial
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.server.embedded import open_server
@@ -107,7 +107,7 @@ class Desk:
         self.log.append(f"{name} gives its connection back{also + ', in the same step' if also else ''}")
         guest = self._guests[name]
         connection, guest.connection = guest.connection, None
-        self._report(Kind.HANDLED, guest.name, self._name_of(connection))
+        self._report(EventKind.HANDLED, guest.name, self._name_of(connection))
         if and_comes:
             self._start(and_comes, first=connection)
         else:
@@ -147,7 +147,7 @@ class Desk:
         if guest.connection is not None:
             raise Complaint(f"{name} was given a connection, and there was none for it", name)
         if not guest.outcome:
-            self._report(Kind.STUCK, name, CALLERS)
+            self._report(EventKind.STALLED, name, CALLERS)
             raise Complaint(f"{name} waits for ever: {why}", name)
         self.log.append(f"{name} was refused: {guest.outcome}")
 
@@ -155,7 +155,7 @@ class Desk:
 
     def _start(self, name: str, *, first: Any = None) -> None:
         guest = self._guests[name] = Guest(name)
-        self._report(Kind.ACCEPTED, name, CALLERS)
+        self._report(EventKind.ACCEPTED, name, CALLERS)
         guest.task = asyncio.create_task(self._get(guest, first))
 
     async def _get(self, guest: Guest, first: Any) -> None:
@@ -167,7 +167,7 @@ class Desk:
             return
         except Exception as error:
             guest.outcome = type(error).__name__
-            self._report(Kind.FAILED, guest.name, CALLERS, guest.outcome)
+            self._report(EventKind.FAILED, guest.name, CALLERS, guest.outcome)
             return
         if connection not in self._wires:
             self._problem = Complaint(
@@ -181,7 +181,7 @@ class Desk:
         if holder:
             self._problem = Complaint(f"{guest.name} was given the connection that {holder} has", guest.name)
         guest.connection = connection
-        self._report(Kind.RECEIVED, guest.name, self._name_of(connection))
+        self._report(EventKind.RECEIVED, guest.name, self._name_of(connection))
 
     async def _put(self, connection: Any) -> None:
         done = self._pool.put(connection)
@@ -209,7 +209,7 @@ class Desk:
             outcome = self._guests[name].outcome
             if outcome:
                 raise Complaint(f"{name} was refused ({outcome}), and there was a connection for it", name)
-            self._report(Kind.STUCK, name, CALLERS)
+            self._report(EventKind.STALLED, name, CALLERS)
             raise Complaint(f"{name} is stuck: there is a connection for it, and it waits for ever", name)
         if early:
             raise Complaint(f"{early[0]} was given a connection, and there was none for it", early[0])
@@ -217,7 +217,7 @@ class Desk:
     def _name_of(self, connection: Any) -> str:
         return f"connection {self._wires.index(connection) + 1}"
 
-    def _report(self, kind: Kind, name: str, actor: str, detail: str = "") -> None:
+    def _report(self, kind: EventKind, name: str, actor: str, detail: str = "") -> None:
         self.trace(Event(kind, now(), actor, name, POOL, detail))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch07_pool.designs import PoolDesign, Setting
 from mpim_lab.errors import InvalidParameter, MpimError, ServerFailed
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import Event, EventKind, now
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import check_available, until
 from mpim_lab.lab.faults.server_admin import rights_needed
@@ -161,16 +161,16 @@ class PoolStage:
         caller = Caller(number, self._struck.get(number, ""))
         self.callers.append(caller)
         if caller.fault:
-            self.run.trace.mark(Kind.FAULT_BEGAN, "lab", caller.fault)
+            self.run.trace.mark(EventKind.FAULT_BEGAN, "lab", caller.fault)
         if caller.fault == "idle rot":
             await self.service.cut_idle()
-        self._report(Kind.ACCEPTED, caller, CALLERS)
+        self._report(EventKind.ACCEPTED, caller, CALLERS)
         caller.task = asyncio.create_task(self._call(caller), name=f"caller {number}")
         await self._settle()
         if caller.state == "working":
             await self._strike(caller)
         if caller.fault and caller.fault != "exhaustion":
-            self.run.trace.mark(Kind.FAULT_ENDED, "lab", caller.fault)
+            self.run.trace.mark(EventKind.FAULT_ENDED, "lab", caller.fault)
 
     async def serve(self) -> None:
         """The service answers, the oldest first, until nobody has a connection but the slow ones."""
@@ -185,12 +185,12 @@ class PoolStage:
             with contextlib.suppress(ServerFailed):
                 await until(lambda: not self._in("asking"), "an answer to those who wait", PATIENCE_S)
         for caller in self._in("asking"):
-            self._report(Kind.STUCK, caller, CALLERS)
+            self._report(EventKind.STALLED, caller, CALLERS)
             await self._cancel(caller)
         for caller in self._in("working"):
             await self._answer(caller)
         for kind in sorted({caller.fault for caller in self.callers} & {"exhaustion"}):
-            self.run.trace.mark(Kind.FAULT_ENDED, "lab", kind)
+            self.run.trace.mark(EventKind.FAULT_ENDED, "lab", kind)
         await self._settle()
         self.usable = await self._count_usable()
 
@@ -199,17 +199,17 @@ class PoolStage:
         try:
             async with self.design.borrow(self._pool) as connection:
                 caller.at = self._name_of(connection)
-                self._report(Kind.RECEIVED, caller, caller.at)
+                self._report(EventKind.RECEIVED, caller, caller.at)
                 if caller.fault == "leak":
                     raise BugInCaller("raised while it had a connection")
                 caller.state, caller.has_asked = "working", True
                 self._judge(caller, await connection.call(*self.service.question(caller.name)))
         except asyncio.CancelledError:
             if caller.has_asked:
-                self._report(Kind.FAILED, caller, caller.at, "Cancelled: gave up in the middle of a reply")
+                self._report(EventKind.FAILED, caller, caller.at, "Cancelled: gave up in the middle of a reply")
         except (MpimError, BugInCaller) as error:
             said = "" if isinstance(error, MpimError) else f": {error}"  # ours name addresses and seconds
-            self._report(Kind.FAILED, caller, caller.at, type(error).__name__ + said)
+            self._report(EventKind.FAILED, caller, caller.at, type(error).__name__ + said)
         finally:
             caller.state = "ended"
 
@@ -217,9 +217,9 @@ class PoolStage:
         """A reply to BLPOP is the list's name and what was in it; whoever reads something else reads another's reply."""
         said = bytes(reply[1] if isinstance(reply, list) else reply).decode()
         if said == reply_to(caller.name):
-            self._report(Kind.HANDLED, caller, caller.at)
+            self._report(EventKind.HANDLED, caller, caller.at)
         else:
-            self._report(Kind.FAILED, caller, caller.at, f"WrongReply: read the {said}")
+            self._report(EventKind.FAILED, caller, caller.at, f"WrongReply: read the {said}")
 
     async def _answer(self, caller: Caller) -> None:
         caller.is_answered = True
@@ -298,5 +298,5 @@ class PoolStage:
             self._wires.append(wire)  # kept, so that no other one can be mistaken for it
         return f"connection {self._wires.index(wire) + 1}"
 
-    def _report(self, kind: Kind, caller: Caller, actor: str, detail: str = "") -> None:
+    def _report(self, kind: EventKind, caller: Caller, actor: str, detail: str = "") -> None:
         self.run.trace(Event(kind, now(), actor, caller.name, POOL, detail))

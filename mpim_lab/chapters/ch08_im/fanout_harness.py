@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch08_im.redis_commands import as_text, listed, story_in_short, with_keys, words_of
 from mpim_lab.errors import MpimError, QueueFull, StoreFailed
-from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, Kind, now
+from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise.challenge import Failure, Trial
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
@@ -119,7 +119,7 @@ class Hall:
         before = {uid for uid in members if self._got[name, uid] or self._kept[name, uid]}
         self.log.append(f"send {name} to {listed(members)}{' once more' if before else ''}")
         for uid in members:
-            self._event(uid, Event(Kind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid)))
+            self._event(uid, Event(EventKind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid)))
             self._hop(name, uid, SENDER, NEAR)
             self._hop(name, uid, NEAR, SERVICE)
         report = await self._send(name, members, message)
@@ -158,7 +158,7 @@ class Hall:
         self._got[name, uid] += 1
         self._hop(name, uid, user_channel(uid), FAR)
         self._hop(name, uid, FAR, uid)
-        self._event(uid, Event(Kind.EFFECT, now(), uid, f"{name}→{uid}", user_channel(uid)))
+        self._event(uid, Event(EventKind.EFFECT, now(), uid, f"{name}→{uid}", user_channel(uid)))
 
     def _must_have_it(self, id: str, uid: str) -> None:
         got, kept = self._got[id, uid], self._kept[id, uid]
@@ -198,7 +198,7 @@ class Hall:
         self._hop(id, uid, SERVICE, user_channel(uid), count=int(reply))
 
     def _hop(self, id: str, uid: str, source: str, target: str, count: int | None = None) -> None:
-        self._event(uid, Event(Kind.PASSED, now(), source, f"{id}→{uid}", target, "", count))
+        self._event(uid, Event(EventKind.HOP, now(), source, f"{id}→{uid}", target, "", count))
 
     def _event(self, uid: str, event: Event) -> None:
         self._events.append((uid, event))

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mpim_lab.chapters.ch08_im.redis_commands import story_in_short
-from mpim_lab.events import CHAT_LOG, SERVICE, Event, Kind, now
+from mpim_lab.events import CHAT_LOG, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise.challenge import Failure, Trial
 from mpim_lab.lab.server.embedded import open_server
@@ -57,7 +57,7 @@ class Reading:
             self.length += 1
             words = ("XADD", self._log_key, f"{self.length}-0", "text", f"m{self.length}")
             await self._commands.call(*words)
-            self.trace(Event(Kind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER)))
+            self.trace(Event(EventKind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER)))
             for source, target in (
                 (SENDER, NEAR),
                 (NEAR, SERVICE),
@@ -145,7 +145,7 @@ class Reading:
         number = int(text[1:]) if isinstance(text, str) and text[:1] == "m" and text[1:].isdigit() else 0
         if number not in self._here:
             raise Complaint(f"{text!r} was shown: no message that came has this text", 0)
-        self.trace(Event(Kind.EFFECT, now(), READER, f"m{number}", user_channel(READER)))
+        self.trace(Event(EventKind.EFFECT, now(), READER, f"m{number}", user_channel(READER)))
         if number <= self.shown:
             raise Complaint(f"m{number} was shown twice", number)
         if number > self.shown + 1:
@@ -165,7 +165,7 @@ class Reading:
         self._underway = after
 
     def _hop(self, number: int, source: str, target: str) -> None:
-        self.trace(Event(Kind.PASSED, now(), source, f"m{number}", target))
+        self.trace(Event(EventKind.HOP, now(), source, f"m{number}", target))
 
 
 def _span(numbers: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch08_im.faults import AT_STEP, AtTheStep, MpimFaults
 from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
 from mpim_lab.chapters.ch08_im.readers import QUICK, Seat
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import Event, EventKind, now
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.protocol.requests import ChatMessage
@@ -135,7 +135,7 @@ class MpimStage:
         """Cause a fault, once."""
         for name in [name for name, planned in self._struck.items() if planned == fault]:
             del self._struck[name]
-        self._run.trace.mark(Kind.FAULT_BEGAN, "lab", fault)
+        self._run.trace.mark(EventKind.FAULT_BEGAN, "lab", fault)
         self._left[fault] = self._lasts + (1 if fault == "interleave" else 0)
         await self.faults.begin(fault, where)
 
@@ -145,7 +145,7 @@ class MpimStage:
             await self._held
             self._held = None
         del self._left[fault]
-        self._run.trace.mark(Kind.FAULT_ENDED, "lab", fault)
+        self._run.trace.mark(EventKind.FAULT_ENDED, "lab", fault)
         await self.settled()
 
     # The end
@@ -183,7 +183,7 @@ class MpimStage:
             waiting += [called[name] for name in await self._waiting(uid) if name not in seat.read]
         for name in waiting:
             self._run.trace(
-                Event(Kind.STUCK, now(), "lab", name.partition("→")[0], detail="it waits in the offline store")
+                Event(EventKind.STALLED, now(), "lab", name.partition("→")[0], detail="it waits in the offline store")
             )
         promised = [each for each in sent if each.partition("→")[0] in self.numbers]
         return check(sent, read, promised, stuck=waiting, promise="success", conversation_of=of)

@@ -17,7 +17,7 @@ from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
 from mpim_lab.chapters.shared.pipeline_faults import LineFaults
 from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPS, Crew
 from mpim_lab.errors import FaultUnavailable, MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
 from mpim_lab.lab.faults.proxy import Proxy
@@ -195,7 +195,7 @@ class Line:
             told = "added"
         except MpimError as error:
             told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=told)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, detail=told)
 
     async def finish(self) -> None:
         """Let go of what is held, bring a worker back if none is alive, report what is stuck all the same."""
@@ -210,7 +210,7 @@ class Line:
         done = {message_id(payload) for _, payload in self.ledger.rows}
         for payload in await self.backlog.payloads():
             if message_id(payload) not in done:
-                self.alice.reporter.message(Kind.STUCK, payload, STREAM)
+                self.alice.reporter.message(EventKind.STALLED, payload, STREAM)
 
     async def _bring_back(self) -> None:
         """Another worker takes over; what waits is finished when this returns."""
@@ -222,7 +222,7 @@ class Line:
             await self.backlog.create()
         if self.crew.fault not in SLOW:
             await asyncio.sleep(self.lease_ms * 1.5e-3)  # what the one before had is free by now
-        self.run.trace.mark(Kind.FAULT_ENDED, "lab", self.crew.fault)
+        self.run.trace.mark(EventKind.FAULT_ENDED, "lab", self.crew.fault)
         slept = self.crew.fault in SLEEPS
         self.crew.hire()
         await self._settle()
@@ -259,7 +259,7 @@ class Line:
 
     def _not_begun(self) -> set[str]:
         """Messages that alice was told are added, and nobody's handler was called for."""
-        added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
+        added = {event.message_id for event in self.run.trace.of(EventKind.ADDED)}
         return added - self.crew.begun - self.faults.ignored
 
     async def _be_quiet(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.lab.exercise.progress import record
 from mpim_lab.lab.exercise.sandbox import guarded
@@ -106,7 +106,7 @@ def story_of(result: Result, message_id: str) -> tuple[str, ...]:
     for event in result.trace.life(message_id):
         count = "" if event.count is None else f" ({event.count})"
         detail = (
-            f": {event.detail}" if event.detail and event.kind is not Kind.ADDED else ""
+            f": {event.detail}" if event.detail and event.kind is not EventKind.ADDED else ""
         )  # ids are the server's clock
         line = f"{event.actor}: {event.kind}{count}{detail}"
         if lines[-MOST_EQUAL_LINES:] == [line] * MOST_EQUAL_LINES:

@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, WrongLoop
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.lab.trace.trace import Trace
 
@@ -60,7 +60,7 @@ class Result:
     @property
     def told(self) -> dict[str, str]:
         """What each message's sender was told last, by message id."""
-        return {event.message_id: event.detail for event in self.trace.of(Kind.TOLD)}
+        return {event.message_id: event.detail for event in self.trace.of(EventKind.OUTCOME)}
 
     def __repr__(self) -> str:
         return f"{self.experiment!r}\n{self.verdict}"

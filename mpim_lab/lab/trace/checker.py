@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 
 
@@ -115,23 +115,23 @@ def _late(handled: Sequence[str], position: Mapping[str, int], conversation_of: 
 def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
     """Judge one receiver's messages in a trace: begun by any sender for `channel`, handled by `receiver`."""
 
-    def ids(*kinds: Kind, actor: str | None = None, detail: str | None = None) -> list[str]:
+    def ids(*kinds: EventKind, actor: str | None = None, detail: str | None = None) -> list[str]:
         return [
             event.message_id
             for event in trace.of(*kinds)
             if event.channel == channel and actor in (None, event.actor) and detail in (None, event.detail)
         ]
 
-    sent = list(dict.fromkeys(ids(Kind.CHECKED, Kind.ACCEPTED, Kind.TOLD)))
-    return check(sent, ids(Kind.HANDLED, actor=receiver), ids(Kind.TOLD, detail="delivered"))
+    sent = list(dict.fromkeys(ids(EventKind.CHECKED, EventKind.ACCEPTED, EventKind.OUTCOME)))
+    return check(sent, ids(EventKind.HANDLED, actor=receiver), ids(EventKind.OUTCOME, detail="delivered"))
 
 
 def check_effects(trace: Trace, channel: str) -> Verdict:
     """Judge a stream's messages by their effects, whoever had them: added by any sender, done by any consumer."""
 
-    def ids(kind: Kind) -> list[str]:
+    def ids(kind: EventKind) -> list[str]:
         return [event.message_id for event in trace.of(kind) if event.channel == channel]
 
-    sent = list(dict.fromkeys(ids(Kind.ACCEPTED)))
-    stuck, dead = ids(Kind.STUCK), ids(Kind.BURIED)
-    return check(sent, ids(Kind.EFFECT), ids(Kind.ADDED), stuck=stuck, dead=dead, promise="added")
+    sent = list(dict.fromkeys(ids(EventKind.ACCEPTED)))
+    stuck, dead = ids(EventKind.STALLED), ids(EventKind.DEAD_LETTERED)
+    return check(sent, ids(EventKind.EFFECT), ids(EventKind.ADDED), stuck=stuck, dead=dead, promise="added")

@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pandas as pd
 
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import Event, EventKind, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Trace:
     always kept. Holds at most `limit` events: then it keeps the first ones, counts the rest in `left_out`, and says so.
 
         >>> trace = Trace()
-        >>> trace(Event(Kind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
+        >>> trace(Event(EventKind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
         >>> trace
         Trace(1 event of 1 message by alice; complete)
     """
@@ -66,11 +66,11 @@ class Trace:
         self.left_out += len(self.events) - len(kept)
         self.events = kept
 
-    def mark(self, kind: Kind, actor: str, detail: str = "") -> None:
+    def mark(self, kind: EventKind, actor: str, detail: str = "") -> None:
         """Record something that happened to no message, now: a fault, a connection."""
         self(Event(kind, now(), actor, detail=detail))
 
-    def of(self, *kinds: Kind) -> Iterator[Event]:
+    def of(self, *kinds: EventKind) -> Iterator[Event]:
         """Yield the events of these kinds, in the order they were recorded."""
         return (event for event in self.events if event.kind in kinds)
 
@@ -91,16 +91,18 @@ class Trace:
         copy go on side by side.
         """
         events = self.by_message().get(message_id, [])
-        senders = {event.actor for event in events if event.kind in (Kind.ACCEPTED, Kind.CHECKED)}
-        if any(event.kind is Kind.ADDED for event in events):
-            return sorted(events, key=lambda event: event.actor not in senders or event.kind is Kind.STUCK)
+        senders = {event.actor for event in events if event.kind in (EventKind.ACCEPTED, EventKind.CHECKED)}
+        if any(event.kind is EventKind.ADDED for event in events):
+            return sorted(events, key=lambda event: event.actor not in senders or event.kind is EventKind.STALLED)
         ordered: list[Event] = []
         own: list[Event] = []
         theirs: list[Event] = []
         for event in [*events, None]:
-            if event is None or (event.kind is Kind.ACCEPTED and any(one.kind is Kind.ACCEPTED for one in own)):
+            if event is None or (
+                event.kind is EventKind.ACCEPTED and any(one.kind is EventKind.ACCEPTED for one in own)
+            ):
                 kinds = [one.kind for one in own]
-                cut = kinds.index(Kind.CONFIRMED) if Kind.CONFIRMED in kinds else len(own)
+                cut = kinds.index(EventKind.CONFIRMED) if EventKind.CONFIRMED in kinds else len(own)
                 ordered += [*own[:cut], *theirs, *own[cut:]]
                 own, theirs = [], []
             if event is not None:
@@ -132,7 +134,7 @@ class Trace:
         trace = cls()
         for line in text.splitlines():
             record = json.loads(line)
-            trace.events.append(Event(**record | {"kind": Kind(record["kind"])}))
+            trace.events.append(Event(**record | {"kind": EventKind(record["kind"])}))
         return trace
 
     def __len__(self) -> int:

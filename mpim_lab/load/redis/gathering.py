@@ -2,7 +2,7 @@
 
 import asyncio
 
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.load.redis.bulk_tally import BulkTally
 from mpim_lab.load.redis.plan import NO_SAMPLE, LoadPlan, sequence_of
 from mpim_lab.load.redis.receiver import Receiver
@@ -34,4 +34,4 @@ class GatheringReceiver(Receiver):
             sequences = [sequence_of(payload) for payload in gathered]
             for sequence in sequences:
                 if not sequence % one_in:
-                    self.lives += ((sequence, Kind.RECEIVED, at, None), (sequence, Kind.HANDLED, at, None))
+                    self.lives += ((sequence, EventKind.RECEIVED, at, None), (sequence, EventKind.HANDLED, at, None))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.load.redis.contestants import Publish
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
 from mpim_lab.load.redis.ticker import ticking
@@ -80,7 +80,7 @@ class ClosedLoop:
 
     def _note(self, sequence: int, due: float, answer: int | str) -> None:
         count = answer if isinstance(answer, int) else None  # an entry's id is no number of receivers
-        self.lives += ((sequence, Kind.ACCEPTED, due, None), (sequence, Kind.PUBLISHED, now(), count))
+        self.lives += ((sequence, EventKind.ACCEPTED, due, None), (sequence, EventKind.PUBLISHED, now(), count))
 
     def _take(self) -> int:
         """Give the next sequence number, or -1 if none may be sent now."""

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.load.redis.publisher import Life
 from mpim_lab.load.redis.tally import Tally
@@ -26,7 +26,7 @@ class Receiver:
         at = now()
         sequence = self._add(payload, at)
         if not sequence % self._one_in:
-            self.lives += ((sequence, Kind.RECEIVED, at, None), (sequence, Kind.HANDLED, now(), None))
+            self.lives += ((sequence, EventKind.RECEIVED, at, None), (sequence, EventKind.HANDLED, now(), None))
 
     async def all_of(self, expected: int) -> None:
         """Wait until `expected` different messages are there, or nothing has come for a while."""
