@@ -125,12 +125,12 @@ class Reporter:
             who, where = actor or self.actor, shown_name(channel)
             self._report(Event(kind, now(), who, message_id(payload), where, detail, count))
 
-    def passed(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
-        """Report that a message went on from here, or from `source`, to another place."""
+    def hop(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
+        """Report that a message went on from here, or from `source`, to another node."""
         if self._observer is not None:
             self._report(Event(EventKind.HOP, now(), source or self.actor, id, to, detail, count))
 
-    def note(
+    def system(
         self,
         kind: EventKind,
         *,

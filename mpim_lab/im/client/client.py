@@ -72,7 +72,7 @@ class Journal:
             arrived = frame.messages if isinstance(frame, Page) else [frame] if isinstance(frame, ChatMessage) else []
             for message in arrived:
                 if message.id not in own:
-                    self._reporter.passed(message.id, self._name, source=gateway)
+                    self._reporter.hop(message.id, self._name, source=gateway)
 
     def read(self, message: ChatMessage) -> None:
         """The application has read a message."""

@@ -303,7 +303,7 @@ class Subscriptions:
                 self._take_back(subscription)
                 self._drop(subscription.abandon(), "it could not be subscribed")
             raise
-        self._reporter.note(EventKind.SUBSCRIBED, channel=channel)
+        self._reporter.system(EventKind.SUBSCRIBED, channel=channel)
 
     async def end(self, channel: Name, *, pattern: bool) -> None:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
@@ -335,7 +335,7 @@ class Subscriptions:
         finally:
             self._leave(subscription)
         await self._finish(subscription, limits.close_timeout_s)
-        self._reporter.note(EventKind.UNSUBSCRIBED, channel=subscription.channel)
+        self._reporter.system(EventKind.UNSUBSCRIBED, channel=subscription.channel)
 
     async def _finish(self, subscription: Subscription, timeout_s: float) -> None:
         """Let its handler finish what has arrived; one that asks for it itself is left to finish."""
@@ -377,7 +377,7 @@ class Subscriptions:
         finishing = {*leaving, *self._finishing}
         await asyncio.gather(*(self._finish(each, until - loop.time()) for each in finishing))
         for each in leaving:
-            self._reporter.note(EventKind.UNSUBSCRIBED, channel=each.channel)
+            self._reporter.system(EventKind.UNSUBSCRIBED, channel=each.channel)
 
     @property
     def are_asking(self) -> bool:
@@ -410,7 +410,7 @@ class Subscriptions:
     def _refused(self, subscription: Subscription, error: CommandRejected) -> None:
         """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""
         _log.error("%s: %r: not subscribed again: %s", self._reporter.actor, subscription.channel, error)
-        self._reporter.note(EventKind.FAILED, channel=subscription.channel, detail=f"not subscribed again: {error}")
+        self._reporter.system(EventKind.FAILED, channel=subscription.channel, detail=f"not subscribed again: {error}")
         if not subscription.is_leaving:
             subscription.is_leaving = True
             self._leave(subscription, error)
