@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
     @property
     def is_clean(self) -> bool:
-        """Nothing lost, twice, out of order, stuck or given up."""
+        """Nothing lost, twice, out of order, stalled or given up."""
         return shorthand(self.verdict) == CLEAN
 
     @property

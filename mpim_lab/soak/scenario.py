@@ -201,15 +201,15 @@ class Stage:
         """Let go of what is held, wait until others have done what sleepers have in hand, wake them, end, judge."""
         for gateway in self.gateways:
             await gateway.let_go()
-        with contextlib.suppress(MpimError):  # what is not done by then is stuck, and that is judged
+        with contextlib.suppress(MpimError):  # what is not done by then is stalled, and that is judged
             await until(self._is_drained, "the end of the work", within_s=DRAINED_WITHIN_S)
         self.line.release()
         await self.crew.finish()
         await self.line.flushed()  # not earlier: a line whose worker has not given it up ends with the worker
         self.struck += self.crew.struck
         await self.ledger.read()
-        stuck = [message_id(payload) for payload in await self.backlog.payloads()]
-        return self._judge(stuck, await self._numbers())
+        stalled = [message_id(payload) for payload in await self.backlog.payloads()]
+        return self._judge(stalled, await self._numbers())
 
     async def _is_drained(self) -> bool:
         await asyncio.sleep(0.01)
@@ -228,13 +228,16 @@ class Stage:
                 found[message_id(ordered_of(raw).data)] = ordered_of(raw).sequence
         return found
 
-    def _judge(self, stuck: list[str], numbers: dict[str, int]) -> Verdict:
+    def _judge(self, stalled: list[str], numbers: dict[str, int]) -> Verdict:
         """Added: its effect once, in order among its sender's, and in the order of the numbers; not added: at most once."""
         added = {event.message_id for event in self.trace.of(EventKind.ADDED)}
         done = [message_id(payload) for _, payload in self.ledger.rows]
         planned = [one for one in self.schedule.messages if one.name in added.union(done)]
-        common: dict[str, Any] = {"promised": added, "stuck": [name for name in stuck if name in added]}
-        common |= {"dead": [event.message_id for event in self.trace.of(EventKind.DEAD_LETTERED)], "promise": "added"}
+        common: dict[str, Any] = {"acknowledged": added, "stalled": [name for name in stalled if name in added]}
+        common |= {
+            "dead_lettered": [event.message_id for event in self.trace.of(EventKind.DEAD_LETTERED)],
+            "acknowledgement": "added",
+        }
         by_sender = {one.name: f"{one.sender} {one.conversation}" if one.name in added else one.name for one in planned}
         talks = {one.name: one.conversation for one in planned}
         verdict = check([one.name for one in planned], done, conversation_of=by_sender, **common)

@@ -91,7 +91,7 @@ class FlowView(anywidget.AnyWidget):
     def _message(self, scene: Scene, fresh: bool) -> dict[str, Any]:
         changed = []
         for story in scene.stories:
-            mark = hash((story.fate, story.misreported, tuple(story.legs), len(story.log)))
+            mark = hash((story.fate, story.silently_lost, tuple(story.legs), len(story.log)))
             if self._sent.get(story.id) != mark:
                 self._sent[story.id] = mark
                 changed.append(asdict(story))
@@ -107,7 +107,7 @@ class FlowView(anywidget.AnyWidget):
             "bands": [asdict(band) for band in scene.bands],
             "steps": scene.steps,
             "note": scene.note,
-            "promise": scene.promise,
+            "acknowledgement": scene.acknowledgement,
             "stories": changed,
         }
 

@@ -14,7 +14,7 @@ from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 STEPS = 2  # that a message takes from its sender's gateway to its readers: as long as its way is in a picture
 HOP = 0.16 * STEPS
 KEPT = (CHAT_LOG, OFFLINE_STORE)
-PROMISES = ("success", "pushed", "stored", "known")
+ACKNOWLEDGEMENTS = ("success", "pushed", "stored", "known")
 Hop = tuple[int, str, str]  # step, from, to
 # Where a fault is drawn, if not at who reads.
 _STRUCK = {
@@ -80,7 +80,7 @@ class _Teller:
         self._hops: dict[str, dict[Hop, None]] = defaultdict(dict)
         self._wanted: dict[str, tuple[str, ...]] = {}  # message → who is to read it
         self._read: dict[str, Counter[str]] = defaultdict(Counter)
-        self._promised: dict[str, str] = {}
+        self._outcomes: dict[str, str] = {}
         self._faults: dict[str, float] = {}
         self._bands: list[tuple[str, float, float]] = []
 
@@ -127,11 +127,11 @@ class _Teller:
             story.log.append(f"{event.actor} reads it")
 
     def _outcome(self, story: Story, event: Event) -> None:
-        self._promised[story.id] = event.detail
+        self._outcomes[story.id] = event.detail
         story.log.append(f"{event.actor} gets the outcome: {event.detail}")
 
     def _stalled(self, story: Story, event: Event) -> None:
-        story.is_stuck = True
+        story.is_stalled = True
         story.log.append(event.detail)
 
     def scene(self, finished: bool, note: str) -> Scene:
@@ -154,9 +154,9 @@ class _Teller:
             story.fate = "duplicated"
         elif self._all_have(story):
             story.fate = "delivered"
-        elif finished and not story.is_stuck:
+        elif finished and not story.is_stalled:
             story.fate = "lost"
-        story.misreported = story.fate == "lost" and self._promised.get(story.id) in PROMISES
+        story.silently_lost = story.fate == "lost" and self._outcomes.get(story.id) in ACKNOWLEDGEMENTS
         hops = sorted(self._hops[story.id], key=lambda hop: (hop[0], self.place[hop[1]], self.place[hop[2]], hop[1:]))
         ended = self._where_it_ended(story, hops) if story.fate == "lost" else set()
         since: dict[str, float] = {}  # when it came to where it is kept

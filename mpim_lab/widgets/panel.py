@@ -134,7 +134,7 @@ class Panel(ui.VBox):
 def verdict_card(result: Result) -> str:
     """The verdict as a card: a word and a mark, not colour alone."""
     verdict = result.verdict
-    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered or verdict.stuck or verdict.altered)
+    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered or verdict.stalled or verdict.altered)
     colour, mark = (
         ("#D55E00", "✘ not everything arrived as it should")
         if bad

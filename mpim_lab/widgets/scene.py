@@ -8,7 +8,7 @@ FATES = {
     "duplicated": "handled more than once",
     "lost": "never handled",
     "pending": "on its way",
-    "dead": "given up: dead letter",
+    "dead-lettered": "given up: in the dead-letter queue",
 }
 
 
@@ -16,7 +16,7 @@ FATES = {
 class Leg:
     """A way from one node to another between two steps.
 
-    `outcome`: "arrived", "lost" (it ended there), "dead" (given up there) or "confirmation".
+    `outcome`: "arrived", "lost" (it ended there), "dead-lettered" (given up there) or "confirmation".
     """
 
     source: str
@@ -32,9 +32,9 @@ class Story:
 
     id: str
     fate: str = "pending"
-    misreported: bool = False
+    silently_lost: bool = False
     is_kept: bool = False  # in a stream, which gives it to workers, perhaps more than once
-    is_stuck: bool = False
+    is_stalled: bool = False
     legs: list[Leg] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -60,7 +60,7 @@ class Scene:
     bands: list[Band]
     steps: int
     note: str = ""
-    promise: str = "delivered"  # what the sender of a misreported message was told
+    acknowledgement: str = "delivered"  # what the sender of a silently lost message got
     columns: tuple[tuple[str, ...], ...] = ()  # where the nodes stand, from left to right, if not in those three
 
     def counts(self) -> Counter[str]:

@@ -18,7 +18,7 @@ from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
 SERVER_FAULTS, SENDER_FAULTS = ("kill", "pause"), ("flush fails",)
 POOL = "pool"  # the channel of those who wait for a connection
-PROMISES = ("delivered", "added", "accepted", "done")  # what a sender is told that ought to be true
+ACKNOWLEDGEMENTS = ("delivered", "added", "accepted", "done")  # outcomes that acknowledge a message
 
 
 def tell(trace: Trace, *, finished: bool = True) -> Scene:
@@ -62,7 +62,7 @@ class _Teller:
         self.faults: dict[str, tuple[str, float]] = {}  # kind → who had it, since which step
         self.bands: list[tuple[str, str, float, float]] = []
         self.handled: Counter[str] = Counter()
-        self.promise = "delivered"
+        self.acknowledgement = "delivered"
 
     def take(self, event: Event) -> None:
         """Take the next event."""
@@ -156,7 +156,7 @@ class _Teller:
             self._deliver(story, event, "lost")
 
     def _stalled(self, story: Story, event: Event) -> None:
-        story.is_stuck = True
+        story.is_stalled = True
         if story.is_kept:
             story.log.append("at the end nobody has finished it")
             return
@@ -166,11 +166,11 @@ class _Teller:
 
     def _dead_lettered(self, story: Story, event: Event) -> None:
         story.log.append(f"{event.actor or 'the group'} gave it up, a dead letter: {event.detail}")
-        story.fate = "dead"
+        story.fate = "dead-lettered"
         failed = [leg for leg in story.legs if leg.outcome == "lost"]
         if failed:
             last = failed[-1]
-            story.legs[story.legs.index(last)] = Leg(last.source, last.target, last.begin, last.end, "dead")
+            story.legs[story.legs.index(last)] = Leg(last.source, last.target, last.begin, last.end, "dead-lettered")
 
     def _acked(self, story: Story, event: Event) -> None:
         story.log.append(f"{event.actor} acknowledged it")
@@ -196,17 +196,17 @@ class _Teller:
             self.step += 1
             self.producers[event.actor] = None
             story.legs.append(Leg(event.actor, event.actor, self.step, self.step + 0.1, "lost"))
-        story.misreported = event.detail in PROMISES
-        self.promise = event.detail if story.misreported else self.promise
+        story.silently_lost = event.detail in ACKNOWLEDGEMENTS
+        self.acknowledgement = event.detail if story.silently_lost else self.acknowledgement
 
     def scene(self, finished: bool, note: str) -> Scene:
         """What all events taken so far amount to."""
         for story in self.stories.values():
             times = self.handled[story.id]
-            if story.fate != "dead" or times:
-                ended = "lost" if finished and not story.is_stuck else "pending"
+            if story.fate != "dead-lettered" or times:
+                ended = "lost" if finished and not story.is_stalled else "pending"
                 story.fate = "duplicated" if times > 1 else "delivered" if times else ended
-            story.misreported = story.misreported and story.fate == "lost"
+            story.silently_lost = story.silently_lost and story.fate == "lost"
             if story.fate == "lost":
                 _mark_lost(story, next(iter(self.consumers), ""))
             story.legs.sort(key=lambda leg: (leg.begin, leg.end, leg.outcome))  # two connections tell in any order
@@ -220,7 +220,7 @@ class _Teller:
             list(_bands([*self.bands, *still], list(self.producers), list(self.channels), consumers)),
             self.step,
             note,
-            "added" if any(story.is_kept for story in self.stories.values()) else self.promise,
+            "added" if any(story.is_kept for story in self.stories.values()) else self.acknowledgement,
         )
 
 

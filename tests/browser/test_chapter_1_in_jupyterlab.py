@@ -32,7 +32,7 @@ def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(c
     wait_for_count(page, view, "delivered", 18)
     wait_for_count(page, view, "lost", 6)
     assert (count_of(view, "delivered"), count_of(view, "lost")) == (18, 6)
-    assert "6 of them told" in view.locator(".mpim-lies").inner_text()
+    assert "6 of them acknowledged" in view.locator(".mpim-silent").inner_text()
     view.focus()
     page.keyboard.press("Home")
     assert count_of(view, "lost") == 0

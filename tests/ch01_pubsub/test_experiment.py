@@ -30,7 +30,7 @@ async def test_the_sketch_loses_exactly_the_messages_published_while_bob_was_awa
     verdict = (await Delivery(design="sketch", fault="away", lasts=6, seed=seed).run()).verdict
     struck = tuple(f"m{fault.before}" for fault in plan(seed, "away", messages=24, lasts=6))
     assert verdict.lost == struck
-    assert verdict.misreported == struck
+    assert verdict.silently_lost == struck
 
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
@@ -48,7 +48,7 @@ async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, faul
     """At least once: nothing lost, nobody misinformed; repeats may arrive twice."""
     verdict = (await Delivery(design="confirmed", fault=fault, lasts=lasting(fault), seed=seed).run()).verdict
     assert verdict.lost == ()
-    assert verdict.misreported == ()
+    assert verdict.silently_lost == ()
 
 
 async def test_a_slow_subscriber_is_handed_messages_that_it_never_gets(lab_server):

@@ -16,10 +16,10 @@ from tests.support import wait_until
 
 SEED = 7
 ENDS = {  # what becomes of the orders that a fault strikes; "" where each of them is done once
-    "crash before work": ("lost", "lost", "stuck", "stuck", ""),
+    "crash before work": ("lost", "lost", "stalled", "stalled", ""),
     "crash after work": ("", "", "", "", "duplicated"),
     "crash after ack": ("", "", "", "", ""),
-    "poison": ("lost", "lost", "stuck", "stuck", "dead"),
+    "poison": ("lost", "lost", "stalled", "stalled", "dead_lettered"),
     "zombie": ("", "", "", "", "duplicated"),
     "server kill": ("lost", "lost", "lost", "lost", "lost"),
 }
@@ -36,7 +36,7 @@ def struck(fault, design, seed=SEED, messages=16, lasts=3):
 
 def ends(verdict):
     """What a verdict says of the orders that were not done exactly once."""
-    found = {name: getattr(verdict, name) for name in ("lost", "stuck", "duplicated", "dead")}
+    found = {name: getattr(verdict, name) for name in ("lost", "stalled", "duplicated", "dead_lettered")}
     return {name: ids for name, ids in found.items() if ids}
 
 
@@ -68,7 +68,7 @@ async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server
     table = await streams.design_table(SEED)
     assert list(table.index) == [("poison", design) for design in DESIGNS]
     for design, end in zip(DESIGNS, ENDS["poison"], strict=True):
-        counts = dict.fromkeys(("lost", "duplicated", "reordered", "stuck", "dead"), 0) | {
+        counts = dict.fromkeys(("lost", "duplicated", "reordered", "stalled", "dead_lettered"), 0) | {
             end: len(struck("poison", design))
         }
         assert table.loc[("poison", design)].drop("observed").to_dict() == counts
@@ -89,16 +89,16 @@ async def test_a_worker_that_dies_after_its_acknowledgement_dies_once(lab_server
 async def test_what_a_sketch_lost_was_added_and_so_misreported(lab_server):
     """alice was told "added"; the entry is in the stream, and the group has forgotten it."""
     verdict = (await Orders(design="ack first", fault="crash before work").run()).verdict
-    assert verdict.misreported == verdict.lost == struck("crash before work", "ack first")
-    assert 'told "added" but lost 1' in str(verdict)
+    assert verdict.silently_lost == verdict.lost == struck("crash before work", "ack first")
+    assert 'acknowledged "added" but lost 1' in str(verdict)
 
 
 @pytest.mark.parametrize("fault", [fault for fault in WORKER_FAULTS if fault != "server kill"])
 async def test_the_sound_design_loses_nothing_under_other_seeds_either(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
     for result in await all_at_once(*(Orders(design="sound", fault=fault, seed=seed) for seed in range(5))):
-        assert (result.verdict.lost, result.verdict.stuck) == ((), ())
-        assert len(result.verdict.dead) == (fault == "poison")
+        assert (result.verdict.lost, result.verdict.stalled) == ((), ())
+        assert len(result.verdict.dead_lettered) == (fault == "poison")
 
 
 @pytest.mark.parametrize(("persistence", "kept"), [("none", False), ("everysec", True), ("always", True)])
@@ -110,16 +110,16 @@ async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_serv
     waited = struck("server kill", "sound")
     sound, no_claim = (ends(result.verdict) for result in results)
     assert sound == ({} if kept else {"lost": waited})
-    assert no_claim == ({"stuck": waited[:1]} if kept else {"lost": waited})
+    assert no_claim == ({"stalled": waited[:1]} if kept else {"lost": waited})
 
 
 async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
     """And the error is told with it."""
     result = await Orders(design="sound", fault="poison").run()
-    life = result.trace.by_message()[result.verdict.dead[0]]
+    life = result.trace.by_message()[result.verdict.dead_lettered[0]]
     assert [event.count for event in life if event.kind is EventKind.RETRIED] == [2, 3]
     (buried,) = (event for event in life if event.kind is EventKind.DEAD_LETTERED)
-    assert buried.detail == f"tries used up: ValueError: {result.verdict.dead[0]} cannot be read"
+    assert buried.detail == f"tries used up: ValueError: {result.verdict.dead_lettered[0]} cannot be read"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ async def test_a_second_zombie_while_the_first_one_sleeps_is_woken_too(lab_serve
     await wait_until(lambda: any(run.trace.of(EventKind.FAULT_BEGAN)))
     await run.inject("zombie")
     verdict = (await run.result()).verdict
-    assert (verdict.lost, verdict.stuck, len(verdict.duplicated)) == ((), (), 1)
+    assert (verdict.lost, verdict.stalled, len(verdict.duplicated)) == ((), (), 1)
     await wait_until(lambda: asyncio.all_tasks() == before)
 
 
@@ -232,5 +232,5 @@ async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is
     run.stop()
     assert (await run.result()).verdict.lost == ()
     verdict = (await Orders(design="sound", fault="poison").run()).verdict
-    assert ends(verdict) == {"dead": struck("poison", "sound")}
+    assert ends(verdict) == {"dead_lettered": struck("poison", "sound")}
     assert await keys_on(server) == []

@@ -65,7 +65,7 @@ async def test_the_chapters_table_has_a_row_for_each_fault(lab_server):
 async def test_the_sound_design_books_once_under_other_seeds_too(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
     for result in await run_all([Payments(design="sound", fault=fault, seed=seed) for seed in range(4)]):
-        assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stuck) == ((), (), ())
+        assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stalled) == ((), (), ())
 
 
 async def test_the_zombies_own_attempt_is_refused(lab_server):
@@ -108,7 +108,7 @@ async def test_a_fault_that_strikes_who_was_brought_back_at_the_end_leaves_nothi
     await wait_until(lambda: len(list(run.trace.of(EventKind.OUTCOME))) >= 7)
     await run.inject(fault)
     verdict = (await run.result()).verdict
-    assert (verdict.lost, verdict.duplicated, verdict.stuck) == ((), (), ())
+    assert (verdict.lost, verdict.duplicated, verdict.stalled) == ((), (), ())
 
 
 async def test_nothing_is_left_on_the_readers_own_server(monkeypatch):

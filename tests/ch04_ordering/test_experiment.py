@@ -18,8 +18,8 @@ SEED = 7
 CHAT = {
     "none": ("✓", "✓", "✓"),
     "interleave": ("1 out of order", "✓", "✓"),
-    "gateway dies": ("✓", "6 stuck", "✓"),
-    "away": ("4 lost", "4 lost, 7 stuck", "✓"),
+    "gateway dies": ("✓", "6 stalled", "✓"),
+    "away": ("4 lost", "4 lost, 7 stalled", "✓"),
     "answer lost": ("1 twice", "1 twice", "✓"),
 }
 CREW = {

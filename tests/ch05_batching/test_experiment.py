@@ -29,10 +29,10 @@ async def test_the_sketch_keeps_the_end_of_a_burst(lab_server, messages):
     """What does not fill a batch waits for somebody else to write; the same with a timer arrives."""
     sketch = (await Burst(design="sketch", fault="quiet", messages=messages).run()).verdict
     whole = messages - messages % 4
-    assert sketch.stuck == tuple(f"m{number}" for number in range(whole + 1, messages + 1))
+    assert sketch.stalled == tuple(f"m{number}" for number in range(whole + 1, messages + 1))
     for design in ("sketch with a timer", *SOUND):
         verdict = (await Burst(design=design, fault="quiet", messages=messages).run()).verdict
-        assert (verdict.stuck, verdict.lost, verdict.delivered) == ((), (), messages)
+        assert (verdict.stalled, verdict.lost, verdict.delivered) == ((), (), messages)
 
 
 @pytest.mark.parametrize("design", SKETCHES)
@@ -44,7 +44,7 @@ async def test_a_failed_flush_has_lost_the_sketchs_batch(lab_server, design, see
     batch = (first + 2) // 4 * 4  # the batch that is full while the line is down ends at this message
     batch = batch if batch >= first else batch + 4
     assert verdict.lost == tuple(f"m{number}" for number in range(batch - 3, batch + 1))
-    assert verdict.misreported == verdict.lost[:-1]
+    assert verdict.silently_lost == verdict.lost[:-1]
 
 
 @pytest.mark.parametrize("design", [*SKETCHES, *SOUND])
@@ -65,14 +65,14 @@ async def test_how_long_it_takes_to_cut_the_line_changes_nothing(lab_server, des
 async def test_one_message_that_is_too_large_takes_the_sketchs_batch_with_it(lab_server, design):
     """Four are lost and three were told "accepted"."""
     verdict = (await Burst(design=design, fault="too large").run()).verdict
-    assert (len(verdict.lost), len(verdict.misreported)) == (4, 3)
+    assert (len(verdict.lost), len(verdict.silently_lost)) == (4, 3)
 
 
 @pytest.mark.parametrize("design", SKETCHES)
 async def test_nothing_closes_the_sketchs_last_batch(lab_server, design):
     """The process ends in an orderly way, and what was held is gone."""
     verdict = (await Burst(design=design, fault="closed", messages=6).run()).verdict
-    assert verdict.lost == verdict.misreported == ("m5", "m6")
+    assert verdict.lost == verdict.silently_lost == ("m5", "m6")
 
 
 @pytest.mark.parametrize("design", SOUND)
@@ -83,7 +83,7 @@ async def test_the_batcher_loses_nothing_and_lies_to_nobody(lab_server, design, 
     verdict = (await Burst(design=design, fault=fault, seed=seed).run()).verdict
     refused = plan(seed, "too large", 12, 1)[0].before
     assert verdict.lost == ((f"m{refused}",) if fault == "too large" else ())
-    assert (verdict.misreported, verdict.stuck, verdict.duplicated, verdict.reordered) == ((), (), (), ())
+    assert (verdict.silently_lost, verdict.stalled, verdict.duplicated, verdict.reordered) == ((), (), (), ())
 
 
 async def test_after_a_lost_answer_a_whole_batch_is_told_that_nobody_knows(lab_server):
@@ -118,7 +118,7 @@ async def test_pictures_are_the_same_twice_and_show_the_batches(lab_server, desi
     assert "it left in a batch of 4" in story.log
 
 
-async def test_what_is_stuck_is_shown_at_its_sender(lab_server):
+async def test_what_is_stalled_is_shown_at_its_sender(lab_server):
     """It never left."""
     result = await Burst(design="sketch", fault="quiet", messages=5).run()
     (story,) = [each for each in FlowView(result.trace).scene.stories if each.fate == "pending"]
@@ -136,4 +136,4 @@ async def test_a_run_can_be_stopped_and_broken_by_hand(lab_server):
     run.stop()
     verdict = (await run.result()).verdict
     assert verdict.sent < 400
-    assert (verdict.lost, verdict.stuck) == ((), ())
+    assert (verdict.lost, verdict.stalled) == ((), ())

@@ -18,7 +18,7 @@ SEED = 7
 ENDS = {
     "none": ("16 done; 3 of 3 usable",) * 3,
     "leak": (
-        "3 done, 3 BugInCaller, 10 stuck; 0 of 3 usable",
+        "3 done, 3 BugInCaller, 10 stalled; 0 of 3 usable",
         "13 done, 3 BugInCaller; 3 of 3 usable",
         "13 done, 3 BugInCaller; 3 of 3 usable",
     ),
@@ -33,17 +33,17 @@ ENDS = {
         "15 done, 1 ConnectionLost; 3 of 3 usable",
     ),
     "idle rot": (
-        "9 done, 3 ConnectionLost, 4 stuck; 0 of 3 usable",
+        "9 done, 3 ConnectionLost, 4 stalled; 0 of 3 usable",
         "9 done, 1 ConnectionLost, 6 NotConnected; 0 of 3 usable",
         "16 done; 3 of 3 usable",
     ),
     "exhaustion": (
-        "6 done, 10 stuck; 3 of 3 usable",
-        "6 done, 10 stuck; 3 of 3 usable",
+        "6 done, 10 stalled; 3 of 3 usable",
+        "6 done, 10 stalled; 3 of 3 usable",
         "6 done, 10 PoolTimeout; 3 of 3 usable",
     ),
     "server restart": (
-        "7 done, 3 ConnectionLost, 6 stuck; 0 of 3 usable",
+        "7 done, 3 ConnectionLost, 6 stalled; 0 of 3 usable",
         "7 done, 1 ConnectionLost, 8 NotConnected; 0 of 3 usable",
         "15 done, 1 ConnectionLost; 3 of 3 usable",
     ),
@@ -72,12 +72,12 @@ async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
-    """Only who was struck has an error; all connections are of use, nobody is stuck, nobody reads another's reply."""
+    """Only who was struck has an error; all connections are of use, nobody is stalled, nobody reads another's reply."""
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
     runs = [Callers(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)]
     for result in await run_all(runs):
         verdict = result.verdict
-        assert (verdict.stuck, verdict.wrong, verdict.lost) == ((), (), ())
+        assert (verdict.stalled, verdict.wrong, verdict.lost) == ((), (), ())
         assert verdict.usable == verdict.connections
         refused = sum(count for _, count in verdict.refused)
         assert refused == errors or (errors is None and {name for name, _ in verdict.refused} <= {"PoolTimeout"})
@@ -89,7 +89,7 @@ async def test_a_wrong_reply_says_whose_it_was(lab_server):
     first = result.verdict.wrong[0]
     before = f"m{int(first[1:]) - 1}"
     assert story_of(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
-    assert result.verdict.misreported == result.verdict.wrong
+    assert result.verdict.silently_lost == result.verdict.wrong
 
 
 async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_server):

@@ -100,7 +100,7 @@ async def test_a_lost_message_ends_where_nobody_listened(lab_server):
     """And whoever sent it was told "success"."""
     result = await InstantMessaging(design="sketch", fault="receiver flaps").run()
     lost = [story for story in tell(result.trace).stories if story.fate == "lost"]
-    assert len(lost) == 3 and all(story.misreported for story in lost)
+    assert len(lost) == 3 and all(story.silently_lost for story in lost)
     assert {(leg.target, leg.outcome) for story in lost for leg in story.legs[-1:]} == {("user:bob", "lost")}
 
 
@@ -163,4 +163,4 @@ async def test_a_farewell_that_takes_its_time_changes_no_verdict(lab_server, mon
 
     monkeypatch.setattr(SketchedPresence, "unbind_route", slowly)
     late = await InstantMessaging(design="sketch", fault="late unbind").run()
-    assert len(late.verdict.stuck) == 7 and not late.verdict.lost
+    assert len(late.verdict.stalled) == 7 and not late.verdict.lost

@@ -37,4 +37,4 @@ async def test_the_confirmed_design_loses_nothing_under_other_seeds_either(lab_s
     """Seeds that nobody chose for being pretty."""
     for seed in range(100, 105):
         result = await Delivery(design="confirmed", fault=fault, seed=seed, lasts=10 if fault == "slow" else 3).run()
-        assert (result.verdict.lost, result.verdict.misreported) == ((), ())
+        assert (result.verdict.lost, result.verdict.silently_lost) == ((), ())

@@ -14,7 +14,7 @@ SCHEDULES = 60
 def wrong(verdict):
     """What is wrong with a run, in the words of the table of flaws."""
     found = {"lost": verdict.lost, "twice": verdict.duplicated, "out of order": verdict.reordered}
-    found |= {"stuck": verdict.stuck, "dead": verdict.dead}
+    found |= {"stalled": verdict.stalled, "dead_lettered": verdict.dead_lettered}
     return {name for name, ids in found.items() if ids}
 
 

@@ -56,16 +56,16 @@ def test_many_lost_messages_are_not_all_named():
 
 
 def test_while_a_run_goes_on_what_has_not_arrived_is_on_its_way():
-    """Neither lost nor misreported before the end."""
+    """Neither lost nor silently_lost before the end."""
     trace = trace_of(BOB_LISTENS, *sent("m1"), *told("m1"))
     (story,) = tell(trace, finished=False).stories
-    assert (story.fate, story.misreported, story.legs[-1].target) == ("pending", False, CHANNEL)
+    assert (story.fate, story.silently_lost, story.legs[-1].target) == ("pending", False, CHANNEL)
     (story,) = tell(trace).stories
-    assert (story.fate, story.misreported, story.legs[-1].target) == ("lost", True, "bob")
+    assert (story.fate, story.silently_lost, story.legs[-1].target) == ("lost", True, "bob")
 
 
 @pytest.mark.parametrize(
-    ("life", "misreported"),
+    ("life", "silently_lost"),
     [
         (lost("m1"), True),
         (delivered("m1"), False),
@@ -73,10 +73,10 @@ def test_while_a_run_goes_on_what_has_not_arrived_is_on_its_way():
         ([*sent("m1"), *told("m1", "failed"), *handled("m1")], False),
     ],
 )
-def test_misreported_is_what_was_lost_although_its_sender_was_told_delivered(life, misreported):
+def test_silently_lost_is_what_was_lost_although_its_sender_was_told_delivered(life, silently_lost):
     """As in the verdict."""
     (story,) = tell(trace_of(BOB_LISTENS, *life)).stories
-    assert story.misreported is misreported
+    assert story.silently_lost is silently_lost
 
 
 def test_every_attempt_takes_a_step():

@@ -59,7 +59,7 @@ def test_an_order_that_is_done_once_goes_from_the_stream_to_its_worker():
     """Its effect is what counts: handled and acknowledged draw nothing more."""
     scene, stories = told_of(*added("m1"), *given("m1"), *done("m1"))
     assert (scene.producers, scene.channels, scene.consumers) == (["alice"], [STREAM], ["worker-1"])
-    assert (stories["m1"].fate, stories["m1"].is_kept, scene.promise) == ("delivered", True, "added")
+    assert (stories["m1"].fate, stories["m1"].is_kept, scene.acknowledgement) == ("delivered", True, "added")
     assert stories["m1"].legs == [Leg("alice", STREAM, 1, 1.35), Leg(STREAM, "worker-1", 1.35, 1.7)]
     assert stories["m1"].log == [
         "alice published it",
@@ -120,28 +120,31 @@ def test_what_was_added_and_never_done_is_lost_and_misreported():
     scene, stories = told_of(
         *added("m1"), *given("m1"), event(EventKind.ACKED, "worker-1", "m1"), *crashed("m1"), *ended()
     )
-    assert (stories["m1"].fate, stories["m1"].misreported) == ("lost", True)
+    assert (stories["m1"].fate, stories["m1"].silently_lost) == ("lost", True)
     assert stories["m1"].legs[1:] == [Leg(STREAM, "worker-1", 1.35, 1.7, "lost")]
     assert str(scene) == "1 messages: 1 lost (m1)"
 
 
-def test_what_is_stuck_is_pending_and_nobody_was_misinformed():
+def test_what_is_stalled_is_pending_and_nobody_was_misinformed():
     """It may still be done, so it is not lost."""
     _, stories = told_of(*added("m1"), *given("m1"), *crashed("m1"), event(EventKind.STALLED, "alice", "m1"))
-    assert (stories["m1"].fate, stories["m1"].misreported) == ("pending", False)
+    assert (stories["m1"].fate, stories["m1"].silently_lost) == ("pending", False)
     assert stories["m1"].log[-1] == "at the end nobody has finished it"
 
 
 def test_a_dead_letter_ends_at_the_worker_that_gave_it_up():
-    """One way, however often it was tried; its last mark is "dead", not "lost"."""
+    """One way, however often it was tried; its last mark is "dead-lettered", not "lost"."""
     retried = [event(EventKind.RETRIED, "worker-1", "m1", count=2), *failed("m1")]
     buried = event(EventKind.DEAD_LETTERED, "worker-1", "m1", detail="tries used up: ValueError: cannot be read")
     scene, stories = told_of(*added("m1"), *given("m1"), *failed("m1"), *retried, buried)
-    assert (stories["m1"].fate, stories["m1"].misreported) == ("dead", False)
-    assert [(leg.target, leg.outcome) for leg in stories["m1"].legs] == [(STREAM, "arrived"), ("worker-1", "dead")]
+    assert (stories["m1"].fate, stories["m1"].silently_lost) == ("dead-lettered", False)
+    assert [(leg.target, leg.outcome) for leg in stories["m1"].legs] == [
+        (STREAM, "arrived"),
+        ("worker-1", "dead-lettered"),
+    ]
     assert "worker-1 tries it again, for the second time" in stories["m1"].log
     assert stories["m1"].log[-1] == "worker-1 gave it up, a dead letter: tries used up: ValueError: cannot be read"
-    assert str(scene) == "1 messages: 1 dead"
+    assert str(scene) == "1 messages: 1 dead-lettered"
 
 
 def test_a_failure_that_a_second_try_mends_is_delivered():
@@ -160,9 +163,9 @@ def test_deliveries_are_counted_in_words(count, word):
 
 
 def test_while_a_run_goes_on_what_waits_in_the_stream_is_on_its_way():
-    """Neither lost nor misreported before the end."""
+    """Neither lost nor silently_lost before the end."""
     _, stories = told_of(*added("m1"), finished=False)
-    assert (stories["m1"].fate, stories["m1"].misreported) == ("pending", False)
+    assert (stories["m1"].fate, stories["m1"].silently_lost) == ("pending", False)
 
 
 def test_the_picture_of_a_stream_can_be_drawn():

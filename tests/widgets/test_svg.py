@@ -68,7 +68,7 @@ def test_every_lost_message_is_named():
 def test_who_was_told_something_wrong_is_flagged():
     """A flag for each, and their number."""
     svg = space_time_svg(tell(trace_of(BOB_LISTENS, *lost("m1"), *delivered("m2"), *lost("m3"))), "t")
-    assert "2 of them told “delivered”" in texts(svg)
+    assert "2 of them acknowledged “delivered”" in texts(svg)
     assert svg.count("v-10l8 3.5l-8 3.5") == 3  # two, and the legend's
 
 

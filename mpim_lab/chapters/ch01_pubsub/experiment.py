@@ -61,7 +61,7 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
                     "fault": fault,
                     "design": design,
                     "lost": len(verdict.lost),
-                    'told "delivered" but lost': len(verdict.misreported),
+                    "acknowledged but lost": len(verdict.silently_lost),
                     "duplicated": len(verdict.duplicated),
                     "observed": verdict.semantics,
                 }

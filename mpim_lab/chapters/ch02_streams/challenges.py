@@ -15,7 +15,7 @@ _INTERFACE = (
 
 
 def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
-    """Everything is done, save for what is `allowed` ("duplicated", "dead")."""
+    """Everything is done, save for what is `allowed` ("duplicated", "dead_lettered")."""
 
     async def judge(solution: type[Any]) -> Failure | None:
         result = await Orders(fault=fault, seed=seed, messages=12, worker=solution).run()
@@ -23,7 +23,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
         failure = first_complaint(result, trial, allowed=(*allowed, "reordered"))
         if failure is not None:
             return replace(failure, story=(*failure.story, *_deaths(result)[:1]))
-        if fault == "poison" and not result.verdict.dead:
+        if fault == "poison" and not result.verdict.dead_lettered:
             return Failure("the poison is not among the dead letters", trial)
         return None
 
@@ -58,7 +58,10 @@ def survive_the_poison() -> Challenge:
         "Survive the poison",
         _INTERFACE
         + "One order makes every handler raise. All others must be done, and that one be among the dead letters.",
-        [_trial(fault, seed, {"poison": ("dead",), "none": ()}.get(fault, ("duplicated",))) for fault, seed in faults],
+        [
+            _trial(fault, seed, {"poison": ("dead_lettered",), "none": ()}.get(fault, ("duplicated",)))
+            for fault, seed in faults
+        ],
         [
             "A handler that raises must not end your loop, nor may its order be acknowledged as if it were done.",
             "Count: after how many failures of one order have you seen enough?",

@@ -57,7 +57,8 @@ async def design_table(seed: int = 7) -> pd.DataFrame:
         for design in DESIGNS:
             verdict = (await Orders(design=design, fault=fault, seed=seed).run()).verdict
             counts = {
-                name: len(getattr(verdict, name)) for name in ("lost", "duplicated", "reordered", "stuck", "dead")
+                name: len(getattr(verdict, name))
+                for name in ("lost", "duplicated", "reordered", "stalled", "dead_lettered")
             }
             rows.append({"fault": fault, "design": design, **counts, "observed": verdict.semantics})
     return pd.DataFrame(rows).set_index(["fault", "design"])

@@ -4,7 +4,7 @@ Flaws kept on purpose, one a class:
 
 - `NoAckWorker` reads with NOACK: an entry is acknowledged by being read, so a crash loses what was in hand;
 - `AckFirstWorker` acknowledges and then works: a crash between the two loses the entry;
-- `NoClaimWorker` never claims: what a dead member had in hand is stuck in the pending list for ever, and so is what failed;
+- `NoClaimWorker` never claims: what a dead member had in hand is stalled in the pending list for ever, and so is what failed;
 - `EndlessRetryWorker` tries what failed again at once and for ever: a poison message holds up everything after it.
 """
 

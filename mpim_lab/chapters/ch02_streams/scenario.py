@@ -113,7 +113,7 @@ class Stage:
             await self._settle()
 
     async def finish(self) -> None:
-        """Bring a worker back if none is alive; report what is stuck all the same."""
+        """Bring a worker back if none is alive; report what is stalled all the same."""
         for _ in range(1 + len(self._sent)):  # a fault may be in store for whoever was brought back, too
             if self.crew.alive is not None:
                 break
@@ -156,7 +156,7 @@ class Stage:
             await self.group.pending(count=1)
 
     async def _is_settled(self) -> bool:
-        """Every order was begun, nobody works, and nothing is pending but what is stuck for good."""
+        """Every order was begun, nobody works, and nothing is pending but what is stalled for good."""
         crew = self.crew
         crew.notice_death()
         if crew.alive is None or crew.failures >= MOST_FAILURES:

@@ -75,9 +75,9 @@ def check_reading(trace: Trace) -> Verdict:
         numbers.setdefault(event.message_id, int(event.detail.split()[1].rstrip(",")))
     accepted = list(dict.fromkeys(event.message_id for event in trace.of(EventKind.ACCEPTED)))
     sent = sorted(accepted, key=lambda name: numbers.get(name, len(accepted)))
-    stuck = [event.message_id for event in trace.of(EventKind.STALLED)]
+    stalled = [event.message_id for event in trace.of(EventKind.STALLED)]
     shown = [event.message_id for event in trace.of(EventKind.EFFECT)]
-    return check(sent, shown, numbers, stuck=stuck, promise="added")
+    return check(sent, shown, numbers, stalled=stalled, acknowledgement="added")
 
 
 @dataclass(frozen=True, kw_only=True)

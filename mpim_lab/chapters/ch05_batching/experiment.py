@@ -44,7 +44,7 @@ class Burst(Experiment):
     own: Design | None = None  # the learner's own, instead of a named one
 
     async def perform(self, run: Run) -> Verdict:
-        """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stuck."""
+        """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stalled."""
         strikes = self.fault in ("flush fails", "answer lost")
         planned = plan(self.seed, self.fault, self.messages - 2, self.lasts) if strikes else []
         design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
@@ -76,8 +76,8 @@ def check_burst(trace: Trace) -> Verdict:
         return [event.message_id for event in trace.of(kind) if event.actor == actor and detail in (None, event.detail)]
 
     sent = list(dict.fromkeys(event.message_id for event in trace.of(EventKind.ACCEPTED, EventKind.OUTCOME)))
-    told, stuck = ids(EventKind.OUTCOME, "alice", "accepted"), ids(EventKind.STALLED, "alice")
-    return check(sent, ids(EventKind.HANDLED, "bob"), told, stuck=stuck, promise="accepted")
+    acknowledged, stalled = ids(EventKind.OUTCOME, "alice", "accepted"), ids(EventKind.STALLED, "alice")
+    return check(sent, ids(EventKind.HANDLED, "bob"), acknowledged, stalled=stalled, acknowledgement="accepted")
 
 
 async def burst_table(seed: int = 7) -> pd.DataFrame:
@@ -91,8 +91,8 @@ async def burst_table(seed: int = 7) -> pd.DataFrame:
                     "fault": fault,
                     "design": design,
                     "lost": len(verdict.lost),
-                    'told "accepted" but lost': len(verdict.misreported),
-                    "stuck in a batch": len(verdict.stuck),
+                    "acknowledged but lost": len(verdict.silently_lost),
+                    "stalled in a batch": len(verdict.stalled),
                     "observed": verdict.semantics,
                 }
             )

@@ -25,7 +25,7 @@ WAIT_S, SHORT_WAIT_S = 3.0, 0.3  # the second where nobody gives a connection ba
 
 @dataclass(frozen=True, repr=False)
 class CallersVerdict(Verdict):
-    """What became of the callers: done (`delivered`), refused with a named error, stuck, or given a wrong reply.
+    """What became of the callers: done (`delivered`), refused with a named error, stalled, or given a wrong reply.
 
     refused: how many by the error's name. wrong: who read somebody else's reply; untold: who heard nothing; `lost` is both,
     since neither knows that it was not served. usable: how many of the pool's `connections` still do what they are asked.
@@ -40,7 +40,11 @@ class CallersVerdict(Verdict):
     def __str__(self) -> str:
         lines = [f"callers {self.sent:,}  done {self.delivered:,}"]
         lines += [f"refused {count}  ({name})" for name, count in self.refused]
-        bad = {"stuck, waiting for ever": self.stuck, "given somebody else's reply": self.wrong, "untold": self.untold}
+        bad = {
+            "stalled, waiting for ever": self.stalled,
+            "given somebody else's reply": self.wrong,
+            "untold": self.untold,
+        }
         for name, ids in bad.items():
             lines += [f"{name} {len(ids)}  ({', '.join(ids[:12])}{', …' if len(ids) > 12 else ''})"] if ids else []
         return "\n".join([*lines, f"connections of use at the end: {self.usable} of {self.connections}"])
@@ -51,7 +55,7 @@ class CallersVerdict(Verdict):
     def shorthand(self) -> str:
         """In a few words, the same in every run."""
         refused = [f"{count} {name}" for name, count in self.refused]
-        found = {"stuck": self.stuck, "wrong reply": self.wrong}
+        found = {"stalled": self.stalled, "wrong reply": self.wrong}
         parts = [f"{self.delivered} done", *refused, *(f"{len(ids)} {name}" for name, ids in found.items() if ids)]
         return f"{', '.join(parts)}; {self.usable} of {self.connections} usable"
 
@@ -66,7 +70,10 @@ def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
     wrong = tuple(name for name, why in failed if why.startswith("WrongReply"))
     refused = Counter(why.partition(":")[0] for name, why in failed if name not in wrong)
     base = check(
-        ids(EventKind.ACCEPTED), ids(EventKind.HANDLED), stuck=ids(EventKind.STALLED), dead=[name for name, _ in failed]
+        ids(EventKind.ACCEPTED),
+        ids(EventKind.HANDLED),
+        stalled=ids(EventKind.STALLED),
+        dead_lettered=[name for name, _ in failed],
     )
     return CallersVerdict(
         sent=base.sent,
@@ -74,9 +81,9 @@ def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
         lost=tuple(name for name in ids(EventKind.ACCEPTED) if name in {*wrong, *base.lost}),
         duplicated=base.duplicated,
         reordered=base.reordered,
-        misreported=wrong,
-        stuck=base.stuck,
-        promise="done",
+        silently_lost=wrong,
+        stalled=base.stalled,
+        acknowledgement="done",
         refused=tuple(sorted(refused.items())),
         wrong=wrong,
         untold=base.lost,
@@ -152,7 +159,7 @@ def _metrics(verdict: CallersVerdict) -> dict[str, float]:
     return {
         "done": verdict.delivered,
         "refused": sum(count for _, count in verdict.refused),
-        "stuck": len(verdict.stuck),
+        "stalled": len(verdict.stalled),
         "wrong_replies": len(verdict.wrong),
         "usable": verdict.usable,
     }
@@ -167,6 +174,6 @@ async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAUL
         verdict = result.verdict
         by = ", ".join(f"{count} {name}" for name, count in verdict.refused)
         usable = f"{verdict.usable} of {verdict.connections}"
-        rows.append((fault, design, verdict.delivered, by, len(verdict.stuck), len(verdict.wrong), usable))
-    columns = ["fault", "design", "done", "refused", "stuck", "wrong replies", "connections usable"]
+        rows.append((fault, design, verdict.delivered, by, len(verdict.stalled), len(verdict.wrong), usable))
+    columns = ["fault", "design", "done", "refused", "stalled", "wrong replies", "connections usable"]
     return pd.DataFrame(rows, columns=columns).set_index(["fault", "design"])

@@ -125,8 +125,8 @@ class Lender:
         complaints = [
             *((name, f"{name} was given somebody else's reply") for name in verdict.wrong),
             *(
-                (name, f"{name} is stuck: every place is taken, and nobody is left to free one")
-                for name in verdict.stuck
+                (name, f"{name} is stalled: every place is taken, and nobody is left to free one")
+                for name in verdict.stalled
             ),
             *((name, f"{name} was given a connection of no use: {failed[name]}") for name in refused),
             *((name, f"{name} was never told of its error: your lease kept it") for name in verdict.untold),

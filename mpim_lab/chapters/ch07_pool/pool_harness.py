@@ -1,7 +1,7 @@
 """Desk: plays callers to the learner's pool, one step at a time, over real connections, and says what went wrong.
 
 A script is a list of steps: callers come, leave, are cancelled; after each it is known who must have a connection. Nothing
-depends on the clock but how long a pool that hands out nothing is given until it counts as stuck.
+depends on the clock but how long a pool that hands out nothing is given until it counts as stalled.
 """
 
 import asyncio
@@ -210,7 +210,7 @@ class Desk:
             if outcome:
                 raise Complaint(f"{name} was refused ({outcome}), and there was a connection for it", name)
             self._report(EventKind.STALLED, name, CALLERS)
-            raise Complaint(f"{name} is stuck: there is a connection for it, and it waits for ever", name)
+            raise Complaint(f"{name} is stalled: there is a connection for it, and it waits for ever", name)
         if early:
             raise Complaint(f"{early[0]} was given a connection, and there was none for it", early[0])
 

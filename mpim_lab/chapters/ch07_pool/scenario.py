@@ -2,7 +2,7 @@
 
 Each caller asks a service for something and waits for the reply in a list of its own (BLPOP): while it waits, it has a
 connection for itself. The lab plays the service, so it decides who has a connection for how long, and in turns: a caller
-comes and either waits in line or for its reply before the next one comes. Nothing depends on the clock; who is stuck
+comes and either waits in line or for its reply before the next one comes. Nothing depends on the clock; who is stalled
 is known by state: nobody is left who could give a connection back.
 
 Service: what answers chapter 7's callers, and what the lab sees and does at the server.
@@ -179,7 +179,7 @@ class PoolStage:
             await self._settle()
 
     async def finish(self) -> None:
-        """Serve whoever can be served; the others are stuck. Then let the slow ones go, and look what the pool is worth."""
+        """Serve whoever can be served; the others are stalled. Then let the slow ones go, and look what the pool is worth."""
         await self.serve()
         if self.design.gives_up:
             with contextlib.suppress(ServerFailed):

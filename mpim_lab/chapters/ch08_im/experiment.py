@@ -114,6 +114,6 @@ def in_short(verdict: Verdict) -> str:
         "lost": verdict.lost,
         "twice": verdict.duplicated,
         "out of order": verdict.reordered,
-        "left waiting": verdict.stuck,
+        "left waiting": verdict.stalled,
     }
     return ", ".join(f"{len(ids)} {name}" for name, ids in counts.items() if ids) or "✔ once, in order"

@@ -185,8 +185,8 @@ class MpimStage:
             self._run.trace(
                 Event(EventKind.STALLED, now(), "lab", name.partition("→")[0], detail="it waits in the offline store")
             )
-        promised = [each for each in sent if each.partition("→")[0] in self.numbers]
-        return check(sent, read, promised, stuck=waiting, promise="success", conversation_of=of)
+        acknowledged = [each for each in sent if each.partition("→")[0] in self.numbers]
+        return check(sent, read, acknowledged, stalled=waiting, acknowledgement="success", conversation_of=of)
 
     async def _waiting(self, uid: str) -> list[str]:
         pages = [

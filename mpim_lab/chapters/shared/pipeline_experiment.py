@@ -65,7 +65,7 @@ async def run_all(experiments: Sequence[Experiment], *, at_once: int = 4) -> lis
 def shorthand(verdict: Verdict) -> str:
     """A verdict in a few words, the same in every run."""
     found = {"lost": verdict.lost, "twice": verdict.duplicated, "out of order": verdict.reordered}
-    found |= {"stuck": verdict.stuck, "dead letter": verdict.dead}
+    found |= {"stalled": verdict.stalled, "dead letter": verdict.dead_lettered}
     return ", ".join(f"{len(ids)} {name}" for name, ids in found.items() if ids) or "✓"
 
 

@@ -198,7 +198,7 @@ class Line:
         self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, detail=told)
 
     async def finish(self) -> None:
-        """Let go of what is held, bring a worker back if none is alive, report what is stuck all the same."""
+        """Let go of what is held, bring a worker back if none is alive, report what is stalled all the same."""
         await self.faults.let_go()
         for _ in range(1 + len(self._sent)):  # a fault may be in store for whoever was brought back, too
             if self.crew.alive is None:

@@ -91,11 +91,15 @@ class Outcome:
 
 def first_complaint(result: Result, trial: str, *, allowed: Collection[str] = ()) -> Failure | None:
     """The first thing a verdict has against a run, as a failure with its story; None if nothing but what is `allowed`."""
-    said = {"stuck": "is stuck: nobody finished it", "dead": "was given up", "reordered": "came out of order"}
-    for name in ("lost", "stuck", "duplicated", "dead", "reordered"):
+    words = {
+        "stalled": "is stalled: nobody finished it",
+        "dead_lettered": "was dead-lettered",
+        "reordered": "came out of order",
+    }
+    for name in ("lost", "stalled", "duplicated", "dead_lettered", "reordered"):
         ids: tuple[str, ...] = getattr(result.verdict, name)
         if ids and name not in allowed:
-            complaint = f"{ids[0]} {said.get(name, f'was {name}')}"
+            complaint = f"{ids[0]} {words.get(name, f'was {name}')}"
             return Failure(complaint, trial, ids[0], story_of(result, ids[0]), result.trace)
     return None
 
