@@ -9,7 +9,7 @@ import pytest
 from mpim_lab.lab.exercise.experiment import Knob
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView, SpaceTime
-from mpim_lab.widgets.knobs import make_control
+from mpim_lab.widgets.controls import make_control
 from mpim_lab.widgets.static_picture import WIDGET_VIEW
 from tests.pictures import assert_is_static, fake_run
 from tests.support import wait_until
