@@ -137,7 +137,7 @@ async def test_a_class_that_waits_for_ever_is_told_so(lab_server, monkeypatch):
 async def test_a_failure_tells_the_story_of_its_message(lab_server):
     """What a learner needs to understand it: the fault, the message, who did what."""
     text = repr(await tell_the_truth().check(SketchSender))
-    assert "was lost, and alice was told 'delivered'" in text
+    assert "was lost, and alice got the outcome 'delivered'" in text
     assert "published (0)" in text
 
 

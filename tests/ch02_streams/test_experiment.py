@@ -123,7 +123,7 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "parameters",
     [
         {"design": "perfect"},
         {"fault": "cut"},
@@ -136,10 +136,10 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
         {"messages": "many"},
     ],
 )
-def test_a_knob_out_of_its_bounds_is_refused(knobs):
-    """Before anything is started; the error names the knob."""
-    with pytest.raises(InvalidParameter, match=next(iter(knobs))):
-        Orders(**knobs)
+def test_a_parameter_out_of_its_bounds_is_refused(parameters):
+    """Before anything is started; the error names the parameter."""
+    with pytest.raises(InvalidParameter, match=next(iter(parameters))):
+        Orders(**parameters)
 
 
 @pytest.mark.parametrize("pace_ms", [0, 10])

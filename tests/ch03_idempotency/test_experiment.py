@@ -82,7 +82,7 @@ async def test_one_call_of_a_library_that_retries_appends_two_entries(lab_server
     (twice,) = result.verdict.duplicated
     accepted = [event for event in result.trace.of(EventKind.ACCEPTED) if event.message_id == twice]
     assert len(accepted) == 1
-    assert result.told[twice] == "added"
+    assert result.outcomes[twice] == "added"
 
 
 async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):

@@ -19,16 +19,16 @@ def _trial(fault: str, seed: int, judge: Any) -> Trial:
 
 
 def _truth(result: Result) -> tuple[str, str]:
-    """Told "delivered" if and only if bob handled it; a sender that raises has told nothing."""
-    verdict, told = result.verdict, result.told
+    """The outcome is "delivered" if and only if bob handled it; a sender that raises gives none."""
+    verdict, outcomes = result.verdict, result.outcomes
     if verdict.lost and getattr(result.experiment, "fault", "") == "none":
         return f"{verdict.lost[0]} was never published, and bob was there all the time", verdict.lost[0]
-    for message_id in told:
-        if told[message_id].startswith("failed"):
+    for message_id in outcomes:
+        if outcomes[message_id].startswith("failed"):
             return f"send raised for {message_id} instead of saying what became of it", message_id
-        if (told[message_id] == "delivered") == (message_id in verdict.lost):
+        if (outcomes[message_id] == "delivered") == (message_id in verdict.lost):
             became = "lost" if message_id in verdict.lost else "handled by bob"
-            return f"{message_id} was {became}, and alice was told {told[message_id]!r}", message_id
+            return f"{message_id} was {became}, and alice got the outcome {outcomes[message_id]!r}", message_id
     return "", ""
 
 

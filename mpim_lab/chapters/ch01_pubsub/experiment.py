@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from mpim_lab.chapters.ch01_pubsub.scenario import CHANNEL, PHOTO_BYTES, Stage
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check_trace
@@ -21,16 +21,16 @@ class Delivery(Experiment):
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
 
-    design: str = knob("sketch", "how alice sends", choices=("sketch", "confirmed"))
-    fault: str = knob("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
-    messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
-    lasts: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses where the fault strikes, and the texts", low=0, high=9_999)
+    design: str = parameter("sketch", "how alice sends", choices=("sketch", "confirmed"))
+    fault: str = parameter("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
+    messages: int = parameter(24, "how many messages alice sends", low=4, high=2_000)
+    lasts: int = parameter(6, "for how many of her publishes the fault lasts", low=1, high=200)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses where the fault strikes, and the texts", low=0, high=9_999)
 
     sender: type[Any] | None = None  # the learner's own, instead of `design`'s
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is bob's."""
         planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
         async with (

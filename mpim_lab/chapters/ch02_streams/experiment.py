@@ -8,7 +8,7 @@ import pandas as pd
 
 from mpim_lab.chapters.ch02_streams.designs import SKETCHES
 from mpim_lab.chapters.ch02_streams.scenario import STREAM, Stage
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
@@ -24,17 +24,17 @@ class Orders(Experiment):
     title: ClassVar[str] = "Which orders were done?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
 
-    design: str = knob("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
-    fault: str = knob("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
-    messages: int = knob(16, "how many orders alice adds", low=6, high=1_000)
-    lasts: int = knob(3, "how many orders come while nobody works", low=1, high=100)
-    persistence: str = knob("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
-    pace_ms: int = knob(0, "pause between two orders", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which order is struck, and the texts", low=0, high=9_999)
+    design: str = parameter("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
+    fault: str = parameter("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
+    messages: int = parameter(16, "how many orders alice adds", low=6, high=1_000)
+    lasts: int = parameter(3, "how many orders come while nobody works", low=1, high=100)
+    persistence: str = parameter("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
+    pace_ms: int = parameter(0, "pause between two orders", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which order is struck, and the texts", low=0, high=9_999)
 
     worker: type[Any] | None = None  # the learner's own, instead of `design`'s
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Add everything, fault included; the verdict is about effects."""
         planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
         async with (

@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch04_ordering.designs import MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.pipeline_experiment import LineExperiment
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check
@@ -41,16 +41,16 @@ class Chat(Experiment):
     faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
     designs: ClassVar[dict[str, ChatDesign]] = CHAT_DESIGNS
 
-    design: str = knob("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
-    fault: str = knob("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
-    messages: int = knob(12, "how many messages are sent", low=6, high=1_000)
-    lasts: int = knob(2, "how many messages come while something is held back", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+    design: str = parameter("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
+    fault: str = parameter("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
+    messages: int = parameter(12, "how many messages are sent", low=6, high=1_000)
+    lasts: int = parameter(2, "how many messages come while something is held back", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
     own: ChatDesign | None = None  # the learner's own, instead of a named one
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by the numbers that the messages were given."""
         planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
         struck = {f"m{fault.before}": fault.kind for fault in planned}
@@ -88,8 +88,8 @@ class OrderedWork(LineExperiment):
     faults: ClassVar[tuple[str, ...]] = CREW_FAULTS
     designs: ClassVar[dict[str, Design]] = ORDERING_DESIGNS
 
-    design: str = knob("any worker", "who gets which message", choices=tuple(ORDERING_DESIGNS))
-    fault: str = knob("slow worker", "what goes wrong", choices=("none", *CREW_FAULTS))
+    design: str = parameter("any worker", "who gets which message", choices=tuple(ORDERING_DESIGNS))
+    fault: str = parameter("slow worker", "what goes wrong", choices=("none", *CREW_FAULTS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,6 @@ class Guarantees(LineExperiment):
     faults: ClassVar[tuple[str, ...]] = LINE_FAULTS
     designs: ClassVar[dict[str, Design]] = MODES
 
-    design: str = knob("exactly once in effect", "the delivery mode", choices=tuple(MODES))
-    fault: str = knob("none", "what goes wrong", choices=("none", *LINE_FAULTS))
-    persistence: str = knob("always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
+    design: str = parameter("exactly once in effect", "the delivery mode", choices=tuple(MODES))
+    fault: str = parameter("none", "what goes wrong", choices=("none", *LINE_FAULTS))
+    persistence: str = parameter("always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))

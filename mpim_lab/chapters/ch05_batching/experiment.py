@@ -19,7 +19,7 @@ from mpim_lab.chapters.ch05_batching.scenario import (
     designs,
 )
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
@@ -34,16 +34,16 @@ class Burst(Experiment):
     title: ClassVar[str] = "What becomes of a burst?"
     faults: ClassVar[tuple[str, ...]] = ("flush fails",)
 
-    design: str = knob("sketch", "how alice batches", choices=tuple(DESIGNS))
-    fault: str = knob("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
-    messages: int = knob(14, "how many messages alice sends", low=4, high=1_000)
-    lasts: int = knob(4, "for how many of her messages the line is down", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+    design: str = parameter("sketch", "how alice batches", choices=tuple(DESIGNS))
+    fault: str = parameter("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
+    messages: int = parameter(14, "how many messages alice sends", low=4, high=1_000)
+    lasts: int = parameter(4, "for how many of her messages the line is down", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
     own: Design | None = None  # the learner's own, instead of a named one
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stalled."""
         strikes = self.fault in ("flush fails", "answer lost")
         planned = plan(self.seed, self.fault, self.messages - 2, self.lasts) if strikes else []

@@ -9,7 +9,7 @@ import pandas as pd
 from mpim_lab.chapters.ch06_compression.naive import SketchCodec
 from mpim_lab.chapters.ch06_compression.scenario import CHANGED, SENDERS, CompressionStage
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
@@ -26,16 +26,16 @@ class Packed(Experiment):
 
     title: ClassVar[str] = "Who can read it?"
 
-    design: str = knob("sketch", "how alice packs and bob unpacks", choices=DESIGNS)
-    fault: str = knob("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
-    messages: int = knob(16, "how many messages are sent", low=4, high=1_000)
-    lasts: int = knob(3, "how many of them are struck", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which messages are struck, and the texts", low=0, high=9_999)
+    design: str = parameter("sketch", "how alice packs and bob unpacks", choices=DESIGNS)
+    fault: str = parameter("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
+    messages: int = parameter(16, "how many messages are sent", low=4, high=1_000)
+    lasts: int = parameter(3, "how many of them are struck", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which messages are struck, and the texts", low=0, high=9_999)
 
     own: Any = None  # the learner's own codec, instead of a named one
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything; the verdict is bob's: what came, and what he read as another text (`altered`).
 
         Metrics besides: bytes before and after packing, the most that one became.

@@ -13,7 +13,7 @@ from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
 from mpim_lab.chapters.ch07_pool.scenario import PoolStage
 from mpim_lab.chapters.shared.pipeline_experiment import run_all
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -100,17 +100,17 @@ class Callers(Experiment):
     faults: ClassVar[tuple[str, ...]] = FAULTS
     designs: ClassVar[dict[str, PoolDesign]] = DESIGNS
 
-    design: str = knob("sketch", "which pool they share", choices=tuple(DESIGNS))
-    fault: str = knob("leak", "what goes wrong", choices=("none", *FAULTS))
-    callers: int = knob(16, "how many callers come", low=6, high=500)
-    connections: int = knob(3, "how many connections the pool may have", low=1, high=16)
-    lasts: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
-    pace_ms: int = knob(0, "pause between two callers", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which caller is struck", low=0, high=9_999)
+    design: str = parameter("sketch", "which pool they share", choices=tuple(DESIGNS))
+    fault: str = parameter("leak", "what goes wrong", choices=("none", *FAULTS))
+    callers: int = parameter(16, "how many callers come", low=6, high=500)
+    connections: int = parameter(3, "how many connections the pool may have", low=1, high=16)
+    lasts: int = parameter(3, "how many callers leak, or are slow", low=1, high=16)
+    pace_ms: int = parameter(0, "pause between two callers", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which caller is struck", low=0, high=9_999)
 
     own: PoolDesign | None = None  # the learner's own, instead of a named one
 
-    async def perform(self, run: Run) -> CallersVerdict:
+    async def execute(self, run: Run) -> CallersVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
         waves = _waves(self.callers, self.connections)
         struck = _struck(self.seed, self.fault, waves, self.lasts)
@@ -165,10 +165,10 @@ def _metrics(verdict: CallersVerdict) -> dict[str, float]:
     }
 
 
-async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **knobs: Any) -> pd.DataFrame:
+async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAULTS), **parameters: Any) -> pd.DataFrame:
     """Every design under every fault: one row each, counts in columns; the same in every run."""
     cases = [(fault, design) for fault in faults for design in DESIGNS]
-    runs = await run_all([Callers(design=design, fault=fault, seed=seed, **knobs) for fault, design in cases])
+    runs = await run_all([Callers(design=design, fault=fault, seed=seed, **parameters) for fault, design in cases])
     rows = []
     for (fault, design), result in zip(cases, runs, strict=True):
         verdict = result.verdict

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mpim_lab.chapters.ch08_im.faults import MPIM_FAULTS
 from mpim_lab.chapters.ch08_im.scenario import MpimStage
-from mpim_lab.lab.exercise.experiment import Experiment, Result, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Result, Run, parameter
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict
@@ -45,13 +45,13 @@ class InstantMessaging(Experiment):
     title: ClassVar[str] = "Who got the message?"
     faults: ClassVar[tuple[str, ...]] = MPIM_FAULTS
 
-    design: str = knob("sketch", "how messages are sent and read", choices=DESIGNS)
-    fault: str = knob("receiver flaps", "what goes wrong", choices=("none", *MPIM_FAULTS, ALL))
-    group: bool = knob(False, "to a group of four instead of to bob alone")
-    messages: int = knob(12, "how many messages alice sends", low=6, high=200)
-    lasts: int = knob(3, "how many messages come while it lasts", low=1, high=50)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck", low=0, high=9_999)
+    design: str = parameter("sketch", "how messages are sent and read", choices=DESIGNS)
+    fault: str = parameter("receiver flaps", "what goes wrong", choices=("none", *MPIM_FAULTS, ALL))
+    group: bool = parameter(False, "to a group of four instead of to bob alone")
+    messages: int = parameter(12, "how many messages alice sends", low=6, high=200)
+    lasts: int = parameter(3, "how many messages come while it lasts", low=1, high=50)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message is struck", low=0, high=9_999)
 
     def _struck(self) -> dict[str, str]:
         if self.fault == ALL:
@@ -59,7 +59,7 @@ class InstantMessaging(Experiment):
         planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
         return {f"m{fault.before}": fault.kind for fault in planned}
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by what each reader's application was handed."""
         struck = self._struck()
         readers = MEMBERS if self.group or self.fault == "half the group" else MEMBERS[:1]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mpim_lab.chapters.shared.designs import STREAM, Design
 from mpim_lab.chapters.shared.pipeline_scenario import Line
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.faults.injector import plan
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
@@ -22,11 +22,11 @@ class LineExperiment(Experiment):
 
     designs: ClassVar[dict[str, Design]]
 
-    fault: str = knob("none", "what goes wrong")
-    messages: int = knob(12, "how many messages alice sends", low=6, high=1_000)
-    lasts: int = knob(3, "how many messages come while something is held back", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message is struck, and the texts", low=0, high=9_999)
+    fault: str = parameter("none", "what goes wrong")
+    messages: int = parameter(12, "how many messages alice sends", low=6, high=1_000)
+    lasts: int = parameter(3, "how many messages come while something is held back", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
     own: Design | None = None  # the learner's own, instead of a named one
 
@@ -35,7 +35,7 @@ class LineExperiment(Experiment):
         """The design that is run."""
         return self.own or self.designs[getattr(self, "design")]  # noqa: B009
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is about effects on the server."""
         planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
         async with (
