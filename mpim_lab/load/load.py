@@ -21,7 +21,7 @@ from mpim_lab.load.redis.plan import BOUNDS, LoadPlan
 
 REPORT_EVERY_S = 0.1
 LIVES_PER_S = 200
-FASTEST_PER_S = 200_000  # what a closed loop may reach, to choose `one_in` before the speed is known
+FASTEST_PER_S = 200_000  # what a closed loop may reach, to choose `sample_rate` before the speed is known
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Load:
             return
         lives = interval.pop("lives")
         trace.rates.append(RateSample(actor=actor, **interval))
-        trace.left_out += 2 * interval["messages"] - len(lives)  # each process sees two events of a message
+        trace.dropped += 2 * interval["messages"] - len(lives)  # each process sees two events of a message
         for sequence, kind, at, count in lives:
             # not trace(event): the sample was chosen where the messages are, to be whole on both sides
             trace.events.append(Event(EventKind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count))
@@ -169,8 +169,8 @@ def start_load(
         subscribers=subscribers,
     )
     if trace is not None:
-        trace.one_in = math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S)
-        plan = replace(plan, one_in=trace.one_in, report_every_s=REPORT_EVERY_S)
+        trace.sample_rate = math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S)
+        plan = replace(plan, sample_rate=trace.sample_rate, report_every_s=REPORT_EVERY_S)
     return Load(plan, trace)
 
 

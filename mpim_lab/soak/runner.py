@@ -52,9 +52,9 @@ class Outcome(NamedTuple):
         None, if the server was killed (that may end a fault early) or a worker died of an error of its own (a machine that
         stood still is a fault that nobody planned).
         """
-        if self.struck["server kill"] or any(not event.message_id for event in self.trace.of(EventKind.FAILED)):
+        if self.struck["server kill"] or any(not event.message_id for event in self.trace.by_kind(EventKind.FAILED)):
             return frozenset()
-        added = Counter(event.message_id for event in self.trace.of(EventKind.ADDED))
+        added = Counter(event.message_id for event in self.trace.by_kind(EventKind.ADDED))
         unsure = {
             strike.kind
             for strike in self.schedule.strikes
@@ -110,7 +110,7 @@ async def play(
     except Exception as error:
         error.add_note(str(schedule))
         raise
-    told = {event.message_id: event.detail for event in trace.of(EventKind.OUTCOME)}
+    told = {event.message_id: event.detail for event in trace.by_kind(EventKind.OUTCOME)}
     return Outcome(schedule, verdict, stage.struck, sum(detail != "added" for detail in told.values()), trace)
 
 

@@ -173,7 +173,7 @@ class Stage:
         await self._send_struck(gateway, planned, strike)
 
     async def _send_struck(self, gateway: Gateway, planned: Planned, strike: Strike) -> None:
-        self.trace.mark(EventKind.FAULT_BEGAN, "lab", strike.kind)
+        self.trace.record(EventKind.FAULT_BEGAN, "lab", strike.kind)
         if strike.kind == "sent twice":
             other = self.gateways[(planned.sender + 1) % SENDERS]
             await asyncio.gather(gateway.send(planned), other.send_once(planned))
@@ -183,17 +183,17 @@ class Stage:
             gateway.arm(strike.kind, planned.name, strike.lasts)
             await gateway.send(planned)
             self.struck[strike.kind] += gateway.proxy.struck > before
-        self.trace.mark(EventKind.FAULT_ENDED, "lab", strike.kind)
+        self.trace.record(EventKind.FAULT_ENDED, "lab", strike.kind)
 
     async def _kill(self) -> None:
         if self.server.unavailable("kill"):
             return
         assert isinstance(self.server, EmbeddedServer)
-        self.trace.mark(EventKind.FAULT_BEGAN, "lab", "server kill")
+        self.trace.record(EventKind.FAULT_BEGAN, "lab", "server kill")
         self.server.kill()
         await self.server.start()
         self.struck["server kill"] += 1
-        self.trace.mark(EventKind.FAULT_ENDED, "lab", "server kill")
+        self.trace.record(EventKind.FAULT_ENDED, "lab", "server kill")
 
     # The end
 
@@ -230,12 +230,12 @@ class Stage:
 
     def _judge(self, stalled: list[str], numbers: dict[str, int]) -> Verdict:
         """Added: its effect once, in order among its sender's, and in the order of the numbers; not added: at most once."""
-        added = {event.message_id for event in self.trace.of(EventKind.ADDED)}
+        added = {event.message_id for event in self.trace.by_kind(EventKind.ADDED)}
         done = [message_id(payload) for _, payload in self.ledger.rows]
         planned = [one for one in self.schedule.messages if one.name in added.union(done)]
         common: dict[str, Any] = {"acknowledged": added, "stalled": [name for name in stalled if name in added]}
         common |= {
-            "dead_lettered": [event.message_id for event in self.trace.of(EventKind.DEAD_LETTERED)],
+            "dead_lettered": [event.message_id for event in self.trace.by_kind(EventKind.DEAD_LETTERED)],
             "acknowledgement": "added",
         }
         by_sender = {one.name: f"{one.sender} {one.conversation}" if one.name in added else one.name for one in planned}

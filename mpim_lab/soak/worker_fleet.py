@@ -106,7 +106,7 @@ class ManyHands:
         del self._alive[name]
         if task.cancelled() or (error := task.exception()) is None or isinstance(error, Crash):
             return self.fill()
-        self._trace.mark(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
+        self._trace.record(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
         if not isinstance(error, MpimError):
             self._broken.append(error)
         asyncio.get_running_loop().call_later(HIRED_AGAIN_AFTER_S, self.fill)
@@ -188,13 +188,13 @@ class ManyHands:
             await sleeper.woken.wait()
         finally:
             self._sleepers.remove(sleeper)
-            self._trace.mark(EventKind.FAULT_ENDED, worker, strike.kind)
+            self._trace.record(EventKind.FAULT_ENDED, worker, strike.kind)
 
     def _crash(self, worker: str, payload: bytes, kind: str) -> None:
         self._begin(kind)
-        self._trace.mark(EventKind.CRASHED, worker, f"{kind}, {message_id(payload)} in hand")
+        self._trace.record(EventKind.CRASHED, worker, f"{kind}, {message_id(payload)} in hand")
         raise Crash(kind)
 
     def _begin(self, kind: str) -> None:
         self.struck[kind] += 1
-        self._trace.mark(EventKind.FAULT_BEGAN, "lab", kind)
+        self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)

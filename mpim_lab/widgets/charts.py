@@ -95,7 +95,7 @@ def _from_events(trace: Trace, interval_s: float = 0.25) -> list[RateSample]:
     for number in range(min(bins, default=0), max(bins, default=-1) + 1):
         latencies = sorted(bins.get(number, ()))
         p50, p99 = (median(latencies), latencies[int(len(latencies) * 0.99)]) if latencies else (None, None)
-        messages = len(latencies) * trace.one_in
+        messages = len(latencies) * trace.sample_rate
         made.append(RateSample(number * interval_s, "events", interval_s, messages, p50, p99))
     return made
 

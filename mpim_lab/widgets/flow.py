@@ -38,7 +38,7 @@ class FlowView(anywidget.AnyWidget):
         self._live = False
         self._scene: Scene | None = None
         self._sent: dict[str, int] = {}
-        self._sent_one_in = 1
+        self._sent_sample_rate = 1
         self._drawing = threading.Lock()  # what a page says may come on another thread
         self.on_msg(self._on_message)
 
@@ -82,8 +82,8 @@ class FlowView(anywidget.AnyWidget):
 
         A trace that began to sample is sent whole: the messages it let go must leave the page.
         """
-        fresh = fresh or self._trace.one_in != self._sent_one_in
-        self._sent_one_in = self._trace.one_in
+        fresh = fresh or self._trace.sample_rate != self._sent_sample_rate
+        self._sent_sample_rate = self._trace.sample_rate
         if fresh:
             self._sent.clear()
         self.send(self._message(self.scene, fresh))

@@ -43,18 +43,22 @@ def tell_journey(trace: Trace, *, finished: bool) -> Scene:
 
 def note_of(trace: Trace) -> str:
     """What a reader must know about a trace that is not complete."""
-    if not trace.left_out:
+    if not trace.dropped:
         return ""
-    return f"one message in {trace.one_in} is shown" if trace.one_in > 1 else f"{trace.left_out:,} events are not shown"
+    return (
+        f"one message in {trace.sample_rate} is shown"
+        if trace.sample_rate > 1
+        else f"{trace.dropped:,} events are not shown"
+    )
 
 
 def _columns(trace: Trace) -> tuple[tuple[str, ...], ...]:
     """Senders, their gateways, the service, channels and stores, the readers' gateways, readers: in the order of names."""
-    senders = {event.actor for event in trace.of(EventKind.ACCEPTED)}
-    hops = [(event.actor, event.channel) for event in trace.of(EventKind.HOP)]
-    wanted = {event.channel[5:] for event in trace.of(EventKind.ACCEPTED) if event.channel.startswith("user:")}
+    senders = {event.actor for event in trace.by_kind(EventKind.ACCEPTED)}
+    hops = [(event.actor, event.channel) for event in trace.by_kind(EventKind.HOP)]
+    wanted = {event.channel[5:] for event in trace.by_kind(EventKind.ACCEPTED) if event.channel.startswith("user:")}
     told = {target[5:] for _, target in hops if target.startswith("user:")}
-    readers = {event.actor for event in trace.of(EventKind.EFFECT)} | wanted | told
+    readers = {event.actor for event in trace.by_kind(EventKind.EFFECT)} | wanted | told
     readers -= senders
     names = {name for hop in hops for name in hop}
     near = {target for source, target in hops if source in senders}

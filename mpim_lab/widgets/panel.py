@@ -105,7 +105,7 @@ class Panel(ui.VBox):
 
     async def _count(self, run: Run) -> None:
         while not run.done:
-            sent = len({event.message_id for event in run.trace.of(EventKind.ACCEPTED, EventKind.CHECKED)})
+            sent = len({event.message_id for event in run.trace.by_kind(EventKind.ACCEPTED, EventKind.CHECKED)})
             with contextlib.suppress(AttributeError):
                 self._say(f"running: message {sent:,} of {run.experiment.messages:,}")  # type: ignore[attr-defined]
             await asyncio.sleep(0.25)

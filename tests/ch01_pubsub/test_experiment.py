@@ -54,7 +54,7 @@ async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, faul
 async def test_a_slow_subscriber_is_handed_messages_that_it_never_gets(lab_server):
     """The server counts him as a receiver until his buffer is full: receivers=1 is no delivery."""
     result = await Delivery(design="sketch", fault="slow", lasts=10).run()
-    counted = {event.message_id for event in result.trace.of(EventKind.PUBLISHED) if event.count}
+    counted = {event.message_id for event in result.trace.by_kind(EventKind.PUBLISHED) if event.count}
     assert set(result.verdict.lost) & counted
 
 
@@ -68,7 +68,7 @@ async def test_a_repeat_may_arrive_twice(lab_server):
 async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
     """alice was told "failed, perhaps sent"; the stopped server went on and handed the message over."""
     result = await Delivery(design="sketch", fault="pause", lasts=2).run()
-    told = {event.message_id: event.detail for event in result.trace.of(EventKind.OUTCOME)}
+    told = {event.message_id: event.detail for event in result.trace.by_kind(EventKind.OUTCOME)}
     (perhaps,) = [message for message, detail in told.items() if detail.startswith("failed, perhaps sent")]
     assert perhaps not in result.verdict.lost
 
@@ -88,7 +88,7 @@ async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server):
     run = Delivery(fault="none", messages=200, pace_ms=10, lasts=2).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("cut")
-    await wait_until(lambda: any(run.trace.of(EventKind.FAULT_ENDED)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.FAULT_ENDED)))
     run.stop()
     assert (await run.result()).verdict.lost
 

@@ -191,4 +191,4 @@ async def test_the_observer_sees_each_of_many_accepted_and_added_or_failed(serve
     kinds = {name: [event.kind for event in life] for name, life in trace.by_message().items()}
     good, bad = [EventKind.ACCEPTED, EventKind.ADDED], [EventKind.ACCEPTED, EventKind.FAILED]
     assert kinds == {"m1": good, "m2": good, "m3": good, "m4": bad, "m5": bad}
-    assert [event.detail for event in trace.of(EventKind.ADDED)][:2] == ids
+    assert [event.detail for event in trace.by_kind(EventKind.ADDED)][:2] == ids

@@ -83,7 +83,11 @@ async def test_without_a_fault_every_design_does_everything_once(lab_server):
 async def test_a_worker_that_dies_after_its_acknowledgement_dies_once(lab_server):
     """One fault was planned; whoever comes after is not struck."""
     result = await Orders(design="sound", fault="crash after ack").run()
-    assert len(list(result.trace.of(EventKind.FAULT_BEGAN))) == len(list(result.trace.of(EventKind.FAULT_ENDED))) == 1
+    assert (
+        len(list(result.trace.by_kind(EventKind.FAULT_BEGAN)))
+        == len(list(result.trace.by_kind(EventKind.FAULT_ENDED)))
+        == 1
+    )
 
 
 async def test_what_a_sketch_lost_was_added_and_so_misreported(lab_server):
@@ -147,9 +151,9 @@ async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server, p
     """What the panel's buttons do; it strikes the next order, also while alice's last one is being worked on."""
     run = Orders(design="ack first", fault="none", messages=1_000, pace_ms=pace_ms).start()
     await wait_until(lambda: run.injector is not None)
-    await wait_until(lambda: any(run.trace.of(EventKind.EFFECT)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.EFFECT)))
     await run.inject("crash before work")
-    await wait_until(lambda: any(run.trace.of(EventKind.FAULT_ENDED)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.FAULT_ENDED)))
     run.stop()
     assert len((await run.result()).verdict.lost) == 1
 
@@ -160,7 +164,7 @@ async def test_a_second_zombie_while_the_first_one_sleeps_is_woken_too(lab_serve
     run = Orders(design="sound", fault="none", messages=20, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("zombie")
-    await wait_until(lambda: any(run.trace.of(EventKind.FAULT_BEGAN)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.FAULT_BEGAN)))
     await run.inject("zombie")
     verdict = (await run.result()).verdict
     assert (verdict.lost, verdict.stalled, len(verdict.duplicated)) == ((), (), 1)
@@ -180,7 +184,7 @@ async def test_an_unknown_fault_and_a_fault_after_the_end_are_refused(lab_server
 async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_server):
     """What was sent is judged, what was not does not count."""
     run = Orders(design="sound", fault="none", messages=1_000, pace_ms=10).start()
-    await wait_until(lambda: any(run.trace.of(EventKind.EFFECT)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.EFFECT)))
     run.stop()
     verdict = (await run.result()).verdict
     assert 1 <= verdict.sent < 1_000
@@ -192,7 +196,7 @@ async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_wait
     run = Orders(design="sound", fault="none", lasts=100, messages=1_000, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("crash before work")
-    await wait_until(lambda: any(run.trace.of(EventKind.CRASHED)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.CRASHED)))
     run.stop()
     verdict = (await run.result()).verdict
     assert verdict.delivered == verdict.sent
@@ -225,7 +229,7 @@ async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is
         await Orders(fault="server kill").run()
     assert await keys_on(server) == []
     run = Orders(fault="none", messages=50, pace_ms=10).start()
-    await wait_until(lambda: any(run.trace.of(EventKind.EFFECT)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.EFFECT)))
     assert {key.split(b":")[0][:4] for key in await keys_on(server)} == {b"lab-"}
     with pytest.raises(FaultUnavailable, match="yours"):
         await run.inject("server kill")

@@ -200,8 +200,8 @@ async def test_the_observer_sees_an_entry_accepted_and_added_or_failed(server):
     good, bad = [EventKind.ACCEPTED, EventKind.ADDED], [EventKind.ACCEPTED, EventKind.FAILED]
     kinds = {"m1": good, "m2": good, "m3": bad}
     assert lives == {name: [(kind, "alice", "orders") for kind in life] for name, life in kinds.items()}
-    assert next(trace.of(EventKind.ADDED)).detail == added
-    assert next(trace.of(EventKind.FAILED)).detail.startswith("CommandRejected: ")
+    assert next(trace.by_kind(EventKind.ADDED)).detail == added
+    assert next(trace.by_kind(EventKind.FAILED)).detail.startswith("CommandRejected: ")
 
 
 async def test_a_closed_queue_refuses_with_a_named_error(mq):

@@ -71,8 +71,8 @@ async def test_the_sound_design_books_once_under_other_seeds_too(lab_server, fau
 async def test_the_zombies_own_attempt_is_refused(lab_server):
     """It wakes up, finishes its work, and nothing of it is kept: the payment was booked by the other worker."""
     result = await Payments(design="sound", fault="zombie", seed=SEED).run()
-    (struck,) = {event.message_id for event in result.trace.of(EventKind.CLAIMED)}
-    booked_by = [event.actor for event in result.trace.of(EventKind.EFFECT) if event.message_id == struck]
+    (struck,) = {event.message_id for event in result.trace.by_kind(EventKind.CLAIMED)}
+    booked_by = [event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == struck]
     assert booked_by == ["worker-2"]
 
 
@@ -80,7 +80,7 @@ async def test_one_call_of_a_library_that_retries_appends_two_entries(lab_server
     """alice's application made one call, and was told once; the payment is booked twice."""
     result = await Payments(design="library retries", fault="answer late", seed=SEED).run()
     (twice,) = result.verdict.duplicated
-    accepted = [event for event in result.trace.of(EventKind.ACCEPTED) if event.message_id == twice]
+    accepted = [event for event in result.trace.by_kind(EventKind.ACCEPTED) if event.message_id == twice]
     assert len(accepted) == 1
     assert result.outcomes[twice] == "added"
 
@@ -88,7 +88,7 @@ async def test_one_call_of_a_library_that_retries_appends_two_entries(lab_server
 async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
     """As the panel's buttons do; one that needs longer leases is refused with the reason."""
     run = Payments(design="check then set", fault="none", messages=30, pace_ms=20).start()
-    await wait_until(lambda: len(list(run.trace.of(EventKind.EFFECT))) > 3)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.EFFECT))) > 3)
     await run.inject("sent twice")
     with pytest.raises(FaultUnavailable, match="before the run"):
         await run.inject("two at once")
@@ -103,9 +103,9 @@ async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
 async def test_a_fault_that_strikes_who_was_brought_back_at_the_end_leaves_nothing_stuck(fault):
     """Two presses of a button, near the end of a run."""
     run = Payments(design="sound", fault="none", messages=8, pace_ms=50).start()
-    await wait_until(lambda: len(list(run.trace.of(EventKind.OUTCOME))) >= 6)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.OUTCOME))) >= 6)
     await run.inject(fault)
-    await wait_until(lambda: len(list(run.trace.of(EventKind.OUTCOME))) >= 7)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.OUTCOME))) >= 7)
     await run.inject(fault)
     verdict = (await run.result()).verdict
     assert (verdict.lost, verdict.duplicated, verdict.stalled) == ((), (), ())

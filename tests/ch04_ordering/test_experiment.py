@@ -105,6 +105,6 @@ async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, f
 async def test_the_zombies_commit_is_refused(lab_server):
     """Its effects are not in the ledger: only the new owner's are."""
     result = await OrderedWork(design="sound", fault="zombie", seed=SEED).run()
-    struck = [event.message_id for event in result.trace.of(EventKind.RECEIVED) if event.actor == "worker-1"][-1]
-    effects = [event.actor for event in result.trace.of(EventKind.EFFECT) if event.message_id == struck]
+    struck = [event.message_id for event in result.trace.by_kind(EventKind.RECEIVED) if event.actor == "worker-1"][-1]
+    effects = [event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == struck]
     assert effects == ["worker-2"]

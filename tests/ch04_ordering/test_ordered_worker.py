@@ -199,9 +199,9 @@ async def test_what_happens_is_reported(server):
     trace = Trace()
     async with orders(server, "m1 tea", observer=trace) as stream, working(stream, enter):
         await all_done(stream)
-        await wait_until(lambda: list(trace.of(EventKind.ACKED)))
+        await wait_until(lambda: list(trace.by_kind(EventKind.ACKED)))
     for kind in (EventKind.RECEIVED, EventKind.HANDLED, EventKind.ACKED):
-        assert [(event.message_id, event.actor) for event in trace.of(kind)] == [("m1", "w")]
+        assert [(event.message_id, event.actor) for event in trace.by_kind(kind)] == [("m1", "w")]
 
 
 async def shared(server, partitions, shares):
@@ -328,8 +328,8 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
     assert (letter.reason, letter.error, letter.deliveries) == ("tries used up", "ValueError: no price for tea", 3)
     assert letter.fields == {"conversation": b"bob", "seq": b"2", "id": b"m17", "data": b"bad"}
     assert len(tried) == 3 and all(second - first >= 0.025 for first, second in itertools.pairwise(tried))
-    assert [event.detail for event in trace.of(EventKind.FAILED)] == ["ValueError: no price for tea"] * 3
-    assert [event.message_id for event in trace.of(EventKind.DEAD_LETTERED)] == ["bad"]
+    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == ["ValueError: no price for tea"] * 3
+    assert [event.message_id for event in trace.by_kind(EventKind.DEAD_LETTERED)] == ["bad"]
 
 
 async def test_while_one_waits_for_its_retry_other_partitions_go_on(server):
@@ -425,7 +425,7 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
         await ask(stream, "SET", dead.key, "in the way")
         async with working(stream, refuse, retry=RetryRule(tries=1, backoff=QUICK)):
             await asyncio.sleep(0.1)
-            assert await stream.lag("billing") == 1 and list(trace.of(EventKind.DEAD_LETTERED)) == []
+            assert await stream.lag("billing") == 1 and list(trace.by_kind(EventKind.DEAD_LETTERED)) == []
             await ask(stream, "DEL", dead.key)
             (letter,) = await letters(stream)
             await all_done(stream)

@@ -90,7 +90,9 @@ async def test_after_a_lost_answer_a_whole_batch_is_told_that_nobody_knows(lab_s
     """And it is not repeated: it had arrived."""
     result = await Burst(design="fixed window", fault="answer lost").run()
     perhaps = [
-        event.message_id for event in result.trace.of(EventKind.OUTCOME) if event.detail.startswith("failed, perhaps")
+        event.message_id
+        for event in result.trace.by_kind(EventKind.OUTCOME)
+        if event.detail.startswith("failed, perhaps")
     ]
     assert len(perhaps) == 4
     assert result.verdict.delivered == result.verdict.sent
@@ -130,9 +132,9 @@ async def test_what_is_stalled_is_shown_at_its_sender(lab_server):
 async def test_a_run_can_be_stopped_and_broken_by_hand(lab_server):
     """As the panel's buttons do it."""
     run = Burst(design="fixed window", fault="none", messages=400, pace_ms=10).start()
-    await wait_until(lambda: len(list(run.trace.of(EventKind.HANDLED))) >= 4)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.HANDLED))) >= 4)
     await run.inject("flush fails")
-    await wait_until(lambda: list(run.trace.of(EventKind.FAULT_ENDED)))
+    await wait_until(lambda: list(run.trace.by_kind(EventKind.FAULT_ENDED)))
     run.stop()
     verdict = (await run.result()).verdict
     assert verdict.sent < 400

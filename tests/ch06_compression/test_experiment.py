@@ -27,7 +27,7 @@ async def test_among_themselves_all_designs_work(lab_server, design):
 async def test_the_sketch_reads_nobody_but_itself(lab_server, fault, seed):
     """Exactly the messages of the other sender are lost; with a mark everything is read."""
     result = await Packed(design="sketch", fault=fault, seed=seed).run()
-    others = {event.message_id for event in result.trace.of(EventKind.ACCEPTED) if event.actor == SENDERS[fault]}
+    others = {event.message_id for event in result.trace.by_kind(EventKind.ACCEPTED) if event.actor == SENDERS[fault]}
     assert set(result.verdict.lost) == others
     assert len(others) == 3
     for design in SOUND:
@@ -41,7 +41,7 @@ async def test_a_bomb_fills_the_sketchs_memory_and_is_refused_by_the_mend(lab_se
     for design in SOUND:
         result = await Packed(design=design, fault="bomb").run()
         assert result.metrics["most_bytes"] < 10_000
-        (refused,) = result.trace.of(EventKind.FAILED)
+        (refused,) = result.trace.by_kind(EventKind.FAILED)
         assert refused.detail.startswith("OversizedPayload")
         assert result.verdict.lost == ()
 
@@ -50,7 +50,7 @@ async def test_what_is_cut_off_has_a_named_error(lab_server):
     """It cannot be read by anybody; its neighbours can."""
     for design in SOUND:
         result = await Packed(design=design, fault="cut off").run()
-        errors = [event.detail.partition(":")[0] for event in result.trace.of(EventKind.FAILED)]
+        errors = [event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)]
         assert errors == ["CorruptPayload"] * 3
         assert len(result.verdict.lost) == 3
 

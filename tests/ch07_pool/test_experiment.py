@@ -95,7 +95,7 @@ async def test_a_wrong_reply_says_whose_it_was(lab_server):
 async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_server):
     """In the peak at the end twice as many come as there are connections."""
     result = await Callers(design="pool", fault="none").run()
-    served = [event.message_id for event in result.trace.of(EventKind.RECEIVED)]
+    served = [event.message_id for event in result.trace.by_kind(EventKind.RECEIVED)]
     assert served == [f"m{number}" for number in range(1, 17)]
 
 

@@ -107,7 +107,7 @@ async def test_a_lost_message_ends_where_nobody_listened(lab_server):
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
     """It strikes at the next message; one that this chapter does not have is refused."""
     run = InstantMessaging(design="sketch", fault="none", messages=30, pace_ms=20).start()
-    while not any(run.trace.of(EventKind.OUTCOME)):
+    while not any(run.trace.by_kind(EventKind.OUTCOME)):
         await asyncio.sleep(0.005)
     with pytest.raises(InvalidParameter):
         await run.inject("flood")

@@ -46,8 +46,8 @@ def test_the_messages_of_a_sampled_trace_stand_for_the_others():
     """What is drawn is the rate of all."""
     lives = [event for number in range(1_000) for event in delivered(f"m{number}")]
     trace = trace_of(BOB_LISTENS, *lives, every_s=0.0002, sample_above_per_s=1_000)
-    assert trace.one_in > 1
-    assert samples(trace)["messages_per_s"].sum() / 4 == len(trace.by_message()) * trace.one_in
+    assert trace.sample_rate > 1
+    assert samples(trace)["messages_per_s"].sum() / 4 == len(trace.by_message()) * trace.sample_rate
 
 
 def test_live_charts_stay_small():

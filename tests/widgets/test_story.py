@@ -139,8 +139,8 @@ def test_a_sampled_trace_says_so():
     """The scene's note, and so its text."""
     lives = [event for number in range(400) for event in delivered(f"m{number}")]
     trace = trace_of(BOB_LISTENS, *lives, sample_above_per_s=500)
-    assert trace.one_in > 1
-    assert str(tell(trace)).endswith(f"; one message in {trace.one_in} is shown")
+    assert trace.sample_rate > 1
+    assert str(tell(trace)).endswith(f"; one message in {trace.sample_rate} is shown")
 
 
 def test_a_trace_that_was_full_says_how_much_is_missing():

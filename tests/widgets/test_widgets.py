@@ -129,7 +129,7 @@ async def test_a_trace_that_begins_to_sample_is_sent_whole(monkeypatch):
     fill(run.trace, *(event for number in range(1, 200) for event in delivered(f"m{number}")))
     run.done = True
     await following
-    assert run.trace.one_in > 1
+    assert run.trace.sample_rate > 1
     assert messages[-1]["fresh"]
     assert ids(messages[-1]) == list(run.trace.by_message())
 

@@ -32,7 +32,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
 
 def _deaths(result: Result) -> list[str]:
     """Which workers' `run` raised something, a bug of the learner's perhaps."""
-    failed = (event for event in result.trace.of(EventKind.FAILED) if not event.message_id)
+    failed = (event for event in result.trace.by_kind(EventKind.FAILED) if not event.message_id)
     return [f"{event.actor}: its run() raised {event.detail}" for event in failed]
 
 

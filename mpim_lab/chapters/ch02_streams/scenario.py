@@ -140,7 +140,7 @@ class Stage:
             await self.group.create()
             self._gone = set(self._sent) - {message_id(payload) for payload in (await self._orders()).values()}
         await asyncio.sleep(CLAIM_IDLE_MS * 1.5e-3)  # what the dead one had in hand is idle for long enough now
-        self.run.trace.mark(EventKind.FAULT_ENDED, "lab", self.crew.fault)
+        self.run.trace.record(EventKind.FAULT_ENDED, "lab", self.crew.fault)
         self.crew.hire()
         await self._settle()
         await self.crew.wake()

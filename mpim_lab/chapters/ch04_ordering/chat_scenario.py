@@ -164,17 +164,17 @@ class ChatStage:
                 await self._hold.passed()
             if kind == "gateway dies":
                 self._begin(kind)
-                self.run.trace.mark(EventKind.FAULT_ENDED, "lab", kind)
+                self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
                 raise ConnectionLost(f"gateway-{gateway} is gone")
             if kind == "answer lost":
                 self._begin(kind)
-                self.run.trace.mark(EventKind.FAULT_ENDED, "lab", kind)
+                self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
             return kind == "answer lost"
 
         return strikes
 
     def _begin(self, kind: str) -> None:
-        self.run.trace.mark(EventKind.FAULT_BEGAN, "lab", kind)
+        self.run.trace.record(EventKind.FAULT_BEGAN, "lab", kind)
 
     def _check_available(self, *faults: str) -> None:
         check_available(self.server, *("cut" if fault == "away" else fault for fault in faults))
@@ -190,7 +190,7 @@ class ChatStage:
         self._away_for = 0
         self._bob_hold.open()
         await until(lambda: self._bob.is_connected, "the return of bob's line")
-        self.run.trace.mark(EventKind.FAULT_ENDED, "lab", "away")
+        self.run.trace.record(EventKind.FAULT_ENDED, "lab", "away")
 
     # One message after the other
 
@@ -236,7 +236,7 @@ class ChatStage:
         if late:
             self._hold.open()
             await asyncio.gather(*(task for task, _ in late))
-            self.run.trace.mark(EventKind.FAULT_ENDED, "lab", "interleave")
+            self.run.trace.record(EventKind.FAULT_ENDED, "lab", "interleave")
             await self._settle()
 
     async def finish(self) -> None:
@@ -245,7 +245,7 @@ class ChatStage:
         if self._away_for:
             await self._come_back()
         await self._settle()
-        received = {event.message_id for event in self.run.trace.of(EventKind.RECEIVED)}
+        received = {event.message_id for event in self.run.trace.by_kind(EventKind.RECEIVED)}
         for name in sorted(received - set(self._shown), key=lambda name: int(name[1:])):
             self._bob.reporter.message(EventKind.STALLED, name.encode(), NAME)
 
@@ -261,7 +261,7 @@ class ChatStage:
         quiet = Quiet(self.run.trace)
 
         def settled() -> bool:
-            added = {event.message_id for event in self.run.trace.of(EventKind.ADDED)}
+            added = {event.message_id for event in self.run.trace.by_kind(EventKind.ADDED)}
             if added <= set(self._shown) or self._away_for:
                 return True
             return quiet.has_lasted(QUIET_S)

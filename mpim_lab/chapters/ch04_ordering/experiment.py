@@ -71,12 +71,12 @@ def check_reading(trace: Trace) -> Verdict:
     A message's order is the number it was first given; two people who write at the same time have no other.
     """
     numbers: dict[str, int] = {}
-    for event in trace.of(EventKind.ADDED):
+    for event in trace.by_kind(EventKind.ADDED):
         numbers.setdefault(event.message_id, int(event.detail.split()[1].rstrip(",")))
-    accepted = list(dict.fromkeys(event.message_id for event in trace.of(EventKind.ACCEPTED)))
+    accepted = list(dict.fromkeys(event.message_id for event in trace.by_kind(EventKind.ACCEPTED)))
     sent = sorted(accepted, key=lambda name: numbers.get(name, len(accepted)))
-    stalled = [event.message_id for event in trace.of(EventKind.STALLED)]
-    shown = [event.message_id for event in trace.of(EventKind.EFFECT)]
+    stalled = [event.message_id for event in trace.by_kind(EventKind.STALLED)]
+    shown = [event.message_id for event in trace.by_kind(EventKind.EFFECT)]
     return check(sent, shown, numbers, stalled=stalled, acknowledgement="added")
 
 

@@ -42,7 +42,7 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
 
 def _told_wrongly(trace: Any, unknown: set[str], trial: str) -> Failure | None:
     """After a lost answer none of the batch may be told "accepted": nobody knows."""
-    for event in trace.of(EventKind.OUTCOME):
+    for event in trace.by_kind(EventKind.OUTCOME):
         if event.message_id in unknown and event.detail == "accepted":
             complaint = f'{event.message_id} was told "accepted", although nobody knows what became of its batch'
             return Failure(complaint, trial, event.message_id)

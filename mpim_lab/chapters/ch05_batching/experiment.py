@@ -73,9 +73,11 @@ def check_burst(trace: Trace) -> Verdict:
     """Judge what bob handled against what alice handed over and was told."""
 
     def ids(kind: EventKind, actor: str, detail: str | None = None) -> list[str]:
-        return [event.message_id for event in trace.of(kind) if event.actor == actor and detail in (None, event.detail)]
+        return [
+            event.message_id for event in trace.by_kind(kind) if event.actor == actor and detail in (None, event.detail)
+        ]
 
-    sent = list(dict.fromkeys(event.message_id for event in trace.of(EventKind.ACCEPTED, EventKind.OUTCOME)))
+    sent = list(dict.fromkeys(event.message_id for event in trace.by_kind(EventKind.ACCEPTED, EventKind.OUTCOME)))
     acknowledged, stalled = ids(EventKind.OUTCOME, "alice", "accepted"), ids(EventKind.STALLED, "alice")
     return check(sent, ids(EventKind.HANDLED, "bob"), acknowledged, stalled=stalled, acknowledgement="accepted")
 

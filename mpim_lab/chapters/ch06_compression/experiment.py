@@ -61,8 +61,10 @@ class Packed(Experiment):
 
 def check_reading(trace: Trace) -> Verdict:
     """Judge what bob handled against what was sent to him; a bomb is not owed to anybody."""
-    sent = [event.message_id for event in trace.of(EventKind.ACCEPTED) if event.actor != SENDERS["bomb"]]
-    return check(sent, [event.message_id for event in trace.of(EventKind.HANDLED) if event.message_id in set(sent)])
+    sent = [event.message_id for event in trace.by_kind(EventKind.ACCEPTED) if event.actor != SENDERS["bomb"]]
+    return check(
+        sent, [event.message_id for event in trace.by_kind(EventKind.HANDLED) if event.message_id in set(sent)]
+    )
 
 
 async def reading_table(seed: int = 7) -> pd.DataFrame:
@@ -71,7 +73,7 @@ async def reading_table(seed: int = 7) -> pd.DataFrame:
     for fault in SENDERS:
         for design in DESIGNS:
             result = await Packed(design=design, fault=fault, seed=seed).run()
-            errors = sorted({event.detail.partition(":")[0] for event in result.trace.of(EventKind.FAILED)})
+            errors = sorted({event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)})
             made = result.metrics["most_bytes"] / 1024 / 1024
             lost = len(result.verdict.lost)
             rows.append((fault, design, lost, ", ".join(errors), f"{made:.0f} MiB" if made >= 1 else "below 1 MiB"))
@@ -87,6 +89,6 @@ async def damage_table(seed: int = 7) -> pd.DataFrame:
     rows = []
     for design in DESIGNS:
         result = await Packed(design=design, fault=CHANGED, seed=seed).run()
-        errors = sorted({event.detail.partition(":")[0] for event in result.trace.of(EventKind.FAILED)})
+        errors = sorted({event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)})
         rows.append((design, len(result.verdict.lost), ", ".join(errors), int(result.metrics["misread"])))
     return pd.DataFrame(rows, columns=["design", "refused", "bob's error", "read as another text"]).set_index("design")

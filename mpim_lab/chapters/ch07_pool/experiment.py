@@ -64,9 +64,9 @@ def judge(trace: Trace, usable: int, connections: int) -> CallersVerdict:
     """From the events of a run to what became of each caller."""
 
     def ids(*kinds: EventKind) -> list[str]:
-        return [event.message_id for event in trace.of(*kinds)]
+        return [event.message_id for event in trace.by_kind(*kinds)]
 
-    failed = [(event.message_id, event.detail) for event in trace.of(EventKind.FAILED)]
+    failed = [(event.message_id, event.detail) for event in trace.by_kind(EventKind.FAILED)]
     wrong = tuple(name for name, why in failed if why.startswith("WrongReply"))
     refused = Counter(why.partition(":")[0] for name, why in failed if name not in wrong)
     base = check(

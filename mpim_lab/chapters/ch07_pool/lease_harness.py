@@ -120,7 +120,7 @@ class Lender:
         verdict = result.verdict
         assert isinstance(verdict, CallersVerdict)
         struck = _struck(result) if verdict.sent else set()
-        failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.of(EventKind.FAILED)}
+        failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)}
         refused = [name for name in failed if name not in struck and name not in verdict.wrong]
         complaints = [
             *((name, f"{name} was given somebody else's reply") for name in verdict.wrong),

@@ -161,7 +161,7 @@ class PoolStage:
         caller = Caller(number, self._struck.get(number, ""))
         self.callers.append(caller)
         if caller.fault:
-            self.run.trace.mark(EventKind.FAULT_BEGAN, "lab", caller.fault)
+            self.run.trace.record(EventKind.FAULT_BEGAN, "lab", caller.fault)
         if caller.fault == "idle rot":
             await self.service.cut_idle()
         self._report(EventKind.ACCEPTED, caller, CALLERS)
@@ -170,7 +170,7 @@ class PoolStage:
         if caller.state == "working":
             await self._strike(caller)
         if caller.fault and caller.fault != "exhaustion":
-            self.run.trace.mark(EventKind.FAULT_ENDED, "lab", caller.fault)
+            self.run.trace.record(EventKind.FAULT_ENDED, "lab", caller.fault)
 
     async def serve(self) -> None:
         """The service answers, the oldest first, until nobody has a connection but the slow ones."""
@@ -190,7 +190,7 @@ class PoolStage:
         for caller in self._in("working"):
             await self._answer(caller)
         for kind in sorted({caller.fault for caller in self.callers} & {"exhaustion"}):
-            self.run.trace.mark(EventKind.FAULT_ENDED, "lab", kind)
+            self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
         await self._settle()
         self.usable = await self._count_usable()
 

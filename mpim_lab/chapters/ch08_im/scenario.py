@@ -135,7 +135,7 @@ class MpimStage:
         """Cause a fault, once."""
         for name in [name for name, planned in self._struck.items() if planned == fault]:
             del self._struck[name]
-        self._run.trace.mark(EventKind.FAULT_BEGAN, "lab", fault)
+        self._run.trace.record(EventKind.FAULT_BEGAN, "lab", fault)
         self._left[fault] = self._lasts + (1 if fault == "interleave" else 0)
         await self.faults.begin(fault, where)
 
@@ -145,7 +145,7 @@ class MpimStage:
             await self._held
             self._held = None
         del self._left[fault]
-        self._run.trace.mark(EventKind.FAULT_ENDED, "lab", fault)
+        self._run.trace.record(EventKind.FAULT_ENDED, "lab", fault)
         await self.settled()
 
     # The end

@@ -42,14 +42,14 @@ class LineFaults:
             "request late": self._proxy.stall_command,
         }.get(kind)
         if kind and kind != "two at once":
-            self._trace.mark(EventKind.FAULT_BEGAN, "lab", kind)
+            self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
         if arm is not None:
             arm(match)
         yield 2 if kind in REPEATED else 1
         if kind in ("answer late", "request late"):
             self._held = (kind, lasts)
         elif kind and kind != "two at once":
-            self._trace.mark(EventKind.FAULT_ENDED, "lab", kind)
+            self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
 
     async def count_down(self) -> bool:
         """Another message is about to be sent; True if what was held back went on its way before it."""
@@ -68,4 +68,4 @@ class LineFaults:
             (kind, _), self._held = self._held, None
             self._proxy.release()
             await self._proxy.flushed()
-            self._trace.mark(EventKind.FAULT_ENDED, "lab", kind)
+            self._trace.record(EventKind.FAULT_ENDED, "lab", kind)

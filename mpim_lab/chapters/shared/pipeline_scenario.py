@@ -222,7 +222,7 @@ class Line:
             await self.backlog.create()
         if self.crew.fault not in SLOW:
             await asyncio.sleep(self.lease_ms * 1.5e-3)  # what the one before had is free by now
-        self.run.trace.mark(EventKind.FAULT_ENDED, "lab", self.crew.fault)
+        self.run.trace.record(EventKind.FAULT_ENDED, "lab", self.crew.fault)
         slept = self.crew.fault in SLEEPS
         self.crew.hire()
         await self._settle()
@@ -259,7 +259,7 @@ class Line:
 
     def _not_begun(self) -> set[str]:
         """Messages that alice was told are added, and nobody's handler was called for."""
-        added = {event.message_id for event in self.run.trace.of(EventKind.ADDED)}
+        added = {event.message_id for event in self.run.trace.by_kind(EventKind.ADDED)}
         return added - self.crew.begun - self.faults.ignored
 
     async def _be_quiet(self) -> None:

@@ -87,7 +87,7 @@ class Crew:
         if self.alive is not None and self.alive.task.done():
             name, _, task = self.alive
             if not task.cancelled() and (error := task.exception()) is not None:
-                self._trace.mark(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
+                self._trace.record(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
             self._begin(DIED)
 
     async def dismiss_after_ack(self) -> None:
@@ -153,8 +153,8 @@ class Crew:
         if kind == "crash after work":
             self._crash(worker, payload, kind)
         if kind:
-            self._trace.mark(EventKind.FAULT_BEGAN, "lab", kind)
-            self._trace.mark(EventKind.FAULT_ENDED, "lab", kind)
+            self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
+            self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
             raise ConnectionLost("the line broke after the command was written; it may have been run")
 
     def _crash(self, worker: str, payload: bytes, kind: str) -> None:
@@ -171,7 +171,7 @@ class Crew:
 
     def _begin(self, kind: str) -> None:
         self.fault, self.alive = kind, None
-        self._trace.mark(EventKind.FAULT_BEGAN, "lab", kind)
+        self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
 
     def report(self, kind: EventKind, worker: str, payload: bytes, detail: str = "") -> None:
         """Report what happened to an order at a worker."""

@@ -107,7 +107,7 @@ def first_complaint(result: Result, trial: str, *, allowed: Collection[str] = ()
 def story_of(result: Result, message_id: str) -> tuple[str, ...]:
     """What happened to one message, in order, without times: the same in every run."""
     lines: list[str] = []
-    for event in result.trace.life(message_id):
+    for event in result.trace.history(message_id):
         count = "" if event.count is None else f" ({event.count})"
         detail = (
             f": {event.detail}" if event.detail and event.kind is not EventKind.ADDED else ""

@@ -135,7 +135,7 @@ class Faults:
             self._planned.remove(fault)
             if fault.kind not in self._active:
                 self._active[fault.kind] = self._attempts + fault.lasts - 1
-                self._trace.mark(EventKind.FAULT_BEGAN, "lab", fault.kind)
+                self._trace.record(EventKind.FAULT_BEGAN, "lab", fault.kind)
                 await self._causes[fault.kind][0]()
 
     async def after_attempt(self) -> None:
@@ -151,7 +151,7 @@ class Faults:
     async def _end(self, kind: str) -> None:
         await self._causes[kind][1]()
         del self._active[kind]
-        self._trace.mark(EventKind.FAULT_ENDED, "lab", kind)
+        self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
 
 
 class FaultyQueue:

@@ -119,7 +119,7 @@ def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
     def ids(*kinds: EventKind, actor: str | None = None, detail: str | None = None) -> list[str]:
         return [
             event.message_id
-            for event in trace.of(*kinds)
+            for event in trace.by_kind(*kinds)
             if event.channel == channel and actor in (None, event.actor) and detail in (None, event.detail)
         ]
 
@@ -131,7 +131,7 @@ def check_effects(trace: Trace, channel: str) -> Verdict:
     """Judge a stream's messages by their effects, whoever had them: added by any sender, done by any consumer."""
 
     def ids(kind: EventKind) -> list[str]:
-        return [event.message_id for event in trace.of(kind) if event.channel == channel]
+        return [event.message_id for event in trace.by_kind(kind) if event.channel == channel]
 
     sent = list(dict.fromkeys(ids(EventKind.ACCEPTED)))
     stalled, dead = ids(EventKind.STALLED), ids(EventKind.DEAD_LETTERED)

@@ -28,10 +28,10 @@ class GatheringReceiver(Receiver):
 
     def _count(self) -> None:
         gathered, self._gathered = self._gathered, []
-        at, one_in = now(), self._one_in
+        at, sample_rate = now(), self._sample_rate
         self.tally.add_many(gathered, at)
-        if one_in != NO_SAMPLE:
+        if sample_rate != NO_SAMPLE:
             sequences = [sequence_of(payload) for payload in gathered]
             for sequence in sequences:
-                if not sequence % one_in:
+                if not sequence % sample_rate:
                     self.lives += ((sequence, EventKind.RECEIVED, at, None), (sequence, EventKind.HANDLED, at, None))

@@ -47,7 +47,12 @@ class ClosedLoop:
         self._limit = self.sent
 
     async def _one_by_one(self) -> None:
-        publish, channel, padding, one_in = self._publish, self._plan.channel, self._padding, self._plan.one_in
+        publish, channel, padding, sample_rate = (
+            self._publish,
+            self._plan.channel,
+            self._padding,
+            self._plan.sample_rate,
+        )
         pack, take, due_at = HEAD.pack, self._take, self._due_at
         while True:
             if (sequence := take()) < 0:
@@ -56,17 +61,22 @@ class ClosedLoop:
                 return
             due = due_at(sequence)
             count = await publish(channel, pack(sequence, due) + padding)
-            if not sequence % one_in:
+            if not sequence % sample_rate:
                 self._note(sequence, due, count)
 
     async def _batch_by_batch(self) -> None:
-        publish, channel, padding, one_in = self._publish, self._plan.channel, self._padding, self._plan.one_in
+        publish, channel, padding, sample_rate = (
+            self._publish,
+            self._plan.channel,
+            self._padding,
+            self._plan.sample_rate,
+        )
         pack = HEAD.pack
         while True:
             if taken := self._take_some(self._batch):
                 dues = self._dues_of(taken)
                 counts = await publish(channel, [pack(*head) + padding for head in zip(taken, dues, strict=True)])
-                for sequence in range(-(-taken.start // one_in) * one_in, taken.stop, one_in):
+                for sequence in range(-(-taken.start // sample_rate) * sample_rate, taken.stop, sample_rate):
                     self._note(sequence, dues[sequence - taken.start], counts[sequence - taken.start])
             elif not await self._more():
                 return

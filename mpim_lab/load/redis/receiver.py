@@ -17,7 +17,7 @@ class Receiver:
     def __init__(self, plan: LoadPlan, tally: Tally | None = None) -> None:
         self.tally = tally or Tally()
         self.lives: list[Life] = []
-        self._one_in = plan.one_in
+        self._sample_rate = plan.sample_rate
         self._add = self.tally.add
         self._reported, self._reported_at = 0, now()
 
@@ -25,7 +25,7 @@ class Receiver:
         """Handle one payload."""
         at = now()
         sequence = self._add(payload, at)
-        if not sequence % self._one_in:
+        if not sequence % self._sample_rate:
             self.lives += ((sequence, EventKind.RECEIVED, at, None), (sequence, EventKind.HANDLED, now(), None))
 
     async def all_of(self, expected: int) -> None:
