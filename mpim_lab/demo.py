@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from mpim_lab.chapters.ch08_im.readers import QUICK
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.protocol.frames import Notice, Sent, Status
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.system.embedded import MpimSystem
 
 PAUSE_S = 0.7
@@ -79,7 +79,7 @@ class _Stage:
 
     async def has_read(self, uid: str, count: int) -> None:
         """Wait until somebody has read so many messages in all."""
-        await until(lambda: len(self.read.get(uid, [])) >= count, f"{uid}'s message number {count}", _WITHIN_S)
+        await wait_until(lambda: len(self.read.get(uid, [])) >= count, f"{uid}'s message number {count}", _WITHIN_S)
 
 
 async def demo(pause_s: float = PAUSE_S) -> int:

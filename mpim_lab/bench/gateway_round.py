@@ -44,11 +44,11 @@ class GatewayRound:
         """How long it takes to connect all, and how much memory of the server each of them takes."""
         clients = self._schedule.clients
         first = min(WARM_UP, clients // len(self._crowds) // 2)
-        await self._ask_all("connect", up_to=first, within_s=30.0)
+        await self._ask_all("connect", up_to=first, timeout_s=30.0)
         await self._quiet()
         before = resident_bytes(self._server.pid)
         with self._spending() as spent:
-            found = await self._ask_all("connect", up_to=clients, within_s=120.0)
+            found = await self._ask_all("connect", up_to=clients, timeout_s=120.0)
         seconds = max(each["ended_at"] for each in found) - min(each["started_at"] for each in found)
         await self._quiet()
         after, more = resident_bytes(self._server.pid), clients - first * len(self._crowds)
@@ -123,11 +123,11 @@ class GatewayRound:
 
     # Common to all
 
-    async def _ask_all(self, do: str, within_s: float = 60.0, **order: Any) -> list[Found]:
+    async def _ask_all(self, do: str, timeout_s: float = 60.0, **order: Any) -> list[Found]:
         """All processes at once; one that fails is not waited for by the others."""
         try:
             async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(crowd.ask(do, within_s=within_s, **order)) for crowd in self._crowds]
+                asked = [group.create_task(crowd.ask(do, timeout_s=timeout_s, **order)) for crowd in self._crowds]
         except ExceptionGroup as errors:
             self._server.check()
             raise errors.exceptions[0] from None

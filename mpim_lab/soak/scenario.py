@@ -11,7 +11,7 @@ from mpim_lab.chapters.shared.effect_log import Ledger, WatchedQueue, enter
 from mpim_lab.chapters.shared.pipeline_scenario import Backlog, Employee
 from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind, message_id
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -45,7 +45,7 @@ class Gateway:
         self.queue = await stack.enter_async_context(MessageQueue(self.proxy.url, **self._options))
         self.sender = self._design.sender(Setting(self.queue, self.proxy.url, self._lease_ms))
 
-    def arm(self, kind: str, message: str, lasts: int) -> None:
+    def arm(self, kind: str, message: str, duration: int) -> None:
         """Have the line break, or hold something back, under one message."""
         match, times = Match(containing=message.encode() + b" "), ATTEMPTS if kind == "given up" else 1
         if kind in ("answer lost", "given up"):
@@ -54,7 +54,7 @@ class Gateway:
             self.proxy.lose_command(match)
         else:
             self.proxy.stall_command(match)
-            self._held_for = lasts + 1
+            self._held_for = duration + 1
 
     async def send(self, planned: Planned) -> None:
         """Send one message; what was held back for long enough goes on its way first."""
@@ -180,7 +180,7 @@ class Stage:
             self.struck[strike.kind] += 1
         else:
             before = gateway.proxy.struck
-            gateway.arm(strike.kind, planned.name, strike.lasts)
+            gateway.arm(strike.kind, planned.name, strike.duration)
             await gateway.send(planned)
             self.struck[strike.kind] += gateway.proxy.struck > before
         self.trace.record(EventKind.FAULT_ENDED, "lab", strike.kind)
@@ -202,7 +202,7 @@ class Stage:
         for gateway in self.gateways:
             await gateway.let_go()
         with contextlib.suppress(MpimError):  # what is not done by then is stalled, and that is judged
-            await until(self._is_drained, "the end of the work", within_s=DRAINED_WITHIN_S)
+            await wait_until(self._is_drained, "the end of the work", timeout_s=DRAINED_WITHIN_S)
         self.line.release()
         await self.crew.finish()
         await self.line.flushed()  # not earlier: a line whose worker has not given it up ends with the worker

@@ -4,14 +4,14 @@
 |-----------------------------|----------------------------------------|------------------------------------------------|
 | request lost, answer lost   | the sender's line, at its message      | once                                           |
 | given up                    | the sender's line, at its message      | for as many attempts as a sender makes         |
-| request late                | the sender's line, at its message      | until `lasts` further messages of that sender  |
+| request late                | the sender's line, at its message      | until `duration` further messages of that sender  |
 | sent twice                  | the client, through both senders       | once                                           |
 | crash before / after work   | whoever is given the message first     | once; another worker is hired                  |
 | commit lost, answer to the  | the line of whoever is given the       | once                                           |
 | worker lost                 | message first                          |                                                |
 | commit late                 | the same                               | until another attempt has done it              |
 | zombie                      | whoever is given the message first     | until another has done it                      |
-| slow worker                 | whoever is given the message first     | until `lasts` further effects, or as a zombie  |
+| slow worker                 | whoever is given the message first     | until `duration` further effects, or as a zombie  |
 | rebalance                   | before its message: a worker joins     | and another leaves                             |
 | server kill                 | the server, before its message         | until it is started again, at once             |
 
@@ -66,7 +66,7 @@ class Strike:
 
     kind: str
     message: str
-    lasts: int
+    duration: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Schedule:
         return {strike.message: strike for strike in self.strikes if strike.kind in kinds}
 
     def __str__(self) -> str:
-        faults = ", ".join(f"{strike.kind} at {strike.message} (lasts {strike.lasts})" for strike in self.strikes)
+        faults = ", ".join(f"{strike.kind} at {strike.message} (duration {strike.duration})" for strike in self.strikes)
         return f"seed {self.seed}: {len(self.messages)} messages, {self.workers} workers, lease {self.lease_ms} ms; {faults}"
 
 

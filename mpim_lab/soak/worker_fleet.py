@@ -179,7 +179,7 @@ class ManyHands:
                 sleeper.woken.set()
 
     async def _sleep(self, worker: str, payload: bytes, strike: Strike) -> None:
-        until = len(self._ledger.rows) + strike.lasts if strike.kind == "slow worker" else None
+        until = len(self._ledger.rows) + strike.duration if strike.kind == "slow worker" else None
         sleeper = _Sleeper(worker, payload, until, asyncio.Event())
         self._sleepers.append(sleeper)
         self._begin(strike.kind)

@@ -223,7 +223,7 @@ async def test_an_answer_that_comes_too_late_is_nobody_elses(monkeypatch):
     speaks(monkeypatch, CROWD)
     async with CrowdProcess(CrowdPlan("mpim", 80, clients=1)) as crowd:
         with pytest.raises(LoadFailed, match="'slow'"):
-            await crowd.ask("slow", within_s=0.1, after=0.5)
+            await crowd.ask("slow", timeout_s=0.1, after=0.5)
         assert await crowd.ask("next") == {"did": "next"}
         asking = asyncio.create_task(crowd.ask("cancelled", after=0.3))
         await asyncio.sleep(0.1)

@@ -11,7 +11,7 @@ CELL = """
 from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
 from mpim_lab.widgets import FlowView
 
-result = await Delivery(design="sketch", fault="away", messages=2_000, lasts=200).run()
+result = await Delivery(design="sketch", fault="away", messages=2_000, duration=200).run()
 FlowView(result.trace)
 """
 

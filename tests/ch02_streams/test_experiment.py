@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch02_streams import experiment as streams
 from mpim_lab.chapters.ch02_streams.experiment import DESIGNS, Orders
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import EventKind
-from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
+from mpim_lab.lab.faults.injector import WORKER_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
 from tests.support import wait_until
@@ -25,10 +25,10 @@ ENDS = {  # what becomes of the orders that a fault strikes; "" where each of th
 }
 
 
-def struck(fault, design, seed=SEED, messages=16, lasts=3):
+def struck(fault, design, seed=SEED, messages=16, duration=3):
     """The orders a fault strikes: one; with the server those that waited, too; behind an endless retry all."""
-    (first,) = (fault.before for fault in plan(seed, fault, messages, lasts))
-    last = {"server kill": first + lasts}.get(fault, first)
+    (first,) = (fault.at for fault in schedule_faults(seed, fault, messages, duration))
+    last = {"server kill": first + duration}.get(fault, first)
     if (fault, design) == ("poison", "endless retry"):
         last = messages
     return tuple(f"m{number}" for number in range(first, last + 1))
@@ -133,7 +133,7 @@ async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
         {"fault": "cut"},
         {"messages": 5},
         {"messages": 1_001},
-        {"lasts": 0},
+        {"duration": 0},
         {"persistence": "sometimes"},
         {"pace_ms": -1},
         {"seed": 10_000},
@@ -193,7 +193,7 @@ async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_s
 
 async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_waits(lab_server):
     """Stopping is no fault: somebody is hired for what is left."""
-    run = Orders(design="sound", fault="none", lasts=100, messages=1_000, pace_ms=10).start()
+    run = Orders(design="sound", fault="none", duration=100, messages=1_000, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("crash before work")
     await wait_until(lambda: any(run.trace.by_kind(EventKind.CRASHED)))
@@ -212,7 +212,7 @@ async def test_a_run_that_is_cancelled_leaves_neither_server_nor_task_behind(lab
         started.append(server)
 
     monkeypatch.setattr(EmbeddedServer, "start", noted)
-    run = Orders(fault=fault, messages=1_000, pace_ms=5, lasts=100, seed=6)
+    run = Orders(fault=fault, messages=1_000, pace_ms=5, duration=100, seed=6)
     task = asyncio.create_task(run.run())
     await wait_until(lambda: started)
     task.cancel()

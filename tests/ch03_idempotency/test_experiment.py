@@ -8,7 +8,7 @@ from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, Payments
 from mpim_lab.chapters.shared.pipeline_experiment import design_table, run_all, shorthand
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
 from mpim_lab.events import EventKind
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
 from tests.support import wait_until
@@ -37,7 +37,7 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
     """Three runs of each design with one seed: one verdict, one picture."""
     assert tuple(IDEMPOTENCY_DESIGNS) == DESIGNS
     runs = await run_all([Payments(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)])
-    (struck,) = (f"m{planned.before}" for planned in plan(SEED, fault, 12, 3))
+    (struck,) = (f"m{planned.at}" for planned in schedule_faults(SEED, fault, 12, 3))
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[3 * index : 3 * index + 3]
         assert shorthand(results[0].verdict) == end, design

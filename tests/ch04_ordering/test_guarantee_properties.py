@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from mpim_lab.chapters.shared.pipeline_experiment import shorthand
 from mpim_lab.chapters.shared.worker_fleet import Crash
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
@@ -56,7 +56,7 @@ class Guarantee(RuleBasedStateMachine):
         """A new message, and the fault that strikes it."""
         name = f"m{len(self.stage.schedule.messages) + 1}"
         planned = Planned(name, sender, conversation, f"{name} hello".encode(), pause_ms=0)
-        self.stage.plan(planned, Strike(fault, name, lasts=1_000) if fault else None)
+        self.stage.plan(planned, Strike(fault, name, duration=1_000) if fault else None)
         self.do(self.stage.send(planned))
 
     # What may happen
@@ -113,7 +113,7 @@ class Guarantee(RuleBasedStateMachine):
 
     @rule()
     def sleepers_are_replaced_and_wake(self):
-        self.do(until(self._nobody_sleeps, "the take-over"))
+        self.do(wait_until(self._nobody_sleeps, "the take-over"))
 
     async def _in_the_loop(self, act):
         act()

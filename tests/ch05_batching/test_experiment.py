@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.chapters.ch05_batching.experiment import Burst, burst_table
 from mpim_lab.chapters.ch05_batching.scenario import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingStage
 from mpim_lab.events import EventKind
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.widgets import FlowView, SpaceTime
 from tests.pictures import assert_is_static
 from tests.support import wait_until
@@ -40,7 +40,7 @@ async def test_the_sketch_keeps_the_end_of_a_burst(lab_server, messages):
 async def test_a_failed_flush_has_lost_the_sketchs_batch(lab_server, design, seed):
     """All of it, the struck message included; all but the one whose call happened to flush were told "accepted"."""
     verdict = (await Burst(design=design, fault="flush fails", seed=seed).run()).verdict
-    first = plan(seed, "flush fails", 12, 4)[0].before
+    first = schedule_faults(seed, "flush fails", 12, 4)[0].at
     batch = (first + 2) // 4 * 4  # the batch that is full while the line is down ends at this message
     batch = batch if batch >= first else batch + 4
     assert verdict.lost == tuple(f"m{number}" for number in range(batch - 3, batch + 1))
@@ -81,7 +81,7 @@ async def test_nothing_closes_the_sketchs_last_batch(lab_server, design):
 async def test_the_batcher_loses_nothing_and_lies_to_nobody(lab_server, design, fault, seed):
     """Under the same faults; of the message that is too large its sender is told, and its neighbours arrive."""
     verdict = (await Burst(design=design, fault=fault, seed=seed).run()).verdict
-    refused = plan(seed, "too large", 12, 1)[0].before
+    refused = schedule_faults(seed, "too large", 12, 1)[0].at
     assert verdict.lost == ((f"m{refused}",) if fault == "too large" else ())
     assert (verdict.silently_lost, verdict.stalled, verdict.duplicated, verdict.reordered) == ((), (), (), ())
 

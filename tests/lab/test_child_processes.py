@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -94,7 +94,7 @@ async def test_a_run_that_dies_before_its_guard_has_begun_leaves_nothing(server)
         async def is_gone():
             return not await client.exists(f"{lab.prefix}kept")
 
-        await until(is_gone, "the removal", within_s=30)
+        await wait_until(is_gone, "the removal", timeout_s=30)
         await asyncio.wait_for(guard.wait(), 60)
 
 

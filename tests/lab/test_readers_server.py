@@ -15,7 +15,7 @@ from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
 from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
 from mpim_lab.chapters.ch07_pool import measurements as pool_cost
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults import injector
 from mpim_lab.lab.server import external, leftovers
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
@@ -129,7 +129,7 @@ def a_run(url):
 
 async def writes(client):
     """The run's load is going on."""
-    await until(lambda: is_going(client), "the load's first message", within_s=30)
+    await injector.wait_until(lambda: is_going(client), "the load's first message", timeout_s=30)
 
 
 async def is_going(client):
@@ -141,7 +141,7 @@ async def test_a_run_that_is_killed_leaves_nothing(server, readers):
     with a_run(server.url) as (python, guard):
         await writes(readers)
         python.kill()
-        await until(lambda: as_it_was(readers), "the removal", within_s=40)
+        await injector.wait_until(lambda: as_it_was(readers), "the removal", timeout_s=40)
         await wait_until(lambda: not is_alive(guard), within_s=20)
         assert await as_it_was(readers)
 
@@ -172,9 +172,9 @@ async def test_what_a_killed_guard_left_is_found(server, readers, finder, monkey
             async def is_removed():
                 return not [key async for key in readers.scan_iter(match=dead + b"*", count=1_000)]
 
-            await until(is_removed, "the removal", within_s=30)
+            await injector.wait_until(is_removed, "the removal", timeout_s=30)
             assert await mq.stream("kept").length() == 1
-    await until(lambda: as_it_was(readers), "the end of both")
+    await injector.wait_until(lambda: as_it_was(readers), "the end of both")
 
 
 async def test_a_run_keeps_its_heartbeat(readers, server, monkeypatch):
@@ -186,7 +186,7 @@ async def test_a_run_keeps_its_heartbeat(readers, server, monkeypatch):
         async def is_renewed():
             return await readers.ttl(alive) > leftovers.ALIVE_S - 3
 
-        await until(is_renewed, "the heartbeat", within_s=20)
+        await injector.wait_until(is_renewed, "the heartbeat", timeout_s=20)
     assert await as_it_was(readers)
 
 
@@ -264,7 +264,7 @@ async def test_a_start_and_a_stop_that_are_cancelled_leave_nothing(readers, serv
         going.cancel()
         await asyncio.wait([going])
         await lab.stop()
-    await until(lambda: as_it_was(readers), "the removal", within_s=30)
+    await injector.wait_until(lambda: as_it_was(readers), "the removal", timeout_s=30)
 
 
 async def test_a_forked_child_does_not_end_its_parents_run(readers, server):
@@ -320,16 +320,18 @@ async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, re
     async with ExternalServer(server.url) as lab, at_server(server.url) as found:
         await readers.set(f"{lab.prefix}kept", b"x")
         first = lab._guard
-        await until(lambda: first.is_ready, "the guard", within_s=30)
+        await injector.wait_until(lambda: first.is_ready, "the guard", timeout_s=30)
         os.kill(first.pid, signal.SIGKILL)
-        await until(lambda: lab._guard is not first and lab._guard.is_ready, "another guard", within_s=30)
+        await injector.wait_until(
+            lambda: lab._guard is not first and lab._guard.is_ready, "another guard", timeout_s=30
+        )
         alive = f"{lab.prefix}lab:alive"
         await readers.expire(alive, 1_000)
 
         async def is_renewed():
             return await readers.ttl(alive) <= leftovers.ALIVE_S
 
-        await until(is_renewed, "the heartbeat", within_s=30)
+        await injector.wait_until(is_renewed, "the heartbeat", timeout_s=30)
         await found.remove_dead(everywhere=True)
         assert await readers.exists(f"{lab.prefix}kept")
     assert await as_it_was(readers)

@@ -330,7 +330,7 @@ def test_a_setting_that_says_where_it_is_or_whose_is_refused(name):
 @pytest.mark.parametrize(
     "options",
     [{"port": 70_000}, {"port": -1}, {"port": "6379"}, {"port": True}]
-    + [{"start_within_s": value} for value in (float("nan"), -1, None, "5")],
+    + [{"start_timeout_s": value} for value in (float("nan"), -1, None, "5")],
     ids=str,
 )
 def test_a_port_and_a_time_that_make_no_sense_are_named(options):
@@ -345,7 +345,7 @@ async def test_what_a_program_that_is_a_script_has_started_ends_with_it(tmp_path
     program.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {told}\nwait\n")
     program.chmod(0o755)
     with pytest.raises(ServerFailed, match="did not answer"):
-        await EmbeddedServer(str(program), start_within_s=0.5).start()
+        await EmbeddedServer(str(program), start_timeout_s=0.5).start()
     pid = int(told.read_text())
     await wait_until(lambda: not is_alive(pid))
 
@@ -419,7 +419,7 @@ async def test_a_stop_that_is_cancelled_stops_it_nevertheless(binary, after_s):
 
 async def test_a_server_that_is_stopped_while_it_starts_is_said_in_time(binary):
     """ServerFailed at the limit; nothing is left."""
-    server = EmbeddedServer(binary, start_within_s=0.5)
+    server = EmbeddedServer(binary, start_timeout_s=0.5)
     starting = asyncio.create_task(server.start())
     await wait_until(lambda: server.pid)
     os.kill(server.pid, signal.SIGSTOP)

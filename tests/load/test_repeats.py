@@ -26,7 +26,7 @@ async def test_a_hundred_runs_with_one_seed_give_one_verdict(lab_server, design)
 @pytest.mark.parametrize("fault", PUBSUB_FAULTS)
 async def test_the_sketch_breaks_in_the_same_way_every_time(lab_server, fault):
     """Every fault of the chapter, ten times: what the notebook stores is what everybody gets."""
-    experiment = Delivery(design="sketch", fault=fault, seed=7, lasts=10 if fault == "slow" else 2)
+    experiment = Delivery(design="sketch", fault=fault, seed=7, duration=10 if fault == "slow" else 2)
     seen = {verdict_and_picture(await experiment.run()) for _ in range(10)}
     assert len(seen) == 1
     assert next(iter(seen))[0].lost
@@ -36,5 +36,5 @@ async def test_the_sketch_breaks_in_the_same_way_every_time(lab_server, fault):
 async def test_the_confirmed_design_loses_nothing_under_other_seeds_either(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
     for seed in range(100, 105):
-        result = await Delivery(design="confirmed", fault=fault, seed=seed, lasts=10 if fault == "slow" else 3).run()
+        result = await Delivery(design="confirmed", fault=fault, seed=seed, duration=10 if fault == "slow" else 3).run()
         assert (result.verdict.lost, result.verdict.silently_lost) == ((), ())

@@ -14,7 +14,7 @@ from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.widgets import FlowView, LiveCharts, Panel
 from tests.support import wait_until
 
-LONG = {"fault": "none", "messages": 500, "pace_ms": 10, "lasts": 2}  # more than a test waits for
+LONG = {"fault": "none", "messages": 500, "pace_ms": 10, "duration": 2}  # more than a test waits for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,11 @@ IDLE, BUSY = (False, True, True), (True, False, False)
 @pytest.mark.parametrize("design", ["sketch", "confirmed"])
 async def test_a_panel_runs_what_its_parameters_say(lab_server, design):
     """The first values are the settings'; the verdict is the one the experiment gives without a panel."""
-    panel = Panel(Delivery, design=design, fault="cut", lasts=3)
+    panel = Panel(Delivery, design=design, fault="cut", duration=3)
     assert panel.controls["messages"].value == 24
     panel.controls["seed"].value = 3
     result = await panel.run()
-    expected = await Delivery(design=design, fault="cut", lasts=3, seed=3).run()
+    expected = await Delivery(design=design, fault="cut", duration=3, seed=3).run()
     assert result.experiment == expected.experiment
     assert result.verdict == expected.verdict
     assert panel.result is result

@@ -9,7 +9,7 @@ from mpim_lab.lab.exercise.experiment import Result
 
 def _trial(fault: str, seed: int, judge: Any) -> Trial:
     async def trial(solution: type[Any]) -> Failure | None:
-        experiment = Delivery(fault=fault, seed=seed, lasts=3, messages=16, sender=solution)
+        experiment = Delivery(fault=fault, seed=seed, duration=3, messages=16, sender=solution)
         result = await experiment.run()
         complaint, message_id = judge(result)
         name = f"fault {fault!r}, seed {seed}"

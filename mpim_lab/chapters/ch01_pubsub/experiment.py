@@ -8,7 +8,7 @@ import pandas as pd
 
 from mpim_lab.chapters.ch01_pubsub.scenario import CHANNEL, PHOTO_BYTES, Stage
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
-from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
+from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check_trace
 from mpim_lab.lab.workload.workload import Workload
@@ -16,7 +16,7 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery(Experiment):
-    """alice sends `messages` to bob, one after the other; a fault lasts for `lasts` of her publishes."""
+    """alice sends `messages` to bob, one after the other; a fault lasts for `duration` of her publishes."""
 
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
@@ -24,7 +24,7 @@ class Delivery(Experiment):
     design: str = parameter("sketch", "how alice sends", choices=("sketch", "confirmed"))
     fault: str = parameter("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
     messages: int = parameter(24, "how many messages alice sends", low=4, high=2_000)
-    lasts: int = parameter(6, "for how many of her publishes the fault lasts", low=1, high=200)
+    duration: int = parameter(6, "for how many of her publishes the fault lasts", low=1, high=200)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses where the fault strikes, and the texts", low=0, high=9_999)
 
@@ -32,10 +32,10 @@ class Delivery(Experiment):
 
     async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is bob's."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server() as server,
-            Stage(server, run, design=self.sender or self.design, planned=planned, lasts=self.lasts) as stage,
+            Stage(server, run, design=self.sender or self.design, planned=planned, duration=self.duration) as stage,
         ):
             photo = PHOTO_BYTES if self.fault == "slow" else 0
             for payload in Workload(self.seed, self.messages, min_bytes=photo):
@@ -43,7 +43,7 @@ class Delivery(Experiment):
                     break
                 await stage.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await stage.faults.end_all()
+            await stage.faults.clear()
             await stage.settle()
         return check_trace(run.trace, "bob", CHANNEL)
 
@@ -53,8 +53,8 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
     rows = []
     for fault in PUBSUB_FAULTS:
         for design in ("sketch", "confirmed"):
-            lasts = 10 if fault == "slow" else 2
-            experiment = Delivery(design=design, fault=fault, seed=seed, lasts=lasts, messages=messages)
+            duration = 10 if fault == "slow" else 2
+            experiment = Delivery(design=design, fault=fault, seed=seed, duration=duration, messages=messages)
             verdict = (await experiment.run()).verdict
             rows.append(
                 {

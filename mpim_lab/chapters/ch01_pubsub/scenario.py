@@ -10,14 +10,14 @@ from mpim_lab.events import EventKind
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import (
-    Cause,
     Fault,
-    Faults,
+    FaultAction,
+    FaultInjector,
     FaultyQueue,
-    Hold,
+    Gate,
     check_available,
     server_faults,
-    until,
+    wait_until,
 )
 from mpim_lab.lab.faults.server_admin import cut_connections, limit_output_buffer
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -62,10 +62,10 @@ class Stage:
         *,
         design: str | type[Any],
         planned: list[Fault],
-        lasts: int,
+        duration: int,
     ) -> None:
-        self.server, self.run, self._planned, self._lasts = server, run, planned, lasts
-        self.line, self.hand = Hold(), Hold()
+        self.server, self.run, self._planned, self._duration = server, run, planned, duration
+        self.line, self.hand = Gate(), Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": QUICK, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.line.sleep, **common)
@@ -73,7 +73,7 @@ class Stage:
             self._receiver: _PlainReceiver | ConfirmingReceiver = _PlainReceiver(self.bob, self._handle)
         else:
             self._receiver = ConfirmingReceiver(self.bob, BOB, self._handle, limit=1)
-        self.faults = Faults(self._causes(), run.trace)
+        self.faults = FaultInjector(self._causes(), run.trace)
         self._sender = self._make_sender(design)
         self._open = contextlib.AsyncExitStack()
 
@@ -110,7 +110,7 @@ class Stage:
             return design(faulty)
         if design == "sketch":
             return SketchSender(faulty)
-        attempts = self._lasts + 20
+        attempts = self._duration + 20
         return ConfirmedSender(faulty, BOB, attempts=attempts, confirm_within_s=PATIENCE_S, backoff=QUICK.backoff)
 
     async def send(self, payload: bytes) -> None:
@@ -137,17 +137,17 @@ class Stage:
         await self.alice.drain()
 
     async def _handle(self, message: Message) -> None:
-        await self.hand.passed()
+        await self.hand.wait()
 
     # What can go wrong
 
     async def _inject(self, fault: str) -> None:
         check_available(self.server, fault)
-        self.faults.inject(fault, self._lasts)
+        self.faults.inject(fault, self._duration)
 
-    def _causes(self) -> dict[str, Cause]:
+    def _causes(self) -> dict[str, FaultAction]:
         """Each fault's begin and end; an end returns when the consequences are over, so that runs are alike."""
-        causes: dict[str, Cause] = {
+        causes: dict[str, FaultAction] = {
             "away": (self._receiver.leave, self._receiver.come),
             "cut": (self._cut, self._mend),
             "slow": (self.hand.close, self._catch_up),
@@ -171,7 +171,7 @@ class Stage:
     async def _cut(self) -> None:
         await self.line.close()
         await cut_connections(self.server.url, "bob")
-        await until(lambda: self.bob.lines_up == 0, "cutting bob's connections")
+        await wait_until(lambda: self.bob.lines_up == 0, "cutting bob's connections")
 
     async def _mend(self) -> None:
         self.line.open()
@@ -179,17 +179,17 @@ class Stage:
 
     async def _catch_up(self) -> None:
         self.hand.open()
-        await until(self._bob_listens, "bob's return")
+        await wait_until(self._bob_listens, "bob's return")
         await self._all_lines_up()
 
     async def _bob_listens(self) -> bool:
         return await self.alice.listeners(CHANNEL) > 0
 
     async def _all_lines_down(self) -> None:
-        await until(lambda: self.alice.lines_up + self.bob.lines_up == 0, "the end of the connections")
+        await wait_until(lambda: self.alice.lines_up + self.bob.lines_up == 0, "the end of the connections")
 
     async def _all_lines_up(self) -> None:
-        await until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")
+        await wait_until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")
         await self.settle()
 
 

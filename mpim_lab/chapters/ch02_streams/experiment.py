@@ -9,7 +9,7 @@ import pandas as pd
 from mpim_lab.chapters.ch02_streams.designs import SKETCHES
 from mpim_lab.chapters.ch02_streams.scenario import STREAM, Stage
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
-from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
+from mpim_lab.lab.faults.injector import WORKER_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.lab.workload.workload import Workload
@@ -19,7 +19,7 @@ DESIGNS = (*SKETCHES, "sound")
 
 @dataclass(frozen=True, kw_only=True)
 class Orders(Experiment):
-    """alice adds `messages` orders, one after the other; after a crash nobody works for `lasts` of them."""
+    """alice adds `messages` orders, one after the other; after a crash nobody works for `duration` of them."""
 
     title: ClassVar[str] = "Which orders were done?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
@@ -27,7 +27,7 @@ class Orders(Experiment):
     design: str = parameter("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
     fault: str = parameter("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
     messages: int = parameter(16, "how many orders alice adds", low=6, high=1_000)
-    lasts: int = parameter(3, "how many orders come while nobody works", low=1, high=100)
+    duration: int = parameter(3, "how many orders come while nobody works", low=1, high=100)
     persistence: str = parameter("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
     pace_ms: int = parameter(0, "pause between two orders", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which order is struck, and the texts", low=0, high=9_999)
@@ -36,10 +36,10 @@ class Orders(Experiment):
 
     async def execute(self, run: Run) -> Verdict:
         """Add everything, fault included; the verdict is about effects."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=self.persistence) as server,
-            Stage(server, run, design=self.worker or self.design, planned=planned, lasts=self.lasts) as stage,
+            Stage(server, run, design=self.worker or self.design, planned=planned, duration=self.duration) as stage,
         ):
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:

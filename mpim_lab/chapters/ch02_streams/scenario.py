@@ -1,7 +1,7 @@
 """The stage of chapter 2: alice adds orders to a stream, workers of one group handle them, one worker at a time.
 
 In turns, so that a seeded run is the same every time: alice adds one order, the worker finishes it, alice adds the next.
-When the worker dies, orders wait; `lasts` orders later another one is started, of the same design.
+When the worker dies, orders wait; `duration` orders later another one is started, of the same design.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from mpim_lab.chapters.shared.worker_fleet import CLAIM_IDLE_MS, DIED, Crew, sou
 from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
+from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, wait_until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import Limits
@@ -39,10 +39,10 @@ class Stage:
         *,
         design: str | type[Any],
         planned: list[Fault],
-        lasts: int,
+        duration: int,
     ) -> None:
-        self.server, self.run, self._design, self._lasts = server, run, design, lasts
-        self._struck = {f"m{fault.before}": fault.kind for fault in planned}
+        self.server, self.run, self._design, self._duration = server, run, design, duration
+        self._struck = {f"m{fault.at}": fault.kind for fault in planned}
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", **common)
         self.workers = MessageQueue(server.unix_url or server.url, name="workers", **common)
@@ -54,7 +54,7 @@ class Stage:
         self._gone: set[str] = set()  # orders that the server forgot
         self._ignored: set[str] = set()  # orders that nobody begins
         self._stuck: set[str] = set()  # ids of entries that stay pending for good
-        self._quiet = Quiet(run.trace)
+        self._quiet = IdleDetector(run.trace)
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -98,7 +98,7 @@ class Stage:
 
     async def send(self, payload: bytes) -> None:
         """alice adds one order; it is finished when this returns, unless nobody works."""
-        if self.crew.alive is None and self._missed >= self._lasts:
+        if self.crew.alive is None and self._missed >= self._duration:
             await self._bring_back()
         self._sent.append(message_id(payload))  # a fault caused from now on strikes the next one
         somebody_works = self.crew.alive is not None  # before the worker can have the order, and die of it
@@ -136,7 +136,9 @@ class Stage:
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
             await self.server.start()
-            await until(lambda: self.alice.is_connected and self.workers.is_connected, "the return of the connections")
+            await wait_until(
+                lambda: self.alice.is_connected and self.workers.is_connected, "the return of the connections"
+            )
             await self.group.create()
             self._gone = set(self._sent) - {message_id(payload) for payload in (await self._orders()).values()}
         await asyncio.sleep(CLAIM_IDLE_MS * 1.5e-3)  # what the dead one had in hand is idle for long enough now
@@ -146,8 +148,8 @@ class Stage:
         await self.crew.wake()
 
     async def _settle(self) -> None:
-        self._quiet.begin()
-        await until(self._is_settled, "the end of the work", within_s=20.0)
+        self._quiet.restart()
+        await wait_until(self._is_settled, "the end of the work", timeout_s=20.0)
         if self.crew.dies_after_ack:
             await self.crew.dismiss_after_ack()
             # Once this is answered the server has seen that the line is closed: it would hand the next order to the dead
@@ -164,9 +166,9 @@ class Stage:
         if crew.is_busy:
             return False
         waiting = set(self._sent) - self._gone - crew.begun - self._ignored
-        if waiting and self._quiet.has_lasted(QUIET_S if self._ignored else IGNORED_S):
+        if waiting and self._quiet.is_idle_for(QUIET_S if self._ignored else IGNORED_S):
             self._ignored |= waiting
         pending = {line.id for line in await self.group.pending(count=10_000)} - self._stuck
-        if pending and not waiting and self._quiet.has_lasted(QUIET_S):
+        if pending and not waiting and self._quiet.is_idle_for(QUIET_S):
             self._stuck |= pending
         return waiting <= self._ignored and pending <= self._stuck

@@ -76,7 +76,7 @@ def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = (
             return group_worker(_once(solution, setting, at_once=at_once))(setting, queue, name, work)
 
         design = Design(IDEMPOTENCY_DESIGNS["sound"].sender, employ)
-        result = await Payments(fault=fault, seed=seed, messages=8, lasts=2, own=design).run()
+        result = await Payments(fault=fault, seed=seed, messages=8, duration=2, own=design).run()
         return first_complaint(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
 
     return judge

@@ -73,8 +73,10 @@ def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[.
             return readers[-1]
 
         # One absence, and not at the end: a buffer cannot miss what nothing came after.
-        lasts = 1 if fault == "away" else 2
-        result = await Chat(fault=fault, seed=seed, messages=10, lasts=lasts, own=ChatDesign(numbered, reader)).run()
+        duration = 1 if fault == "away" else 2
+        result = await Chat(
+            fault=fault, seed=seed, messages=10, duration=duration, own=ChatDesign(numbered, reader)
+        ).run()
         trial = f"fault {fault!r}, seed {seed}" + (", everything arrives twice" if times > 1 else "")
         if readers[0].problem is not None:
             raise readers[0].problem

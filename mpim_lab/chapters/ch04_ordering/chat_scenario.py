@@ -16,7 +16,7 @@ from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Hold, Quiet, check_available, until
+from mpim_lab.lab.faults.injector import Gate, IdleDetector, check_available, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -97,10 +97,15 @@ class ChatStage:
     """Two gateways, bob, and the fault that strikes one message."""
 
     def __init__(
-        self, server: EmbeddedServer | ExternalServer, run: Run, design: ChatDesign, struck: dict[str, str], lasts: int
+        self,
+        server: EmbeddedServer | ExternalServer,
+        run: Run,
+        design: ChatDesign,
+        struck: dict[str, str],
+        duration: int,
     ) -> None:
-        self.server, self.run, self._design, self._struck, self._lasts = server, run, design, struck, lasts
-        self._hold, self._bob_hold = Hold(), Hold()
+        self.server, self.run, self._design, self._struck, self._duration = server, run, design, struck, duration
+        self._hold, self._bob_hold = Gate(), Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self._gateways = [Gateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
         self._bob = MessageQueue(server.url, name="bob", sleep=self._bob_hold.sleep, **common)
@@ -135,7 +140,7 @@ class ChatStage:
         async def listens() -> bool:
             return bool(await self._bob.listeners(live_channel(NAME, ROOM))) or reading.done()
 
-        await until(listens, "bob's subscription")
+        await wait_until(listens, "bob's subscription")
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.run.injector = None
@@ -161,7 +166,7 @@ class ChatStage:
             kind = self._struck.pop(name, "")
             if kind == "interleave":
                 self._begin(kind)
-                await self._hold.passed()
+                await self._hold.wait()
             if kind == "gateway dies":
                 self._begin(kind)
                 self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
@@ -182,14 +187,14 @@ class ChatStage:
     async def _leave(self) -> None:
         await self._bob_hold.close()
         self._begin("away")
-        self._away_for = self._lasts
+        self._away_for = self._duration
         await cut_connections(self.server.url, "bob")
-        await until(lambda: not self._bob.is_connected, "the loss of bob's line")
+        await wait_until(lambda: not self._bob.is_connected, "the loss of bob's line")
 
     async def _come_back(self) -> None:
         self._away_for = 0
         self._bob_hold.open()
-        await until(lambda: self._bob.is_connected, "the return of bob's line")
+        await wait_until(lambda: self._bob.is_connected, "the return of bob's line")
         self.run.trace.record(EventKind.FAULT_ENDED, "lab", "away")
 
     # One message after the other
@@ -203,8 +208,8 @@ class ChatStage:
         if self._struck.get(name) == "interleave":
             await self._hold.close()
             task = asyncio.create_task(self._send_through(0, payload))
-            self._late.append((task, self._lasts))
-            await until(lambda: name not in self._struck or task.done(), "the fault")
+            self._late.append((task, self._duration))
+            await wait_until(lambda: name not in self._struck or task.done(), "the fault")
         else:
             first = 0 if name in self._struck else 1 if self._late else (self._turn + 1) % 2
             await self._send_through(first, payload)
@@ -258,12 +263,12 @@ class ChatStage:
 
     async def _settle(self) -> None:
         await self._hear()
-        quiet = Quiet(self.run.trace)
+        quiet = IdleDetector(self.run.trace)
 
         def settled() -> bool:
             added = {event.message_id for event in self.run.trace.by_kind(EventKind.ADDED)}
             if added <= set(self._shown) or self._away_for:
                 return True
-            return quiet.has_lasted(QUIET_S)
+            return quiet.is_idle_for(QUIET_S)
 
-        await until(settled, "quiet")
+        await wait_until(settled, "quiet")

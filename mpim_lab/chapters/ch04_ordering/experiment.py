@@ -10,7 +10,7 @@ from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.pipeline_experiment import LineExperiment
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -35,7 +35,7 @@ LINE_FAULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Chat(Experiment):
-    """Messages through two gateways in turns; the struck one through the first, which is held up for `lasts` messages."""
+    """Messages through two gateways in turns; the struck one through the first, which is held up for `duration` messages."""
 
     title: ClassVar[str] = "In which order does bob read?"
     faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
@@ -44,7 +44,7 @@ class Chat(Experiment):
     design: str = parameter("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
     fault: str = parameter("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
     messages: int = parameter(12, "how many messages are sent", low=6, high=1_000)
-    lasts: int = parameter(2, "how many messages come while something is held back", low=1, high=100)
+    duration: int = parameter(2, "how many messages come while something is held back", low=1, high=100)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
@@ -52,10 +52,10 @@ class Chat(Experiment):
 
     async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by the numbers that the messages were given."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
-        struck = {f"m{fault.before}": fault.kind for fault in planned}
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        struck = {f"m{fault.at}": fault.kind for fault in planned}
         design = self.own or CHAT_DESIGNS[self.design]
-        async with open_server() as server, ChatStage(server, run, design, struck, self.lasts) as stage:
+        async with open_server() as server, ChatStage(server, run, design, struck, self.duration) as stage:
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:
                     break

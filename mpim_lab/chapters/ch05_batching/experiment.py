@@ -20,7 +20,7 @@ from mpim_lab.chapters.ch05_batching.scenario import (
 )
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -37,7 +37,7 @@ class Burst(Experiment):
     design: str = parameter("sketch", "how alice batches", choices=tuple(DESIGNS))
     fault: str = parameter("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
     messages: int = parameter(14, "how many messages alice sends", low=4, high=1_000)
-    lasts: int = parameter(4, "for how many of her messages the line is down", low=1, high=100)
+    duration: int = parameter(4, "for how many of her messages the line is down", low=1, high=100)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
@@ -46,7 +46,7 @@ class Burst(Experiment):
     async def execute(self, run: Run) -> Verdict:
         """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stalled."""
         strikes = self.fault in ("flush fails", "answer lost")
-        planned = plan(self.seed, self.fault, self.messages - 2, self.lasts) if strikes else []
+        planned = schedule_faults(self.seed, self.fault, self.messages - 2, self.duration) if strikes else []
         design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
         async with open_server() as server, BatchingStage(server, run, design, planned, closed=closed) as stage:
             for payload in self._burst():
@@ -64,7 +64,7 @@ class Burst(Experiment):
     def _burst(self) -> Iterator[bytes]:
         """What alice sends. Whole batches, where the end of the burst is not the point."""
         count = self.messages - (0 if self.fault in ("quiet", "closed") else self.messages % BATCH)
-        struck = plan(self.seed, "too large", count, 1)[0].before if self.fault == "too large" else 0
+        struck = schedule_faults(self.seed, "too large", count, 1)[0].at if self.fault == "too large" else 0
         for number, payload in enumerate(Workload(self.seed, count), start=1):
             yield payload.ljust(TOO_MANY_BYTES, b".") if number == struck else payload
 

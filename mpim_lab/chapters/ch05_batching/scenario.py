@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch05_batching.naive import SketchBatcher, TimedBatcher
 from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, Faults, Hold, check_available, until
+from mpim_lab.lab.faults.injector import Fault, FaultInjector, Gate, check_available, wait_until
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -80,17 +80,17 @@ class BatchingStage:
         self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], *, closed: bool
     ) -> None:
         self.server, self.run, self._design, self._closed = server, run, design, closed
-        self.line = Hold()
+        self.line = Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
         self._proxy = Proxy(server.url)
         self._alice = {"name": "alice", "sleep": self.line.sleep, "max_payload_bytes": MOST_BYTES, **common}
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)
-        self.faults = Faults({"flush fails": (self._cut, self._mend)}, run.trace)
+        self.faults = FaultInjector({"flush fails": (self._cut, self._mend)}, run.trace)
         self._planned = [fault.kind for fault in planned]
         self._lost_answer: bytes | None = None
         for fault in planned:
             if fault.kind == "answer lost":
-                self._lost_answer = b"m%d " % fault.before
+                self._lost_answer = b"m%d " % fault.at
             else:
                 self.faults.add(fault)
         self._calls: list[asyncio.Task[None]] = []
@@ -145,7 +145,7 @@ class BatchingStage:
 
     async def finish(self) -> None:
         """The burst is over and nobody writes any more: wait for whatever still happens by itself, then look."""
-        await self.faults.end_all()
+        await self.faults.clear()
         if self._closed:
             await self.batcher.close()
         await asyncio.gather(*self._calls)
@@ -165,13 +165,13 @@ class BatchingStage:
     async def _cut(self) -> None:
         await self.line.close()
         await cut_connections(self.server.url, "alice")
-        await until(lambda: self.alice.lines_up == 0, "cutting alice's connections")
+        await wait_until(lambda: self.alice.lines_up == 0, "cutting alice's connections")
 
     async def _mend(self) -> None:
         if self._design.gives_up:  # what the fault has done to it must be over
             await asyncio.gather(*self._calls)
         self.line.open()
-        await until(lambda: self.alice.is_connected, "the return of alice's connections")
+        await wait_until(lambda: self.alice.is_connected, "the return of alice's connections")
         await self._see_through()
 
 

@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch06_compression.naive import SketchCodec
 from mpim_lab.chapters.ch06_compression.scenario import CHANGED, SENDERS, CompressionStage
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -29,7 +29,7 @@ class Packed(Experiment):
     design: str = parameter("sketch", "how alice packs and bob unpacks", choices=DESIGNS)
     fault: str = parameter("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
     messages: int = parameter(16, "how many messages are sent", low=4, high=1_000)
-    lasts: int = parameter(3, "how many of them are struck", low=1, high=100)
+    duration: int = parameter(3, "how many of them are struck", low=1, high=100)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which messages are struck, and the texts", low=0, high=9_999)
 
@@ -54,9 +54,9 @@ class Packed(Experiment):
         return replace(check_reading(run.trace), altered=tuple(stage.misread))
 
     def _places(self) -> dict[str, str]:
-        fault = plan(self.seed, self.fault, self.messages, self.lasts)[0]
-        many = 1 if self.fault == "bomb" else self.lasts
-        return {f"m{number}": self.fault for number in range(fault.before, fault.before + many)}
+        fault = schedule_faults(self.seed, self.fault, self.messages, self.duration)[0]
+        many = 1 if self.fault == "bomb" else self.duration
+        return {f"m{number}": self.fault for number in range(fault.at, fault.at + many)}
 
 
 def check_reading(trace: Trace) -> Verdict:

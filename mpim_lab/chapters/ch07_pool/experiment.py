@@ -104,7 +104,7 @@ class Callers(Experiment):
     fault: str = parameter("leak", "what goes wrong", choices=("none", *FAULTS))
     callers: int = parameter(16, "how many callers come", low=6, high=500)
     connections: int = parameter(3, "how many connections the pool may have", low=1, high=16)
-    lasts: int = parameter(3, "how many callers leak, or are slow", low=1, high=16)
+    duration: int = parameter(3, "how many callers leak, or are slow", low=1, high=16)
     pace_ms: int = parameter(0, "pause between two callers", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which caller is struck", low=0, high=9_999)
 
@@ -113,7 +113,7 @@ class Callers(Experiment):
     async def execute(self, run: Run) -> CallersVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
         waves = _waves(self.callers, self.connections)
-        struck = _struck(self.seed, self.fault, waves, self.lasts)
+        struck = _struck(self.seed, self.fault, waves, self.duration)
         wait_s = SHORT_WAIT_S if self.fault == "exhaustion" else WAIT_S
         setting = {"connections": self.connections, "wait_s": wait_s}
         design = self.own or DESIGNS[self.design]
@@ -145,12 +145,12 @@ def _waves(callers: int, connections: int) -> list[list[int]]:
     return [numbers[:first], *([number] for number in numbers[first:last]), numbers[last:]]
 
 
-def _struck(seed: int, fault: str, waves: Sequence[Sequence[int]], lasts: int) -> dict[int, str]:
+def _struck(seed: int, fault: str, waves: Sequence[Sequence[int]], duration: int) -> dict[int, str]:
     """Whom the fault strikes: callers of the quiet time, chosen by the seed."""
     if fault == "none":
         return {}
     quiet = [wave[0] for wave in waves[1:-1]]
-    many = min(lasts, len(quiet)) if fault in STRIKES_MANY else 1
+    many = min(duration, len(quiet)) if fault in STRIKES_MANY else 1
     begin = random.Random(f"{seed} {fault}").randint(0, max(0, len(quiet) - many - 1))
     return dict.fromkeys(quiet[begin : begin + many], fault)
 

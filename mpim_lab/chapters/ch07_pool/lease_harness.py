@@ -143,12 +143,12 @@ class Lender:
 
 def _struck(result: Result) -> set[str]:
     """Whom the fault was meant for: the callers that came while it lasted, but for one that strikes idle connections."""
-    struck, lasts = set(), False
+    struck, is_active = set(), False
     for event in result.trace.events:
         if event.kind is EventKind.FAULT_BEGAN:
-            lasts = event.detail != "idle rot"
+            is_active = event.detail != "idle rot"
         elif event.kind is EventKind.FAULT_ENDED:
-            lasts = False
-        elif event.kind is EventKind.ACCEPTED and lasts:
+            is_active = False
+        elif event.kind is EventKind.ACCEPTED and is_active:
             struck.add(event.message_id)
     return struck

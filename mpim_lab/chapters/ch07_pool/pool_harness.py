@@ -15,7 +15,7 @@ from mpim_lab.chapters.ch07_pool.scenario import CALLERS, POOL
 from mpim_lab.errors import NotConnected, ServerFailed
 from mpim_lab.events import Event, EventKind, now
 from mpim_lab.lab.exercise.challenge import Failure, Trial
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
@@ -132,7 +132,7 @@ class Desk:
         """These callers have a connection each, and nobody else. Raises Complaint."""
         wanted = set(names)
         with contextlib.suppress(ServerFailed):  # that nothing came of it is found below
-            await until(lambda: not wanted - self._having() or self._is_wrong(wanted), "", STUCK_AFTER_S)
+            await wait_until(lambda: not wanted - self._having() or self._is_wrong(wanted), "", STUCK_AFTER_S)
         await asyncio.sleep(QUIET_S)
         if self._problem is not None:
             raise self._problem
@@ -143,7 +143,7 @@ class Desk:
         """This caller was told that there is none. Raises Complaint."""
         guest = self._guests[name]
         with contextlib.suppress(ServerFailed):
-            await until(lambda: bool(guest.outcome or guest.connection), "", STUCK_AFTER_S)
+            await wait_until(lambda: bool(guest.outcome or guest.connection), "", STUCK_AFTER_S)
         if guest.connection is not None:
             raise Complaint(f"{name} was given a connection, and there was none for it", name)
         if not guest.outcome:

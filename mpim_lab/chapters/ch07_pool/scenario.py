@@ -18,7 +18,7 @@ from mpim_lab.chapters.ch07_pool.designs import PoolDesign, Setting
 from mpim_lab.errors import InvalidParameter, MpimError, ServerFailed
 from mpim_lab.events import Event, EventKind, now
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import check_available, until
+from mpim_lab.lab.faults.injector import check_available, wait_until
 from mpim_lab.lab.faults.server_admin import rights_needed
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -183,7 +183,7 @@ class PoolStage:
         await self.serve()
         if self.design.gives_up:
             with contextlib.suppress(ServerFailed):
-                await until(lambda: not self._in("asking"), "an answer to those who wait", PATIENCE_S)
+                await wait_until(lambda: not self._in("asking"), "an answer to those who wait", PATIENCE_S)
         for caller in self._in("asking"):
             self._report(EventKind.STALLED, caller, CALLERS)
             await self._cancel(caller)
@@ -227,7 +227,7 @@ class PoolStage:
 
     async def _settle(self) -> None:
         """Wait until everybody is in line, or waits for a reply at the server, or has ended."""
-        await until(self._is_settled, "the next step of every caller", within_s=2 * PATIENCE_S)
+        await wait_until(self._is_settled, "the next step of every caller", timeout_s=2 * PATIENCE_S)
 
     async def _is_settled(self) -> bool:
         for caller in self._in("ended"):
@@ -253,8 +253,8 @@ class PoolStage:
             await self.service.cut_waiting()
         elif caller.fault == "server restart":
             self.server.kill()
-            await until(self._starts_again, "the server's return")
-            await until(lambda: self._lab.is_connected, "the return of the lab's line")
+            await wait_until(self._starts_again, "the server's return")
+            await wait_until(lambda: self._lab.is_connected, "the return of the lab's line")
         await self._settle()
 
     async def _starts_again(self) -> bool:

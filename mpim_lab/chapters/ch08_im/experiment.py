@@ -11,7 +11,7 @@ import pandas as pd
 from mpim_lab.chapters.ch08_im.faults import MPIM_FAULTS
 from mpim_lab.chapters.ch08_im.scenario import MpimStage
 from mpim_lab.lab.exercise.experiment import Experiment, Result, Run, parameter
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict
 
@@ -49,22 +49,22 @@ class InstantMessaging(Experiment):
     fault: str = parameter("receiver flaps", "what goes wrong", choices=("none", *MPIM_FAULTS, ALL))
     group: bool = parameter(False, "to a group of four instead of to bob alone")
     messages: int = parameter(12, "how many messages alice sends", low=6, high=200)
-    lasts: int = parameter(3, "how many messages come while it lasts", low=1, high=50)
+    duration: int = parameter(3, "how many messages come while it lasts", low=1, high=50)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which message is struck", low=0, high=9_999)
 
     def _struck(self) -> dict[str, str]:
         if self.fault == ALL:
             return schedule(self.seed)
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
-        return {f"m{fault.before}": fault.kind for fault in planned}
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        return {f"m{fault.at}": fault.kind for fault in planned}
 
     async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by what each reader's application was handed."""
         struck = self._struck()
         readers = MEMBERS if self.group or self.fault == "half the group" else MEMBERS[:1]
         server = open_server(persistence="always")
-        async with server, MpimStage(server, run, self.design, struck, self.lasts, readers) as stage:
+        async with server, MpimStage(server, run, self.design, struck, self.duration, readers) as stage:
             run.injector = stage.inject
             for number in range(1, max(self.messages, _EVERY * len(struck)) + 1):
                 if run.stopping:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from mpim_lab.chapters.ch08_im.readers import Seat
-from mpim_lab.lab.faults.injector import Hold, until
+from mpim_lab.lab.faults.injector import Gate, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -40,7 +40,7 @@ class Stage(Protocol):
     system: MpimSystem
     server: EmbeddedServer | ExternalServer
     seats: dict[str, Seat]
-    hold: Hold
+    hold: Gate
 
 
 Cause = Callable[[AtTheStep], Awaitable[None]]
@@ -121,7 +121,7 @@ class MpimFaults:
         client = await self._reader.knock(RECEIVER)
         await client.die()
         gateway = self._stage.system.gateways[RECEIVER]
-        await until(lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken line")
+        await wait_until(lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken line")
         await self._come_back()
 
     async def _move(self, where: AtTheStep) -> None:
@@ -139,18 +139,18 @@ class MpimFaults:
         self._stage.server.kill()
         await self._stage.server.start()
         queue = self._stage.system.gateways[where.gateway].services.queue
-        await until(lambda: queue.is_connected, "the sender's gateway's reconnection")
+        await wait_until(lambda: queue.is_connected, "the sender's gateway's reconnection")
 
     async def _cut_off(self, where: AtTheStep) -> None:
         await self._stage.hold.close()
         queue = self._stage.system.gateways[RECEIVER].services.queue
         await cut_connections(self._stage.server.url, RECEIVER)
-        await until(lambda: queue.lines_up == 0, "the cut")
+        await wait_until(lambda: queue.lines_up == 0, "the cut")
 
     async def _reconnect(self) -> None:
         self._stage.hold.open()
         queue = self._stage.system.gateways[RECEIVER].services.queue
-        await until(lambda: queue.is_connected, "the gateway's reconnection")
+        await wait_until(lambda: queue.is_connected, "the gateway's reconnection")
 
     # The message service
 

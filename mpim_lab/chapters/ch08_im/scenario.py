@@ -17,7 +17,7 @@ from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import FanOut, Messages
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Hold, check_available, until
+from mpim_lab.lab.faults.injector import Gate, check_available, wait_until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.system.embedded import MpimSystem
@@ -39,12 +39,12 @@ class MpimStage:
         run: Run,
         design: str,
         struck: Mapping[str, str],
-        lasts: int,
+        duration: int,
         readers: Sequence[str],
     ) -> None:
-        self._run, self._design, self._lasts = run, design, lasts
+        self._run, self._design, self._duration = run, design, duration
         self._struck = dict(struck)
-        self.hold = Hold()  # while it is closed, gw-2 cannot reconnect to the server
+        self.hold = Gate()  # while it is closed, gw-2 cannot reconnect to the server
         options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "sound" else {"presence": self._presence}
         self.system = MpimSystem(
             server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_limits=_QUEUE_LIMITS,
@@ -136,7 +136,7 @@ class MpimStage:
         for name in [name for name, planned in self._struck.items() if planned == fault]:
             del self._struck[name]
         self._run.trace.record(EventKind.FAULT_BEGAN, "lab", fault)
-        self._left[fault] = self._lasts + (1 if fault == "interleave" else 0)
+        self._left[fault] = self._duration + (1 if fault == "interleave" else 0)
         await self.faults.begin(fault, where)
 
     async def _end(self, fault: str) -> None:
@@ -165,7 +165,7 @@ class MpimStage:
         await self.settled()
         if self._design == "sound":
             with contextlib.suppress(MpimError):
-                await until(self._all_read, "everything read", within_s=8.0)
+                await wait_until(self._all_read, "everything read", timeout_s=8.0)
         await self.settled()
 
     def _all_read(self) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 from mpim_lab.chapters.shared.designs import STREAM, Design
 from mpim_lab.chapters.shared.pipeline_scenario import Line
 from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.lab.workload.workload import Workload
@@ -18,13 +18,13 @@ from mpim_lab.lab.workload.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class LineExperiment(Experiment):
-    """`messages` messages from alice, one after the other; what a fault holds back comes `lasts` messages later."""
+    """`messages` messages from alice, one after the other; what a fault holds back comes `duration` messages later."""
 
     designs: ClassVar[dict[str, Design]]
 
     fault: str = parameter("none", "what goes wrong")
     messages: int = parameter(12, "how many messages alice sends", low=6, high=1_000)
-    lasts: int = parameter(3, "how many messages come while something is held back", low=1, high=100)
+    duration: int = parameter(3, "how many messages come while something is held back", low=1, high=100)
     pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
     seed: int = parameter(7, "chooses which message is struck, and the texts", low=0, high=9_999)
 
@@ -37,10 +37,10 @@ class LineExperiment(Experiment):
 
     async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is about effects on the server."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.lasts)
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=getattr(self, "persistence", "none")) as server,
-            Line(server, run, self.chosen, planned, self.lasts) as line,
+            Line(server, run, self.chosen, planned, self.duration) as line,
         ):
             for payload in Workload(self.seed, self.messages):
                 if run.stopping:

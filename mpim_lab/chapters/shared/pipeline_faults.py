@@ -31,7 +31,7 @@ class LineFaults:
             self.of_workers[message] = kind
 
     @contextlib.asynccontextmanager
-    async def around(self, message: str, lasts: int) -> AsyncIterator[int]:
+    async def around(self, message: str, duration: int) -> AsyncIterator[int]:
         """While a message is sent, its fault lasts; gives how often the application sends it."""
         kind = self._of_senders.pop(message, "")
         match = Match(containing=message.encode() + b" ")
@@ -47,7 +47,7 @@ class LineFaults:
             arm(match)
         yield 2 if kind in REPEATED else 1
         if kind in ("answer late", "request late"):
-            self._held = (kind, lasts)
+            self._held = (kind, duration)
         elif kind and kind != "two at once":
             self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
 

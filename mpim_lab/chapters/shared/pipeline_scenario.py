@@ -2,7 +2,7 @@
 
 Faults strike at a message that the seed has chosen: on alice's line (a proxy cuts it, holds it), in a worker (it dies,
 sleeps), at the server. In turns, so that a seeded run is the same every time: alice sends one message, the worker
-finishes it, alice sends the next. When the worker is gone, messages wait; `lasts` messages later another worker of the
+finishes it, alice sends the next. When the worker is gone, messages wait; `duration` messages later another worker of the
 same design comes.
 
 Backlog: what a group has not finished, of a stream or of its partitions.
@@ -19,7 +19,7 @@ from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPS, Crew
 from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
+from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, wait_until
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -100,10 +100,10 @@ class Line:
     """alice, the proxy on her line, the stream, whichever worker is alive, and the ledger."""
 
     def __init__(
-        self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], lasts: int
+        self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], duration: int
     ) -> None:
-        self.server, self.run, self.design, self._lasts = server, run, design, lasts
-        self._fault_of = {f"m{fault.before}": fault.kind for fault in planned}
+        self.server, self.run, self.design, self._duration = server, run, design, duration
+        self._fault_of = {f"m{fault.at}": fault.kind for fault in planned}
         self._common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
         self.observer = MessageQueue(server.unix_url or server.url, name="lab", **self._common)
@@ -112,7 +112,7 @@ class Line:
         self._missed = 0
         self._owed: set[tuple[str, bytes]] = set()  # effects that are to be in the ledger in a moment
         self._unfinished = 0  # what stays unfinished for good
-        self._quiet = Quiet(run.trace)
+        self._quiet = IdleDetector(run.trace)
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -173,14 +173,14 @@ class Line:
 
     async def send(self, payload: bytes) -> None:
         """alice sends one message; it is finished when this returns, unless nobody works."""
-        if self.crew.alive is None and self._missed >= self._lasts:
+        if self.crew.alive is None and self._missed >= self._duration:
             await self._bring_back()
         if await self.faults.count_down() and self.crew.alive is not None:
             await self._settle()
         name = message_id(payload)
         self._sent.append(name)
         somebody_works = self.crew.alive is not None
-        async with self.faults.around(name, self._lasts) as times:
+        async with self.faults.around(name, self._duration) as times:
             for _ in range(times):
                 await self._send_once(payload)
         self._missed = 0 if somebody_works else self._missed + 1
@@ -218,7 +218,7 @@ class Line:
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
             await self.server.start()
-            await until(lambda: self.alice.is_connected and self.observer.is_connected, "the return of the lines")
+            await wait_until(lambda: self.alice.is_connected and self.observer.is_connected, "the return of the lines")
             await self.backlog.create()
         if self.crew.fault not in SLOW:
             await asyncio.sleep(self.lease_ms * 1.5e-3)  # what the one before had is free by now
@@ -232,8 +232,8 @@ class Line:
             await self._settle()
 
     async def _settle(self) -> None:
-        self._quiet.begin()
-        await until(self._is_settled, "the end of the work", within_s=20.0)
+        self._quiet.restart()
+        await wait_until(self._is_settled, "the end of the work", timeout_s=20.0)
         if self.crew.dies_after_ack:
             await self.crew.dismiss_after_ack()
             await self.backlog.count()  # once this is answered the server has seen that the dead one's line is closed
@@ -245,12 +245,12 @@ class Line:
         if crew.alive is None or crew.failures >= MOST_FAILURES:
             return True
         if crew.is_busy:
-            self._quiet.begin()
+            self._quiet.restart()
             return False
         unfinished = await self.backlog.count()
         if unfinished <= self._unfinished and not self._owed and not self._not_begun():
             return True
-        if self._quiet.has_lasted(QUIET_S):
+        if self._quiet.is_idle_for(QUIET_S):
             self._unfinished = unfinished
             self._owed.clear()
             self.faults.ignored |= self._not_begun()
@@ -263,5 +263,5 @@ class Line:
         return added - self.crew.begun - self.faults.ignored
 
     async def _be_quiet(self) -> None:
-        self._quiet.begin()
-        await until(lambda: self._quiet.has_lasted(QUIET_S) and not self.crew.is_busy, "quiet", within_s=20.0)
+        self._quiet.restart()
+        await wait_until(lambda: self._quiet.is_idle_for(QUIET_S) and not self.crew.is_busy, "quiet", timeout_s=20.0)

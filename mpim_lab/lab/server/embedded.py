@@ -55,7 +55,7 @@ class EmbeddedServer:
         port: int | None = None,
         persistence: str = "none",
         config: Mapping[str, Value] | None = None,
-        start_within_s: float = 10.0,
+        start_timeout_s: float = 10.0,
     ) -> None:
         if persistence not in tuple(PERSISTENCE):
             raise InvalidParameter(f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}")
@@ -64,8 +64,8 @@ class EmbeddedServer:
         _check_not_ours(config or {})
         settings_file(self._settings)  # refuses what cannot be written
         check_bounds(0, 65_535, port=port or 0)
-        check_bounds(0.0, 3_600.0, start_within_s=start_within_s)
-        self._fixed_port, self._start_within_s = port, start_within_s
+        check_bounds(0.0, 3_600.0, start_timeout_s=start_timeout_s)
+        self._fixed_port, self._start_timeout_s = port, start_timeout_s
         self._port = port or 0
         self._directory: Path | None = None
         self._guard: Guard | None = None
@@ -141,14 +141,14 @@ class EmbeddedServer:
         before = len(self.log)
         self._guard = Guard([self.binary, str(self._write_settings(self._directory))], self._directory)
         try:
-            async with asyncio.timeout(self._start_within_s):
+            async with asyncio.timeout(self._start_timeout_s):
                 while not await self._answers():
                     if not self._guard.is_running:
                         raise ServerFailed(f"{self.binary} ended at once.{_last_lines(self.log[before:])}")
                     await asyncio.sleep(0.003)
         except TimeoutError:
             self.kill()
-            text = f"{self.binary} did not answer within {self._start_within_s:g} s."
+            text = f"{self.binary} did not answer within {self._start_timeout_s:g} s."
             raise ServerFailed(text + _last_lines(self.log[before:])) from None
 
     def _write_settings(self, directory: Path) -> Path:

@@ -58,7 +58,7 @@ class CrowdProcess:
         """The process's id."""
         return self._process.pid
 
-    async def ask(self, do: str, *, within_s: float = 60.0, **order: Any) -> dict[str, Any]:
+    async def ask(self, do: str, *, timeout_s: float = 60.0, **order: Any) -> dict[str, Any]:
         """Give one order, and wait for what it found. Raises LoadFailed with the process's last lines, or at the limit.
 
         What comes too late, or after a cancellation, is nobody else's answer.
@@ -66,10 +66,10 @@ class CrowdProcess:
         self._write({"do": do, **order})
         self._asked += 1
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._answer(self._asked)
         except TimeoutError:
-            raise LoadFailed(f"the clients were not done with {do!r} within {within_s:g} s") from None
+            raise LoadFailed(f"the clients were not done with {do!r} within {timeout_s:g} s") from None
         except ValueError as error:
             self._kill()
             raise LoadFailed(f"the clients' process wrote what cannot be read: {error}") from error
