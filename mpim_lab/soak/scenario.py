@@ -12,7 +12,7 @@ from mpim_lab.chapters.shared.pipeline_scenario import Backlog, Employee
 from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.faults.injector import wait_until
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.checker import Verdict, check
@@ -35,7 +35,7 @@ class Gateway:
     """One sender: its proxy, its queue, and what is held back on its line."""
 
     def __init__(self, name: str, url: str, design: Design, lease_ms: int, **options: Any) -> None:
-        self.proxy, self._design, self._lease_ms = Proxy(url), design, lease_ms
+        self.proxy, self._design, self._lease_ms = FaultProxy(url), design, lease_ms
         self._options = {"name": name, **options}
         self._held_for = 0
 
@@ -49,11 +49,11 @@ class Gateway:
         """Have the line break, or hold something back, under one message."""
         match, times = Match(containing=message.encode() + b" "), ATTEMPTS if kind == "given up" else 1
         if kind in ("answer lost", "given up"):
-            self.proxy.lose_reply(match, times)
+            self.proxy.drop_reply(match, times)
         elif kind == "request lost":
-            self.proxy.lose_command(match)
+            self.proxy.drop_request(match)
         else:
-            self.proxy.stall_command(match)
+            self.proxy.delay_request(match)
             self._held_for = duration + 1
 
     async def send(self, planned: Planned) -> None:
@@ -75,7 +75,7 @@ class Gateway:
     async def let_go(self) -> None:
         """What is held back goes on its way now."""
         self.proxy.release()
-        await self.proxy.flushed()
+        await self.proxy.wait_flushed()
 
 
 class Stage:
@@ -99,7 +99,7 @@ class Stage:
             Gateway(f"sender-{number + 1}", server.url, design, schedule.lease_ms, **self._options)
             for number in range(SENDERS)
         ]
-        self.line = Proxy(server.url)  # the workers'
+        self.line = FaultProxy(server.url)  # the workers'
         self.backlog = Backlog(self.observer, design.is_partitioned)
         self.struck: Counter[str] = Counter()
         self._on_lines, self._kills = schedule.strikes_of(*LINE_KINDS), schedule.strikes_of("server kill")
@@ -179,10 +179,10 @@ class Stage:
             await asyncio.gather(gateway.send(planned), other.send_once(planned))
             self.struck[strike.kind] += 1
         else:
-            before = gateway.proxy.struck
+            before = gateway.proxy.triggered
             gateway.arm(strike.kind, planned.name, strike.duration)
             await gateway.send(planned)
-            self.struck[strike.kind] += gateway.proxy.struck > before
+            self.struck[strike.kind] += gateway.proxy.triggered > before
         self.trace.record(EventKind.FAULT_ENDED, "lab", strike.kind)
 
     async def _kill(self) -> None:
@@ -205,7 +205,7 @@ class Stage:
             await wait_until(self._is_drained, "the end of the work", timeout_s=DRAINED_WITHIN_S)
         self.line.release()
         await self.crew.finish()
-        await self.line.flushed()  # not earlier: a line whose worker has not given it up ends with the worker
+        await self.line.wait_flushed()  # not earlier: a line whose worker has not given it up ends with the worker
         self.struck += self.crew.struck
         await self.ledger.read()
         stalled = [message_id(payload) for payload in await self.backlog.payloads()]

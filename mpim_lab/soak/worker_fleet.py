@@ -9,7 +9,7 @@ from mpim_lab.chapters.shared.effect_log import Ledger
 from mpim_lab.chapters.shared.worker_fleet import Crash, Hired
 from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind, message_id
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.soak.schedule import WORKERS_LINE_KINDS, Strike
 
@@ -37,7 +37,7 @@ class ManyHands:
     def __init__(
         self,
         employ: Callable[[str], Any],
-        line: Proxy,
+        line: FaultProxy,
         ledger: Ledger,
         trace: Trace,
         strikes: dict[str, Strike],
@@ -152,11 +152,11 @@ class ManyHands:
         match = Match(containing=f" {strike.message} ".encode())
         if strike.kind == "commit late":
             self._held = strike.message
-            self._line.stall_command(match)
+            self._line.delay_request(match)
         elif strike.kind == "commit lost":
-            self._line.lose_command(match)
+            self._line.drop_request(match)
         else:
-            self._line.lose_reply(match)
+            self._line.drop_reply(match)
         self._begin(strike.kind)
 
     async def on_rows(self, worker: str) -> None:

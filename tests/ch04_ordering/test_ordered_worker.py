@@ -10,7 +10,7 @@ import pytest
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
 from mpim_lab.events import EventKind
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
@@ -592,22 +592,22 @@ async def test_a_zombies_commit_is_refused(server):
 @pytest.mark.parametrize("fault", ["answer lost", "request lost", "request late"])
 async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server, fault):
     """Done or not, or done later, when the same entries were handled again: the offset says which."""
-    async with Proxy(server.url) as proxy, orders(server) as control:
+    async with FaultProxy(server.url) as proxy, orders(server) as control:
         strike = {
-            "answer lost": proxy.lose_reply,
-            "request lost": proxy.lose_command,
-            "request late": proxy.stall_command,
+            "answer lost": proxy.drop_reply,
+            "request lost": proxy.drop_request,
+            "request late": proxy.delay_request,
         }[fault]
         limits = Limits(timeout_s=0.3, connect_timeout_s=1.0, backoff=QUICK)
         async with orders(server, url=proxy.url, limits=limits) as stream, working(stream, enter):
             for round_ in range(2):
                 strike(Match(containing=b"m%d" % round_))
                 await asyncio.gather(*(control.append("bob", f"m{round_}-{number}") for number in range(5)))
-                await wait_until(lambda wanted=round_ + 1: proxy.struck == wanted)
+                await wait_until(lambda wanted=round_ + 1: proxy.triggered == wanted)
                 await all_done(control)
                 proxy.release()
                 async with asyncio.timeout(10):
-                    await proxy.flushed()
+                    await proxy.wait_flushed()
         assert await ledger(control) == [f"m{round_}-{number}" for round_ in range(2) for number in range(5)]
         assert await no_letters(control)
 

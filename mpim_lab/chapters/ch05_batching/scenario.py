@@ -11,7 +11,7 @@ from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, FaultInjector, Gate, check_available, wait_until
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -82,7 +82,7 @@ class BatchingStage:
         self.server, self.run, self._design, self._closed = server, run, design, closed
         self.line = Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
-        self._proxy = Proxy(server.url)
+        self._proxy = FaultProxy(server.url)
         self._alice = {"name": "alice", "sleep": self.line.sleep, "max_payload_bytes": MOST_BYTES, **common}
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)
         self.faults = FaultInjector({"flush fails": (self._cut, self._mend)}, run.trace)
@@ -103,7 +103,7 @@ class BatchingStage:
             await self._open.enter_async_context(self._proxy)
             self.alice = await self._open.enter_async_context(MessageQueue(self._proxy.url, **self._alice))
             if self._lost_answer is not None:
-                self._proxy.lose_reply(Match("PUBLISH", self._lost_answer))
+                self._proxy.drop_reply(Match("PUBLISH", self._lost_answer))
             await self._open.enter_async_context(self.bob)
             await self.bob.subscribe(CHANNEL, _take, unpack=Unpacker(self.bob))
             self.batcher = self._design.make(self.alice, CHANNEL)

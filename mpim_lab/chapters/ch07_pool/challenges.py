@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch07_pool.experiment import Callers
 from mpim_lab.chapters.ch07_pool.lease_harness import Lender
 from mpim_lab.chapters.ch07_pool.pool_harness import LIMIT, SHORT_S, Desk, desk_trial
 from mpim_lab.lab.exercise.challenge import Challenge, Failure
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import open_server
 
 PATIENCE_S = 2.0
@@ -125,9 +125,9 @@ def _lease_trial(fault: str, seed: int, *, more: int) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _one_connection() -> AsyncIterator[tuple[Proxy, Lender]]:
+async def _one_connection() -> AsyncIterator[tuple[FaultProxy, Lender]]:
     """A pool with one place, over a line that can be held."""
-    async with open_server() as server, Proxy(server.url) as line:
+    async with open_server() as server, FaultProxy(server.url) as line:
         lender = Lender(Setting(line.url, connections=1, wait_s=PATIENCE_S, name="trial"))
         try:
             yield line, lender
@@ -181,7 +181,7 @@ async def _cancelled_at_the_first_question(solution: type[Any]) -> Failure | Non
     async with _one_connection() as (line, lender):
         if (failure := await _next_one_has_it(solution, lender, trial)) is not None:
             return failure
-        line.stall_reply(Match("PING"))
+        line.delay_reply(Match("PING"))
         caller = asyncio.create_task(_borrow(solution, lender))
         await asyncio.wait([caller], timeout=0.3)
         caller.cancel()

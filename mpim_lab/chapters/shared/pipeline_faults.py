@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import SENDER_FAULTS
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.trace.trace import Trace
 
 REPEATED = ("sent twice", "two at once")
@@ -14,7 +14,7 @@ REPEATED = ("sent twice", "two at once")
 class LineFaults:
     """Parts the planned faults into those of alice's line, caused here, and those of workers, which meet them."""
 
-    def __init__(self, proxy: Proxy, trace: Trace, planned: dict[str, str]) -> None:
+    def __init__(self, proxy: FaultProxy, trace: Trace, planned: dict[str, str]) -> None:
         self._proxy, self._trace = proxy, trace
         self._of_senders: dict[str, str] = {}
         self.of_workers: dict[str, str] = {}
@@ -36,10 +36,10 @@ class LineFaults:
         kind = self._of_senders.pop(message, "")
         match = Match(containing=message.encode() + b" ")
         arm = {
-            "request lost": self._proxy.lose_command,
-            "answer lost": self._proxy.lose_reply,
-            "answer late": self._proxy.stall_reply,
-            "request late": self._proxy.stall_command,
+            "request lost": self._proxy.drop_request,
+            "answer lost": self._proxy.drop_reply,
+            "answer late": self._proxy.delay_reply,
+            "request late": self._proxy.delay_request,
         }.get(kind)
         if kind and kind != "two at once":
             self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
@@ -67,5 +67,5 @@ class LineFaults:
         if self._held is not None:
             (kind, _), self._held = self._held, None
             self._proxy.release()
-            await self._proxy.flushed()
+            await self._proxy.wait_flushed()
             self._trace.record(EventKind.FAULT_ENDED, "lab", kind)

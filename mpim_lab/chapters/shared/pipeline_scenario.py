@@ -20,7 +20,7 @@ from mpim_lab.errors import FaultUnavailable, MpimError
 from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, wait_until
-from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import Limits
@@ -107,7 +107,7 @@ class Line:
         self._common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
         self.observer = MessageQueue(server.unix_url or server.url, name="lab", **self._common)
-        self.proxy = Proxy(server.url)
+        self.proxy = FaultProxy(server.url)
         self._sent: list[str] = []
         self._missed = 0
         self._owed: set[tuple[str, bytes]] = set()  # effects that are to be in the ledger in a moment

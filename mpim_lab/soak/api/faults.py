@@ -66,7 +66,7 @@ async def clients(w: World) -> list[dict[str, str]]:
 
 def lose(w: World, chance: random.Random) -> Call | None:
     """Break the second queue's line at one of its next commands: before the server has it, or before its answer."""
-    which = chance.choice(("lose_command", "lose_reply"))
+    which = chance.choice(("drop_request", "drop_reply"))
     name = chance.choice((None, "XADD", "EVALSHA", "XREADGROUP", "SUBSCRIBE", "XACK"))
     w.is_armed = True
     getattr(w.proxy, which)(Match(name))

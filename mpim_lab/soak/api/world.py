@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 
 from mpim_lab.errors import MpimError
-from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.resp import pack
@@ -164,7 +164,7 @@ class World:
     def __init__(self, server: EmbeddedServer, seed: int, clock: Clock, without: Collection[str] = ()) -> None:
         self.server, self.admin, self.prefix = server, Admin(server), f"s{seed}:"
         self.clock, self.without = clock, without
-        self.proxy = Proxy(server.url)
+        self.proxy = FaultProxy(server.url)
         self.calm = False  # at rest: handlers behave
         self.released = asyncio.Event()  # handlers that hang wait for it
         self.fault = ""  # a fault of the server that lasts
