@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from mpim_lab.errors import MpimError
 from mpim_lab.events import now
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
-from mpim_lab.lab.server.leftovers import at_server
+from mpim_lab.lab.server.run_keys import at_server
 from mpim_lab.lab.server.version import server_version, too_old
 from mpim_lab.mq.pubsub.queue import MessageQueue
 

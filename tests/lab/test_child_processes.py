@@ -86,7 +86,7 @@ async def test_a_run_that_dies_before_its_guard_has_begun_leaves_nothing(server)
     async with Redis.from_url(server.url) as client:
         await client.set(f"{lab.prefix}kept", b"x")
         guard = await asyncio.create_subprocess_exec(
-            *child_command("mpim_lab.lab.server.leftovers"), env=child_environment(), stdin=-1, stdout=_closed_pipe()
+            *child_command("mpim_lab.lab.server.run_keys"), env=child_environment(), stdin=-1, stdout=_closed_pipe()
         )
         guard.stdin.write(f'{{"url": "{server.url}", "prefix": "{lab.prefix}"}}\n'.encode())
         guard.stdin.close()

@@ -16,10 +16,10 @@ from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
 from mpim_lab.chapters.ch07_pool import measurements as pool_cost
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
 from mpim_lab.lab.faults import injector
-from mpim_lab.lab.server import external, leftovers
+from mpim_lab.lab.server import external, run_keys
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.server.leftovers import at_server, escaped
+from mpim_lab.lab.server.run_keys import at_server, escaped
 from mpim_lab.load.load import measure
 from mpim_lab.load.redis.contestants import CONTESTANTS as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -158,11 +158,11 @@ async def test_what_a_killed_guard_left_is_found(server, readers, finder, monkey
         python.wait()
         async with ExternalServer(server.url) as living, MessageQueue(server.url, prefix=living.prefix) as mq:
             await mq.stream("kept").add(b"x")
-            (dead,) = await readers.smembers(leftovers.RUNS) - {living.prefix.encode()}
+            (dead,) = await readers.smembers(run_keys.RUNS) - {living.prefix.encode()}
             assert await readers.exists(dead + b"lab:alive")
             await readers.delete(dead + b"lab:alive")  # as ALIVE_S later
             if finder == "the doctor":
-                await readers.srem(leftovers.RUNS, dead)  # not even on record
+                await readers.srem(run_keys.RUNS, dead)  # not even on record
                 said = {check.name: check.found for check in await diagnose()}
                 assert "are removed" in said["leftovers of dead runs"]
             else:
@@ -181,10 +181,10 @@ async def test_a_run_keeps_its_heartbeat(readers, server, monkeypatch):
     """The guard renews it, so that nobody takes the run for dead."""
     async with ExternalServer(server.url) as lab:
         alive = lab.prefix + "lab:alive"
-        await readers.expire(alive, leftovers.ALIVE_S - 5)
+        await readers.expire(alive, run_keys.ALIVE_S - 5)
 
         async def is_renewed():
-            return await readers.ttl(alive) > leftovers.ALIVE_S - 3
+            return await readers.ttl(alive) > run_keys.ALIVE_S - 3
 
         await injector.wait_until(is_renewed, "the heartbeat", timeout_s=20)
     assert await as_it_was(readers)
@@ -196,7 +196,7 @@ async def test_the_guard_shows_no_password(server, readers):
         shown = subprocess.run(
             ["ps", "-o", "args=", "-p", str(lab._guard.pid)], capture_output=True, text=True, check=True
         )
-        assert "redis://" not in shown.stdout and "leftovers" in shown.stdout
+        assert "redis://" not in shown.stdout and "run_keys" in shown.stdout
 
 
 async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look_is_told(server, readers):
@@ -329,7 +329,7 @@ async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, re
         await readers.expire(alive, 1_000)
 
         async def is_renewed():
-            return await readers.ttl(alive) <= leftovers.ALIVE_S
+            return await readers.ttl(alive) <= run_keys.ALIVE_S
 
         await injector.wait_until(is_renewed, "the heartbeat", timeout_s=30)
         await found.remove_dead(everywhere=True)

@@ -2,7 +2,7 @@
 
 | exit                     | what removes the run's keys                                                             |
 |--------------------------|-----------------------------------------------------------------------------------------|
-| `stop`, also cancelled   | the run's guard, a process of its own (`leftovers`), which says how it went              |
+| `stop`, also cancelled   | the run's guard, a process of its own (`run_keys`), which says how it went              |
 | we are killed            | the guard, at end-of-file                                                               |
 | the guard is killed      | another, begun within seconds; if we die before: the next run there, or `mpim-lab doctor` |
 | the server is gone       | nobody: `stop` logs what is left. If it comes back with it: the next run, or the doctor  |
@@ -23,8 +23,8 @@ from redis.exceptions import RedisError, ResponseError
 from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
 from mpim_lab.events import now
 from mpim_lab.lab.server.child import child_command, child_environment
-from mpim_lab.lab.server.leftovers import GIVE_UP_AFTER_S, RENEW_EVERY_S, at_server, new_prefix
 from mpim_lab.lab.server.process_guard import close_in_forks
+from mpim_lab.lab.server.run_keys import GIVE_UP_AFTER_S, RENEW_EVERY_S, at_server, new_prefix
 from mpim_lab.lab.server.version import refusal
 from mpim_lab.mq.connection.address import Address
 
@@ -196,7 +196,7 @@ class KeyGuard:
         self._owner = os.getpid()
         try:
             self._process = subprocess.Popen(
-                child_command("mpim_lab.lab.server.leftovers"),
+                child_command("mpim_lab.lab.server.run_keys"),
                 env=child_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

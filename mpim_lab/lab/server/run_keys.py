@@ -9,7 +9,7 @@
 A prefix is `lab-` and eight hexadecimal digits and a colon; nothing else is ever removed. A run without its heartbeat is
 dead: the next run removes what it left, and so does `mpim-lab doctor`, which also finds those that are not on record.
 
-`python -m mpim_lab.lab.server.leftovers` is the guard of one run: a process that outlives it. It reads the URL and the
+`python -m mpim_lab.lab.server.run_keys` is the guard of one run: a process that outlives it. It reads the URL and the
 prefix from standard input, where `ps` does not show them, renews the heartbeat, and removes the run's keys at end-of-file.
 """
 
