@@ -17,7 +17,7 @@ from mpim_lab.lab.system.embedded import MpimSystem
 
 PAUSE_S = 0.7
 _COLOURS = {"alice": 36, "bob": 32, "carol": 35, "dave": 33}
-_WITHIN_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 class _Stage:
@@ -79,7 +79,7 @@ class _Stage:
 
     async def has_read(self, uid: str, count: int) -> None:
         """Wait until somebody has read so many messages in all."""
-        await wait_until(lambda: len(self.read.get(uid, [])) >= count, f"{uid}'s message number {count}", _WITHIN_S)
+        await wait_until(lambda: len(self.read.get(uid, [])) >= count, f"{uid}'s message number {count}", _TIMEOUT_S)
 
 
 async def demo(pause_s: float = PAUSE_S) -> int:

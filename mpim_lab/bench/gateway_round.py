@@ -14,9 +14,9 @@ from mpim_lab.load.gateway.crowdprocess import CrowdProcess
 from mpim_lab.load.gateway.plan import CrowdPlan
 from mpim_lab.load.redis.latencies import BUCKET_ENDS, Latencies
 
-BEGIN_IN_S, LOOK_EVERY_S = 0.05, 0.01
-QUIET_CORES, QUIET_EVERY_S, QUIET_WITHIN_S = 0.1, 0.2, 10.0
-ARRIVE_WITHIN_S = 5.0  # of silence: what has not come by then is lost
+BEGIN_IN_S, POLL_EVERY_S = 0.05, 0.01
+QUIET_CORES, QUIET_EVERY_S, QUIET_TIMEOUT_S = 0.1, 0.2, 10.0
+ARRIVAL_TIMEOUT_S = 5.0  # of silence: what has not come by then is lost
 KEPT_UP = 0.95  # of what was offered, received until the last one came
 KIB = 1024
 Found = dict[str, Any]
@@ -141,13 +141,13 @@ class GatewayRound:
             count = sum(each[column] for each in found)
             if count != seen:
                 seen, last_change = count, now()
-            if count >= wanted or now() - last_change > ARRIVE_WITHIN_S:
+            if count >= wanted or now() - last_change > ARRIVAL_TIMEOUT_S:
                 return found
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_EVERY_S)
 
     async def _quiet(self) -> None:
         """Wait until the server has nothing to do any more: the next case is not to begin with this one's backlog."""
-        give_up_at, before = now() + QUIET_WITHIN_S, spent_s(self._server.pid)
+        give_up_at, before = now() + QUIET_TIMEOUT_S, spent_s(self._server.pid)
         while now() < give_up_at:
             await asyncio.sleep(QUIET_EVERY_S)
             spent = spent_s(self._server.pid)

@@ -17,11 +17,11 @@ from typing import Self
 from mpim_lab.bench.peers.node import PROGRAM, missing_node, node_folder
 from mpim_lab.errors import ServerFailed
 from mpim_lab.lab.server.child import child_command, child_environment
-from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.process_guard import ProcessGuard
 from mpim_lab.load.gateway.plan import MPIM, SOCKET_IO
 
 PEERS = Path(__file__).parent / "peers"
-START_WITHIN_S, END_WITHIN_S = 30.0, 5.0
+START_TIMEOUT_S, STOP_TIMEOUT_S = 30.0, 5.0
 LAST_LINES = 20
 MOST_FRAMES_PER_S = "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
 AT_MOST_ONCE = "at most once: what a client misses is gone; not kept, not numbered, no acknowledgement by the receiver"
@@ -109,7 +109,7 @@ class GatewayServer:
         told = self._directory / "environment"
         told.touch(mode=0o600)
         told.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in self._told.items()))
-        self._guard = Guard(("/bin/sh", "-c", '. "$0"; exec "$@"', str(told), *self._command), self._directory)
+        self._guard = ProcessGuard(("/bin/sh", "-c", '. "$0"; exec "$@"', str(told), *self._command), self._directory)
         try:
             self.port = await self._listening()
         except BaseException:
@@ -119,14 +119,14 @@ class GatewayServer:
 
     async def _listening(self) -> int:
         try:
-            async with asyncio.timeout(START_WITHIN_S):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 while self._guard.is_running:
                     for line in self._lines():
                         if line.startswith("{") and '"port"' in line:
                             return int(json.loads(line)["port"])
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            raise ServerFailed(self._said(f"does not listen after {START_WITHIN_S:g} s")) from None
+            raise ServerFailed(self._said(f"does not listen after {START_TIMEOUT_S:g} s")) from None
         raise ServerFailed(self._said("ended at once"))
 
     @property
@@ -149,7 +149,7 @@ class GatewayServer:
     async def __aexit__(self, *exc_info: object) -> None:
         try:
             self._guard.signal(signal.SIGTERM)
-            async with asyncio.timeout(END_WITHIN_S):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 while self._guard.is_running:
                     await asyncio.sleep(0.01)
         except TimeoutError:
@@ -159,7 +159,7 @@ class GatewayServer:
 
     def _forget(self) -> None:
         self.last_lines = self._lines()[-LAST_LINES:]
-        self._guard.end(keep_directory=False)
+        self._guard.stop(keep_directory=False)
 
 
 def resident_bytes(pid: int) -> int | None:

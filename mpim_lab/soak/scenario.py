@@ -26,9 +26,9 @@ from mpim_lab.soak.designs import ATTEMPTS
 from mpim_lab.soak.schedule import LINE_KINDS, SENDERS, WORKER_KINDS, Planned, Schedule, Strike
 from mpim_lab.soak.worker_fleet import ManyHands
 
-ANSWERED_WITHIN_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
+ANSWER_TIMEOUT_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
 LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
-DRAINED_WITHIN_S = 15.0
+DRAIN_TIMEOUT_S = 15.0
 
 
 class Gateway:
@@ -88,12 +88,12 @@ class Stage:
         design: Design,
         trace: Trace,
         *,
-        answered_within_s: float = ANSWERED_WITHIN_S,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
         self.server, self.schedule, self.design, self.trace = server, schedule, design, trace
         prefix = f"{server.prefix}soak-{schedule.seed}:"
         self.observer = MessageQueue(server.unix_url or server.url, name="lab", limits=LIMITS, prefix=prefix)
-        limits = replace(LIMITS, timeout_s=answered_within_s)
+        limits = replace(LIMITS, timeout_s=answer_timeout_s)
         self._options: dict[str, Any] = {"prefix": prefix, "observer": trace, "limits": limits}
         self.gateways = [
             Gateway(f"sender-{number + 1}", server.url, design, schedule.lease_ms, **self._options)
@@ -186,7 +186,7 @@ class Stage:
         self.trace.record(EventKind.FAULT_ENDED, "lab", strike.kind)
 
     async def _kill(self) -> None:
-        if self.server.unavailable("kill"):
+        if self.server.unavailable_reason("kill"):
             return
         assert isinstance(self.server, EmbeddedServer)
         self.trace.record(EventKind.FAULT_BEGAN, "lab", "server kill")
@@ -202,7 +202,7 @@ class Stage:
         for gateway in self.gateways:
             await gateway.let_go()
         with contextlib.suppress(MpimError):  # what is not done by then is stalled, and that is judged
-            await wait_until(self._is_drained, "the end of the work", timeout_s=DRAINED_WITHIN_S)
+            await wait_until(self._is_drained, "the end of the work", timeout_s=DRAIN_TIMEOUT_S)
         self.line.release()
         await self.crew.finish()
         await self.line.wait_flushed()  # not earlier: a line whose worker has not given it up ends with the worker

@@ -14,7 +14,7 @@ from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.soak.schedule import WORKERS_LINE_KINDS, Strike
 
 SLEEPS = ("zombie", "slow worker")
-STOPS_WITHIN_S = 5.0
+STOP_TIMEOUT_S = 5.0
 HIRED_AGAIN_AFTER_S = 0.02  # a worker that could not even connect
 
 
@@ -119,9 +119,9 @@ class ManyHands:
         for name in [name for name in self._alive if name not in self._leaving]:
             self._leave(name)
         tasks = [hired.task for hired in self._alive.values()]
-        _, unfinished = await asyncio.wait(tasks, timeout=STOPS_WITHIN_S) if tasks else ((), ())
+        _, unfinished = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S) if tasks else ((), ())
         if self._broken or unfinished:
-            raise MpimError(f"{len(unfinished)} did not stop within {STOPS_WITHIN_S:g} s; {self._broken}")
+            raise MpimError(f"{len(unfinished)} did not stop within {STOP_TIMEOUT_S:g} s; {self._broken}")
 
     async def end(self) -> None:
         """End everybody at once."""

@@ -185,7 +185,7 @@ async def test_a_process_that_writes_what_cannot_be_read_is_ended(pids, monkeypa
 
 async def test_a_process_that_has_summed_up_and_does_not_end_is_ended(monkeypatch):
     """Leaving is bounded, also when another process holds its output open."""
-    monkeypatch.setattr("mpim_lab.load.process.END_WITHIN_S", 0.3)
+    monkeypatch.setattr("mpim_lab.load.process.STOP_TIMEOUT_S", 0.3)
     holder = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)'])"
     said = """print('{"type": "ready"}', flush=True); print('{"type": "summary"}', flush=True)"""
     speaks(monkeypatch, f"import subprocess, sys, time; {holder}; {said}; time.sleep(60)")

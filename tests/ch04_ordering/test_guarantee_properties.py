@@ -45,7 +45,7 @@ class Guarantee(RuleBasedStateMachine):
         super().__init__()
         self.loop, self.trace = asyncio.new_event_loop(), Trace(sample_above_per_s=None)
         nothing = Schedule(seed=next(runs), messages=(), strikes=(), workers=1, lease_ms=180)
-        self.stage = Stage(self.server, nothing, DESIGNS[self.design], self.trace, answered_within_s=0.1)
+        self.stage = Stage(self.server, nothing, DESIGNS[self.design], self.trace, answer_timeout_s=0.1)
         self.do(self.stage.__aenter__())
 
     def do(self, coroutine):

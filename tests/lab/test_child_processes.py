@@ -13,7 +13,7 @@ from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.process_guard import ProcessGuard
 from mpim_lab.lab.system.launcher import start_gateway
 from tests.raw_clients import SECRET
 
@@ -26,7 +26,7 @@ os.chdir(sys.argv[2])
 async def main():
     async with ExternalServer(sys.argv[1]) as server:
         print((await measure(server.url, messages=5, tasks=1, prefix=server.prefix)).received)
-        assert await server._guard.end() is None
+        assert await server._guard.stop() is None
 asyncio.run(main())
 """
 
@@ -110,6 +110,6 @@ async def test_a_guard_removes_the_directory_also_where_path_names_no_programs(m
     binary = EmbeddedServer().binary
     monkeypatch.setenv("PATH", "")
     (tmp_path / "lab").mkdir()
-    guard = Guard((binary, "--port", "0"), tmp_path / "lab")
-    guard.end(keep_directory=False)
+    guard = ProcessGuard((binary, "--port", "0"), tmp_path / "lab")
+    guard.stop(keep_directory=False)
     assert not (tmp_path / "lab").exists()

@@ -56,7 +56,7 @@ async def test_a_relay_leads_to_the_server_whatever_the_way(urls, way, relay):
 
 async def test_a_login_that_is_refused_and_a_server_that_says_nothing_are_named(server, urls, monkeypatch):
     """LoginRejected and NotConnected, in time."""
-    monkeypatch.setattr(notebook, "ANSWER_WITHIN_S", 0.3)
+    monkeypatch.setattr(notebook, "ANSWER_TIMEOUT_S", 0.3)
     with pytest.raises(LoginRejected):
         await raw_connection(urls["password"].replace("pa%20ss", "wrong"))
     server.pause()

@@ -19,7 +19,7 @@ from mpim_lab.lab.faults import injector
 from mpim_lab.lab.server import external, run_keys
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.server.run_keys import at_server, escaped
+from mpim_lab.lab.server.run_keys import escape_glob, open_run_keys
 from mpim_lab.load.load import measure
 from mpim_lab.load.redis.contestants import CONTESTANTS as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -203,13 +203,13 @@ async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look
     """UNLINK falls back to DEL; without SCAN there is one sentence that says so."""
     for name, rights in (("slow", ("+@all", "-unlink")), ("blind", ("+@all", "-scan"))):
         await readers.execute_command("ACL", "SETUSER", name, "on", ">p", "~*", "&*", *rights)
-        async with at_server(server.url.replace("redis://", f"redis://{name}:p@")) as found:
+        async with open_run_keys(server.url.replace("redis://", f"redis://{name}:p@")) as found:
             await readers.set("lab-00000000:x", "1")
             if name == "slow":
                 assert await found.remove("lab-00000000:") == 1
             else:
                 with pytest.raises(ServerFailed, match="may not"):
-                    async with at_server(server.url.replace("redis://", f"redis://{name}:p@")) as blind:
+                    async with open_run_keys(server.url.replace("redis://", f"redis://{name}:p@")) as blind:
                         await blind.remove("lab-00000000:")
     await readers.delete("lab-00000000:x")
     assert await as_it_was(readers)
@@ -217,7 +217,7 @@ async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look
 
 def test_a_prefix_is_no_pattern():
     """Whatever characters it has."""
-    assert escaped(rb"a[b]*?\c:") == rb"a\[b\]\*\?\\c:"
+    assert escape_glob(rb"a[b]*?\c:") == rb"a\[b\]\*\?\\c:"
 
 
 async def test_leaving_a_server_that_is_gone_raises_nothing(server, monkeypatch, caplog):
@@ -243,7 +243,7 @@ async def test_a_server_that_goes_away_in_the_middle_of_a_run_is_named(server, m
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_server_that_says_nothing_is_named_in_time(server, paused, monkeypatch):
     """ServerFailed within the limit, be it killed or stopped."""
-    monkeypatch.setattr("mpim_lab.lab.server.external.START_WITHIN_S", 0.5)
+    monkeypatch.setattr("mpim_lab.lab.server.external.START_TIMEOUT_S", 0.5)
     (server.pause if paused else server.kill)()
     with pytest.raises(ServerFailed, match="does not answer"):
         await asyncio.wait_for(ExternalServer(server.url).start(), 10)
@@ -317,7 +317,7 @@ async def test_a_server_of_another_kind_is_named_at_once(tmp_path, mode):
 async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, readers, monkeypatch):
     """Its heartbeat goes on, so that nobody takes the run for dead; in the end all is gone."""
     monkeypatch.setattr(external, "RENEW_EVERY_S", 0.05)
-    async with ExternalServer(server.url) as lab, at_server(server.url) as found:
+    async with ExternalServer(server.url) as lab, open_run_keys(server.url) as found:
         await readers.set(f"{lab.prefix}kept", b"x")
         first = lab._guard
         await injector.wait_until(lambda: first.is_ready, "the guard", timeout_s=30)
@@ -332,7 +332,7 @@ async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, re
             return await readers.ttl(alive) <= run_keys.ALIVE_S
 
         await injector.wait_until(is_renewed, "the heartbeat", timeout_s=30)
-        await found.remove_dead(everywhere=True)
+        await found.remove_dead_runs(everywhere=True)
         assert await readers.exists(f"{lab.prefix}kept")
     assert await as_it_was(readers)
 

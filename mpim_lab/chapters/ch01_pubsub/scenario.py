@@ -90,7 +90,7 @@ class Stage:
         return self
 
     async def _set(self) -> None:
-        if self.server.unavailable("slow") is None:
+        if self.server.unavailable_reason("slow") is None:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
         await self._open.enter_async_context(self.bob)

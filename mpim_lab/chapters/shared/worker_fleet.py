@@ -13,7 +13,7 @@ from mpim_lab.mq.streams.worker import EntryHandler, Worker
 
 CLAIM_IDLE_MS = 60
 SLEEPS = ("zombie", "slow worker", "two at once")
-STOPS_WITHIN_S = 3.0
+STOP_TIMEOUT_S = 3.0
 DIED = "died"  # of an error of its own
 
 
@@ -105,10 +105,10 @@ class Crew:
             stopping = asyncio.create_task(worker.stop())
             await asyncio.sleep(0)
             woken.set()
-            _, unfinished = await asyncio.wait([stopping, task], timeout=STOPS_WITHIN_S)
+            _, unfinished = await asyncio.wait([stopping, task], timeout=STOP_TIMEOUT_S)
             if unfinished:
                 stopping.cancel()
-                raise MpimError(f"{name}: run() has not returned within {STOPS_WITHIN_S:g} s of stop()")
+                raise MpimError(f"{name}: run() has not returned within {STOP_TIMEOUT_S:g} s of stop()")
             await stopping
             del self._asleep[0]
 

@@ -250,7 +250,7 @@ class IdleDetector:
 def check_available(server: EmbeddedServer | ExternalServer, *faults: str) -> None:
     """Raise FaultUnavailable for the first of these that this server does not offer."""
     for fault in faults:
-        if reason := server.unavailable(fault):
+        if reason := server.unavailable_reason(fault):
             raise FaultUnavailable(reason)
 
 
@@ -267,4 +267,4 @@ def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, FaultAct
         server.resume()
 
     causes: dict[str, FaultAction] = {"kill": (kill, server.start), "pause": (pause, resume)}
-    return {kind: cause for kind, cause in causes.items() if server.unavailable(kind) is None}
+    return {kind: cause for kind, cause in causes.items() if server.unavailable_reason(kind) is None}

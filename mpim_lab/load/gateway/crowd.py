@@ -17,7 +17,7 @@ from mpim_lab.load.gateway.socketio_speech import SocketIoSpeech
 from mpim_lab.mq.compression.codec import Codec
 
 HOST = "127.0.0.1"
-CONNECT_WITHIN_S, ANSWER_WITHIN_S = 30.0, 10.0
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 10.0
 TOKEN_LIFETIME_S = 600.0  # tokens are made before the clock runs, and 10,000 clients take a while
 SAY_DUE_EVERY_S = 0.05
 LIVE_EVERY_S = 25  # as Engine.IO's servers ask
@@ -67,7 +67,7 @@ class Crowd:
     async def _connect(self, client: Client) -> None:
         assert client.ready is not None
         try:
-            async with asyncio.timeout(CONNECT_WITHIN_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await asyncio.get_running_loop().create_connection(lambda: client, HOST, self.plan.port)
                 await client.ready
         except (OSError, TimeoutError) as error:
@@ -111,7 +111,7 @@ class Crowd:
         client.on_answer = lambda: None if answer.done() else answer.set_result(None)
         client.tell(frame)
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await answer
         except TimeoutError:
             self.check()

@@ -13,7 +13,7 @@ from mpim_lab.lab.server.process_guard import close_in_forks
 from mpim_lab.load.gateway.plan import CrowdPlan
 
 MOST_LINE_BYTES = 1024 * 1024
-LAST_LINES, END_WITHIN_S = 12, 5.0
+LAST_LINES, STOP_TIMEOUT_S = 12, 5.0
 
 
 class CrowdProcess:
@@ -43,10 +43,10 @@ class CrowdProcess:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._kill()
-        await asyncio.wait([self._complaints], timeout=END_WITHIN_S)
+        await asyncio.wait([self._complaints], timeout=STOP_TIMEOUT_S)
         self._complaints.cancel()  # somebody else may hold its pipe
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_WITHIN_S):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._process.wait()
 
     def _kill(self) -> None:
@@ -81,7 +81,7 @@ class CrowdProcess:
             while True:
                 line = await self._process.stdout.readline()
                 if not line:
-                    await asyncio.wait([self._complaints], timeout=END_WITHIN_S)
+                    await asyncio.wait([self._complaints], timeout=STOP_TIMEOUT_S)
                     raise LoadFailed("\n".join(["the clients' process ended:", *self._last_lines]))
                 self._answered += 1
                 if self._answered == number:

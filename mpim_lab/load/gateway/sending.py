@@ -9,7 +9,7 @@ from mpim_lab.load.gateway.client import Client
 from mpim_lab.load.redis.ticker import ticking
 
 TICK_S = 0.001
-ANSWERED_WITHIN_S = 10.0
+ANSWER_TIMEOUT_S = 10.0
 SendOne = Callable[[int, int, float], None]  # which client of ours, which message, when it was due
 
 
@@ -76,6 +76,6 @@ async def send_closed(
         for _ in range(in_flight):
             send_next(place)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(end_at - now() + ANSWERED_WITHIN_S):
+        async with asyncio.timeout(end_at - now() + ANSWER_TIMEOUT_S):
             await done
     return sent, answered
