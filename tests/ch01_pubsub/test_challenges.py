@@ -129,7 +129,7 @@ async def test_a_sender_that_loses_or_repeats_fails_every_time(lab_server, bad):
 
 async def test_a_class_that_waits_for_ever_is_told_so(lab_server, monkeypatch):
     """Instead of a cell that never ends."""
-    monkeypatch.setattr(challenge, "TRIAL_S", 1.0)
+    monkeypatch.setattr(challenge, "TRIAL_TIMEOUT_S", 1.0)
     outcome = await tell_the_truth().check(WaitsForEver)
     assert "no end after 1 s: something of yours waits for what never comes" in repr(outcome)
 

@@ -11,7 +11,7 @@ from mpim_lab.chapters.ch07_pool.experiment import FAULTS, Callers, callers_tabl
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect, size_sweep
 from mpim_lab.chapters.shared.pipeline_experiment import run_all
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.challenge import story_of
+from mpim_lab.lab.exercise.challenge import message_history
 from mpim_lab.widgets import FlowView
 
 SEED = 7
@@ -88,7 +88,7 @@ async def test_a_wrong_reply_says_whose_it_was(lab_server):
     result = await Callers(design="sketch with finally", fault="cancelled", seed=SEED).run()
     first = result.verdict.wrong[0]
     before = f"m{int(first[1:]) - 1}"
-    assert story_of(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
+    assert message_history(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
     assert result.verdict.silently_lost == result.verdict.wrong
 
 

@@ -3,17 +3,17 @@
 from typing import Any
 
 from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, story_of
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, message_history
 from mpim_lab.lab.exercise.experiment import Result
 
 
 def _trial(fault: str, seed: int, judge: Any) -> Trial:
-    async def trial(solution: type[Any]) -> Failure | None:
+    async def trial(solution: type[Any]) -> TrialFailure | None:
         experiment = Delivery(fault=fault, seed=seed, duration=3, messages=16, sender=solution)
         result = await experiment.run()
         complaint, message_id = judge(result)
         name = f"fault {fault!r}, seed {seed}"
-        return Failure(complaint, name, message_id, story_of(result, message_id)) if complaint else None
+        return TrialFailure(complaint, name, message_id, message_history(result, message_id)) if complaint else None
 
     return trial
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mpim_lab.chapters.ch02_streams.experiment import Orders
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.lab.exercise.experiment import Result
 
 _INTERFACE = (
@@ -17,14 +17,14 @@ _INTERFACE = (
 def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
     """Everything is done, save for what is `allowed` ("duplicated", "dead_lettered")."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         result = await Orders(fault=fault, seed=seed, messages=12, worker=solution).run()
         trial = f"fault {fault!r}, seed {seed}"
-        failure = first_complaint(result, trial, allowed=(*allowed, "reordered"))
+        failure = first_violation(result, trial, allowed=(*allowed, "reordered"))
         if failure is not None:
-            return replace(failure, story=(*failure.story, *_deaths(result)[:1]))
+            return replace(failure, history=(*failure.history, *_deaths(result)[:1]))
         if fault == "poison" and not result.verdict.dead_lettered:
-            return Failure("the poison is not among the dead letters", trial)
+            return TrialFailure("the poison is not among the dead letters", trial)
         return None
 
     return judge

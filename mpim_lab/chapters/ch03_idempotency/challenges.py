@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.ch03_idempotency.experiment import Payments
 from mpim_lab.chapters.shared.designs import SCOPE, Design, Setting, group_worker
 from mpim_lab.chapters.shared.worker_fleet import Crash
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.mq.idempotency.effects import Command, Effects
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -71,13 +71,13 @@ def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[
 
 
 def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = ()) -> Trial:
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         def employ(setting: Setting, queue: MessageQueue, name: str, work: Callable[..., Awaitable[None]]) -> Any:
             return group_worker(_once(solution, setting, at_once=at_once))(setting, queue, name, work)
 
         design = Design(IDEMPOTENCY_DESIGNS["sound"].sender, employ)
         result = await Payments(fault=fault, seed=seed, messages=8, duration=2, own=design).run()
-        return first_complaint(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
+        return first_violation(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
 
     return judge
 

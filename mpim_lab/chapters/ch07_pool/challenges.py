@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch07_pool.designs import Setting
 from mpim_lab.chapters.ch07_pool.experiment import Callers
 from mpim_lab.chapters.ch07_pool.lease_harness import Lender
 from mpim_lab.chapters.ch07_pool.pool_harness import LIMIT, SHORT_S, Desk, desk_trial
-from mpim_lab.lab.exercise.challenge import Challenge, Failure
+from mpim_lab.lab.exercise.challenge import Challenge, TrialFailure
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import open_server
 
@@ -144,16 +144,16 @@ async def _borrow(solution: type[Any], pool: Lender, then: Callable[[], Any] | N
     return answer == b"me"
 
 
-async def _next_one_has_it(solution: type[Any], pool: Lender, trial: str) -> Failure | None:
+async def _next_one_has_it(solution: type[Any], pool: Lender, trial: str) -> TrialFailure | None:
     try:
         async with asyncio.timeout(PATIENCE_S):
             is_own = await _borrow(solution, pool)
     except TimeoutError:
-        return Failure("the place of the cancelled caller is not free again", trial)
-    return None if is_own else Failure("the next caller was given somebody else's reply", trial)
+        return TrialFailure("the place of the cancelled caller is not free again", trial)
+    return None if is_own else TrialFailure("the next caller was given somebody else's reply", trial)
 
 
-async def _cancelled_between_two_commands(solution: type[Any]) -> Failure | None:
+async def _cancelled_between_two_commands(solution: type[Any]) -> TrialFailure | None:
     trial = "one connection; its caller is cancelled while it computes, with no reply to come"
     async with _one_connection() as (_, lender):
         has_it = asyncio.Event()
@@ -172,11 +172,11 @@ async def _cancelled_between_two_commands(solution: type[Any]) -> Failure | None
             caller.result()
         failure = await _next_one_has_it(solution, lender, trial)
         if failure is None and lender.opened > 1:
-            return Failure("a healthy connection was discarded, because its caller was cancelled", trial)
+            return TrialFailure("a healthy connection was discarded, because its caller was cancelled", trial)
         return failure
 
 
-async def _cancelled_at_the_first_question(solution: type[Any]) -> Failure | None:
+async def _cancelled_at_the_first_question(solution: type[Any]) -> TrialFailure | None:
     trial = "one idle connection; a caller is cancelled while your lease asks (PING) whether it is alive"
     async with _one_connection() as (line, lender):
         if (failure := await _next_one_has_it(solution, lender, trial)) is not None:

@@ -11,7 +11,7 @@ from mpim_lab.chapters.ch07_pool.experiment import CallersVerdict
 from mpim_lab.chapters.ch07_pool.naive import SketchConnection
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
-from mpim_lab.lab.exercise.challenge import Failure, story_of
+from mpim_lab.lab.exercise.challenge import TrialFailure, message_history
 from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.raw_connection import Wire
@@ -115,7 +115,7 @@ class Lender:
 
         return PoolDesign(make, solution, gives_up=False)
 
-    def complaint(self, result: Result, trial: str, more: int) -> Failure | None:
+    def complaint(self, result: Result, trial: str, more: int) -> TrialFailure | None:
         """The first thing to be said against a run, worst first."""
         verdict = result.verdict
         assert isinstance(verdict, CallersVerdict)
@@ -137,7 +137,7 @@ class Lender:
         if not complaints and self.opened > most:
             complaints = [("", f"{self.opened} connections were opened where {most} do: healthy ones were discarded")]
         for name, text in complaints:
-            return Failure(text, trial, name, story_of(result, name) if name else (), result.trace)
+            return TrialFailure(text, trial, name, message_history(result, name) if name else (), result.trace)
         return None
 
 

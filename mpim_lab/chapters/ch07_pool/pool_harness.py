@@ -14,7 +14,7 @@ from typing import Any, Self
 from mpim_lab.chapters.ch07_pool.scenario import CALLERS, POOL
 from mpim_lab.errors import NotConnected, ServerFailed
 from mpim_lab.events import Event, EventKind, now
-from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
@@ -224,12 +224,12 @@ class Desk:
 def desk_trial(title: str, script: Callable[[Desk], Awaitable[None]], wait_s: float = PATIENT_S) -> Trial:
     """A script as a trial of a challenge."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         async with open_server() as server, Desk(server.url, solution, wait_s) as desk:
             try:
                 await script(desk)
             except Complaint as complaint:
-                return Failure(str(complaint), title, complaint.caller, tuple(desk.log), desk.trace)
+                return TrialFailure(str(complaint), title, complaint.caller, tuple(desk.log), desk.trace)
         return None
 
     return judge

@@ -13,7 +13,7 @@ from mpim_lab.chapters.ch08_im.redis_commands import as_text, listed, story_in_s
 from mpim_lab.errors import MpimError, QueueFull, StoreFailed
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.trace import Trace
@@ -226,16 +226,16 @@ def _was(became: str) -> str:
 def hall_trial(title: str, script: Callable[[Hall], Awaitable[None]]) -> Trial:
     """A script as a trial of a challenge."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         async with open_server() as server, Hall(server, solution) as hall:
             try:
                 await script(hall)
             except Complaint as bad:
                 trace = hall.trace(bad.message, bad.member) if bad.member else None
                 name = f"{bad.message}→{bad.member}" if bad.member else bad.message
-                return Failure(str(bad), title, name, story_in_short(hall.log), trace)
+                return TrialFailure(str(bad), title, name, story_in_short(hall.log), trace)
             except Exception as error:  # the learner's code may raise anything
-                return Failure(
+                return TrialFailure(
                     f"your class raised {type(error).__name__}: {error}", title, "", story_in_short(hall.log)
                 )
         return None

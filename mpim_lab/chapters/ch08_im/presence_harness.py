@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch08_im.redis_commands import as_text, in_short, story_in_short, with_keys, words_of
 from mpim_lab.events import now
-from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -226,7 +226,7 @@ async def _end(task: "asyncio.Task[Any]") -> None:
 def gates_trial(title: str, script: Callable[[Gates], Awaitable[None]]) -> Trial:
     """A script as a trial; once more, up to five times, if the machine was too slow to say anything."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         for _ in range(_ATTEMPTS):
             async with open_server() as server, Gates(server, solution) as gates:
                 try:
@@ -234,11 +234,11 @@ def gates_trial(title: str, script: Callable[[Gates], Awaitable[None]]) -> Trial
                 except TooSlow:
                     continue
                 except Complaint as complaint:
-                    return Failure(str(complaint), title, gates.who, story_in_short(gates.log))
+                    return TrialFailure(str(complaint), title, gates.who, story_in_short(gates.log))
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"
-                    return Failure(text, title, gates.who, story_in_short(gates.log))
+                    return TrialFailure(text, title, gates.who, story_in_short(gates.log))
                 return None
-        return Failure("this machine is too busy now to say anything: check again", title)
+        return TrialFailure("this machine is too busy now to say anything: check again", title)
 
     return judge

@@ -11,7 +11,7 @@ from typing import Any
 from mpim_lab.chapters.ch08_im.redis_commands import story_in_short
 from mpim_lab.events import CHAT_LOG, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -186,7 +186,7 @@ def _span_of(texts: Sequence[object]) -> str:
 def reading_trial(title: str, *scripts: Callable[[Reading], Awaitable[None]]) -> Trial:
     """Scripts as a trial, each with a rule and a conversation of its own; the first that fails is told."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
             for place, script in enumerate(scripts):
                 reading = Reading(queue, f"{place}", solution)
@@ -194,12 +194,12 @@ def reading_trial(title: str, *scripts: Callable[[Reading], Awaitable[None]]) ->
                     await script(reading)
                 except Complaint as bad:
                     name = f"m{bad.number}" if bad.number else ""
-                    return Failure(
+                    return TrialFailure(
                         str(bad), title, name, story_in_short(reading.log), reading.trace if bad.is_missing else None
                     )
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"
-                    return Failure(text, title, "", story_in_short(reading.log))
+                    return TrialFailure(text, title, "", story_in_short(reading.log))
         return None
 
     return judge

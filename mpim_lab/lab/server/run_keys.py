@@ -133,8 +133,8 @@ async def guard_run(url: str, prefix: str, last_line: "asyncio.Future[bytes]") -
     """Renew a run's heartbeat until `last_line` is done, then remove its keys; return how many.
 
     last_line: what the run wrote last: a line if it ends in good order, nothing if it died. Then its load processes and
-    gateways are about to end, too: look again until they have written nothing for a while. Raises TimeoutError, ServerFailed, and
-    NotConnected if somebody waits for the answer.
+    gateways are about to end, too: look again until they have written nothing for a while. Raises TimeoutError,
+    ServerFailed, and NotConnected if somebody waits for the answer.
     """
     dead_runs = asyncio.create_task(_remove_dead_runs(url))
     while not (await asyncio.wait([last_line], timeout=RENEW_EVERY_S))[0]:
