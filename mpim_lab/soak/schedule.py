@@ -89,20 +89,20 @@ class Schedule:
         >>> schedule == Schedule.from_seed(1), Schedule.from_seed(10).kills
         (True, True)
         """
-        chance = random.Random(f"soak {seed}")
-        talks = [f"talk-{number}" for number in chance.sample(range(100), 3)]
+        rng = random.Random(f"soak {seed}")
+        talks = [f"talk-{number}" for number in rng.sample(range(100), 3)]
         messages = tuple(
             Planned(
                 name=message_id(payload),
-                sender=number % SENDERS if number < 2 * SENDERS else chance.randrange(SENDERS),
-                conversation=chance.choice(talks),
+                sender=number % SENDERS if number < 2 * SENDERS else rng.randrange(SENDERS),
+                conversation=rng.choice(talks),
                 payload=payload,
-                pause_ms=chance.choice(PAUSES_MS),
+                pause_ms=rng.choice(PAUSES_MS),
             )
-            for number, payload in enumerate(Workload(seed, chance.randint(18, 22)))
+            for number, payload in enumerate(Workload(seed, rng.randint(18, 22)))
         )
-        strikes = tuple(_strikes(chance, messages, seed))
-        return cls(seed, messages, strikes, workers=chance.randint(2, 3), lease_ms=chance.choice(LEASES_MS))
+        strikes = tuple(_strikes(rng, messages, seed))
+        return cls(seed, messages, strikes, workers=rng.randint(2, 3), lease_ms=rng.choice(LEASES_MS))
 
     @property
     def kills(self) -> bool:
@@ -118,9 +118,9 @@ class Schedule:
         return f"seed {self.seed}: {len(self.messages)} messages, {self.workers} workers, lease {self.lease_ms} ms; {faults}"
 
 
-def _strikes(chance: random.Random, messages: tuple[Planned, ...], seed: int) -> list[Strike]:
+def _strikes(rng: random.Random, messages: tuple[Planned, ...], seed: int) -> list[Strike]:
     """At most one fault a message, so that none hides another."""
-    kinds = chance.choices(KINDS, k=chance.randint(4, 8)) + ["server kill"] * (seed % KILL_EVERY == 0)
+    kinds = rng.choices(KINDS, k=rng.randint(4, 8)) + ["server kill"] * (seed % KILL_EVERY == 0)
     free = [planned.name for planned in messages]
     of_sender = [[planned.name for planned in messages if planned.sender == sender] for sender in range(SENDERS)]
     ends = {name for names in of_sender for name in names[-AFTER_THE_LAST:]}
@@ -128,6 +128,6 @@ def _strikes(chance: random.Random, messages: tuple[Planned, ...], seed: int) ->
     for kind in kinds:
         places = [name for name in free if name not in ends] if kind in LINE_KINDS else free
         if places:
-            free.remove(place := chance.choice(places))
-            chosen.append(Strike(kind, place, chance.randint(1, 4)))
+            free.remove(place := rng.choice(places))
+            chosen.append(Strike(kind, place, rng.randint(1, 4)))
     return sorted(chosen, key=lambda strike: int(strike.message[1:]))

@@ -93,11 +93,11 @@ def schedule_faults(seed: int, kind: str, messages: int, duration: int) -> list[
     >>> schedule_faults(7, "cut", messages=24, duration=3)
     [Fault(kind='cut', at=4, duration=3)]
     """
-    chance = random.Random(f"{seed} {kind}")
+    rng = random.Random(f"{seed} {kind}")
     if kind == "away":
-        places = sorted(chance.sample(range(2, messages + 1), min(duration, messages - 1)))
+        places = sorted(rng.sample(range(2, messages + 1), min(duration, messages - 1)))
         return [Fault(kind, place, 1) for place in places]
-    return [Fault(kind, chance.randint(2, max(2, messages - duration - 2)), duration)]
+    return [Fault(kind, rng.randint(2, max(2, messages - duration - 2)), duration)]
 
 
 FaultAction = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]
