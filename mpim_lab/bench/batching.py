@@ -9,7 +9,7 @@ from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.compare import Progress, Server, compare, keep_quiet, measure_case
 from mpim_lab.bench.rounds import OURS
 from mpim_lab.load.load import LoadResult
-from mpim_lab.load.redis.contestants import contestants_of
+from mpim_lab.load.redis.candidates import contestants_of
 
 # Ours: adaptive, 100 messages a call; then what each part of it gives, and the peer.
 COMPARED = (

@@ -10,9 +10,9 @@ from mpim_lab.bench.gateway_cases import CONNECT, NOTICE, WARM_UP, GatewaySchedu
 from mpim_lab.bench.gateway_servers import GatewayServer, resident_bytes, spent_s
 from mpim_lab.bench.rows import Row
 from mpim_lab.events import now
-from mpim_lab.load.gateway.crowdprocess import CrowdProcess
 from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.redis.latencies import BUCKET_ENDS, Latencies
+from mpim_lab.load.gateway.swarm_process import CrowdProcess
+from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, Latencies
 
 BEGIN_IN_S, POLL_EVERY_S = 0.05, 0.01
 QUIET_CORES, QUIET_EVERY_S, QUIET_TIMEOUT_S = 0.1, 0.2, 10.0

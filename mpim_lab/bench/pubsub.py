@@ -6,7 +6,7 @@ from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.compare import PAYLOAD_BYTES, Progress, Server, compare, keep_quiet, measure_case
 from mpim_lab.bench.limit import LIMIT, measure_limit, missing_limit
 from mpim_lab.load.load import LoadResult
-from mpim_lab.load.redis.contestants import contestants_of
+from mpim_lab.load.redis.candidates import contestants_of
 
 
 async def bench_pubsub(schedule: Schedule, progress: Progress = keep_quiet) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.exercise.experiment import running_loop
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.load.process import LoadProcess
-from mpim_lab.load.redis.contestants import CONTESTANTS
+from mpim_lab.load.redis.candidates import CONTESTANTS
 from mpim_lab.load.redis.plan import BOUNDS, LoadPlan
 
 REPORT_EVERY_S = 0.1

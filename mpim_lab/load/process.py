@@ -1,4 +1,4 @@
-"""LoadProcess: the parent's end of one load process; the lines between them are described in `load.redis.wire`.
+"""LoadProcess: the parent's end of one load process; the lines between them are described in `load.redis.parent_channel`.
 
 | exit                                | what ends the process                                                       |
 |-------------------------------------|-----------------------------------------------------------------------------|

@@ -16,7 +16,7 @@ from mpim_lab.bench.pool import bench_pool
 from mpim_lab.chapters.ch07_pool.connection_strategies import WAYS
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.load.load import start_load
-from mpim_lab.load.redis.contestants import CONTESTANTS
+from mpim_lab.load.redis.candidates import CONTESTANTS
 
 pytestmark = pytest.mark.timeout(400)  # dozens of processes, one after the other, beside the other tests
 

@@ -17,11 +17,11 @@ from mpim_lab.im.gateway.fast_connection import BINARY, PING, TEXT
 from mpim_lab.im.protocol import frames as wire
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.load.gateway.client_protocol import Heard, What
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
-from mpim_lab.load.gateway.mpim_speech import MpimSpeech
+from mpim_lab.load.gateway.mpim_protocol import MpimSpeech
 from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.gateway.socketio_speech import SocketIoSpeech
-from mpim_lab.load.gateway.speech import Heard, What
+from mpim_lab.load.gateway.socketio_protocol import SocketIoSpeech
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import batch_frame
 

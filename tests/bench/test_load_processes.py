@@ -10,11 +10,11 @@ from redis.asyncio import Redis
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.load import load as load_module
-from mpim_lab.load.gateway.crowdprocess import CrowdProcess
 from mpim_lab.load.gateway.plan import CrowdPlan
+from mpim_lab.load.gateway.swarm_process import CrowdProcess
 from mpim_lab.load.load import measure, start_load
 from mpim_lab.load.process import LoadProcess
-from mpim_lab.load.redis import contestants
+from mpim_lab.load.redis import candidates
 from mpim_lab.load.redis.plan import LoadPlan
 from tests.bench.test_load import is_going
 from tests.lab.test_server import is_alive
@@ -60,7 +60,7 @@ async def test_a_number_out_of_bounds_is_refused_before_anything_starts(pids, ba
 
 async def test_a_contestant_that_is_not_installed_is_named_with_the_advice(pids, monkeypatch):
     """LoadFailed, before anything starts."""
-    monkeypatch.setattr(contestants, "find_spec", lambda name: None)
+    monkeypatch.setattr(candidates, "find_spec", lambda name: None)
     with pytest.raises(LoadFailed, match=r"coredis is not installed: pip install 'mpim_lab\[peers\]'"):
         start_load("redis://127.0.0.1:1", "coredis")
     assert pids == []

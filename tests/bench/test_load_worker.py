@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, NotConnected
 from mpim_lab.lab.trace.checker import check
-from mpim_lab.load.redis.batch_contestants import _Line
-from mpim_lab.load.redis.latencies import Latencies
+from mpim_lab.load.redis.batch_adapters import _Line
+from mpim_lab.load.redis.delivery_counter import Tally
+from mpim_lab.load.redis.latency_histogram import Latencies
 from mpim_lab.load.redis.plan import BOUNDS, HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import OpenLoop
-from mpim_lab.load.redis.tally import Tally
 
 SECONDS = st.lists(st.floats(min_value=1e-6, max_value=100.0), min_size=1, max_size=200)
 FRACTIONS = st.floats(min_value=0.0, max_value=1.0)

@@ -21,7 +21,7 @@ from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.server.run_keys import escape_glob, open_run_keys
 from mpim_lab.load.load import measure
-from mpim_lab.load.redis.contestants import CONTESTANTS as LOADS
+from mpim_lab.load.redis.candidates import CONTESTANTS as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.soak.runner import play
 from tests.conftest import missing

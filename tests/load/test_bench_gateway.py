@@ -16,8 +16,8 @@ from mpim_lab.bench.gateway import bench_gateway
 from mpim_lab.bench.gateway_cases import GatewaySchedule
 from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer, resident_bytes, spent_s
 from mpim_lab.errors import LoadFailed, ServerFailed
-from mpim_lab.load.gateway.crowdprocess import CrowdProcess
 from mpim_lab.load.gateway.plan import SOCKET_IO, CrowdPlan
+from mpim_lab.load.gateway.swarm_process import CrowdProcess
 from tests.conftest import missing
 from tests.support import wait_until
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server.process_guard import end_with_parent
-from mpim_lab.load.gateway.announce import Announce
-from mpim_lab.load.gateway.crowd import Crowd
+from mpim_lab.load.gateway.fanout_probe import Announce
 from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.gateway.talk import Talk
+from mpim_lab.load.gateway.swarm import Crowd
+from mpim_lab.load.gateway.traffic import Talk
 
 MOST_LINE_BYTES = 1024 * 1024
 

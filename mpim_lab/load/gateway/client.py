@@ -6,8 +6,8 @@ from typing import cast
 
 from mpim_lab.errors import CorruptPayload, LoadFailed
 from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PING, PONG, TEXT
+from mpim_lab.load.gateway.client_protocol import Heard, Speech, What
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
-from mpim_lab.load.gateway.speech import Heard, Speech, What
 
 
 class Client(asyncio.Protocol):

@@ -13,13 +13,13 @@ from typing import Any
 
 from mpim_lab.events import now
 from mpim_lab.lab.server.process_guard import end_with_parent
-from mpim_lab.load.redis.batch_contestants import Batchers
-from mpim_lab.load.redis.contestants import CONTESTANTS, Publish, receiving
+from mpim_lab.load.redis.batch_adapters import Batchers
+from mpim_lab.load.redis.candidates import CONTESTANTS, Publish, receiving
 from mpim_lab.load.redis.growth import receiving_many, spreading
+from mpim_lab.load.redis.parent_channel import Wire
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import ClosedLoop, OpenLoop
 from mpim_lab.load.redis.receiver import Receiver
-from mpim_lab.load.redis.wire import Wire
 from mpim_lab.plain import first_of
 
 
@@ -80,7 +80,7 @@ def receiver_of(plan: LoadPlan) -> Receiver:
     """Who tallies what arrives. Only those who gather import numpy: it takes 0.2 s, and memory that is measured."""
     if not CONTESTANTS[plan.who].gathers:
         return Receiver(plan)
-    from mpim_lab.load.redis.gathering import GatheringReceiver
+    from mpim_lab.load.redis.batched_receiver import GatheringReceiver
 
     return GatheringReceiver(plan)
 

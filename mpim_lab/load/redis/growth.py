@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from mpim_lab.load.redis import bare
-from mpim_lab.load.redis.contestants import Publish, Take
+from mpim_lab.load.redis import minimal_client
+from mpim_lab.load.redis.candidates import Publish, Take
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
 
 AT_ONCE = 100  # connections: a server's queue of those it has yet to accept holds a few hundred
@@ -57,7 +57,7 @@ async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio
 
     try:
         for some in _chunks(plan.subscribers, AT_ONCE):
-            lines += await asyncio.gather(*(bare.connect(plan.url, fan_in.take) for _ in some))
+            lines += await asyncio.gather(*(minimal_client.connect(plan.url, fan_in.take) for _ in some))
         for line in lines:
             line.subscribe(plan.prefix + plan.channel)
             line.lost.add_done_callback(end)

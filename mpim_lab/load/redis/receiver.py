@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 from mpim_lab.events import EventKind, now
+from mpim_lab.load.redis.delivery_counter import Tally
 from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.load.redis.publisher import Life
-from mpim_lab.load.redis.tally import Tally
 
 QUIET_S = 1.0  # nothing for so long after the last publish was answered: what is missing is lost
 

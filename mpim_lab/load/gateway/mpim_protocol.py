@@ -28,7 +28,7 @@ from mpim_lab.im.protocol.frames import (
 )
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.load.gateway.speech import Heard, What
+from mpim_lab.load.gateway.client_protocol import Heard, What
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import messages_of
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.load.redis.stream_contestants import GROUP, PREFETCH, Publish, Take
+from mpim_lab.load.redis.stream_adapters import GROUP, PREFETCH, Publish, Take
 
 AT_ONCE = 100  # taskiq's own choice
 CANCEL_EVERY_S = 0.5

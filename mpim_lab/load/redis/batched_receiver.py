@@ -3,9 +3,9 @@
 import asyncio
 
 from mpim_lab.events import EventKind, now
-from mpim_lab.load.redis.bulk_tally import BulkTally
 from mpim_lab.load.redis.plan import NO_SAMPLE, LoadPlan, sequence_of
 from mpim_lab.load.redis.receiver import Receiver
+from mpim_lab.load.redis.vectorized_counter import BulkTally
 
 
 class GatheringReceiver(Receiver):

@@ -7,8 +7,8 @@ from redis.asyncio import Redis
 from mpim_lab.events import now
 from mpim_lab.im.protocol.frames import Notice, encode
 from mpim_lab.keys import BROADCAST_CHANNEL
-from mpim_lab.load.gateway.crowd import Crowd, Found
-from mpim_lab.load.gateway.socketio_speech import SocketIoSpeech
+from mpim_lab.load.gateway.socketio_protocol import SocketIoSpeech
+from mpim_lab.load.gateway.swarm import Crowd, Found
 
 
 class Reach:

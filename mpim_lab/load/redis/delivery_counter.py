@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 
-from mpim_lab.load.redis.latencies import BUCKET_ENDS, Latencies
+from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, Latencies
 from mpim_lab.load.redis.plan import HEAD
 
 STEP = 65_536

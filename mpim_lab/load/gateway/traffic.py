@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from mpim_lab.events import now
-from mpim_lab.load.gateway.crowd import Crowd, Found, spread
+from mpim_lab.load.gateway.delivery_counter import Tally, message_text
 from mpim_lab.load.gateway.sending import send_closed, send_steadily
-from mpim_lab.load.gateway.tally import Tally, message_text
+from mpim_lab.load.gateway.swarm import Crowd, Found, spread
 
 
 class Talk:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from mpim_lab.load.redis import bare
-from mpim_lab.load.redis import batch_contestants as batches
-from mpim_lab.load.redis import guarantee_contestants as guarantees
-from mpim_lab.load.redis import stream_contestants as streams
-from mpim_lab.load.redis import stream_peers as peers
+from mpim_lab.load.redis import batch_adapters as batches
+from mpim_lab.load.redis import framework_adapters as peers
+from mpim_lab.load.redis import guarantee_adapters as guarantees
+from mpim_lab.load.redis import minimal_client
+from mpim_lab.load.redis import stream_adapters as streams
 from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
 from mpim_lab.mq.connection.address import Address
@@ -35,7 +35,7 @@ async def _ours(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 @asynccontextmanager
 async def _bare(plan: LoadPlan) -> AsyncIterator[Publish]:
-    protocol = await bare.connect(plan.url)
+    protocol = await minimal_client.connect(plan.url)
     yield protocol.publish
     protocol.transport.close()
 
@@ -188,7 +188,7 @@ async def receiving(plan: LoadPlan, take: Take) -> AsyncIterator[asyncio.Future[
         async with receive(plan, take) as lost:
             yield lost
         return
-    protocol = await bare.connect(plan.url, take)
+    protocol = await minimal_client.connect(plan.url, take)
     protocol.subscribe(plan.channel)
     if (refusal := await protocol.subscribed) is not None:
         raise refusal

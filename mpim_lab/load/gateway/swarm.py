@@ -11,9 +11,9 @@ from mpim_lab.errors import LoadFailed
 from mpim_lab.events import now
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.load.gateway.client import Client
-from mpim_lab.load.gateway.mpim_speech import MOST_BATCH_BYTES, MpimSpeech
+from mpim_lab.load.gateway.mpim_protocol import MOST_BATCH_BYTES, MpimSpeech
 from mpim_lab.load.gateway.plan import MPIM, CrowdPlan
-from mpim_lab.load.gateway.socketio_speech import SocketIoSpeech
+from mpim_lab.load.gateway.socketio_protocol import SocketIoSpeech
 from mpim_lab.mq.compression.codec import Codec
 
 HOST = "127.0.0.1"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mpim_lab.errors import CorruptPayload
-from mpim_lab.load.gateway.speech import Heard, What
+from mpim_lab.load.gateway.client_protocol import Heard, What
 
 _EVENTS = {"push": What.PUSHED, "notice": What.NOTICE}
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.load.redis.latencies import Latencies
+from mpim_lab.load.redis.latency_histogram import Latencies
 
 MOST_MESSAGES = 10_000_000
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.load.redis.stream_contestants import GROUP, PREFETCH, Publish, Take, working
+from mpim_lab.load.redis.stream_adapters import GROUP, PREFETCH, Publish, Take, working
 
 BOOKED = "load:booked"
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpim_lab.load.redis.latencies import BUCKET_ENDS
+from mpim_lab.load.redis.delivery_counter import STEP, Tally
+from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS
 from mpim_lab.load.redis.plan import HEAD
-from mpim_lab.load.redis.tally import STEP, Tally
 
 _ENDS = np.array(BUCKET_ENDS)
 

@@ -4,7 +4,7 @@ import pytest
 
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.load.load import measure
-from mpim_lab.load.redis.contestants import CONTESTANTS
+from mpim_lab.load.redis.candidates import CONTESTANTS
 from tests.conftest import missing
 
 
