@@ -1,4 +1,4 @@
-"""Gateway round: one contestant, through all cases once."""
+"""Gateway round: one candidate, through all cases once."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,9 @@ from mpim_lab.bench.gateway_cases import CONNECT, NOTICE, WARM_UP, GatewaySchedu
 from mpim_lab.bench.gateway_servers import GatewayServer, resident_bytes, spent_s
 from mpim_lab.bench.rows import Row
 from mpim_lab.events import now
-from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.gateway.swarm_process import CrowdProcess
-from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, Latencies
+from mpim_lab.load.gateway.plan import SwarmPlan
+from mpim_lab.load.gateway.swarm_process import SwarmProcess
+from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, LatencyHistogram
 
 BEGIN_IN_S, POLL_EVERY_S = 0.05, 0.01
 QUIET_CORES, QUIET_EVERY_S, QUIET_TIMEOUT_S = 0.1, 0.2, 10.0
@@ -25,7 +25,7 @@ Found = dict[str, Any]
 class GatewayRound:
     """A server, and processes of clients that are connected to it. Every case is a method that gives a row's numbers."""
 
-    def __init__(self, server: GatewayServer, crowds: list[CrowdProcess], schedule: GatewaySchedule) -> None:
+    def __init__(self, server: GatewayServer, crowds: list[SwarmProcess], schedule: GatewaySchedule) -> None:
         self._server, self._crowds, self._schedule = server, crowds, schedule
         self._phases = 0
 
@@ -175,9 +175,9 @@ class GatewayRound:
 
 
 def _percentiles(tallies: list[Found]) -> Row:
-    merged = Latencies()
+    merged = LatencyHistogram()
     for tally in tallies:
-        part = Latencies()
+        part = LatencyHistogram()
         part.counts = [tally["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)]
         part.max_s = tally["max_s"]
         merged.merge(part)
@@ -188,14 +188,14 @@ def _percentiles(tallies: list[Found]) -> Row:
 @contextlib.asynccontextmanager
 async def crowd_of(
     server: GatewayServer, redis_url: str, schedule: GatewaySchedule
-) -> AsyncIterator[list[CrowdProcess]]:
+) -> AsyncIterator[list[SwarmProcess]]:
     """Processes that hold the clients, a like part each; gone with the context."""
-    first = CrowdPlan(server.contestant.speech, server.port, schedule.clients)
+    first = SwarmPlan(server.candidate.speech, server.port, schedule.clients)
     async with contextlib.AsyncExitStack() as stack:
         crowds = [
             await stack.enter_async_context(
-                CrowdProcess(
-                    CrowdPlan(
+                SwarmProcess(
+                    SwarmPlan(
                         first.speech,
                         first.port,
                         first.clients,

@@ -23,13 +23,13 @@ from mpim_lab.load.gateway.plan import MPIM, SOCKET_IO
 PEERS = Path(__file__).parent / "peers"
 START_TIMEOUT_S, STOP_TIMEOUT_S = 30.0, 5.0
 LAST_LINES = 20
-MOST_FRAMES_PER_S = "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
+MAX_FRAMES_PER_S = "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
 AT_MOST_ONCE = "at most once: what a client misses is gone; not kept, not numbered, no acknowledgement by the receiver"
 PYTHON_PEERS = ("socketio", "uvicorn", "websockets")
 
 
 @dataclass(frozen=True)
-class GatewayContestant:
+class GatewayCandidate:
     """A server to compare: how it is started, how its clients speak, and what it promises to them.
 
     command() → argv; `missing()` → why it cannot run here, None if it can.
@@ -51,24 +51,24 @@ def _missing_python_peer() -> str | None:
     return f"{', '.join(lacking)} not installed: pip install 'mpim_lab[peers]'" if lacking else None
 
 
-CONTESTANTS = {
-    contestant.who: contestant
-    for contestant in (
-        GatewayContestant(
+CANDIDATES = {
+    candidate.who: candidate
+    for candidate in (
+        GatewayCandidate(
             "mpim_lab",
             MPIM,
             "exactly once in effect, in order: numbered, kept before `sent`, acknowledged by the receiver, sent again",
-            lambda: child_command("mpim_lab.im", "--rate", MOST_FRAMES_PER_S),
+            lambda: child_command("mpim_lab.im", "--rate", MAX_FRAMES_PER_S),
             _missing_ours,
         ),
-        GatewayContestant(
+        GatewayCandidate(
             "python-socketio",
             SOCKET_IO,
             AT_MOST_ONCE,
             lambda: (sys.executable, str(PEERS / "socketio_server.py")),
             _missing_python_peer,
         ),
-        GatewayContestant(
+        GatewayCandidate(
             "socket.io on Node",
             SOCKET_IO,
             AT_MOST_ONCE,
@@ -80,19 +80,17 @@ CONTESTANTS = {
 
 
 class GatewayServer:
-    """A contestant's server process; it listens from entry on, and is gone on exit, or when we are killed.
+    """A candidate's server process; it listens from entry on, and is gone on exit, or when we are killed.
 
     Raises ServerFailed with its last lines when it does not start.
     """
 
-    def __init__(self, contestant: GatewayContestant, redis_url: str, prefix: str = "") -> None:
-        self.contestant, self.port = contestant, 0
+    def __init__(self, candidate: GatewayCandidate, redis_url: str, prefix: str = "") -> None:
+        self.candidate, self.port = candidate, 0
         self.last_lines: list[str] = []  # what it said in the end, once it is gone
         self.secret = secrets.token_urlsafe(32)
-        told_by_name = (
-            ("--prefix", prefix) if contestant.speech == MPIM and prefix else ()
-        )  # the others by PEER_CHANNEL
-        self._command = (*contestant.command(), *told_by_name)
+        told_by_name = ("--prefix", prefix) if candidate.speech == MPIM and prefix else ()  # the others by PEER_CHANNEL
+        self._command = (*candidate.command(), *told_by_name)
         self.prefix = prefix
         self._told = {
             **child_environment(),
@@ -144,7 +142,7 @@ class GatewayServer:
         return log.read_text(errors="replace").splitlines() if log.exists() else []
 
     def _said(self, what: str) -> str:
-        return "\n".join([f"the server of {self.contestant.who} {what}:", *self._lines()[-LAST_LINES:]])
+        return "\n".join([f"the server of {self.candidate.who} {what}:", *self._lines()[-LAST_LINES:]])
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:

@@ -16,7 +16,7 @@ from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.exercise.experiment import running_loop
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.load.process import LoadProcess
-from mpim_lab.load.redis.candidates import CONTESTANTS
+from mpim_lab.load.redis.candidates import CANDIDATES
 from mpim_lab.load.redis.plan import BOUNDS, LoadPlan
 
 REPORT_EVERY_S = 0.1
@@ -26,7 +26,7 @@ FASTEST_PER_S = 200_000  # what a closed loop may reach, to choose `sample_rate`
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a load run gave. Latencies run from the moment a message was due to its handler; None if none arrived.
+    """What a load run gave. LatencyHistogram run from the moment a message was due to its handler; None if none arrived.
 
     `messages_per_s` counts received messages between the first and the last receipt. The CPU seconds are those spent
     while messages went by, the memory is the most a process held in all; `ready_s` is how long it took the receiver to
@@ -142,24 +142,24 @@ def start_load(
     prefix: str = "",
     trace: Trace | None = None,
 ) -> Load:
-    """Start a publisher and a receiver process against the server at `url`; `who` is one of CONTESTANTS.
+    """Start a publisher and a receiver process against the server at `url`; `who` is one of CANDIDATES.
 
     Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it, messages are due at that
     rate, and latencies count from the moment one was due; at most `tasks` are unanswered. Ends after `messages` messages
     or `seconds` seconds (default: one second). Each message goes to one of `channels`, by chance, or to all `subscribers`
     (connections). `prefix` goes before the name of every key and channel. A `trace` gets rates and about 200 whole lives
-    a second. Raises InvalidParameter for numbers out of bounds, LoadFailed for a contestant that is not installed, or that
+    a second. Raises InvalidParameter for numbers out of bounds, LoadFailed for a candidate that is not installed, or that
     would write outside of a `prefix`.
     """
     _check(who, channels, subscribers)
-    if prefix and (elsewhere := CONTESTANTS[who].elsewhere):
+    if prefix and (elsewhere := CANDIDATES[who].elsewhere):
         raise LoadFailed(f"not run on your server: it would write {elsewhere}, outside of the run's prefix")
     most_messages, most_seconds = int(BOUNDS["messages"][1]), 60.0
     plan = LoadPlan(
         url=url,
         who=who,
-        channel=f"{'' if CONTESTANTS[who].prefixes else prefix}load:{os.urandom(4).hex()}",  # no two loads hear each other
-        prefix=prefix if CONTESTANTS[who].prefixes else "",
+        channel=f"{'' if CANDIDATES[who].prefixes else prefix}load:{os.urandom(4).hex()}",  # no two loads hear each other
+        prefix=prefix if CANDIDATES[who].prefixes else "",
         tasks=tasks,
         messages=messages if messages is not None else most_messages,
         seconds=seconds if seconds is not None else 1.0 if messages is None else most_seconds,
@@ -175,9 +175,9 @@ def start_load(
 
 
 def _check(who: str, channels: int, subscribers: int) -> None:
-    if who not in CONTESTANTS:
-        raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CONTESTANTS)}")
-    if missing := CONTESTANTS[who].missing:
+    if who not in CANDIDATES:
+        raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CANDIDATES)}")
+    if missing := CANDIDATES[who].missing:
         raise LoadFailed(missing)
     if channels * subscribers > 1 and (":" in who or min(channels, subscribers) > 1):
         raise InvalidParameter("either many channels or many subscribers, and of Pub/Sub alone")

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.load import load as load_module
-from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.gateway.swarm_process import CrowdProcess
+from mpim_lab.load.gateway.plan import SwarmPlan
+from mpim_lab.load.gateway.swarm_process import SwarmProcess
 from mpim_lab.load.load import measure, start_load
 from mpim_lab.load.process import LoadProcess
 from mpim_lab.load.redis import candidates
@@ -58,7 +58,7 @@ async def test_a_number_out_of_bounds_is_refused_before_anything_starts(pids, ba
     assert pids == []
 
 
-async def test_a_contestant_that_is_not_installed_is_named_with_the_advice(pids, monkeypatch):
+async def test_a_candidate_that_is_not_installed_is_named_with_the_advice(pids, monkeypatch):
     """LoadFailed, before anything starts."""
     monkeypatch.setattr(candidates, "find_spec", lambda name: None)
     with pytest.raises(LoadFailed, match=r"coredis is not installed: pip install 'mpim_lab\[peers\]'"):
@@ -221,7 +221,7 @@ for line in sys.stdin:
 async def test_an_answer_that_comes_too_late_is_nobody_elses(monkeypatch):
     """After a time-out and after a cancellation, the next order gets its own answer."""
     speaks(monkeypatch, CROWD)
-    async with CrowdProcess(CrowdPlan("mpim", 80, clients=1)) as crowd:
+    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as crowd:
         with pytest.raises(LoadFailed, match="'slow'"):
             await crowd.ask("slow", timeout_s=0.1, after=0.5)
         assert await crowd.ask("next") == {"did": "next"}
@@ -237,7 +237,7 @@ async def test_an_answer_that_cannot_be_read_is_named(monkeypatch, said):
     """LoadFailed, and the process is gone."""
     code = CROWD.replace('order.get("say")', repr(said) if len(said) < 100 else "'x' * 3_000_000")
     speaks(monkeypatch, code)
-    async with CrowdProcess(CrowdPlan("mpim", 80, clients=1)) as crowd:
+    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as crowd:
         with pytest.raises(LoadFailed, match="cannot be read"):
             await asyncio.wait_for(crowd.ask("it"), 20)
     assert not is_alive(crowd.pid)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mpim_lab.errors import InvalidParameter, NotConnected
 from mpim_lab.lab.trace.checker import check
 from mpim_lab.load.redis.batch_adapters import _Line
-from mpim_lab.load.redis.delivery_counter import Tally
-from mpim_lab.load.redis.latency_histogram import Latencies
+from mpim_lab.load.redis.delivery_counter import DeliveryCounter
+from mpim_lab.load.redis.latency_histogram import LatencyHistogram
 from mpim_lab.load.redis.plan import BOUNDS, HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import OpenLoop
 
@@ -27,7 +27,7 @@ def plan(**changes):
 
 
 def counted(seconds):
-    latencies = Latencies()
+    latencies = LatencyHistogram()
     for second in seconds:
         latencies.add(second)
     return latencies
@@ -111,7 +111,7 @@ def test_latencies_beyond_the_last_bucket_are_counted_too():
 @given(st.lists(st.integers(0, 9), max_size=30))
 def test_the_tally_counts_what_the_checker_finds(arrivals):
     """Both sides of a load, and of an experiment, mean the same by lost, doubled and overtaken."""
-    tally = Tally()
+    tally = DeliveryCounter()
     for number, sequence in enumerate(arrivals):
         assert tally.add(HEAD.pack(sequence, 0.0) + b"padding", at=float(number)) == sequence
     verdict = check([str(sequence) for sequence in range(10)], [str(sequence) for sequence in arrivals])
@@ -123,7 +123,7 @@ def test_the_tally_counts_what_the_checker_finds(arrivals):
 
 def test_the_tally_grows_with_the_load():
     """One byte a message, however many there are."""
-    tally = Tally()
+    tally = DeliveryCounter()
     for sequence in (0, 200_000, 200_000, 100_000):
         tally.add(HEAD.pack(sequence, 0.0), at=0.5)
     assert (tally.received, tally.duplicates, tally.reordered) == (4, 1, 1)
@@ -131,7 +131,7 @@ def test_the_tally_grows_with_the_load():
 
 def test_a_cut_begins_anew_and_the_whole_remains():
     """Each interval has its own percentiles, the run has those of all."""
-    tally = Tally()
+    tally = DeliveryCounter()
     tally.add(HEAD.pack(0, 0.0), at=0.001)
     first = tally.cut()
     tally.add(HEAD.pack(1, 0.0), at=1.0)

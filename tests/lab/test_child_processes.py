@@ -8,7 +8,7 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
+from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -70,7 +70,7 @@ async def test_a_gateway_process_shows_no_password(which):
     async with EmbeddedServer(config={"requirepass": PASSWORD}) as server:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
         if which == "bench":
-            async with GatewayServer(CONTESTANTS["mpim_lab"], url):
+            async with GatewayServer(CANDIDATES["mpim_lab"], url):
                 assert PASSWORD not in command_lines()
             return
         gateway = await start_gateway("gw-1", url, {"MPIM_SECRET": SECRET})

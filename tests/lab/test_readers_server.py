@@ -10,7 +10,7 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
+from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
 from mpim_lab.chapters.ch01_pubsub.experiment import Delivery
 from mpim_lab.chapters.ch04_ordering.measurements import price_of_guarantees
 from mpim_lab.chapters.ch07_pool import measurements as pool_cost
@@ -21,7 +21,7 @@ from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.server.run_keys import escape_glob, open_run_keys
 from mpim_lab.load.load import measure
-from mpim_lab.load.redis.candidates import CONTESTANTS as LOADS
+from mpim_lab.load.redis.candidates import CANDIDATES as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.soak.runner import play
 from tests.conftest import missing
@@ -67,7 +67,7 @@ async def loads():
 
 
 async def gateway():
-    async with open_server() as redis, GatewayServer(CONTESTANTS["mpim_lab"], redis.url, redis.prefix) as running:
+    async with open_server() as redis, GatewayServer(CANDIDATES["mpim_lab"], redis.url, redis.prefix) as running:
         running.check()
         await asyncio.sleep(0.3)
 

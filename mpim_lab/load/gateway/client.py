@@ -6,7 +6,7 @@ from typing import cast
 
 from mpim_lab.errors import CorruptPayload, LoadFailed
 from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PING, PONG, TEXT
-from mpim_lab.load.gateway.client_protocol import Heard, Speech, What
+from mpim_lab.load.gateway.client_protocol import ClientProtocol, FrameKind, ReceivedEvent
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 
 
@@ -31,7 +31,7 @@ class Client(asyncio.Protocol):
     )
 
     def __init__(
-        self, speech: Speech, host: str, on_failed: Callable[[str], None], on_heard: Callable[["Client"], None]
+        self, speech: ClientProtocol, host: str, on_failed: Callable[[str], None], on_heard: Callable[["Client"], None]
     ) -> None:
         self.speech, self._on_failed, self._on_heard = speech, on_failed, on_heard
         self._handshake: Handshake | None = Handshake(host, speech.path, speech.subprotocols)
@@ -81,21 +81,21 @@ class Client(asyncio.Protocol):
         elif first != PONG:
             raise CorruptPayload(f"not a frame that was asked for: {first:#x}")
 
-    def _take(self, heard: Heard) -> None:
+    def _take(self, heard: ReceivedEvent) -> None:
         what, text, reply = heard
         if reply:
             self.tell(reply)
-        if what is What.PUSHED:
+        if what is FrameKind.PUSHED:
             self.on_pushed(text)
             self._on_heard(self)
-        elif what is What.ANSWERED:
+        elif what is FrameKind.ANSWERED:
             self.on_answer()
-        elif what is What.NOTICE:
+        elif what is FrameKind.NOTICE:
             self.on_notice(text)
-        elif what is What.READY:
+        elif what is FrameKind.READY:
             if self.ready is not None and not self.ready.done():
                 self.ready.set_result(None)
-        elif what is What.FAILED:
+        elif what is FrameKind.FAILED:
             self._fail(text)
 
     def tell(self, frame: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Speech: what one client says and hears, in the words of MPIM's gateway and of Socket.IO. No I/O.
+"""ClientProtocol: what one client says and hears, in the words of MPIM's gateway and of Socket.IO. No I/O.
 
 | the client …      | MPIM (im/protocol/frames.py)       | Socket.IO 5 over Engine.IO 4, transport WebSocket              |
 |-------------------|------------------------------------|----------------------------------------------------------------|
@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 
-class What(Enum):
+class FrameKind(Enum):
     """What a frame is to a client."""
 
     READY = auto()  # connected for good
@@ -29,15 +29,15 @@ class What(Enum):
     NOTHING = auto()
 
 
-class Heard(NamedTuple):
+class ReceivedEvent(NamedTuple):
     """One thing that a client heard, and what it says to that at once."""
 
-    what: What
+    what: FrameKind
     text: str = ""
     reply: bytes = b""
 
 
-class Speech(Protocol):
+class ClientProtocol(Protocol):
     """How one client speaks. Frames are what a WebSocket's text messages carry; most methods give one to send."""
 
     @property
@@ -57,7 +57,7 @@ class Speech(Protocol):
     def unpacked(self, batch: bytes) -> Sequence[bytes]:
         """The frames of a binary message. Raises CorruptPayload."""
 
-    def hear(self, frame: bytes) -> Sequence[Heard]:
+    def hear(self, frame: bytes) -> Sequence[ReceivedEvent]:
         """Understand one frame. Raises CorruptPayload."""
 
     def live(self) -> bytes:

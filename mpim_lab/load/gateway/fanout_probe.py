@@ -1,4 +1,4 @@
-"""Announce: one message to a group or to everybody, and how long until the last one has it. Methods are orders."""
+"""FanoutProbe: one message to a group or to everybody, and how long until the last one has it. Methods are orders."""
 
 from functools import partial
 
@@ -7,14 +7,14 @@ from redis.asyncio import Redis
 from mpim_lab.events import now
 from mpim_lab.im.protocol.frames import Notice, encode
 from mpim_lab.keys import BROADCAST_CHANNEL
-from mpim_lab.load.gateway.socketio_protocol import SocketIoSpeech
-from mpim_lab.load.gateway.swarm import Crowd, Found
+from mpim_lab.load.gateway.socketio_protocol import SocketIoProtocol
+from mpim_lab.load.gateway.swarm import ClientSwarm, Found
 
 
-class Reach:
+class ReachCounter:
     """Whom one announcement has reached. A second receipt counts as one.
 
-    >>> reach = Reach()
+    >>> reach = ReachCounter()
     >>> reach.begin("n1")
     >>> for place, text in ((7, "n1"), (7, "n1"), (8, "n0"), (9, "n1")):
     ...     reach.add(place, text)
@@ -42,12 +42,12 @@ class Reach:
         return len(self._places)
 
 
-class Announce:
+class FanoutProbe:
     """One process's part in groups and notices."""
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, crowd: ClientSwarm) -> None:
         self._crowd, self._plan = crowd, crowd.plan
-        self._reach = Reach()
+        self._reach = ReachCounter()
 
     async def listen(self, text: str) -> Found:
         """From now on count whom this announcement reaches; every process before it is made."""
@@ -87,7 +87,7 @@ class Announce:
         MPIM's operator publishes it on the channel of notices; Socket.IO's server is asked by a client.
         """
         speech = self._crowd.clients[0].speech
-        if isinstance(speech, SocketIoSpeech):
+        if isinstance(speech, SocketIoProtocol):
             sent_at = now()
             self._crowd.clients[0].tell(speech.notice(text, text))
             return {"sent_at": sent_at}

@@ -1,4 +1,4 @@
-"""Crowd: thousands of clients in one process."""
+"""ClientSwarm: thousands of clients in one process."""
 
 import asyncio
 import gc
@@ -11,9 +11,9 @@ from mpim_lab.errors import LoadFailed
 from mpim_lab.events import now
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.load.gateway.client import Client
-from mpim_lab.load.gateway.mpim_protocol import MOST_BATCH_BYTES, MpimSpeech
-from mpim_lab.load.gateway.plan import MPIM, CrowdPlan
-from mpim_lab.load.gateway.socketio_protocol import SocketIoSpeech
+from mpim_lab.load.gateway.mpim_protocol import MAX_BATCH_BYTES, MpimProtocol
+from mpim_lab.load.gateway.plan import MPIM, SwarmPlan
+from mpim_lab.load.gateway.socketio_protocol import SocketIoProtocol
 from mpim_lab.mq.compression.codec import Codec
 
 HOST = "127.0.0.1"
@@ -24,14 +24,14 @@ LIVE_EVERY_S = 25  # as Engine.IO's servers ask
 Found = dict[str, Any]
 
 
-class Crowd:
+class ClientSwarm:
     """One process's clients, in the order of their numbers."""
 
-    def __init__(self, plan: CrowdPlan) -> None:
+    def __init__(self, plan: SwarmPlan) -> None:
         self.plan = plan
         self.clients: list[Client] = []
         self._why: str | None = None
-        self._codec = Codec(max_bytes=MOST_BATCH_BYTES) if plan.packed else None
+        self._codec = Codec(max_bytes=MAX_BATCH_BYTES) if plan.packed else None
         self._talkative: dict[Client, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -61,7 +61,7 @@ class Crowd:
 
     def _client(self, number: int, tokens: Tokens | None) -> Client:
         uid = self.plan.uid(number)
-        speech = SocketIoSpeech(uid) if tokens is None else MpimSpeech(uid, tokens, self._codec)
+        speech = SocketIoProtocol(uid) if tokens is None else MpimProtocol(uid, tokens, self._codec)
         return Client(speech, f"{HOST}:{self.plan.port}", self._on_failed, self._on_heard)
 
     async def _connect(self, client: Client) -> None:

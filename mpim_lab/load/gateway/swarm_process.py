@@ -1,4 +1,4 @@
-"""CrowdProcess: the parent's end of one process of clients."""
+"""SwarmProcess: the parent's end of one process of clients."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from typing import Any, Self
 from mpim_lab.errors import LoadFailed
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.process_guard import close_in_forks
-from mpim_lab.load.gateway.plan import CrowdPlan
+from mpim_lab.load.gateway.plan import SwarmPlan
 
-MOST_LINE_BYTES = 1024 * 1024
+MAX_LINE_BYTES = 1024 * 1024
 LAST_LINES, STOP_TIMEOUT_S = 12, 5.0
 
 
-class CrowdProcess:
+class SwarmProcess:
     """Start a process of clients on entry; on exit it is gone, and its connections with it."""
 
-    def __init__(self, plan: CrowdPlan) -> None:
+    def __init__(self, plan: SwarmPlan) -> None:
         self.plan = plan
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._asked = self._answered = 0
@@ -32,7 +32,7 @@ class CrowdProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            limit=MOST_LINE_BYTES,
+            limit=MAX_LINE_BYTES,
             start_new_session=True,  # an interrupt at the terminal is for the bench, which ends this one
         )
         assert self._process.stdin is not None

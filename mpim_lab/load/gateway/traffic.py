@@ -1,20 +1,20 @@
-"""Talk: the crowd's clients write to one another. Each method is an order of the parent's, and gives what it found."""
+"""Traffic: the crowd's clients write to one another. Each method is an order of the parent's, and gives what it found."""
 
 import time
 from collections.abc import Callable, Sequence
 
 from mpim_lab.events import now
-from mpim_lab.load.gateway.delivery_counter import Tally, message_text
-from mpim_lab.load.gateway.sending import send_closed, send_steadily
-from mpim_lab.load.gateway.swarm import Crowd, Found, spread
+from mpim_lab.load.gateway.delivery_counter import DeliveryCounter, message_text
+from mpim_lab.load.gateway.sending import send_closed_loop, send_open_loop
+from mpim_lab.load.gateway.swarm import ClientSwarm, Found, spread
 
 
-class Talk:
+class Traffic:
     """One-to-one messages of one process, and the count of those that arrive there."""
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, crowd: ClientSwarm) -> None:
         self._crowd, self._plan = crowd, crowd.plan
-        self._tally, self._phase, self._answered = Tally(), "", 0
+        self._tally, self._phase, self._answered = DeliveryCounter(), "", 0
 
     async def begin(self, phase: str) -> Found:
         """From now on count the messages of this phase; every process before any sends."""
@@ -32,7 +32,7 @@ class Talk:
         cpu_s, own = time.process_time(), (self._plan.part, self._plan.parts)
         places = range(len(self._crowd.clients))
         order = {"per_s": per_s, "seconds": seconds, "start_at": start_at}
-        sent = await send_steadily(self._sender(places), len(places), own, **order)
+        sent = await send_open_loop(self._sender(places), len(places), own, **order)
         return {"sent": sent, "seconds": now() - start_at, "cpu_s": time.process_time() - cpu_s}
 
     async def closed(self, senders: int, in_flight: int, seconds: float, start_at: float) -> Found:
@@ -41,7 +41,7 @@ class Talk:
         clients = [self._crowd.clients[place] for place in places]
         cpu_s, own = time.process_time(), (self._plan.part, self._plan.parts)
         order = {"seconds": seconds, "start_at": start_at}
-        sent, self._answered = await send_closed(self._sender(places), clients, own, in_flight=in_flight, **order)
+        sent, self._answered = await send_closed_loop(self._sender(places), clients, own, in_flight=in_flight, **order)
         return {"sent": sent, "cpu_s": time.process_time() - cpu_s}
 
     def _sender(self, places: Sequence[int]) -> Callable[[int, int, float], None]:

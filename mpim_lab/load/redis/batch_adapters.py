@@ -1,4 +1,4 @@
-"""Batch contestants: many messages in one frame, from a publisher's process to the handler in a receiver's."""
+"""Batch candidates: many messages in one frame, from a publisher's process to the handler in a receiver's."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

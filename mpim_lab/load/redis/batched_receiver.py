@@ -5,19 +5,19 @@ import asyncio
 from mpim_lab.events import EventKind, now
 from mpim_lab.load.redis.plan import NO_SAMPLE, LoadPlan, sequence_of
 from mpim_lab.load.redis.receiver import Receiver
-from mpim_lab.load.redis.vectorized_counter import BulkTally
+from mpim_lab.load.redis.vectorized_counter import VectorizedCounter
 
 
-class GatheringReceiver(Receiver):
-    """Tally the payloads of a loop turn together, at its end.
+class BatchedReceiver(Receiver):
+    """DeliveryCounter the payloads of a loop turn together, at its end.
 
     Their latencies run until then, so they are no shorter than they were.
     """
 
-    tally: BulkTally
+    tally: VectorizedCounter
 
     def __init__(self, plan: LoadPlan) -> None:
-        super().__init__(plan, BulkTally())
+        super().__init__(plan, VectorizedCounter())
         self._gathered: list[bytes] = []
 
     def take(self, payload: bytes) -> None:

@@ -15,7 +15,7 @@ SUBSCRIBED_AT_ONCE = 1_000
 _SEQUENCE = slice(HEAD.size)
 
 
-def spreading(plan: LoadPlan, publish: Publish) -> Publish:
+def round_robin_channels(plan: LoadPlan, publish: Publish) -> Publish:
     """Publish to one of the plan's channels, by chance; the same ones in every run."""
     if plan.channels == 1:
         return publish
@@ -27,8 +27,8 @@ def spreading(plan: LoadPlan, publish: Publish) -> Publish:
     return send
 
 
-def receiving_many(plan: LoadPlan, take: Take) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
-    """As `contestants.receiving`, for a plan with several channels or several subscribers."""
+def subscribe_many(plan: LoadPlan, take: Take) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
+    """As `candidates.subscribe_with`, for a plan with several channels or several subscribers."""
     return _all_channels(plan, take) if plan.channels > 1 else _all_subscribers(plan, take)
 
 
@@ -48,7 +48,7 @@ async def _all_channels(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Fu
 @asynccontextmanager
 async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """So many bare connections, the cheapest there are: what is measured is the server's fan-out."""
-    fan_in, lines = FanIn(plan.subscribers, take), []
+    fan_in, lines = LastReceiver(plan.subscribers, take), []
     lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     def end(broken: "asyncio.Future[Exception]") -> None:
@@ -70,11 +70,11 @@ async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio
             line.transport.close()
 
 
-class FanIn:
+class LastReceiver:
     """Hand a message on once the last of `subscribers` has it.
 
     >>> got = []
-    >>> fan_in = FanIn(2, got.append)
+    >>> fan_in = LastReceiver(2, got.append)
     >>> for payload in (b"message 1", b"message 2", b"message 1"): fan_in.take(payload)
     >>> got
     [b'message 1']

@@ -16,7 +16,7 @@ from mpim_lab.mq.connection.address import Address
 _END = object()
 
 
-class BareProtocol(asyncio.Protocol):
+class MinimalClient(asyncio.Protocol):
     """One RESP3 connection. Every reply that is not a push answers the oldest command."""
 
     def __init__(self, take: Callable[[bytes], None] | None = None) -> None:
@@ -76,10 +76,10 @@ class BareProtocol(asyncio.Protocol):
                 self.subscribed.set_result(None)
 
 
-async def connect(url: str, take: Callable[[bytes], None] | None = None) -> BareProtocol:
+async def connect(url: str, take: Callable[[bytes], None] | None = None) -> MinimalClient:
     """Connect and log in; `take` gets every payload that is pushed."""
     address = Address.parse(url)
-    bare = BareProtocol(take)
+    bare = MinimalClient(take)
     await address.connect(lambda: bare)
     for command in address.login("load"):
         reply = await bare.command(*command)

@@ -34,7 +34,7 @@ class LoadPlan:
     is open: messages are due at that rate whatever the answers do, and at most `tasks` publishes are unanswered.
     With several `channels` each message goes to one of them, by chance, and the receiver subscribes to all; with several
     `subscribers` each of them gets every message, and one counts as received once the last has it.
-    `prefix` goes before every name of the contestants that are told of it; for the others it is in `channel`.
+    `prefix` goes before every name of the candidates that are told of it; for the others it is in `channel`.
     One message in `sample_rate` is followed through its whole life. `report_every_s` of 0 asks for the summary only.
     Raises InvalidParameter when a number is outside its bounds.
     """

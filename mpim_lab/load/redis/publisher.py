@@ -9,7 +9,7 @@ from typing import Any
 from mpim_lab.events import EventKind, now
 from mpim_lab.load.redis.candidates import Publish
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
-from mpim_lab.load.redis.ticker import ticking
+from mpim_lab.load.redis.ticker import precise_interval
 
 TICK_S = 0.0005
 Life = tuple[int, str, float, int | None]  # sequence number, kind of event, when, count
@@ -138,7 +138,7 @@ class OpenLoop(ClosedLoop):
         while len(self._idle) < self._plan.tasks and self.sent < self._last:
             await asyncio.sleep(0)
         self._started_at = now() + 2 * TICK_S
-        clock.enter_context(ticking(self._tick, self._started_at, TICK_S))
+        clock.enter_context(precise_interval(self._tick, self._started_at, TICK_S))
         await super()._start(clock)
 
     def stop(self) -> None:

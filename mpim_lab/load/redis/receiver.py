@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from mpim_lab.events import EventKind, now
-from mpim_lab.load.redis.delivery_counter import Tally
+from mpim_lab.load.redis.delivery_counter import DeliveryCounter
 from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.load.redis.publisher import Life
 
@@ -12,10 +12,10 @@ QUIET_S = 1.0  # nothing for so long after the last publish was answered: what i
 
 
 class Receiver:
-    """Tally every payload that is handed to `take`."""
+    """DeliveryCounter every payload that is handed to `take`."""
 
-    def __init__(self, plan: LoadPlan, tally: Tally | None = None) -> None:
-        self.tally = tally or Tally()
+    def __init__(self, plan: LoadPlan, tally: DeliveryCounter | None = None) -> None:
+        self.tally = tally or DeliveryCounter()
         self.lives: list[Life] = []
         self._sample_rate = plan.sample_rate
         self._add = self.tally.add

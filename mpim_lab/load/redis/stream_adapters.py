@@ -1,6 +1,6 @@
-"""Stream contestants: add → consume → acknowledge, each set up as its own documentation advises for speed.
+"""Stream candidates: add → consume → acknowledge, each set up as its own documentation advises for speed.
 
-Unlike in Pub/Sub, each contestant has both ends: what a stream costs is mostly the consumer's reading and acknowledging.
+Unlike in Pub/Sub, each candidate has both ends: what a stream costs is mostly the consumer's reading and acknowledging.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ Publish = Callable[[str, Any], Awaitable[Any]]
 
 
 @asynccontextmanager
-async def ours(plan: LoadPlan) -> AsyncIterator[Publish]:
+async def mpim(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add` on the shared connection."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -34,7 +34,7 @@ async def ours(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ours_many(plan: LoadPlan) -> AsyncIterator[Publish]:
+async def mpim_many(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add_many` on the shared connection."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -50,7 +50,7 @@ async def ours_many(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ours_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def mpim_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker: acknowledged after the handler, many at a time."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
     from mpim_lab.mq.streams.worker import Worker
@@ -76,7 +76,7 @@ async def working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
 
 
 @asynccontextmanager
-async def ours_reading(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def mpim_reading(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """No group and no acknowledgement: a reader that remembers the last id it saw."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
