@@ -23,7 +23,7 @@ from contextlib import aclosing
 from typing import Any
 
 from mpim_lab.bench.gateway_cases import GatewaySchedule
-from mpim_lab.bench.gateway_round import GatewayRound, crowd_of
+from mpim_lab.bench.gateway_round import GatewayRound, start_swarms
 from mpim_lab.bench.gateway_rows import gateway_rows
 from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
 from mpim_lab.bench.machine import describe_machine, package_version
@@ -72,8 +72,8 @@ async def _through_all_cases(who: str, schedule: GatewaySchedule, tell: Tell) ->
         try:
             async with (
                 server,
-                crowd_of(server, redis.url, schedule) as crowds,
-                aclosing(GatewayRound(server, crowds, schedule).cases()) as cases,
+                start_swarms(server, redis.url, schedule) as swarms,
+                aclosing(GatewayRound(server, swarms, schedule).cases()) as cases,
             ):
                 async for case, numbers in cases:
                     rows.append(_row(who, case, **numbers))

@@ -25,8 +25,8 @@ Found = dict[str, Any]
 class GatewayRound:
     """A server, and processes of clients that are connected to it. Every case is a method that gives a row's numbers."""
 
-    def __init__(self, server: GatewayServer, crowds: list[SwarmProcess], schedule: GatewaySchedule) -> None:
-        self._server, self._crowds, self._schedule = server, crowds, schedule
+    def __init__(self, server: GatewayServer, swarms: list[SwarmProcess], schedule: GatewaySchedule) -> None:
+        self._server, self._swarms, self._schedule = server, swarms, schedule
         self._phases = 0
 
     async def cases(self) -> AsyncGenerator[tuple[str, Row], None]:
@@ -43,7 +43,7 @@ class GatewayRound:
     async def connect(self) -> Row:
         """How long it takes to connect all, and how much memory of the server each of them takes."""
         clients = self._schedule.clients
-        first = min(WARM_UP, clients // len(self._crowds) // 2)
+        first = min(WARM_UP, clients // len(self._swarms) // 2)
         await self._ask_all("connect", up_to=first, timeout_s=30.0)
         await self._quiet()
         before = resident_bytes(self._server.pid)
@@ -51,7 +51,7 @@ class GatewayRound:
             found = await self._ask_all("connect", up_to=clients, timeout_s=120.0)
         seconds = max(each["ended_at"] for each in found) - min(each["started_at"] for each in found)
         await self._quiet()
-        after, more = resident_bytes(self._server.pid), clients - first * len(self._crowds)
+        after, more = resident_bytes(self._server.pid), clients - first * len(self._swarms)
         memory = None if before is None or after is None else max(after - before, 0) / more / KIB
         row = {"clients": clients, "seconds": seconds, "connects_per_s": more / seconds, "memory_kib": memory}
         return row | self._shares(spent, found, seconds)
@@ -67,7 +67,7 @@ class GatewayRound:
 
     async def closed(self, senders: int, in_flight: int) -> Row:
         """Each of `senders` writes again as soon as a message of its own was answered."""
-        share = max(1, senders // len(self._crowds))
+        share = max(1, senders // len(self._swarms))
         row = await self._talk("closed", self._schedule.closed_s, senders=share, in_flight=in_flight)
         return row | {"loop": "closed", "tasks": senders, "in_flight": in_flight}
 
@@ -78,18 +78,18 @@ class GatewayRound:
         with self._spending() as spent:
             sent = await self._ask_all(do, seconds=seconds, start_at=start_at, **order)
             total = sum(each["sent"] for each in sent)
-            await self._arrived("tally", "received", total)
+            await self._arrived("count", "received", total)
         took = now() - start_at
-        answered = await self._arrived("tally", "answered", total)
-        tallies = await self._ask_all("tally", whole=True)
-        received = sum(tally["received"] for tally in tallies)
-        last_at = max(tally["last_at"] for tally in tallies)
+        answered = await self._arrived("count", "answered", total)
+        counts = await self._ask_all("count", whole=True)
+        received = sum(count["received"] for count in counts)
+        last_at = max(count["last_at"] for count in counts)
         rate = received / (last_at - start_at) if received else 0.0
         counted = {"sent": total, "received": received, "lost": total - received}
         counted["unanswered"] = total - sum(each["answered"] for each in answered)
-        counted["duplicates"] = sum(tally["duplicates"] for tally in tallies)
+        counted["duplicates"] = sum(count["duplicates"] for count in counts)
         await self._quiet()
-        return {"messages_per_s": rate, **counted, **_percentiles(tallies)} | self._shares(spent, sent, took)
+        return {"messages_per_s": rate, **counted, **_percentiles(counts)} | self._shares(spent, sent, took)
 
     # To many
 
@@ -101,12 +101,12 @@ class GatewayRound:
         """From the sending of a message until the last member has it; the members are spread over all clients."""
         clients, count = self._schedule.clients, min(self._schedule.members, self._schedule.clients)
         members = [place * clients // count for place in range(count)]
-        made = await self._crowds[0].ask("make", group="g", members=members)
+        made = await self._swarms[0].ask("create_group", group="g", members=members)
         joiners = members[made["count"] or 1 :]
-        for crowd in self._crowds:
-            await crowd.ask("join", group="g", members=joiners)
+        for swarm in self._swarms:
+            await swarm.ask("join_group", group="g", members=joiners)
         order = {"group": "g", "member": members[0]}
-        return await self._announcements("say", self._schedule.group_messages, count - 1, **order)
+        return await self._announcements("send_group", self._schedule.group_messages, count - 1, **order)
 
     async def _announcements(self, do: str, times: int, audience: int, **order: Any) -> Row:
         took = []
@@ -115,7 +115,7 @@ class GatewayRound:
             self._phases += 1
             text = f"{do}-{self._phases}"
             await self._ask_all("listen", text=text)
-            sent_at = (await self._crowds[0].ask(do, text=text, **order))["sent_at"]
+            sent_at = (await self._swarms[0].ask(do, text=text, **order))["sent_at"]
             found = await self._arrived("reached", "reached", audience)
             took.append(max(each["last_at"] for each in found) - sent_at)
             reached = min(reached, sum(each["reached"] for each in found))
@@ -127,7 +127,7 @@ class GatewayRound:
         """All processes at once; one that fails is not waited for by the others."""
         try:
             async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(crowd.ask(do, timeout_s=timeout_s, **order)) for crowd in self._crowds]
+                asked = [group.create_task(swarm.ask(do, timeout_s=timeout_s, **order)) for swarm in self._swarms]
         except ExceptionGroup as errors:
             self._server.check()
             raise errors.exceptions[0] from None
@@ -174,29 +174,29 @@ class GatewayRound:
         }
 
 
-def _percentiles(tallies: list[Found]) -> Row:
+def _percentiles(counts: list[Found]) -> Row:
     merged = LatencyHistogram()
-    for tally in tallies:
+    for count in counts:
         part = LatencyHistogram()
-        part.counts = [tally["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)]
-        part.max_s = tally["max_s"]
+        part.counts = [count["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)]
+        part.max_s = count["max_s"]
         merged.merge(part)
     named = {f"p{round(100 * share)}_ms": merged.percentile_ms(share) for share in (0.5, 0.9, 0.99)}
     return {**named, "max_ms": merged.max_s * 1e3}
 
 
 @contextlib.asynccontextmanager
-async def crowd_of(
+async def start_swarms(
     server: GatewayServer, redis_url: str, schedule: GatewaySchedule
 ) -> AsyncIterator[list[SwarmProcess]]:
     """Processes that hold the clients, a like part each; gone with the context."""
-    first = SwarmPlan(server.candidate.speech, server.port, schedule.clients)
+    first = SwarmPlan(server.candidate.protocol, server.port, schedule.clients)
     async with contextlib.AsyncExitStack() as stack:
-        crowds = [
+        swarms = [
             await stack.enter_async_context(
                 SwarmProcess(
                     SwarmPlan(
-                        first.speech,
+                        first.protocol,
                         first.port,
                         first.clients,
                         part=part,
@@ -210,4 +210,4 @@ async def crowd_of(
             )
             for part in range(schedule.processes)
         ]
-        yield crowds
+        yield swarms

@@ -36,7 +36,7 @@ class GatewayCandidate:
     """
 
     who: str
-    speech: str
+    protocol: str
     note: str
     command: Callable[[], Sequence[str]]
     missing: Callable[[], str | None]
@@ -89,7 +89,9 @@ class GatewayServer:
         self.candidate, self.port = candidate, 0
         self.last_lines: list[str] = []  # what it said in the end, once it is gone
         self.secret = secrets.token_urlsafe(32)
-        told_by_name = ("--prefix", prefix) if candidate.speech == MPIM and prefix else ()  # the others by PEER_CHANNEL
+        told_by_name = (
+            ("--prefix", prefix) if candidate.protocol == MPIM and prefix else ()
+        )  # the others by PEER_CHANNEL
         self._command = (*candidate.command(), *told_by_name)
         self.prefix = prefix
         self._told = {

@@ -221,15 +221,15 @@ for line in sys.stdin:
 async def test_an_answer_that_comes_too_late_is_nobody_elses(monkeypatch):
     """After a time-out and after a cancellation, the next order gets its own answer."""
     speaks(monkeypatch, CROWD)
-    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as crowd:
+    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as swarm:
         with pytest.raises(LoadFailed, match="'slow'"):
-            await crowd.ask("slow", timeout_s=0.1, after=0.5)
-        assert await crowd.ask("next") == {"did": "next"}
-        asking = asyncio.create_task(crowd.ask("cancelled", after=0.3))
+            await swarm.ask("slow", timeout_s=0.1, after=0.5)
+        assert await swarm.ask("next") == {"did": "next"}
+        asking = asyncio.create_task(swarm.ask("cancelled", after=0.3))
         await asyncio.sleep(0.1)
         asking.cancel()
         await asyncio.wait([asking])
-        assert await crowd.ask("last") == {"did": "last"}
+        assert await swarm.ask("last") == {"did": "last"}
 
 
 @pytest.mark.parametrize("said", ["no JSON", "x" * 3_000_000], ids=["no JSON", "a line without end"])
@@ -237,7 +237,7 @@ async def test_an_answer_that_cannot_be_read_is_named(monkeypatch, said):
     """LoadFailed, and the process is gone."""
     code = CROWD.replace('order.get("say")', repr(said) if len(said) < 100 else "'x' * 3_000_000")
     speaks(monkeypatch, code)
-    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as crowd:
+    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as swarm:
         with pytest.raises(LoadFailed, match="cannot be read"):
-            await asyncio.wait_for(crowd.ask("it"), 20)
-    assert not is_alive(crowd.pid)
+            await asyncio.wait_for(swarm.ask("it"), 20)
+    assert not is_alive(swarm.pid)

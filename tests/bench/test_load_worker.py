@@ -1,4 +1,4 @@
-"""What the load processes are made of: the plan, the histogram of latencies, the tally."""
+"""What the load processes are made of: the plan, the histogram of latencies, the delivery counter."""
 
 import asyncio
 import math
@@ -109,35 +109,35 @@ def test_latencies_beyond_the_last_bucket_are_counted_too():
 
 
 @given(st.lists(st.integers(0, 9), max_size=30))
-def test_the_tally_counts_what_the_checker_finds(arrivals):
+def test_the_counter_counts_what_the_checker_finds(arrivals):
     """Both sides of a load, and of an experiment, mean the same by lost, doubled and overtaken."""
-    tally = DeliveryCounter()
+    counter = DeliveryCounter()
     for number, sequence in enumerate(arrivals):
-        assert tally.add(HEAD.pack(sequence, 0.0) + b"padding", at=float(number)) == sequence
+        assert counter.add(HEAD.pack(sequence, 0.0) + b"padding", at=float(number)) == sequence
     verdict = check([str(sequence) for sequence in range(10)], [str(sequence) for sequence in arrivals])
-    assert tally.lost(10) == len(verdict.lost)
-    assert tally.different == verdict.delivered
-    assert tally.duplicates == len(arrivals) - verdict.delivered
-    assert tally.reordered == len(verdict.reordered)
+    assert counter.lost(10) == len(verdict.lost)
+    assert counter.different == verdict.delivered
+    assert counter.duplicates == len(arrivals) - verdict.delivered
+    assert counter.reordered == len(verdict.reordered)
 
 
-def test_the_tally_grows_with_the_load():
+def test_the_counter_grows_with_the_load():
     """One byte a message, however many there are."""
-    tally = DeliveryCounter()
+    counter = DeliveryCounter()
     for sequence in (0, 200_000, 200_000, 100_000):
-        tally.add(HEAD.pack(sequence, 0.0), at=0.5)
-    assert (tally.received, tally.duplicates, tally.reordered) == (4, 1, 1)
+        counter.add(HEAD.pack(sequence, 0.0), at=0.5)
+    assert (counter.received, counter.duplicates, counter.reordered) == (4, 1, 1)
 
 
 def test_a_cut_begins_anew_and_the_whole_remains():
     """Each interval has its own percentiles, the run has those of all."""
-    tally = DeliveryCounter()
-    tally.add(HEAD.pack(0, 0.0), at=0.001)
-    first = tally.cut()
-    tally.add(HEAD.pack(1, 0.0), at=1.0)
-    assert (first.max_s, tally.cut().max_s, tally.cut().percentile_ms(0.5)) == (0.001, 1.0, None)
-    assert tally.latencies.percentile_ms(0.0) == pytest.approx(1.0, rel=0.01)
-    assert tally.latencies.max_s == 1.0
+    counter = DeliveryCounter()
+    counter.add(HEAD.pack(0, 0.0), at=0.001)
+    first = counter.cut()
+    counter.add(HEAD.pack(1, 0.0), at=1.0)
+    assert (first.max_s, counter.cut().max_s, counter.cut().percentile_ms(0.5)) == (0.001, 1.0, None)
+    assert counter.latencies.percentile_ms(0.0) == pytest.approx(1.0, rel=0.01)
+    assert counter.latencies.max_s == 1.0
 
 
 @pytest.mark.parametrize(("who", "loaded"), [("mpim_lab", "False"), ("batching:mpim_lab", "True")])

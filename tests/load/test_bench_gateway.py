@@ -107,14 +107,14 @@ async def test_a_server_that_is_killed_ends_the_round_with_a_reason(server):
     installed(PEER)
     async with (
         GatewayServer(CANDIDATES[PEER], server.url) as peer,
-        SwarmProcess(SwarmPlan(SOCKET_IO, peer.port, clients=4)) as crowd,
+        SwarmProcess(SwarmPlan(SOCKET_IO, peer.port, clients=4)) as swarm,
     ):
-        assert (await crowd.ask("connect", up_to=4))["cpu_s"] > 0
+        assert (await swarm.ask("connect", up_to=4))["cpu_s"] > 0
         os.kill(peer.pid, 9)
         await wait_until(lambda: not is_alive(peer.pid))
         with pytest.raises(LoadFailed, match="the connection ended"):
-            await crowd.ask("tally")
-            await crowd.ask("tally")
+            await swarm.ask("count")
+            await swarm.ask("count")
         with pytest.raises(ServerFailed, match="ended by itself"):
             peer.check()
 
@@ -125,13 +125,13 @@ async def test_processes_end_with_their_contexts_also_by_an_error(server):
     with pytest.raises(ZeroDivisionError):
         async with (
             GatewayServer(CANDIDATES[PEER], server.url) as peer,
-            SwarmProcess(SwarmPlan(SOCKET_IO, peer.port, clients=4)) as crowd,
+            SwarmProcess(SwarmPlan(SOCKET_IO, peer.port, clients=4)) as swarm,
         ):
-            await crowd.ask("connect", up_to=2)
+            await swarm.ask("connect", up_to=2)
             assert resident_bytes(peer.pid) is None or resident_bytes(peer.pid) > 1_000_000
             assert spent_s(peer.pid) is None or spent_s(peer.pid) > 0
             raise ZeroDivisionError
-    assert not is_alive(peer.pid) and not is_alive(crowd.pid)
+    assert not is_alive(peer.pid) and not is_alive(swarm.pid)
     assert not Path(peer._directory).exists()
 
 
@@ -171,9 +171,9 @@ async def test_nothing_is_left_when_the_bench_is_interrupted_or_killed(how):
 
 async def test_clients_that_cannot_connect_say_why(server):
     """Nobody listens there."""
-    async with SwarmProcess(SwarmPlan(SOCKET_IO, port=1, clients=2)) as crowd:
+    async with SwarmProcess(SwarmPlan(SOCKET_IO, port=1, clients=2)) as swarm:
         with pytest.raises(LoadFailed, match="a client could not connect"):
-            await crowd.ask("connect", up_to=2)
+            await swarm.ask("connect", up_to=2)
 
 
 async def test_more_clients_than_open_files_are_refused_at_once():

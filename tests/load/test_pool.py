@@ -38,7 +38,7 @@ async def ask(connection, kind, token):
     return popped
 
 
-class ClientSwarm:
+class Crowd:
     """The tasks, and what became of each: its answer was right, or a named error, or it was cancelled on purpose."""
 
     def __init__(self, pool, seed):
@@ -103,7 +103,7 @@ async def run(binary, seed):
             "backoff": Backoff(first_s=0.005, most_s=0.05),
         }
         async with Pool([server.url for server in servers], **options) as pool:
-            crowd = ClientSwarm(pool, seed)
+            crowd = Crowd(pool, seed)
             await asyncio.gather(crowd.all(), break_things(servers, crowd))
             await look_at_all(pool)
             figures = pool.figures()

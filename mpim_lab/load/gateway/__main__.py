@@ -29,8 +29,8 @@ async def work() -> None:
     loop.set_exception_handler(_give_up)
     orders = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await loop.connect_read_pipe(lambda: _Orders(orders), sys.stdin)
-    crowd = ClientSwarm(SwarmPlan(**json.loads(await orders.readline())))
-    places: tuple[Any, ...] = (crowd, Traffic(crowd), FanoutProbe(crowd))
+    swarm = ClientSwarm(SwarmPlan(**json.loads(await orders.readline())))
+    places: tuple[Any, ...] = (swarm, Traffic(swarm), FanoutProbe(swarm))
     async for line in orders:
         order = json.loads(line)
         name = order.pop("do")

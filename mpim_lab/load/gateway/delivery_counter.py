@@ -20,11 +20,11 @@ def message_text(phase: str, due: float, number: int, size: int) -> str:
 class DeliveryCounter:
     """Counts the messages of one phase. A latency runs from the moment a message was due to its handler.
 
-    >>> tally = DeliveryCounter()
-    >>> tally.begin("steady")
+    >>> counter = DeliveryCounter()
+    >>> counter.begin("steady")
     >>> for text in ("steady 1.0 0 xx", "steady 1.0 0 xx", "warm-up 1.0 1 xx"):
-    ...     tally.add(text, at=1.5)
-    >>> tally.received, tally.duplicates
+    ...     counter.add(text, at=1.5)
+    >>> counter.received, counter.duplicates
     (1, 1)
     """
 

@@ -1,4 +1,4 @@
-"""MPIM's frames, as one client says and hears them; the table of both speeches is in `speech.py`.
+"""MPIM's frames, as one client says and hears them; the table of both protocols is in `client_protocol.py`.
 
 It keeps the rules of `mpim_lab.im.client.client`: it reads packed frames, knows the last number of each conversation, hands a
 message on once and in order, asks for what lacks, and acknowledges what it has, gathered for a while.
@@ -49,15 +49,15 @@ class MpimProtocol:
         self._asked: set[str] = set()
         self._acks: dict[str, int] = {}
 
-    def opening(self) -> bytes:
+    def hello(self) -> bytes:
         """Who I am."""
         return encode(Hello(self._token, packed=self._codec is not None, echo=False))
 
-    def live(self) -> bytes:
+    def keepalive(self) -> bytes:
         """A gateway takes who is silent for a minute for gone."""
         return _PING
 
-    def due(self) -> list[bytes]:
+    def flush(self) -> list[bytes]:
         """Acknowledgements, each once."""
         acks, self._acks = self._acks, {}
         return [encode(Ack(name, number)) for name, number in acks.items()]
@@ -66,25 +66,25 @@ class MpimProtocol:
         """A message to another client."""
         return encode(Send(id, text, to=to))
 
-    def say(self, id: str, group: str, text: str) -> bytes:
+    def send_group(self, id: str, group: str, text: str) -> bytes:
         """A message to a group."""
         return encode(Send(id, text, group=group))
 
-    def make(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
+    def create_group(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
         """Make a group with the first of its members, as many as a frame may name."""
         first = tuple(members[:MOST_WATCHED])
         return encode(Group(group, "create", first)), len(first)
 
-    def join(self, group: str) -> bytes:
+    def join_group(self, group: str) -> bytes:
         """Become a member."""
         return encode(Group(group, "join"))
 
-    def unpacked(self, batch: bytes) -> Sequence[bytes]:
+    def unpack(self, batch: bytes) -> Sequence[bytes]:
         """The frames of a binary message. Raises CorruptPayload."""
         codec = self._codec or Codec(max_bytes=MAX_BATCH_BYTES)
         return messages_of(codec.expand(batch))
 
-    def hear(self, frame: bytes) -> Sequence[ReceivedEvent]:
+    def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
         """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""
         heard = from_gateway(frame)
         if isinstance(heard, ChatMessage):

@@ -1,4 +1,4 @@
-"""Socket.IO's packets, as one client says and hears them; the table of both speeches is in `speech.py`."""
+"""Socket.IO's packets, as one client says and hears them; the table of both protocols is in `client_protocol.py`."""
 
 from collections.abc import Sequence
 
@@ -19,19 +19,19 @@ class SocketIoProtocol:
     def __init__(self, uid: str) -> None:
         self._uid, self._asked = uid, 0
 
-    def opening(self) -> bytes:
+    def hello(self) -> bytes:
         """The server begins."""
         return b""
 
-    def live(self) -> bytes:
+    def keepalive(self) -> bytes:
         """The server asks."""
         return b""
 
-    def due(self) -> list[bytes]:
+    def flush(self) -> list[bytes]:
         """Nothing: nobody asks whether a message came."""
         return []
 
-    def unpacked(self, batch: bytes) -> Sequence[bytes]:
+    def unpack(self, batch: bytes) -> Sequence[bytes]:
         """There are none."""
         raise CorruptPayload(f"not a packet as text: {batch[:20]!r}")
 
@@ -39,15 +39,15 @@ class SocketIoProtocol:
         """A message to another client."""
         return self._event("send", {"id": id, "to": to, "text": text})
 
-    def say(self, id: str, group: str, text: str) -> bytes:
+    def send_group(self, id: str, group: str, text: str) -> bytes:
         """A message to a group."""
         return self._event("say", {"id": id, "group": group, "text": text})
 
-    def make(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
+    def create_group(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
         """A group is there as soon as one joins it."""
-        return self.join(group), 0
+        return self.join_group(group), 0
 
-    def join(self, group: str) -> bytes:
+    def join_group(self, group: str) -> bytes:
         """Become a member."""
         return self._event("join", {"group": group})
 
@@ -55,7 +55,7 @@ class SocketIoProtocol:
         """A notice to everybody, by the server that one client asks."""
         return b"42" + msgspec.json.encode(["notice", {"id": id, "text": text}])
 
-    def hear(self, frame: bytes) -> Sequence[ReceivedEvent]:
+    def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
         """Understand one packet."""
         kind = frame[:2]
         if kind == b"42":
