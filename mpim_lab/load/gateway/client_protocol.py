@@ -38,7 +38,10 @@ class ReceivedEvent(NamedTuple):
 
 
 class ClientProtocol(Protocol):
-    """Protocol adapter of one client, without I/O. Frames are what a WebSocket's text messages carry; most methods return one to send."""
+    """Protocol adapter of one client, without I/O. Frames are what a WebSocket's text messages carry.
+
+    Most methods return a frame to send.
+    """
 
     @property
     def path(self) -> str:

@@ -60,11 +60,11 @@ async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
 
 
 async def receive(plan: LoadPlan, wire: ParentChannel) -> dict[str, Any]:
-    """Subscribe, tally until all that was sent is there or is given up as lost."""
+    """Subscribe, count until all that was sent is there or is given up as lost."""
     receiver = receiver_of(plan)
-    take, begun = receiver.take, now()
+    on_payload, begun = receiver.on_payload, now()
     many = plan.channels > 1 or plan.subscribers > 1
-    async with subscribe_many(plan, take) if many else subscribe_with(plan, take) as lost:
+    async with subscribe_many(plan, on_payload) if many else subscribe_with(plan, on_payload) as lost:
         ready_s = now() - begun
         wire.report("ready")
         cpu_s = time.process_time()

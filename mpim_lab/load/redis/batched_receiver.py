@@ -14,13 +14,13 @@ class BatchedReceiver(Receiver):
     Their latencies run until then, so they are no shorter than they were.
     """
 
-    tally: VectorizedCounter
+    counter: VectorizedCounter
 
     def __init__(self, plan: LoadPlan) -> None:
         super().__init__(plan, VectorizedCounter())
         self._gathered: list[bytes] = []
 
-    def take(self, payload: bytes) -> None:
+    def on_payload(self, payload: bytes) -> None:
         """Handle one payload of many that come at once."""
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._count)
@@ -29,7 +29,7 @@ class BatchedReceiver(Receiver):
     def _count(self) -> None:
         gathered, self._gathered = self._gathered, []
         at, sample_rate = now(), self._sample_rate
-        self.tally.add_many(gathered, at)
+        self.counter.add_many(gathered, at)
         if sample_rate != NO_SAMPLE:
             sequences = [sequence_of(payload) for payload in gathered]
             for sequence in sequences:

@@ -22,7 +22,7 @@ from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
 from mpim_lab.mq.connection.address import Address
 
 Publish = Callable[[str, Any], Awaitable[Any]]
-Take = Callable[[bytes], None]
+OnPayload = Callable[[bytes], None]
 
 
 @asynccontextmanager
@@ -112,7 +112,7 @@ class Candidate:
     module: str
     connect: Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]
     batch: int = 1
-    receive: Callable[[LoadPlan, Take], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
+    receive: Callable[[LoadPlan, OnPayload], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
     batches_received: bool = False  # its receiver counts the messages of a loop turn together
     elsewhere: str = ""  # what it writes outside a run's prefix, whatever it is told
 
@@ -182,13 +182,13 @@ def candidates_for(bench: str) -> dict[str, Candidate]:
 
 
 @asynccontextmanager
-async def subscribe_with(plan: LoadPlan, take: Take) -> AsyncIterator[asyncio.Future[Exception]]:
-    """Hand every payload of the plan's channel to `take` while the context lasts; gives the reason once the line is lost."""
+async def subscribe_with(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[asyncio.Future[Exception]]:
+    """Hand every payload of the plan's channel to `on_payload` while the context lasts; yield the future of its loss."""
     if (receive := CANDIDATES[plan.who].receive) is not None:
-        async with receive(plan, take) as lost:
+        async with receive(plan, on_payload) as lost:
             yield lost
         return
-    protocol = await minimal_client.connect(plan.url, take)
+    protocol = await minimal_client.connect(plan.url, on_payload)
     protocol.subscribe(plan.channel)
     if (refusal := await protocol.subscribed) is not None:
         raise refusal

@@ -11,10 +11,10 @@ STEP = 65_536
 class DeliveryCounter:
     """Count payloads as they arrive; a rule without clock or I/O. Holds one byte a message.
 
-    >>> tally = DeliveryCounter()
+    >>> counter = DeliveryCounter()
     >>> for sequence in (0, 1, 3, 2, 3):
-    ...     _ = tally.add(HEAD.pack(sequence, 7.0), at=7.001)
-    >>> tally.different, tally.duplicates, tally.reordered, tally.lost(sent=5)
+    ...     _ = counter.add(HEAD.pack(sequence, 7.0), at=7.001)
+    >>> counter.different, counter.duplicates, counter.reordered, counter.lost(sent=5)
     (4, 1, 1, 1)
     """
 

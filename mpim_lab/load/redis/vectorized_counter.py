@@ -14,9 +14,9 @@ _ENDS = np.array(BUCKET_ENDS)
 class VectorizedCounter(DeliveryCounter):
     """As a `DeliveryCounter`, for payloads of one length that arrive at one moment; holds one byte a message.
 
-    >>> tally = VectorizedCounter()
-    >>> tally.add_many([HEAD.pack(sequence, 7.0) for sequence in (0, 1, 3, 2, 3)], at=7.001)
-    >>> tally.different, tally.duplicates, tally.reordered, tally.lost(sent=5)
+    >>> counter = VectorizedCounter()
+    >>> counter.add_many([HEAD.pack(sequence, 7.0) for sequence in (0, 1, 3, 2, 3)], at=7.001)
+    >>> counter.different, counter.duplicates, counter.reordered, counter.lost(sent=5)
     (4, 1, 1, 1)
     """
 
