@@ -126,7 +126,7 @@ def test_a_gap_is_asked_about_once_and_filled_by_the_page(bob):
 def test_what_a_client_sent_itself_is_no_message(bob):
     """It comes back for the user's other devices, and has a number as all have."""
     (echo,), (message,) = bob.receive(push(1, sender="bob")), bob.receive(push(2))
-    assert (echo.what, message.what) == (FrameKind.NOTHING, FrameKind.PUSHED)
+    assert (echo.kind, message.kind) == (FrameKind.NOTHING, FrameKind.PUSHED)
 
 
 def test_being_behind_is_asked_about_unless_it_is_the_acknowledgement_that_lacks(bob):
