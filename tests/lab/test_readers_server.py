@@ -23,7 +23,7 @@ from mpim_lab.lab.server.run_keys import escape_glob, open_run_keys
 from mpim_lab.load.load import measure
 from mpim_lab.load.redis.candidates import CANDIDATES as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from mpim_lab.soak.runner import play
+from mpim_lab.soak.runner import run_schedule
 from tests.conftest import missing
 from tests.lab.test_server import is_alive
 from tests.support import wait_until
@@ -77,7 +77,7 @@ async def gateway():
     [
         pytest.param(lambda: price_of_guarantees(seconds=0.05), id="what guarantees cost"),
         pytest.param(lambda: Delivery(design="confirmed", fault="cut", messages=20).run(), id="an experiment"),
-        pytest.param(lambda: play(3), id="a schedule of the soak"),
+        pytest.param(lambda: run_schedule(3), id="a schedule of the soak"),
         pytest.param(loads, id="load processes"),
         pytest.param(gateway, id="a gateway of the bench"),
     ],
