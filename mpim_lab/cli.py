@@ -5,7 +5,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from mpim_lab.plain import ending_quietly, write_plainly
+from mpim_lab.terminal import ending_quietly, write_plainly
 
 
 def main(argv: Sequence[str] | None = None) -> int:

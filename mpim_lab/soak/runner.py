@@ -22,10 +22,10 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.plain import ending_well, first_of
 from mpim_lab.soak.designs import DESIGNS
 from mpim_lab.soak.scenario import SoakScenario
 from mpim_lab.soak.schedule import KINDS, Schedule
+from mpim_lab.terminal import ending_well, first_of
 
 BLOCK = 100  # so many schedules share a server
 CLEAN = "✓"

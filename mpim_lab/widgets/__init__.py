@@ -2,10 +2,10 @@
 
 from mpim_lab.widgets.charts import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.flow import FlowView, SpaceTime
-from mpim_lab.widgets.outcome import ResultCard
 from mpim_lab.widgets.panel import Panel
 from mpim_lab.widgets.plot import Plot
 from mpim_lab.widgets.quiz import Quiz
+from mpim_lab.widgets.result_card import ResultCard
 from mpim_lab.widgets.sweep_panel import SweepPanel
 
 __all__ = [

@@ -14,8 +14,8 @@ from mpim_lab.events import EventKind
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView
-from mpim_lab.widgets.journey import is_journey
-from mpim_lab.widgets.story import tell
+from mpim_lab.widgets.im_scene_builder import is_journey
+from mpim_lab.widgets.scene_builder import tell
 
 SOUND = "✔ once, in order"
 SKETCH = {

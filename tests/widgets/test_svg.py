@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.chart_svg import MOST_MARKS, PALETTE, bars_svg, lines_svg, ticks
 from mpim_lab.widgets.scene import FATES, Band, Leg, Scene, Story
-from mpim_lab.widgets.story import tell
+from mpim_lab.widgets.scene_builder import tell
 from mpim_lab.widgets.svg import LANE, LEFT, STEP, TOP, shape, space_time_svg
 from tests.traces import BOB_LISTENS, CHANNEL, delivered, duplicated, fault, lost, sent, trace_of
 

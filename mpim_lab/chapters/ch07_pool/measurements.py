@@ -20,7 +20,7 @@ from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from mpim_lab.plain import first_of
+from mpim_lab.terminal import first_of
 
 Row = dict[str, Any]
 COUNTER = "cost:counter"

@@ -20,7 +20,7 @@ from mpim_lab.load.redis.parent_channel import ParentChannel
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import ClosedLoop, OpenLoop
 from mpim_lab.load.redis.receiver import Receiver
-from mpim_lab.plain import first_of
+from mpim_lab.terminal import first_of
 
 
 async def work(role: str) -> None:

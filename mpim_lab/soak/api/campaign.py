@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.plain import ending_well
 from mpim_lab.soak.api.actions import weights
 from mpim_lab.soak.api.runner import Played, forget, play
 from mpim_lab.soak.api.schedule import Step, parse_steps, schedule_of, shrunk
+from mpim_lab.terminal import ending_well
 
 SEEDS_AT_ONCE = 5
 SHRINK_S = 60.0

@@ -4,8 +4,8 @@ from typing import Any
 
 from mpim_lab.lab.exercise.challenge import ChallengeResult
 from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.widgets.scene_builder import tell
 from mpim_lab.widgets.static_picture import Bundle, bundle, escape
-from mpim_lab.widgets.story import tell
 from mpim_lab.widgets.svg import space_time_svg
 
 

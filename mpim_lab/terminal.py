@@ -26,10 +26,10 @@ def write_plainly() -> None:
     """
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
-    codecs.register_error("mpim_lab.plain", _replace)
+    codecs.register_error("mpim_lab.terminal", _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="mpim_lab.plain")
+            stream.reconfigure(errors="mpim_lab.terminal")
 
 
 def _nowhere() -> TextIO:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg
-from mpim_lab.widgets.story import tell
+from mpim_lab.widgets.scene_builder import tell
 from mpim_lab.widgets.svg import space_time_svg
 from tests.traces import (
     BOB_LISTENS,

@@ -1,6 +1,6 @@
 """Journey: from a trace of MPIM to what a picture shows: a message's way over clients, gateways, channels and stores.
 
-Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in `story.py`: two for each time
+Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in `scene_builder.py`: two for each time
 that a message comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from
 left to right, whatever the clock said: two connections hear of it in any order.
 """

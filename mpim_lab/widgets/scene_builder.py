@@ -12,7 +12,7 @@ from mpim_lab import errors
 from mpim_lab.events import Event, EventKind
 from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.journey import is_journey, note_of, tell_journey
+from mpim_lab.widgets.im_scene_builder import is_journey, note_of, tell_journey
 from mpim_lab.widgets.scene import Band, Leg, Scene, Story
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
