@@ -25,7 +25,7 @@ from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.soak.designs import DESIGNS
 from mpim_lab.soak.scenario import SoakScenario
 from mpim_lab.soak.schedule import KINDS, Schedule
-from mpim_lab.terminal import ending_well, first_of
+from mpim_lab.terminal import first_error, run_main
 
 BLOCK = 100  # so many schedules share a server
 CLEAN = "✓"
@@ -143,7 +143,7 @@ async def soak(
                 for seed in range(first, min(first + BLOCK, end)):
                     group.create_task(one(seed, server))
         except ExceptionGroup as errors:  # the first that failed has ended the others
-            raise first_of(errors) from errors
+            raise first_error(errors) from errors
     return result
 
 
@@ -181,4 +181,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     logging.getLogger("mpim_lab").setLevel(logging.CRITICAL)  # lines that break are what this is about
-    sys.exit(ending_well(main))
+    sys.exit(run_main(main))

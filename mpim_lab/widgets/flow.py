@@ -13,7 +13,7 @@ from mpim_lab.events import now
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Scene
-from mpim_lab.widgets.scene_builder import tell
+from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.static_picture import Bundle, bundle
 from mpim_lab.widgets.svg import space_time_svg
 
@@ -46,7 +46,7 @@ class FlowView(anywidget.AnyWidget):
     def scene(self) -> Scene:
         """What the picture shows."""
         if self._scene is None:
-            self._scene = tell(self._trace, finished=not self._live)
+            self._scene = build_scene(self._trace, finished=not self._live)
         return self._scene
 
     def show(self, trace: Trace) -> None:
@@ -121,7 +121,7 @@ class SpaceTime:
     """Only the space-time diagram of a trace, as a picture: who sent what when, and where it ended."""
 
     def __init__(self, trace: Trace, *, title: str = "Space and time") -> None:
-        self._scene, self._title = tell(trace), title
+        self._scene, self._title = build_scene(trace), title
 
     def _repr_mimebundle_(self, **_options: Any) -> Bundle:
         return bundle(None, space_time_svg(self._scene, self._title), f"SpaceTime: {self._scene}")

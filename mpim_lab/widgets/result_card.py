@@ -4,7 +4,7 @@ from typing import Any
 
 from mpim_lab.lab.exercise.challenge import ChallengeResult
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.scene_builder import tell
+from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.static_picture import Bundle, bundle, escape
 from mpim_lab.widgets.svg import space_time_svg
 
@@ -23,7 +23,7 @@ class ResultCard:
             return ""
         history = Trace(sample_above_per_s=None)
         history.events = [event for event in failure.trace.events if event.message_id in ("", failure.message_id)]
-        return space_time_svg(tell(history), f"{failure.message_id}: its way")
+        return space_time_svg(build_scene(history), f"{failure.message_id}: its way")
 
     def __repr__(self) -> str:
         return repr(self.result)

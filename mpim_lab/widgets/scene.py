@@ -27,8 +27,8 @@ class Leg:
 
 
 @dataclass
-class Story:
-    """One message's life: where it went, what became of it, and in words."""
+class MessageHistory:
+    """History of one message: where it went, what became of it, and in words."""
 
     id: str
     fate: str = "pending"
@@ -56,7 +56,7 @@ class Scene:
     producers: list[str]
     channels: list[str]
     consumers: list[str]
-    stories: list[Story]
+    stories: list[MessageHistory]
     bands: list[Band]
     steps: int
     note: str = ""

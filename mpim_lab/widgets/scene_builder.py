@@ -1,4 +1,4 @@
-"""Story: from a Trace to what a picture shows. All decisions are made here; whatever draws only draws.
+"""Scene builder: from a Trace to what a picture shows. All decisions are made here; whatever draws only draws.
 
 A picture's time is counted in *steps*: every attempt to send takes one, in the order of the attempts. Clock times differ
 from run to run, and the order in which two connections hear of one message does, too; steps do not, so a picture of a
@@ -12,8 +12,8 @@ from mpim_lab import errors
 from mpim_lab.events import Event, EventKind
 from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.im_scene_builder import is_journey, note_of, tell_journey
-from mpim_lab.widgets.scene import Band, Leg, Scene, Story
+from mpim_lab.widgets.im_scene_builder import build_im_scene, has_hops, sampling_note
+from mpim_lab.widgets.scene import Band, Leg, MessageHistory, Scene
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
 SERVER_FAULTS, SENDER_FAULTS = ("kill", "pause"), ("flush fails",)
@@ -21,17 +21,19 @@ POOL = "pool"  # the channel of those who wait for a connection
 ACKNOWLEDGEMENTS = ("delivered", "added", "accepted", "done")  # outcomes that acknowledge a message
 
 
-def tell(trace: Trace, *, finished: bool = True) -> Scene:
-    """Make the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
-    if is_journey(trace):
-        return tell_journey(trace, finished=finished)
-    teller = _Teller()
-    for event in _in_turns(sorted(trace.events, key=lambda event: event.at)):  # load processes report batch by batch
-        teller.take(event)
-    return teller.scene(finished, note_of(trace))
+def build_scene(trace: Trace, *, finished: bool = True) -> Scene:
+    """Build the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
+    if has_hops(trace):
+        return build_im_scene(trace, finished=finished)
+    builder = _SceneBuilder()
+    for event in _senders_first(
+        sorted(trace.events, key=lambda event: event.at)
+    ):  # load processes report batch by batch
+        builder.add(event)
+    return builder.scene(finished, sampling_note(trace))
 
 
-def _in_turns(events: list[Event]) -> list[Event]:
+def _senders_first(events: list[Event]) -> list[Event]:
     """Where a stream keeps messages: of each turn (one message, until the next one is sent) the sender's events first.
 
     A sender that repeats and a worker that has the first copy in hand run side by side; who is heard first is luck.
@@ -48,11 +50,11 @@ def _in_turns(events: list[Event]) -> list[Event]:
     return [event for _, _, event in sorted(keyed, key=lambda each: each[:2])]
 
 
-class _Teller:
-    """Takes events in order and builds the scene."""
+class _SceneBuilder:
+    """Builder that takes events in order and makes the scene."""
 
     def __init__(self) -> None:
-        self.stories: dict[str, Story] = {}
+        self.stories: dict[str, MessageHistory] = {}
         self.step = 0  # of the attempt that is going on; the first is 1
         self._began: dict[str, list[int]] = {}  # message → steps of its attempts that may still arrive
         self._left: dict[str, int] = {}  # message → the step in which the batch that it waited for left
@@ -64,8 +66,8 @@ class _Teller:
         self.handled: Counter[str] = Counter()
         self.acknowledgement = "delivered"
 
-    def take(self, event: Event) -> None:
-        """Take the next event."""
+    def add(self, event: Event) -> None:
+        """Add the next event."""
         if event.kind is EventKind.FAULT_BEGAN:
             self.faults[event.detail] = next(reversed(self.consumers), ""), self.step + 0.9
         elif event.kind is EventKind.FAULT_ENDED:
@@ -73,18 +75,18 @@ class _Teller:
         elif event.kind is EventKind.SUBSCRIBED and not is_confirmation(event.channel):
             self.channels[event.channel] = self.consumers[event.actor] = None
         elif event.message_id and not is_confirmation(event.channel):
-            story = self.stories.setdefault(event.message_id, Story(event.message_id))
+            story = self.stories.setdefault(event.message_id, MessageHistory(event.message_id))
             getattr(self, f"_{event.kind.name.lower()}", self._other)(story, event)
 
-    def _other(self, story: Story, event: Event) -> None:
+    def _other(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor}: {event.kind}")
 
-    def _checked(self, story: Story, event: Event) -> None:
+    def _checked(self, story: MessageHistory, event: Event) -> None:
         listeners = "nobody listens" if not event.count else f"{event.count} listen"
         story.log.append(f"{event.actor} asked the server who is there: {listeners}")
         self.producers[event.actor] = None
 
-    def _accepted(self, story: Story, event: Event) -> None:
+    def _accepted(self, story: MessageHistory, event: Event) -> None:
         self.step += 1
         self.producers[event.actor] = self.channels[event.channel] = None
         did = "asked for a connection" if event.channel == POOL else "published it"
@@ -92,27 +94,27 @@ class _Teller:
         story.legs.append(Leg(event.actor, event.channel, self.step, self.step + AT_SERVER))
         self._began.setdefault(story.id, []).append(self.step)
 
-    def _batched(self, story: Story, event: Event) -> None:
+    def _batched(self, story: MessageHistory, event: Event) -> None:
         """It waited until here: its way to the server ends now."""
         story.log.append(f"it left in a batch of {event.count}")
         self._left[story.id] = self.step
         last = story.legs[-1]
         story.legs[-1] = Leg(last.source, last.target, last.begin, self.step + AT_SERVER, last.outcome)
 
-    def _published(self, story: Story, event: Event) -> None:
+    def _published(self, story: MessageHistory, event: Event) -> None:
         count = event.count or 0
         story.log.append(f"the server handed it to {count} subscriber{'' if count == 1 else 's'}")
         if not count and self._began.get(story.id):
             self._end_attempt(story)
 
-    def _end_attempt(self, story: Story) -> None:
+    def _end_attempt(self, story: MessageHistory) -> None:
         """The attempt ended at the server: mark its leg, and expect nothing of it."""
         step = self._began[story.id].pop()
         for index, leg in enumerate(story.legs):
             if leg.begin == step and leg.outcome == "arrived":
                 story.legs[index] = Leg(leg.source, leg.target, leg.begin, leg.end, "lost")
 
-    def _failed(self, story: Story, event: Event) -> None:
+    def _failed(self, story: MessageHistory, event: Event) -> None:
         name = event.detail.partition(":")[0]
         story.log.append(f"{event.actor} failed: {name}")
         if (story.is_kept or event.channel == POOL) and event.actor in self.consumers:
@@ -122,7 +124,7 @@ class _Teller:
         if getattr(getattr(errors, name, None), "definite", False) and self._began.get(story.id):
             self._end_attempt(story)
 
-    def _received(self, story: Story, event: Event) -> None:
+    def _received(self, story: MessageHistory, event: Event) -> None:
         self.consumers[event.actor] = None
         if event.count is None:
             story.log.append(f"it arrived at {event.actor}")
@@ -130,32 +132,32 @@ class _Teller:
         story.is_kept = True
         story.log.append(f"the stream gave it to {event.actor}, for the {_nth(event.count)} time")
 
-    def _handled(self, story: Story, event: Event) -> None:
+    def _handled(self, story: MessageHistory, event: Event) -> None:
         if not story.is_kept:  # of a stream's message it is the effect that counts
             self._effect(story, event)
 
-    def _effect(self, story: Story, event: Event) -> None:
+    def _effect(self, story: MessageHistory, event: Event) -> None:
         self.handled[story.id] += 1
         story.log.append(f"{event.actor} {'did its work' if story.is_kept else 'handled it'}")
         self._deliver(story, event)
 
-    def _deliver(self, story: Story, event: Event, outcome: str = "arrived") -> None:
+    def _deliver(self, story: MessageHistory, event: Event, outcome: str = "arrived") -> None:
         """Draw its way from the server to who has it now."""
         attempts = self._began.get(story.id) or [self.step]
         began = attempts.pop(0) if len(attempts) > 1 else attempts[0]
         began = self._left.get(story.id, began)
         story.legs.append(Leg(event.channel, event.actor, began + AT_SERVER, self.step + ARRIVES, outcome))
 
-    def _added(self, story: Story, event: Event) -> None:
+    def _added(self, story: MessageHistory, event: Event) -> None:
         story.is_kept = True
         story.log.append("the stream keeps it")
 
-    def _crashed(self, story: Story, event: Event) -> None:
+    def _crashed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} crashed: {event.detail}")
         if not any(leg.target == event.actor for leg in story.legs):  # after its work, its way is drawn already
             self._deliver(story, event, "lost")
 
-    def _stalled(self, story: Story, event: Event) -> None:
+    def _stalled(self, story: MessageHistory, event: Event) -> None:
         story.is_stalled = True
         if story.is_kept:
             story.log.append("at the end nobody has finished it")
@@ -164,7 +166,7 @@ class _Teller:
         first = story.legs[0]
         story.legs[0] = Leg(first.source, first.source, first.begin, self.step + AT_SERVER)
 
-    def _dead_lettered(self, story: Story, event: Event) -> None:
+    def _dead_lettered(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor or 'the group'} gave it up, a dead letter: {event.detail}")
         story.fate = "dead-lettered"
         failed = [leg for leg in story.legs if leg.outcome == "lost"]
@@ -172,25 +174,25 @@ class _Teller:
             last = failed[-1]
             story.legs[story.legs.index(last)] = Leg(last.source, last.target, last.begin, last.end, "dead-lettered")
 
-    def _acked(self, story: Story, event: Event) -> None:
+    def _acked(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} acknowledged it")
 
-    def _claimed(self, story: Story, event: Event) -> None:
+    def _claimed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} claimed it from who had it")
 
-    def _retried(self, story: Story, event: Event) -> None:
+    def _retried(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} tries it again, for the {_nth(event.count or 0)} time")
 
-    def _dropped(self, story: Story, event: Event) -> None:
+    def _dropped(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} dropped it: {event.detail}")
 
-    def _confirmed(self, story: Story, event: Event) -> None:
+    def _confirmed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"the confirmation came back to {event.actor}")
         if self.consumers:
             receiver = next(iter(self.consumers))
             story.legs.append(Leg(receiver, event.actor, self.step + ARRIVES, self.step + CONFIRMED_AT, "confirmation"))
 
-    def _outcome(self, story: Story, event: Event) -> None:
+    def _outcome(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} got the outcome: {event.detail}")
         if not story.legs:  # given up before publishing
             self.step += 1
@@ -200,7 +202,7 @@ class _Teller:
         self.acknowledgement = event.detail if story.silently_lost else self.acknowledgement
 
     def scene(self, finished: bool, note: str) -> Scene:
-        """What all events taken so far amount to."""
+        """Return the scene of all events so far."""
         for story in self.stories.values():
             times = self.handled[story.id]
             if story.fate != "dead-lettered" or times:
@@ -224,7 +226,7 @@ class _Teller:
         )
 
 
-def _mark_lost(story: Story, consumer: str) -> None:
+def _mark_lost(story: MessageHistory, consumer: str) -> None:
     """A message the server had and nobody handled ended on the way from the server."""
     arrived = [leg for leg in story.legs if leg.outcome == "arrived"]
     ended = any(leg.outcome == "lost" and (leg.target == consumer or leg.source == POOL) for leg in story.legs)

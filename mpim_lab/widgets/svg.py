@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mpim_lab.widgets.scene import FATES, Leg, Scene, Story
+from mpim_lab.widgets.scene import FATES, Leg, MessageHistory, Scene
 from mpim_lab.widgets.static_picture import escape
 
 # Okabe and Ito's palette: told apart with any kind of colour vision. Every fate has a shape of its own as well.
@@ -103,7 +103,7 @@ def _x(step: float, first: int) -> float:
     return LEFT + (step - first) * STEP
 
 
-def _message(story: Story, lanes: dict[str, int], channels: list[str], first: int, last: int) -> Iterable[str]:
+def _message(story: MessageHistory, lanes: dict[str, int], channels: list[str], first: int, last: int) -> Iterable[str]:
     colour = COLOURS[story.fate]
     for leg in story.legs:
         if not (first <= leg.begin <= last + 1) or leg.source not in lanes or leg.target not in lanes:

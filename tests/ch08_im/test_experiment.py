@@ -14,8 +14,8 @@ from mpim_lab.events import EventKind
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView
-from mpim_lab.widgets.im_scene_builder import is_journey
-from mpim_lab.widgets.scene_builder import tell
+from mpim_lab.widgets.im_scene_builder import has_hops
+from mpim_lab.widgets.scene_builder import build_scene
 
 SOUND = "✔ once, in order"
 SKETCH = {
@@ -86,8 +86,8 @@ async def test_a_group_gets_everything_once_though_the_service_dies_half_way(lab
 async def test_a_scene_shows_clients_gateways_services_channels_and_stores(lab_server):
     """In columns, from left to right; who sent does not see an echo."""
     result = await InstantMessaging(design="sound", fault="receiver flaps").run()
-    scene = tell(result.trace)
-    assert is_journey(result.trace)
+    scene = build_scene(result.trace)
+    assert has_hops(result.trace)
     kept = ("user:bob", "chat log", "offline store")
     assert scene.columns == (("alice",), ("gw-1",), ("messages",), kept, ("gw-2", "gw-3"), ("bob",))
     waited = next(story for story in scene.stories if story.id == "m5")
@@ -99,7 +99,7 @@ async def test_a_scene_shows_clients_gateways_services_channels_and_stores(lab_s
 async def test_a_lost_message_ends_where_nobody_listened(lab_server):
     """And whoever sent it was told "success"."""
     result = await InstantMessaging(design="sketch", fault="receiver flaps").run()
-    lost = [story for story in tell(result.trace).stories if story.fate == "lost"]
+    lost = [story for story in build_scene(result.trace).stories if story.fate == "lost"]
     assert len(lost) == 3 and all(story.silently_lost for story in lost)
     assert {(leg.target, leg.outcome) for story in lost for leg in story.legs[-1:]} == {("user:bob", "lost")}
 
@@ -150,7 +150,7 @@ async def test_a_notebook_makes_a_system_in_one_line(lab_server):
             assert (await alice.send("bob", "hi", id="m1")).told == "pushed"
             assert (await bob.receive()).text == "hi"
     assert not server.is_running
-    assert [story.fate for story in tell(trace).stories] == ["delivered"]
+    assert [story.fate for story in build_scene(trace).stories] == ["delivered"]
 
 
 async def test_a_farewell_that_takes_its_time_changes_no_verdict(lab_server, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from mpim_lab.events import Event, EventKind
 from mpim_lab.widgets.scene import Band, Leg
-from mpim_lab.widgets.scene_builder import tell
+from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.svg import space_time_svg
 from tests.traces import fault, trace_of
 
@@ -51,7 +51,7 @@ def failed(message, worker="worker-1"):
 
 
 def told_of(*events, **options):
-    scene = tell(trace_of(*events), **options)
+    scene = build_scene(trace_of(*events), **options)
     return scene, {story.id: story for story in scene.stories}
 
 

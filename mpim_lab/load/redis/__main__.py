@@ -20,7 +20,7 @@ from mpim_lab.load.redis.parent_channel import ParentChannel
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import ClosedLoop, OpenLoop
 from mpim_lab.load.redis.receiver import Receiver
-from mpim_lab.terminal import first_of
+from mpim_lab.terminal import first_error
 
 
 async def work(role: str) -> None:
@@ -136,7 +136,7 @@ def main() -> None:
     try:
         run(work(sys.argv[1]))
     except Exception as error:
-        traceback.print_exception(first_of(error))  # the parent shows the last lines only
+        traceback.print_exception(first_error(error))  # the parent shows the last lines only
         sys.exit(1)
 
 
