@@ -5,12 +5,12 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from mpim_lab.plain import ending_quietly, write_plainly
+from mpim_lab.terminal import exit_quietly, replace_unencodable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; gives the exit status."""
-    write_plainly()
+    replace_unencodable()
     parser = argparse.ArgumentParser(prog="mpim-lab", description="Learn message queues by running one.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what is present, what is missing, and what to do")
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "bench":
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    with ending_quietly():
+    with exit_quietly():
         return _run(arguments, rest)
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from mpim_lab.chapters.ch08_im.readers import QUICK
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.protocol.frames import Notice, Sent, Status
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.system.embedded import MpimSystem
 
 PAUSE_S = 0.7
@@ -81,7 +81,7 @@ class _Narrator:
 
     async def wait_read(self, uid: str, count: int) -> None:
         """Wait until a user has read so many messages in all."""
-        await until(lambda: len(self.read.get(uid, [])) >= count, f"{uid}'s message number {count}", _TIMEOUT_S)
+        await wait_until(lambda: len(self.read.get(uid, [])) >= count, f"{uid}'s message number {count}", _TIMEOUT_S)
 
 
 async def demo(pause_s: float = PAUSE_S) -> int:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from mpim_lab.errors import MpimError
 from mpim_lab.events import now
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
-from mpim_lab.lab.server.leftovers import at_server
+from mpim_lab.lab.server.run_keys import open_run_keys
 from mpim_lab.lab.server.version import server_version, too_old
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -100,8 +100,8 @@ async def _own_server() -> list[Check]:
     if not (check := await _server(name)).ok:
         return [check]
     try:
-        async with at_server(url) as leftovers:
-            removed = await leftovers.remove_dead(everywhere=True)
+        async with open_run_keys(url) as keys:
+            removed = await keys.remove_dead_runs(everywhere=True)
         version = await server_version(url)
         settings = await _settings(url)
     except MpimError as error:

@@ -2,7 +2,7 @@
 
     MpimError
     ├── InvalidMessage (ValueError)      bad channel, bad payload, too large
-    ├── InvalidParameter (ValueError)    a knob outside its bounds, an unknown fault
+    ├── InvalidParameter (ValueError)    a parameter outside its bounds, an unknown fault
     ├── UnreadablePayload                what arrived cannot be read
     │   ├── CorruptPayload               truncated, or not what its header says
     │   ├── OversizedPayload             it would be larger than the limit once it is unpacked

@@ -12,8 +12,8 @@ from enum import StrEnum
 from hashlib import blake2b
 
 
-class Kind(StrEnum):
-    """What happened, in the past tense. A message's life reads from top to bottom."""
+class EventKind(StrEnum):
+    """What happened. The history of a message reads from top to bottom."""
 
     ACCEPTED = "accepted"  # the application handed the message to the queue
     CHECKED = "checked"  # the sender asked whether anybody listens; `count` = listeners
@@ -29,12 +29,12 @@ class Kind(StrEnum):
     RETRIED = "retried"  # the same consumer tries again; `count` = deliveries so far
     ACKED = "acked"  # the group will not deliver it again
     RELEASED = "released"  # a consumer that stops gave it back unhandled
-    BURIED = "buried"  # given up: it is among the dead letters; `detail` = why
-    STUCK = "stuck"  # at the end of a run it is pending, or nobody was given it
+    DEAD_LETTERED = "dead-lettered"  # given up and moved to the dead-letter queue; `detail` = why
+    STALLED = "stalled"  # at the end of a run it is pending, or was never delivered
     CRASHED = "crashed"  # the consumer that had it died; `detail` = when
-    CONFIRMED = "confirmed"  # the receiver's confirmation came back to the sender
-    PASSED = "passed"  # it went on from `actor` to `channel`, which are places of MPIM here
-    TOLD = "told"  # the sender's caller was told `detail`, e.g. "delivered"
+    CONFIRMED = "confirmed"  # the receiver's end-to-end acknowledgement came back to the sender
+    HOP = "hop"  # it went on from `actor` to `channel`, which are nodes of MPIM here
+    OUTCOME = "outcome"  # what `send` returned or raised: `detail`, e.g. the acknowledgement "delivered"
 
     CONNECTED = "connected"  # `count` = how many times this connection has been made
     DISCONNECTED = "disconnected"  # `detail` = why
@@ -46,7 +46,7 @@ class Kind(StrEnum):
     FAULT_ENDED = "fault ended"
 
 
-# What a trace of MPIM calls the places that are no client, gateway or channel.
+# What a trace of MPIM calls the nodes that are no client, gateway or channel.
 SERVICE, CHAT_LOG, OFFLINE_STORE = "messages", "chat log", "offline store"
 
 
@@ -57,7 +57,7 @@ class Event:
     `at` is in seconds of the machine's monotonic clock, comparable between processes of one machine.
     """
 
-    kind: Kind
+    kind: EventKind
     at: float
     actor: str
     message_id: str = ""
@@ -112,7 +112,7 @@ class Reporter:
 
     def message(
         self,
-        kind: Kind,
+        kind: EventKind,
         payload: bytes,
         channel: str | bytes,
         *,
@@ -125,14 +125,14 @@ class Reporter:
             who, where = actor or self.actor, shown_name(channel)
             self._report(Event(kind, now(), who, message_id(payload), where, detail, count))
 
-    def passed(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
-        """Report that a message went on from here, or from `source`, to another place."""
+    def hop(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
+        """Report that a message went on from here, or from `source`, to another node."""
         if self._observer is not None:
-            self._report(Event(Kind.PASSED, now(), source or self.actor, id, to, detail, count))
+            self._report(Event(EventKind.HOP, now(), source or self.actor, id, to, detail, count))
 
-    def note(
+    def system(
         self,
-        kind: Kind,
+        kind: EventKind,
         *,
         channel: str | bytes = "",
         detail: str = "",

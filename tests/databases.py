@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.process_guard import ProcessGuard
 from tests.conftest import missing
 
 WITHIN_S = 30
@@ -36,7 +36,7 @@ class MariaDb:
         here = [f"--socket={socket_path}", f"--port={self._port}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
         small = ["--innodb-buffer-pool-size=32M", "--innodb-log-file-size=16M", "--performance-schema=OFF"]
         command = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", *here, *small]
-        self._guard = Guard(command, directory)
+        self._guard = ProcessGuard(command, directory)
         deadline = time.monotonic() + WITHIN_S
         while not _answers(self._port):
             if time.monotonic() > deadline or not self._guard.is_running:
@@ -60,7 +60,7 @@ class MariaDb:
 
     def end(self):
         """Kill it; its directory goes, too."""
-        self._guard.end(keep_directory=False)
+        self._guard.stop(keep_directory=False)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.keys import confirm_channel, user_channel
 from mpim_lab.lab.trace.trace import Trace
 
 CHANNEL, CONFIRM = user_channel("1"), confirm_channel("1")
-BOB_LISTENS = Event(Kind.SUBSCRIBED, 0.0, "bob", channel=CHANNEL)
+BOB_LISTENS = Event(EventKind.SUBSCRIBED, 0.0, "bob", channel=CHANNEL)
 
 
 def by_alice(message, kind, **more):
@@ -22,17 +22,17 @@ def by_bob(message, *kinds, **more):
 
 def sent(message, receivers=1):
     """One attempt: alice publishes, the server says how many it handed the message to."""
-    return [by_alice(message, Kind.ACCEPTED), by_alice(message, Kind.PUBLISHED, count=receivers)]
+    return [by_alice(message, EventKind.ACCEPTED), by_alice(message, EventKind.PUBLISHED, count=receivers)]
 
 
 def told(message, what="delivered"):
     """What alice is told."""
-    return [by_alice(message, Kind.TOLD, detail=what)]
+    return [by_alice(message, EventKind.OUTCOME, detail=what)]
 
 
 def handled(message):
     """It arrives at bob, and he handles it."""
-    return by_bob(message, Kind.RECEIVED, Kind.HANDLED)
+    return by_bob(message, EventKind.RECEIVED, EventKind.HANDLED)
 
 
 def delivered(message):
@@ -52,7 +52,11 @@ def duplicated(message):
 
 def fault(kind, *during):
     """What happens while a fault lasts."""
-    return [Event(Kind.FAULT_BEGAN, 0.0, "lab", detail=kind), *during, Event(Kind.FAULT_ENDED, 0.0, "lab", detail=kind)]
+    return [
+        Event(EventKind.FAULT_BEGAN, 0.0, "lab", detail=kind),
+        *during,
+        Event(EventKind.FAULT_ENDED, 0.0, "lab", detail=kind),
+    ]
 
 
 def trace_of(*events, every_s=0.001, **options):

@@ -9,7 +9,7 @@ from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.compare import Progress, Server, compare, keep_quiet, measure_case
 from mpim_lab.bench.rounds import OURS
 from mpim_lab.load.load import LoadResult
-from mpim_lab.load.redis.contestants import contestants_of
+from mpim_lab.load.redis.candidates import candidates_for
 
 # Ours: adaptive, 100 messages a call; then what each part of it gives, and the peer.
 COMPARED = (
@@ -23,10 +23,10 @@ COMPARED = (
 
 async def bench_batching(schedule: Schedule, progress: Progress = keep_quiet) -> dict[str, Any]:
     """Run those of COMPARED that are installed; gives `{"machine": …, "rows": …}`, as for Pub/Sub."""
-    contestants = contestants_of("batching")
-    missing = {who: contestants[who].missing for who in COMPARED}
+    candidates = candidates_for("batching")
+    missing = {who: candidates[who].missing for who in COMPARED}
 
     async def measure_one(server: Server, who: str, case: Case) -> LoadResult:
-        return await measure_case(server, contestants[who].name, case, schedule.seconds)
+        return await measure_case(server, candidates[who].name, case, schedule.seconds)
 
     return await compare("batching", missing, schedule, measure_one, progress)

@@ -1,4 +1,4 @@
-"""Cases: under which loads the contestants are compared."""
+"""Cases: under which loads the candidates are compared."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Compare: contestants side by side under the loads of a schedule; what `bench pubsub`, `streams` and `batching` share."""
+"""Compare: candidates side by side under the loads of a schedule; what `bench pubsub`, `streams` and `batching` share."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -27,7 +27,7 @@ async def compare(
     """Play the schedule on one server with everybody who is not missing; gives `{"machine": …, "rows": …}`.
 
     `missing`: who → why they cannot run here, None if they can; those who cannot have rows too. `measure_one(server, who,
-    case)` runs one contestant once.
+    case)` runs one candidate once.
     """
     samples = []
     async with open_server() as server:
@@ -44,6 +44,6 @@ async def compare(
 
 
 async def measure_case(server: Server, name: str, case: Case, seconds: float) -> LoadResult:
-    """Run one contestant, by its name among all, in one case."""
+    """Run one candidate, by its name among all, in one case."""
     options = {"tasks": case.tasks, "offered_per_s": case.offered_per_s, "payload_bytes": PAYLOAD_BYTES}
     return await measure(server.url, name, seconds=seconds, prefix=server.prefix, **options)

@@ -1,7 +1,7 @@
 """`mpim-lab bench gateway`: thousands of connected clients, ours beside python-socketio and socket.io on Node.
 
-Each contestant is one server process, with Redis beside it as its documentation wants it. The clients live in processes of
-their own, half of them in each, and write to clients in the other half. A contestant has a Redis of its own in each round.
+Each candidate is one server process, with Redis beside it as its documentation wants it. The clients live in processes of
+their own, half of them in each, and write to clients in the other half. A candidate has a Redis of its own in each round.
 
 | case           | seconds               | messages_per_s | besides                                              |
 |----------------|-----------------------|----------------|------------------------------------------------------|
@@ -23,9 +23,9 @@ from contextlib import aclosing
 from typing import Any
 
 from mpim_lab.bench.gateway_cases import GatewaySchedule
-from mpim_lab.bench.gateway_round import GatewayRound, crowd_of
+from mpim_lab.bench.gateway_round import GatewayRound, start_swarms
 from mpim_lab.bench.gateway_rows import gateway_rows
-from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
+from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
 from mpim_lab.bench.machine import describe_machine, package_version
 from mpim_lab.bench.peers.node import node_version
 from mpim_lab.bench.rounds import reason_of
@@ -39,7 +39,7 @@ Tell = Callable[[str], None]
 
 
 async def bench_gateway(
-    schedule: GatewaySchedule, tell: Tell = lambda text: None, *, whos: Sequence[str] = tuple(CONTESTANTS)
+    schedule: GatewaySchedule, tell: Tell = lambda text: None, *, whos: Sequence[str] = tuple(CANDIDATES)
 ) -> dict[str, Any]:
     """Run everybody who is installed through all cases, round by round; gives `{"machine": …, "rows": …}`.
 
@@ -50,7 +50,7 @@ async def bench_gateway(
         machine = await describe_machine(server.url)
     packages = {name: version for name in PEER_PACKAGES if (version := package_version(name))}
     machine["packages"] |= packages | ({"node": node} if (node := node_version()) else {})
-    missing = {who: await asyncio.to_thread(CONTESTANTS[who].missing) for who in whos}
+    missing = {who: await asyncio.to_thread(CANDIDATES[who].missing) for who in whos}
     present = [who for who in whos if missing[who] is None]
     found = [_row(who, case, reason=reason) for who, reason in missing.items() if reason for case in schedule.cases]
     for round_ in range(schedule.rounds):
@@ -65,15 +65,15 @@ def _tell_round(tell: Tell, round_: int, text: str) -> None:
 
 
 async def _through_all_cases(who: str, schedule: GatewaySchedule, tell: Tell) -> list[Row]:
-    """One contestant's rows of one round; what comes after an error has its reason."""
+    """One candidate's rows of one round; what comes after an error has its reason."""
     rows: list[Row] = []
     async with open_server() as redis:
-        server = GatewayServer(CONTESTANTS[who], redis.url, redis.prefix)
+        server = GatewayServer(CANDIDATES[who], redis.url, redis.prefix)
         try:
             async with (
                 server,
-                crowd_of(server, redis.url, schedule) as crowds,
-                aclosing(GatewayRound(server, crowds, schedule).cases()) as cases,
+                start_swarms(server, redis.url, schedule) as swarms,
+                aclosing(GatewayRound(server, swarms, schedule).cases()) as cases,
             ):
                 async for case, numbers in cases:
                     rows.append(_row(who, case, **numbers))
@@ -86,7 +86,7 @@ async def _through_all_cases(who: str, schedule: GatewaySchedule, tell: Tell) ->
 
 
 def _row(who: str, case: str, **numbers: Any) -> Row:
-    return {"who": who, "case": case, "note": CONTESTANTS[who].note, **numbers}
+    return {"who": who, "case": case, "note": CANDIDATES[who].note, **numbers}
 
 
 def _told(numbers: Row) -> str:

@@ -23,7 +23,7 @@ Ends = Callable[[Row], tuple[float, float]]
 
 
 def gateway_figure(rows: Sequence[Row]) -> go.Figure:
-    """Throughput, latency, memory, reach; a contestant looks the same on all sides, lines go from least to most."""
+    """Throughput, latency, memory, reach; a candidate looks the same on all sides, lines go from least to most."""
     figure = make_subplots(rows=2, cols=2, horizontal_spacing=0.1, vertical_spacing=0.16, subplot_titles=SIDES)
     measured = [row for row in rows if "rounds" in row]
     for place, who in enumerate(dict.fromkeys(row["who"] for row in rows)):

@@ -1,4 +1,4 @@
-"""Gateway round: one contestant, through all cases once."""
+"""Gateway round: one candidate, through all cases once."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,13 @@ from mpim_lab.bench.gateway_cases import CONNECT, NOTICE, WARM_UP, GatewaySchedu
 from mpim_lab.bench.gateway_servers import GatewayServer, resident_bytes, spent_s
 from mpim_lab.bench.rows import Row
 from mpim_lab.events import now
-from mpim_lab.load.gateway.crowdprocess import CrowdProcess
-from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.redis.latencies import BUCKET_ENDS, Latencies
+from mpim_lab.load.gateway.plan import SwarmPlan
+from mpim_lab.load.gateway.swarm_process import SwarmProcess
+from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, LatencyHistogram
 
-BEGIN_IN_S, LOOK_EVERY_S = 0.05, 0.01
-QUIET_CORES, QUIET_EVERY_S, QUIET_WITHIN_S = 0.1, 0.2, 10.0
-ARRIVE_WITHIN_S = 5.0  # of silence: what has not come by then is lost
+BEGIN_IN_S, POLL_EVERY_S = 0.05, 0.01
+QUIET_CORES, QUIET_EVERY_S, QUIET_TIMEOUT_S = 0.1, 0.2, 10.0
+ARRIVAL_TIMEOUT_S = 5.0  # of silence: what has not come by then is lost
 KEPT_UP = 0.95  # of what was offered, received until the last one came
 KIB = 1024
 Found = dict[str, Any]
@@ -25,8 +25,8 @@ Found = dict[str, Any]
 class GatewayRound:
     """A server, and processes of clients that are connected to it. Every case is a method that gives a row's numbers."""
 
-    def __init__(self, server: GatewayServer, crowds: list[CrowdProcess], schedule: GatewaySchedule) -> None:
-        self._server, self._crowds, self._schedule = server, crowds, schedule
+    def __init__(self, server: GatewayServer, swarms: list[SwarmProcess], schedule: GatewaySchedule) -> None:
+        self._server, self._swarms, self._schedule = server, swarms, schedule
         self._phases = 0
 
     async def cases(self) -> AsyncGenerator[tuple[str, Row], None]:
@@ -43,15 +43,15 @@ class GatewayRound:
     async def connect(self) -> Row:
         """How long it takes to connect all, and how much memory of the server each of them takes."""
         clients = self._schedule.clients
-        first = min(WARM_UP, clients // len(self._crowds) // 2)
-        await self._ask_all("connect", up_to=first, within_s=30.0)
+        first = min(WARM_UP, clients // len(self._swarms) // 2)
+        await self._ask_all("connect", up_to=first, timeout_s=30.0)
         await self._quiet()
         before = resident_bytes(self._server.pid)
         with self._spending() as spent:
-            found = await self._ask_all("connect", up_to=clients, within_s=120.0)
+            found = await self._ask_all("connect", up_to=clients, timeout_s=120.0)
         seconds = max(each["ended_at"] for each in found) - min(each["started_at"] for each in found)
         await self._quiet()
-        after, more = resident_bytes(self._server.pid), clients - first * len(self._crowds)
+        after, more = resident_bytes(self._server.pid), clients - first * len(self._swarms)
         memory = None if before is None or after is None else max(after - before, 0) / more / KIB
         row = {"clients": clients, "seconds": seconds, "connects_per_s": more / seconds, "memory_kib": memory}
         return row | self._shares(spent, found, seconds)
@@ -67,7 +67,7 @@ class GatewayRound:
 
     async def closed(self, senders: int, in_flight: int) -> Row:
         """Each of `senders` writes again as soon as a message of its own was answered."""
-        share = max(1, senders // len(self._crowds))
+        share = max(1, senders // len(self._swarms))
         row = await self._talk("closed", self._schedule.closed_s, senders=share, in_flight=in_flight)
         return row | {"loop": "closed", "tasks": senders, "in_flight": in_flight}
 
@@ -78,18 +78,18 @@ class GatewayRound:
         with self._spending() as spent:
             sent = await self._ask_all(do, seconds=seconds, start_at=start_at, **order)
             total = sum(each["sent"] for each in sent)
-            await self._arrived("tally", "received", total)
+            await self._arrived("count", "received", total)
         took = now() - start_at
-        answered = await self._arrived("tally", "answered", total)
-        tallies = await self._ask_all("tally", whole=True)
-        received = sum(tally["received"] for tally in tallies)
-        last_at = max(tally["last_at"] for tally in tallies)
+        answered = await self._arrived("count", "answered", total)
+        counts = await self._ask_all("count", whole=True)
+        received = sum(count["received"] for count in counts)
+        last_at = max(count["last_at"] for count in counts)
         rate = received / (last_at - start_at) if received else 0.0
         counted = {"sent": total, "received": received, "lost": total - received}
         counted["unanswered"] = total - sum(each["answered"] for each in answered)
-        counted["duplicates"] = sum(tally["duplicates"] for tally in tallies)
+        counted["duplicates"] = sum(count["duplicates"] for count in counts)
         await self._quiet()
-        return {"messages_per_s": rate, **counted, **_percentiles(tallies)} | self._shares(spent, sent, took)
+        return {"messages_per_s": rate, **counted, **_percentiles(counts)} | self._shares(spent, sent, took)
 
     # To many
 
@@ -101,12 +101,12 @@ class GatewayRound:
         """From the sending of a message until the last member has it; the members are spread over all clients."""
         clients, count = self._schedule.clients, min(self._schedule.members, self._schedule.clients)
         members = [place * clients // count for place in range(count)]
-        made = await self._crowds[0].ask("make", group="g", members=members)
+        made = await self._swarms[0].ask("create_group", group="g", members=members)
         joiners = members[made["count"] or 1 :]
-        for crowd in self._crowds:
-            await crowd.ask("join", group="g", members=joiners)
+        for swarm in self._swarms:
+            await swarm.ask("join_group", group="g", members=joiners)
         order = {"group": "g", "member": members[0]}
-        return await self._announcements("say", self._schedule.group_messages, count - 1, **order)
+        return await self._announcements("send_group", self._schedule.group_messages, count - 1, **order)
 
     async def _announcements(self, do: str, times: int, audience: int, **order: Any) -> Row:
         took = []
@@ -115,7 +115,7 @@ class GatewayRound:
             self._phases += 1
             text = f"{do}-{self._phases}"
             await self._ask_all("listen", text=text)
-            sent_at = (await self._crowds[0].ask(do, text=text, **order))["sent_at"]
+            sent_at = (await self._swarms[0].ask(do, text=text, **order))["sent_at"]
             found = await self._arrived("reached", "reached", audience)
             took.append(max(each["last_at"] for each in found) - sent_at)
             reached = min(reached, sum(each["reached"] for each in found))
@@ -123,11 +123,11 @@ class GatewayRound:
 
     # Common to all
 
-    async def _ask_all(self, do: str, within_s: float = 60.0, **order: Any) -> list[Found]:
+    async def _ask_all(self, do: str, timeout_s: float = 60.0, **order: Any) -> list[Found]:
         """All processes at once; one that fails is not waited for by the others."""
         try:
             async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(crowd.ask(do, within_s=within_s, **order)) for crowd in self._crowds]
+                asked = [group.create_task(swarm.ask(do, timeout_s=timeout_s, **order)) for swarm in self._swarms]
         except ExceptionGroup as errors:
             self._server.check()
             raise errors.exceptions[0] from None
@@ -141,13 +141,13 @@ class GatewayRound:
             count = sum(each[column] for each in found)
             if count != seen:
                 seen, last_change = count, now()
-            if count >= wanted or now() - last_change > ARRIVE_WITHIN_S:
+            if count >= wanted or now() - last_change > ARRIVAL_TIMEOUT_S:
                 return found
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_EVERY_S)
 
     async def _quiet(self) -> None:
         """Wait until the server has nothing to do any more: the next case is not to begin with this one's backlog."""
-        give_up_at, before = now() + QUIET_WITHIN_S, spent_s(self._server.pid)
+        give_up_at, before = now() + QUIET_TIMEOUT_S, spent_s(self._server.pid)
         while now() < give_up_at:
             await asyncio.sleep(QUIET_EVERY_S)
             spent = spent_s(self._server.pid)
@@ -174,29 +174,29 @@ class GatewayRound:
         }
 
 
-def _percentiles(tallies: list[Found]) -> Row:
-    merged = Latencies()
-    for tally in tallies:
-        part = Latencies()
-        part.counts = [tally["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)]
-        part.max_s = tally["max_s"]
+def _percentiles(counts: list[Found]) -> Row:
+    merged = LatencyHistogram()
+    for count in counts:
+        part = LatencyHistogram()
+        part.counts = [count["counts"].get(str(bucket), 0) for bucket in range(len(BUCKET_ENDS) + 1)]
+        part.max_s = count["max_s"]
         merged.merge(part)
     named = {f"p{round(100 * share)}_ms": merged.percentile_ms(share) for share in (0.5, 0.9, 0.99)}
     return {**named, "max_ms": merged.max_s * 1e3}
 
 
 @contextlib.asynccontextmanager
-async def crowd_of(
+async def start_swarms(
     server: GatewayServer, redis_url: str, schedule: GatewaySchedule
-) -> AsyncIterator[list[CrowdProcess]]:
+) -> AsyncIterator[list[SwarmProcess]]:
     """Processes that hold the clients, a like part each; gone with the context."""
-    first = CrowdPlan(server.contestant.speech, server.port, schedule.clients)
+    first = SwarmPlan(server.candidate.protocol, server.port, schedule.clients)
     async with contextlib.AsyncExitStack() as stack:
-        crowds = [
+        swarms = [
             await stack.enter_async_context(
-                CrowdProcess(
-                    CrowdPlan(
-                        first.speech,
+                SwarmProcess(
+                    SwarmPlan(
+                        first.protocol,
                         first.port,
                         first.clients,
                         part=part,
@@ -210,4 +210,4 @@ async def crowd_of(
             )
             for part in range(schedule.processes)
         ]
-        yield crowds
+        yield swarms

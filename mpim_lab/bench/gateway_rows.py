@@ -1,4 +1,4 @@
-"""Gateway rows: from rounds to one row a case and contestant."""
+"""Gateway rows: from rounds to one row a case and candidate."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median

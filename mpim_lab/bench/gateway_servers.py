@@ -17,26 +17,26 @@ from typing import Self
 from mpim_lab.bench.peers.node import PROGRAM, missing_node, node_folder
 from mpim_lab.errors import ServerFailed
 from mpim_lab.lab.server.child import child_command, child_environment
-from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.process_guard import ProcessGuard
 from mpim_lab.load.gateway.plan import MPIM, SOCKET_IO
 
 PEERS = Path(__file__).parent / "peers"
-START_WITHIN_S, END_WITHIN_S = 30.0, 5.0
+START_TIMEOUT_S, STOP_TIMEOUT_S = 30.0, 5.0
 LAST_LINES = 20
-MOST_FRAMES_PER_S = "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
+MAX_FRAMES_PER_S = "1000"  # of one client: the peers set no limit, and a closed loop would reach the usual one
 AT_MOST_ONCE = "at most once: what a client misses is gone; not kept, not numbered, no acknowledgement by the receiver"
 PYTHON_PEERS = ("socketio", "uvicorn", "websockets")
 
 
 @dataclass(frozen=True)
-class GatewayContestant:
+class GatewayCandidate:
     """A server to compare: how it is started, how its clients speak, and what it promises to them.
 
     command() → argv; `missing()` → why it cannot run here, None if it can.
     """
 
     who: str
-    speech: str
+    protocol: str
     note: str
     command: Callable[[], Sequence[str]]
     missing: Callable[[], str | None]
@@ -51,24 +51,24 @@ def _missing_python_peer() -> str | None:
     return f"{', '.join(lacking)} not installed: pip install 'mpim_lab[peers]'" if lacking else None
 
 
-CONTESTANTS = {
-    contestant.who: contestant
-    for contestant in (
-        GatewayContestant(
+CANDIDATES = {
+    candidate.who: candidate
+    for candidate in (
+        GatewayCandidate(
             "mpim_lab",
             MPIM,
             "exactly once in effect, in order: numbered, kept before `sent`, acknowledged by the receiver, sent again",
-            lambda: child_command("mpim_lab.im", "--rate", MOST_FRAMES_PER_S),
+            lambda: child_command("mpim_lab.im", "--rate", MAX_FRAMES_PER_S),
             _missing_ours,
         ),
-        GatewayContestant(
+        GatewayCandidate(
             "python-socketio",
             SOCKET_IO,
             AT_MOST_ONCE,
             lambda: (sys.executable, str(PEERS / "socketio_server.py")),
             _missing_python_peer,
         ),
-        GatewayContestant(
+        GatewayCandidate(
             "socket.io on Node",
             SOCKET_IO,
             AT_MOST_ONCE,
@@ -80,19 +80,19 @@ CONTESTANTS = {
 
 
 class GatewayServer:
-    """A contestant's server process; it listens from entry on, and is gone on exit, or when we are killed.
+    """A candidate's server process; it listens from entry on, and is gone on exit, or when we are killed.
 
     Raises ServerFailed with its last lines when it does not start.
     """
 
-    def __init__(self, contestant: GatewayContestant, redis_url: str, prefix: str = "") -> None:
-        self.contestant, self.port = contestant, 0
+    def __init__(self, candidate: GatewayCandidate, redis_url: str, prefix: str = "") -> None:
+        self.candidate, self.port = candidate, 0
         self.last_lines: list[str] = []  # what it said in the end, once it is gone
         self.secret = secrets.token_urlsafe(32)
         told_by_name = (
-            ("--prefix", prefix) if contestant.speech == MPIM and prefix else ()
+            ("--prefix", prefix) if candidate.protocol == MPIM and prefix else ()
         )  # the others by PEER_CHANNEL
-        self._command = (*contestant.command(), *told_by_name)
+        self._command = (*candidate.command(), *told_by_name)
         self.prefix = prefix
         self._told = {
             **child_environment(),
@@ -109,7 +109,7 @@ class GatewayServer:
         told = self._directory / "environment"
         told.touch(mode=0o600)
         told.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in self._told.items()))
-        self._guard = Guard(("/bin/sh", "-c", '. "$0"; exec "$@"', str(told), *self._command), self._directory)
+        self._guard = ProcessGuard(("/bin/sh", "-c", '. "$0"; exec "$@"', str(told), *self._command), self._directory)
         try:
             self.port = await self._listening()
         except BaseException:
@@ -119,14 +119,14 @@ class GatewayServer:
 
     async def _listening(self) -> int:
         try:
-            async with asyncio.timeout(START_WITHIN_S):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 while self._guard.is_running:
                     for line in self._lines():
                         if line.startswith("{") and '"port"' in line:
                             return int(json.loads(line)["port"])
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            raise ServerFailed(self._said(f"does not listen after {START_WITHIN_S:g} s")) from None
+            raise ServerFailed(self._said(f"does not listen after {START_TIMEOUT_S:g} s")) from None
         raise ServerFailed(self._said("ended at once"))
 
     @property
@@ -144,12 +144,12 @@ class GatewayServer:
         return log.read_text(errors="replace").splitlines() if log.exists() else []
 
     def _said(self, what: str) -> str:
-        return "\n".join([f"the server of {self.contestant.who} {what}:", *self._lines()[-LAST_LINES:]])
+        return "\n".join([f"the server of {self.candidate.who} {what}:", *self._lines()[-LAST_LINES:]])
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:
             self._guard.signal(signal.SIGTERM)
-            async with asyncio.timeout(END_WITHIN_S):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 while self._guard.is_running:
                     await asyncio.sleep(0.01)
         except TimeoutError:
@@ -159,7 +159,7 @@ class GatewayServer:
 
     def _forget(self) -> None:
         self.last_lines = self._lines()[-LAST_LINES:]
-        self._guard.end(keep_directory=False)
+        self._guard.stop(keep_directory=False)
 
 
 def resident_bytes(pid: int) -> int | None:

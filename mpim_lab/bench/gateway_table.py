@@ -12,7 +12,7 @@ Cells = Callable[[Row], Sequence[str]]
 
 
 def gateway_table_of(rows: Sequence[Row], machine: dict[str, Any]) -> str:
-    """A block a kind of case, what each contestant promises, and why something is missing."""
+    """A block a kind of case, what each candidate promises, and why something is missing."""
     blocks = [f"{machine['cpu']}, {machine['cores']} cores · {machine['python']} · {machine['server']}"]
     for case in dict.fromkeys(row["case"] for row in rows):
         own = [row for row in rows if row["case"] == case]

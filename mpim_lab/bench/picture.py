@@ -29,7 +29,7 @@ Look = tuple[str, str]
 
 
 def picture_of(report: dict[str, Any]) -> go.Figure:
-    """Draw a report of `mpim-lab bench pubsub`, `streams` or `batching`. The same contestant looks the same on both sides.
+    """Draw a report of `mpim-lab bench pubsub`, `streams` or `batching`. The same candidate looks the same on both sides.
 
     The rates are those of the closed loop, the latencies those of the open one if it was run.
     """
@@ -89,7 +89,7 @@ def _draw(
     look: Look,
     texts: Sequence[str],
 ) -> None:
-    """One contestant on one side: a point a case, and a line from one end to the other. An axis of logarithms has no
+    """One candidate on one side: a point a case, and a line from one end to the other. An axis of logarithms has no
     zero for a bar to stand on.
     """
     if not rows:
@@ -107,7 +107,7 @@ def points_of(
     values: Sequence[float],
     ends: Sequence[tuple[float, float]],
 ) -> go.Scatter:
-    """One contestant's points, one a case, each with a line from one end to the other; named once in a figure's legend."""
+    """One candidate's points, one a case, each with a line from one end to the other; named once in a figure's legend."""
     colour, shape = look
     above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
     below = [value - low for value, (low, _) in zip(values, ends, strict=True)]

@@ -6,13 +6,13 @@ from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.compare import PAYLOAD_BYTES, Progress, Server, compare, keep_quiet, measure_case
 from mpim_lab.bench.limit import LIMIT, measure_limit, missing_limit
 from mpim_lab.load.load import LoadResult
-from mpim_lab.load.redis.contestants import contestants_of
+from mpim_lab.load.redis.candidates import candidates_for
 
 
 async def bench_pubsub(schedule: Schedule, progress: Progress = keep_quiet) -> dict[str, Any]:
-    """Run every contestant that is installed; gives `{"machine": …, "rows": …}`, rows also for those that are not."""
-    contestants = contestants_of("pubsub")
-    missing = {who: contestant.missing for who, contestant in contestants.items()} | {LIMIT: missing_limit()}
+    """Run every candidate that is installed; gives `{"machine": …, "rows": …}`, rows also for those that are not."""
+    candidates = candidates_for("pubsub")
+    missing = {who: candidate.missing for who, candidate in candidates.items()} | {LIMIT: missing_limit()}
 
     async def measure_one(server: Server, who: str, case: Case) -> LoadResult | float:
         if who == LIMIT:

@@ -19,7 +19,7 @@ FILE = "reference.json"
 class Measure:
     """Which number of a bench stands for a name: `column` in the rows of `case`, or the best of the closed cases.
 
-    `names`: how a notebook calls a contestant → how the bench does; the others have the same name in both. With
+    `names`: how a notebook calls a candidate → how the bench does; the others have the same name in both. With
     `by_case` a name is a case ("channels 1,000").
     """
 

@@ -1,4 +1,4 @@
-"""Rounds: every contestant in every case, again and again, so that a machine's moods fall on all alike."""
+"""Rounds: every candidate in every case, again and again, so that a machine's moods fall on all alike."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FELL_FAR_BEHIND = 0.8
 
 @dataclass(frozen=True)
 class Sample:
-    """One contestant in one case in one round: its numbers, or the reason why there are none."""
+    """One candidate in one case in one round: its numbers, or the reason why there are none."""
 
     who: str
     case: Case

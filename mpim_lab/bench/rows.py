@@ -1,4 +1,4 @@
-"""Rows: from samples to one row a contestant and case; the table, the picture, the JSON and the notebooks read them."""
+"""Rows: from samples to one row a candidate and case; the table, the picture, the JSON and the notebooks read them."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def rows_of(bench: str, samples: Sequence[Sample]) -> list[Row]:
-    """One row a case and contestant, in the order in which they first came; medians over the rounds."""
+    """One row a case and candidate, in the order in which they first came; medians over the rounds."""
     cases = list(dict.fromkeys(sample.case for sample in samples))
     whos = list(dict.fromkeys(sample.who for sample in samples))
     whos.sort(key=lambda who: who != OURS)

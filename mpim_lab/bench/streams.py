@@ -8,19 +8,19 @@ from mpim_lab.bench.cases import Case, Schedule
 from mpim_lab.bench.compare import Progress, Server, compare, keep_quiet, measure_case
 from mpim_lab.bench.rounds import OURS
 from mpim_lab.load.load import LoadResult
-from mpim_lab.load.redis.contestants import contestants_of
+from mpim_lab.load.redis.candidates import candidates_for
 
 CHANNEL_ONLY = "mpim_lab, Pub/Sub"
 
 
 async def bench_streams(schedule: Schedule, progress: Progress = keep_quiet) -> dict[str, Any]:
-    """Run every contestant that is installed in every closed case; gives `{"machine": …, "rows": …}`, as for Pub/Sub."""
+    """Run every candidate that is installed in every closed case; gives `{"machine": …, "rows": …}`, as for Pub/Sub."""
     schedule = Schedule(tuple(case for case in schedule.cases if not case.is_open), schedule.rounds, schedule.seconds)
-    contestants = contestants_of("streams")
-    missing = {who: contestant.missing for who, contestant in contestants.items()} | {CHANNEL_ONLY: None}
+    candidates = candidates_for("streams")
+    missing = {who: candidate.missing for who, candidate in candidates.items()} | {CHANNEL_ONLY: None}
 
     async def measure_one(server: Server, who: str, case: Case) -> LoadResult:
-        name = OURS if who == CHANNEL_ONLY else contestants[who].name
+        name = OURS if who == CHANNEL_ONLY else candidates[who].name
         result = await measure_case(server, name, case, schedule.seconds)
         await _forget_streams(server.url, server.prefix)
         return result

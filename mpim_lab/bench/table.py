@@ -77,7 +77,7 @@ def _costs(case: str, rows: Sequence[Row]) -> str:
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
-    """One line a contestant and reason, with the cases it holds for."""
+    """One line a candidate and reason, with the cases it holds for."""
     cases: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if "reason" in row:

@@ -12,21 +12,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.exercise.experiment import running_loop
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.load.process import LoadProcess
-from mpim_lab.load.redis.contestants import CONTESTANTS
+from mpim_lab.load.redis.candidates import CANDIDATES
 from mpim_lab.load.redis.plan import BOUNDS, LoadPlan
 
 REPORT_EVERY_S = 0.1
 LIVES_PER_S = 200
-FASTEST_PER_S = 200_000  # what a closed loop may reach, to choose `one_in` before the speed is known
+FASTEST_PER_S = 200_000  # what a closed loop may reach, to choose `sample_rate` before the speed is known
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a load run gave. Latencies run from the moment a message was due to its handler; None if none arrived.
+    """What a load run gave. LatencyHistogram run from the moment a message was due to its handler; None if none arrived.
 
     `messages_per_s` counts received messages between the first and the last receipt. The CPU seconds are those spent
     while messages went by, the memory is the most a process held in all; `ready_s` is how long it took the receiver to
@@ -122,10 +122,10 @@ class Load:
             return
         lives = interval.pop("lives")
         trace.rates.append(RateSample(actor=actor, **interval))
-        trace.left_out += 2 * interval["messages"] - len(lives)  # each process sees two events of a message
+        trace.dropped += 2 * interval["messages"] - len(lives)  # each process sees two events of a message
         for sequence, kind, at, count in lives:
             # not trace(event): the sample was chosen where the messages are, to be whole on both sides
-            trace.events.append(Event(Kind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count))
+            trace.events.append(Event(EventKind(kind), at, actor, f"m{sequence}", self._plan.channel, count=count))
 
 
 def start_load(
@@ -142,24 +142,24 @@ def start_load(
     prefix: str = "",
     trace: Trace | None = None,
 ) -> Load:
-    """Start a publisher and a receiver process against the server at `url`; `who` is one of CONTESTANTS.
+    """Start a publisher and a receiver process against the server at `url`; `who` is one of CANDIDATES.
 
     Without `offered_per_s`, each of `tasks` tasks awaits one publish after another. With it, messages are due at that
     rate, and latencies count from the moment one was due; at most `tasks` are unanswered. Ends after `messages` messages
     or `seconds` seconds (default: one second). Each message goes to one of `channels`, by chance, or to all `subscribers`
     (connections). `prefix` goes before the name of every key and channel. A `trace` gets rates and about 200 whole lives
-    a second. Raises InvalidParameter for numbers out of bounds, LoadFailed for a contestant that is not installed, or that
+    a second. Raises InvalidParameter for numbers out of bounds, LoadFailed for a candidate that is not installed, or that
     would write outside of a `prefix`.
     """
     _check(who, channels, subscribers)
-    if prefix and (elsewhere := CONTESTANTS[who].elsewhere):
+    if prefix and (elsewhere := CANDIDATES[who].elsewhere):
         raise LoadFailed(f"not run on your server: it would write {elsewhere}, outside of the run's prefix")
     most_messages, most_seconds = int(BOUNDS["messages"][1]), 60.0
     plan = LoadPlan(
         url=url,
         who=who,
-        channel=f"{'' if CONTESTANTS[who].prefixes else prefix}load:{os.urandom(4).hex()}",  # no two loads hear each other
-        prefix=prefix if CONTESTANTS[who].prefixes else "",
+        channel=f"{'' if CANDIDATES[who].prefixes else prefix}load:{os.urandom(4).hex()}",  # no two loads hear each other
+        prefix=prefix if CANDIDATES[who].prefixes else "",
         tasks=tasks,
         messages=messages if messages is not None else most_messages,
         seconds=seconds if seconds is not None else 1.0 if messages is None else most_seconds,
@@ -169,15 +169,15 @@ def start_load(
         subscribers=subscribers,
     )
     if trace is not None:
-        trace.one_in = math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S)
-        plan = replace(plan, one_in=trace.one_in, report_every_s=REPORT_EVERY_S)
+        trace.sample_rate = math.ceil((offered_per_s or FASTEST_PER_S) / LIVES_PER_S)
+        plan = replace(plan, sample_rate=trace.sample_rate, report_every_s=REPORT_EVERY_S)
     return Load(plan, trace)
 
 
 def _check(who: str, channels: int, subscribers: int) -> None:
-    if who not in CONTESTANTS:
-        raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CONTESTANTS)}")
-    if missing := CONTESTANTS[who].missing:
+    if who not in CANDIDATES:
+        raise InvalidParameter(f"who={who!r}: must be one of {', '.join(CANDIDATES)}")
+    if missing := CANDIDATES[who].missing:
         raise LoadFailed(missing)
     if channels * subscribers > 1 and (":" in who or min(channels, subscribers) > 1):
         raise InvalidParameter("either many channels or many subscribers, and of Pub/Sub alone")

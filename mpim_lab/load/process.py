@@ -1,8 +1,8 @@
-"""LoadProcess: the parent's end of one load process; the lines between them are described in `load.redis.wire`.
+"""LoadProcess: the parent's end of one load process; the lines between them are described in `load.redis.parent_channel`.
 
 | exit                                | what ends the process                                                       |
 |-------------------------------------|-----------------------------------------------------------------------------|
-| it has summed up                    | itself; SIGKILL if it has not within `END_WITHIN_S`                          |
+| it has summed up                    | itself; SIGKILL if it has not within `STOP_TIMEOUT_S`                          |
 | error, time-out, cancellation       | SIGKILL                                                                     |
 | it writes what cannot be read       | SIGKILL; `ready` and `summary` raise LoadFailed                              |
 | we are killed, forked children stay | itself, at end-of-file: a forked child closes its copy of the pipe at once   |
@@ -22,7 +22,7 @@ from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.process_guard import close_in_forks
 from mpim_lab.load.redis.plan import LoadPlan
 
-LAST_LINES, END_WITHIN_S = 12, 5.0
+LAST_LINES, STOP_TIMEOUT_S = 12, 5.0
 MAX_LINE_BYTES = 1024 * 1024
 
 
@@ -62,13 +62,13 @@ class LoadProcess:
         if not self._has_summed_up:
             self._kill()
         try:
-            await asyncio.wait([self._following], timeout=END_WITHIN_S)
+            await asyncio.wait([self._following], timeout=STOP_TIMEOUT_S)
         finally:
             self._kill()  # it hangs, or the wait for it was cancelled
-        await asyncio.wait([self._following], timeout=END_WITHIN_S)
+        await asyncio.wait([self._following], timeout=STOP_TIMEOUT_S)
         self._following.cancel()  # somebody else may hold its pipes
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_WITHIN_S):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._process.wait()
         self._process._transport.close()  # type: ignore[attr-defined]  # its pipes, too; it has no public way
         if not self.ready.done():

@@ -1,4 +1,4 @@
-"""Designs that are soaked: the sound one, and naive ones with the faults that bite them wherever they strike.
+"""Designs that are soaked: the sound one, and naive ones with the faults that bite them wherever they are injected.
 
 Other faults may bite them, too, if other messages happen to come at the wrong moment: `any worker` loses the order only where
 a later message of the same conversation is done before the struck one.
@@ -12,12 +12,12 @@ from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up
 PREFETCH = 3  # entries in hand at once: a commit may be of several
-PATIENT = RetryRule(tries=20, backoff=Backoff(first_s=0.004, most_s=0.02))  # no message here is poison
+LENIENT_RETRY = RetryRule(tries=20, backoff=Backoff(first_s=0.004, most_s=0.02))  # no message here is poison
 
 
 def _in_order(kind: type[OrderedWorker]) -> Design:
     return Design(
-        partitioned_sender(ATTEMPTS), ordered_worker(kind, retry=PATIENT, prefetch=PREFETCH), is_partitioned=True
+        partitioned_sender(ATTEMPTS), ordered_worker(kind, retry=LENIENT_RETRY, prefetch=PREFETCH), is_partitioned=True
     )
 
 
@@ -29,8 +29,8 @@ DESIGNS = {
     "at most once": DELIVERY_MODES["at most once"],
 }
 
-# design → a fault → what becomes of the message that it strikes, in every run where that is provable (`Outcome.provable`)
-BITES = {
+# design → a fault → what becomes of its message in every run where that is certain (`ScheduleResult.conclusive`)
+DETECTABLE_FAULTS = {
     "no fence": {
         "crash after work": "twice",
         "answer to the worker lost": "twice",
@@ -49,7 +49,7 @@ BITES = {
     "at most once": {"crash before work": "lost", "sent twice": "twice"},
 }
 # What may be wrong with a naive design at all
-FLAWS = {
+NAIVE_DESIGNS = {
     "no fence": {"twice"},
     "any worker": {"out of order"},
     "at least once": {"twice", "out of order"},

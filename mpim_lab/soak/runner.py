@@ -16,80 +16,80 @@ from typing import NamedTuple
 
 from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.pipeline_experiment import summarize
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.plain import ending_well, first_of
 from mpim_lab.soak.designs import DESIGNS
-from mpim_lab.soak.scenario import Stage
+from mpim_lab.soak.scenario import SoakScenario
 from mpim_lab.soak.schedule import KINDS, Schedule
+from mpim_lab.terminal import first_error, run_main
 
 BLOCK = 100  # so many schedules share a server
 CLEAN = "✓"
 
 
-class Outcome(NamedTuple):
-    """One schedule's end: its verdict, which faults struck how often, how many sends failed for good, and the trace."""
+class ScheduleResult(NamedTuple):
+    """Result of one schedule: its verdict, the injected faults, how many sends failed for good, and the trace."""
 
     schedule: Schedule
     verdict: Verdict
-    struck: Counter[str]
+    injected: Counter[str]
     given_up: int
     trace: Trace
 
     @property
     def is_clean(self) -> bool:
-        """Nothing lost, twice, out of order, stuck or given up."""
+        """Nothing lost, twice, out of order, stalled or given up."""
         return summarize(self.verdict) == CLEAN
 
     @property
-    def provable(self) -> frozenset[str]:
+    def conclusive(self) -> frozenset[str]:
         """The faults whose end is certain: the senders heard that the struck messages are in, so that they are judged.
 
         None, if the server was killed (that may end a fault early) or a worker died of an error of its own (a machine that
         stood still is a fault that nobody planned).
         """
-        if self.struck["server kill"] or any(not event.message_id for event in self.trace.of(Kind.FAILED)):
+        if self.injected["server kill"] or any(not event.message_id for event in self.trace.by_kind(EventKind.FAILED)):
             return frozenset()
-        added = Counter(event.message_id for event in self.trace.of(Kind.ADDED))
+        added = Counter(event.message_id for event in self.trace.by_kind(EventKind.ADDED))
         unsure = {
-            strike.kind
-            for strike in self.schedule.strikes
-            if added[strike.message] < (2 if strike.kind == "sent twice" else 1)
+            fault.kind
+            for fault in self.schedule.faults
+            if added[fault.message] < (2 if fault.kind == "sent twice" else 1)
         }
-        return frozenset(+self.struck) - unsure
+        return frozenset(+self.injected) - unsure
 
 
 @dataclass
-class SoakResult:
-    """What many schedules gave. `failures`: verdicts by seed; `provable`: which faults' end is certain, by seed."""
+class SoakReport:
+    """Report of many schedules. `failures`: verdicts by seed; `conclusive`: which faults' end is certain, by seed."""
 
     design: str
     schedules: int = 0
     messages: int = 0
     given_up: int = 0
     seconds: float = 0.0
-    struck: Counter[str] = field(default_factory=Counter)
-    provable: dict[int, frozenset[str]] = field(default_factory=dict)
+    injected: Counter[str] = field(default_factory=Counter)
+    conclusive: dict[int, frozenset[str]] = field(default_factory=dict)
     failures: dict[int, Verdict] = field(default_factory=dict)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: ScheduleResult) -> None:
         """Count one schedule."""
         self.schedules += 1
         self.messages += len(outcome.schedule.messages)
         self.given_up += outcome.given_up
-        self.struck += outcome.struck
-        self.provable[outcome.schedule.seed] = outcome.provable
+        self.injected += outcome.injected
+        self.conclusive[outcome.schedule.seed] = outcome.conclusive
         if not outcome.is_clean:
             self.failures[outcome.schedule.seed] = outcome.verdict
 
     def __str__(self) -> str:
         rows = {"design": self.design, "schedules": f"{self.schedules:,}", "messages": f"{self.messages:,}"}
-        rows |= {"sends that failed for good": f"{self.given_up:,}", "faults that struck": f"{self.struck.total():,}"}
-        rows |= {f"  {kind}": f"{self.struck[kind]:,}" for kind in (*KINDS, "server kill")}
+        rows |= {"sends that failed for good": f"{self.given_up:,}", "injected faults": f"{self.injected.total():,}"}
+        rows |= {f"  {kind}": f"{self.injected[kind]:,}" for kind in (*KINDS, "server kill")}
         rows |= {"schedules that failed": f"{len(self.failures):,}", "seconds": f"{self.seconds:,.0f}"}
         lines = [f"{name:<30}{value:>14}" for name, value in rows.items()]
         return "\n".join(
@@ -97,21 +97,23 @@ class SoakResult:
         )
 
 
-async def play(
+async def run_schedule(
     seed: int, design: str | Design = "sound", *, server: EmbeddedServer | ExternalServer | None = None
-) -> Outcome:
+) -> ScheduleResult:
     """Run one seed's schedule, on `server`, or on a server of its own."""
     schedule, trace = Schedule.from_seed(seed), Trace(sample_above_per_s=None)
     chosen = DESIGNS[design] if isinstance(design, str) else design
-    own = open_server(persistence="always") if server is None or schedule.kills else contextlib.nullcontext(server)
+    own = (
+        open_server(persistence="always") if server is None or schedule.kills_server else contextlib.nullcontext(server)
+    )
     try:
-        async with own as running, Stage(running, schedule, chosen, trace) as stage:
-            verdict = await stage.play()
+        async with own as running, SoakScenario(running, schedule, chosen, trace) as stage:
+            verdict = await stage.run()
     except Exception as error:
         error.add_note(str(schedule))
         raise
-    told = {event.message_id: event.detail for event in trace.of(Kind.TOLD)}
-    return Outcome(schedule, verdict, stage.struck, sum(detail != "added" for detail in told.values()), trace)
+    told = {event.message_id: event.detail for event in trace.by_kind(EventKind.OUTCOME)}
+    return ScheduleResult(schedule, verdict, stage.injected, sum(detail != "added" for detail in told.values()), trace)
 
 
 async def soak(
@@ -120,16 +122,16 @@ async def soak(
     first_seed: int = 1,
     design: str = "sound",
     at_once: int = 4,
-    on_progress: Callable[[SoakResult], None] | None = None,
-) -> SoakResult:
+    on_progress: Callable[[SoakReport], None] | None = None,
+) -> SoakReport:
     """Run the schedules of seeds `first_seed` and following, `at_once` of them at the same time."""
     check_bounds(1, 10_000_000, schedules=schedules)
     check_bounds(1, 1_000, at_once=at_once)
-    result, began, places = SoakResult(design), time.monotonic(), asyncio.Semaphore(at_once)
+    result, began, places = SoakReport(design), time.monotonic(), asyncio.Semaphore(at_once)
 
     async def one(seed: int, server: EmbeddedServer | ExternalServer) -> None:
         async with places:
-            result.add(await play(seed, design, server=server))
+            result.add(await run_schedule(seed, design, server=server))
         result.seconds = time.monotonic() - began
         if on_progress is not None:
             on_progress(result)
@@ -141,20 +143,20 @@ async def soak(
                 for seed in range(first, min(first + BLOCK, end)):
                     group.create_task(one(seed, server))
         except ExceptionGroup as errors:  # the first that failed has ended the others
-            raise first_of(errors) from errors
+            raise first_error(errors) from errors
     return result
 
 
-def _say(result: SoakResult) -> None:
+def _print_progress(result: SoakReport) -> None:
     if result.schedules % 50 == 0:
-        counts = f"{result.schedules:,} schedules, {result.struck.total():,} faults, {len(result.failures)} failed"
+        counts = f"{result.schedules:,} schedules, {result.injected.total():,} faults, {len(result.failures)} failed"
         print(f"{result.seconds:6.0f} s  {counts}", flush=True)
 
 
-def _replay(seed: int, design: str) -> Outcome:
-    outcome = asyncio.run(play(seed, design))
+def _replay(seed: int, design: str) -> ScheduleResult:
+    outcome = asyncio.run(run_schedule(seed, design))
     print(outcome.trace.to_pandas().to_string())
-    print(outcome.schedule, dict(outcome.struck), outcome.verdict, sep="\n")
+    print(outcome.schedule, dict(outcome.injected), outcome.verdict, sep="\n")
     return outcome
 
 
@@ -171,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed = not _replay(given.seed, given.design).is_clean
     else:
         options = {"first_seed": given.first_seed, "design": given.design, "at_once": given.at_once}
-        result = asyncio.run(soak(given.schedules, **options, on_progress=_say))
+        result = asyncio.run(soak(given.schedules, **options, on_progress=_print_progress))
         print(result)
         failed = bool(result.failures)
     return int(failed and given.design == "sound")
@@ -179,4 +181,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     logging.getLogger("mpim_lab").setLevel(logging.CRITICAL)  # lines that break are what this is about
-    sys.exit(ending_well(main))
+    sys.exit(run_main(main))

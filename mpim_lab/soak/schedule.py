@@ -1,17 +1,17 @@
 """Schedule: many messages and several faults in one run, all chosen by one seed, each fault placed by message.
 
-| fault                       | strikes                                | lasts                                          |
+| fault                       | hits                                   | lasts                                          |
 |-----------------------------|----------------------------------------|------------------------------------------------|
 | request lost, answer lost   | the sender's line, at its message      | once                                           |
 | given up                    | the sender's line, at its message      | for as many attempts as a sender makes         |
-| request late                | the sender's line, at its message      | until `lasts` further messages of that sender  |
+| request late                | the sender's line, at its message      | until `duration` further messages of that sender |
 | sent twice                  | the client, through both senders       | once                                           |
-| crash before / after work   | whoever is given the message first     | once; another worker is hired                  |
+| crash before / after work   | whoever is given the message first     | once; another worker is started                |
 | commit lost, answer to the  | the line of whoever is given the       | once                                           |
 | worker lost                 | message first                          |                                                |
 | commit late                 | the same                               | until another attempt has done it              |
 | zombie                      | whoever is given the message first     | until another has done it                      |
-| slow worker                 | whoever is given the message first     | until `lasts` further effects, or as a zombie  |
+| slow worker                 | whoever is given the message first     | until `duration` further effects, or as a zombie |
 | rebalance                   | before its message: a worker joins     | and another leaves                             |
 | server kill                 | the server, before its message         | until it is started again, at once             |
 
@@ -26,10 +26,10 @@ from typing import Self
 from mpim_lab.events import message_id
 from mpim_lab.lab.workload.workload import Workload
 
-LINE_KINDS = ("request lost", "answer lost", "given up", "request late", "sent twice")
-WORKERS_LINE_KINDS = ("commit lost", "answer to the worker lost", "commit late")
-WORKER_KINDS = ("crash before work", "crash after work", "zombie", "slow worker", *WORKERS_LINE_KINDS)
-KINDS = (*LINE_KINDS, *WORKER_KINDS, "rebalance")
+SENDER_CONNECTION_KINDS = ("request lost", "answer lost", "given up", "request late", "sent twice")
+WORKER_CONNECTION_KINDS = ("commit lost", "answer to the worker lost", "commit late")
+WORKER_KINDS = ("crash before work", "crash after work", "zombie", "slow worker", *WORKER_CONNECTION_KINDS)
+KINDS = (*SENDER_CONNECTION_KINDS, *WORKER_KINDS, "rebalance")
 SENDERS = 2
 LEASES_MS = (200, 200, 600)  # the last: longer than a worker waits for an answer
 PAUSES_MS = (
@@ -50,7 +50,7 @@ AFTER_THE_LAST = 3  # so many messages of a sender come after the last that its 
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedMessage:
     """One message: who sends it, in which conversation, after which pause."""
 
     name: str
@@ -61,12 +61,12 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Strike:
-    """`kind` strikes at one message and lasts for so many further messages or effects."""
+class PlannedFault:
+    """One fault of a schedule: `kind` hits one message and lasts for so many further messages or effects."""
 
     kind: str
     message: str
-    lasts: int
+    duration: int
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Schedule:
     """What one seed has in store. `workers`: how many are awake at the same time, at least, with which leases."""
 
     seed: int
-    messages: tuple[Planned, ...]
-    strikes: tuple[Strike, ...]
+    messages: tuple[PlannedMessage, ...]
+    faults: tuple[PlannedFault, ...]
     workers: int
     lease_ms: int
 
@@ -84,50 +84,50 @@ class Schedule:
         """About 20 messages in three conversations, four to eight faults; one seed in ten kills the server as well.
 
         >>> schedule = Schedule.from_seed(1)
-        >>> len(schedule.messages), len(schedule.strikes), schedule.workers
+        >>> len(schedule.messages), len(schedule.faults), schedule.workers
         (20, 7, 2)
-        >>> schedule == Schedule.from_seed(1), Schedule.from_seed(10).kills
+        >>> schedule == Schedule.from_seed(1), Schedule.from_seed(10).kills_server
         (True, True)
         """
-        chance = random.Random(f"soak {seed}")
-        talks = [f"talk-{number}" for number in chance.sample(range(100), 3)]
+        rng = random.Random(f"soak {seed}")
+        talks = [f"talk-{number}" for number in rng.sample(range(100), 3)]
         messages = tuple(
-            Planned(
+            PlannedMessage(
                 name=message_id(payload),
-                sender=number % SENDERS if number < 2 * SENDERS else chance.randrange(SENDERS),
-                conversation=chance.choice(talks),
+                sender=number % SENDERS if number < 2 * SENDERS else rng.randrange(SENDERS),
+                conversation=rng.choice(talks),
                 payload=payload,
-                pause_ms=chance.choice(PAUSES_MS),
+                pause_ms=rng.choice(PAUSES_MS),
             )
-            for number, payload in enumerate(Workload(seed, chance.randint(18, 22)))
+            for number, payload in enumerate(Workload(seed, rng.randint(18, 22)))
         )
-        strikes = tuple(_strikes(chance, messages, seed))
-        return cls(seed, messages, strikes, workers=chance.randint(2, 3), lease_ms=chance.choice(LEASES_MS))
+        faults = tuple(_choose_faults(rng, messages, seed))
+        return cls(seed, messages, faults, workers=rng.randint(2, 3), lease_ms=rng.choice(LEASES_MS))
 
     @property
-    def kills(self) -> bool:
-        """It needs a server of its own."""
-        return any(strike.kind == "server kill" for strike in self.strikes)
+    def kills_server(self) -> bool:
+        """Return whether it kills the server: then it needs one of its own."""
+        return any(fault.kind == "server kill" for fault in self.faults)
 
-    def strikes_of(self, *kinds: str) -> dict[str, Strike]:
-        """The faults of these kinds, by message."""
-        return {strike.message: strike for strike in self.strikes if strike.kind in kinds}
+    def faults_of(self, *kinds: str) -> dict[str, PlannedFault]:
+        """Return the faults of these kinds, by message."""
+        return {fault.message: fault for fault in self.faults if fault.kind in kinds}
 
     def __str__(self) -> str:
-        faults = ", ".join(f"{strike.kind} at {strike.message} (lasts {strike.lasts})" for strike in self.strikes)
+        faults = ", ".join(f"{fault.kind} at {fault.message} (duration {fault.duration})" for fault in self.faults)
         return f"seed {self.seed}: {len(self.messages)} messages, {self.workers} workers, lease {self.lease_ms} ms; {faults}"
 
 
-def _strikes(chance: random.Random, messages: tuple[Planned, ...], seed: int) -> list[Strike]:
+def _choose_faults(rng: random.Random, messages: tuple[PlannedMessage, ...], seed: int) -> list[PlannedFault]:
     """At most one fault a message, so that none hides another."""
-    kinds = chance.choices(KINDS, k=chance.randint(4, 8)) + ["server kill"] * (seed % KILL_EVERY == 0)
+    kinds = rng.choices(KINDS, k=rng.randint(4, 8)) + ["server kill"] * (seed % KILL_EVERY == 0)
     free = [planned.name for planned in messages]
     of_sender = [[planned.name for planned in messages if planned.sender == sender] for sender in range(SENDERS)]
     ends = {name for names in of_sender for name in names[-AFTER_THE_LAST:]}
     chosen = []
     for kind in kinds:
-        places = [name for name in free if name not in ends] if kind in LINE_KINDS else free
+        places = [name for name in free if name not in ends] if kind in SENDER_CONNECTION_KINDS else free
         if places:
-            free.remove(place := chance.choice(places))
-            chosen.append(Strike(kind, place, chance.randint(1, 4)))
-    return sorted(chosen, key=lambda strike: int(strike.message[1:]))
+            free.remove(place := rng.choice(places))
+            chosen.append(PlannedFault(kind, place, rng.randint(1, 4)))
+    return sorted(chosen, key=lambda fault: int(fault.message[1:]))

@@ -1,4 +1,4 @@
-"""The crew of a soak: several workers awake at the same time, and what a schedule has in store for whom."""
+"""The worker fleet of a soak: several workers awake at the same time, and what a schedule has in store for whom."""
 
 import asyncio
 from collections import Counter
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 from mpim_lab.chapters.shared.effect_log import EffectLog
 from mpim_lab.chapters.shared.worker_fleet import RunningWorker, SimulatedCrash
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.events import EventKind, message_id
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.soak.schedule import WORKERS_LINE_KINDS, Strike
+from mpim_lab.soak.schedule import WORKER_CONNECTION_KINDS, PlannedFault
 
 SLEEPS = ("zombie", "slow worker")
-STOPS_WITHIN_S = 5.0
-HIRED_AGAIN_AFTER_S = 0.02  # a worker that could not even connect
+STOP_TIMEOUT_S = 5.0
+RESTART_AFTER_S = 0.02  # a worker that could not even connect
 
 
-class _Sleeper(NamedTuple):
+class _SleepingWorker(NamedTuple):
     """A worker that sleeps with a message in hand, until so many effects are there or another has done it."""
 
     worker: str
@@ -27,62 +27,62 @@ class _Sleeper(NamedTuple):
     woken: asyncio.Event
 
 
-class ManyHands:
-    """Hires workers so that `awake` of them are; a handler's call comes to `work`, a look at the ledger to `on_rows`.
+class SoakFleet:
+    """Fleet that keeps `awake` workers running; a handler's call comes to `work`, a change of the ledger to `on_rows`.
 
-    employ(name) makes a worker with `run` and `stop`, whose lines go through `line`. strikes: by message, the fault that
-    meets whoever has it first.
+    make_worker(name) makes a worker with `run` and `stop`, whose connections go through `line`. faults: by message, the
+    fault that meets whoever has it first.
     """
 
     def __init__(
         self,
-        employ: Callable[[str], Any],
-        line: Proxy,
+        make_worker: Callable[[str], Any],
+        line: FaultProxy,
         ledger: EffectLog,
         trace: Trace,
-        strikes: dict[str, Strike],
+        faults: dict[str, PlannedFault],
         awake: int,
     ) -> None:
-        self._employ, self._line, self._ledger, self._trace = employ, line, ledger, trace
-        self._strikes, self._wanted = strikes, awake
-        self.struck: Counter[str] = Counter()
+        self._make_worker, self._line, self._ledger, self._trace = make_worker, line, ledger, trace
+        self._faults, self._wanted = faults, awake
+        self.injected: Counter[str] = Counter()
         self._alive: dict[str, RunningWorker] = {}
-        self._sleepers: list[_Sleeper] = []
+        self._sleepers: list[_SleepingWorker] = []
         self._dies_after: set[tuple[str, bytes]] = set()
         self._held = ""  # whose commit is held
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._broken: list[BaseException] = []
-        self._hired, self._is_over = 0, False
+        self._started, self._is_over = 0, False
 
     # Who is there
 
-    def hire(self) -> None:
+    def start_worker(self) -> None:
         """Start a worker."""
-        self._hired += 1
-        worker = self._employ(name := f"worker-{self._hired}")
+        self._started += 1
+        worker = self._make_worker(name := f"worker-{self._started}")
         task = asyncio.create_task(worker.run())
         self._alive[name] = RunningWorker(name, worker, task)
         task.add_done_callback(lambda task: self._ended(name, task))
 
-    def fill(self) -> None:
-        """Hire until enough are awake."""
+    def top_up(self) -> None:
+        """Start workers until enough are awake."""
         while not self._is_over and self.awake < self._wanted:
-            self.hire()
+            self.start_worker()
 
     def rebalance(self) -> None:
         """One more joins, and the one who has been there longest leaves."""
         self._begin("rebalance")
-        self.hire()
-        self.dismiss()
+        self.start_worker()
+        self.stop_oldest()
 
-    def dismiss(self) -> None:
+    def stop_oldest(self) -> None:
         """Whoever is awake and has been there longest leaves in good order."""
         if here := self._here():
             self._leave(here[0])
 
-    def strike(self, strike: Strike) -> None:
+    def inject(self, fault: PlannedFault) -> None:
         """Have a fault strike whoever is given a message that is still to come."""
-        self._strikes[strike.message] = strike
+        self._faults[fault.message] = fault
 
     @property
     def awake(self) -> int:
@@ -105,11 +105,11 @@ class ManyHands:
     def _ended(self, name: str, task: "asyncio.Task[None]") -> None:
         del self._alive[name]
         if task.cancelled() or (error := task.exception()) is None or isinstance(error, SimulatedCrash):
-            return self.fill()
-        self._trace.mark(Kind.FAILED, name, f"{type(error).__name__}: {error}")
+            return self.top_up()
+        self._trace.record(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
         if not isinstance(error, MpimError):
             self._broken.append(error)
-        asyncio.get_running_loop().call_later(HIRED_AGAIN_AFTER_S, self.fill)
+        asyncio.get_running_loop().call_later(RESTART_AFTER_S, self.top_up)
 
     async def finish(self) -> None:
         """Wake whoever sleeps, have everybody stop, and raise what nobody wanted."""
@@ -119,11 +119,11 @@ class ManyHands:
         for name in [name for name in self._alive if name not in self._leaving]:
             self._leave(name)
         tasks = [hired.task for hired in self._alive.values()]
-        _, unfinished = await asyncio.wait(tasks, timeout=STOPS_WITHIN_S) if tasks else ((), ())
+        _, unfinished = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S) if tasks else ((), ())
         if self._broken or unfinished:
-            raise MpimError(f"{len(unfinished)} did not stop within {STOPS_WITHIN_S:g} s; {self._broken}")
+            raise MpimError(f"{len(unfinished)} did not stop within {STOP_TIMEOUT_S:g} s; {self._broken}")
 
-    async def end(self) -> None:
+    async def cancel(self) -> None:
         """End everybody at once."""
         self._is_over = True
         tasks = [hired.task for hired in self._alive.values()] + list(self._leaving.values())
@@ -135,39 +135,39 @@ class ManyHands:
 
     async def work(self, worker: str, payload: bytes, effect: Callable[[], None]) -> None:
         """What a worker's handler does with one message: its effect, unless a fault is in store for it."""
-        strike = self._strikes.pop(message_id(payload), None)
-        kind = strike.kind if strike is not None else ""
+        fault = self._faults.pop(message_id(payload), None)
+        kind = fault.kind if fault is not None else ""
         if kind == "crash before work":
             self._crash(worker, payload, kind)
-        if strike is not None and kind in SLEEPS:
-            await self._sleep(worker, payload, strike)
+        if fault is not None and kind in SLEEPS:
+            await self._sleep(worker, payload, fault)
         if kind == "crash after work":
             self._dies_after.add((worker, payload))
-        if strike is not None and kind in WORKERS_LINE_KINDS:
-            self._break_line(strike)
+        if fault is not None and kind in WORKER_CONNECTION_KINDS:
+            self._break_line(fault)
         effect()
 
-    def _break_line(self, strike: Strike) -> None:
+    def _break_line(self, fault: PlannedFault) -> None:
         """What carries this message's effect is lost, or held, or its answer is lost."""
-        match = Match(containing=f" {strike.message} ".encode())
-        if strike.kind == "commit late":
-            self._held = strike.message
-            self._line.stall_command(match)
-        elif strike.kind == "commit lost":
-            self._line.lose_command(match)
+        match = Match(containing=f" {fault.message} ".encode())
+        if fault.kind == "commit late":
+            self._held = fault.message
+            self._line.delay_request(match)
+        elif fault.kind == "commit lost":
+            self._line.drop_request(match)
         else:
-            self._line.lose_reply(match)
-        self._begin(strike.kind)
+            self._line.drop_reply(match)
+        self._begin(fault.kind)
 
     async def on_rows(self, worker: str) -> None:
         """A worker has written; whoever waits for an effect wakes, and the writer may die before it says so."""
-        await self.look()
+        await self.poll()
         for who, payload in self._dies_after.intersection(self._ledger.rows):
             if who == worker:
                 self._dies_after.remove((who, payload))
                 self._crash(worker, payload, "crash after work")
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Read the ledger; who waited for what is new there wakes, and what is held goes on its way."""
         await self._ledger.read()
         done = {payload for _, payload in self._ledger.rows}
@@ -178,23 +178,23 @@ class ManyHands:
             if sleeper.payload in done or len(self._ledger.rows) >= (sleeper.until_rows or float("inf")):
                 sleeper.woken.set()
 
-    async def _sleep(self, worker: str, payload: bytes, strike: Strike) -> None:
-        until = len(self._ledger.rows) + strike.lasts if strike.kind == "slow worker" else None
-        sleeper = _Sleeper(worker, payload, until, asyncio.Event())
+    async def _sleep(self, worker: str, payload: bytes, fault: PlannedFault) -> None:
+        until = len(self._ledger.rows) + fault.duration if fault.kind == "slow worker" else None
+        sleeper = _SleepingWorker(worker, payload, until, asyncio.Event())
         self._sleepers.append(sleeper)
-        self._begin(strike.kind)
-        self.fill()
+        self._begin(fault.kind)
+        self.top_up()
         try:
             await sleeper.woken.wait()
         finally:
             self._sleepers.remove(sleeper)
-            self._trace.mark(Kind.FAULT_ENDED, worker, strike.kind)
+            self._trace.record(EventKind.FAULT_ENDED, worker, fault.kind)
 
     def _crash(self, worker: str, payload: bytes, kind: str) -> None:
         self._begin(kind)
-        self._trace.mark(Kind.CRASHED, worker, f"{kind}, {message_id(payload)} in hand")
+        self._trace.record(EventKind.CRASHED, worker, f"{kind}, {message_id(payload)} in hand")
         raise SimulatedCrash(kind)
 
     def _begin(self, kind: str) -> None:
-        self.struck[kind] += 1
-        self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+        self.injected[kind] += 1
+        self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)

@@ -2,19 +2,19 @@
 
 from mpim_lab.widgets.charts import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.flow import FlowView, SpaceTime
-from mpim_lab.widgets.outcome import OutcomeCard
 from mpim_lab.widgets.panel import Panel
 from mpim_lab.widgets.plot import Plot
 from mpim_lab.widgets.quiz import Quiz
+from mpim_lab.widgets.result_card import ResultCard
 from mpim_lab.widgets.sweep_panel import SweepPanel
 
 __all__ = [
     "FlowView",
     "LiveCharts",
-    "OutcomeCard",
     "Panel",
     "Plot",
     "Quiz",
+    "ResultCard",
     "SpaceTime",
     "SweepPanel",
     "ladder_chart",

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import RateSample, Trace
@@ -87,15 +87,15 @@ def _from_events(trace: Trace, interval_s: float = 0.25) -> list[RateSample]:
     begun: dict[str, float] = {}
     bins: dict[int, list[float]] = {}
     for event in trace.events:
-        if event.kind is Kind.ACCEPTED:
+        if event.kind is EventKind.ACCEPTED:
             begun.setdefault(event.message_id, event.at)
-        elif event.kind is Kind.HANDLED and event.message_id in begun and not is_confirmation(event.channel):
+        elif event.kind is EventKind.HANDLED and event.message_id in begun and not is_confirmation(event.channel):
             bins.setdefault(int(event.at / interval_s), []).append((event.at - begun[event.message_id]) * 1e3)
     made = []
     for number in range(min(bins, default=0), max(bins, default=-1) + 1):
         latencies = sorted(bins.get(number, ()))
         p50, p99 = (median(latencies), latencies[int(len(latencies) * 0.99)]) if latencies else (None, None)
-        messages = len(latencies) * trace.one_in
+        messages = len(latencies) * trace.sample_rate
         made.append(RateSample(number * interval_s, "events", interval_s, messages, p50, p99))
     return made
 

@@ -13,8 +13,8 @@ from mpim_lab.events import now
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Scene
+from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.static_picture import Bundle, bundle
-from mpim_lab.widgets.story import tell
 from mpim_lab.widgets.svg import space_time_svg
 
 STATIC = Path(__file__).parent / "static"
@@ -38,7 +38,7 @@ class FlowView(anywidget.AnyWidget):
         self._live = False
         self._scene: Scene | None = None
         self._sent: dict[str, int] = {}
-        self._sent_one_in = 1
+        self._sent_sample_rate = 1
         self._drawing = threading.Lock()  # what a page says may come on another thread
         self.on_msg(self._on_message)
 
@@ -46,7 +46,7 @@ class FlowView(anywidget.AnyWidget):
     def scene(self) -> Scene:
         """What the picture shows."""
         if self._scene is None:
-            self._scene = tell(self._trace, finished=not self._live)
+            self._scene = build_scene(self._trace, finished=not self._live)
         return self._scene
 
     def show(self, trace: Trace) -> None:
@@ -82,8 +82,8 @@ class FlowView(anywidget.AnyWidget):
 
         A trace that began to sample is sent whole: the messages it let go must leave the page.
         """
-        fresh = fresh or self._trace.one_in != self._sent_one_in
-        self._sent_one_in = self._trace.one_in
+        fresh = fresh or self._trace.sample_rate != self._sent_sample_rate
+        self._sent_sample_rate = self._trace.sample_rate
         if fresh:
             self._sent.clear()
         self.send(self._message(self.scene, fresh))
@@ -91,7 +91,7 @@ class FlowView(anywidget.AnyWidget):
     def _message(self, scene: Scene, fresh: bool) -> dict[str, Any]:
         changed = []
         for story in scene.stories:
-            mark = hash((story.fate, story.misreported, tuple(story.legs), len(story.log)))
+            mark = hash((story.fate, story.silently_lost, tuple(story.legs), len(story.log)))
             if self._sent.get(story.id) != mark:
                 self._sent[story.id] = mark
                 changed.append(asdict(story))
@@ -107,7 +107,7 @@ class FlowView(anywidget.AnyWidget):
             "bands": [asdict(band) for band in scene.bands],
             "steps": scene.steps,
             "note": scene.note,
-            "promise": scene.promise,
+            "acknowledgement": scene.acknowledgement,
             "stories": changed,
         }
 
@@ -121,7 +121,7 @@ class SpaceTime:
     """Only the space-time diagram of a trace, as a picture: who sent what when, and where it ended."""
 
     def __init__(self, trace: Trace, *, title: str = "Space and time") -> None:
-        self._scene, self._title = tell(trace), title
+        self._scene, self._title = build_scene(trace), title
 
     def _repr_mimebundle_(self, **_options: Any) -> Bundle:
         return bundle(None, space_time_svg(self._scene, self._title), f"SpaceTime: {self._scene}")

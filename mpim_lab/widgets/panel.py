@@ -1,4 +1,4 @@
-"""Panel: the knobs of any experiment, with buttons for run, stop and each fault, and the pictures of what happens."""
+"""Panel: the parameters of any experiment, with buttons for run, stop and each fault, and the pictures of what happens."""
 
 import asyncio
 import contextlib
@@ -10,20 +10,20 @@ from typing import Any
 import ipywidgets as ui
 
 from mpim_lab.errors import FaultUnavailable, MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Experiment, Result, Run
 from mpim_lab.lab.faults.injector import DESCRIPTIONS
 from mpim_lab.widgets.buttons import Buttons, named
+from mpim_lab.widgets.controls import make_control
 from mpim_lab.widgets.flow import FlowView
-from mpim_lab.widgets.knobs import make_control
 from mpim_lab.widgets.static_picture import Bundle, bundle
 
 
 class Panel(ui.VBox):
-    """Turn the knobs, run, break it, look.
+    """Change the parameters, run, break it, look.
 
     `views` are the pictures that follow the run (FlowView by default; add LiveCharts()). `settings` are first values of
-    the knobs. What the buttons do can be called, too: `await panel.run()`, `await panel.inject("cut")`, `panel.stop()`.
+    the parameters. What the buttons do can be called, too: `await panel.run()`, `await panel.inject("cut")`, `panel.stop()`.
     """
 
     def __init__(self, experiment: type[Experiment], views: Sequence[Any] | None = None, **settings: Any) -> None:
@@ -35,7 +35,8 @@ class Panel(ui.VBox):
         buttons = Buttons(self._say)
         first = experiment(**settings)
         self.controls = {
-            field.name: make_control(field.name, getattr(first, field.name), knob) for field, knob in experiment.knobs()
+            field.name: make_control(field.name, getattr(first, field.name), parameter)
+            for field, parameter in experiment.parameters()
         }
         self.run_button = buttons.make("Run", "play", "primary", self.run)
         self.stop_button = buttons.make("Stop", "stop", "", self.stop)
@@ -46,13 +47,13 @@ class Panel(ui.VBox):
             for name in experiment.faults
         }
         self.status, self.answer, self.card = ui.HTML(), ui.HTML(), ui.HTML()  # of the run; to the last click; verdict
-        knobs = ui.Box(list(self.controls.values()), layout=ui.Layout(display="flex", flex_flow="row wrap"))
+        controls = ui.Box(list(self.controls.values()), layout=ui.Layout(display="flex", flex_flow="row wrap"))
         faults = [ui.HTML("<b>Break it:</b>"), *self.fault_buttons.values()] if self.fault_buttons else []
         row = ui.HBox(
             [self.run_button, self.stop_button, *faults, self.status, self.answer],
             layout=ui.Layout(flex_flow="row wrap", align_items="center"),
         )
-        super().__init__([knobs, row, *self.views, self.card])
+        super().__init__([controls, row, *self.views, self.card])
         self.add_class("mpim-panel")
         self._busy(False)
         self._say("Choose, then press Run.")
@@ -60,7 +61,7 @@ class Panel(ui.VBox):
     # What the buttons do
 
     async def run(self) -> Result | None:
-        """Run the experiment as its knobs are now; a failure is shown in the panel and gives None. One run at a time."""
+        """Run the experiment as its parameters are now; a failure is shown in the panel and gives None. One run at a time."""
         if self._run is not None:
             self._answer("It is running already.")
             return None
@@ -104,7 +105,7 @@ class Panel(ui.VBox):
 
     async def _count(self, run: Run) -> None:
         while not run.done:
-            sent = len({event.message_id for event in run.trace.of(Kind.ACCEPTED, Kind.CHECKED)})
+            sent = len({event.message_id for event in run.trace.by_kind(EventKind.ACCEPTED, EventKind.CHECKED)})
             with contextlib.suppress(AttributeError):
                 self._say(f"running: message {sent:,} of {run.experiment.messages:,}")  # type: ignore[attr-defined]
             await asyncio.sleep(0.25)
@@ -128,13 +129,15 @@ class Panel(ui.VBox):
     def _repr_mimebundle_(self, **options: Any) -> Bundle:
         names = ", ".join(self.controls)
         picture = self.views[0]._repr_mimebundle_()[0].get("image/svg+xml", "") if self.views else ""
-        return bundle(super()._repr_mimebundle_(**options), picture, f"Panel: {self.experiment.title} (knobs: {names})")
+        return bundle(
+            super()._repr_mimebundle_(**options), picture, f"Panel: {self.experiment.title} (parameters: {names})"
+        )
 
 
 def verdict_card(result: Result) -> str:
     """The verdict as a card: a word and a mark, not colour alone."""
     verdict = result.verdict
-    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered or verdict.stuck or verdict.altered)
+    bad = bool(verdict.lost or verdict.duplicated or verdict.reordered or verdict.stalled or verdict.altered)
     colour, mark = (
         ("#D55E00", "✘ not everything arrived as it should")
         if bad

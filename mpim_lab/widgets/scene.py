@@ -8,7 +8,7 @@ FATES = {
     "duplicated": "handled more than once",
     "lost": "never handled",
     "pending": "on its way",
-    "dead": "given up: dead letter",
+    "dead-lettered": "given up: in the dead-letter queue",
 }
 
 
@@ -16,7 +16,7 @@ FATES = {
 class Leg:
     """A way from one node to another between two steps.
 
-    `outcome`: "arrived", "lost" (it ended there), "dead" (given up there) or "confirmation".
+    `outcome`: "arrived", "lost" (it ended there), "dead-lettered" (given up there) or "confirmation".
     """
 
     source: str
@@ -27,14 +27,14 @@ class Leg:
 
 
 @dataclass
-class Story:
-    """One message's life: where it went, what became of it, and in words."""
+class MessageHistory:
+    """History of one message: where it went, what became of it, and in words."""
 
     id: str
     fate: str = "pending"
-    misreported: bool = False
+    silently_lost: bool = False
     is_kept: bool = False  # in a stream, which gives it to workers, perhaps more than once
-    is_stuck: bool = False
+    is_stalled: bool = False
     legs: list[Leg] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -56,11 +56,11 @@ class Scene:
     producers: list[str]
     channels: list[str]
     consumers: list[str]
-    stories: list[Story]
+    stories: list[MessageHistory]
     bands: list[Band]
     steps: int
     note: str = ""
-    promise: str = "delivered"  # what the sender of a misreported message was told
+    acknowledgement: str = "delivered"  # what the sender of a silently lost message got
     columns: tuple[tuple[str, ...], ...] = ()  # where the nodes stand, from left to right, if not in those three
 
     def counts(self) -> Counter[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mpim_lab.widgets.scene import FATES, Leg, Scene, Story
+from mpim_lab.widgets.scene import FATES, Leg, MessageHistory, Scene
 from mpim_lab.widgets.static_picture import escape
 
 # Okabe and Ito's palette: told apart with any kind of colour vision. Every fate has a shape of its own as well.
@@ -11,7 +11,7 @@ COLOURS = {
     "duplicated": "#CC79A7",
     "lost": "#D55E00",
     "pending": "#56B4E9",
-    "dead": "#8C8C8C",
+    "dead-lettered": "#8C8C8C",
     "confirmation": "#0072B2",
 }
 STEP, LANE, LOW_LANE, LEFT, TOP = 30, 82, 50, 132, 74
@@ -54,7 +54,9 @@ def _window(scene: Scene) -> tuple[int, int]:
     if scene.steps <= MOST_STEPS:
         return 1, max(scene.steps, 1)
     odd = [
-        story.legs[0].begin for story in scene.stories if story.legs and story.fate in ("lost", "duplicated", "dead")
+        story.legs[0].begin
+        for story in scene.stories
+        if story.legs and story.fate in ("lost", "duplicated", "dead-lettered")
     ]
     first = max(1, min(int(min(odd, default=1)) - 5, scene.steps - MOST_STEPS + 1))
     return first, first + MOST_STEPS - 1
@@ -71,9 +73,12 @@ def _heading(scene: Scene, title: str, first: int, last: int, width: int) -> Ite
             label = f"{counts[fate]} {fate}"
             yield shape(fate, x + 6, 47) + f'<text class="s" x="{x + 18}" y="51">{label}</text>'
             x += 36 + 7 * len(label)
-    if any(story.misreported for story in scene.stories):
-        lies = sum(story.misreported for story in scene.stories)
-        yield _flag(x + 6, 50) + f'<text class="s" x="{x + 18}" y="51">{lies} of them told “{scene.promise}”</text>'
+    if any(story.silently_lost for story in scene.stories):
+        silent = sum(story.silently_lost for story in scene.stories)
+        yield (
+            _flag(x + 6, 50)
+            + f'<text class="s" x="{x + 18}" y="51">{silent} of them acknowledged “{scene.acknowledgement}”</text>'
+        )
 
 
 def _lanes(lanes: dict[str, int], width: int) -> Iterable[str]:
@@ -98,14 +103,14 @@ def _x(step: float, first: int) -> float:
     return LEFT + (step - first) * STEP
 
 
-def _message(story: Story, lanes: dict[str, int], channels: list[str], first: int, last: int) -> Iterable[str]:
+def _message(story: MessageHistory, lanes: dict[str, int], channels: list[str], first: int, last: int) -> Iterable[str]:
     colour = COLOURS[story.fate]
     for leg in story.legs:
         if not (first <= leg.begin <= last + 1) or leg.source not in lanes or leg.target not in lanes:
             continue
         yield _leg(leg, colour, lanes, first)
         x, y = _end_of(leg, lanes, first)
-        if leg.outcome in ("lost", "dead"):
+        if leg.outcome in ("lost", "dead-lettered"):
             yield shape(leg.outcome, x, y)
         elif leg.outcome == "arrived" and leg.target not in channels and story.fate != "lost":
             yield shape(story.fate, x, y)
@@ -115,7 +120,7 @@ def _message(story: Story, lanes: dict[str, int], channels: list[str], first: in
         every = max(1, len(story.id) * 8 // STEP)
         if int(begin) % every == 0 or story.fate != "delivered":
             yield f'<text class="s" x="{x:.1f}" y="{y - 14}" text-anchor="middle">{escape(story.id)}</text>'
-        if story.misreported:
+        if story.silently_lost:
             yield _flag(x, y - 2)
 
 
@@ -135,7 +140,7 @@ def _end_of(leg: Leg, lanes: dict[str, int], first: int) -> tuple[float, float]:
 
 
 def _flag(x: float, y: float) -> str:
-    """A small flag: this sender was told "delivered", and it was not so."""
+    """A small flag: this message was acknowledged to its sender, and lost."""
     return f'<path d="M{x:.1f} {y + 2:.1f}v-10l8 3.5l-8 3.5" fill="{COLOURS["lost"]}" stroke="{COLOURS["lost"]}"/>'
 
 
@@ -148,7 +153,7 @@ def shape(fate: str, x: float, y: float) -> str:
         )
     if fate == "duplicated":
         return f'<path d="M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5-6.5z" fill="{colour}"/>'
-    if fate == "dead":
+    if fate == "dead-lettered":
         return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" fill="{colour}"/>'
     if fate == "pending":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="none" stroke="{colour}" stroke-width="2.2"/>'

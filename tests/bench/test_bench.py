@@ -55,13 +55,13 @@ async def run_at_100_per_s(who, case):
     return 100.0
 
 
-@pytest.mark.parametrize("contestants", [3, 4])
-async def test_everybody_begins_once_in_every_case(contestants):
-    """Also where there are as many cases as contestants: whoever runs first may find the machine in another mood."""
-    whos = [f"contestant {number}" for number in range(contestants)]
-    schedule = Schedule((Case(1), Case(16), Case(128)), rounds=contestants, seconds=1.0)
+@pytest.mark.parametrize("candidates", [3, 4])
+async def test_everybody_begins_once_in_every_case(candidates):
+    """Also where there are as many cases as candidates: whoever runs first may find the machine in another mood."""
+    whos = [f"candidate {number}" for number in range(candidates)]
+    schedule = Schedule((Case(1), Case(16), Case(128)), rounds=candidates, seconds=1.0)
     samples = await played(whos, schedule, run_at_100_per_s)
-    assert len(samples) == contestants * 3 * contestants
+    assert len(samples) == candidates * 3 * candidates
     for case in schedule.cases:
         first = {sample.round: sample.who for sample in reversed(samples) if sample.case == case}
         assert sorted(first.values()) == whos
@@ -179,7 +179,7 @@ def test_a_bench_that_fails_says_so(monkeypatch, capsys):
     assert capsys.readouterr().err == "mpim-lab bench: the kernel died\n"
 
 
-def test_the_table_has_every_contestant_and_every_reason():
+def test_the_table_has_every_candidate_and_every_reason():
     """Also those without a number in it."""
     text = table_of(rows_of("pubsub", samples_of_all_sorts()), MACHINE)
     for who in ("mpim_lab", "peer", "limit", "open only", "absent: is not installed: pip"):
@@ -215,7 +215,7 @@ def test_the_picture_draws_everybody_who_has_numbers_and_names_them_once():
 
 
 def test_the_picture_of_a_closed_loop_alone_has_its_latencies_beside_it():
-    """Streams have no open loop; ten contestants are told apart."""
+    """Streams have no open loop; ten candidates are told apart."""
     whos = ["mpim_lab", *(f"peer {number}" for number in range(9))]
     samples = [Sample(who, CLOSED, 1, result(100.0)) for who in whos]
     figure = picture_of({"machine": MACHINE, "rows": rows_of("streams", samples)})

@@ -16,7 +16,7 @@ from mpim_lab.bench.pool import bench_pool
 from mpim_lab.chapters.ch07_pool.connection_strategies import CONNECTION_STRATEGIES
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.load.load import start_load
-from mpim_lab.load.redis.contestants import CONTESTANTS
+from mpim_lab.load.redis.candidates import CANDIDATES
 
 pytestmark = pytest.mark.timeout(400)  # dozens of processes, one after the other, beside the other tests
 
@@ -26,7 +26,7 @@ POINTS = ((SIZE, (16,)), (CHANNELS, (3,)), (SUBSCRIBERS, (3,)), (TASKS, (2,)))
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Schedules of a tenth of a second, contestants that come with us."""
+    """Schedules of a tenth of a second, candidates that come with us."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     compared = Schedule((CLOSED,), rounds=1, seconds=0.05)
     for name, schedule in {
@@ -38,9 +38,9 @@ def tiny(monkeypatch):
         monkeypatch.setattr(command, name, schedule)
     monkeypatch.setattr(command, "bench_compression", functools.partial(bench_compression, sizes=(64,)))
     monkeypatch.setattr(command, "bench_pool", functools.partial(bench_pool, callers=(2,)))
-    ours = {"mpim_lab": CONTESTANTS["mpim_lab"]}
-    monkeypatch.setattr(pubsub, "contestants_of", lambda bench: ours)
-    monkeypatch.setattr(streams, "contestants_of", lambda bench: {"mpim_lab": CONTESTANTS["streams:mpim_lab"]})
+    ours = {"mpim_lab": CANDIDATES["mpim_lab"]}
+    monkeypatch.setattr(pubsub, "candidates_for", lambda bench: ours)
+    monkeypatch.setattr(streams, "candidates_for", lambda bench: {"mpim_lab": CANDIDATES["streams:mpim_lab"]})
 
 
 def run(tmp_path, *arguments):
@@ -129,4 +129,4 @@ def test_bad_arguments_are_refused_before_the_run(arguments, capsys):
 
 def test_all_of_the_compared_are_contestants():
     """A name that has changed over there would be missing here."""
-    assert {f"batching:{who}" for who in COMPARED} <= set(CONTESTANTS)
+    assert {f"batching:{who}" for who in COMPARED} <= set(CANDIDATES)

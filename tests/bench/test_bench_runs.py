@@ -15,8 +15,8 @@ from mpim_lab.bench.limit import PROGRAM, measure_limit
 from mpim_lab.bench.live import WAYS
 from mpim_lab.bench.machine import describe_machine
 from mpim_lab.errors import LoadFailed
-from mpim_lab.load.redis import contestants
-from mpim_lab.load.redis.contestants import CONTESTANTS
+from mpim_lab.load.redis import candidates
+from mpim_lab.load.redis.candidates import CANDIDATES
 from tests.conftest import missing
 
 CLOSED, OPEN = Case(8), Case(offered_per_s=1_000)
@@ -27,9 +27,9 @@ def test_a_comparison_from_its_arguments_to_its_files(monkeypatch, tmp_path, cap
     """Ours, a peer that is there, one that is not, and the limit: each has its row in each case."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=5, seconds=0.1))
-    there = contestants.find_spec  # type: ignore[attr-defined]
-    monkeypatch.setattr(contestants, "find_spec", lambda name: None if name == "coredis" else there(name))
-    monkeypatch.setattr(pubsub, "contestants_of", lambda bench: {who: CONTESTANTS[who] for who in COMPARED})
+    there = candidates.find_spec  # type: ignore[attr-defined]
+    monkeypatch.setattr(candidates, "find_spec", lambda name: None if name == "coredis" else there(name))
+    monkeypatch.setattr(pubsub, "candidates_for", lambda bench: {who: CANDIDATES[who] for who in COMPARED})
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
     arguments = ["pubsub", "--quick", "--rounds", "1", "--json", str(found), "--picture", str(picture)]
     assert run_bench_command(arguments) == 0
@@ -138,12 +138,12 @@ def test_a_kernel_that_fails_is_named(monkeypatch, capsys, error, told):
 
 
 def test_streams_are_compared_with_acknowledgements_and_without(monkeypatch, tmp_path):
-    """Each contestant adds, consumes and loses nothing; what a guarantee costs stands beside it."""
+    """Each candidate adds, consumes and loses nothing; what a guarantee costs stands beside it."""
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK", Schedule((CLOSED, OPEN), rounds=1, seconds=0.1))
-    there = contestants.find_spec  # type: ignore[attr-defined]
+    there = candidates.find_spec  # type: ignore[attr-defined]
     peers = ("taskiq_redis", "faststream")
-    monkeypatch.setattr(contestants, "find_spec", lambda name: None if name in peers else there(name))
+    monkeypatch.setattr(candidates, "find_spec", lambda name: None if name in peers else there(name))
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
     assert run_bench_command(["streams", "--quick", "--json", str(found), "--picture", str(picture)]) == 0
     rows = {row["who"]: row for row in json.loads(found.read_text(encoding="utf-8"))["rows"]}

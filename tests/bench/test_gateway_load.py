@@ -17,11 +17,11 @@ from mpim_lab.im.gateway.fast_connection import BINARY, PING, TEXT
 from mpim_lab.im.protocol import frames as wire
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.load.gateway.client_protocol import FrameKind, ReceivedEvent
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
-from mpim_lab.load.gateway.mpim_speech import MpimSpeech
-from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.gateway.socketio_speech import SocketIoSpeech
-from mpim_lab.load.gateway.speech import Heard, What
+from mpim_lab.load.gateway.mpim_protocol import MpimProtocol
+from mpim_lab.load.gateway.plan import SwarmPlan
+from mpim_lab.load.gateway.socketio_protocol import SocketIoProtocol
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import batch_frame
 
@@ -85,7 +85,7 @@ def test_a_refused_handshake_says_with_which_status():
 
 @pytest.fixture
 def bob():
-    return MpimSpeech("bob", Tokens(new_secret()), Codec())
+    return MpimProtocol("bob", Tokens(new_secret()), Codec())
 
 
 def push(number, sender="alice"):
@@ -94,72 +94,72 @@ def push(number, sender="alice"):
 
 def test_what_a_client_says_is_what_a_gateway_reads(bob):
     """Every frame is one of wire.py's."""
-    hello = wire.from_client(bob.opening())
+    hello = wire.from_client(bob.hello())
     assert isinstance(hello, wire.Hello) and hello.packed
     assert wire.from_client(bob.send("m1", "alice", "hi")) == wire.Send("m1", "hi", to="alice")
-    assert wire.from_client(bob.say("m2", "tea", "hi")) == wire.Send("m2", "hi", group="tea")
-    frame, count = bob.make("tea", [f"u{number}" for number in range(1_000)])
+    assert wire.from_client(bob.send_group("m2", "tea", "hi")) == wire.Send("m2", "hi", group="tea")
+    frame, count = bob.create_group("tea", [f"u{number}" for number in range(1_000)])
     assert count == len(wire.from_client(frame).members) == wire.MOST_WATCHED
-    assert wire.from_client(bob.join("tea")) == wire.Group("tea", "join")
-    assert wire.from_client(bob.live()) == wire.Ping()
+    assert wire.from_client(bob.join_group("tea")) == wire.Group("tea", "join")
+    assert wire.from_client(bob.keepalive()) == wire.Ping()
 
 
 def test_messages_are_handed_on_once_in_order_and_acknowledged(bob):
     """A second copy is nothing new; what is acknowledged is said once, for the last number."""
-    heard = [each for frame in (push(1), push(2), push(1)) for each in bob.hear(frame)]
-    assert [each.text for each in heard if each.what is What.PUSHED] == ["text 1", "text 2"]
-    assert [wire.from_client(frame) for frame in bob.due()] == [wire.Ack("alice:bob", 2)]
-    assert bob.due() == []
+    heard = [each for frame in (push(1), push(2), push(1)) for each in bob.receive(frame)]
+    assert [each.text for each in heard if each.kind is FrameKind.PUSHED] == ["text 1", "text 2"]
+    assert [wire.from_client(frame) for frame in bob.flush()] == [wire.Ack("alice:bob", 2)]
+    assert bob.flush() == []
 
 
 def test_a_gap_is_asked_about_once_and_filled_by_the_page(bob):
     """The early ones come again with the page."""
-    heard = [each for frame in (push(1), push(3), push(4)) for each in bob.hear(frame)]
+    heard = [each for frame in (push(1), push(3), push(4)) for each in bob.receive(frame)]
     (reply,) = [each.reply for each in heard if each.reply]
     assert wire.from_client(reply) == wire.Sync("alice:bob", 1)
     messages = tuple(ChatMessage("alice:bob", number, f"m{number}", "alice", "x") for number in (2, 3, 4))
-    page = bob.hear(wire.encode(wire.Page("alice:bob", messages, last=5)))
-    assert [each.what for each in page[:3]] == [What.PUSHED] * 3
+    page = bob.receive(wire.encode(wire.Page("alice:bob", messages, last=5)))
+    assert [each.kind for each in page[:3]] == [FrameKind.PUSHED] * 3
     assert wire.from_client(page[3].reply) == wire.Sync("alice:bob", 4)  # there is one more
 
 
 def test_what_a_client_sent_itself_is_no_message(bob):
     """It comes back for the user's other devices, and has a number as all have."""
-    (echo,), (message,) = bob.hear(push(1, sender="bob")), bob.hear(push(2))
-    assert (echo.what, message.what) == (What.NOTHING, What.PUSHED)
+    (echo,), (message,) = bob.receive(push(1, sender="bob")), bob.receive(push(2))
+    assert (echo.kind, message.kind) == (FrameKind.NOTHING, FrameKind.PUSHED)
 
 
 def test_being_behind_is_asked_about_unless_it_is_the_acknowledgement_that_lacks(bob):
     """The gateway reminds a client of what it has not acknowledged."""
-    bob.hear(push(1))
-    bob.due()
-    assert bob.hear(wire.encode(wire.Behind({"alice:bob": 1}))) == (Heard(What.NOTHING),)
-    assert [wire.from_client(frame) for frame in bob.due()] == [wire.Ack("alice:bob", 1)]
-    (behind,) = bob.hear(wire.encode(wire.Behind({"alice:bob": 2})))
+    bob.receive(push(1))
+    bob.flush()
+    assert bob.receive(wire.encode(wire.Behind({"alice:bob": 1}))) == (ReceivedEvent(FrameKind.NOTHING),)
+    assert [wire.from_client(frame) for frame in bob.flush()] == [wire.Ack("alice:bob", 1)]
+    (behind,) = bob.receive(wire.encode(wire.Behind({"alice:bob": 2})))
     assert wire.from_client(behind.reply) == wire.Sync("alice:bob", 1)
 
 
 @pytest.mark.parametrize(
     ("frame", "what"),
     [
-        (wire.Welcome("bob", "gw-1", {}), What.READY),
-        (wire.Sent("m1", "alice:bob", 1, "pushed"), What.ANSWERED),
-        (wire.Notice("n1", "lunch"), What.NOTICE),
-        (wire.Problem("TooFast", "wait", "m1"), What.FAILED),
-        (wire.Bye("the gateway closes"), What.FAILED),
-        (wire.Pong(), What.NOTHING),
+        (wire.Welcome("bob", "gw-1", {}), FrameKind.READY),
+        (wire.Sent("m1", "alice:bob", 1, "pushed"), FrameKind.ANSWERED),
+        (wire.Notice("n1", "lunch"), FrameKind.NOTICE),
+        (wire.Problem("TooFast", "wait", "m1"), FrameKind.FAILED),
+        (wire.Bye("the gateway closes"), FrameKind.FAILED),
+        (wire.Pong(), FrameKind.NOTHING),
     ],
 )
 def test_each_of_a_gateways_frames_is_understood(bob, frame, what):
     """As what it is to a client."""
-    assert [each.what for each in bob.hear(wire.encode(frame))] == [what]
+    assert [each.kind for each in bob.receive(wire.encode(frame))] == [what]
 
 
 def test_a_batch_is_unpacked(bob):
     """Compressed or not."""
     frames = [push(1), push(2)]
     for batch in (batch_frame(frames), Codec().compress(batch_frame(frames * 20))):
-        assert list(bob.unpacked(batch))[:2] == frames
+        assert list(bob.unpack(batch))[:2] == frames
 
 
 # Socket.IO
@@ -167,30 +167,30 @@ def test_a_batch_is_unpacked(bob):
 
 def test_a_client_of_socket_io_is_let_in():
     """The server opens, the client names itself, the server agrees."""
-    alice = SocketIoSpeech("alice")
-    (opened,) = alice.hear(b'0{"sid":"x","pingInterval":25000}')
-    assert (alice.opening(), opened.reply) == (b"", b'40{"uid":"alice"}')
-    assert alice.hear(b'40{"sid":"y"}') == (Heard(What.READY),)
-    assert alice.hear(b"2") == (Heard(What.NOTHING, reply=b"3"),)
+    alice = SocketIoProtocol("alice")
+    (opened,) = alice.receive(b'0{"sid":"x","pingInterval":25000}')
+    assert (alice.hello(), opened.reply) == (b"", b'40{"uid":"alice"}')
+    assert alice.receive(b'40{"sid":"y"}') == (ReceivedEvent(FrameKind.READY),)
+    assert alice.receive(b"2") == (ReceivedEvent(FrameKind.NOTHING, reply=b"3"),)
 
 
 def test_packets_of_socket_io_are_events_and_their_answers():
     """An event that wants an answer carries a number of its own."""
-    alice = SocketIoSpeech("alice")
-    first, second = alice.send("m1", "bob", "hi"), alice.join("tea")
+    alice = SocketIoProtocol("alice")
+    first, second = alice.send("m1", "bob", "hi"), alice.join_group("tea")
     assert (first[:3], second[:3]) == (b"421", b"422")
     assert json.loads(first[3:]) == ["send", {"id": "m1", "to": "bob", "text": "hi"}]
-    assert alice.hear(b'431[{"id":"m1"}]') == (Heard(What.ANSWERED),)
-    assert alice.hear(b'42["push",{"id":"m2","text":"ho"}]') == (Heard(What.PUSHED, "ho"),)
-    assert alice.hear(b'42["notice",{"text":"lunch"}]') == (Heard(What.NOTICE, "lunch"),)
-    assert alice.hear(b"41")[0].what is What.FAILED
+    assert alice.receive(b'431[{"id":"m1"}]') == (ReceivedEvent(FrameKind.ANSWERED),)
+    assert alice.receive(b'42["push",{"id":"m2","text":"ho"}]') == (ReceivedEvent(FrameKind.PUSHED, "ho"),)
+    assert alice.receive(b'42["notice",{"text":"lunch"}]') == (ReceivedEvent(FrameKind.NOTICE, "lunch"),)
+    assert alice.receive(b"41")[0].kind is FrameKind.FAILED
 
 
 @pytest.mark.parametrize("frame", [b"42", b"42{}", b'42["push"]', b'42["push",{}]', b'42["push",7]', b"42\xff"])
 def test_an_event_that_cannot_be_read_is_refused(frame):
     """With an error of ours."""
     with pytest.raises(CorruptPayload):
-        SocketIoSpeech("alice").hear(frame)
+        SocketIoProtocol("alice").receive(frame)
 
 
 # Plan and rows
@@ -199,7 +199,7 @@ def test_an_event_that_cannot_be_read_is_refused(frame):
 @given(st.integers(2, 500), st.integers(1, 4))
 def test_everybody_writes_to_somebody_else_and_nobody_is_left_out(clients, parts):
     """Each client belongs to one process, and is written to by one other."""
-    plans = [CrowdPlan("mpim", 1, clients, part=part, parts=parts) for part in range(parts)]
+    plans = [SwarmPlan("mpim", 1, clients, part=part, parts=parts) for part in range(parts)]
     assert [number for plan in plans for number in plan.mine] == list(range(clients))
     partners = [plans[0].partner(number) for number in range(clients)]
     assert sorted(partners) == list(range(clients))

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from mpim_lab.chapters.ch01_pubsub.measurements import THROUGHPUT_STEPS, ThroughputRun, measure_throughput_steps
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.load.load import measure, start_load
 from tests.support import wait_until
@@ -95,14 +95,19 @@ async def test_a_trace_fills_while_the_load_goes_on_and_keeps_whole_lives(server
         assert sum(rate.messages for rate in trace.rates if rate.actor == actor) == count
     lives = trace.by_message()
     assert "m0" in lives
-    assert all(int(name[1:]) % trace.one_in == 0 for name in lives)
+    assert all(int(name[1:]) % trace.sample_rate == 0 for name in lives)
     for life in lives.values():
         happened = {event.kind: event for event in life}
-        assert len(life) == 4 and set(happened) == {Kind.ACCEPTED, Kind.PUBLISHED, Kind.RECEIVED, Kind.HANDLED}
-        assert happened[Kind.PUBLISHED].count == 1
-        assert happened[Kind.ACCEPTED].at <= happened[Kind.RECEIVED].at <= happened[Kind.HANDLED].at
-    assert len(trace) + trace.left_out == 4 * result.sent
-    assert f"sampled, one message in {trace.one_in}" in repr(trace)
+        assert len(life) == 4 and set(happened) == {
+            EventKind.ACCEPTED,
+            EventKind.PUBLISHED,
+            EventKind.RECEIVED,
+            EventKind.HANDLED,
+        }
+        assert happened[EventKind.PUBLISHED].count == 1
+        assert happened[EventKind.ACCEPTED].at <= happened[EventKind.RECEIVED].at <= happened[EventKind.HANDLED].at
+    assert len(trace) + trace.dropped == 4 * result.sent
+    assert f"sampled, one message in {trace.sample_rate}" in repr(trace)
 
 
 async def test_the_experiment_gives_a_verdict_and_the_loads_numbers(lab_server):

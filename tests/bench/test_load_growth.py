@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mpim_lab.errors import InvalidParameter, LoadFailed
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.load.load import measure, start_load
 
 
@@ -25,7 +25,7 @@ async def test_messages_to_many_channels_all_arrive(server):
         async def is_listening():
             return load.done or len(await client.pubsub_channels("load:*")) == 2_500
 
-        await until(is_listening, "2,500 channels")
+        await wait_until(is_listening, "2,500 channels")
         assert not load.done
     result = await load.result()
     assert (result.sent, result.received, result.lost, result.duplicates) == (5_000, 5_000, 0, 0)
@@ -49,7 +49,7 @@ async def test_a_subscriber_that_is_cut_off_ends_the_load(server):
         async def is_listening():
             return load.done or len(await client.client_list(_type="pubsub")) == 20
 
-        await until(is_listening, "20 subscribers")
+        await wait_until(is_listening, "20 subscribers")
         [first, *_] = await client.client_list(_type="pubsub")
         await client.client_kill(first["addr"])
     with pytest.raises(LoadFailed, match="the line broke"):

@@ -10,11 +10,11 @@ from redis.asyncio import Redis
 from mpim_lab.errors import InvalidParameter, LoadFailed
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.load import load as load_module
-from mpim_lab.load.gateway.crowdprocess import CrowdProcess
-from mpim_lab.load.gateway.plan import CrowdPlan
+from mpim_lab.load.gateway.plan import SwarmPlan
+from mpim_lab.load.gateway.swarm_process import SwarmProcess
 from mpim_lab.load.load import measure, start_load
 from mpim_lab.load.process import LoadProcess
-from mpim_lab.load.redis import contestants
+from mpim_lab.load.redis import candidates
 from mpim_lab.load.redis.plan import LoadPlan
 from tests.bench.test_load import is_going
 from tests.lab.test_server import is_alive
@@ -58,9 +58,9 @@ async def test_a_number_out_of_bounds_is_refused_before_anything_starts(pids, ba
     assert pids == []
 
 
-async def test_a_contestant_that_is_not_installed_is_named_with_the_advice(pids, monkeypatch):
+async def test_a_candidate_that_is_not_installed_is_named_with_the_advice(pids, monkeypatch):
     """LoadFailed, before anything starts."""
-    monkeypatch.setattr(contestants, "find_spec", lambda name: None)
+    monkeypatch.setattr(candidates, "find_spec", lambda name: None)
     with pytest.raises(LoadFailed, match=r"coredis is not installed: pip install 'mpim_lab\[peers\]'"):
         start_load("redis://127.0.0.1:1", "coredis")
     assert pids == []
@@ -185,7 +185,7 @@ async def test_a_process_that_writes_what_cannot_be_read_is_ended(pids, monkeypa
 
 async def test_a_process_that_has_summed_up_and_does_not_end_is_ended(monkeypatch):
     """Leaving is bounded, also when another process holds its output open."""
-    monkeypatch.setattr("mpim_lab.load.process.END_WITHIN_S", 0.3)
+    monkeypatch.setattr("mpim_lab.load.process.STOP_TIMEOUT_S", 0.3)
     holder = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(5)'])"
     said = """print('{"type": "ready"}', flush=True); print('{"type": "summary"}', flush=True)"""
     speaks(monkeypatch, f"import subprocess, sys, time; {holder}; {said}; time.sleep(60)")
@@ -221,15 +221,15 @@ for line in sys.stdin:
 async def test_an_answer_that_comes_too_late_is_nobody_elses(monkeypatch):
     """After a time-out and after a cancellation, the next order gets its own answer."""
     speaks(monkeypatch, CROWD)
-    async with CrowdProcess(CrowdPlan("mpim", 80, clients=1)) as crowd:
+    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as swarm:
         with pytest.raises(LoadFailed, match="'slow'"):
-            await crowd.ask("slow", within_s=0.1, after=0.5)
-        assert await crowd.ask("next") == {"did": "next"}
-        asking = asyncio.create_task(crowd.ask("cancelled", after=0.3))
+            await swarm.ask("slow", timeout_s=0.1, after=0.5)
+        assert await swarm.ask("next") == {"did": "next"}
+        asking = asyncio.create_task(swarm.ask("cancelled", after=0.3))
         await asyncio.sleep(0.1)
         asking.cancel()
         await asyncio.wait([asking])
-        assert await crowd.ask("last") == {"did": "last"}
+        assert await swarm.ask("last") == {"did": "last"}
 
 
 @pytest.mark.parametrize("said", ["no JSON", "x" * 3_000_000], ids=["no JSON", "a line without end"])
@@ -237,7 +237,7 @@ async def test_an_answer_that_cannot_be_read_is_named(monkeypatch, said):
     """LoadFailed, and the process is gone."""
     code = CROWD.replace('order.get("say")', repr(said) if len(said) < 100 else "'x' * 3_000_000")
     speaks(monkeypatch, code)
-    async with CrowdProcess(CrowdPlan("mpim", 80, clients=1)) as crowd:
+    async with SwarmProcess(SwarmPlan("mpim", 80, clients=1)) as swarm:
         with pytest.raises(LoadFailed, match="cannot be read"):
-            await asyncio.wait_for(crowd.ask("it"), 20)
-    assert not is_alive(crowd.pid)
+            await asyncio.wait_for(swarm.ask("it"), 20)
+    assert not is_alive(swarm.pid)

@@ -1,4 +1,4 @@
-"""What the load processes are made of: the plan, the histogram of latencies, the tally."""
+"""What the load processes are made of: the plan, the histogram of latencies, the delivery counter."""
 
 import asyncio
 import math
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, NotConnected
 from mpim_lab.lab.trace.checker import check
-from mpim_lab.load.redis.batch_contestants import _Line
-from mpim_lab.load.redis.latencies import Latencies
+from mpim_lab.load.redis.batch_adapters import _Line
+from mpim_lab.load.redis.delivery_counter import DeliveryCounter
+from mpim_lab.load.redis.latency_histogram import LatencyHistogram
 from mpim_lab.load.redis.plan import BOUNDS, HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import OpenLoop
-from mpim_lab.load.redis.tally import Tally
 
 SECONDS = st.lists(st.floats(min_value=1e-6, max_value=100.0), min_size=1, max_size=200)
 FRACTIONS = st.floats(min_value=0.0, max_value=1.0)
@@ -27,7 +27,7 @@ def plan(**changes):
 
 
 def counted(seconds):
-    latencies = Latencies()
+    latencies = LatencyHistogram()
     for second in seconds:
         latencies.add(second)
     return latencies
@@ -109,35 +109,35 @@ def test_latencies_beyond_the_last_bucket_are_counted_too():
 
 
 @given(st.lists(st.integers(0, 9), max_size=30))
-def test_the_tally_counts_what_the_checker_finds(arrivals):
+def test_the_counter_counts_what_the_checker_finds(arrivals):
     """Both sides of a load, and of an experiment, mean the same by lost, doubled and overtaken."""
-    tally = Tally()
+    counter = DeliveryCounter()
     for number, sequence in enumerate(arrivals):
-        assert tally.add(HEAD.pack(sequence, 0.0) + b"padding", at=float(number)) == sequence
+        assert counter.add(HEAD.pack(sequence, 0.0) + b"padding", at=float(number)) == sequence
     verdict = check([str(sequence) for sequence in range(10)], [str(sequence) for sequence in arrivals])
-    assert tally.lost(10) == len(verdict.lost)
-    assert tally.different == verdict.delivered
-    assert tally.duplicates == len(arrivals) - verdict.delivered
-    assert tally.reordered == len(verdict.reordered)
+    assert counter.lost(10) == len(verdict.lost)
+    assert counter.different == verdict.delivered
+    assert counter.duplicates == len(arrivals) - verdict.delivered
+    assert counter.reordered == len(verdict.reordered)
 
 
-def test_the_tally_grows_with_the_load():
+def test_the_counter_grows_with_the_load():
     """One byte a message, however many there are."""
-    tally = Tally()
+    counter = DeliveryCounter()
     for sequence in (0, 200_000, 200_000, 100_000):
-        tally.add(HEAD.pack(sequence, 0.0), at=0.5)
-    assert (tally.received, tally.duplicates, tally.reordered) == (4, 1, 1)
+        counter.add(HEAD.pack(sequence, 0.0), at=0.5)
+    assert (counter.received, counter.duplicates, counter.reordered) == (4, 1, 1)
 
 
 def test_a_cut_begins_anew_and_the_whole_remains():
     """Each interval has its own percentiles, the run has those of all."""
-    tally = Tally()
-    tally.add(HEAD.pack(0, 0.0), at=0.001)
-    first = tally.cut()
-    tally.add(HEAD.pack(1, 0.0), at=1.0)
-    assert (first.max_s, tally.cut().max_s, tally.cut().percentile_ms(0.5)) == (0.001, 1.0, None)
-    assert tally.latencies.percentile_ms(0.0) == pytest.approx(1.0, rel=0.01)
-    assert tally.latencies.max_s == 1.0
+    counter = DeliveryCounter()
+    counter.add(HEAD.pack(0, 0.0), at=0.001)
+    first = counter.cut()
+    counter.add(HEAD.pack(1, 0.0), at=1.0)
+    assert (first.max_s, counter.cut().max_s, counter.cut().percentile_ms(0.5)) == (0.001, 1.0, None)
+    assert counter.latencies.percentile_ms(0.0) == pytest.approx(1.0, rel=0.01)
+    assert counter.latencies.max_s == 1.0
 
 
 @pytest.mark.parametrize(("who", "loaded"), [("mpim_lab", "False"), ("batching:mpim_lab", "True")])

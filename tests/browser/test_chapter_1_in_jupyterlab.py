@@ -32,13 +32,13 @@ def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(c
     wait_for_count(page, view, "delivered", 18)
     wait_for_count(page, view, "lost", 6)
     assert (count_of(view, "delivered"), count_of(view, "lost")) == (18, 6)
-    assert "6 of them told" in view.locator(".mpim-lies").inner_text()
+    assert "6 of them acknowledged" in view.locator(".mpim-silent").inner_text()
     view.focus()
     page.keyboard.press("Home")
     assert count_of(view, "lost") == 0
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert "m2 lost, although its sender was told" in view.locator(".mpim-story-title").text_content()
+    assert "m2 lost, although it was acknowledged" in view.locator(".mpim-story-title").text_content()
     assert "handed it to 0 subscribers" in view.locator(".mpim-story").inner_text()
     page.keyboard.press("+")
     page.keyboard.press(" ")
@@ -49,7 +49,7 @@ def test_the_pictures_show_what_was_lost_and_follow_the_keyboard_and_the_theme(c
         keep(view, f"flow-{theme.lower()}")
 
 
-def test_the_panel_runs_what_its_knobs_say_and_breaks_it_on_a_click(chapter, page):
+def test_the_panel_runs_what_its_parameters_say_and_breaks_it_on_a_click(chapter, page):
     """Move a slider, press Run, press a fault button, and read what became of it."""
     cell = chapter.cell("panel = Panel(PubSubDelivery")
     panel = cell.locator(".mpim-panel")

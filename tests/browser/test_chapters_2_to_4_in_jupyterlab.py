@@ -24,7 +24,7 @@ PICTURES = {
     },
     "04_ordering.ipynb": {
         "crossed": "FlowView(crossed.trace",
-        "stuck": "FlowView(blocked.trace",
+        "stalled": "FlowView(blocked.trace",
         "price": "ladder_chart(",
         "table": "compare_designs(DeliveryGuarantees",
         "failed": "order.check(MyBuffer)",

@@ -45,7 +45,7 @@ def test_a_sweep_is_measured_and_stopped_by_a_click(chapter, page):
     keep(sweep, f"{chapter.name[:2]}-sweep-stopped")
 
 
-def test_the_panel_runs_what_its_knobs_say(chapter, page):
+def test_the_panel_runs_what_its_parameters_say(chapter, page):
     """Run it, and read a verdict."""
     panel = chapter.cell("panel = Panel(").locator(".mpim-panel")
     panel.get_by_role("button", name="Run").click()

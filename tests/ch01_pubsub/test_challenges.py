@@ -112,7 +112,7 @@ async def test_a_sender_that_loses_or_repeats_fails_every_time(lab_server, bad):
 
 async def test_a_class_that_waits_for_ever_is_told_so(lab_server, monkeypatch):
     """Instead of a cell that never ends."""
-    monkeypatch.setattr(challenge, "TRIAL_S", 1.0)
+    monkeypatch.setattr(challenge, "TRIAL_TIMEOUT_S", 1.0)
     outcome = await tell_the_truth().check(WaitsForEver)
     assert "no end after 1 s: something of yours waits for what never comes" in repr(outcome)
 
@@ -120,7 +120,7 @@ async def test_a_class_that_waits_for_ever_is_told_so(lab_server, monkeypatch):
 async def test_a_failure_tells_the_story_of_its_message(lab_server):
     """What a learner needs to understand it: the fault, the message, who did what."""
     text = repr(await tell_the_truth().check(NaiveSender))
-    assert "was lost, and send reported 'delivered'" in text
+    assert "was lost, and alice got the outcome 'delivered'" in text
     assert "published (0)" in text
 
 

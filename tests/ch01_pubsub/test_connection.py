@@ -17,7 +17,7 @@ from mpim_lab.errors import (
     QueueClosed,
     QueueFull,
 )
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
@@ -38,11 +38,11 @@ async def test_a_cut_connection_comes_back_and_subscribes_again(server):
         await mq.subscribe("a", got.append)
         await mq.subscribe("b*", got.append, pattern=True)
         await cut_connections(server.url, "bob")
-        await wait_until(lambda: any(trace.of(Kind.RESUBSCRIBED)))
+        await wait_until(lambda: any(trace.by_kind(EventKind.RESUBSCRIBED)))
         assert await mq.publish("a", b"1") == 1
         assert await mq.publish("b1", b"2") == 1
         await mq.drain()
-    gap = next(trace.of(Kind.RESUBSCRIBED))
+    gap = next(trace.by_kind(EventKind.RESUBSCRIBED))
     assert gap.count == 2
     assert gap.seconds > 0
     assert len(got) == 2
@@ -188,10 +188,10 @@ async def test_a_silent_line_is_given_up(server):
     limits = Limits(timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02))
     async with MessageQueue(server.url, limits=limits, observer=trace) as mq:
         server.pause()
-        await wait_until(lambda: any(trace.of(Kind.DISCONNECTED)))
+        await wait_until(lambda: any(trace.by_kind(EventKind.DISCONNECTED)))
         server.resume()
         await wait_until(lambda: mq.is_connected)
-    assert "silent" in next(trace.of(Kind.DISCONNECTED)).detail
+    assert "silent" in next(trace.by_kind(EventKind.DISCONNECTED)).detail
 
 
 async def test_user_and_password_are_used_on_every_connection(server):

@@ -6,13 +6,13 @@ import pytest
 
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.errors import FaultUnavailable
-from mpim_lab.events import Kind
-from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
+from mpim_lab.events import EventKind
+from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.support import wait_until
 
 
-def lasting(fault):
+def duration_of(fault):
     """How long a fault must last to bite: the slow subscriber's buffer takes a few photos before it is full."""
     return 10 if fault == "slow" else 3
 
@@ -28,16 +28,16 @@ async def test_without_a_fault_both_designs_deliver_everything(lab_server):
 async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
     """And alice was told "delivered" for each of them."""
     verdict = (await PubSubDelivery(design="naive", fault="away", duration=6, seed=seed).run()).verdict
-    hit = tuple(f"m{fault.before}" for fault in plan(seed, "away", messages=24, lasts=6))
+    hit = tuple(f"m{fault.at}" for fault in schedule_faults(seed, "away", messages=24, duration=6))
     assert verdict.lost == hit
-    assert verdict.misreported == hit
+    assert verdict.silently_lost == hit
 
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
 @pytest.mark.parametrize("seed", [1, 7])
 async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
     """A checker that passes the naive twin would be worth nothing."""
-    verdict = (await PubSubDelivery(design="naive", fault=fault, duration=lasting(fault), seed=seed).run()).verdict
+    verdict = (await PubSubDelivery(design="naive", fault=fault, duration=duration_of(fault), seed=seed).run()).verdict
     assert verdict.lost
     assert verdict.semantics.startswith("at most once")
 
@@ -46,15 +46,17 @@ async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
 @pytest.mark.parametrize("seed", [1, 7])
 async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, fault, seed):
     """At least once: nothing lost, nobody misinformed; repeats may arrive twice."""
-    verdict = (await PubSubDelivery(design="confirmed", fault=fault, duration=lasting(fault), seed=seed).run()).verdict
+    verdict = (
+        await PubSubDelivery(design="confirmed", fault=fault, duration=duration_of(fault), seed=seed).run()
+    ).verdict
     assert verdict.lost == ()
-    assert verdict.misreported == ()
+    assert verdict.silently_lost == ()
 
 
 async def test_a_slow_subscriber_is_handed_messages_that_it_never_gets(lab_server):
     """The server counts him as a receiver until his buffer is full: receivers=1 is no delivery."""
     result = await PubSubDelivery(design="naive", fault="slow", duration=10).run()
-    counted = {event.message_id for event in result.trace.of(Kind.PUBLISHED) if event.count}
+    counted = {event.message_id for event in result.trace.by_kind(EventKind.PUBLISHED) if event.count}
     assert set(result.verdict.lost) & counted
 
 
@@ -68,7 +70,7 @@ async def test_a_repeat_may_arrive_twice(lab_server):
 async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
     """alice was told "failed, perhaps sent"; the stopped server went on and handed the message over."""
     result = await PubSubDelivery(design="naive", fault="pause", duration=2).run()
-    told = {event.message_id: event.detail for event in result.trace.of(Kind.TOLD)}
+    told = {event.message_id: event.detail for event in result.trace.by_kind(EventKind.OUTCOME)}
     (perhaps,) = [message for message, detail in told.items() if detail.startswith("failed, perhaps sent")]
     assert perhaps not in result.verdict.lost
 
@@ -77,7 +79,7 @@ async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
 async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
     """Whatever the machine does meanwhile. (`tests/load` has the hundred repeats.)"""
     verdicts = [
-        (await PubSubDelivery(design="naive", fault=fault, duration=lasting(fault), messages=16).run()).verdict
+        (await PubSubDelivery(design="naive", fault=fault, duration=duration_of(fault), messages=16).run()).verdict
         for _ in range(3)
     ]
     assert verdicts[0] == verdicts[1] == verdicts[2]
@@ -88,7 +90,7 @@ async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server):
     run = PubSubDelivery(fault="none", messages=200, pace_ms=10, duration=2).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("cut")
-    await wait_until(lambda: any(run.trace.of(Kind.FAULT_ENDED)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.FAULT_ENDED)))
     run.stop()
     assert (await run.result()).verdict.lost
 

@@ -8,7 +8,7 @@ import pytest
 
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter, MpimError, QueueClosed
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.mq.connection.config import Limits
 from tests.support import wait_until
 
@@ -52,7 +52,7 @@ async def test_an_async_handler_that_meets_anothers_cancellation_has_failed_and_
         await mq.drain()
     assert got == [b"0", b"2", b"3", b"4", b"5", b"6", b"7"]
     assert other == [b"x"]
-    assert [event.message_id for event in events if event.kind is Kind.FAILED] == ["1"]
+    assert [event.message_id for event in events if event.kind is EventKind.FAILED] == ["1"]
 
 
 @pytest.mark.parametrize("where", ["handler", "unpack"])
@@ -115,7 +115,7 @@ async def test_a_plain_handler_that_returns_something_has_failed(one_server, res
         await mq.publish("a", b"m1")
         await mq.drain()
     kinds = [event.kind for event in events if event.message_id == "m1"]  # two connections: either is heard first
-    assert Kind.FAILED in kinds and Kind.HANDLED not in kinds
+    assert EventKind.FAILED in kinds and EventKind.HANDLED not in kinds
 
 
 async def test_a_plain_handler_that_returns_a_coroutine_has_failed_by_name(one_server, caplog):
@@ -387,7 +387,7 @@ async def test_whatever_a_handler_raises_the_next_message_comes(server, error, w
             await mq.publish("a", str(number))
         await mq.drain()
     assert got == [b"0", b"2", b"3"]
-    assert [event.message_id for event in events if event.kind is Kind.FAILED] == ["1"]
+    assert [event.message_id for event in events if event.kind is EventKind.FAILED] == ["1"]
     assert gaps == []
 
 

@@ -14,7 +14,7 @@ from mpim_lab.errors import (
     QueueClosed,
     SlowSubscriber,
 )
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -235,7 +235,7 @@ async def test_a_handler_that_raises_stops_nobody(server, caplog, is_async):
             for channel in ("bad", "good", "bad"):
                 await mq.publish(channel, b"m1")
             await mq.drain()
-    assert [event.detail for event in trace.of(Kind.FAILED)] == ["RuntimeError: boom"] * 2
+    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == ["RuntimeError: boom"] * 2
     assert caplog.text.count("RuntimeError: boom") == 2
     assert len(got) == 1
 
@@ -253,7 +253,7 @@ async def test_a_plain_handler_that_returns_something_to_await_is_reported(serve
         await mq.publish("a", b"m1")
         await mq.drain()
         unawaited[0].close()
-    assert "async def" in next(trace.of(Kind.FAILED)).detail
+    assert "async def" in next(trace.by_kind(EventKind.FAILED)).detail
 
 
 async def test_waiting_for_a_slow_handler_loses_nothing(server):
@@ -298,11 +298,11 @@ async def test_dropping_the_oldest_keeps_the_newest(server):
         await mq.subscribe("a", handler, limit=3, when_full="drop oldest")
         for number in range(10):
             await mq.publish("a", f"m{number}")
-            await wait_until(lambda: sum(1 for _ in trace.of(Kind.RECEIVED)) == number + 1)  # noqa: B023
+            await wait_until(lambda: sum(1 for _ in trace.by_kind(EventKind.RECEIVED)) == number + 1)  # noqa: B023
         go.set()
         await mq.drain()
     assert got == ["m0", "m7", "m8", "m9"]  # m0 was with the handler already
-    assert [event.message_id for event in trace.of(Kind.DROPPED)] == ["m1", "m2", "m3", "m4", "m5", "m6"]
+    assert [event.message_id for event in trace.by_kind(EventKind.DROPPED)] == ["m1", "m2", "m3", "m4", "m5", "m6"]
 
 
 async def test_disconnecting_a_slow_reader_ends_its_subscription_with_an_error(server):
@@ -386,9 +386,9 @@ async def test_the_observer_sees_a_message_from_hand_to_hand(server):
         await bob.drain()
     life = {(event.kind, event.actor) for event in trace.by_message()["m1"]}
     assert life == {
-        (Kind.ACCEPTED, "alice"),
-        (Kind.PUBLISHED, "alice"),
-        (Kind.RECEIVED, "bob"),
-        (Kind.HANDLED, "bob"),
+        (EventKind.ACCEPTED, "alice"),
+        (EventKind.PUBLISHED, "alice"),
+        (EventKind.RECEIVED, "bob"),
+        (EventKind.HANDLED, "bob"),
     }
-    assert next(trace.of(Kind.PUBLISHED)).count == 1
+    assert next(trace.by_kind(EventKind.PUBLISHED)).count == 1

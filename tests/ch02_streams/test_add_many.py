@@ -14,7 +14,7 @@ from mpim_lab.errors import (
     QueueClosed,
     QueueFull,
 )
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
@@ -189,6 +189,6 @@ async def test_the_observer_sees_each_of_many_accepted_and_added_or_failed(serve
         with pytest.raises(QueueClosed):
             await stream.add_many(["m5"])
     kinds = {name: [event.kind for event in life] for name, life in trace.by_message().items()}
-    good, bad = [Kind.ACCEPTED, Kind.ADDED], [Kind.ACCEPTED, Kind.FAILED]
+    good, bad = [EventKind.ACCEPTED, EventKind.ADDED], [EventKind.ACCEPTED, EventKind.FAILED]
     assert kinds == {"m1": good, "m2": good, "m3": good, "m4": bad, "m5": bad}
-    assert [event.detail for event in trace.of(Kind.ADDED)][:2] == ids
+    assert [event.detail for event in trace.by_kind(EventKind.ADDED)][:2] == ids

@@ -93,24 +93,24 @@ async def test_the_reference_solutions_pass(lab_server):
 LOSE = {
     NoAckWorker: "m2 was lost",
     AckFirstWorker: "m2 was lost",
-    NoClaimWorker: "m2 is stuck",
+    NoClaimWorker: "m2 is stalled",
     AcknowledgesFirst: "m2 was lost",
-    NeverClaims: "m2 is stuck",
-    ClaimsTooLate: "m2 is stuck",
+    NeverClaims: "m2 is stalled",
+    ClaimsTooLate: "m2 is stalled",
     DoesEverythingTwice: "m1 was duplicated",
     HasABug: "KeyError",
 }
 NEVER = {
-    NeverWorks: "m1 is stuck",
-    BuriesEverything: "m1 was given up",
+    NeverWorks: "m1 is stalled",
+    BuriesEverything: "m1 was dead-lettered",
     NeverStops: "has not returned within 3 s of stop()",
 }
 DIE_OR_HIDE = {
     AckFirstWorker: "was lost",
-    EndlessRetryWorker: "is stuck",
+    EndlessRetryWorker: "is stalled",
     ClaimingWorker: "ValueError",
     SweepsItUnderTheCarpet: "was lost",
-    TriesForEver: "is stuck",
+    TriesForEver: "is stalled",
 }
 
 

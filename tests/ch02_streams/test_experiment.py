@@ -8,27 +8,27 @@ from redis.asyncio import Redis
 from mpim_lab.chapters.ch02_streams import experiment as streams
 from mpim_lab.chapters.ch02_streams.experiment import DESIGNS, StreamDelivery
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
-from mpim_lab.events import Kind
-from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
+from mpim_lab.events import EventKind
+from mpim_lab.lab.faults.injector import WORKER_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
 from tests.support import wait_until
 
 SEED = 7
 ENDS = {  # what becomes of the orders that a fault hits; "" where each of them is done once
-    "crash before work": ("lost", "lost", "stuck", "stuck", ""),
+    "crash before work": ("lost", "lost", "stalled", "stalled", ""),
     "crash after work": ("", "", "", "", "duplicated"),
     "crash after ack": ("", "", "", "", ""),
-    "poison": ("lost", "lost", "stuck", "stuck", "dead"),
+    "poison": ("lost", "lost", "stalled", "stalled", "dead_lettered"),
     "zombie": ("", "", "", "", "duplicated"),
     "server kill": ("lost", "lost", "lost", "lost", "lost"),
 }
 
 
-def hit(fault, design, seed=SEED, messages=16, lasts=3):
+def hit(fault, design, seed=SEED, messages=16, duration=3):
     """The orders a fault hits: one; with the server those that waited, too; behind an endless retry all."""
-    (first,) = (fault.before for fault in plan(seed, fault, messages, lasts))
-    last = {"server kill": first + lasts}.get(fault, first)
+    (first,) = (fault.at for fault in schedule_faults(seed, fault, messages, duration))
+    last = {"server kill": first + duration}.get(fault, first)
     if (fault, design) == ("poison", "endless retry"):
         last = messages
     return tuple(f"m{number}" for number in range(first, last + 1))
@@ -36,7 +36,7 @@ def hit(fault, design, seed=SEED, messages=16, lasts=3):
 
 def ends(verdict):
     """What a verdict says of the orders that were not done exactly once."""
-    found = {name: getattr(verdict, name) for name in ("lost", "stuck", "duplicated", "dead")}
+    found = {name: getattr(verdict, name) for name in ("lost", "stalled", "duplicated", "dead_lettered")}
     return {name: ids for name, ids in found.items() if ids}
 
 
@@ -70,7 +70,7 @@ async def test_the_chapters_table_has_a_row_for_each_design_and_fault(lab_server
     table = await streams.compare_designs(SEED)
     assert list(table.index) == [("poison", design) for design in DESIGNS]
     for design, end in zip(DESIGNS, ENDS["poison"], strict=True):
-        counts = dict.fromkeys(("lost", "duplicated", "reordered", "stuck", "dead"), 0) | {
+        counts = dict.fromkeys(("lost", "duplicated", "reordered", "stalled", "dead_lettered"), 0) | {
             end: len(hit("poison", design))
         }
         assert table.loc[("poison", design)].drop("observed").to_dict() == counts
@@ -85,22 +85,26 @@ async def test_without_a_fault_every_design_does_everything_once(lab_server):
 async def test_a_worker_that_dies_after_its_acknowledgement_dies_once(lab_server):
     """One fault was planned; whoever comes after is not hit by it."""
     result = await StreamDelivery(design="correct", fault="crash after ack").run()
-    assert len(list(result.trace.of(Kind.FAULT_BEGAN))) == len(list(result.trace.of(Kind.FAULT_ENDED))) == 1
+    assert (
+        len(list(result.trace.by_kind(EventKind.FAULT_BEGAN)))
+        == len(list(result.trace.by_kind(EventKind.FAULT_ENDED)))
+        == 1
+    )
 
 
 async def test_what_a_naive_version_lost_was_added_and_so_misreported(lab_server):
     """alice was told "added"; the entry is in the stream, and the group has forgotten it."""
     verdict = (await StreamDelivery(design="ack first", fault="crash before work").run()).verdict
-    assert verdict.misreported == verdict.lost == hit("crash before work", "ack first")
-    assert 'told "added" but lost 1' in str(verdict)
+    assert verdict.silently_lost == verdict.lost == hit("crash before work", "ack first")
+    assert 'acknowledged "added" but lost 1' in str(verdict)
 
 
 @pytest.mark.parametrize("fault", [fault for fault in WORKER_FAULTS if fault != "server kill"])
 async def test_the_correct_design_loses_nothing_under_other_seeds_either(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
     for result in await all_at_once(*(StreamDelivery(design="correct", fault=fault, seed=seed) for seed in range(5))):
-        assert (result.verdict.lost, result.verdict.stuck) == ((), ())
-        assert len(result.verdict.dead) == (fault == "poison")
+        assert (result.verdict.lost, result.verdict.stalled) == ((), ())
+        assert len(result.verdict.dead_lettered) == (fault == "poison")
 
 
 @pytest.mark.parametrize(("persistence", "kept"), [("none", False), ("everysec", True), ("always", True)])
@@ -115,16 +119,16 @@ async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_serv
     waited = hit("server kill", "correct")
     sound, no_claim = (ends(result.verdict) for result in results)
     assert sound == ({} if kept else {"lost": waited})
-    assert no_claim == ({"stuck": waited[:1]} if kept else {"lost": waited})
+    assert no_claim == ({"stalled": waited[:1]} if kept else {"lost": waited})
 
 
 async def test_a_poison_is_tried_three_times_before_it_is_buried(lab_server):
     """And the error is told with it."""
     result = await StreamDelivery(design="correct", fault="poison").run()
-    life = result.trace.by_message()[result.verdict.dead[0]]
-    assert [event.count for event in life if event.kind is Kind.RETRIED] == [2, 3]
-    (buried,) = (event for event in life if event.kind is Kind.BURIED)
-    assert buried.detail == f"tries used up: ValueError: {result.verdict.dead[0]} cannot be read"
+    life = result.trace.by_message()[result.verdict.dead_lettered[0]]
+    assert [event.count for event in life if event.kind is EventKind.RETRIED] == [2, 3]
+    (buried,) = (event for event in life if event.kind is EventKind.DEAD_LETTERED)
+    assert buried.detail == f"tries used up: ValueError: {result.verdict.dead_lettered[0]} cannot be read"
 
 
 @pytest.mark.parametrize(
@@ -152,9 +156,9 @@ async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server, p
     """What the panel's buttons do; it hits the next order, also while alice's last one is being worked on."""
     run = StreamDelivery(design="ack first", fault="none", messages=1_000, pace_ms=pace_ms).start()
     await wait_until(lambda: run.injector is not None)
-    await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.EFFECT)))
     await run.inject("crash before work")
-    await wait_until(lambda: any(run.trace.of(Kind.FAULT_ENDED)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.FAULT_ENDED)))
     run.stop()
     assert len((await run.result()).verdict.lost) == 1
 
@@ -165,10 +169,10 @@ async def test_a_second_zombie_while_the_first_one_sleeps_is_woken_too(lab_serve
     run = StreamDelivery(design="correct", fault="none", messages=20, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("zombie")
-    await wait_until(lambda: any(run.trace.of(Kind.FAULT_BEGAN)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.FAULT_BEGAN)))
     await run.inject("zombie")
     verdict = (await run.result()).verdict
-    assert (verdict.lost, verdict.stuck, len(verdict.duplicated)) == ((), (), 1)
+    assert (verdict.lost, verdict.stalled, len(verdict.duplicated)) == ((), (), 1)
     await wait_until(lambda: asyncio.all_tasks() == before)
 
 
@@ -185,7 +189,7 @@ async def test_an_unknown_fault_and_a_fault_after_the_end_are_refused(lab_server
 async def test_a_run_that_is_stopped_ends_at_its_next_order_with_a_verdict(lab_server):
     """What was sent is judged, what was not does not count."""
     run = StreamDelivery(design="correct", fault="none", messages=1_000, pace_ms=10).start()
-    await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.EFFECT)))
     run.stop()
     verdict = (await run.result()).verdict
     assert 1 <= verdict.sent < 1_000
@@ -197,7 +201,7 @@ async def test_a_run_that_is_stopped_while_nobody_works_still_finishes_what_wait
     run = StreamDelivery(design="correct", fault="none", duration=100, messages=1_000, pace_ms=10).start()
     await wait_until(lambda: run.injector is not None)
     await run.inject("crash before work")
-    await wait_until(lambda: any(run.trace.of(Kind.CRASHED)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.CRASHED)))
     run.stop()
     verdict = (await run.result()).verdict
     assert verdict.delivered == verdict.sent
@@ -230,12 +234,12 @@ async def test_on_the_readers_own_server_a_server_kill_is_refused_and_nothing_is
         await StreamDelivery(fault="server kill").run()
     assert await keys_on(server) == []
     run = StreamDelivery(fault="none", messages=50, pace_ms=10).start()
-    await wait_until(lambda: any(run.trace.of(Kind.EFFECT)))
+    await wait_until(lambda: any(run.trace.by_kind(EventKind.EFFECT)))
     assert {key.split(b":")[0][:4] for key in await keys_on(server)} == {b"lab-"}
     with pytest.raises(FaultUnavailable, match="yours"):
         await run.inject("server kill")
     run.stop()
     assert (await run.result()).verdict.lost == ()
     verdict = (await StreamDelivery(design="correct", fault="poison").run()).verdict
-    assert ends(verdict) == {"dead": hit("poison", "correct")}
+    assert ends(verdict) == {"dead_lettered": hit("poison", "correct")}
     assert await keys_on(server) == []

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mpim_lab.errors import CommandRejected, InvalidMessage, InvalidParameter, QueueClosed
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -197,11 +197,11 @@ async def test_the_observer_sees_an_entry_accepted_and_added_or_failed(server):
     lives = {
         name: [(event.kind, event.actor, event.channel) for event in life] for name, life in trace.by_message().items()
     }
-    good, bad = [Kind.ACCEPTED, Kind.ADDED], [Kind.ACCEPTED, Kind.FAILED]
+    good, bad = [EventKind.ACCEPTED, EventKind.ADDED], [EventKind.ACCEPTED, EventKind.FAILED]
     kinds = {"m1": good, "m2": good, "m3": bad}
     assert lives == {name: [(kind, "alice", "orders") for kind in life] for name, life in kinds.items()}
-    assert next(trace.of(Kind.ADDED)).detail == added
-    assert next(trace.of(Kind.FAILED)).detail.startswith("CommandRejected: ")
+    assert next(trace.by_kind(EventKind.ADDED)).detail == added
+    assert next(trace.by_kind(EventKind.FAILED)).detail.startswith("CommandRejected: ")
 
 
 async def test_a_closed_queue_refuses_with_a_named_error(mq):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.streams.worker import Worker
@@ -49,8 +49,8 @@ async def test_a_handler_that_raises_is_retried_up_to_the_limit_and_then_buried(
     assert (letter.stream, letter.group, letter.origin_id) == ("orders", "billing", added)
     assert (letter.reason, letter.error, letter.deliveries) == ("tries used up", "ValueError: no price for tea", 3)
     assert letter.fields == {"order": b"m17", "item": b"tea"}
-    assert [event.count for event in trace.of(Kind.RETRIED)] == [2, 3]
-    assert [event.detail for event in trace.of(Kind.FAILED)] == ["ValueError: no price for tea"] * 3
+    assert [event.count for event in trace.by_kind(EventKind.RETRIED)] == [2, 3]
+    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == ["ValueError: no price for tea"] * 3
 
 
 async def test_a_handler_that_works_the_second_time_leaves_no_letter(server):

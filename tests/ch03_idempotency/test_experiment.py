@@ -7,8 +7,8 @@ from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.ch03_idempotency.experiment import FAULTS, PaymentExperiment
 from mpim_lab.chapters.shared.pipeline_experiment import compare_designs, run_concurrently, summarize
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
-from mpim_lab.events import Kind
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.events import EventKind
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
 from tests.support import wait_until
@@ -39,7 +39,7 @@ async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(
     runs = await run_concurrently(
         [PaymentExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)]
     )
-    (hit,) = (f"m{planned.before}" for planned in plan(SEED, fault, 12, 3))
+    (hit,) = (f"m{planned.at}" for planned in schedule_faults(SEED, fault, 12, 3))
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
         results = runs[3 * index : 3 * index + 3]
         assert summarize(results[0].verdict) == end, design
@@ -69,14 +69,14 @@ async def test_the_correct_design_books_once_under_other_seeds_too(lab_server, f
     for result in await run_concurrently(
         [PaymentExperiment(design="correct", fault=fault, seed=seed) for seed in range(4)]
     ):
-        assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stuck) == ((), (), ())
+        assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stalled) == ((), (), ())
 
 
 async def test_the_zombies_own_attempt_is_refused(lab_server):
     """It wakes up, finishes its work, and nothing of it is kept: the payment was booked by the other worker."""
     result = await PaymentExperiment(design="correct", fault="zombie", seed=SEED).run()
-    (hit,) = {event.message_id for event in result.trace.of(Kind.CLAIMED)}
-    booked_by = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == hit]
+    (hit,) = {event.message_id for event in result.trace.by_kind(EventKind.CLAIMED)}
+    booked_by = [event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == hit]
     assert booked_by == ["worker-2"]
 
 
@@ -84,15 +84,15 @@ async def test_one_call_of_a_library_that_retries_appends_two_entries(lab_server
     """alice's application made one call, and was told once; the payment is booked twice."""
     result = await PaymentExperiment(design="library retries", fault="answer late", seed=SEED).run()
     (twice,) = result.verdict.duplicated
-    accepted = [event for event in result.trace.of(Kind.ACCEPTED) if event.message_id == twice]
+    accepted = [event for event in result.trace.by_kind(EventKind.ACCEPTED) if event.message_id == twice]
     assert len(accepted) == 1
-    assert result.told[twice] == "added"
+    assert result.outcomes[twice] == "added"
 
 
 async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
     """As the panel's buttons do; one that needs longer leases is refused with the reason."""
     run = PaymentExperiment(design="check then set", fault="none", messages=30, pace_ms=20).start()
-    await wait_until(lambda: len(list(run.trace.of(Kind.EFFECT))) > 3)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.EFFECT))) > 3)
     await run.inject("sent twice")
     with pytest.raises(FaultUnavailable, match="before the run"):
         await run.inject("two at once")
@@ -107,12 +107,12 @@ async def test_faults_can_be_caused_by_hand_while_a_run_goes_on(lab_server):
 async def test_a_fault_that_strikes_who_was_brought_back_at_the_end_leaves_nothing_stuck(fault):
     """Two presses of a button, near the end of a run."""
     run = PaymentExperiment(design="correct", fault="none", messages=8, pace_ms=50).start()
-    await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 6)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.OUTCOME))) >= 6)
     await run.inject(fault)
-    await wait_until(lambda: len(list(run.trace.of(Kind.TOLD))) >= 7)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.OUTCOME))) >= 7)
     await run.inject(fault)
     verdict = (await run.result()).verdict
-    assert (verdict.lost, verdict.duplicated, verdict.stuck) == ((), (), ())
+    assert (verdict.lost, verdict.duplicated, verdict.stalled) == ((), (), ())
 
 
 async def test_nothing_is_left_on_the_readers_own_server(monkeypatch):

@@ -18,7 +18,7 @@ from mpim_lab.errors import (
     NotConnected,
     WorkCancelled,
 )
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.effects import Effects
@@ -480,9 +480,9 @@ async def test_the_same_id_many_times_in_one_loop_turn_is_claimed_once(server):
 @pytest.mark.parametrize("lost", ["answer", "request"])
 async def test_running_again_after_finish_was_not_answered_gives_the_first_result(server, lost):
     """Whether it was done or not: one effect in the end. The proxy breaks the line at the finish, by its effect."""
-    async with Proxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
+    async with FaultProxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
         await once.run("warm", paying(amount=0))
-        strike = proxy.lose_reply if lost == "answer" else proxy.lose_command
+        strike = proxy.drop_reply if lost == "answer" else proxy.drop_request
         strike(Match(containing=b"INCRBY"))
         with pytest.raises(ConnectionLost):
             await once.run("m1", paying(b"first"))
@@ -492,9 +492,9 @@ async def test_running_again_after_finish_was_not_answered_gives_the_first_resul
 
 async def test_running_again_after_a_claim_was_not_answered_waits_for_its_lease(server):
     """The claim is somebody's who does not know of it."""
-    async with Proxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
+    async with FaultProxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
         await once.run("warm", paying(amount=0))
-        proxy.lose_reply(Match("EVALSHA", b"once:{payments}"))
+        proxy.drop_reply(Match("EVALSHA", b"once:{payments}"))
         with pytest.raises(ConnectionLost):
             await once.run("m1", paying())
         assert await once.run("m1", paying(), wait_s=10) == b"paid"
@@ -505,20 +505,20 @@ async def test_a_finish_that_arrives_late_is_no_second_effect(server):
     """Held on its way until the message was handled again and done."""
     limits = Limits(timeout_s=0.2, connect_timeout_s=2.0)
     async with (
-        Proxy(server.url) as proxy,
+        FaultProxy(server.url) as proxy,
         marks(server, url=proxy.url, lease_ms=LEASE_MS, limits=limits) as (slow, _),
         marks(server, lease_ms=LEASE_MS) as (once, mq),
     ):
         await slow.run("warm", paying(amount=0))
-        proxy.stall_command(Match(containing=b"INCRBY"))
+        proxy.delay_request(Match(containing=b"INCRBY"))
         slow_run = asyncio.create_task(slow.run("m1", paying(b"slow")))
-        await wait_until(lambda: proxy.struck)
+        await wait_until(lambda: proxy.triggered)
         assert await once.run("m1", paying(b"quick"), wait_s=10) == b"quick"
         with pytest.raises((CommandTimeout, ConnectionLost)):
             await slow_run
         proxy.release()
         async with asyncio.timeout(10):
-            await proxy.flushed()
+            await proxy.wait_flushed()
         assert await slow.run("m1", paying(b"third")) == b"quick"
         assert await account(mq) == 450
 

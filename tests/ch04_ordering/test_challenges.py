@@ -98,7 +98,7 @@ async def test_a_buffer_that_shows_too_early_too_often_or_never_fails_every_time
     complaints = {
         AsItComes: "was duplicated",
         ForgetsWhatItReleased: "was duplicated",
-        ShowsOnlyNewer: "is stuck",
+        ShowsOnlyNewer: "is stalled",
         WaitsForEver: "OverflowError",
         HasNoLimit: "fills the memory",
         LosesWhatIsTooMuch: "then m1 came",
@@ -110,10 +110,10 @@ async def test_a_buffer_that_shows_too_early_too_often_or_never_fails_every_time
 async def test_a_gateway_whose_number_and_publish_can_be_parted_fails_every_time(lab_server):
     """So does one that does not know a repeat, or knows it too late."""
     complaints = {
-        TwoSteps: "is stuck",
+        TwoSteps: "is stalled",
         ForgetsTheId: "was duplicated",
-        NumberThenScript: "is stuck",
-        TakesANumberForARepeat: "is stuck",
+        NumberThenScript: "is stalled",
+        TakesANumberForARepeat: "is stalled",
         NeverPublishes: "was lost",
     }
     await assert_each_fails(number_in_one_step, complaints)

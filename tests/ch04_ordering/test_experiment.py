@@ -11,15 +11,15 @@ from mpim_lab.chapters.ch04_ordering.experiment import (
     WorkOrdering,
 )
 from mpim_lab.chapters.shared.pipeline_experiment import compare_designs, run_concurrently, summarize
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.widgets import FlowView
 
 SEED = 7
 CHAT = {
     "none": ("✓", "✓", "✓"),
     "interleave": ("1 out of order", "✓", "✓"),
-    "gateway dies": ("✓", "6 stuck", "✓"),
-    "away": ("4 lost", "4 lost, 7 stuck", "✓"),
+    "gateway dies": ("✓", "6 stalled", "✓"),
+    "away": ("4 lost", "4 lost, 7 stalled", "✓"),
     "answer lost": ("1 twice", "1 twice", "✓"),
 }
 WORK = {
@@ -107,6 +107,6 @@ async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, f
 async def test_the_zombies_commit_is_refused(lab_server):
     """Its effects are not in the ledger: only the new owner's are."""
     result = await WorkOrdering(design="correct", fault="zombie", seed=SEED).run()
-    hit = [event.message_id for event in result.trace.of(Kind.RECEIVED) if event.actor == "worker-1"][-1]
-    effects = [event.actor for event in result.trace.of(Kind.EFFECT) if event.message_id == hit]
+    hit = [event.message_id for event in result.trace.by_kind(EventKind.RECEIVED) if event.actor == "worker-1"][-1]
+    effects = [event.actor for event in result.trace.by_kind(EventKind.EFFECT) if event.message_id == hit]
     assert effects == ["worker-2"]

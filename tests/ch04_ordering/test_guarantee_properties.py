@@ -13,15 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from mpim_lab.chapters.shared.pipeline_experiment import summarize
 from mpim_lab.chapters.shared.worker_fleet import SimulatedCrash
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.soak.designs import DESIGNS
-from mpim_lab.soak.scenario import Stage
-from mpim_lab.soak.schedule import SENDERS, Planned, Schedule, Strike
+from mpim_lab.soak.scenario import SoakScenario
+from mpim_lab.soak.schedule import SENDERS, PlannedFault, PlannedMessage, Schedule
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -44,8 +44,8 @@ class Guarantee(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.loop, self.trace = asyncio.new_event_loop(), Trace(sample_above_per_s=None)
-        nothing = Schedule(seed=next(runs), messages=(), strikes=(), workers=1, lease_ms=180)
-        self.stage = Stage(self.server, nothing, DESIGNS[self.design], self.trace, answered_within_s=0.1)
+        nothing = Schedule(seed=next(runs), messages=(), faults=(), workers=1, lease_ms=180)
+        self.stage = SoakScenario(self.server, nothing, DESIGNS[self.design], self.trace, answer_timeout_s=0.1)
         self.do(self.stage.__aenter__())
 
     def do(self, coroutine):
@@ -55,8 +55,8 @@ class Guarantee(RuleBasedStateMachine):
     def send(self, sender, conversation, fault=None):
         """A new message, and the fault that strikes it."""
         name = f"m{len(self.stage.schedule.messages) + 1}"
-        planned = Planned(name, sender, conversation, f"{name} hello".encode(), pause_ms=0)
-        self.stage.plan(planned, Strike(fault, name, lasts=1_000) if fault else None)
+        planned = PlannedMessage(name, sender, conversation, f"{name} hello".encode(), pause_ms=0)
+        self.stage.add_message(planned, PlannedFault(fault, name, duration=1_000) if fault else None)
         self.do(self.stage.send(planned))
 
     # What may happen
@@ -79,7 +79,7 @@ class Guarantee(RuleBasedStateMachine):
 
     @rule(sender=WHO)
     def what_was_held_back_arrives(self, sender):
-        self.do(self.stage.gateways[sender].let_go())
+        self.do(self.stage.gateways[sender].release())
 
     @precondition(lambda self: self.stage.schedule.messages)
     @rule(sender=WHO, number=st.integers(0, 100))
@@ -113,25 +113,25 @@ class Guarantee(RuleBasedStateMachine):
 
     @rule()
     def sleepers_are_replaced_and_wake(self):
-        self.do(until(self._nobody_sleeps, "the take-over"))
+        self.do(wait_until(self._nobody_sleeps, "the take-over"))
 
     async def _in_the_loop(self, act):
         act()
         await asyncio.sleep(0.001)
 
     async def _nobody_sleeps(self):
-        await self.stage.crew.look()
-        return not self.stage.crew.sleeping
+        await self.stage.fleet.poll()
+        return not self.stage.fleet.sleeping
 
     @rule()
-    def a_worker_is_hired(self):
-        if self.stage.crew.awake < MOST_WORKERS:
-            self.do(self._in_the_loop(self.stage.crew.hire))
+    def a_worker_is_started(self):
+        if self.stage.fleet.awake < MOST_WORKERS:
+            self.do(self._in_the_loop(self.stage.fleet.start_worker))
 
     @rule()
     def a_worker_leaves(self):
-        if self.stage.crew.awake > 1:
-            self.do(self._in_the_loop(self.stage.crew.dismiss))
+        if self.stage.fleet.awake > 1:
+            self.do(self._in_the_loop(self.stage.fleet.stop_oldest))
 
     @rule()
     def time_passes(self):

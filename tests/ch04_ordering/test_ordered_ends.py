@@ -80,12 +80,12 @@ async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_
             async with asyncio.timeout(5):
                 await worker.run()
         assert (got, await stream.lag("g")) == ([b"a", b"b"], 0)
-        _, stuck = worker_on(mq, endless)
+        _, stalled = worker_on(mq, endless)
         await stream.append("bob", "c")
-        task = asyncio.create_task(stuck.run())
-        await wait_until(lambda: any(seat.in_hand for seat in stuck.seats.taken))
+        task = asyncio.create_task(stalled.run())
+        await wait_until(lambda: any(seat.in_hand for seat in stalled.seats.taken))
         begun = time.monotonic()
-        await stuck.stop()
+        await stalled.stop()
         await task
         assert time.monotonic() - begun < 2
 

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, LeaseLost
-from mpim_lab.events import Kind
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.events import EventKind
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
@@ -199,9 +199,9 @@ async def test_what_happens_is_reported(server):
     trace = Trace()
     async with orders(server, "m1 tea", observer=trace) as stream, working(stream, enter):
         await all_done(stream)
-        await wait_until(lambda: list(trace.of(Kind.ACKED)))
-    for kind in (Kind.RECEIVED, Kind.HANDLED, Kind.ACKED):
-        assert [(event.message_id, event.actor) for event in trace.of(kind)] == [("m1", "w")]
+        await wait_until(lambda: list(trace.by_kind(EventKind.ACKED)))
+    for kind in (EventKind.RECEIVED, EventKind.HANDLED, EventKind.ACKED):
+        assert [(event.message_id, event.actor) for event in trace.by_kind(kind)] == [("m1", "w")]
 
 
 async def shared(server, partitions, shares):
@@ -328,8 +328,8 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
     assert (letter.reason, letter.error, letter.deliveries) == ("tries used up", "ValueError: no price for tea", 3)
     assert letter.fields == {"conversation": b"bob", "seq": b"2", "id": b"m17", "data": b"bad"}
     assert len(tried) == 3 and all(second - first >= 0.025 for first, second in itertools.pairwise(tried))
-    assert [event.detail for event in trace.of(Kind.FAILED)] == ["ValueError: no price for tea"] * 3
-    assert [event.message_id for event in trace.of(Kind.BURIED)] == ["bad"]
+    assert [event.detail for event in trace.by_kind(EventKind.FAILED)] == ["ValueError: no price for tea"] * 3
+    assert [event.message_id for event in trace.by_kind(EventKind.DEAD_LETTERED)] == ["bad"]
 
 
 async def test_while_one_waits_for_its_retry_other_partitions_go_on(server):
@@ -425,7 +425,7 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
         await ask(stream, "SET", dead.key, "in the way")
         async with working(stream, refuse, retry=RetryRule(tries=1, backoff=QUICK)):
             await asyncio.sleep(0.1)
-            assert await stream.lag("billing") == 1 and list(trace.of(Kind.BURIED)) == []
+            assert await stream.lag("billing") == 1 and list(trace.by_kind(EventKind.DEAD_LETTERED)) == []
             await ask(stream, "DEL", dead.key)
             (letter,) = await letters(stream)
             await all_done(stream)
@@ -592,22 +592,22 @@ async def test_a_zombies_commit_is_refused(server):
 @pytest.mark.parametrize("fault", ["answer lost", "request lost", "request late"])
 async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server, fault):
     """Done or not, or done later, when the same entries were handled again: the offset says which."""
-    async with Proxy(server.url) as proxy, orders(server) as control:
+    async with FaultProxy(server.url) as proxy, orders(server) as control:
         strike = {
-            "answer lost": proxy.lose_reply,
-            "request lost": proxy.lose_command,
-            "request late": proxy.stall_command,
+            "answer lost": proxy.drop_reply,
+            "request lost": proxy.drop_request,
+            "request late": proxy.delay_request,
         }[fault]
         limits = Limits(timeout_s=0.3, connect_timeout_s=1.0, backoff=QUICK)
         async with orders(server, url=proxy.url, limits=limits) as stream, working(stream, enter):
             for round_ in range(2):
                 strike(Match(containing=b"m%d" % round_))
                 await asyncio.gather(*(control.append("bob", f"m{round_}-{number}") for number in range(5)))
-                await wait_until(lambda wanted=round_ + 1: proxy.struck == wanted)
+                await wait_until(lambda wanted=round_ + 1: proxy.triggered == wanted)
                 await all_done(control)
                 proxy.release()
                 async with asyncio.timeout(10):
-                    await proxy.flushed()
+                    await proxy.wait_flushed()
         assert await ledger(control) == [f"m{round_}-{number}" for round_ in range(2) for number in range(5)]
         assert await no_letters(control)
 

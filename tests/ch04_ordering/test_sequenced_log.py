@@ -14,7 +14,7 @@ from mpim_lab.errors import (
     NotConnected,
     PositionOutOfRange,
 )
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
@@ -177,14 +177,14 @@ async def test_what_cannot_be_sent_is_refused(server):
 
 async def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_id(server):
     """A producer over a line that breaks after, before and after the server has done it: once each, in order."""
-    async with chat(server) as control, Proxy(server.url) as proxy:
+    async with chat(server) as control, FaultProxy(server.url) as proxy:
         async with MessageQueue(proxy.url, limits=LIMITS) as mq:
             producer = Producer(Conversations(mq, "chat").append, backoff=LIMITS.backoff, attempts=50)
             await producer.send("bob", b"m0")
-            for number, fault in enumerate((proxy.lose_reply, proxy.lose_command, proxy.lose_reply), start=1):
+            for number, fault in enumerate((proxy.drop_reply, proxy.drop_request, proxy.drop_reply), start=1):
                 fault(Match(containing=b"m%d" % number))
                 await producer.send("bob", b"m%d" % number)
-        assert proxy.struck == 3
+        assert proxy.triggered == 3
         assert [numbered.payload for numbered in await control.between("bob", 1)] == [b"m0", b"m1", b"m2", b"m3"]
 
 

@@ -16,7 +16,7 @@ from mpim_lab.errors import (
     PartlyAdded,
     QueueClosed,
 )
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
@@ -187,7 +187,7 @@ async def test_garbage_on_the_channel_is_reported_and_the_next_message_comes(ser
         await alice.publish("chat", "hello")
         await bob.drain()
     assert got == ["hello"]
-    assert [event.detail.partition(":")[0] for event in trace.of(Kind.FAILED)] == [
+    assert [event.detail.partition(":")[0] for event in trace.by_kind(EventKind.FAILED)] == [
         "CorruptPayload", "CorruptPayload", "UnknownFormat", "CorruptPayload", "OversizedPayload",
     ]  # fmt: skip
 
@@ -210,7 +210,7 @@ async def test_a_handler_that_raises_does_not_take_its_neighbours_with_it(server
             assert [(await anext(messages)).text for _ in range(3)] == ["m0", "m1", "m2"]
         await bob.drain()
     assert got == ["m0", "m2"]
-    received = [event.message_id for event in trace.of(Kind.RECEIVED) if event.channel == "chat"]
+    received = [event.message_id for event in trace.by_kind(EventKind.RECEIVED) if event.channel == "chat"]
     assert received == ["m0", "m1", "m2"]
 
 

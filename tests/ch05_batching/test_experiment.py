@@ -6,8 +6,8 @@ import pytest
 
 from mpim_lab.chapters.ch05_batching.experiment import BurstExperiment, burst_table
 from mpim_lab.chapters.ch05_batching.scenario import BATCHING_FAULTS, DESIGNS, WINDOW_MS, BatchingScenario
-from mpim_lab.events import Kind
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.events import EventKind
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.widgets import FlowView, SpaceTime
 from tests.pictures import assert_is_static
 from tests.support import wait_until
@@ -29,10 +29,10 @@ async def test_the_naive_version_keeps_the_end_of_a_burst(lab_server, messages):
     """What does not fill a batch waits for somebody else to write; the same with a timer arrives."""
     naive = (await BurstExperiment(design="naive", fault="quiet", messages=messages).run()).verdict
     whole = messages - messages % 4
-    assert naive.stuck == tuple(f"m{number}" for number in range(whole + 1, messages + 1))
+    assert naive.stalled == tuple(f"m{number}" for number in range(whole + 1, messages + 1))
     for design in ("naive with a timer", *CORRECT):
         verdict = (await BurstExperiment(design=design, fault="quiet", messages=messages).run()).verdict
-        assert (verdict.stuck, verdict.lost, verdict.delivered) == ((), (), messages)
+        assert (verdict.stalled, verdict.lost, verdict.delivered) == ((), (), messages)
 
 
 @pytest.mark.parametrize("design", NAIVE_DESIGNS)
@@ -40,11 +40,11 @@ async def test_the_naive_version_keeps_the_end_of_a_burst(lab_server, messages):
 async def test_a_failed_flush_has_lost_the_naive_versions_batch(lab_server, design, seed):
     """All of it, the message hit by the fault included; all but the one whose call happened to flush were acknowledged."""
     verdict = (await BurstExperiment(design=design, fault="flush fails", seed=seed).run()).verdict
-    first = plan(seed, "flush fails", 12, 4)[0].before
+    first = schedule_faults(seed, "flush fails", 12, 4)[0].at
     batch = (first + 2) // 4 * 4  # the batch that is full while the line is down ends at this message
     batch = batch if batch >= first else batch + 4
     assert verdict.lost == tuple(f"m{number}" for number in range(batch - 3, batch + 1))
-    assert verdict.misreported == verdict.lost[:-1]
+    assert verdict.silently_lost == verdict.lost[:-1]
 
 
 @pytest.mark.parametrize("design", [*NAIVE_DESIGNS, *CORRECT])
@@ -65,14 +65,14 @@ async def test_how_long_it_takes_to_cut_the_line_changes_nothing(lab_server, des
 async def test_one_message_that_is_too_large_takes_the_naive_versions_batch_with_it(lab_server, design):
     """Four are lost and three were acknowledged."""
     verdict = (await BurstExperiment(design=design, fault="too large").run()).verdict
-    assert (len(verdict.lost), len(verdict.misreported)) == (4, 3)
+    assert (len(verdict.lost), len(verdict.silently_lost)) == (4, 3)
 
 
 @pytest.mark.parametrize("design", NAIVE_DESIGNS)
 async def test_nothing_closes_the_naive_versions_last_batch(lab_server, design):
     """The process ends in an orderly way, and what was held is gone."""
     verdict = (await BurstExperiment(design=design, fault="closed", messages=6).run()).verdict
-    assert verdict.lost == verdict.misreported == ("m5", "m6")
+    assert verdict.lost == verdict.silently_lost == ("m5", "m6")
 
 
 @pytest.mark.parametrize("design", CORRECT)
@@ -81,15 +81,19 @@ async def test_nothing_closes_the_naive_versions_last_batch(lab_server, design):
 async def test_the_batcher_loses_nothing_and_lies_to_nobody(lab_server, design, fault, seed):
     """Under the same faults; of the message that is too large its sender is told, and its neighbours arrive."""
     verdict = (await BurstExperiment(design=design, fault=fault, seed=seed).run()).verdict
-    refused = plan(seed, "too large", 12, 1)[0].before
+    refused = schedule_faults(seed, "too large", 12, 1)[0].at
     assert verdict.lost == ((f"m{refused}",) if fault == "too large" else ())
-    assert (verdict.misreported, verdict.stuck, verdict.duplicated, verdict.reordered) == ((), (), (), ())
+    assert (verdict.silently_lost, verdict.stalled, verdict.duplicated, verdict.reordered) == ((), (), (), ())
 
 
 async def test_after_a_lost_answer_a_whole_batch_is_told_that_nobody_knows(lab_server):
     """And it is not repeated: it had arrived."""
     result = await BurstExperiment(design="fixed window", fault="answer lost").run()
-    perhaps = [event.message_id for event in result.trace.of(Kind.TOLD) if event.detail.startswith("failed, perhaps")]
+    perhaps = [
+        event.message_id
+        for event in result.trace.by_kind(EventKind.OUTCOME)
+        if event.detail.startswith("failed, perhaps")
+    ]
     assert len(perhaps) == 4
     assert result.verdict.delivered == result.verdict.sent
 
@@ -116,7 +120,7 @@ async def test_pictures_are_the_same_twice_and_show_the_batches(lab_server, desi
     assert "it left in a batch of 4" in story.log
 
 
-async def test_what_is_stuck_is_shown_at_its_sender(lab_server):
+async def test_what_is_stalled_is_shown_at_its_sender(lab_server):
     """It never left."""
     result = await BurstExperiment(design="naive", fault="quiet", messages=5).run()
     (story,) = [each for each in FlowView(result.trace).scene.stories if each.fate == "pending"]
@@ -128,10 +132,10 @@ async def test_what_is_stuck_is_shown_at_its_sender(lab_server):
 async def test_a_run_can_be_stopped_and_broken_by_hand(lab_server):
     """As the panel's buttons do it."""
     run = BurstExperiment(design="fixed window", fault="none", messages=400, pace_ms=10).start()
-    await wait_until(lambda: len(list(run.trace.of(Kind.HANDLED))) >= 4)
+    await wait_until(lambda: len(list(run.trace.by_kind(EventKind.HANDLED))) >= 4)
     await run.inject("flush fails")
-    await wait_until(lambda: list(run.trace.of(Kind.FAULT_ENDED)))
+    await wait_until(lambda: list(run.trace.by_kind(EventKind.FAULT_ENDED)))
     run.stop()
     verdict = (await run.result()).verdict
     assert verdict.sent < 400
-    assert (verdict.lost, verdict.stuck) == ((), ())
+    assert (verdict.lost, verdict.stalled) == ((), ())

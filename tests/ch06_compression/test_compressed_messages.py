@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import redis.asyncio
 
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.batching.decoder import Unpacker
@@ -88,7 +88,7 @@ async def test_a_dictionary_is_replaced_while_everybody_goes_on_talking(server):
         await talk("both", OLD, NEW)
         await talk("after", NEW)
     assert got["before"] + got["both"] + got["after"] == sent
-    assert list(trace.of(Kind.FAILED)) == []
+    assert list(trace.by_kind(EventKind.FAILED)) == []
 
 
 async def test_what_cannot_be_read_is_reported_and_its_neighbours_are_delivered(server):
@@ -127,7 +127,7 @@ async def test_what_cannot_be_read_is_reported_and_its_neighbours_are_delivered(
         await bob.drain()
         assert bob.is_connected
     assert got == sent
-    failed = [event.detail for event in trace.of(Kind.FAILED)]
+    failed = [event.detail for event in trace.by_kind(EventKind.FAILED)]
     wanted = [name for name, payloads in hostile.items() for _ in payloads]
     assert len(failed) == len(wanted)
     assert all(name in detail for name, detail in zip(wanted, failed, strict=True)), failed

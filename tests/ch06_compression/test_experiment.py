@@ -5,7 +5,7 @@ import pytest
 from mpim_lab.chapters.ch06_compression.experiment import DESIGNS, CompressionExperiment, corruption_table, decode_table
 from mpim_lab.chapters.ch06_compression.measurements import batched_table, message_table, size_sweep
 from mpim_lab.chapters.ch06_compression.scenario import SENDERS, chat_dictionary
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.widgets import FlowView
@@ -27,7 +27,7 @@ async def test_among_themselves_all_designs_work(lab_server, design):
 async def test_the_naive_version_reads_nobody_but_itself(lab_server, fault, seed):
     """Exactly the messages of the other sender are lost; with a mark everything is read."""
     result = await CompressionExperiment(design="naive", fault=fault, seed=seed).run()
-    others = {event.message_id for event in result.trace.of(Kind.ACCEPTED) if event.actor == SENDERS[fault]}
+    others = {event.message_id for event in result.trace.by_kind(EventKind.ACCEPTED) if event.actor == SENDERS[fault]}
     assert set(result.verdict.lost) == others
     assert len(others) == 3
     for design in CORRECT:
@@ -41,7 +41,7 @@ async def test_a_bomb_fills_the_naive_versions_memory_and_is_refused_by_the_fix(
     for design in CORRECT:
         result = await CompressionExperiment(design=design, fault="bomb").run()
         assert result.metrics["most_bytes"] < 10_000
-        (refused,) = result.trace.of(Kind.FAILED)
+        (refused,) = result.trace.by_kind(EventKind.FAILED)
         assert refused.detail.startswith("OversizedPayload")
         assert result.verdict.lost == ()
 
@@ -50,7 +50,7 @@ async def test_what_is_cut_off_has_a_named_error(lab_server):
     """It cannot be read by anybody; its neighbours can."""
     for design in CORRECT:
         result = await CompressionExperiment(design=design, fault="cut off").run()
-        errors = [event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)]
+        errors = [event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)]
         assert errors == ["CorruptPayload"] * 3
         assert len(result.verdict.lost) == 3
 

@@ -87,7 +87,7 @@ async def test_the_reference_solution_passes_every_time(lab_server):
 async def test_a_lease_that_gives_back_what_is_broken_fails_every_time(lab_server):
     """So does one that gives back too little."""
     complaints = {
-        NoFinally: "is stuck",
+        NoFinally: "is stalled",
         TakesBackAnything: "was given somebody else's reply",
         MindsOurErrorsOnly: "was given somebody else's reply",
         DiscardsAfterAnyError: "healthy ones were discarded",

@@ -24,7 +24,7 @@ class NaiveCondition(FairPool):
             self.slots -= 1
         return await self.connect()
 
-    async def put(self, connection):
+    async def put(self, connection):  # type: ignore[override]
         async with self.freed:
             self.idle.append(connection)
             self.freed.notify()
@@ -123,9 +123,9 @@ async def test_a_line_that_is_unfair_or_loses_places_fails_every_time(lab_server
         AlwaysOpensOne: "the pool opened one more",
         WaitsForEver: "m3 waits for ever",
         ServesTheDead: "m4 was refused (PoolTimeout)",
-        LosesWhatTheDoorGave: "m4 is stuck",
-        LosesThePlaceOfWhoCannotConnect: "m3 is stuck",
-        MindsErrorsOnly: "m3 is stuck",
+        LosesWhatTheDoorGave: "m4 is stalled",
+        LosesThePlaceOfWhoCannotConnect: "m3 is stalled",
+        MindsErrorsOnly: "m3 is stalled",
     }
     await assert_each_fails(first_come_first_served, complaints)
 

@@ -10,15 +10,15 @@ from mpim_lab.chapters.ch07_pool.designs import DESIGNS
 from mpim_lab.chapters.ch07_pool.experiment import FAULTS, PoolExperiment, callers_table
 from mpim_lab.chapters.ch07_pool.measurements import blocking_sweep, callers_sweep, collect, size_sweep
 from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.challenge import story_of
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.challenge import message_history
 from mpim_lab.widgets import FlowView
 
 SEED = 7
 ENDS = {
     "none": ("16 done; 3 of 3 usable",) * 3,
     "leak": (
-        "3 done, 3 SimulatedBug, 10 stuck; 0 of 3 usable",
+        "3 done, 3 SimulatedBug, 10 stalled; 0 of 3 usable",
         "13 done, 3 SimulatedBug; 3 of 3 usable",
         "13 done, 3 SimulatedBug; 3 of 3 usable",
     ),
@@ -33,17 +33,17 @@ ENDS = {
         "15 done, 1 ConnectionLost; 3 of 3 usable",
     ),
     "idle rot": (
-        "9 done, 3 ConnectionLost, 4 stuck; 0 of 3 usable",
+        "9 done, 3 ConnectionLost, 4 stalled; 0 of 3 usable",
         "9 done, 1 ConnectionLost, 6 NotConnected; 0 of 3 usable",
         "16 done; 3 of 3 usable",
     ),
     "exhaustion": (
-        "6 done, 10 stuck; 3 of 3 usable",
-        "6 done, 10 stuck; 3 of 3 usable",
+        "6 done, 10 stalled; 3 of 3 usable",
+        "6 done, 10 stalled; 3 of 3 usable",
         "6 done, 10 PoolTimeout; 3 of 3 usable",
     ),
     "server restart": (
-        "7 done, 3 ConnectionLost, 6 stuck; 0 of 3 usable",
+        "7 done, 3 ConnectionLost, 6 stalled; 0 of 3 usable",
         "7 done, 1 ConnectionLost, 8 NotConnected; 0 of 3 usable",
         "15 done, 1 ConnectionLost; 3 of 3 usable",
     ),
@@ -74,14 +74,14 @@ async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
-    """Only the callers hit by the fault have an error; all connections are usable, none is stuck or reads another's reply."""
+    """Only the callers hit by the fault have an error; all connections are usable, none is stalled or misled."""
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
     runs = [
         PoolExperiment(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)
     ]
     for result in await run_concurrently(runs):
         verdict = result.verdict
-        assert (verdict.stuck, verdict.wrong, verdict.lost) == ((), (), ())
+        assert (verdict.stalled, verdict.wrong, verdict.lost) == ((), (), ())
         assert verdict.usable == verdict.connections
         refused = sum(count for _, count in verdict.refused)
         assert refused == errors or (errors is None and {name for name, _ in verdict.refused} <= {"PoolTimeout"})
@@ -92,14 +92,14 @@ async def test_a_wrong_reply_says_whose_it_was(lab_server):
     result = await PoolExperiment(design="naive with finally", fault="cancelled", seed=SEED).run()
     first = result.verdict.wrong[0]  # type: ignore[attr-defined]
     before = f"m{int(first[1:]) - 1}"
-    assert story_of(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
-    assert result.verdict.misreported == result.verdict.wrong  # type: ignore[attr-defined]
+    assert message_history(result, first)[-1].endswith(f"WrongReply: read the reply to {before}")
+    assert result.verdict.silently_lost == result.verdict.wrong  # type: ignore[attr-defined]
 
 
 async def test_those_in_line_are_served_in_the_order_in_which_they_came(lab_server):
     """In the peak at the end twice as many come as there are connections."""
     result = await PoolExperiment(design="pool", fault="none").run()
-    served = [event.message_id for event in result.trace.of(Kind.RECEIVED)]
+    served = [event.message_id for event in result.trace.by_kind(EventKind.RECEIVED)]
     assert served == [f"m{number}" for number in range(1, 17)]
 
 

@@ -11,7 +11,7 @@ from mpim_lab.errors import (
     PoolTimeout,
     QueueFull,
 )
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, borrow, connections, kept
@@ -137,7 +137,10 @@ async def test_a_user_cancelled_in_the_middle_of_a_reply_does_not_leave_it_to_th
 @pytest.mark.parametrize("when", ["connecting", "checking"])
 async def test_a_user_cancelled_before_it_has_its_connection_leaves_nothing_behind(server, when):
     """While it connects, or while an idle connection is asked for a sign of life."""
-    async with Proxy(server.url) as proxy, Pool(proxy.url, max_connections=1, check_idle_after_s=0, **QUICK) as pool:
+    async with (
+        FaultProxy(server.url) as proxy,
+        Pool(proxy.url, max_connections=1, check_idle_after_s=0, **QUICK) as pool,
+    ):
         if when == "checking":
             async with pool.connection():
                 pass
@@ -169,10 +172,10 @@ async def test_an_idle_connection_that_the_server_has_ended_is_replaced_unseen(s
 
 async def test_an_idle_connection_is_asked_for_a_sign_of_life_after_a_while(server):
     """A line on which nothing arrives looks like one on which nothing happens; the question tells them apart."""
-    async with Proxy(server.url) as proxy, Pool(proxy.url, check_idle_after_s=0, **QUICK) as pool:
+    async with FaultProxy(server.url) as proxy, Pool(proxy.url, check_idle_after_s=0, **QUICK) as pool:
         async with pool.connection():
             pass
-        proxy.stall_reply(Match("PING"))
+        proxy.delay_reply(Match("PING"))
         with pytest.raises(NotConnected, match="gives no sign of life"):
             async with pool.connection():
                 pass

@@ -14,7 +14,7 @@ from mpim_lab.errors import (
     PartlyAdded,
     WatchFailed,
 )
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, kept
 
@@ -128,10 +128,10 @@ async def test_a_connection_that_was_given_back_is_dead_to_its_user(pool):
             await old.transaction([("PING",)])
 
 
-@pytest.mark.parametrize("fault", ["lose_command", "lose_reply", "cut"])
+@pytest.mark.parametrize("fault", ["drop_request", "drop_reply", "cut"])
 async def test_a_line_that_breaks_in_use_says_so_and_is_replaced(server, fault):
     """ConnectionLost, definite=False: whether the command was run cannot be known from here."""
-    async with Proxy(server.url) as proxy, Pool(proxy.url, max_connections=1, **QUICK) as pool:
+    async with FaultProxy(server.url) as proxy, Pool(proxy.url, max_connections=1, **QUICK) as pool:
         if fault == "cut":
             proxy.cut_at_byte(450)
         else:
@@ -144,7 +144,7 @@ async def test_a_line_that_breaks_in_use_says_so_and_is_replaced(server, fault):
                 await connection.call("ECHO", "again")
         async with pool.connection() as connection:
             assert await connection.call("ECHO", "mine") == b"mine"
-        assert proxy.struck == 1 and pool.figures().opened == 2 and kept(pool.figures())
+        assert proxy.triggered == 1 and pool.figures().opened == 2 and kept(pool.figures())
 
 
 async def test_a_transaction_is_run_as_one(pool):

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import ConnectionLost, InvalidParameter, LoginRejected, NotConnected
-from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.pool import Pool
@@ -144,7 +144,7 @@ async def test_connections_to_a_server_that_was_restarted_are_replaced(server):
 
 async def test_while_a_server_is_in_doubt_no_connection_to_it_is_lent_unasked(server):
     """One could not be opened: then the idle ones are asked first, though they were used a moment ago."""
-    async with Proxy(server.url) as proxy, Pool(proxy.url, check_idle_after_s=60, **QUICK) as pool:
+    async with FaultProxy(server.url) as proxy, Pool(proxy.url, check_idle_after_s=60, **QUICK) as pool:
         async with pool.connection():
             proxy.partition()
             with pytest.raises(NotConnected, match="did not answer within"):
@@ -159,7 +159,7 @@ async def test_while_a_server_is_in_doubt_no_connection_to_it_is_lent_unasked(se
 
 async def test_connecting_holds_up_nobody_else(server, other):
     """While one caller is busy connecting to a silent server, idle connections go on being lent."""
-    async with Proxy(other.url) as proxy, Pool([server.url, proxy.url], max_connections=2, **LONG) as pool:
+    async with FaultProxy(other.url) as proxy, Pool([server.url, proxy.url], max_connections=2, **LONG) as pool:
         async with pool.connection(server=server.url):
             pass
         proxy.partition()

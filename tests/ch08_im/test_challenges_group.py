@@ -116,7 +116,7 @@ async def test_the_reference_solution_passes_every_time(lab_server):
 
 
 async def test_a_group_told_one_by_one_or_not_truly_fails_every_time(lab_server):
-    """The outcome says which member has the message twice, or never, or is misreported."""
+    """The outcome says which member has the message twice, or never, or is silently_lost."""
     complaints = {
         OneAfterTheOther: "500 round trips for 500 members, and 5 for 5",
         SuccessEitherWay: "m1 is lost for carol: nobody listened, and it was not stored",

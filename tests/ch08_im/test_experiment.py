@@ -17,12 +17,12 @@ from mpim_lab.chapters.ch08_im.measurements import group_sweep, overhead_sweep
 from mpim_lab.chapters.ch08_im.naive import NaivePresence
 from mpim_lab.demo import demo
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView
-from mpim_lab.widgets.journey import is_journey
-from mpim_lab.widgets.story import tell
+from mpim_lab.widgets.im_scene_builder import has_hops
+from mpim_lab.widgets.scene_builder import build_scene
 
 CORRECT = "✔ once, in order"
 NAIVE = {
@@ -93,8 +93,8 @@ async def test_a_group_gets_everything_once_though_the_service_dies_half_way(lab
 async def test_a_scene_shows_clients_gateways_services_channels_and_stores(lab_server):
     """In columns, from left to right; who sent does not see an echo."""
     result = await ImExperiment(design="correct", fault="receiver flaps").run()
-    scene = tell(result.trace)
-    assert is_journey(result.trace)
+    scene = build_scene(result.trace)
+    assert has_hops(result.trace)
     kept = ("user:bob", "chat log", "offline store")
     assert scene.columns == (("alice",), ("gw-1",), ("messages",), kept, ("gw-2", "gw-3"), ("bob",))
     waited = next(story for story in scene.stories if story.id == "m5")
@@ -106,15 +106,15 @@ async def test_a_scene_shows_clients_gateways_services_channels_and_stores(lab_s
 async def test_a_lost_message_ends_where_nobody_listened(lab_server):
     """And whoever sent it was told "success"."""
     result = await ImExperiment(design="naive", fault="receiver flaps").run()
-    lost = [story for story in tell(result.trace).stories if story.fate == "lost"]
-    assert len(lost) == 3 and all(story.misreported for story in lost)
+    lost = [story for story in build_scene(result.trace).stories if story.fate == "lost"]
+    assert len(lost) == 3 and all(story.silently_lost for story in lost)
     assert {(leg.target, leg.outcome) for story in lost for leg in story.legs[-1:]} == {("user:bob", "lost")}
 
 
 async def test_a_fault_can_be_injected_while_a_run_goes_on(lab_server):
     """It hits the next message; one that this chapter does not have is refused."""
     run = ImExperiment(design="naive", fault="none", messages=30, pace_ms=20).start()
-    while not any(run.trace.of(Kind.TOLD)):
+    while not any(run.trace.by_kind(EventKind.OUTCOME)):
         await asyncio.sleep(0.005)
     with pytest.raises(InvalidParameter):
         await run.inject("flood")
@@ -157,7 +157,7 @@ async def test_a_notebook_makes_a_system_in_one_line(lab_server):
             assert (await alice.send("bob", "hi", id="m1")).told == "pushed"
             assert (await bob.receive()).text == "hi"
     assert not server.is_running
-    assert [story.fate for story in tell(trace).stories] == ["delivered"]
+    assert [story.fate for story in build_scene(trace).stories] == ["delivered"]
 
 
 async def test_a_farewell_that_takes_its_time_changes_no_verdict(lab_server, monkeypatch):
@@ -170,4 +170,4 @@ async def test_a_farewell_that_takes_its_time_changes_no_verdict(lab_server, mon
 
     monkeypatch.setattr(NaivePresence, "unbind_route", slowly)
     late = await ImExperiment(design="naive", fault="late unbind").run()
-    assert len(late.verdict.stuck) == 7 and not late.verdict.lost
+    assert len(late.verdict.stalled) == 7 and not late.verdict.lost

@@ -10,7 +10,7 @@ from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.protocol.requests import direct_conversation
 from mpim_lab.im.system import System
 from mpim_lab.keys import Keys
-from mpim_lab.lab.faults.latency_proxy import FarLine
+from mpim_lab.lab.faults.latency_proxy import LatencyProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
@@ -62,7 +62,7 @@ async def ledger_of(mpim):
 async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
     """The server has forgotten the script, or the line to it breaks, under a client that goes on writing."""
     async with (
-        FarLine(server.url, one_way_ms=2.0) as line,
+        LatencyProxy(server.url, one_way_ms=2.0) as line,
         System(line.url, queue_limits=IMPATIENT, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as bob,
         RawClient(mpim.gateways["gw-1"].url) as alice,

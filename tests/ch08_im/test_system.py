@@ -9,7 +9,7 @@ import pytest
 from mpim_lab.errors import MpimError, ServerFailed
 from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.system import System
-from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.embedded import MpimSystem
@@ -221,7 +221,7 @@ async def test_a_gateway_that_is_partitioned_from_the_server_loses_nothing(tmp_p
     """Its line stays and is silent; its clients send again or wait; what they missed comes when it heals."""
     options = system_options(limits=QUICK, queue_limits=IMPATIENT)
     options["database"] = f"sqlite+aiosqlite:///{tmp_path / 'mpim.db'}"
-    async with EmbeddedServer() as server, Proxy(server.url) as proxy:
+    async with EmbeddedServer() as server, FaultProxy(server.url) as proxy:
         near, far = System(server.url, **options), System(proxy.url, first=2, **options)
         async with near, far, Traffic(near, ["ann", "bea"]) as traffic, far.client("cyd") as cyd:
             await traffic.write_many("ann", "cyd", 5)

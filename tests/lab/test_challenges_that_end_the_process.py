@@ -82,7 +82,7 @@ def test_samples_that_would_end_the_process_are_refused(samples):
 
 
 @pytest.mark.parametrize("bad", [{"messages": 12.5}, {"seed": 1.5}, {"duration": True}])
-def test_a_knob_that_counts_takes_whole_numbers(bad):
+def test_a_parameter_that_counts_takes_whole_numbers(bad):
     """And says so at once."""
     with pytest.raises(InvalidParameter, match=next(iter(bad))):
         PubSubDelivery(**bad)

@@ -8,12 +8,12 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.process_guard import ProcessGuard
 from mpim_lab.lab.system.launcher import start_gateway
 from tests.raw_clients import SECRET
 
@@ -26,7 +26,7 @@ os.chdir(sys.argv[2])
 async def main():
     async with ExternalServer(sys.argv[1]) as server:
         print((await measure(server.url, messages=5, tasks=1, prefix=server.prefix)).received)
-        assert await server._guard.end() is None
+        assert await server._guard.stop() is None
 asyncio.run(main())
 """
 
@@ -70,7 +70,7 @@ async def test_a_gateway_process_shows_no_password(which):
     async with EmbeddedServer(config={"requirepass": PASSWORD}) as server:
         url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
         if which == "bench":
-            async with GatewayServer(CONTESTANTS["mpim_lab"], url):
+            async with GatewayServer(CANDIDATES["mpim_lab"], url):
                 assert PASSWORD not in command_lines()
             return
         gateway = await start_gateway("gw-1", url, {"MPIM_SECRET": SECRET})
@@ -86,7 +86,7 @@ async def test_a_run_that_dies_before_its_guard_has_begun_leaves_nothing(server)
     async with Redis.from_url(server.url) as client:
         await client.set(f"{lab.prefix}kept", b"x")
         guard = await asyncio.create_subprocess_exec(
-            *child_command("mpim_lab.lab.server.leftovers"), env=child_environment(), stdin=-1, stdout=_closed_pipe()
+            *child_command("mpim_lab.lab.server.run_keys"), env=child_environment(), stdin=-1, stdout=_closed_pipe()
         )
         guard.stdin.write(f'{{"url": "{server.url}", "prefix": "{lab.prefix}"}}\n'.encode())
         guard.stdin.close()
@@ -94,7 +94,7 @@ async def test_a_run_that_dies_before_its_guard_has_begun_leaves_nothing(server)
         async def is_gone():
             return not await client.exists(f"{lab.prefix}kept")
 
-        await until(is_gone, "the removal", within_s=30)
+        await wait_until(is_gone, "the removal", timeout_s=30)
         await asyncio.wait_for(guard.wait(), 60)
 
 
@@ -110,6 +110,6 @@ async def test_a_guard_removes_the_directory_also_where_path_names_no_programs(m
     binary = EmbeddedServer().binary
     monkeypatch.setenv("PATH", "")
     (tmp_path / "lab").mkdir()
-    guard = Guard((binary, "--port", "0"), tmp_path / "lab")
-    guard.end(keep_directory=False)
+    guard = ProcessGuard((binary, "--port", "0"), tmp_path / "lab")
+    guard.stop(keep_directory=False)
     assert not (tmp_path / "lab").exists()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mpim_lab.lab.exercise.questions import data_path
-from mpim_lab.lab.workload.corpus import LANGUAGES, TRAINED, TRIED, Corpus, _book, _half
+from mpim_lab.lab.workload.corpus import LANGUAGES, TEST_SPLIT, TRAINING_SPLIT, Corpus, _load_templates, _split
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
 
@@ -68,9 +68,9 @@ def test_nothing_that_is_tried_was_seen_in_training(seed):
     """Other lines and templates of the book, so not one whole message in common."""
     for language in LANGUAGES:
         for kind in ("lines", "templates"):
-            tried, trained = (set(_half(language, kind, half)) for half in (TRIED, TRAINED))
+            tried, trained = (set(_split(language, kind, half)) for half in (TEST_SPLIT, TRAINING_SPLIT))
             assert not tried & trained
-            assert tried | trained == set(_book()[language][kind])
+            assert tried | trained == set(_load_templates()[language][kind])
             assert 0.4 < len(tried) / len(tried | trained) < 0.6
     assert not set(Corpus(seed).lines(50_000)) & set(Corpus(seed).samples(50_000))
 
@@ -107,7 +107,7 @@ def test_zlib_makes_the_median_line_longer():
 def test_the_book_says_nothing_twice_and_fills_every_slot():
     """Nor is a line what a template can become; a slot without a word, or a word without a slot, is a slip."""
     book = yaml.safe_load(data_path("chat_lines.yaml").read_text(encoding="utf-8"))
-    assert book == _book()
+    assert book == _load_templates()
     for language in LANGUAGES:
         lines, templates, slots = book[language]["lines"], book[language]["templates"], book["slots"][language]
         texts = lines + templates

@@ -8,8 +8,8 @@ import pytest
 from mpim_lab.chapters.ch01_pubsub.measurements import ThroughputRun
 from mpim_lab.chapters.ch08_im.experiment import ImExperiment
 from mpim_lab.errors import FaultUnavailable, InvalidParameter
-from mpim_lab.events import Event, Kind
-from mpim_lab.lab.exercise.experiment import Experiment, knob
+from mpim_lab.events import Event, EventKind
+from mpim_lab.lab.exercise.experiment import Experiment, parameter
 from mpim_lab.lab.trace.checker import check_trace
 
 
@@ -20,14 +20,14 @@ class Counting(Experiment):
     title: ClassVar[str] = "counting"
     faults: ClassVar[tuple[str, ...]] = ("cut",)
 
-    messages: int = knob(3, "how many", low=1, high=10)
-    mode: str = knob("plain", "how", choices=("plain", "broken"))
+    messages: int = parameter(3, "how many", low=1, high=10)
+    mode: str = parameter("plain", "how", choices=("plain", "broken"))
 
-    async def perform(self, run):
+    async def execute(self, run):
         if self.mode == "broken":
             raise RuntimeError("broken on purpose")
         for number in range(self.messages):
-            for kind in (Kind.ACCEPTED, Kind.HANDLED):
+            for kind in (EventKind.ACCEPTED, EventKind.HANDLED):
                 run.trace(Event(kind, 0.0, "bob", f"m{number}", "a"))
             if run.stopping:
                 break
@@ -41,9 +41,9 @@ def test_a_parameter_outside_its_bounds_is_refused(bad):
         Counting(**bad)
 
 
-def test_knobs_come_in_the_order_they_were_declared():
+def test_parameters_come_in_the_order_they_were_declared():
     """A panel draws them so."""
-    assert [parameter.name for parameter, _ in Counting.knobs()] == ["messages", "mode"]
+    assert [parameter.name for parameter, _ in Counting.parameters()] == ["messages", "mode"]
 
 
 async def test_a_run_gives_trace_and_verdict():

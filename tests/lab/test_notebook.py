@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from mpim_lab.errors import FaultUnavailable, LoginRejected, NotConnected
 from mpim_lab.lab.exercise import notebook
 from mpim_lab.lab.exercise.notebook import raw_connection, skip_unavailable
-from mpim_lab.lab.faults.latency_proxy import FarLine
-from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.latency_proxy import LatencyProxy
+from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.ch01_pubsub.test_connection import tls_in_front_of
 
@@ -44,7 +44,9 @@ async def test_a_bare_socket_is_logged_in_as_the_url_says(urls, way):
 
 
 @pytest.mark.parametrize("way", ["password", "unix", "tls"])
-@pytest.mark.parametrize("relay", [Proxy, lambda url: FarLine(url, one_way_ms=0.1)], ids=["Proxy", "FarLine"])
+@pytest.mark.parametrize(
+    "relay", [FaultProxy, lambda url: LatencyProxy(url, one_way_ms=0.1)], ids=["FaultProxy", "LatencyProxy"]
+)
 async def test_a_relay_leads_to_the_server_whatever_the_way(urls, way, relay):
     """With its user, password and database."""
     async with relay(urls[way]) as line, MessageQueue(line.url) as mq, MessageQueue(urls[way]) as direct:
@@ -54,7 +56,7 @@ async def test_a_relay_leads_to_the_server_whatever_the_way(urls, way, relay):
 
 async def test_a_login_that_is_refused_and_a_server_that_says_nothing_are_named(server, urls, monkeypatch):
     """LoginRejected and NotConnected, in time."""
-    monkeypatch.setattr(notebook, "ANSWER_WITHIN_S", 0.3)
+    monkeypatch.setattr(notebook, "ANSWER_TIMEOUT_S", 0.3)
     with pytest.raises(LoginRejected):
         await raw_connection(urls["password"].replace("pa%20ss", "wrong"))
     server.pause()

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from mpim_lab.lab.exercise.challenge import Challenge, Failure
-from mpim_lab.lab.exercise.progress import load_progress, progress_path, record
+from mpim_lab.lab.exercise.challenge import Challenge, TrialFailure
+from mpim_lab.lab.exercise.progress import load_progress, progress_path, record_attempt
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def file(tmp_path, monkeypatch):
 def test_tries_are_counted_and_what_was_passed_once_stays_passed(file):
     """A later failure does not take it away."""
     for passed in (False, True, False):
-        record("Lose nothing", passed=passed)
+        record_attempt("Lose nothing", passed=passed)
     line = load_progress()["Lose nothing"]
     assert (line["tries"], line["passed"] is not None) == (3, True)
     assert [path.name for path in file.parent.iterdir()] == ["progress.json"]
@@ -41,7 +41,7 @@ def test_a_broken_file_is_reported_and_stops_nobody(file, content, caplog):
     file.parent.mkdir()
     file.write_text(content)
     with caplog.at_level(logging.WARNING):
-        record("Lose nothing", passed=True)
+        record_attempt("Lose nothing", passed=True)
     assert "cannot be read" in caplog.text
     assert json.loads(file.read_text())["Lose nothing"]["tries"] == 1
 
@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_written_is_reported_and_stops_nobody(monkeypatch,
     """A read-only home, for example."""
     monkeypatch.setenv("MPIM_PROGRESS", "/proc/nobody/progress.json")
     with caplog.at_level(logging.WARNING):
-        record("Lose nothing", passed=True)
+        record_attempt("Lose nothing", passed=True)
     assert "cannot be written" in caplog.text
 
 
@@ -58,7 +58,7 @@ async def test_a_check_is_recorded(file):
     """Passed or not."""
 
     async def fails(solution):
-        return Failure("m1 was lost", "fault 'none'")
+        return TrialFailure("m1 was lost", "fault 'none'")
 
     await Challenge("Lose nothing", "…", [fails], ["think"]).check(object)
     await Challenge("Put in order", "…", [], ["think"]).check(object)

@@ -10,20 +10,20 @@ import sys
 import pytest
 from redis.asyncio import Redis
 
-from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer
+from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
 from mpim_lab.chapters.ch04_ordering.measurements import guarantee_overhead
 from mpim_lab.chapters.ch07_pool import measurements as pool_cost
 from mpim_lab.errors import FaultUnavailable, LoadFailed, ServerFailed, WrongLoop
-from mpim_lab.lab.faults.injector import until
-from mpim_lab.lab.server import external, leftovers
+from mpim_lab.lab.faults import injector
+from mpim_lab.lab.server import external, run_keys
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.server.leftovers import at_server, escaped
+from mpim_lab.lab.server.run_keys import escape_glob, open_run_keys
 from mpim_lab.load.load import measure
-from mpim_lab.load.redis.contestants import CONTESTANTS as LOADS
+from mpim_lab.load.redis.candidates import CANDIDATES as LOADS
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from mpim_lab.soak.runner import play
+from mpim_lab.soak.runner import run_schedule
 from tests.conftest import missing
 from tests.lab.test_server import is_alive
 from tests.support import wait_until
@@ -67,7 +67,7 @@ async def loads():
 
 
 async def gateway():
-    async with open_server() as redis, GatewayServer(CONTESTANTS["mpim_lab"], redis.url, redis.prefix) as running:
+    async with open_server() as redis, GatewayServer(CANDIDATES["mpim_lab"], redis.url, redis.prefix) as running:
         running.check()
         await asyncio.sleep(0.3)
 
@@ -77,7 +77,7 @@ async def gateway():
     [
         pytest.param(lambda: guarantee_overhead(seconds=0.05), id="what guarantees cost"),
         pytest.param(lambda: PubSubDelivery(design="confirmed", fault="cut", messages=20).run(), id="an experiment"),
-        pytest.param(lambda: play(3), id="a schedule of the soak"),
+        pytest.param(lambda: run_schedule(3), id="a schedule of the soak"),
         pytest.param(loads, id="load processes"),
         pytest.param(gateway, id="a gateway of the bench"),
     ],
@@ -129,7 +129,7 @@ def a_run(url):
 
 async def writes(client):
     """The run's load is going on."""
-    await until(lambda: is_going(client), "the load's first message", within_s=30)
+    await injector.wait_until(lambda: is_going(client), "the load's first message", timeout_s=30)
 
 
 async def is_going(client):
@@ -141,7 +141,7 @@ async def test_a_run_that_is_killed_leaves_nothing(server, readers):
     with a_run(server.url) as (python, guard):
         await writes(readers)
         python.kill()
-        await until(lambda: as_it_was(readers), "the removal", within_s=40)
+        await injector.wait_until(lambda: as_it_was(readers), "the removal", timeout_s=40)
         await wait_until(lambda: not is_alive(guard), within_s=20)
         assert await as_it_was(readers)
 
@@ -158,11 +158,11 @@ async def test_what_a_killed_guard_left_is_found(server, readers, finder, monkey
         python.wait()
         async with ExternalServer(server.url) as living, MessageQueue(server.url, prefix=living.prefix) as mq:
             await mq.stream("kept").add(b"x")
-            (dead,) = await readers.smembers(leftovers.RUNS) - {living.prefix.encode()}
+            (dead,) = await readers.smembers(run_keys.RUNS) - {living.prefix.encode()}
             assert await readers.exists(dead + b"lab:alive")
             await readers.delete(dead + b"lab:alive")  # as ALIVE_S later
             if finder == "the doctor":
-                await readers.srem(leftovers.RUNS, dead)  # not even on record
+                await readers.srem(run_keys.RUNS, dead)  # not even on record
                 said = {check.name: check.found for check in await diagnose()}
                 assert "are removed" in said["leftovers of dead runs"]
             else:
@@ -172,21 +172,21 @@ async def test_what_a_killed_guard_left_is_found(server, readers, finder, monkey
             async def is_removed():
                 return not [key async for key in readers.scan_iter(match=dead + b"*", count=1_000)]
 
-            await until(is_removed, "the removal", within_s=30)
+            await injector.wait_until(is_removed, "the removal", timeout_s=30)
             assert await mq.stream("kept").length() == 1
-    await until(lambda: as_it_was(readers), "the end of both")
+    await injector.wait_until(lambda: as_it_was(readers), "the end of both")
 
 
 async def test_a_run_keeps_its_heartbeat(readers, server, monkeypatch):
     """The guard renews it, so that nobody takes the run for dead."""
     async with ExternalServer(server.url) as lab:
         alive = lab.prefix + "lab:alive"
-        await readers.expire(alive, leftovers.ALIVE_S - 5)
+        await readers.expire(alive, run_keys.ALIVE_S - 5)
 
         async def is_renewed():
-            return await readers.ttl(alive) > leftovers.ALIVE_S - 3
+            return await readers.ttl(alive) > run_keys.ALIVE_S - 3
 
-        await until(is_renewed, "the heartbeat", within_s=20)
+        await injector.wait_until(is_renewed, "the heartbeat", timeout_s=20)
     assert await as_it_was(readers)
 
 
@@ -196,20 +196,20 @@ async def test_the_guard_shows_no_password(server, readers):
         shown = subprocess.run(
             ["ps", "-o", "args=", "-p", str(lab._guard.pid)], capture_output=True, text=True, check=True
         )
-        assert "redis://" not in shown.stdout and "leftovers" in shown.stdout
+        assert "redis://" not in shown.stdout and "run_keys" in shown.stdout
 
 
 async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look_is_told(server, readers):
     """UNLINK falls back to DEL; without SCAN there is one sentence that says so."""
     for name, rights in (("slow", ("+@all", "-unlink")), ("blind", ("+@all", "-scan"))):
         await readers.execute_command("ACL", "SETUSER", name, "on", ">p", "~*", "&*", *rights)
-        async with at_server(server.url.replace("redis://", f"redis://{name}:p@")) as found:
+        async with open_run_keys(server.url.replace("redis://", f"redis://{name}:p@")) as found:
             await readers.set("lab-00000000:x", "1")
             if name == "slow":
                 assert await found.remove("lab-00000000:") == 1
             else:
                 with pytest.raises(ServerFailed, match="may not"):
-                    async with at_server(server.url.replace("redis://", f"redis://{name}:p@")) as blind:
+                    async with open_run_keys(server.url.replace("redis://", f"redis://{name}:p@")) as blind:
                         await blind.remove("lab-00000000:")
     await readers.delete("lab-00000000:x")
     assert await as_it_was(readers)
@@ -217,7 +217,7 @@ async def test_a_user_who_may_not_unlink_has_it_deleted_and_one_who_may_not_look
 
 def test_a_prefix_is_no_pattern():
     """Whatever characters it has."""
-    assert escaped(rb"a[b]*?\c:") == rb"a\[b\]\*\?\\c:"
+    assert escape_glob(rb"a[b]*?\c:") == rb"a\[b\]\*\?\\c:"
 
 
 async def test_leaving_a_server_that_is_gone_raises_nothing(server, monkeypatch, caplog):
@@ -243,7 +243,7 @@ async def test_a_server_that_goes_away_in_the_middle_of_a_run_is_named(server, m
 @pytest.mark.parametrize("paused", [False, True])
 async def test_a_server_that_says_nothing_is_named_in_time(server, paused, monkeypatch):
     """ServerFailed within the limit, be it killed or stopped."""
-    monkeypatch.setattr("mpim_lab.lab.server.external.START_WITHIN_S", 0.5)
+    monkeypatch.setattr("mpim_lab.lab.server.external.START_TIMEOUT_S", 0.5)
     (server.pause if paused else server.kill)()
     with pytest.raises(ServerFailed, match="does not answer"):
         await asyncio.wait_for(ExternalServer(server.url).start(), 10)
@@ -264,7 +264,7 @@ async def test_a_start_and_a_stop_that_are_cancelled_leave_nothing(readers, serv
         going.cancel()
         await asyncio.wait([going])
         await lab.stop()
-    await until(lambda: as_it_was(readers), "the removal", within_s=30)
+    await injector.wait_until(lambda: as_it_was(readers), "the removal", timeout_s=30)
 
 
 async def test_a_forked_child_does_not_end_its_parents_run(readers, server):
@@ -317,20 +317,22 @@ async def test_a_server_of_another_kind_is_named_at_once(tmp_path, mode):
 async def test_a_guard_that_is_killed_is_replaced_while_the_run_lives(server, readers, monkeypatch):
     """Its heartbeat goes on, so that nobody takes the run for dead; in the end all is gone."""
     monkeypatch.setattr(external, "RENEW_EVERY_S", 0.05)
-    async with ExternalServer(server.url) as lab, at_server(server.url) as found:
+    async with ExternalServer(server.url) as lab, open_run_keys(server.url) as found:
         await readers.set(f"{lab.prefix}kept", b"x")
         first = lab._guard
-        await until(lambda: first.is_ready, "the guard", within_s=30)
+        await injector.wait_until(lambda: first.is_ready, "the guard", timeout_s=30)
         os.kill(first.pid, signal.SIGKILL)
-        await until(lambda: lab._guard is not first and lab._guard.is_ready, "another guard", within_s=30)
+        await injector.wait_until(
+            lambda: lab._guard is not first and lab._guard.is_ready, "another guard", timeout_s=30
+        )
         alive = f"{lab.prefix}lab:alive"
         await readers.expire(alive, 1_000)
 
         async def is_renewed():
-            return await readers.ttl(alive) <= leftovers.ALIVE_S
+            return await readers.ttl(alive) <= run_keys.ALIVE_S
 
-        await until(is_renewed, "the heartbeat", within_s=30)
-        await found.remove_dead(everywhere=True)
+        await injector.wait_until(is_renewed, "the heartbeat", timeout_s=30)
+        await found.remove_dead_runs(everywhere=True)
         assert await readers.exists(f"{lab.prefix}kept")
     assert await as_it_was(readers)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidMessage
-from mpim_lab.lab.faults.resp_framing import Conversation, RespFrames, words_of
+from mpim_lab.lab.faults.resp_framing import ReplyMatcher, RespFramer, words_of
 from mpim_lab.mq.connection.resp import pack
 
 WORDS = st.lists(st.binary(max_size=30), min_size=1, max_size=6)
@@ -69,14 +69,14 @@ def split(data, cuts):
 @given(st.lists(FRAMES, max_size=6), st.lists(st.integers(0), max_size=12))
 def test_any_split_of_any_frames_gives_the_same_frames(frames, cuts):
     """Also empty pieces, cuts between CR and LF, in a length, in a blob."""
-    splitter = RespFrames()
+    splitter = RespFramer()
     assert [frame for piece in split(b"".join(frames), cuts) for frame in splitter.feed(piece)] == frames
 
 
 @given(st.lists(FRAMES, max_size=4))
 def test_a_frame_is_given_with_its_last_byte_and_not_before(frames):
     """Byte by byte: nothing waits for what comes after it."""
-    splitter, given_at = RespFrames(), []
+    splitter, given_at = RespFramer(), []
     for at, byte in enumerate(b"".join(frames), 1):
         given_at += [at] * len(splitter.feed(bytes([byte])))
     assert given_at == [sum(map(len, frames[: number + 1])) for number in range(len(frames))]
@@ -88,7 +88,7 @@ def test_hiredis_reads_one_value_from_each_frame(frames):
     whole = hiredis.Reader(notEnoughData=StopIteration)
     whole.feed(b"".join(frames))
     one_by_one = []
-    for frame in RespFrames().feed(b"".join(frames)):
+    for frame in RespFramer().feed(b"".join(frames)):
         reader = hiredis.Reader(notEnoughData=StopIteration)
         reader.feed(frame)
         one_by_one.append(reader.gets())
@@ -101,7 +101,7 @@ def test_hiredis_reads_one_value_from_each_frame(frames):
 def test_packed_commands_come_out_as_they_were_packed(commands, cuts):
     """By hiredis, whatever bytes are in their words; the words are those that were packed."""
     packed = [pack(*words) for words in commands]
-    splitter = RespFrames()
+    splitter = RespFramer()
     frames = [frame for piece in split(b"".join(packed), cuts) for frame in splitter.feed(piece)]
     assert frames == packed
     assert [words_of(frame) for frame in frames] == commands
@@ -117,8 +117,8 @@ def test_packed_commands_come_out_as_they_were_packed(commands, cuts):
 def test_what_is_no_resp_is_refused(data):
     """InvalidMessage: inline commands and streamed types, too; byte by byte as well as at once."""
     with pytest.raises(InvalidMessage, match="RESP"):
-        RespFrames().feed(data)
-    splitter = RespFrames()
+        RespFramer().feed(data)
+    splitter = RespFramer()
     with pytest.raises(InvalidMessage, match="RESP"):
         for byte in data:
             splitter.feed(bytes([byte]))
@@ -127,10 +127,10 @@ def test_what_is_no_resp_is_refused(data):
 def test_a_frame_beyond_the_bound_is_refused():
     """Whether it is long by what it announced or a line without an end."""
     with pytest.raises(InvalidMessage, match="1,000 bytes"):
-        RespFrames(max_bytes=1_000).feed(b"$100000\r\n" + b"x" * 1_000)
+        RespFramer(max_bytes=1_000).feed(b"$100000\r\n" + b"x" * 1_000)
     with pytest.raises(InvalidMessage):
-        RespFrames().feed(b"+" + b"x" * 1024 * 1025)
-    assert len(RespFrames(max_bytes=1_000).feed(b"$500\r\n" + b"x" * 500 + b"\r\n" + b"+OK\r\n" * 500)) == 501
+        RespFramer().feed(b"+" + b"x" * 1024 * 1025)
+    assert len(RespFramer(max_bytes=1_000).feed(b"$500\r\n" + b"x" * 500 + b"\r\n" + b"+OK\r\n" * 500)) == 501
 
 
 @pytest.mark.parametrize("frame", [b"+PING\r\n", b"$4\r\nPING\r\n", b"*1\r\n:1\r\n", b"*1\r\n*1\r\n$1\r\na\r\n"])
@@ -146,13 +146,13 @@ def test_a_frame_that_is_no_command_has_no_words(frame):
 @given(st.lists(st.tuples(WORDS.map(lambda words: [b"GET", *words]), VALUES, st.booleans()), max_size=8))
 def test_the_nth_reply_belongs_to_the_nth_command_whatever_is_pushed_between(exchanges):
     """Replies of any shape; a push before a reply belongs to nobody."""
-    talk = Conversation()
-    asked = [talk.command(pack(*words)) for words, _, _ in exchanges]
+    matcher = ReplyMatcher()
+    asked = [matcher.command(pack(*words)) for words, _, _ in exchanges]
     for command, (_, reply, is_pushed) in zip(asked, exchanges, strict=True):
         if is_pushed:
-            assert talk.reply(b">2\r\n$7\r\nmessage\r\n$1\r\na\r\n") is None
-        assert talk.reply(reply) is command
-    assert not talk.waiting
+            assert matcher.reply(b">2\r\n$7\r\nmessage\r\n$1\r\na\r\n") is None
+        assert matcher.reply(reply) is command
+    assert not matcher.waiting
 
 
 def told(mark, *words):
@@ -162,50 +162,50 @@ def told(mark, *words):
 @pytest.mark.parametrize("mark", [b">", b"*"])
 def test_a_subscription_is_answered_once_for_each_channel(mark):
     """By a push in RESP3, by an array in RESP2; messages between belong to nobody, and the next command gets its own."""
-    talk = Conversation()
-    subscribe, ping = talk.command(pack("subscribe", "a", "b")), talk.command(pack("PING"))
-    assert talk.reply(told(mark, b"subscribe", b"a", b"1")) is subscribe
-    assert talk.reply(told(mark, b"message", b"a", b"hello")) is None
-    assert talk.reply(told(mark, b"subscribe", b"b", b"2")) is subscribe
-    assert talk.reply(told(b"*", b"pong", b"")) is ping
-    assert talk.reply(told(mark, b"message", b"b", b"hello")) is None
+    matcher = ReplyMatcher()
+    subscribe, ping = matcher.command(pack("subscribe", "a", "b")), matcher.command(pack("PING"))
+    assert matcher.reply(told(mark, b"subscribe", b"a", b"1")) is subscribe
+    assert matcher.reply(told(mark, b"message", b"a", b"hello")) is None
+    assert matcher.reply(told(mark, b"subscribe", b"b", b"2")) is subscribe
+    assert matcher.reply(told(b"*", b"pong", b"")) is ping
+    assert matcher.reply(told(mark, b"message", b"b", b"hello")) is None
 
 
 def test_a_refused_subscription_is_answered_by_one_error():
     """However many channels it named."""
-    talk = Conversation()
-    subscribe, ping = talk.command(pack("SUBSCRIBE", "a", "b")), talk.command(pack("PING"))
-    assert talk.reply(b"-NOPERM no\r\n") is subscribe
-    assert talk.reply(b"+PONG\r\n") is ping
+    matcher = ReplyMatcher()
+    subscribe, ping = matcher.command(pack("SUBSCRIBE", "a", "b")), matcher.command(pack("PING"))
+    assert matcher.reply(b"-NOPERM no\r\n") is subscribe
+    assert matcher.reply(b"+PONG\r\n") is ping
 
 
 def test_a_list_that_looks_like_a_message_is_a_reply():
     """Where nobody has subscribed, and in RESP3, where messages are pushes."""
-    talk = Conversation()
-    talk.command(pack("SUBSCRIBE", "a"))
-    talk.reply(told(b">", b"subscribe", b"a", b"1"))
-    listing = talk.command(pack("LRANGE", "k", "0", "-1"))
-    assert talk.reply(told(b"*", b"message", b"a", b"b")) is listing
+    matcher = ReplyMatcher()
+    matcher.command(pack("SUBSCRIBE", "a"))
+    matcher.reply(told(b">", b"subscribe", b"a", b"1"))
+    listing = matcher.command(pack("LRANGE", "k", "0", "-1"))
+    assert matcher.reply(told(b"*", b"message", b"a", b"b")) is listing
 
 
 def test_unsubscribing_from_everything_takes_one_answer():
     """How many there will be is not known; further ones are pushes like any other."""
-    talk = Conversation()
-    everything, ping = talk.command(pack("UNSUBSCRIBE")), talk.command(pack("PING"))
-    assert talk.reply(told(b">", b"unsubscribe", b"a", b"1")) is everything
-    assert talk.reply(told(b">", b"unsubscribe", b"b", b"0")) is None
-    assert talk.reply(b"+PONG\r\n") is ping
+    matcher = ReplyMatcher()
+    everything, ping = matcher.command(pack("UNSUBSCRIBE")), matcher.command(pack("PING"))
+    assert matcher.reply(told(b">", b"unsubscribe", b"a", b"1")) is everything
+    assert matcher.reply(told(b">", b"unsubscribe", b"b", b"0")) is None
+    assert matcher.reply(b"+PONG\r\n") is ping
 
 
 def test_an_empty_array_waits_for_no_answer():
     """The server gives none; and a farewell that nobody asked for belongs to nobody."""
-    talk = Conversation()
-    assert talk.command(b"*0\r\n").name == talk.command(b"*-1\r\n").name == ""
-    assert talk.reply(b"-ERR max number of clients reached\r\n") is None
+    matcher = ReplyMatcher()
+    assert matcher.command(b"*0\r\n").name == matcher.command(b"*-1\r\n").name == ""
+    assert matcher.reply(b"-ERR max number of clients reached\r\n") is None
 
 
 @pytest.mark.parametrize("command", [("MONITOR",), ("psync", "?", "-1"), ("CLIENT", "reply", "OFF")])
 def test_commands_whose_replies_cannot_be_counted_are_refused(command):
     """InvalidMessage, with the command's name."""
     with pytest.raises(InvalidMessage, match=command[0].upper()):
-        Conversation().command(pack(*command))
+        ReplyMatcher().command(pack(*command))

@@ -18,7 +18,7 @@ from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
 from mpim_lab.lab.server import embedded as server_module
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.process_guard import ProcessGuard
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import SERVERS
 from tests.support import wait_until
@@ -107,14 +107,14 @@ def test_a_process_of_which_threads_still_live_has_not_ended(tmp_path):
     """Its first thread is a zombie, the others hold its port: a server that starts again must wait for them."""
     lives_on = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
     lives_on += "print('on', flush=True); ctypes.CDLL(None).pthread_exit(None)"
-    guard = Guard([sys.executable, "-c", lives_on], tmp_path)
+    guard = ProcessGuard([sys.executable, "-c", lives_on], tmp_path)
     try:
         deadline = time.monotonic() + 10
         while is_alive(guard.pid) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not is_alive(guard.pid) and guard.is_running
     finally:
-        guard.end(keep_directory=True)
+        guard.stop(keep_directory=True)
     assert not guard.is_running
 
 
@@ -263,8 +263,8 @@ async def test_the_readers_own_server_is_not_killed_and_the_reason_is_said(serve
         with pytest.raises(FaultUnavailable, match="yours") as caught:
             deed()
         assert "secret" not in str(caught.value)
-    assert lab.unavailable("limit")
-    assert lab.unavailable("cut") is None
+    assert lab.unavailable_reason("limit")
+    assert lab.unavailable_reason("cut") is None
 
 
 async def test_a_readers_server_that_does_not_answer_is_named():
@@ -330,7 +330,7 @@ def test_a_setting_that_says_where_it_is_or_whose_is_refused(name):
 @pytest.mark.parametrize(
     "options",
     [{"port": 70_000}, {"port": -1}, {"port": "6379"}, {"port": True}]
-    + [{"start_within_s": value} for value in (float("nan"), -1, None, "5")],
+    + [{"start_timeout_s": value} for value in (float("nan"), -1, None, "5")],
     ids=str,
 )
 def test_a_port_and_a_time_that_make_no_sense_are_named(options):
@@ -345,7 +345,7 @@ async def test_what_a_program_that_is_a_script_has_started_ends_with_it(tmp_path
     program.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {told}\nwait\n")
     program.chmod(0o755)
     with pytest.raises(ServerFailed, match="did not answer"):
-        await EmbeddedServer(str(program), start_within_s=0.5).start()
+        await EmbeddedServer(str(program), start_timeout_s=0.5).start()
     pid = int(told.read_text())
     await wait_until(lambda: not is_alive(pid))
 
@@ -419,7 +419,7 @@ async def test_a_stop_that_is_cancelled_stops_it_nevertheless(binary, after_s):
 
 async def test_a_server_that_is_stopped_while_it_starts_is_said_in_time(binary):
     """ServerFailed at the limit; nothing is left."""
-    server = EmbeddedServer(binary, start_within_s=0.5)
+    server = EmbeddedServer(binary, start_timeout_s=0.5)
     starting = asyncio.create_task(server.start())
     await wait_until(lambda: server.pid)
     os.kill(server.pid, signal.SIGSTOP)
@@ -433,7 +433,7 @@ async def test_a_server_that_is_stopped_while_it_starts_is_said_in_time(binary):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_guard_that_is_killed_or_stopped_does_not_keep_the_server(binary, number, monkeypatch):
     """It is ended without the guard's help."""
-    monkeypatch.setattr("mpim_lab.lab.server.process_guard.END_WITHIN_S", 0.3)
+    monkeypatch.setattr("mpim_lab.lab.server.process_guard.STOP_TIMEOUT_S", 0.3)
     server = EmbeddedServer(binary)
     await server.start()
     pid, directory = server.pid, server._directory

@@ -14,10 +14,10 @@ from mpim_lab.bench import command, gateway, gateway_servers
 from mpim_lab.bench.command import run_bench_command
 from mpim_lab.bench.gateway import bench_gateway
 from mpim_lab.bench.gateway_cases import GatewaySchedule
-from mpim_lab.bench.gateway_servers import CONTESTANTS, GatewayServer, resident_bytes, spent_s
+from mpim_lab.bench.gateway_servers import CANDIDATES, GatewayServer, resident_bytes, spent_s
 from mpim_lab.errors import LoadFailed, ServerFailed
-from mpim_lab.load.gateway.crowdprocess import CrowdProcess
-from mpim_lab.load.gateway.plan import SOCKET_IO, CrowdPlan
+from mpim_lab.load.gateway.plan import SOCKET_IO, SwarmPlan
+from mpim_lab.load.gateway.swarm_process import SwarmProcess
 from tests.conftest import missing
 from tests.support import wait_until
 
@@ -28,7 +28,7 @@ PEER = "python-socketio"
 
 
 def installed(who):
-    reason = CONTESTANTS[who].missing()
+    reason = CANDIDATES[who].missing()
     if reason is not None:
         missing(reason)
 
@@ -52,8 +52,8 @@ def descendants(pid):
     return found
 
 
-@pytest.mark.parametrize("who", list(CONTESTANTS))
-async def test_a_contestant_has_all_its_rows_and_loses_nothing(who, monkeypatch):
+@pytest.mark.parametrize("who", list(CANDIDATES))
+async def test_a_candidate_has_all_its_rows_and_loses_nothing(who, monkeypatch):
     """Every case is measured, from a server process and two processes of clients that were not there before."""
     installed(who)
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
@@ -78,9 +78,9 @@ def test_the_command_writes_table_file_and_picture(monkeypatch, tmp_path, capsys
     installed(PEER)
     monkeypatch.delenv("MPIM_REDIS_URL", raising=False)
     monkeypatch.setattr(command, "QUICK_GATEWAY", TINY)
-    absent = dataclasses.replace(CONTESTANTS["socket.io on Node"], missing=lambda: "npm is not installed")
+    absent = dataclasses.replace(CANDIDATES["socket.io on Node"], missing=lambda: "npm is not installed")
     monkeypatch.setattr(
-        gateway, "CONTESTANTS", {"mpim_lab": absent, PEER: CONTESTANTS[PEER], "socket.io on Node": absent}
+        gateway, "CANDIDATES", {"mpim_lab": absent, PEER: CANDIDATES[PEER], "socket.io on Node": absent}
     )
     found, picture = tmp_path / "found.json", tmp_path / "found.html"
     assert run_bench_command(["gateway", "--quick", "--json", str(found), "--picture", str(picture)]) == 0
@@ -96,8 +96,8 @@ def test_the_command_writes_table_file_and_picture(monkeypatch, tmp_path, capsys
 async def test_a_server_that_does_not_start_is_a_reason_with_its_last_line(monkeypatch):
     """In every case; and nothing of it is left."""
     argv = ("/bin/sh", "-c", "echo no Redis here; exit 1")
-    broken = dataclasses.replace(CONTESTANTS[PEER], command=lambda: argv, missing=lambda: None)
-    monkeypatch.setattr(gateway, "CONTESTANTS", {PEER: broken})
+    broken = dataclasses.replace(CANDIDATES[PEER], command=lambda: argv, missing=lambda: None)
+    monkeypatch.setattr(gateway, "CANDIDATES", {PEER: broken})
     report = await bench_gateway(TINY, whos=[PEER])
     assert [row["reason"] for row in report["rows"]] == ["no Redis here"] * len(TINY.cases)
 
@@ -106,15 +106,15 @@ async def test_a_server_that_is_killed_ends_the_round_with_a_reason(server):
     """Clients that are cut off tell so; nobody waits for them."""
     installed(PEER)
     async with (
-        GatewayServer(CONTESTANTS[PEER], server.url) as peer,
-        CrowdProcess(CrowdPlan(SOCKET_IO, peer.port, clients=4)) as crowd,
+        GatewayServer(CANDIDATES[PEER], server.url) as peer,
+        SwarmProcess(SwarmPlan(SOCKET_IO, peer.port, clients=4)) as swarm,
     ):
-        assert (await crowd.ask("connect", up_to=4))["cpu_s"] > 0
+        assert (await swarm.ask("connect", up_to=4))["cpu_s"] > 0
         os.kill(peer.pid, 9)
         await wait_until(lambda: not is_alive(peer.pid))
         with pytest.raises(LoadFailed, match="the connection ended"):
-            await crowd.ask("tally")
-            await crowd.ask("tally")
+            await swarm.ask("count")
+            await swarm.ask("count")
         with pytest.raises(ServerFailed, match="ended by itself"):
             peer.check()
 
@@ -124,14 +124,14 @@ async def test_processes_end_with_their_contexts_also_by_an_error(server):
     installed(PEER)
     with pytest.raises(ZeroDivisionError):
         async with (
-            GatewayServer(CONTESTANTS[PEER], server.url) as peer,
-            CrowdProcess(CrowdPlan(SOCKET_IO, peer.port, clients=4)) as crowd,
+            GatewayServer(CANDIDATES[PEER], server.url) as peer,
+            SwarmProcess(SwarmPlan(SOCKET_IO, peer.port, clients=4)) as swarm,
         ):
-            await crowd.ask("connect", up_to=2)
+            await swarm.ask("connect", up_to=2)
             assert resident_bytes(peer.pid) is None or resident_bytes(peer.pid) > 1_000_000
             assert spent_s(peer.pid) is None or spent_s(peer.pid) > 0
             raise ZeroDivisionError
-    assert not is_alive(peer.pid) and not is_alive(crowd.pid)
+    assert not is_alive(peer.pid) and not is_alive(swarm.pid)
     assert not Path(peer._directory).exists()
 
 
@@ -171,9 +171,9 @@ async def test_nothing_is_left_when_the_bench_is_interrupted_or_killed(how):
 
 async def test_clients_that_cannot_connect_say_why(server):
     """Nobody listens there."""
-    async with CrowdProcess(CrowdPlan(SOCKET_IO, port=1, clients=2)) as crowd:
+    async with SwarmProcess(SwarmPlan(SOCKET_IO, port=1, clients=2)) as swarm:
         with pytest.raises(LoadFailed, match="a client could not connect"):
-            await crowd.ask("connect", up_to=2)
+            await swarm.ask("connect", up_to=2)
 
 
 async def test_more_clients_than_open_files_are_refused_at_once():
@@ -182,9 +182,9 @@ async def test_more_clients_than_open_files_are_refused_at_once():
         await bench_gateway(dataclasses.replace(TINY, clients=10**9), whos=[])
 
 
-def test_a_contestant_that_is_not_installed_says_how_to_get_it(monkeypatch):
+def test_a_candidate_that_is_not_installed_says_how_to_get_it(monkeypatch):
     """A command for the one, a name for the other."""
     monkeypatch.setattr(gateway_servers, "find_spec", lambda name: None)
-    assert "pip install 'mpim_lab[peers]'" in CONTESTANTS[PEER].missing()
+    assert "pip install 'mpim_lab[peers]'" in CANDIDATES[PEER].missing()
     monkeypatch.setenv("PATH", "")
-    assert CONTESTANTS["socket.io on Node"].missing() == "node is not installed"
+    assert CANDIDATES["socket.io on Node"].missing() == "node is not installed"

@@ -13,7 +13,7 @@ from mpim_lab.mq.compression.codec import Algorithm, Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
 from mpim_lab.mq.compression.framing import batch_frame, batch_of, confirmation_of, messages_of
 
-MOST_MEMORY_MIB = 64
+MAX_MEMORY_MIB = 64
 BOMB = """
 import resource, sys, zlib, zstandard, lz4.frame
 from mpim_lab.mq.compression.codec import Codec
@@ -132,5 +132,5 @@ def test_a_bomb_of_10_gb_is_refused_in_little_memory(kind, error):
     name, packed_bytes, grew_mib = run.stdout.split()
     assert name == error
     assert int(packed_bytes) < 50_000_000
-    assert float(grew_mib) < MOST_MEMORY_MIB
+    assert float(grew_mib) < MAX_MEMORY_MIB
     print(f"{kind}: {int(packed_bytes):,} bytes, refused in {grew_mib} MiB")

@@ -8,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 from redis.asyncio import Redis
 
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.conftest import SERVERS, missing
 
@@ -52,4 +52,4 @@ async def test_a_chapter_runs_from_top_to_bottom_with_few_rights(path, readers_s
     async def is_as_it_was():
         return await owner.keys() == [b"mine"]
 
-    await until(is_as_it_was, "the end of what the run had there", within_s=30)
+    await wait_until(is_as_it_was, "the end of what the run had there", timeout_s=30)

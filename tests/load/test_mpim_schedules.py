@@ -24,7 +24,9 @@ async def verdicts(design):
 async def test_the_correct_system_loses_repeats_and_reorders_nothing_in_two_hundred_schedules():
     """For the reader's application, whatever faults came and in which order."""
     found = await verdicts("correct")
-    assert [seed for seed, each in found.items() if each.lost or each.duplicated or each.reordered or each.stuck] == []
+    assert [
+        seed for seed, each in found.items() if each.lost or each.duplicated or each.reordered or each.stalled
+    ] == []
 
 
 async def test_the_naive_version_is_caught_in_each_of_two_hundred_schedules():

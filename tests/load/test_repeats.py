@@ -39,4 +39,4 @@ async def test_the_confirmed_design_loses_nothing_under_other_seeds_either(lab_s
         result = await PubSubDelivery(
             design="confirmed", fault=fault, seed=seed, duration=10 if fault == "slow" else 3
         ).run()
-        assert (result.verdict.lost, result.verdict.misreported) == ((), ())
+        assert (result.verdict.lost, result.verdict.silently_lost) == ((), ())

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mpim_lab.soak.designs import BITES, DESIGNS, FLAWS
-from mpim_lab.soak.runner import main, play, soak
+from mpim_lab.soak.designs import DESIGNS, DETECTABLE_FAULTS, NAIVE_DESIGNS
+from mpim_lab.soak.runner import main, run_schedule, soak
 from mpim_lab.soak.schedule import KINDS, Schedule
 
 pytestmark = pytest.mark.timeout(300)
@@ -14,7 +14,7 @@ SCHEDULES = 60
 def wrong(verdict):
     """What is wrong with a run, in the words of the table of flaws."""
     found = {"lost": verdict.lost, "twice": verdict.duplicated, "out of order": verdict.reordered}
-    found |= {"stuck": verdict.stuck, "dead": verdict.dead}
+    found |= {"stalled": verdict.stalled, "dead_lettered": verdict.dead_lettered}
     return {name for name, ids in found.items() if ids}
 
 
@@ -22,10 +22,10 @@ def test_a_schedule_is_the_same_in_every_run_of_its_seed():
     """Four to eight faults, each at a message of its own; the server is killed in one schedule of ten."""
     schedules = [Schedule.from_seed(seed) for seed in range(1, 101)]
     assert schedules == [Schedule.from_seed(seed) for seed in range(1, 101)]
-    assert sum(schedule.kills for schedule in schedules) == 10
+    assert sum(schedule.kills_server for schedule in schedules) == 10
     for schedule in schedules:
-        places = [strike.message for strike in schedule.strikes]
-        assert 4 <= len(places) - schedule.kills <= 8
+        places = [fault.message for fault in schedule.faults]
+        assert 4 <= len(places) - schedule.kills_server <= 8
         assert len(set(places)) == len(places)
         assert {planned.sender for planned in schedule.messages} == {0, 1}
 
@@ -34,35 +34,35 @@ async def test_the_sound_design_comes_through_every_schedule(lab_server):
     """What was acknowledged has its effect once and in order; what was given up at most once; every kind of fault struck."""
     result = await soak(SCHEDULES, at_once=8)
     assert result.failures == {}
-    assert (result.schedules, len(result.provable)) == (SCHEDULES, SCHEDULES)
-    assert all(result.struck[kind] >= SCHEDULES / 10 for kind in KINDS), result.struck
-    assert result.struck["server kill"] == SCHEDULES // 10
-    assert result.given_up >= result.struck["given up"]
+    assert (result.schedules, len(result.conclusive)) == (SCHEDULES, SCHEDULES)
+    assert all(result.injected[kind] >= SCHEDULES / 10 for kind in KINDS), result.injected
+    assert result.injected["server kill"] == SCHEDULES // 10
+    assert result.given_up >= result.injected["given up"]
 
 
-@pytest.mark.parametrize("design", FLAWS)
+@pytest.mark.parametrize("design", NAIVE_DESIGNS)
 async def test_a_naive_design_is_caught_wherever_a_fault_struck_that_bites_it(lab_server, design):
     """Under the same seeds, for the reason that is known, and for no other than its own flaws."""
     result = await soak(SCHEDULES, design=design, at_once=8)
-    assert result.provable.keys() == set(range(1, SCHEDULES + 1))
-    for seed, struck in result.provable.items():
+    assert result.conclusive.keys() == set(range(1, SCHEDULES + 1))
+    for seed, injected in result.conclusive.items():
         found = wrong(result.failures[seed]) if seed in result.failures else set()
-        due = {end for fault, end in BITES.get(design, {}).items() if fault in struck}
-        assert due <= found <= FLAWS[design], Schedule.from_seed(seed)
-    assert sum(bool(struck) for struck in result.provable.values()) >= SCHEDULES / 2
+        due = {end for fault, end in DETECTABLE_FAULTS.get(design, {}).items() if fault in injected}
+        assert due <= found <= NAIVE_DESIGNS[design], Schedule.from_seed(seed)
+    assert sum(bool(injected) for injected in result.conclusive.values()) >= SCHEDULES / 2
     assert len(result.failures) >= SCHEDULES / 3
 
 
 def test_the_naive_designs_are_all_but_the_sound_one():
     """None is left out of the tables."""
-    assert set(FLAWS) == set(DESIGNS) - {"sound"} >= set(BITES)
+    assert set(NAIVE_DESIGNS) == set(DESIGNS) - {"sound"} >= set(DETECTABLE_FAULTS)
 
 
 async def test_a_schedule_that_failed_can_be_played_again_with_its_trace(lab_server):
     """Same faults, same reason; the trace tells who did what."""
-    outcomes = [await play(2, "at least once") for _ in range(2)]
+    outcomes = [await run_schedule(2, "at least once") for _ in range(2)]
     assert all("twice" in wrong(outcome.verdict) for outcome in outcomes)
-    assert outcomes[0].struck == outcomes[1].struck
+    assert outcomes[0].injected == outcomes[1].injected
     assert {event.actor for event in outcomes[0].trace.events} >= {"sender-1", "sender-2", "worker-1", "worker-2"}
 
 

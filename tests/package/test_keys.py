@@ -225,7 +225,7 @@ def _names_in(node):
 # Other prefixes are made of the run's, and SCAN looks for it; names of load runs begin with it.
 _MAY = {
     "lab/server/external.py",
-    "lab/server/leftovers.py",
+    "lab/server/run_keys.py",
     "load/load.py",
     "bench/limit.py",
     "chapters/ch08_im/solutions.py",  # a learner's class: the harness puts the run's prefix before its keys

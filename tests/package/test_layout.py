@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab.errors import CommandRejected, MpimError, NotConnected, QueueClosed, WrongLayout
 from mpim_lab.keys import LAYOUT
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.connection.config import Limits
@@ -67,7 +67,7 @@ async def test_another_layout_is_not_touched(server, raw, other):
 
 async def test_many_first_commands_share_one_look(server):
     """They leave together when it is answered, in their order."""
-    async with Proxy(server.url) as proxy, MessageQueue(proxy.url) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url) as mq:
         stream = mq.stream("orders")
         ids = await asyncio.gather(*(stream.add(b"%d" % number) for number in range(200)))
         assert [entry.data for entry in await stream.range()] == [b"%d" % number for number in range(200)]
@@ -91,8 +91,8 @@ async def test_whoever_is_cancelled_while_it_is_looked_leaves_the_others_served(
 async def test_a_look_without_an_answer_is_definite(server):
     """Nothing else was sent; once the line is well again the next command looks again."""
     limits = Limits(timeout_s=0.5)
-    async with Proxy(server.url) as proxy, MessageQueue(proxy.url, limits=limits) as mq:
-        proxy.lose_reply(Match("GET", b"mpim:layout"))
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=limits) as mq:
+        proxy.drop_reply(Match("GET", b"mpim:layout"))
         with pytest.raises(NotConnected, match="nothing else was sent"):
             await mq.stream("orders").add(b"tea")
         async with asyncio.timeout(10):

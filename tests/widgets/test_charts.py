@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets import LiveCharts, ladder_chart, sweep_chart
 from mpim_lab.widgets.charts import MOST_POINTS, samples
@@ -34,7 +34,7 @@ def test_live_charts_draw_what_the_load_processes_counted():
 def test_live_charts_count_the_events_where_there_are_no_processes():
     """Quarters of a second; a pause is drawn as 0, and confirmations are no messages."""
     trace = trace_of(BOB_LISTENS, *delivered("m1"), *delivered("m2"))
-    for event in [*sent("m3"), *handled("m3"), *by_bob("m3", Kind.ACCEPTED, Kind.HANDLED, channel=CONFIRM)]:
+    for event in [*sent("m3"), *handled("m3"), *by_bob("m3", EventKind.ACCEPTED, EventKind.HANDLED, channel=CONFIRM)]:
         trace(replace(event, at=0.9))
     rates, p50s, p99s = drawn(LiveCharts(trace))
     assert rates == [8, 0, 0, 4]
@@ -46,8 +46,8 @@ def test_the_messages_of_a_sampled_trace_stand_for_the_others():
     """What is drawn is the rate of all."""
     lives = [event for number in range(1_000) for event in delivered(f"m{number}")]
     trace = trace_of(BOB_LISTENS, *lives, every_s=0.0002, sample_above_per_s=1_000)
-    assert trace.one_in > 1
-    assert samples(trace)["messages_per_s"].sum() / 4 == len(trace.by_message()) * trace.one_in
+    assert trace.sample_rate > 1
+    assert samples(trace)["messages_per_s"].sum() / 4 == len(trace.by_message()) * trace.sample_rate
 
 
 def test_live_charts_stay_small():

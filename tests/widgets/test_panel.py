@@ -1,4 +1,4 @@
-"""The panel: knobs, buttons and pictures around real runs on a real server."""
+"""The panel: parameters, buttons and pictures around real runs on a real server."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
-from mpim_lab.lab.exercise.experiment import Experiment, knob
+from mpim_lab.lab.exercise.experiment import Experiment, parameter
 from mpim_lab.lab.faults.injector import DESCRIPTIONS
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.widgets import FlowView, LiveCharts, Panel
@@ -24,9 +24,9 @@ class Clumsy(Experiment):
     title: ClassVar[str] = "clumsy"
     faults: ClassVar[tuple[str, ...]] = ("cut",)
 
-    mistake: str = knob("later", "when", choices=("later", "at once"))
+    mistake: str = parameter("later", "when", choices=("later", "at once"))
 
-    async def perform(self, run):
+    async def execute(self, run):
         async def injector(fault):
             raise RuntimeError("<mistake> in a fault")
 
@@ -64,7 +64,7 @@ IDLE, BUSY = (False, True, True), (True, False, False)
 
 
 @pytest.mark.parametrize("design", ["naive", "confirmed"])
-async def test_a_panel_runs_what_its_knobs_say(lab_server, design):
+async def test_a_panel_runs_what_its_parameters_say(lab_server, design):
     """The first values are the settings'; the verdict is the one the experiment gives without a panel."""
     panel = Panel(PubSubDelivery, design=design, fault="cut", duration=3)
     assert panel.controls["messages"].value == 24
@@ -88,7 +88,7 @@ async def test_the_same_seed_leaves_the_same_picture(lab_server):
         pictures.append((data["image/svg+xml"], data["text/plain"]))
     assert pictures[0] == pictures[1]
     assert "18 delivered" in pictures[0][0]
-    assert pictures[0][1].startswith("Panel: Who gets the message? (knobs: design, fault, messages")
+    assert pictures[0][1].startswith("Panel: Who gets the message? (parameters: design, fault, messages")
 
 
 async def test_the_views_follow(lab_server):
@@ -160,7 +160,7 @@ async def test_a_run_that_fails_is_shown_and_the_panel_can_be_used_again(monkeyp
     assert "ServerFailed" not in panel.status.value
 
 
-async def test_a_knob_outside_its_bounds_is_shown(lab_server):
+async def test_a_parameter_outside_its_bounds_is_shown(lab_server):
     """A control cannot be set so; code can."""
     panel = Panel(PubSubDelivery)
     panel.controls["seed"] = type("Control", (), {"value": -1})
@@ -223,4 +223,4 @@ async def test_a_panel_without_views_leaves_a_text():
     """And no empty picture."""
     data, _ = Panel(Clumsy, views=[])._repr_mimebundle_()
     assert "image/svg+xml" not in data
-    assert data["text/plain"] == "Panel: clumsy (knobs: mistake)"
+    assert data["text/plain"] == "Panel: clumsy (parameters: mistake)"

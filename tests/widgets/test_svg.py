@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.chart_svg import MOST_MARKS, PALETTE, bars_svg, lines_svg, ticks
-from mpim_lab.widgets.scene import FATES, Band, Leg, Scene, Story
-from mpim_lab.widgets.story import tell
+from mpim_lab.widgets.scene import FATES, Band, Leg, MessageHistory, Scene
+from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.svg import LANE, LEFT, STEP, TOP, shape, space_time_svg
 from tests.traces import BOB_LISTENS, CHANNEL, delivered, duplicated, fault, lost, sent, trace_of
 
@@ -51,7 +51,7 @@ def test_every_fate_has_a_shape_of_its_own():
 @pytest.mark.parametrize("fate", FATES)
 def test_every_fate_is_in_the_legend_and_in_the_picture(fate):
     """A loss is marked where it happened, everything else where it arrived: at bob, in the third line."""
-    story = Story("m1", fate, legs=[Leg(CHANNEL, "bob", 1.35, 1.7, "lost" if fate == "lost" else "arrived")])
+    story = MessageHistory("m1", fate, legs=[Leg(CHANNEL, "bob", 1.35, 1.7, "lost" if fate == "lost" else "arrived")])
     svg = space_time_svg(Scene(["alice"], [CHANNEL], ["bob"], [story], [], 1), "t")
     assert f"1 {fate}" in texts(svg)
     assert shape(fate, 24, 47) in svg
@@ -61,20 +61,20 @@ def test_every_fate_is_in_the_legend_and_in_the_picture(fate):
 def test_every_lost_message_is_named():
     """Also where there is no room for every name."""
     numbers = range(100_001, 100_025)
-    svg = space_time_svg(tell(trace_of(BOB_LISTENS, *(event for n in numbers for event in lost(f"m{n}")))), "t")
+    svg = space_time_svg(build_scene(trace_of(BOB_LISTENS, *(event for n in numbers for event in lost(f"m{n}")))), "t")
     assert {f"m{number}" for number in numbers} <= set(texts(svg))
 
 
 def test_who_was_told_something_wrong_is_flagged():
     """A flag for each, and their number."""
-    svg = space_time_svg(tell(trace_of(BOB_LISTENS, *lost("m1"), *delivered("m2"), *lost("m3"))), "t")
-    assert "2 of them told “delivered”" in texts(svg)
+    svg = space_time_svg(build_scene(trace_of(BOB_LISTENS, *lost("m1"), *delivered("m2"), *lost("m3"))), "t")
+    assert "2 of them acknowledged “delivered”" in texts(svg)
     assert svg.count("v-10l8 3.5l-8 3.5") == 3  # two, and the legend's
 
 
 def test_a_fault_is_a_labelled_band():
     """As long as it lasted, at the node it struck."""
-    svg = space_time_svg(tell(trace_of(BOB_LISTENS, *fault("away", *lost("m1"), *lost("m2")))), "t")
+    svg = space_time_svg(build_scene(trace_of(BOB_LISTENS, *fault("away", *lost("m1"), *lost("m2")))), "t")
     (band,) = [element for element in parsed(svg).iter(f"{SVG}rect") if element.get("class") == "band"]
     assert float(band.get("width")) == 2 * STEP
     assert "away" in texts(svg)
@@ -83,7 +83,7 @@ def test_a_fault_is_a_labelled_band():
 def test_whoever_sends_and_receives_has_deliveries_marked_too():
     """In a chat everybody does both."""
     legs = [Leg("alice", CHANNEL, 1, 1.35), Leg(CHANNEL, "alice", 1.35, 1.7)]
-    svg = space_time_svg(Scene(["alice"], [CHANNEL], [], [Story("m1", "delivered", legs=legs)], [], 1), "t")
+    svg = space_time_svg(Scene(["alice"], [CHANNEL], [], [MessageHistory("m1", "delivered", legs=legs)], [], 1), "t")
     assert len(list(parsed(svg).iter(f"{SVG}circle"))) == 2  # the legend's, and at alice
 
 
@@ -91,7 +91,7 @@ def test_names_are_escaped():
     """Ids, nodes, faults and titles come from outside; some characters XML forbids even when escaped."""
     evil = "<script>&\"'\x00\uffff"
     legs = [Leg(evil, CHANNEL, 1, 1.35, "lost")]
-    scene = Scene([evil], [CHANNEL], [], [Story(evil, "lost", legs=legs)], [Band(evil, 0, 1, evil)], 1, evil)
+    scene = Scene([evil], [CHANNEL], [], [MessageHistory(evil, "lost", legs=legs)], [Band(evil, 0, 1, evil)], 1, evil)
     svg = space_time_svg(scene, evil)
     assert not list(parsed(svg).iter(f"{SVG}script"))
     assert texts(svg).count("<script>&\"'\ufffd\ufffd") == 5  # title, note, node, band, message
@@ -100,9 +100,9 @@ def test_names_are_escaped():
 def test_the_same_scene_gives_the_same_text():
     """No ids, no addresses, nothing that differs from run to run; the scene is left as it was."""
     events = [BOB_LISTENS, *delivered("m1"), *lost("m2"), *duplicated("m3")]
-    scene = tell(trace_of(*events))
+    scene = build_scene(trace_of(*events))
     svg = space_time_svg(scene, "t")
-    assert svg == space_time_svg(scene, "t") == space_time_svg(tell(trace_of(*events, every_s=0.01)), "t")
+    assert svg == space_time_svg(scene, "t") == space_time_svg(build_scene(trace_of(*events, every_s=0.01)), "t")
     assert not re.search(r"\bid=|0x[0-9a-f]{6}|href", svg)
 
 
@@ -113,7 +113,7 @@ def test_of_a_long_trace_the_first_loss_is_shown(first_lost, shown):
     """Forty steps, and it says which."""
     lives = [lost(f"m{n}") if n in (first_lost, 2_000) else delivered(f"m{n}") for n in range(1, 2_001)]
     lives[-1] = lives[-1] if first_lost else delivered("m2000")
-    svg = space_time_svg(tell(trace_of(BOB_LISTENS, *(event for life in lives for event in life))), "t")
+    svg = space_time_svg(build_scene(trace_of(BOB_LISTENS, *(event for life in lives for event in life))), "t")
     assert f"steps {shown[0]}–{shown[1]} of 2000 shown" in texts(svg)
     if first_lost:
         assert f"m{first_lost}" in texts(svg)
@@ -123,14 +123,14 @@ def test_of_a_long_trace_the_first_loss_is_shown(first_lost, shown):
 def test_a_scene_that_fits_is_shown_whole_and_says_nothing_about_it():
     """Forty steps do; a scene's own note is shown in any case."""
     lives = [event for number in range(40) for event in delivered(f"m{number}")]
-    assert "shown" not in space_time_svg(tell(trace_of(BOB_LISTENS, *lives)), "t")
+    assert "shown" not in space_time_svg(build_scene(trace_of(BOB_LISTENS, *lives)), "t")
     assert "a note" in texts(space_time_svg(Scene([], [], [], [], [], 0, "a note"), "t"))
 
 
 @pytest.mark.parametrize("trace", [Trace(), trace_of(BOB_LISTENS), trace_of(*sent("m1"))])
 def test_little_or_nothing_is_a_picture_too(trace):
     """An empty trace, nobody but a listener, nobody but a sender."""
-    assert texts(space_time_svg(tell(trace), "Who?"))[0] == "Who?"
+    assert texts(space_time_svg(build_scene(trace), "Who?"))[0] == "Who?"
 
 
 # Charts

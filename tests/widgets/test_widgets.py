@@ -6,10 +6,10 @@ import threading
 import ipywidgets as ui
 import pytest
 
-from mpim_lab.lab.exercise.experiment import Knob
+from mpim_lab.lab.exercise.experiment import Parameter
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets import FlowView, SpaceTime
-from mpim_lab.widgets.knobs import make_control
+from mpim_lab.widgets.controls import make_control
 from mpim_lab.widgets.static_picture import WIDGET_VIEW
 from tests.pictures import assert_is_static, fake_run
 from tests.support import wait_until
@@ -129,7 +129,7 @@ async def test_a_trace_that_begins_to_sample_is_sent_whole(monkeypatch):
     fill(run.trace, *(event for number in range(1, 200) for event in delivered(f"m{number}")))
     run.done = True
     await following
-    assert run.trace.one_in > 1
+    assert run.trace.sample_rate > 1
     assert messages[-1]["fresh"]
     assert ids(messages[-1]) == list(run.trace.by_message())
 
@@ -152,25 +152,25 @@ def test_a_page_on_another_thread_does_not_cut_into_what_is_being_sent(monkeypat
     assert log == ["begin", "end", "begin", "end"]
 
 
-# Knobs
+# Controls
 
 
 @pytest.mark.parametrize(
-    ("value", "knob", "kind", "traits"),
+    ("value", "parameter", "kind", "traits"),
     [
-        ("b", Knob("h", choices=("a", "b")), ui.Dropdown, {"options": ("a", "b")}),
-        (True, Knob("h"), ui.Checkbox, {}),
-        (3, Knob("h", low=1, high=9), ui.IntSlider, {"min": 1, "max": 9, "step": 1}),
-        (30, Knob("h", low=0, high=500, step=10), ui.IntSlider, {"min": 0, "max": 500, "step": 10}),
-        (0.5, Knob("h", low=0, high=2), ui.FloatSlider, {"min": 0, "max": 2, "step": 0.02}),
-        (2, Knob("h", low=0.5, high=20, step=0.5), ui.FloatSlider, {"min": 0.5, "max": 20, "step": 0.5}),
-        (3, Knob("h", low=1), ui.IntText, {}),
-        (0.5, Knob("h"), ui.FloatText, {}),
+        ("b", Parameter("h", choices=("a", "b")), ui.Dropdown, {"options": ("a", "b")}),
+        (True, Parameter("h"), ui.Checkbox, {}),
+        (3, Parameter("h", low=1, high=9), ui.IntSlider, {"min": 1, "max": 9, "step": 1}),
+        (30, Parameter("h", low=0, high=500, step=10), ui.IntSlider, {"min": 0, "max": 500, "step": 10}),
+        (0.5, Parameter("h", low=0, high=2), ui.FloatSlider, {"min": 0, "max": 2, "step": 0.02}),
+        (2, Parameter("h", low=0.5, high=20, step=0.5), ui.FloatSlider, {"min": 0.5, "max": 20, "step": 0.5}),
+        (3, Parameter("h", low=1), ui.IntText, {}),
+        (0.5, Parameter("h"), ui.FloatText, {}),
     ],
 )
-def test_a_control_has_the_bounds_of_its_knob(value, knob, kind, traits):
-    """Its value is the parameter's, its tooltip the knob's help; a whole number may be the value of a fraction's knob."""
-    control = make_control("some_name", value, knob)
+def test_a_control_has_the_bounds_of_its_parameter(value, parameter, kind, traits):
+    """Its value and its help are the parameter's; a whole number may be the value of a fraction."""
+    control = make_control("some_name", value, parameter)
     assert type(control) is kind
     assert (control.value, control.tooltip, control.description) == (value, "h", "some name")
     assert {name: getattr(control, name) for name in traits} == traits
@@ -182,4 +182,4 @@ def test_a_control_has_the_bounds_of_its_knob(value, knob, kind, traits):
 )
 def test_a_control_says_its_unit(name, label):
     """From the parameter's name."""
-    assert make_control(name, 1, Knob("h")).description == label
+    assert make_control(name, 1, Parameter("h")).description == label

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PEERS = Path(__file__).parent
 PROGRAM = "socketio_server.mjs"
-INSTALL_WITHIN_S = 180
+INSTALL_TIMEOUT_S = 180
 _CHECKOUT = PEERS.parents[2]
 _INSTALL = ("install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--omit=dev")
 
@@ -43,10 +43,10 @@ def missing_node() -> str | None:
 def _install(folder: Path) -> str | None:
     try:
         done = subprocess.run(
-            ("npm", *_INSTALL), cwd=folder, capture_output=True, text=True, timeout=INSTALL_WITHIN_S, check=False
+            ("npm", *_INSTALL), cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"npm did not install socket.io within {INSTALL_WITHIN_S} s"
+        return f"npm did not install socket.io within {INSTALL_TIMEOUT_S} s"
     if done.returncode:
         lines = [line.removeprefix("npm error ") for line in done.stderr.splitlines() if "complete log" not in line]
         return f"npm could not install socket.io: {next(iter(lines), 'it said nothing')}"

@@ -12,7 +12,7 @@ from typing import Any
 BACKLOG = 2_048
 # As it comes, Python looks at everything that 10,000 clients hold, again and again: pauses of a second, half of the rate.
 COLLECT_EVERY = (50_000, 50, 1_000)
-MOST_CONNECTIONS, WAIT_S = 10, 60  # to Redis: more of them made it slower
+MAX_CONNECTIONS, WAIT_S = 10, 60  # to Redis: more of them made it slower
 
 
 def bounded_manager(url: str, channel: str) -> Any:
@@ -26,7 +26,7 @@ def bounded_manager(url: str, channel: str) -> Any:
 
     class BoundedRedisManager(socketio.AsyncRedisManager):  # type: ignore[misc]
         def _redis_connect(self) -> None:
-            pool = BlockingConnectionPool.from_url(self.redis_url, max_connections=MOST_CONNECTIONS, timeout=WAIT_S)
+            pool = BlockingConnectionPool.from_url(self.redis_url, max_connections=MAX_CONNECTIONS, timeout=WAIT_S)
             self.redis = Redis(connection_pool=pool)
             self.pubsub = self.redis.pubsub(ignore_subscribe_messages=True)
             self.connected = True

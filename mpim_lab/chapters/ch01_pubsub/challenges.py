@@ -3,32 +3,32 @@
 from typing import Any
 
 from mpim_lab.chapters.ch01_pubsub.experiment import PubSubDelivery
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, story_of
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, message_history
 from mpim_lab.lab.exercise.experiment import Result
 
 
 def _trial(fault: str, seed: int, check: Any) -> Trial:
-    async def trial(solution: type[Any]) -> Failure | None:
+    async def trial(solution: type[Any]) -> TrialFailure | None:
         experiment = PubSubDelivery(fault=fault, seed=seed, duration=3, messages=16, sender=solution)
         result = await experiment.run()
         complaint, message_id = check(result)
         name = f"fault {fault!r}, seed {seed}"
-        return Failure(complaint, name, message_id, story_of(result, message_id)) if complaint else None
+        return TrialFailure(complaint, name, message_id, message_history(result, message_id)) if complaint else None
 
     return trial
 
 
 def _check_honesty(result: Result) -> tuple[str, str]:
-    """Check that "delivered" was reported if and only if bob handled it; a sender that raises has reported nothing."""
-    verdict, reported = result.verdict, result.told
+    """The outcome is "delivered" was reported if and only if bob handled it; a sender that raises gives none."""
+    verdict, outcomes = result.verdict, result.outcomes
     if verdict.lost and getattr(result.experiment, "fault", "") == "none":
         return f"{verdict.lost[0]} was never published, and bob was there all the time", verdict.lost[0]
-    for message_id in reported:
-        if reported[message_id].startswith("failed"):
+    for message_id in outcomes:
+        if outcomes[message_id].startswith("failed"):
             return f"send raised for {message_id} instead of saying what became of it", message_id
-        if (reported[message_id] == "delivered") == (message_id in verdict.lost):
+        if (outcomes[message_id] == "delivered") == (message_id in verdict.lost):
             became = "lost" if message_id in verdict.lost else "handled by bob"
-            return f"{message_id} was {became}, and send reported {reported[message_id]!r}", message_id
+            return f"{message_id} was {became}, and alice got the outcome {outcomes[message_id]!r}", message_id
     return "", ""
 
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from mpim_lab.chapters.ch01_pubsub.scenario import CHANNEL, PHOTO_BYTES, PubSubScenario
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, plan
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
+from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check_trace
 from mpim_lab.lab.workload.workload import Workload
@@ -21,18 +21,18 @@ class PubSubDelivery(Experiment):
     title: ClassVar[str] = "Who gets the message?"
     faults: ClassVar[tuple[str, ...]] = PUBSUB_FAULTS
 
-    design: str = knob("naive", "how alice sends", choices=("naive", "confirmed"))
-    fault: str = knob("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
-    messages: int = knob(24, "how many messages alice sends", low=4, high=2_000)
-    duration: int = knob(6, "for how many of her publishes the fault lasts", low=1, high=200)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
+    design: str = parameter("naive", "how alice sends", choices=("naive", "confirmed"))
+    fault: str = parameter("away", "what goes wrong", choices=("none", *PUBSUB_FAULTS))
+    messages: int = parameter(24, "how many messages alice sends", low=4, high=2_000)
+    duration: int = parameter(6, "for how many of her publishes the fault lasts", low=1, high=200)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     sender: type[Any] | None = None  # the learner's own, instead of `design`'s
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is bob's."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server() as server,
             PubSubScenario(
@@ -45,7 +45,7 @@ class PubSubDelivery(Experiment):
                     break
                 await scenario.send(payload)
                 await asyncio.sleep(self.pace_ms / 1e3)
-            await scenario.faults.end_all()
+            await scenario.faults.clear()
             await scenario.wait_idle()
         return check_trace(run.trace, "bob", CHANNEL)
 
@@ -63,7 +63,7 @@ async def fault_table(seed: int = 7, *, messages: int = 24) -> pd.DataFrame:
                     "fault": fault,
                     "design": design,
                     "lost": len(verdict.lost),
-                    "acknowledged but lost": len(verdict.misreported),
+                    "acknowledged but lost": len(verdict.silently_lost),
                     "duplicated": len(verdict.duplicated),
                     "observed": verdict.semantics,
                 }

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.load.load import LoadResult, measure, start_load
@@ -43,15 +43,15 @@ class ThroughputRun(Experiment):
 
     title: ClassVar[str] = "How fast is it?"
 
-    who: str = knob("mpim_lab", "which client publishes, and how", choices=CLIENTS)
-    tasks: int = knob(128, "how many tasks await a publish each", low=1, high=1_024)
-    offered_per_s: int = knob(
+    who: str = parameter("mpim_lab", "which client publishes, and how", choices=CLIENTS)
+    tasks: int = parameter(128, "how many tasks await a publish each", low=1, high=1_024)
+    offered_per_s: int = parameter(
         0, "messages due each second; 0: as many as the tasks can send", low=0, high=1_000_000, step=1_000
     )
-    payload_bytes: int = knob(100, "size of a message", low=32, high=10_000, step=4)
-    seconds: float = knob(3.0, "how long", low=0.5, high=20.0, step=0.5)
+    payload_bytes: int = parameter(100, "size of a message", low=32, high=10_000, step=4)
+    seconds: float = parameter(3.0, "how long", low=0.5, high=20.0, step=0.5)
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Run the load; metrics are those of LoadResult."""
         async with open_server() as server:
             load = start_load(

@@ -7,7 +7,7 @@ The correct version is `mpim_lab.mq.pubsub.confirmed`. Flaws kept on purpose:
 - even a number above 0 says only that the server wrote to a socket, not that anybody read.
 """
 
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import user_channel
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -22,7 +22,7 @@ class NaiveSender:
         """Send to one user; return "delivered" or "offline". Raise what `publish` raises."""
         channel, reporter = user_channel(uid), self._queue.reporter
         listeners = await self._queue.listeners(channel)
-        reporter.message(Kind.CHECKED, payload, channel, count=listeners)
+        reporter.message(EventKind.CHECKED, payload, channel, count=listeners)
         if not listeners:
             return "offline"
         await self._queue.publish(channel, payload)

@@ -6,18 +6,18 @@ from typing import Any, Self, cast
 
 from mpim_lab.chapters.ch01_pubsub.naive import NaiveSender
 from mpim_lab.errors import MpimError, NotConnected, ServerFailed
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import (
-    Cause,
     Fault,
-    Faults,
+    FaultAction,
+    FaultInjector,
     FaultyQueue,
-    Hold,
+    Gate,
     check_available,
     server_faults,
-    until,
+    wait_until,
 )
 from mpim_lab.lab.faults.server_admin import cut_connections, limit_output_buffer
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -65,7 +65,7 @@ class PubSubScenario:
         duration: int,
     ) -> None:
         self.server, self.run, self._planned, self._duration = server, run, planned, duration
-        self.connection_gate, self.handler_gate = Hold(), Hold()
+        self.connection_gate, self.handler_gate = Gate(), Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": FAST_LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.connection_gate.sleep, **common)
@@ -73,7 +73,7 @@ class PubSubScenario:
             self._receiver: _PlainReceiver | ConfirmingReceiver = _PlainReceiver(self.bob, self._handle)
         else:
             self._receiver = ConfirmingReceiver(self.bob, BOB, self._handle, limit=1)
-        self.faults = Faults(self._causes(), run.trace)
+        self.faults = FaultInjector(self._causes(), run.trace)
         self._sender = self._make_sender(design)
         self._open = contextlib.AsyncExitStack()
 
@@ -90,7 +90,7 @@ class PubSubScenario:
         return self
 
     async def _open_all(self) -> None:
-        if self.server.unavailable("slow") is None:
+        if self.server.unavailable_reason("slow") is None:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
         await self._open.enter_async_context(self.bob)
@@ -123,7 +123,7 @@ class PubSubScenario:
             if isinstance(error, NotConnected) and not self.faults.active:
                 await self._check_server()
             reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=str(reported))
+        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, detail=str(reported))
         if not self.faults.active:
             await self.wait_idle()
 
@@ -139,7 +139,7 @@ class PubSubScenario:
         await self.alice.drain()
 
     async def _handle(self, message: Message) -> None:
-        await self.handler_gate.passed()
+        await self.handler_gate.wait()
 
     # What can go wrong
 
@@ -147,9 +147,9 @@ class PubSubScenario:
         check_available(self.server, fault)
         self.faults.inject(fault, self._duration)
 
-    def _causes(self) -> dict[str, Cause]:
+    def _causes(self) -> dict[str, FaultAction]:
         """Each fault's begin and end; an end returns when the consequences are over, so that runs are alike."""
-        causes: dict[str, Cause] = {
+        causes: dict[str, FaultAction] = {
             "away": (self._receiver.leave, self._receiver.come),
             "cut": (self._cut, self._reconnect),
             "slow": (self.handler_gate.close, self._catch_up),
@@ -176,7 +176,7 @@ class PubSubScenario:
     async def _cut(self) -> None:
         await self.connection_gate.close()
         await cut_connections(self.server.url, "bob")
-        await until(lambda: self.bob.lines_up == 0, "cutting bob's connections")
+        await wait_until(lambda: self.bob.lines_up == 0, "cutting bob's connections")
 
     async def _reconnect(self) -> None:
         self.connection_gate.open()
@@ -184,17 +184,17 @@ class PubSubScenario:
 
     async def _catch_up(self) -> None:
         self.handler_gate.open()
-        await until(self._is_bob_subscribed, "bob's return")
+        await wait_until(self._is_bob_subscribed, "bob's return")
         await self._wait_all_connected()
 
     async def _is_bob_subscribed(self) -> bool:
         return await self.alice.listeners(CHANNEL) > 0
 
     async def _wait_all_disconnected(self) -> None:
-        await until(lambda: self.alice.lines_up + self.bob.lines_up == 0, "the end of the connections")
+        await wait_until(lambda: self.alice.lines_up + self.bob.lines_up == 0, "the end of the connections")
 
     async def _wait_all_connected(self) -> None:
-        await until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")
+        await wait_until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")
         await self.wait_idle()
 
 

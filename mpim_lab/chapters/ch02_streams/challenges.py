@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from mpim_lab.chapters.ch02_streams.experiment import StreamDelivery
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.lab.exercise.experiment import Result
 
 _INTERFACE = (
@@ -15,16 +15,16 @@ _INTERFACE = (
 
 
 def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
-    """Everything is done, save for what is `allowed` ("duplicated", "dead")."""
+    """Everything is done, save for what is `allowed` ("duplicated", "dead_lettered")."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         result = await StreamDelivery(fault=fault, seed=seed, messages=12, worker=solution).run()
         trial = f"fault {fault!r}, seed {seed}"
-        failure = first_complaint(result, trial, allowed=(*allowed, "reordered"))
+        failure = first_violation(result, trial, allowed=(*allowed, "reordered"))
         if failure is not None:
-            return replace(failure, story=(*failure.story, *_deaths(result)[:1]))
-        if fault == "poison" and not result.verdict.dead:
-            return Failure("the poison is not among the dead letters", trial)
+            return replace(failure, history=(*failure.history, *_deaths(result)[:1]))
+        if fault == "poison" and not result.verdict.dead_lettered:
+            return TrialFailure("the poison is not among the dead letters", trial)
         return None
 
     return judge
@@ -32,7 +32,7 @@ def _trial(fault: str, seed: int, allowed: tuple[str, ...] = ()) -> Trial:
 
 def _deaths(result: Result) -> list[str]:
     """Which workers' `run` raised something, a bug of the learner's perhaps."""
-    failed = (event for event in result.trace.of(Kind.FAILED) if not event.message_id)
+    failed = (event for event in result.trace.by_kind(EventKind.FAILED) if not event.message_id)
     return [f"{event.actor}: its run() raised {event.detail}" for event in failed]
 
 
@@ -59,7 +59,10 @@ def survive_the_poison() -> Challenge:
         "Survive the poison",
         _INTERFACE
         + "One order makes every handler raise. All others must be done, and that one be among the dead letters.",
-        [_trial(fault, seed, {"poison": ("dead",), "none": ()}.get(fault, ("duplicated",))) for fault, seed in faults],
+        [
+            _trial(fault, seed, {"poison": ("dead_lettered",), "none": ()}.get(fault, ("duplicated",)))
+            for fault, seed in faults
+        ],
         [
             "A handler that raises must not end your loop, nor may its order be acknowledged as if it were done.",
             "Count: after how many failures of one order have you seen enough?",

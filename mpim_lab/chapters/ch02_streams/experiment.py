@@ -8,8 +8,8 @@ import pandas as pd
 
 from mpim_lab.chapters.ch02_streams.designs import NAIVE_WORKERS
 from mpim_lab.chapters.ch02_streams.scenario import STREAM, StreamScenario
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults.injector import WORKER_FAULTS, plan
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
+from mpim_lab.lab.faults.injector import WORKER_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.lab.workload.workload import Workload
@@ -24,19 +24,19 @@ class StreamDelivery(Experiment):
     title: ClassVar[str] = "Which orders were done?"
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
 
-    design: str = knob("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
-    fault: str = knob("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
-    messages: int = knob(16, "how many orders alice adds", low=6, high=1_000)
-    duration: int = knob(3, "how many orders come while nobody works", low=1, high=100)
-    persistence: str = knob("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
-    pace_ms: int = knob(0, "pause between two orders", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which order the fault hits, and the texts", low=0, high=9_999)
+    design: str = parameter("ack first", "how the workers read, handle and acknowledge", choices=DESIGNS)
+    fault: str = parameter("crash before work", "what goes wrong", choices=("none", *WORKER_FAULTS))
+    messages: int = parameter(16, "how many orders alice adds", low=6, high=1_000)
+    duration: int = parameter(3, "how many orders come while nobody works", low=1, high=100)
+    persistence: str = parameter("none", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
+    pace_ms: int = parameter(0, "pause between two orders", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which order the fault hits, and the texts", low=0, high=9_999)
 
     worker: type[Any] | None = None  # the learner's own, instead of `design`'s
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Add everything, fault included; the verdict is about effects."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=self.persistence) as server,
             StreamScenario(
@@ -59,7 +59,8 @@ async def compare_designs(seed: int = 7) -> pd.DataFrame:
         for design in DESIGNS:
             verdict = (await StreamDelivery(design=design, fault=fault, seed=seed).run()).verdict
             counts = {
-                name: len(getattr(verdict, name)) for name in ("lost", "duplicated", "reordered", "stuck", "dead")
+                name: len(getattr(verdict, name))
+                for name in ("lost", "duplicated", "reordered", "stalled", "dead_lettered")
             }
             rows.append({"fault": fault, "design": design, **counts, "observed": verdict.semantics})
     return pd.DataFrame(rows).set_index(["fault", "design"])

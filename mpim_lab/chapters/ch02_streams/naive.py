@@ -12,7 +12,7 @@ import asyncio
 import inspect
 from typing import Any
 
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.mq.streams.consumer import WAIT_MS
 from mpim_lab.mq.streams.entries import Delivery, deliveries_of
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -35,7 +35,7 @@ class NaiveWorker:
         try:
             while not self._stopping:
                 for delivery in await self._read():
-                    self._group.report(Kind.RECEIVED, delivery, actor=self._name, count=1)
+                    self._group.report(EventKind.RECEIVED, delivery, actor=self._name, count=1)
                     await self._take(delivery)
         finally:
             await self._link.close()
@@ -57,7 +57,7 @@ class NaiveWorker:
             if inspect.isawaitable(result):
                 await result
         except Exception as error:
-            self._group.report(Kind.FAILED, delivery, actor=self._name, detail=f"{type(error).__name__}: {error}")
+            self._group.report(EventKind.FAILED, delivery, actor=self._name, detail=f"{type(error).__name__}: {error}")
             return False
         return True
 

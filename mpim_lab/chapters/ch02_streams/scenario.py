@@ -11,9 +11,9 @@ from typing import Any, Self
 from mpim_lab.chapters.ch02_streams.designs import NAIVE_WORKERS
 from mpim_lab.chapters.shared.worker_fleet import CLAIM_IDLE_MS, DIED, WorkerFleet, correct_worker
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
+from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, wait_until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import Limits
@@ -42,7 +42,7 @@ class StreamScenario:
         duration: int,
     ) -> None:
         self.server, self.run, self._design, self._duration = server, run, design, duration
-        self._fault_of = {f"m{fault.before}": fault.kind for fault in planned}
+        self._fault_of = {f"m{fault.at}": fault.kind for fault in planned}
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", **common)
         self.workers = MessageQueue(server.unix_url or server.url, name="workers", **common)
@@ -54,7 +54,7 @@ class StreamScenario:
         self._lost_by_server: set[str] = set()  # orders that the server forgot
         self._never_started: set[str] = set()  # orders that nobody begins
         self._stuck: set[str] = set()  # ids of entries that stay pending for good
-        self._quiet = Quiet(run.trace)
+        self._quiet = IdleDetector(run.trace)
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -84,7 +84,7 @@ class StreamScenario:
             await self.fleet.work(name, entry.data, lambda: do(entry.data))
 
         def do(payload: bytes) -> None:
-            self.fleet.report(Kind.EFFECT, name, payload)
+            self.fleet.report(EventKind.EFFECT, name, payload)
             self.fleet.on_effect(name, payload)
 
         return make(self.group, name, handle)
@@ -107,7 +107,7 @@ class StreamScenario:
             reported = "added"
         except MpimError as error:
             reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=reported)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, detail=reported)
         self._missed = 0 if is_worked_on else self._missed + 1
         if is_worked_on:
             await self._wait_idle()
@@ -124,7 +124,7 @@ class StreamScenario:
         pending = {line.id for line in await self.group.pending(count=10_000)}
         for entry_id, payload in orders.items():
             if entry_id in pending or message_id(payload) not in self.fleet.started:
-                self.alice.reporter.message(Kind.STUCK, payload, STREAM)
+                self.alice.reporter.message(EventKind.STALLED, payload, STREAM)
 
     async def _orders(self) -> dict[str, bytes]:
         """Return what the stream holds, by the ids of its entries."""
@@ -136,20 +136,22 @@ class StreamScenario:
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
             await self.server.start()
-            await until(lambda: self.alice.is_connected and self.workers.is_connected, "the return of the connections")
+            await wait_until(
+                lambda: self.alice.is_connected and self.workers.is_connected, "the return of the connections"
+            )
             await self.group.create()
             self._lost_by_server = set(self._sent) - {
                 message_id(payload) for payload in (await self._orders()).values()
             }
         await asyncio.sleep(CLAIM_IDLE_MS * 1.5e-3)  # what the dead one was processing is idle for long enough now
-        self.run.trace.mark(Kind.FAULT_ENDED, "lab", self.fleet.fault)
+        self.run.trace.record(EventKind.FAULT_ENDED, "lab", self.fleet.fault)
         self.fleet.start()
         await self._wait_idle()
         await self.fleet.resume_zombie()
 
     async def _wait_idle(self) -> None:
-        self._quiet.begin()
-        await until(self._is_idle, "the end of the work", within_s=20.0)
+        self._quiet.restart()
+        await wait_until(self._is_idle, "the end of the work", timeout_s=20.0)
         if self.fleet.dies_after_ack:
             await self.fleet.kill_after_ack()
             # Once this is answered the server has seen that the connection is closed: it would deliver the next order to
@@ -157,7 +159,7 @@ class StreamScenario:
             await self.group.pending(count=1)
 
     async def _is_idle(self) -> bool:
-        """Say whether every order was started, no worker is busy, and nothing is pending but what is stuck for good."""
+        """Say whether every order was started, no worker is busy, and nothing is pending but what is stalled for good."""
         fleet = self.fleet
         fleet.reap()
         if fleet.alive is None or fleet.failures >= MAX_FAILURES:
@@ -165,9 +167,9 @@ class StreamScenario:
         if fleet.is_busy:
             return False
         waiting = set(self._sent) - self._lost_by_server - fleet.started - self._never_started
-        if waiting and self._quiet.has_lasted(IDLE_S if self._never_started else NEVER_STARTED_AFTER_S):
+        if waiting and self._quiet.is_idle_for(IDLE_S if self._never_started else NEVER_STARTED_AFTER_S):
             self._never_started |= waiting
         pending = {line.id for line in await self.group.pending(count=10_000)} - self._stuck
-        if pending and not waiting and self._quiet.has_lasted(IDLE_S):
+        if pending and not waiting and self._quiet.is_idle_for(IDLE_S):
             self._stuck |= pending
         return waiting <= self._never_started and pending <= self._stuck

@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.ch03_idempotency.experiment import PaymentExperiment
 from mpim_lab.chapters.shared.designs import SCOPE, Design, DesignContext, group_worker
 from mpim_lab.chapters.shared.worker_fleet import SimulatedCrash
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.mq.idempotency.effects import Command, Effects
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -71,7 +71,7 @@ def _as_design(solution: type[Any], context: DesignContext, *, at_once: bool) ->
 
 
 def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = ()) -> Trial:
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         def make_worker(
             context: DesignContext, queue: MessageQueue, name: str, work: Callable[..., Awaitable[None]]
         ) -> Any:
@@ -79,7 +79,7 @@ def _trial(fault: str, seed: int, *, at_once: bool, allowed: tuple[str, ...] = (
 
         design = Design(IDEMPOTENCY_DESIGNS["correct"].sender, make_worker)
         result = await PaymentExperiment(fault=fault, seed=seed, messages=8, duration=2, own=design).run()
-        return first_complaint(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
+        return first_violation(result, f"fault {fault!r}, seed {seed}", allowed=("reordered", *allowed))
 
     return judge
 

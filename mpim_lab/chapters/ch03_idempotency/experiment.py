@@ -6,7 +6,7 @@ from typing import ClassVar
 from mpim_lab.chapters.ch03_idempotency.designs import IDEMPOTENCY_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
-from mpim_lab.lab.exercise.experiment import knob
+from mpim_lab.lab.exercise.experiment import parameter
 
 FAULTS = (
     "request lost",
@@ -29,5 +29,5 @@ class PaymentExperiment(PipelineExperiment):
     faults: ClassVar[tuple[str, ...]] = FAULTS
     designs: ClassVar[dict[str, Design]] = IDEMPOTENCY_DESIGNS
 
-    design: str = knob("check then set", "how repeats are recognised", choices=tuple(IDEMPOTENCY_DESIGNS))
-    fault: str = knob("two at once", "what goes wrong", choices=("none", *FAULTS))
+    design: str = parameter("check then set", "how repeats are recognised", choices=tuple(IDEMPOTENCY_DESIGNS))
+    fault: str = parameter("two at once", "what goes wrong", choices=("none", *FAULTS))

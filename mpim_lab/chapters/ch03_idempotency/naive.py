@@ -21,7 +21,7 @@ from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from mpim_lab.errors import CommandTimeout, MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.store import Work
@@ -57,13 +57,13 @@ class LibrarySender:
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> str:
         """Send once, as far as one can see from here."""
         reporter = self._access.reporter
-        reporter.message(Kind.ACCEPTED, payload, self._access.name)
+        reporter.message(EventKind.ACCEPTED, payload, self._access.name)
         try:
             added: Any = await self._client.xadd(self._access.key, {"data": payload})
         except RedisError as error:
-            reporter.message(Kind.FAILED, payload, self._access.name, detail=f"{type(error).__name__}: {error}")
+            reporter.message(EventKind.FAILED, payload, self._access.name, detail=f"{type(error).__name__}: {error}")
             raise CommandTimeout(str(error)) from error
-        reporter.message(Kind.ADDED, payload, self._access.name)
+        reporter.message(EventKind.ADDED, payload, self._access.name)
         return str(added, "ascii")
 
     async def close(self) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 from mpim_lab.chapters.ch04_ordering.chat_scenario import ChatDesign
 from mpim_lab.chapters.ch04_ordering.experiment import ChatOrdering
 from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import live_channel
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
-from mpim_lab.lab.exercise.sandbox import Ended
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
+from mpim_lab.lab.exercise.sandbox import ExitRequested
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -42,7 +42,7 @@ class LearnerBufferReader(AsItComesReader):
             await super()._on_message(message)
 
     def _take(self, numbered: Numbered) -> None:
-        self.queue.reporter.message(Kind.RECEIVED, numbered.payload, self._name)
+        self.queue.reporter.message(EventKind.RECEIVED, numbered.payload, self._name)
         try:
             released = list(self._buffer.add(numbered.sequence, numbered))
         except Exception as error:
@@ -65,7 +65,7 @@ class LearnerBufferReader(AsItComesReader):
 
 
 def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[..., Any] = Conversations) -> Trial:
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         readers: list[LearnerBufferReader] = []
 
         def reader(*arguments: Any) -> LearnerBufferReader:
@@ -80,28 +80,28 @@ def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[.
         trial = f"fault {fault!r}, seed {seed}" + (", everything arrives twice" if times > 1 else "")
         if readers[0].problem is not None:
             raise readers[0].problem
-        return first_complaint(result, trial)
+        return first_violation(result, trial)
 
     return judge
 
 
-async def _overflow_trial(solution: type[Any]) -> Failure | None:
+async def _overflow_trial(solution: type[Any]) -> TrialFailure | None:
     """A gap is open: the buffer may hold `LIMIT` early arrivals, and must refuse one more."""
     buffer = solution(LIMIT)
     for sequence in range(2, LIMIT + 2):
         if list(buffer.add(sequence, f"m{sequence}")):
-            return Failure(f"m{sequence} came out, and m1 never came", f"limit {LIMIT}, number 1 is missing")
+            return TrialFailure(f"m{sequence} came out, and m1 never came", f"limit {LIMIT}, number 1 is missing")
     try:
         buffer.add(LIMIT + 2, f"m{LIMIT + 2}")
-    except Ended:  # that is no refusal
+    except ExitRequested:  # that is no refusal
         raise
     except Exception:
         released = list(buffer.add(1, "m1"))
         wanted = [f"m{number}" for number in range(1, LIMIT + 2)]
         if released == wanted:
             return None
-        return Failure(f"then m1 came, and out came {released}", f"limit {LIMIT}, {LIMIT} early arrivals")
-    return Failure(
+        return TrialFailure(f"then m1 came, and out came {released}", f"limit {LIMIT}, {LIMIT} early arrivals")
+    return TrialFailure(
         f"{LIMIT + 1} early arrivals were taken in: a gap that stays open fills the memory", f"limit {LIMIT}"
     )
 
@@ -153,20 +153,20 @@ class LearnerKeys:
 
 
 def _gateway_trial(fault: str, seed: int) -> Trial:
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         class Own:
             def __init__(self, queue: MessageQueue, name: str) -> None:
                 self.queue, self.name = queue, name
 
             async def append(self, conversation: str, payload: bytes, id: str) -> Appended:
                 reporter = self.queue.reporter
-                reporter.message(Kind.ACCEPTED, payload, self.name)
+                reporter.message(EventKind.ACCEPTED, payload, self.name)
                 number = int(await solution(LearnerKeys(self.queue, self.name, conversation)).send(id, payload))
-                reporter.message(Kind.ADDED, payload, self.name, detail=f"number {number}")
+                reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
                 return Appended(number, is_new=True)
 
         result = await ChatOrdering(fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)).run()
-        return first_complaint(result, f"fault {fault!r}, seed {seed}")
+        return first_violation(result, f"fault {fault!r}, seed {seed}")
 
     return judge
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Self
 
 from mpim_lab.chapters.ch04_ordering.naive import AsItComesReader, PatientReader, TwoStepConversations
 from mpim_lab.errors import ConnectionLost, MpimError
-from mpim_lab.events import Kind, Reporter, message_id
+from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Hold, Quiet, check_available, until
+from mpim_lab.lab.faults.injector import Gate, IdleDetector, check_available, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -106,7 +106,7 @@ class ChatScenario:
         duration: int,
     ) -> None:
         self.server, self.run, self._design, self._fault_of, self._duration = server, run, design, fault_of, duration
-        self._hold, self._bob_hold = Hold(), Hold()
+        self._hold, self._bob_hold = Gate(), Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self._gateways = [FaultyGateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
         self._bob = MessageQueue(server.url, name="bob", sleep=self._bob_hold.sleep, **common)
@@ -141,7 +141,7 @@ class ChatScenario:
         async def listens() -> bool:
             return bool(await self._bob.listeners(live_channel(NAME, CONVERSATION))) or reading.done()
 
-        await until(listens, "bob's subscription")
+        await wait_until(listens, "bob's subscription")
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.run.injector = None
@@ -156,7 +156,7 @@ class ChatScenario:
 
     def _show(self, numbered: Numbered) -> None:
         self._shown.append(message_id(numbered.payload))
-        self._bob.reporter.message(Kind.EFFECT, numbered.payload, NAME)
+        self._bob.reporter.message(EventKind.EFFECT, numbered.payload, NAME)
 
     # Faults
 
@@ -167,20 +167,20 @@ class ChatScenario:
             kind = self._fault_of.pop(name, "")
             if kind == "interleave":
                 self._begin(kind)
-                await self._hold.passed()
+                await self._hold.wait()
             if kind == "gateway dies":
                 self._begin(kind)
-                self.run.trace.mark(Kind.FAULT_ENDED, "lab", kind)
+                self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
                 raise ConnectionLost(f"gateway-{gateway} is gone")
             if kind == "answer lost":
                 self._begin(kind)
-                self.run.trace.mark(Kind.FAULT_ENDED, "lab", kind)
+                self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
             return kind == "answer lost"
 
         return fault_hook
 
     def _begin(self, kind: str) -> None:
-        self.run.trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+        self.run.trace.record(EventKind.FAULT_BEGAN, "lab", kind)
 
     def _check_available(self, *faults: str) -> None:
         check_available(self.server, *("cut" if fault == "away" else fault for fault in faults))
@@ -190,13 +190,13 @@ class ChatScenario:
         self._begin("away")
         self._away_for = self._duration
         await cut_connections(self.server.url, "bob")
-        await until(lambda: not self._bob.is_connected, "the loss of bob's connection")
+        await wait_until(lambda: not self._bob.is_connected, "the loss of bob's connection")
 
     async def _reconnect_bob(self) -> None:
         self._away_for = 0
         self._bob_hold.open()
-        await until(lambda: self._bob.is_connected, "the return of bob's connection")
-        self.run.trace.mark(Kind.FAULT_ENDED, "lab", "away")
+        await wait_until(lambda: self._bob.is_connected, "the return of bob's connection")
+        self.run.trace.record(EventKind.FAULT_ENDED, "lab", "away")
 
     # One message after the other
 
@@ -210,7 +210,7 @@ class ChatScenario:
             await self._hold.close()
             task = asyncio.create_task(self._send_through(0, payload))
             self._delayed.append((task, self._duration))
-            await until(lambda: name not in self._fault_of or task.done(), "the fault")
+            await wait_until(lambda: name not in self._fault_of or task.done(), "the fault")
         else:
             first = 0 if name in self._fault_of else 1 if self._delayed else (self._message_number + 1) % 2
             await self._send_through(first, payload)
@@ -242,7 +242,7 @@ class ChatScenario:
         if late:
             self._hold.open()
             await asyncio.gather(*(task for task, _ in late))
-            self.run.trace.mark(Kind.FAULT_ENDED, "lab", "interleave")
+            self.run.trace.record(EventKind.FAULT_ENDED, "lab", "interleave")
             await self._wait_idle()
 
     async def finish(self) -> None:
@@ -251,9 +251,9 @@ class ChatScenario:
         if self._away_for:
             await self._reconnect_bob()
         await self._wait_idle()
-        received = {event.message_id for event in self.run.trace.of(Kind.RECEIVED)}
+        received = {event.message_id for event in self.run.trace.by_kind(EventKind.RECEIVED)}
         for name in sorted(received - set(self._shown), key=lambda name: int(name[1:])):
-            self._bob.reporter.message(Kind.STUCK, name.encode(), NAME)
+            self._bob.reporter.message(EventKind.STALLED, name.encode(), NAME)
 
     async def _wait_received(self) -> None:
         """Wait until bob has received everything that was published so far: an answer came after it on his connection."""
@@ -264,12 +264,12 @@ class ChatScenario:
 
     async def _wait_idle(self) -> None:
         await self._wait_received()
-        quiet = Quiet(self.run.trace)
+        quiet = IdleDetector(self.run.trace)
 
         def is_idle() -> bool:
-            added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
+            added = {event.message_id for event in self.run.trace.by_kind(EventKind.ADDED)}
             if added <= set(self._shown) or self._away_for:
                 return True
-            return quiet.has_lasted(IDLE_S)
+            return quiet.is_idle_for(IDLE_S)
 
-        await until(is_idle, "quiet")
+        await wait_until(is_idle, "quiet")

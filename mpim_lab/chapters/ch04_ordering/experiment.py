@@ -8,9 +8,9 @@ from mpim_lab.chapters.ch04_ordering.chat_scenario import CHAT_DESIGNS, ChatDesi
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.shared.designs import Design
 from mpim_lab.chapters.shared.pipeline_experiment import PipelineExperiment
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import PERSISTENCE, open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -48,19 +48,19 @@ class ChatOrdering(Experiment):
     faults: ClassVar[tuple[str, ...]] = CHAT_FAULTS
     designs: ClassVar[dict[str, ChatDesign]] = CHAT_DESIGNS
 
-    design: str = knob("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
-    fault: str = knob("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
-    messages: int = knob(12, "how many messages are sent", low=6, high=1_000)
-    duration: int = knob(2, "how many messages come while something is held back", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
+    design: str = parameter("as it comes", "how messages are numbered and read", choices=tuple(CHAT_DESIGNS))
+    fault: str = parameter("interleave", "what goes wrong", choices=("none", *CHAT_FAULTS))
+    messages: int = parameter(12, "how many messages are sent", low=6, high=1_000)
+    duration: int = parameter(2, "how many messages come while something is held back", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     own: ChatDesign | None = None  # the learner's own, instead of a named one
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by the numbers that the messages were given."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
-        fault_of = {f"m{fault.before}": fault.kind for fault in planned}
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        fault_of = {f"m{fault.at}": fault.kind for fault in planned}
         design = self.own or CHAT_DESIGNS[self.design]
         async with open_server() as server, ChatScenario(server, run, design, fault_of, self.duration) as scenario:
             for payload in Workload(self.seed, self.messages):
@@ -78,13 +78,13 @@ def check_reading_order(trace: Trace) -> Verdict:
     A message's order is the number it was first given; two people who write at the same time have no other.
     """
     numbers: dict[str, int] = {}
-    for event in trace.of(Kind.ADDED):
+    for event in trace.by_kind(EventKind.ADDED):
         numbers.setdefault(event.message_id, int(event.detail.split()[1].rstrip(",")))
-    accepted = list(dict.fromkeys(event.message_id for event in trace.of(Kind.ACCEPTED)))
+    accepted = list(dict.fromkeys(event.message_id for event in trace.by_kind(EventKind.ACCEPTED)))
     sent = sorted(accepted, key=lambda name: numbers.get(name, len(accepted)))
-    stuck = [event.message_id for event in trace.of(Kind.STUCK)]
-    shown = [event.message_id for event in trace.of(Kind.EFFECT)]
-    return check(sent, shown, numbers, stuck=stuck, promise="added")
+    stalled = [event.message_id for event in trace.by_kind(EventKind.STALLED)]
+    shown = [event.message_id for event in trace.by_kind(EventKind.EFFECT)]
+    return check(sent, shown, numbers, stalled=stalled, acknowledgement="added")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +95,8 @@ class WorkOrdering(PipelineExperiment):
     faults: ClassVar[tuple[str, ...]] = WORKER_FAULTS
     designs: ClassVar[dict[str, Design]] = ORDERING_DESIGNS
 
-    design: str = knob("any worker", "who gets which message", choices=tuple(ORDERING_DESIGNS))
-    fault: str = knob("slow worker", "what goes wrong", choices=("none", *WORKER_FAULTS))
+    design: str = parameter("any worker", "who gets which message", choices=tuple(ORDERING_DESIGNS))
+    fault: str = parameter("slow worker", "what goes wrong", choices=("none", *WORKER_FAULTS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,6 @@ class DeliveryGuarantees(PipelineExperiment):
     faults: ClassVar[tuple[str, ...]] = PIPELINE_FAULTS
     designs: ClassVar[dict[str, Design]] = DELIVERY_MODES
 
-    design: str = knob("exactly once in effect", "the delivery mode", choices=tuple(DELIVERY_MODES))
-    fault: str = knob("none", "what goes wrong", choices=("none", *PIPELINE_FAULTS))
-    persistence: str = knob("always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))
+    design: str = parameter("exactly once in effect", "the delivery mode", choices=tuple(DELIVERY_MODES))
+    fault: str = parameter("none", "what goes wrong", choices=("none", *PIPELINE_FAULTS))
+    persistence: str = parameter("always", "what the server keeps on disk (appendfsync)", choices=tuple(PERSISTENCE))

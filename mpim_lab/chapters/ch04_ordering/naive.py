@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import live_channel
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
@@ -38,11 +38,11 @@ class TwoStepConversations:
     async def append(self, conversation: str, payload: bytes, id: str | None = None) -> Appended:
         """Send; the caller's `id` is not looked at."""
         reporter = self.queue.reporter
-        reporter.message(Kind.ACCEPTED, payload, self.name)
+        reporter.message(EventKind.ACCEPTED, payload, self.name)
         counter = self.queue.keys.sequence(self.name, conversation)
         number = int(await self.queue.access(self.name).commands.call("INCR", counter))
         await self.queue.publish(live_channel(self.name, conversation), b"%d %b" % (number, payload))
-        reporter.message(Kind.ADDED, payload, self.name, detail=f"number {number}")
+        reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
         return Appended(number, is_new=True)
 
 
@@ -70,12 +70,12 @@ class AsItComesReader:
         self._take(Numbered(self._conversation, int(number), payload))
 
     def _take(self, numbered: Numbered) -> None:
-        self.queue.reporter.message(Kind.RECEIVED, numbered.payload, self._name)
+        self.queue.reporter.message(EventKind.RECEIVED, numbered.payload, self._name)
         self._hand_over(numbered)
 
     def _hand_over(self, numbered: Numbered) -> None:
         self._handler(numbered)
-        self.queue.reporter.message(Kind.HANDLED, numbered.payload, self._name)
+        self.queue.reporter.message(EventKind.HANDLED, numbered.payload, self._name)
 
 
 class PatientReader(AsItComesReader):
@@ -86,7 +86,7 @@ class PatientReader(AsItComesReader):
         self._next, self._early = 1, dict[int, Numbered]()
 
     def _take(self, numbered: Numbered) -> None:
-        self.queue.reporter.message(Kind.RECEIVED, numbered.payload, self._name)
+        self.queue.reporter.message(EventKind.RECEIVED, numbered.payload, self._name)
         self._early[numbered.sequence] = numbered
         while self._next in self._early:
             self._hand_over(self._early.pop(self._next))

@@ -9,8 +9,8 @@ from mpim_lab.chapters.ch05_batching.experiment import BurstExperiment
 from mpim_lab.chapters.ch05_batching.learner_batcher import LearnerBatcherAdapter, adapt_learner
 from mpim_lab.chapters.ch05_batching.scenario import BATCH, LONG_WINDOW_MS, WINDOW_MS, BatchingDesign
 from mpim_lab.errors import InvalidMessage, MpimError
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 NEVER_MS = 60_000.0  # a window that no trial lives to see
@@ -18,7 +18,7 @@ TRIAL_S = 1.0
 
 
 def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         made: list[LearnerBatcherAdapter] = []
 
         def make(queue: MessageQueue, channel: str) -> LearnerBatcherAdapter:
@@ -29,29 +29,29 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
         result = await BurstExperiment(fault=fault, seed=seed, messages=messages, own=BatchingDesign(make)).run()
         trial = f"fault {fault!r}, seed {seed}, batches of {BATCH}"
         if made[0].problem:
-            return Failure(made[0].problem, trial)
-        if (failure := first_complaint(result, trial)) is not None:
+            return TrialFailure(made[0].problem, trial)
+        if (failure := first_violation(result, trial)) is not None:
             return failure
         batches = made[0].batches
         if fault == "none" and batches != [BATCH] * (messages // BATCH):
-            return Failure(f"{messages // BATCH * BATCH} messages left in batches of {batches}", trial)
+            return TrialFailure(f"{messages // BATCH * BATCH} messages left in batches of {batches}", trial)
         return _check_acknowledgements(result.trace, made[0].unknown, trial)
 
     return judge
 
 
-def _check_acknowledgements(trace: Any, unknown: set[str], trial: str) -> Failure | None:
+def _check_acknowledgements(trace: Any, unknown: set[str], trial: str) -> TrialFailure | None:
     """Check that after a lost answer no message of the batch is acknowledged as "accepted": nobody knows."""
-    for event in trace.of(Kind.TOLD):
+    for event in trace.by_kind(EventKind.OUTCOME):
         if event.message_id in unknown and event.detail == "accepted":
             complaint = (
                 f'{event.message_id} was acknowledged as "accepted", although nobody knows what became of its batch'
             )
-            return Failure(complaint, trial, event.message_id)
+            return TrialFailure(complaint, trial, event.message_id)
     return None
 
 
-async def _slow_arrival_trial(solution: type[Any]) -> Failure | None:
+async def _slow_arrival_trial(solution: type[Any]) -> TrialFailure | None:
     """Messages keep coming, each within the window of the one before; the first one's window ends all the same."""
     trial = f"a message every {WINDOW_MS / 4:g} ms, window {WINDOW_MS:g} ms, batches of up to 100"
     async with adapt_learner(solution, max_messages=100) as (own, _):
@@ -65,10 +65,10 @@ async def _slow_arrival_trial(solution: type[Any]) -> Failure | None:
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(outcome, Exception) and not isinstance(outcome, MpimError):
                 raise outcome
-        return Failure(failure, trial) if failure else None
+        return TrialFailure(failure, trial) if failure else None
 
 
-async def _refused_trial(solution: type[Any]) -> Failure | None:
+async def _refused_trial(solution: type[Any]) -> TrialFailure | None:
     """Three batches are full before the second finds no room; the third must not overtake it."""
     trial = "12 messages at once, batches of 4; the first attempt to send the second batch finds no room"
     async with adapt_learner(solution, refuses=b"m6") as (own, what_bob_read):
@@ -79,17 +79,19 @@ async def _refused_trial(solution: type[Any]) -> Failure | None:
     if (failure := _check_received(got, sent, trial)) is not None:
         return failure
     unexpected = [error for error in errors if isinstance(error, Exception)]
-    return Failure(f"add() raised {unexpected[0]!r}, although it was sent in the end", trial) if unexpected else None
+    return (
+        TrialFailure(f"add() raised {unexpected[0]!r}, although it was sent in the end", trial) if unexpected else None
+    )
 
 
-def _check_received(got: list[bytes], sent: list[bytes], trial: str) -> Failure | None:
+def _check_received(got: list[bytes], sent: list[bytes], trial: str) -> TrialFailure | None:
     for payload in sent:
         if (times := got.count(payload)) != 1:
-            return Failure(f"{payload.decode()} was {'duplicated' if times else 'lost'}", trial, payload.decode())
-    return Failure(f"out of order: bob read {b' '.join(got).decode()}", trial) if got != sent else None
+            return TrialFailure(f"{payload.decode()} was {'duplicated' if times else 'lost'}", trial, payload.decode())
+    return TrialFailure(f"out of order: bob read {b' '.join(got).decode()}", trial) if got != sent else None
 
 
-async def _busy_trial(solution: type[Any]) -> Failure | None:
+async def _busy_trial(solution: type[Any]) -> TrialFailure | None:
     """Two messages come while a full batch is on its way."""
     trial = f"m5 and m6 come while the batch of m1 to m4 is being sent, window {WINDOW_MS:g} ms"
     async with adapt_learner(solution) as (own, what_bob_read):
@@ -100,10 +102,10 @@ async def _busy_trial(solution: type[Any]) -> Failure | None:
         own.connection_is_free.set()
         await asyncio.gather(*calls)
         got = await what_bob_read()
-    return Failure(own.problem, trial) if own.problem else _check_received(got, sent, trial)
+    return TrialFailure(own.problem, trial) if own.problem else _check_received(got, sent, trial)
 
 
-async def _early_trial(solution: type[Any]) -> Failure | None:
+async def _early_trial(solution: type[Any]) -> TrialFailure | None:
     """Three messages, no fourth, and a window that is far from over: they wait until the close."""
     trial = f"3 messages, batches of {BATCH}, window {NEVER_MS / 1e3:g} s, close after half a second"
     async with adapt_learner(solution, window_ms=NEVER_MS) as (own, _):
@@ -112,10 +114,10 @@ async def _early_trial(solution: type[Any]) -> Failure | None:
         early = sum(own.batches)
         await own.close()
         await asyncio.gather(*calls)
-    return Failure(f"{early} of 3 messages had left before the close", trial) if early else None
+    return TrialFailure(f"{early} of 3 messages had left before the close", trial) if early else None
 
 
-async def _window_trial(solution: type[Any]) -> Failure | None:
+async def _window_trial(solution: type[Any]) -> TrialFailure | None:
     """A full batch leaves; then one message comes: its window is its own, from its own beginning to its own end."""
     trial = f"4 messages at once, 0.4 windows later one more, window {TRIAL_S * 1e3:g} ms"
     async with adapt_learner(solution, window_ms=TRIAL_S * 1e3) as (own, what_bob_read):
@@ -127,16 +129,16 @@ async def _window_trial(solution: type[Any]) -> Failure | None:
         came_at = time.monotonic()
         await asyncio.gather(*calls, return_exceptions=True)
         if own.problem:
-            return Failure(own.problem, trial)
+            return TrialFailure(own.problem, trial)
         if (failure := _check_received(await what_bob_read(), sent, trial)) is not None:
             return failure
         waited_s = own.sent_at[-1] - came_at  # a machine that stands still makes it longer, nothing makes it shorter
     if waited_s < 0.97 * TRIAL_S:
-        return Failure("m5 left before its window was over", trial, "m5")
-    return Failure("m5 left long after its window was over", trial, "m5") if waited_s > 1.9 * TRIAL_S else None
+        return TrialFailure("m5 left before its window was over", trial, "m5")
+    return TrialFailure("m5 left long after its window was over", trial, "m5") if waited_s > 1.9 * TRIAL_S else None
 
 
-async def _close_trial(solution: type[Any]) -> Failure | None:
+async def _close_trial(solution: type[Any]) -> TrialFailure | None:
     """The process ends when `close` has returned; what is still on its way then is lost."""
     trial = "1 message, then close, and the connection is slow"
     async with adapt_learner(solution, window_ms=NEVER_MS) as (own, _):
@@ -153,22 +155,22 @@ async def _close_trial(solution: type[Any]) -> Failure | None:
         own.connection_is_free.set()
         await asyncio.gather(call, closing)
     complaint = "close() returned while m1 was on its way: a process that ends then loses it"
-    return Failure(complaint, trial, "m1") if too_early else None
+    return TrialFailure(complaint, trial, "m1") if too_early else None
 
 
-async def _final_trial(solution: type[Any]) -> Failure | None:
+async def _final_trial(solution: type[Any]) -> TrialFailure | None:
     """One batch is refused for good: its senders get the error, once, and the next ones go on."""
     trial = "8 messages at once, batches of 4; `send` raises InvalidMessage for the first batch, whenever it is tried"
     async with adapt_learner(solution, never=b"m2") as (own, what_bob_read):
         sent = [b"m%d" % number for number in range(1, 9)]
         outcomes = await asyncio.gather(*(own.publish(payload) for payload in sent), return_exceptions=True)
         if own.problem:
-            return Failure(f"{own.problem}: no repeat helps a message that is refused", trial)
+            return TrialFailure(f"{own.problem}: no repeat helps a message that is refused", trial)
         failed = [
             payload.decode() for payload, each in zip(sent, outcomes, strict=True) if isinstance(each, InvalidMessage)
         ]
         if failed != ["m1", "m2", "m3", "m4"]:
-            return Failure(
+            return TrialFailure(
                 f"add() raised InvalidMessage for {', '.join(failed) or 'nobody'} instead of m1 to m4", trial
             )
         return _check_received(await what_bob_read(), sent[BATCH:], trial)

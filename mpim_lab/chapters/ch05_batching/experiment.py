@@ -18,9 +18,9 @@ from mpim_lab.chapters.ch05_batching.scenario import (
     BatchingScenario,
     designs,
 )
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -34,19 +34,19 @@ class BurstExperiment(Experiment):
     title: ClassVar[str] = "What becomes of a burst?"
     faults: ClassVar[tuple[str, ...]] = ("flush fails",)
 
-    design: str = knob("naive", "how alice batches", choices=tuple(DESIGNS))
-    fault: str = knob("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
-    messages: int = knob(14, "how many messages alice sends", low=4, high=1_000)
-    duration: int = knob(4, "for how many of her messages the connection is down", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
+    design: str = parameter("naive", "how alice batches", choices=tuple(DESIGNS))
+    fault: str = parameter("quiet", "what goes wrong", choices=("none", *BATCHING_FAULTS))
+    messages: int = parameter(14, "how many messages alice sends", low=4, high=1_000)
+    duration: int = parameter(4, "for how many of her messages the connection is down", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     own: BatchingDesign | None = None  # the learner's own, instead of a named one
 
-    async def perform(self, run: Run) -> Verdict:
-        """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stuck."""
+    async def execute(self, run: Run) -> Verdict:
+        """Send the burst, fault included; the verdict is bob's, and what is left in a batch is stalled."""
         is_planned = self.fault in ("flush fails", "answer lost")
-        planned = plan(self.seed, self.fault, self.messages - 2, self.duration) if is_planned else []
+        planned = schedule_faults(self.seed, self.fault, self.messages - 2, self.duration) if is_planned else []
         design, closed = self.own or designs(self._window_ms())[self.design], self.fault == "closed"
         async with open_server() as server, BatchingScenario(server, run, design, planned, closed=closed) as scenario:
             for payload in self._burst():
@@ -64,7 +64,7 @@ class BurstExperiment(Experiment):
     def _burst(self) -> Iterator[bytes]:
         """What alice sends. Whole batches, where the end of the burst is not the point."""
         count = self.messages - (0 if self.fault in ("quiet", "closed") else self.messages % BATCH)
-        large = plan(self.seed, "too large", count, 1)[0].before if self.fault == "too large" else 0
+        large = schedule_faults(self.seed, "too large", count, 1)[0].at if self.fault == "too large" else 0
         for number, payload in enumerate(Workload(self.seed, count), start=1):
             yield payload.ljust(TOO_MANY_BYTES, b".") if number == large else payload
 
@@ -72,12 +72,14 @@ class BurstExperiment(Experiment):
 def check_burst(trace: Trace) -> Verdict:
     """Judge what bob handled against what alice handed over and what was acknowledged to her."""
 
-    def ids(kind: Kind, actor: str, detail: str | None = None) -> list[str]:
-        return [event.message_id for event in trace.of(kind) if event.actor == actor and detail in (None, event.detail)]
+    def ids(kind: EventKind, actor: str, detail: str | None = None) -> list[str]:
+        return [
+            event.message_id for event in trace.by_kind(kind) if event.actor == actor and detail in (None, event.detail)
+        ]
 
-    sent = list(dict.fromkeys(event.message_id for event in trace.of(Kind.ACCEPTED, Kind.TOLD)))
-    acknowledged, stuck = ids(Kind.TOLD, "alice", "accepted"), ids(Kind.STUCK, "alice")
-    return check(sent, ids(Kind.HANDLED, "bob"), acknowledged, stuck=stuck, promise="accepted")
+    sent = list(dict.fromkeys(event.message_id for event in trace.by_kind(EventKind.ACCEPTED, EventKind.OUTCOME)))
+    acknowledged, stalled = ids(EventKind.OUTCOME, "alice", "accepted"), ids(EventKind.STALLED, "alice")
+    return check(sent, ids(EventKind.HANDLED, "bob"), acknowledged, stalled=stalled, acknowledgement="accepted")
 
 
 async def burst_table(seed: int = 7) -> pd.DataFrame:
@@ -91,8 +93,8 @@ async def burst_table(seed: int = 7) -> pd.DataFrame:
                     "fault": fault,
                     "design": design,
                     "lost": len(verdict.lost),
-                    "acknowledged but lost": len(verdict.misreported),
-                    "stuck in a batch": len(verdict.stuck),
+                    "acknowledged but lost": len(verdict.silently_lost),
+                    "stalled in a batch": len(verdict.stalled),
                     "observed": verdict.semantics,
                 }
             )

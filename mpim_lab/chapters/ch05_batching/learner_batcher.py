@@ -8,7 +8,7 @@ from typing import Any
 
 from mpim_lab.chapters.ch05_batching.scenario import BATCH, WINDOW_MS
 from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnected, QueueFull
-from mpim_lab.events import Kind, message_id
+from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.compression.framing import batch_frame
@@ -47,7 +47,7 @@ class LearnerBatcherAdapter:
 
     async def publish(self, payload: bytes) -> str:
         """Hand one message to the learner's `add`. Raises what that raises, and CommandTimeout if it never returns."""
-        self._reporter.message(Kind.ACCEPTED, payload, self._channel)
+        self._reporter.message(EventKind.ACCEPTED, payload, self._channel)
         self._accepted += 1
         try:
             async with asyncio.timeout(0 if self.problem else TIMEOUT_S):
@@ -74,7 +74,7 @@ class LearnerBatcherAdapter:
         if not connection.is_ready:  # not waited for: a fault ends before a patient sender notices it
             raise NotConnected("the line is down; nothing was sent")
         for payload in messages:
-            self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
+            self._reporter.message(EventKind.BATCHED, payload, self._channel, count=len(messages))
         await self.connection_is_free.wait()
         try:
             await connection.send(pack(b"PUBLISH", self._queue.keys.channel(self._channel), frame))

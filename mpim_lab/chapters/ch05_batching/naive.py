@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Callable
 
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.mq.compression.framing import batch_frame
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -40,7 +40,7 @@ class NaiveBatcher:
 
     async def publish(self, payload: bytes) -> str:
         """Put a message into the batch; return "accepted". Raise what the flush raises that it happens to cause."""
-        self._queue.reporter.message(Kind.ACCEPTED, payload, self._channel)
+        self._queue.reporter.message(EventKind.ACCEPTED, payload, self._channel)
         self.held.append(payload)
         if len(self.held) >= self._max_messages or self._clock() - self._flushed_at >= self._window_s:
             await self._flush()
@@ -51,15 +51,15 @@ class NaiveBatcher:
         self._flushed_at = self._clock()
         reporter = self._queue.reporter
         for payload in batch:
-            reporter.message(Kind.BATCHED, payload, self._channel, count=len(batch))
+            reporter.message(EventKind.BATCHED, payload, self._channel, count=len(batch))
         try:
             receivers = await self._send(batch_frame(batch))
         except MpimError as error:
             for payload in batch:
-                reporter.message(Kind.FAILED, payload, self._channel, detail=f"{type(error).__name__}: {error}")
+                reporter.message(EventKind.FAILED, payload, self._channel, detail=f"{type(error).__name__}: {error}")
             raise
         for payload in batch:
-            reporter.message(Kind.PUBLISHED, payload, self._channel, count=receivers)
+            reporter.message(EventKind.PUBLISHED, payload, self._channel, count=receivers)
 
     async def _send(self, frame: bytes) -> int:
         """What `MessageQueue.publish` does, which would report the frame as if it were one message."""

@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch05_batching.naive import NaiveBatcher, TimedBatcher
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, Faults, Hold, check_available, until
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.injector import Fault, FaultInjector, Gate, check_available, wait_until
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -86,17 +86,17 @@ class BatchingScenario:
         closed: bool,
     ) -> None:
         self.server, self.run, self._design, self._closed = server, run, design, closed
-        self.connection_gate = Hold()
+        self.connection_gate = Gate()
         common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
-        self._proxy = Proxy(server.url)
+        self._proxy = FaultProxy(server.url)
         self._alice = {"name": "alice", "sleep": self.connection_gate.sleep, "max_payload_bytes": MAX_BYTES, **common}
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)
-        self.faults = Faults({"flush fails": (self._cut, self._reconnect)}, run.trace)
+        self.faults = FaultInjector({"flush fails": (self._cut, self._reconnect)}, run.trace)
         self._planned = [fault.kind for fault in planned]
         self._lost_answer: bytes | None = None
         for fault in planned:
             if fault.kind == "answer lost":
-                self._lost_answer = b"m%d " % fault.before
+                self._lost_answer = b"m%d " % fault.at
             else:
                 self.faults.add(fault)
         self._calls: list[asyncio.Task[None]] = []
@@ -109,7 +109,7 @@ class BatchingScenario:
             await self._open.enter_async_context(self._proxy)
             self.alice = await self._open.enter_async_context(MessageQueue(self._proxy.url, **self._alice))
             if self._lost_answer is not None:
-                self._proxy.lose_reply(Match("PUBLISH", self._lost_answer))
+                self._proxy.drop_reply(Match("PUBLISH", self._lost_answer))
             await self._open.enter_async_context(self.bob)
             await self.bob.subscribe(CHANNEL, _handle, unpack=Unpacker(self.bob))
             self.batcher = self._design.make(self.alice, CHANNEL)
@@ -142,7 +142,7 @@ class BatchingScenario:
             reported = "accepted" if outcome else "nobody was there"
         except MpimError as error:
             reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, CHANNEL, detail=reported)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, detail=reported)
 
     async def _wait_delivered(self) -> None:
         """Wait until every message is acknowledged to alice, or has failed, and bob has what the server was given."""
@@ -151,7 +151,7 @@ class BatchingScenario:
 
     async def finish(self) -> None:
         """End the burst: wait for whatever still happens by itself, then report what is never flushed."""
-        await self.faults.end_all()
+        await self.faults.clear()
         if self._closed:
             await self.batcher.close()
         await asyncio.gather(*self._calls)
@@ -160,7 +160,7 @@ class BatchingScenario:
         await self.bob.drain()
         if not self._closed:  # a closed one holds nothing any more
             for payload in getattr(self.batcher, "held", ()):
-                self.alice.reporter.message(Kind.STUCK, payload, CHANNEL, detail=NEVER_FLUSHED)
+                self.alice.reporter.message(EventKind.STALLED, payload, CHANNEL, detail=NEVER_FLUSHED)
 
     # What can go wrong
 
@@ -171,13 +171,13 @@ class BatchingScenario:
     async def _cut(self) -> None:
         await self.connection_gate.close()
         await cut_connections(self.server.url, "alice")
-        await until(lambda: self.alice.lines_up == 0, "cutting alice's connections")
+        await wait_until(lambda: self.alice.lines_up == 0, "cutting alice's connections")
 
     async def _reconnect(self) -> None:
         if self._design.gives_up:  # what the fault has done to it must be over
             await asyncio.gather(*self._calls)
         self.connection_gate.open()
-        await until(lambda: self.alice.is_connected, "the return of alice's connections")
+        await wait_until(lambda: self.alice.is_connected, "the return of alice's connections")
         await self._wait_delivered()
 
 

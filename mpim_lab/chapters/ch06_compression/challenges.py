@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from mpim_lab.chapters.ch06_compression.experiment import CompressionExperiment
-from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
-from mpim_lab.lab.exercise.sandbox import Ended
+from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
+from mpim_lab.lab.exercise.sandbox import ExitRequested
 from mpim_lab.lab.workload.corpus import Corpus
 
 MIB = 1024 * 1024
@@ -20,9 +20,9 @@ MAX_MEMORY_BYTES = 4 * MAX_BYTES
 def _server_trial(fault: str, seed: int) -> Trial:
     """alice packs, bob unpacks, over a real server; some messages come from a sender that does not pack."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         result = await CompressionExperiment(fault=fault, seed=seed, own=solution()).run()
-        return first_complaint(result, f"fault {fault!r}, seed {seed}")
+        return first_violation(result, f"fault {fault!r}, seed {seed}")
 
     return judge
 
@@ -30,11 +30,11 @@ def _server_trial(fault: str, seed: int) -> Trial:
 def _each(trial: str, payloads: Callable[[], list[bytes]], complaint: Callable[[Any, bytes], str]) -> Trial:
     """The first payload that there is something to say against."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         codec = solution()
         for payload in payloads():
             if said := complaint(codec, payload):
-                return Failure(said, trial)
+                return TrialFailure(said, trial)
         return None
 
     return judge
@@ -109,29 +109,29 @@ def say_what_it_is() -> Challenge:
 
 
 def _must_decode(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         packed, wanted = made()
         own = solution()  # whatever is raised here says so
         try:
             got = own.unpack(packed, MAX_BYTES)
         except Exception as error:
-            return Failure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
+            return TrialFailure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
         if inspect.iscoroutine(got):
             got.close()
-            return Failure("`unpack` returned a coroutine: write a plain `def`, nothing in it waits", trial)
-        return None if got == wanted else Failure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
+            return TrialFailure("`unpack` returned a coroutine: write a plain `def`, nothing in it waits", trial)
+        return None if got == wanted else TrialFailure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
 
     return judge
 
 
 def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         packed = made()
         tracemalloc.start()
         try:
             got = solution().unpack(packed, MAX_BYTES)
             outcome = f"no error, and {len(got):,} bytes came out"
-        except Ended:  # that is no refusal
+        except ExitRequested:  # that is no refusal
             raise
         except Exception:
             outcome = ""
@@ -142,7 +142,7 @@ def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
             outcome = (
                 f"it took more than {MAX_MEMORY_BYTES // 1024} KiB of memory for a limit of {MAX_BYTES // 1024} KiB"
             )
-        return Failure(outcome, trial) if outcome else None
+        return TrialFailure(outcome, trial) if outcome else None
 
     return judge
 

@@ -8,9 +8,9 @@ import pandas as pd
 
 from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
 from mpim_lab.chapters.ch06_compression.scenario import CHANGED, SENDERS, CompressionScenario
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -26,16 +26,16 @@ class CompressionExperiment(Experiment):
 
     title: ClassVar[str] = "Who can read it?"
 
-    design: str = knob("naive", "how alice packs and bob unpacks", choices=DESIGNS)
-    fault: str = knob("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
-    messages: int = knob(16, "how many messages are sent", low=4, high=1_000)
-    duration: int = knob(3, "how many of them the fault hits", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which messages the fault hits, and the texts", low=0, high=9_999)
+    design: str = parameter("naive", "how alice packs and bob unpacks", choices=DESIGNS)
+    fault: str = parameter("old sender", "what goes wrong", choices=("none", *SENDERS, CHANGED))
+    messages: int = parameter(16, "how many messages are sent", low=4, high=1_000)
+    duration: int = parameter(3, "how many of them the fault hits", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which messages the fault hits, and the texts", low=0, high=9_999)
 
     own: Any = None  # the learner's own codec, instead of a named one
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything; the verdict is bob's: what came, and what he read as another text (`altered`).
 
         Metrics besides: bytes before and after packing, the most that one became.
@@ -54,15 +54,17 @@ class CompressionExperiment(Experiment):
         return replace(check_decoding(run.trace), altered=tuple(scenario.misread))
 
     def _planned_faults(self) -> dict[str, str]:
-        fault = plan(self.seed, self.fault, self.messages, self.duration)[0]
+        fault = schedule_faults(self.seed, self.fault, self.messages, self.duration)[0]
         many = 1 if self.fault == "bomb" else self.duration
-        return {f"m{number}": self.fault for number in range(fault.before, fault.before + many)}
+        return {f"m{number}": self.fault for number in range(fault.at, fault.at + many)}
 
 
 def check_decoding(trace: Trace) -> Verdict:
     """Judge what bob handled against what was sent to him; a bomb is not owed to anybody."""
-    sent = [event.message_id for event in trace.of(Kind.ACCEPTED) if event.actor != SENDERS["bomb"]]
-    return check(sent, [event.message_id for event in trace.of(Kind.HANDLED) if event.message_id in set(sent)])
+    sent = [event.message_id for event in trace.by_kind(EventKind.ACCEPTED) if event.actor != SENDERS["bomb"]]
+    return check(
+        sent, [event.message_id for event in trace.by_kind(EventKind.HANDLED) if event.message_id in set(sent)]
+    )
 
 
 async def decode_table(seed: int = 7) -> pd.DataFrame:
@@ -71,7 +73,7 @@ async def decode_table(seed: int = 7) -> pd.DataFrame:
     for fault in SENDERS:
         for design in DESIGNS:
             result = await CompressionExperiment(design=design, fault=fault, seed=seed).run()
-            errors = sorted({event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)})
+            errors = sorted({event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)})
             made = result.metrics["most_bytes"] / 1024 / 1024
             lost = len(result.verdict.lost)
             rows.append((fault, design, lost, ", ".join(errors), f"{made:.0f} MiB" if made >= 1 else "below 1 MiB"))
@@ -87,6 +89,6 @@ async def corruption_table(seed: int = 7) -> pd.DataFrame:
     rows = []
     for design in DESIGNS:
         result = await CompressionExperiment(design=design, fault=CHANGED, seed=seed).run()
-        errors = sorted({event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)})
+        errors = sorted({event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)})
         rows.append((design, len(result.verdict.lost), ", ".join(errors), int(result.metrics["misread"])))
     return pd.DataFrame(rows, columns=["design", "refused", "bob's error", "read as another text"]).set_index("design")

@@ -6,7 +6,7 @@ import zlib
 from typing import Any, Self
 
 from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
-from mpim_lab.events import Kind, Reporter, message_id
+from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -68,9 +68,9 @@ class CompressionScenario:
         if not fault:
             self.bytes_before += len(payload)
             self.bytes_after += len(packed)
-        reporter.message(Kind.ACCEPTED, payload, CHANNEL)
+        reporter.message(EventKind.ACCEPTED, payload, CHANNEL)
         receivers = await self._senders.publish(CHANNEL, packed)
-        reporter.message(Kind.PUBLISHED, payload, CHANNEL, count=receivers)
+        reporter.message(EventKind.PUBLISHED, payload, CHANNEL, count=receivers)
         await self._bob.drain()
 
     def _pack(self, payload: bytes, fault: str) -> bytes:
@@ -115,7 +115,7 @@ class CompressionScenario:
             payload: bytes = self._codec.unpack(packed)
         except Exception as error:
             sent = self._sent[packed]
-            self._bob.reporter.message(Kind.FAILED, sent, CHANNEL, detail=f"{_name_of(error)}: {error}")
+            self._bob.reporter.message(EventKind.FAILED, sent, CHANNEL, detail=f"{_name_of(error)}: {error}")
             return []
         self.most_bytes = max(self.most_bytes, len(payload))
         if payload != self._changed.get(packed, payload):

@@ -9,8 +9,8 @@ from mpim_lab.chapters.ch07_pool.designs import PoolContext
 from mpim_lab.chapters.ch07_pool.experiment import PoolExperiment
 from mpim_lab.chapters.ch07_pool.lease_harness import BackingPool
 from mpim_lab.chapters.ch07_pool.pool_harness import LIMIT, SHORT_TIMEOUT_S, PoolHarness, pool_trial
-from mpim_lab.lab.exercise.challenge import Challenge, Failure
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.exercise.challenge import Challenge, TrialFailure
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import open_server
 
 TIMEOUT_S = 2.0
@@ -125,9 +125,9 @@ def _lease_trial(fault: str, seed: int, *, more: int) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def _one_connection() -> AsyncIterator[tuple[Proxy, BackingPool]]:
+async def _one_connection() -> AsyncIterator[tuple[FaultProxy, BackingPool]]:
     """Yield a pool with one slot, over a proxy that can hold replies."""
-    async with open_server() as server, Proxy(server.url) as proxy:
+    async with open_server() as server, FaultProxy(server.url) as proxy:
         backing_pool = BackingPool(PoolContext(proxy.url, connections=1, wait_s=TIMEOUT_S, name="trial"))
         try:
             yield proxy, backing_pool
@@ -144,16 +144,16 @@ async def _borrow(solution: type[Any], pool: BackingPool, then: Callable[[], Any
     return answer == b"me"
 
 
-async def _next_one_has_it(solution: type[Any], pool: BackingPool, trial: str) -> Failure | None:
+async def _next_one_has_it(solution: type[Any], pool: BackingPool, trial: str) -> TrialFailure | None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             is_own = await _borrow(solution, pool)
     except TimeoutError:
-        return Failure("the slot of the cancelled caller is not free again", trial)
-    return None if is_own else Failure("the next caller was given somebody else's reply", trial)
+        return TrialFailure("the slot of the cancelled caller is not free again", trial)
+    return None if is_own else TrialFailure("the next caller was given somebody else's reply", trial)
 
 
-async def _cancelled_between_two_commands(solution: type[Any]) -> Failure | None:
+async def _cancelled_between_two_commands(solution: type[Any]) -> TrialFailure | None:
     trial = "one connection; its caller is cancelled while it computes, with no reply to come"
     async with _one_connection() as (_, backing_pool):
         has_it = asyncio.Event()
@@ -172,16 +172,16 @@ async def _cancelled_between_two_commands(solution: type[Any]) -> Failure | None
             caller.result()
         failure = await _next_one_has_it(solution, backing_pool, trial)
         if failure is None and backing_pool.opened > 1:
-            return Failure("a healthy connection was discarded, because its caller was cancelled", trial)
+            return TrialFailure("a healthy connection was discarded, because its caller was cancelled", trial)
         return failure
 
 
-async def _cancelled_at_the_first_question(solution: type[Any]) -> Failure | None:
+async def _cancelled_at_the_first_question(solution: type[Any]) -> TrialFailure | None:
     trial = "one idle connection; a caller is cancelled while your lease asks (PING) whether it is alive"
     async with _one_connection() as (proxy, backing_pool):
         if (failure := await _next_one_has_it(solution, backing_pool, trial)) is not None:
             return failure
-        proxy.stall_reply(Match("PING"))
+        proxy.delay_reply(Match("PING"))
         caller = asyncio.create_task(_borrow(solution, backing_pool))
         await asyncio.wait([caller], timeout=0.3)
         caller.cancel()

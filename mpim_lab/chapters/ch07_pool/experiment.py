@@ -12,8 +12,8 @@ import pandas as pd
 from mpim_lab.chapters.ch07_pool.designs import DESIGNS, PoolDesign
 from mpim_lab.chapters.ch07_pool.scenario import PoolScenario
 from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
@@ -25,7 +25,7 @@ WAIT_S, SHORT_WAIT_S = 3.0, 0.3  # the second where nobody gives a connection ba
 
 @dataclass(frozen=True, repr=False)
 class PoolVerdict(Verdict):
-    """The outcome of a run's callers: done (`delivered`), refused with a named error, stuck, or given a wrong reply.
+    """The outcome of a run's callers: done (`delivered`), refused with a named error, stalled, or given a wrong reply.
 
     refused: how many by the error's name. wrong: who read another caller's reply; unanswered: who got neither reply nor
     error; `lost` is both, since neither knows that it was not served. usable: how many of the pool's `connections` still
@@ -42,7 +42,7 @@ class PoolVerdict(Verdict):
         lines = [f"callers {self.sent:,}  done {self.delivered:,}"]
         lines += [f"refused {count}  ({name})" for name, count in self.refused]
         bad = {
-            "stuck, waiting for ever": self.stuck,
+            "stalled, waiting for ever": self.stalled,
             "given somebody else's reply": self.wrong,
             "unanswered": self.unanswered,
         }
@@ -56,7 +56,7 @@ class PoolVerdict(Verdict):
     def summary(self) -> str:
         """The verdict in a few words, the same in every run."""
         refused = [f"{count} {name}" for name, count in self.refused]
-        found = {"stuck": self.stuck, "wrong reply": self.wrong}
+        found = {"stalled": self.stalled, "wrong reply": self.wrong}
         parts = [f"{self.delivered} done", *refused, *(f"{len(ids)} {name}" for name, ids in found.items() if ids)]
         return f"{', '.join(parts)}; {self.usable} of {self.connections} usable"
 
@@ -64,22 +64,27 @@ class PoolVerdict(Verdict):
 def evaluate(trace: Trace, usable: int, connections: int) -> PoolVerdict:
     """Return the verdict on each caller from the events of a run."""
 
-    def ids(*kinds: Kind) -> list[str]:
-        return [event.message_id for event in trace.of(*kinds)]
+    def ids(*kinds: EventKind) -> list[str]:
+        return [event.message_id for event in trace.by_kind(*kinds)]
 
-    failed = [(event.message_id, event.detail) for event in trace.of(Kind.FAILED)]
+    failed = [(event.message_id, event.detail) for event in trace.by_kind(EventKind.FAILED)]
     wrong = tuple(name for name, why in failed if why.startswith("WrongReply"))
     refused = Counter(why.partition(":")[0] for name, why in failed if name not in wrong)
-    base = check(ids(Kind.ACCEPTED), ids(Kind.HANDLED), stuck=ids(Kind.STUCK), dead=[name for name, _ in failed])
+    base = check(
+        ids(EventKind.ACCEPTED),
+        ids(EventKind.HANDLED),
+        stalled=ids(EventKind.STALLED),
+        dead_lettered=[name for name, _ in failed],
+    )
     return PoolVerdict(
         sent=base.sent,
         delivered=base.delivered,
-        lost=tuple(name for name in ids(Kind.ACCEPTED) if name in {*wrong, *base.lost}),
+        lost=tuple(name for name in ids(EventKind.ACCEPTED) if name in {*wrong, *base.lost}),
         duplicated=base.duplicated,
         reordered=base.reordered,
-        misreported=wrong,
-        stuck=base.stuck,
-        promise="done",
+        silently_lost=wrong,
+        stalled=base.stalled,
+        acknowledgement="done",
         refused=tuple(sorted(refused.items())),
         wrong=wrong,
         unanswered=base.lost,
@@ -96,17 +101,17 @@ class PoolExperiment(Experiment):
     faults: ClassVar[tuple[str, ...]] = FAULTS
     designs: ClassVar[dict[str, PoolDesign]] = DESIGNS
 
-    design: str = knob("naive", "which pool they share", choices=tuple(DESIGNS))
-    fault: str = knob("leak", "what goes wrong", choices=("none", *FAULTS))
-    callers: int = knob(16, "how many callers come", low=6, high=500)
-    connections: int = knob(3, "how many connections the pool may have", low=1, high=16)
-    duration: int = knob(3, "how many callers leak, or are slow", low=1, high=16)
-    pace_ms: int = knob(0, "pause between two callers", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which caller the fault hits", low=0, high=9_999)
+    design: str = parameter("naive", "which pool they share", choices=tuple(DESIGNS))
+    fault: str = parameter("leak", "what goes wrong", choices=("none", *FAULTS))
+    callers: int = parameter(16, "how many callers come", low=6, high=500)
+    connections: int = parameter(3, "how many connections the pool may have", low=1, high=16)
+    duration: int = parameter(3, "how many callers leak, or are slow", low=1, high=16)
+    pace_ms: int = parameter(0, "pause between two callers", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which caller the fault hits", low=0, high=9_999)
 
     own: PoolDesign | None = None  # the learner's own, instead of a named one
 
-    async def perform(self, run: Run) -> PoolVerdict:
+    async def execute(self, run: Run) -> PoolVerdict:
         """Let everybody come, fault included; the verdict says what became of each."""
         waves = _waves(self.callers, self.connections)
         fault_of = _planned_faults(self.seed, self.fault, waves, self.duration)
@@ -155,7 +160,7 @@ def _metrics(verdict: PoolVerdict) -> dict[str, float]:
     return {
         "done": verdict.delivered,
         "refused": sum(count for _, count in verdict.refused),
-        "stuck": len(verdict.stuck),
+        "stalled": len(verdict.stalled),
         "wrong_replies": len(verdict.wrong),
         "usable": verdict.usable,
     }
@@ -172,6 +177,6 @@ async def callers_table(*, seed: int = 7, faults: Sequence[str] = ("none", *FAUL
         verdict = result.verdict
         by = ", ".join(f"{count} {name}" for name, count in verdict.refused)
         usable = f"{verdict.usable} of {verdict.connections}"
-        rows.append((fault, design, verdict.delivered, by, len(verdict.stuck), len(verdict.wrong), usable))
-    columns = ["fault", "design", "done", "refused", "stuck", "wrong replies", "connections usable"]
+        rows.append((fault, design, verdict.delivered, by, len(verdict.stalled), len(verdict.wrong), usable))
+    columns = ["fault", "design", "done", "refused", "stalled", "wrong replies", "connections usable"]
     return pd.DataFrame(rows, columns=columns).set_index(["fault", "design"])

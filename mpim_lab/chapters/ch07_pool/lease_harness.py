@@ -10,8 +10,8 @@ from mpim_lab.chapters.ch07_pool.designs import PoolContext, PoolDesign
 from mpim_lab.chapters.ch07_pool.experiment import PoolVerdict
 from mpim_lab.chapters.ch07_pool.naive import NaiveConnection
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
-from mpim_lab.lab.exercise.challenge import Failure, story_of
+from mpim_lab.events import EventKind
+from mpim_lab.lab.exercise.challenge import TrialFailure, message_history
 from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.raw_connection import Wire
@@ -115,18 +115,18 @@ class BackingPool:
 
         return PoolDesign(make, solution, gives_up=False)
 
-    def first_violation(self, result: Result, trial: str, more: int) -> Failure | None:
+    def first_violation(self, result: Result, trial: str, more: int) -> TrialFailure | None:
         """Return the first violation of a run, the worst first."""
         verdict = result.verdict
         assert isinstance(verdict, PoolVerdict)
         hit = _hit_callers(result) if verdict.sent else set()
-        failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.of(Kind.FAILED)}
+        failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)}
         refused = [name for name in failed if name not in hit and name not in verdict.wrong]
         violations = [
             *((name, f"{name} was given somebody else's reply") for name in verdict.wrong),
             *(
-                (name, f"{name} is stuck: every slot is taken, and nobody is left to free one")
-                for name in verdict.stuck
+                (name, f"{name} is stalled: every slot is taken, and nobody is left to free one")
+                for name in verdict.stalled
             ),
             *((name, f"{name} was given a connection of no use: {failed[name]}") for name in refused),
             *((name, f"{name} never got its error: your lease kept it") for name in verdict.unanswered),
@@ -137,7 +137,7 @@ class BackingPool:
         if not violations and self.opened > most:
             violations = [("", f"{self.opened} connections were opened where {most} do: healthy ones were discarded")]
         for name, text in violations:
-            return Failure(text, trial, name, story_of(result, name) if name else (), result.trace)
+            return TrialFailure(text, trial, name, message_history(result, name) if name else (), result.trace)
         return None
 
 
@@ -145,10 +145,10 @@ def _hit_callers(result: Result) -> set[str]:
     """Return the callers hit by the fault: those that came while it lasted. A fault at idle connections hits none."""
     hit, is_active = set(), False
     for event in result.trace.events:
-        if event.kind is Kind.FAULT_BEGAN:
+        if event.kind is EventKind.FAULT_BEGAN:
             is_active = event.detail != "idle rot"
-        elif event.kind is Kind.FAULT_ENDED:
+        elif event.kind is EventKind.FAULT_ENDED:
             is_active = False
-        elif event.kind is Kind.ACCEPTED and is_active:
+        elif event.kind is EventKind.ACCEPTED and is_active:
             hit.add(event.message_id)
     return hit

@@ -20,7 +20,7 @@ from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from mpim_lab.plain import first_of
+from mpim_lab.terminal import first_error
 
 Row = dict[str, Any]
 COUNTER = "cost:counter"
@@ -123,7 +123,7 @@ async def _all(work: Any) -> None:
             for each in work:
                 group.create_task(each)
     except ExceptionGroup as errors:
-        raise first_of(errors) from errors
+        raise first_error(errors) from errors
 
 
 # One command that holds up a connection

@@ -1,7 +1,7 @@
 """PoolHarness: drives the learner's pool with callers, one step at a time, on real connections, and reports violations.
 
 A script is a list of steps: callers acquire, release, are cancelled; after each it is known who must have a connection.
-Nothing depends on the clock but how long a pool that hands out nothing is given until it counts as stuck.
+Nothing depends on the clock but how long a pool that hands out nothing is given until it counts as stalled.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch07_pool.scenario import CALLERS, POOL
 from mpim_lab.errors import NotConnected, ServerFailed
-from mpim_lab.events import Event, Kind, now
-from mpim_lab.lab.exercise.challenge import Failure, Trial
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.events import Event, EventKind, now
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
@@ -113,7 +113,7 @@ class PoolHarness:
         self.log.append(f"{name} releases its connection{also + ', in the same step' if also else ''}")
         caller = self._callers[name]
         connection, caller.connection = caller.connection, None
-        self._report(Kind.HANDLED, caller.name, self._name_of(connection))
+        self._report(EventKind.HANDLED, caller.name, self._name_of(connection))
         if then_acquires:
             self._start(then_acquires, first=connection)
         else:
@@ -138,7 +138,7 @@ class PoolHarness:
         """Expect that these callers have a connection each, and no other. Raise Violation if not."""
         wanted = set(names)
         with contextlib.suppress(ServerFailed):  # that nothing came of it is found below
-            await until(lambda: not wanted - self._having() or self._is_wrong(wanted), "", STUCK_AFTER_S)
+            await wait_until(lambda: not wanted - self._having() or self._is_wrong(wanted), "", STUCK_AFTER_S)
         await asyncio.sleep(IDLE_S)
         if self._problem is not None:
             raise self._problem
@@ -149,11 +149,11 @@ class PoolHarness:
         """Expect that this caller was refused. Raise Violation if not."""
         caller = self._callers[name]
         with contextlib.suppress(ServerFailed):
-            await until(lambda: bool(caller.outcome or caller.connection), "", STUCK_AFTER_S)
+            await wait_until(lambda: bool(caller.outcome or caller.connection), "", STUCK_AFTER_S)
         if caller.connection is not None:
             raise Violation(f"{name} was given a connection, and there was none for it", name)
         if not caller.outcome:
-            self._report(Kind.STUCK, name, CALLERS)
+            self._report(EventKind.STALLED, name, CALLERS)
             raise Violation(f"{name} waits for ever: {why}", name)
         self.log.append(f"{name} was refused: {caller.outcome}")
 
@@ -161,7 +161,7 @@ class PoolHarness:
 
     def _start(self, name: str, *, first: Any = None) -> None:
         caller = self._callers[name] = CallerState(name)
-        self._report(Kind.ACCEPTED, name, CALLERS)
+        self._report(EventKind.ACCEPTED, name, CALLERS)
         caller.task = asyncio.create_task(self._get(caller, first))
 
     async def _get(self, caller: CallerState, first: Any) -> None:
@@ -173,7 +173,7 @@ class PoolHarness:
             return
         except Exception as error:
             caller.outcome = type(error).__name__
-            self._report(Kind.FAILED, caller.name, CALLERS, caller.outcome)
+            self._report(EventKind.FAILED, caller.name, CALLERS, caller.outcome)
             return
         if connection not in self._wires:
             self._problem = Violation(
@@ -187,7 +187,7 @@ class PoolHarness:
         if holder:
             self._problem = Violation(f"{caller.name} was given the connection that {holder} has", caller.name)
         caller.connection = connection
-        self._report(Kind.RECEIVED, caller.name, self._name_of(connection))
+        self._report(EventKind.RECEIVED, caller.name, self._name_of(connection))
 
     async def _put(self, connection: Any) -> None:
         done = self._pool.put(connection)
@@ -215,27 +215,27 @@ class PoolHarness:
             outcome = self._callers[name].outcome
             if outcome:
                 raise Violation(f"{name} was refused ({outcome}), and there was a connection for it", name)
-            self._report(Kind.STUCK, name, CALLERS)
-            raise Violation(f"{name} is stuck: there is a connection for it, and it waits for ever", name)
+            self._report(EventKind.STALLED, name, CALLERS)
+            raise Violation(f"{name} is stalled: there is a connection for it, and it waits for ever", name)
         if early:
             raise Violation(f"{early[0]} was given a connection, and there was none for it", early[0])
 
     def _name_of(self, connection: Any) -> str:
         return f"connection {self._wires.index(connection) + 1}"
 
-    def _report(self, kind: Kind, name: str, actor: str, detail: str = "") -> None:
+    def _report(self, kind: EventKind, name: str, actor: str, detail: str = "") -> None:
         self.trace(Event(kind, now(), actor, name, POOL, detail))
 
 
 def pool_trial(title: str, script: Callable[[PoolHarness], Awaitable[None]], wait_s: float = LONG_TIMEOUT_S) -> Trial:
     """A script as a trial of a challenge."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         async with open_server() as server, PoolHarness(server.url, solution, wait_s) as harness:
             try:
                 await script(harness)
             except Violation as complaint:
-                return Failure(str(complaint), title, complaint.caller, tuple(harness.log), harness.trace)
+                return TrialFailure(str(complaint), title, complaint.caller, tuple(harness.log), harness.trace)
         return None
 
     return judge

@@ -2,7 +2,7 @@
 
 Each caller asks a service for something and waits for the reply in a list of its own (BLPOP): while it waits, it has a
 connection for itself. The lab plays the service, so it decides who has a connection for how long, and in turns: a caller
-comes and either waits in the queue or for its reply before the next one comes. Nothing depends on the clock; who is stuck
+comes and either waits in the queue or for its reply before the next one comes. Nothing depends on the clock; who is stalled
 is known by state: nobody is left who could give a connection back.
 
 ReplyService: what answers chapter 7's callers, and what the lab sees and does at the server.
@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from mpim_lab.chapters.ch07_pool.designs import PoolContext, PoolDesign
 from mpim_lab.errors import InvalidParameter, MpimError, ServerFailed
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import Event, EventKind, now
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import check_available, until
+from mpim_lab.lab.faults.injector import check_available, wait_until
 from mpim_lab.lab.faults.server_admin import rights_needed
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -161,16 +161,16 @@ class PoolScenario:
         caller = SimulatedCaller(number, self._fault_of.get(number, ""))
         self.callers.append(caller)
         if caller.fault:
-            self.run.trace.mark(Kind.FAULT_BEGAN, "lab", caller.fault)
+            self.run.trace.record(EventKind.FAULT_BEGAN, "lab", caller.fault)
         if caller.fault == "idle rot":
             await self.service.cut_idle()
-        self._report(Kind.ACCEPTED, caller, CALLERS)
+        self._report(EventKind.ACCEPTED, caller, CALLERS)
         caller.task = asyncio.create_task(self._call(caller), name=f"caller {number}")
         await self._wait_idle()
         if caller.state == "holding":
             await self._inject_at(caller)
         if caller.fault and caller.fault != "exhaustion":
-            self.run.trace.mark(Kind.FAULT_ENDED, "lab", caller.fault)
+            self.run.trace.record(EventKind.FAULT_ENDED, "lab", caller.fault)
 
     async def answer_all(self) -> None:
         """Answer, the oldest first, until no caller has a connection but the slow ones."""
@@ -179,18 +179,18 @@ class PoolScenario:
             await self._wait_idle()
 
     async def finish(self) -> None:
-        """Answer whoever can be answered; the others are stuck. Release the slow ones and count the usable connections."""
+        """Answer whoever can be answered; the others are stalled. Release the slow ones and count the usable connections."""
         await self.answer_all()
         if self.design.gives_up:
             with contextlib.suppress(ServerFailed):
-                await until(lambda: not self._in_state("waiting"), "an answer to those who wait", TIMEOUT_S)
+                await wait_until(lambda: not self._in_state("waiting"), "an answer to those who wait", TIMEOUT_S)
         for caller in self._in_state("waiting"):
-            self._report(Kind.STUCK, caller, CALLERS)
+            self._report(EventKind.STALLED, caller, CALLERS)
             await self._cancel(caller)
         for caller in self._in_state("holding"):
             await self._answer(caller)
         for kind in sorted({caller.fault for caller in self.callers} & {"exhaustion"}):
-            self.run.trace.mark(Kind.FAULT_ENDED, "lab", kind)
+            self.run.trace.record(EventKind.FAULT_ENDED, "lab", kind)
         await self._wait_idle()
         self.usable = await self._count_usable()
 
@@ -199,17 +199,17 @@ class PoolScenario:
         try:
             async with self.design.borrow(self._pool) as connection:
                 caller.at = self._name_of(connection)
-                self._report(Kind.RECEIVED, caller, caller.at)
+                self._report(EventKind.RECEIVED, caller, caller.at)
                 if caller.fault == "leak":
                     raise SimulatedBug("raised while it had a connection")
                 caller.state, caller.has_asked = "holding", True
                 self._judge(caller, await connection.call(*self.service.question(caller.name)))
         except asyncio.CancelledError:
             if caller.has_asked:
-                self._report(Kind.FAILED, caller, caller.at, "Cancelled: gave up in the middle of a reply")
+                self._report(EventKind.FAILED, caller, caller.at, "Cancelled: gave up in the middle of a reply")
         except (MpimError, SimulatedBug) as error:
             said = "" if isinstance(error, MpimError) else f": {error}"  # ours name addresses and seconds
-            self._report(Kind.FAILED, caller, caller.at, type(error).__name__ + said)
+            self._report(EventKind.FAILED, caller, caller.at, type(error).__name__ + said)
         finally:
             caller.state = "ended"
 
@@ -217,9 +217,9 @@ class PoolScenario:
         """A reply to BLPOP is the list's name and what was in it; whoever reads something else reads another's reply."""
         said = bytes(reply[1] if isinstance(reply, list) else reply).decode()
         if said == reply_to(caller.name):
-            self._report(Kind.HANDLED, caller, caller.at)
+            self._report(EventKind.HANDLED, caller, caller.at)
         else:
-            self._report(Kind.FAILED, caller, caller.at, f"WrongReply: read the {said}")
+            self._report(EventKind.FAILED, caller, caller.at, f"WrongReply: read the {said}")
 
     async def _answer(self, caller: SimulatedCaller) -> None:
         caller.is_answered = True
@@ -227,7 +227,7 @@ class PoolScenario:
 
     async def _wait_idle(self) -> None:
         """Wait until every caller is in the wait queue, or waits for a reply at the server, or has ended."""
-        await until(self._is_idle, "the next step of every caller", within_s=2 * TIMEOUT_S)
+        await wait_until(self._is_idle, "the next step of every caller", timeout_s=2 * TIMEOUT_S)
 
     async def _is_idle(self) -> bool:
         for caller in self._in_state("ended"):
@@ -253,8 +253,8 @@ class PoolScenario:
             await self.service.cut_waiting()
         elif caller.fault == "server restart":
             self.server.kill()
-            await until(self._starts_again, "the server's return")
-            await until(lambda: self._lab.is_connected, "the return of the lab's connection")
+            await wait_until(self._starts_again, "the server's return")
+            await wait_until(lambda: self._lab.is_connected, "the return of the lab's connection")
         await self._wait_idle()
 
     async def _starts_again(self) -> bool:
@@ -298,5 +298,5 @@ class PoolScenario:
             self._wires.append(wire)  # kept, so that no other one can be mistaken for it
         return f"connection {self._wires.index(wire) + 1}"
 
-    def _report(self, kind: Kind, caller: SimulatedCaller, actor: str, detail: str = "") -> None:
+    def _report(self, kind: EventKind, caller: SimulatedCaller, actor: str, detail: str = "") -> None:
         self.run.trace(Event(kind, now(), actor, caller.name, POOL, detail))

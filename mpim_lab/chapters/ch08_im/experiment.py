@@ -10,8 +10,8 @@ import pandas as pd
 
 from mpim_lab.chapters.ch08_im.faults import IM_FAULTS
 from mpim_lab.chapters.ch08_im.scenario import ImScenario
-from mpim_lab.lab.exercise.experiment import Experiment, Result, Run, knob
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.exercise.experiment import Experiment, Result, Run, parameter
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict
 
@@ -45,21 +45,21 @@ class ImExperiment(Experiment):
     title: ClassVar[str] = "Who got the message?"
     faults: ClassVar[tuple[str, ...]] = IM_FAULTS
 
-    design: str = knob("naive", "how messages are sent and read", choices=DESIGNS)
-    fault: str = knob("receiver flaps", "what goes wrong", choices=("none", *IM_FAULTS, ALL_FAULTS))
-    group: bool = knob(False, "to a group of four instead of to bob alone")
-    messages: int = knob(12, "how many messages alice sends", low=6, high=200)
-    duration: int = knob(3, "how many messages come while it lasts", low=1, high=50)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message the fault hits", low=0, high=9_999)
+    design: str = parameter("naive", "how messages are sent and read", choices=DESIGNS)
+    fault: str = parameter("receiver flaps", "what goes wrong", choices=("none", *IM_FAULTS, ALL_FAULTS))
+    group: bool = parameter(False, "to a group of four instead of to bob alone")
+    messages: int = parameter(12, "how many messages alice sends", low=6, high=200)
+    duration: int = parameter(3, "how many messages come while it lasts", low=1, high=50)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message the fault hits", low=0, high=9_999)
 
     def _faults_by_message(self) -> dict[str, str]:
         if self.fault == ALL_FAULTS:
             return all_faults_schedule(self.seed)
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
-        return {f"m{fault.before}": fault.kind for fault in planned}
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
+        return {f"m{fault.at}": fault.kind for fault in planned}
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; judged by what each reader's application was handed."""
         fault_of = self._faults_by_message()
         readers = MEMBERS if self.group or self.fault == "half the group" else MEMBERS[:1]
@@ -116,6 +116,6 @@ def summarize(verdict: Verdict) -> str:
         "lost": verdict.lost,
         "twice": verdict.duplicated,
         "out of order": verdict.reordered,
-        "left waiting": verdict.stuck,
+        "left waiting": verdict.stalled,
     }
     return ", ".join(f"{len(ids)} {name}" for name, ids in counts.items() if ids) or "✔ once, in order"

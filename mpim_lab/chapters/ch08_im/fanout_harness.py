@@ -17,9 +17,9 @@ from mpim_lab.chapters.ch08_im.redis_commands import (
     prefix_keys,
 )
 from mpim_lab.errors import MpimError, QueueFull, StoreFailed
-from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, Kind, now
+from mpim_lab.events import OFFLINE_STORE, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.trace import Trace
@@ -127,7 +127,7 @@ class FanoutHarness:
         before = {uid for uid in members if self._got[name, uid] or self._kept[name, uid]}
         self.log.append(f"send {name} to {join_names(members)}{' once more' if before else ''}")
         for uid in members:
-            self._event(uid, Event(Kind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid)))
+            self._event(uid, Event(EventKind.ACCEPTED, now(), SENDER, f"{name}→{uid}", user_channel(uid)))
             self._hop(name, uid, SENDER, NEAR)
             self._hop(name, uid, NEAR, SERVICE)
         report = await self._send(name, members, message)
@@ -166,7 +166,7 @@ class FanoutHarness:
         self._got[name, uid] += 1
         self._hop(name, uid, user_channel(uid), FAR)
         self._hop(name, uid, FAR, uid)
-        self._event(uid, Event(Kind.EFFECT, now(), uid, f"{name}→{uid}", user_channel(uid)))
+        self._event(uid, Event(EventKind.EFFECT, now(), uid, f"{name}→{uid}", user_channel(uid)))
 
     def _check_delivery(self, id: str, uid: str) -> None:
         got, kept = self._got[id, uid], self._kept[id, uid]
@@ -206,7 +206,7 @@ class FanoutHarness:
         self._hop(id, uid, SERVICE, user_channel(uid), count=int(reply))
 
     def _hop(self, id: str, uid: str, source: str, target: str, count: int | None = None) -> None:
-        self._event(uid, Event(Kind.PASSED, now(), source, f"{id}→{uid}", target, "", count))
+        self._event(uid, Event(EventKind.HOP, now(), source, f"{id}→{uid}", target, "", count))
 
     def _event(self, uid: str, event: Event) -> None:
         self._events.append((uid, event))
@@ -234,16 +234,16 @@ def _was(became: str) -> str:
 def fanout_trial(title: str, script: Callable[[FanoutHarness], Awaitable[None]]) -> Trial:
     """A script as a trial of a challenge."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         async with open_server() as server, FanoutHarness(server, solution) as harness:
             try:
                 await script(harness)
             except Violation as bad:
                 trace = harness.trace(bad.message, bad.member) if bad.member else None
                 name = f"{bad.message}→{bad.member}" if bad.member else bad.message
-                return Failure(str(bad), title, name, abbreviate_story(harness.log), trace)
+                return TrialFailure(str(bad), title, name, abbreviate_story(harness.log), trace)
             except Exception as error:  # the learner's code may raise anything
-                return Failure(
+                return TrialFailure(
                     f"your class raised {type(error).__name__}: {error}", title, "", abbreviate_story(harness.log)
                 )
         return None

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from mpim_lab.chapters.ch08_im.readers import SimulatedReader
-from mpim_lab.lab.faults.injector import Hold, until
+from mpim_lab.lab.faults.injector import Gate, wait_until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
@@ -40,7 +40,7 @@ class FaultTarget(Protocol):
     system: MpimSystem
     server: EmbeddedServer | ExternalServer
     readers: dict[str, SimulatedReader]
-    reconnect_gate: Hold
+    reconnect_gate: Gate
 
 
 Cause = Callable[[FaultPoint], Awaitable[None]]
@@ -121,7 +121,9 @@ class ImFaults:
         client = await self._reader.connect_idle(RECEIVER)
         await client.die()
         gateway = self._scenario.system.gateways[RECEIVER]
-        await until(lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken connection")
+        await wait_until(
+            lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken connection"
+        )
         await self._reconnect_readers()
 
     async def _migrate(self, where: FaultPoint) -> None:
@@ -139,18 +141,18 @@ class ImFaults:
         self._scenario.server.kill()
         await self._scenario.server.start()
         queue = self._scenario.system.gateways[where.gateway].services.queue
-        await until(lambda: queue.is_connected, "the sender's gateway's reconnection")
+        await wait_until(lambda: queue.is_connected, "the sender's gateway's reconnection")
 
     async def _cut_off(self, where: FaultPoint) -> None:
         await self._scenario.reconnect_gate.close()
         queue = self._scenario.system.gateways[RECEIVER].services.queue
         await cut_connections(self._scenario.server.url, RECEIVER)
-        await until(lambda: queue.lines_up == 0, "the cut")
+        await wait_until(lambda: queue.lines_up == 0, "the cut")
 
     async def _reconnect_gateway(self) -> None:
         self._scenario.reconnect_gate.open()
         queue = self._scenario.system.gateways[RECEIVER].services.queue
-        await until(lambda: queue.is_connected, "the gateway's reconnection")
+        await wait_until(lambda: queue.is_connected, "the gateway's reconnection")
 
     # The message service
 

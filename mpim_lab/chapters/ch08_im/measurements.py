@@ -12,7 +12,7 @@ from mpim_lab.im.protocol.requests import BindRouteReq, SendGroupMessageReq, Sen
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.lab.faults.latency_proxy import FarLine
+from mpim_lab.lab.faults.latency_proxy import LatencyProxy
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
@@ -53,7 +53,7 @@ async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> 
     """Measure one message to a group, by its size, over a connection with that latency: round trips and milliseconds."""
     check_bounds(1, 10_000, sizes=sizes)
     server = open_server()
-    async with server, FarLine(server.url, one_way_ms=one_way_ms) as proxy:
+    async with server, LatencyProxy(server.url, one_way_ms=one_way_ms) as proxy:
         for size in sizes:
             members = [f"u{number}" for number in range(size + 1)]
             for design in DESIGNS:
@@ -64,7 +64,7 @@ async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> 
                 yield {"members": size, "design": design} | cost
 
 
-async def _group_cost(messages: Messages, proxy: FarLine, times: int) -> dict[str, Any]:
+async def _group_cost(messages: Messages, proxy: LatencyProxy, times: int) -> dict[str, Any]:
     await messages.groups.members(GROUP)  # the first one fills the copy
     taken, trips = [], []
     for _ in range(times):

@@ -138,11 +138,11 @@ class NaiveMessages(Messages):
         await self.at("checked", message.id)
         if status == "online":
             response = await self.presence.deliver(DeliverReq(to, pushed(message)))
-            self.reporter.passed(message.id, user_channel(to), count=response.gateways)
+            self.reporter.hop(message.id, user_channel(to), count=response.gateways)
             await self.at("pushed", message.id)
         else:
             await self.offline.store_many([to], [message])
-            self.reporter.passed(message.id, OFFLINE_STORE)
+            self.reporter.hop(message.id, OFFLINE_STORE)
             await self.at("stored", message.id)
         return "success"
 
@@ -158,7 +158,7 @@ class NaiveMessages(Messages):
             await self.offline.remove(uid, conversation, page[-1].sequence)
             frames += [encode(message) for message in page]
             for message in page:
-                self.reporter.passed(message.id, SERVICE, source=OFFLINE_STORE)
+                self.reporter.hop(message.id, SERVICE, source=OFFLINE_STORE)
         return frames
 
     async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:

@@ -17,7 +17,7 @@ from mpim_lab.chapters.ch08_im.redis_commands import (
     summarize,
 )
 from mpim_lab.events import now
-from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -232,7 +232,7 @@ async def _end(task: "asyncio.Task[Any]") -> None:
 def presence_trial(title: str, script: Callable[[PresenceHarness], Awaitable[None]]) -> Trial:
     """A script as a trial; once more, up to five times, if the machine was too slow to say anything."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         for _ in range(_ATTEMPTS):
             async with open_server() as server, PresenceHarness(server, solution) as harness:
                 try:
@@ -240,11 +240,11 @@ def presence_trial(title: str, script: Callable[[PresenceHarness], Awaitable[Non
                 except Inconclusive:
                     continue
                 except Violation as complaint:
-                    return Failure(str(complaint), title, harness.who, abbreviate_story(harness.log))
+                    return TrialFailure(str(complaint), title, harness.who, abbreviate_story(harness.log))
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"
-                    return Failure(text, title, harness.who, abbreviate_story(harness.log))
+                    return TrialFailure(text, title, harness.who, abbreviate_story(harness.log))
                 return None
-        return Failure("this machine is too busy now to say anything: check again", title)
+        return TrialFailure("this machine is too busy now to say anything: check again", title)
 
     return judge

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from mpim_lab.chapters.ch08_im.redis_commands import abbreviate_story
-from mpim_lab.events import CHAT_LOG, SERVICE, Event, Kind, now
+from mpim_lab.events import CHAT_LOG, SERVICE, Event, EventKind, now
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.exercise.challenge import Failure, Trial
+from mpim_lab.lab.exercise.challenge import Trial, TrialFailure
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -57,7 +57,7 @@ class ReaderHarness:
             self.length += 1
             words = ("XADD", self._log_key, f"{self.length}-0", "text", f"m{self.length}")
             await self._commands.call(*words)
-            self.trace(Event(Kind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER)))
+            self.trace(Event(EventKind.ACCEPTED, now(), SENDER, f"m{self.length}", user_channel(READER)))
             for source, target in (
                 (SENDER, NEAR),
                 (NEAR, SERVICE),
@@ -145,7 +145,7 @@ class ReaderHarness:
         number = int(text[1:]) if isinstance(text, str) and text[:1] == "m" and text[1:].isdigit() else 0
         if number not in self._here:
             raise Violation(f"{text!r} was shown: no message that came has this text", 0)
-        self.trace(Event(Kind.EFFECT, now(), READER, f"m{number}", user_channel(READER)))
+        self.trace(Event(EventKind.EFFECT, now(), READER, f"m{number}", user_channel(READER)))
         if number <= self.shown:
             raise Violation(f"m{number} was shown twice", number)
         if number > self.shown + 1:
@@ -165,7 +165,7 @@ class ReaderHarness:
         self._underway = after
 
     def _hop(self, number: int, source: str, target: str) -> None:
-        self.trace(Event(Kind.PASSED, now(), source, f"m{number}", target))
+        self.trace(Event(EventKind.HOP, now(), source, f"m{number}", target))
 
 
 def _span(numbers: Sequence[int]) -> str:
@@ -186,7 +186,7 @@ def _span_of(texts: Sequence[object]) -> str:
 def reader_trial(title: str, *scripts: Callable[[ReaderHarness], Awaitable[None]]) -> Trial:
     """Return scripts as a trial, each with a rule and a conversation of its own; the first that fails is reported."""
 
-    async def judge(solution: type[Any]) -> Failure | None:
+    async def judge(solution: type[Any]) -> TrialFailure | None:
         async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
             for place, script in enumerate(scripts):
                 harness = ReaderHarness(queue, f"{place}", solution)
@@ -194,12 +194,12 @@ def reader_trial(title: str, *scripts: Callable[[ReaderHarness], Awaitable[None]
                     await script(harness)
                 except Violation as bad:
                     name = f"m{bad.number}" if bad.number else ""
-                    return Failure(
+                    return TrialFailure(
                         str(bad), title, name, abbreviate_story(harness.log), harness.trace if bad.is_missing else None
                     )
                 except Exception as error:  # the learner's code may raise anything
                     text = f"your class raised {type(error).__name__}: {error}"
-                    return Failure(text, title, "", abbreviate_story(harness.log))
+                    return TrialFailure(text, title, "", abbreviate_story(harness.log))
         return None
 
     return judge

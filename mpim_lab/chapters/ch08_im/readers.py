@@ -9,7 +9,7 @@ from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.protocol.frames import Status
 from mpim_lab.keys import user_channel
-from mpim_lab.lab.faults.injector import until
+from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.retry import Backoff
 
@@ -56,8 +56,8 @@ class SimulatedReader:
         has_left = None if gateway is None else self._session_gone(gateway)
         await self._end()
         if client is not None and has_left is not None:
-            await until(has_left, f"the end of the session of {self.uid}")
-            await until(self._is_unsubscribed, f"the end of the subscription for {self.uid}")
+            await wait_until(has_left, f"the end of the session of {self.uid}")
+            await wait_until(self._is_unsubscribed, f"the end of the subscription for {self.uid}")
 
     def _session_gone(self, gateway: Gateway) -> Callable[[], bool]:
         """Return a function that says whether the sessions of now are gone at the gateway."""
@@ -82,7 +82,7 @@ class SimulatedReader:
         if before is not None and task is not None:
             await before.close()
             await asyncio.wait([task])
-            await until(has_left, f"the end of the old session of {self.uid}")
+            await wait_until(has_left, f"the end of the old session of {self.uid}")
 
     async def wait_idle(self) -> None:
         """Wait until everything that its gateway has received so far has arrived here and was read."""

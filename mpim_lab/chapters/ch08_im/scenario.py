@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch08_im.faults import STEP_FAULTS, FaultPoint, ImFaults
 from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
 from mpim_lab.chapters.ch08_im.readers import QUICK, SimulatedReader
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import Event, EventKind, now
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayLimits
 from mpim_lab.im.protocol.requests import ChatMessage
@@ -17,7 +17,7 @@ from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import FanOut, Messages
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Hold, check_available, until
+from mpim_lab.lab.faults.injector import Gate, check_available, wait_until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.system.embedded import MpimSystem
@@ -44,7 +44,7 @@ class ImScenario:
     ) -> None:
         self._run, self._design, self._duration = run, design, duration
         self._fault_of = dict(fault_of)
-        self.reconnect_gate = Hold()  # while it is closed, gw-2 cannot reconnect to the server
+        self.reconnect_gate = Gate()  # while it is closed, gw-2 cannot reconnect to the server
         options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "correct" else {"presence": self._presence}
         self.system = MpimSystem(
             server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_limits=_QUEUE_LIMITS,
@@ -135,7 +135,7 @@ class ImScenario:
         """Cause a fault, once."""
         for name in [name for name, planned in self._fault_of.items() if planned == fault]:
             del self._fault_of[name]
-        self._run.trace.mark(Kind.FAULT_BEGAN, "lab", fault)
+        self._run.trace.record(EventKind.FAULT_BEGAN, "lab", fault)
         self._left[fault] = self._duration + (1 if fault == "interleave" else 0)
         await self.faults.begin(fault, where)
 
@@ -145,7 +145,7 @@ class ImScenario:
             await self._held
             self._held = None
         del self._left[fault]
-        self._run.trace.mark(Kind.FAULT_ENDED, "lab", fault)
+        self._run.trace.record(EventKind.FAULT_ENDED, "lab", fault)
         await self.wait_idle()
 
     # The end
@@ -165,7 +165,7 @@ class ImScenario:
         await self.wait_idle()
         if self._design == "correct":
             with contextlib.suppress(MpimError):
-                await until(self._all_read, "everything read", within_s=8.0)
+                await wait_until(self._all_read, "everything read", timeout_s=8.0)
         await self.wait_idle()
 
     def _all_read(self) -> bool:
@@ -183,10 +183,10 @@ class ImScenario:
             waiting += [called[name] for name in await self._waiting(uid) if name not in reader.read]
         for name in waiting:
             self._run.trace(
-                Event(Kind.STUCK, now(), "lab", name.partition("→")[0], detail="it waits in the offline store")
+                Event(EventKind.STALLED, now(), "lab", name.partition("→")[0], detail="it waits in the offline store")
             )
-        promised = [each for each in sent if each.partition("→")[0] in self.numbers]
-        return check(sent, read, promised, stuck=waiting, promise="success", conversation_of=of)
+        acknowledged = [each for each in sent if each.partition("→")[0] in self.numbers]
+        return check(sent, read, acknowledged, stalled=waiting, acknowledgement="success", conversation_of=of)
 
     async def _waiting(self, uid: str) -> list[str]:
         pages = [

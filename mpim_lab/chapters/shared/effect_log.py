@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from mpim_lab.events import Kind, Reporter
+from mpim_lab.events import EventKind, Reporter
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.reconnecting import Link
@@ -39,7 +39,7 @@ class EffectLog:
             raws = await self._access.commands.call("LRANGE", self._access.key, str(len(self.rows)), "-1")
             new = [_row_of(raw) for raw in raws]
             for worker, payload in new:
-                self._reporter.message(Kind.EFFECT, payload, self._channel, actor=worker)
+                self._reporter.message(EventKind.EFFECT, payload, self._channel, actor=worker)
             self.rows += new
             return new
 

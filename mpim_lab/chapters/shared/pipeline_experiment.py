@@ -9,8 +9,8 @@ import pandas as pd
 
 from mpim_lab.chapters.shared.designs import STREAM, Design
 from mpim_lab.chapters.shared.pipeline_scenario import PipelineScenario
-from mpim_lab.lab.exercise.experiment import Experiment, Run, knob
-from mpim_lab.lab.faults.injector import plan
+from mpim_lab.lab.exercise.experiment import Experiment, Run, parameter
+from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.checker import Verdict, check_effects
 from mpim_lab.lab.workload.workload import Workload
@@ -22,11 +22,11 @@ class PipelineExperiment(Experiment):
 
     designs: ClassVar[dict[str, Design]]
 
-    fault: str = knob("none", "what goes wrong")
-    messages: int = knob(12, "how many messages alice sends", low=6, high=1_000)
-    duration: int = knob(3, "how many messages come while something is held back", low=1, high=100)
-    pace_ms: int = knob(0, "pause between two messages", low=0, high=500, step=10)
-    seed: int = knob(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
+    fault: str = parameter("none", "what goes wrong")
+    messages: int = parameter(12, "how many messages alice sends", low=6, high=1_000)
+    duration: int = parameter(3, "how many messages come while something is held back", low=1, high=100)
+    pace_ms: int = parameter(0, "pause between two messages", low=0, high=500, step=10)
+    seed: int = parameter(7, "chooses which message the fault hits, and the texts", low=0, high=9_999)
 
     own: Design | None = None  # the learner's own, instead of a named one
 
@@ -35,9 +35,9 @@ class PipelineExperiment(Experiment):
         """Return the design that is run."""
         return self.own or self.designs[getattr(self, "design")]  # noqa: B009
 
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Send everything, fault included; the verdict is about effects on the server."""
-        planned = [] if self.fault == "none" else plan(self.seed, self.fault, self.messages, self.duration)
+        planned = [] if self.fault == "none" else schedule_faults(self.seed, self.fault, self.messages, self.duration)
         async with (
             open_server(persistence=getattr(self, "persistence", "none")) as server,
             PipelineScenario(server, run, self.selected_design, planned, self.duration) as pipeline,
@@ -65,7 +65,7 @@ async def run_concurrently(experiments: Sequence[Experiment], *, max_concurrent:
 def summarize(verdict: Verdict) -> str:
     """Return a verdict in a few words, the same in every run."""
     found = {"lost": verdict.lost, "twice": verdict.duplicated, "out of order": verdict.reordered}
-    found |= {"stuck": verdict.stuck, "dead letter": verdict.dead}
+    found |= {"stalled": verdict.stalled, "dead letter": verdict.dead_lettered}
     return ", ".join(f"{len(ids)} {name}" for name, ids in found.items() if ids) or "✓"
 
 

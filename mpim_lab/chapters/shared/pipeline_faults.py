@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import SENDER_FAULTS
-from mpim_lab.lab.faults.proxy import Match, Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.trace.trace import Trace
 
 REPEATED = ("sent twice", "two at once")
@@ -14,7 +14,7 @@ REPEATED = ("sent twice", "two at once")
 class PipelineFaults:
     """The planned faults of a run: those of alice's connection, caused here, and those of workers, which meet them."""
 
-    def __init__(self, proxy: Proxy, trace: Trace, planned: dict[str, str]) -> None:
+    def __init__(self, proxy: FaultProxy, trace: Trace, planned: dict[str, str]) -> None:
         self._proxy, self._trace = proxy, trace
         self._of_senders: dict[str, str] = {}
         self.of_workers: dict[str, str] = {}
@@ -36,20 +36,20 @@ class PipelineFaults:
         kind = self._of_senders.pop(message, "")
         match = Match(containing=message.encode() + b" ")
         arm = {
-            "request lost": self._proxy.lose_command,
-            "answer lost": self._proxy.lose_reply,
-            "answer late": self._proxy.stall_reply,
-            "request late": self._proxy.stall_command,
+            "request lost": self._proxy.drop_request,
+            "answer lost": self._proxy.drop_reply,
+            "answer late": self._proxy.delay_reply,
+            "request late": self._proxy.delay_request,
         }.get(kind)
         if kind and kind != "two at once":
-            self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+            self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
         if arm is not None:
             arm(match)
         yield 2 if kind in REPEATED else 1
         if kind in ("answer late", "request late"):
             self._held = (kind, duration)
         elif kind and kind != "two at once":
-            self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
+            self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
 
     async def advance(self) -> bool:
         """Count one message that is about to be sent; return True if what was held back was released before it."""
@@ -67,5 +67,5 @@ class PipelineFaults:
         if self._held is not None:
             (kind, _), self._held = self._held, None
             self._proxy.release()
-            await self._proxy.flushed()
-            self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
+            await self._proxy.wait_flushed()
+            self._trace.record(EventKind.FAULT_ENDED, "lab", kind)

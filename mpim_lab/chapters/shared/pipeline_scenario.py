@@ -17,10 +17,10 @@ from mpim_lab.chapters.shared.effect_log import EffectLog, RecordingQueue, recor
 from mpim_lab.chapters.shared.pipeline_faults import PipelineFaults
 from mpim_lab.chapters.shared.worker_fleet import DIED, SLEEPING_FAULTS, WorkerFleet
 from mpim_lab.errors import FaultUnavailable, MpimError
-from mpim_lab.events import Kind, message_id
+from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.exercise.experiment import Run
-from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
-from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, wait_until
+from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import Limits
@@ -103,16 +103,16 @@ class PipelineScenario:
         self, server: EmbeddedServer | ExternalServer, run: Run, design: Design, planned: list[Fault], duration: int
     ) -> None:
         self.server, self.run, self.design, self._duration = server, run, design, duration
-        self._fault_of = {f"m{fault.before}": fault.kind for fault in planned}
+        self._fault_of = {f"m{fault.at}": fault.kind for fault in planned}
         self._common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
         self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
         self.observer = MessageQueue(server.unix_url or server.url, name="lab", **self._common)
-        self.proxy = Proxy(server.url)
+        self.proxy = FaultProxy(server.url)
         self._sent: list[str] = []
         self._missed = 0
         self._expected_effects: set[tuple[str, bytes]] = set()  # effects that are to be in the effect log in a moment
         self._unfinished = 0  # what stays unfinished for good
-        self._quiet = Quiet(run.trace)
+        self._quiet = IdleDetector(run.trace)
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -195,7 +195,7 @@ class PipelineScenario:
             reported = "added"
         except MpimError as error:
             reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(Kind.TOLD, payload, STREAM, detail=reported)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, detail=reported)
 
     async def finish(self) -> None:
         """Release what is held, restart a worker if none is alive, report what is never processed all the same."""
@@ -210,7 +210,7 @@ class PipelineScenario:
         done = {message_id(payload) for _, payload in self.effect_log.rows}
         for payload in await self.backlog.payloads():
             if message_id(payload) not in done:
-                self.alice.reporter.message(Kind.STUCK, payload, STREAM)
+                self.alice.reporter.message(EventKind.STALLED, payload, STREAM)
 
     async def _restart_worker(self) -> None:
         """Start another worker, which takes over; what waits is finished when this returns."""
@@ -218,11 +218,13 @@ class PipelineScenario:
             assert isinstance(self.server, EmbeddedServer)
             self.server.kill()
             await self.server.start()
-            await until(lambda: self.alice.is_connected and self.observer.is_connected, "the return of the connections")
+            await wait_until(
+                lambda: self.alice.is_connected and self.observer.is_connected, "the return of the connections"
+            )
             await self.backlog.create()
         if self.fleet.fault not in SLOW:
             await asyncio.sleep(self.lease_ms * 1.5e-3)  # what the one before had is free by now
-        self.run.trace.mark(Kind.FAULT_ENDED, "lab", self.fleet.fault)
+        self.run.trace.record(EventKind.FAULT_ENDED, "lab", self.fleet.fault)
         slept = self.fleet.fault in SLEEPING_FAULTS
         self.fleet.start()
         await self._wait_idle()
@@ -232,8 +234,8 @@ class PipelineScenario:
             await self._wait_idle()
 
     async def _wait_idle(self) -> None:
-        self._quiet.begin()
-        await until(self._is_idle, "the end of the work", within_s=20.0)
+        self._quiet.restart()
+        await wait_until(self._is_idle, "the end of the work", timeout_s=20.0)
         if self.fleet.dies_after_ack:
             await self.fleet.kill_after_ack()
             # Once this is answered the server has seen that the dead one's connection is closed.
@@ -246,12 +248,12 @@ class PipelineScenario:
         if fleet.alive is None or fleet.failures >= MAX_FAILURES:
             return True
         if fleet.is_busy:
-            self._quiet.begin()
+            self._quiet.restart()
             return False
         unfinished = await self.backlog.count()
         if unfinished <= self._unfinished and not self._expected_effects and not self._not_started():
             return True
-        if self._quiet.has_lasted(IDLE_S):
+        if self._quiet.is_idle_for(IDLE_S):
             self._unfinished = unfinished
             self._expected_effects.clear()
             self.faults.ignored |= self._not_started()
@@ -260,9 +262,9 @@ class PipelineScenario:
 
     def _not_started(self) -> set[str]:
         """Return the messages that were acknowledged to alice and for which no handler was called."""
-        added = {event.message_id for event in self.run.trace.of(Kind.ADDED)}
+        added = {event.message_id for event in self.run.trace.by_kind(EventKind.ADDED)}
         return added - self.fleet.started - self.faults.ignored
 
     async def _wait_quiet(self) -> None:
-        self._quiet.begin()
-        await until(lambda: self._quiet.has_lasted(IDLE_S) and not self.fleet.is_busy, "quiet", within_s=20.0)
+        self._quiet.restart()
+        await wait_until(lambda: self._quiet.is_idle_for(IDLE_S) and not self.fleet.is_busy, "quiet", timeout_s=20.0)

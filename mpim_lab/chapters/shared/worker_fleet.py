@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from mpim_lab.errors import ConnectionLost, MpimError
-from mpim_lab.events import Kind, Reporter, message_id
+from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -92,7 +92,7 @@ class WorkerFleet:
         if self.alive is not None and self.alive.task.done():
             name, _, task = self.alive
             if not task.cancelled() and (error := task.exception()) is not None:
-                self._trace.mark(Kind.FAILED, name, f"{type(error).__name__}: {error}")
+                self._trace.record(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
             self._begin(DIED)
 
     async def kill_after_ack(self) -> None:
@@ -158,13 +158,13 @@ class WorkerFleet:
         if kind == "crash after work":
             self._crash(worker, payload, kind)
         if kind:
-            self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)
-            self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
+            self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
+            self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
             raise ConnectionLost("the line broke after the command was written; it may have been run")
 
     def _crash(self, worker: str, payload: bytes, kind: str) -> None:
         self._begin(kind)
-        self.report(Kind.CRASHED, worker, payload, kind)
+        self.report(EventKind.CRASHED, worker, payload, kind)
         raise SimulatedCrash(kind)
 
     async def _sleep(self, kind: str) -> None:
@@ -176,9 +176,9 @@ class WorkerFleet:
 
     def _begin(self, kind: str) -> None:
         self.fault, self.alive = kind, None
-        self._trace.mark(Kind.FAULT_BEGAN, "lab", kind)
+        self._trace.record(EventKind.FAULT_BEGAN, "lab", kind)
 
-    def report(self, kind: Kind, worker: str, payload: bytes, detail: str = "") -> None:
+    def report(self, kind: EventKind, worker: str, payload: bytes, detail: str = "") -> None:
         """Report what happened to an order at a worker."""
         self._reporter.message(kind, payload, self._channel, actor=worker, detail=detail)
 

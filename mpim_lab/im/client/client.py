@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Container, MutableMapping, 
 from typing import Any, Self
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, MpimError, NotConnected
-from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
+from mpim_lab.events import EventKind, Observer, Reporter, call_safely, now
 from mpim_lab.im.client.connection import Line, Token
 from mpim_lab.im.client.conversations import Readers
 from mpim_lab.im.client.requests import Asking, not_sent
@@ -55,13 +55,13 @@ class Journal:
 
     def accepted(self, frame: Send) -> None:
         """The application handed over a message."""
-        self._of(Kind.ACCEPTED, frame)
+        self._of(EventKind.ACCEPTED, frame)
 
     def told(self, frame: Send, what: str) -> None:
         """The application was told what became of it."""
-        self._of(Kind.TOLD, frame, what)
+        self._of(EventKind.OUTCOME, frame, what)
 
-    def _of(self, kind: Kind, frame: Send, detail: str = "") -> None:
+    def _of(self, kind: EventKind, frame: Send, detail: str = "") -> None:
         if self._reporter.is_on:
             channel = f"user:{frame.to}" if frame.to is not None else f"group:{frame.group}"
             self._reporter.message(kind, frame.id.encode(), channel, detail=detail)
@@ -72,12 +72,12 @@ class Journal:
             arrived = frame.messages if isinstance(frame, Page) else [frame] if isinstance(frame, ChatMessage) else []
             for message in arrived:
                 if message.id not in own:
-                    self._reporter.passed(message.id, self._name, source=gateway)
+                    self._reporter.hop(message.id, self._name, source=gateway)
 
     def read(self, message: ChatMessage) -> None:
         """The application has read a message."""
         if self._reporter.is_on:
-            self._reporter.message(Kind.EFFECT, message.id.encode(), message.conversation)
+            self._reporter.message(EventKind.EFFECT, message.id.encode(), message.conversation)
 
 
 _MOST_KNOWN = 10_000

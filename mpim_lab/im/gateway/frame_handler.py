@@ -180,8 +180,8 @@ class Desk:
             self._say_sent(session, said)
 
     def _report(self, frame: Send, sender: str) -> None:
-        self._reporter.passed(frame.id, self._reporter.actor, source=sender)
-        self._reporter.passed(frame.id, SERVICE)
+        self._reporter.hop(frame.id, self._reporter.actor, source=sender)
+        self._reporter.hop(frame.id, SERVICE)
 
     def _say_sent(self, session: Session, response: SendMessageResp | SendGroupMessageResp) -> None:
         self._figures.sent += 1
@@ -204,7 +204,7 @@ class Desk:
         session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing, after)))
         if self._reporter.is_on:
             for message in (each for each in page.messages if each.sender != session.route.uid):
-                self._reporter.passed(message.id, self._reporter.actor, source=CHAT_LOG)
+                self._reporter.hop(message.id, self._reporter.actor, source=CHAT_LOG)
 
     async def _watch(self, session: Session, frame: Watch) -> None:
         await self._watching.watch(session, frame.users)

@@ -276,7 +276,7 @@ class Gateway:
     def _on_push(self, message: Message) -> None:
         message_id, conversation, sequence, frame = push_of(message.payload)
         channel: Any = message.channel  # text: users' names are narrow
-        self._reporter.passed(message_id, self.name, source=channel)
+        self._reporter.hop(message_id, self.name, source=channel)
         for session in self.lobby.of(channel[5:]):  # what follows "user:"
             if session.push(message_id, conversation, sequence, frame, self.limits.outbox_bytes):
                 self.figures.pushed += 1

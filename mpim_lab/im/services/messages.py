@@ -120,9 +120,9 @@ class Messages:
         checked_id(message.id)
         checked_text(message.text)
         kept = await self.ledger.append(message, receivers, is_group=not receivers)
-        self.reporter.passed(message.id, CHAT_LOG)
+        self.reporter.hop(message.id, CHAT_LOG)
         if receivers and kept.is_new:
-            self.reporter.passed(message.id, user_channel(receivers[0]), count=kept.listened)
+            self.reporter.hop(message.id, user_channel(receivers[0]), count=kept.listened)
         return kept
 
     async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
@@ -143,7 +143,7 @@ class Messages:
         if self.reporter.is_on:
             for uid, count in zip(members, counts, strict=True):
                 if uid != message.sender and not isinstance(count, BaseException):
-                    self.reporter.passed(message.id, user_channel(uid), count=count)
+                    self.reporter.hop(message.id, user_channel(uid), count=count)
         return FanOut(len(members) - len(absent) - len(failed), absent, failed)
 
     async def store(self, uids: Sequence[str], message: ChatMessage) -> None:
@@ -152,7 +152,7 @@ class Messages:
             return
         try:
             await self.offline.store_many(uids, [message])
-            self.reporter.passed(message.id, OFFLINE_STORE)
+            self.reporter.hop(message.id, OFFLINE_STORE)
         except MpimError as error:
             _log.warning("%s %d waits in the log alone: %s", message.conversation, message.sequence, error)
 

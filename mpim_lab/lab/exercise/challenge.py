@@ -6,38 +6,38 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import MpimError
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.experiment import Result
-from mpim_lab.lab.exercise.progress import record
-from mpim_lab.lab.exercise.sandbox import guarded
+from mpim_lab.lab.exercise.progress import record_attempt
+from mpim_lab.lab.exercise.sandbox import contain_exit
 from mpim_lab.lab.trace.trace import Trace
 
-MOST_EQUAL_LINES = 3
-TRIAL_S = 60.0  # many times what one takes on a slow machine
+MAX_EQUAL_LINES = 3
+TRIAL_TIMEOUT_S = 60.0  # many times what one takes on a slow machine
 
 
 @dataclass(frozen=True)
-class Failure:
-    """One trial that was not passed: what was wanted, which fault struck, which message, and its story line by line."""
+class TrialFailure:
+    """One trial that was not passed: what was violated, under which fault, by which message, and its history by line."""
 
-    complaint: str
+    violation: str
     trial: str
     message_id: str = ""
-    story: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
     trace: Trace | None = field(default=None, compare=False, repr=False)  # for the picture
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.complaint}", f"  trial: {self.trial}", *(f"  {line}" for line in self.story)])
+        return "\n".join([f"{self.violation}", f"  trial: {self.trial}", *(f"  {line}" for line in self.history)])
 
 
-Trial = Callable[[type[Any]], Awaitable[Failure | None]]
+Trial = Callable[[type[Any]], Awaitable[TrialFailure | None]]
 
 
 @dataclass
 class Challenge:
     """A task with trials, easiest first, and hints that are given one at a time.
 
-    `check` runs the class through every trial, stops at the first failure, the shortest failing story, and notes in the
+    `check` runs the class through every trial, stops at the first failure, the shortest failing history, and notes in the
     learner's own file what was passed (`mpim_lab.lab.exercise.progress`).
     """
 
@@ -45,40 +45,40 @@ class Challenge:
     task: str
     trials: Sequence[Trial]
     hints: Sequence[str]
-    _hinted: int = field(default=0, repr=False)
+    _hints_given: int = field(default=0, repr=False)
 
-    async def check(self, solution: type[Any]) -> "Outcome":
-        """Try the learner's class; the outcome says pass, or shows what went wrong."""
-        failure: Failure | None = None
+    async def check(self, solution: type[Any]) -> "ChallengeResult":
+        """Try the learner's class; the result says pass, or shows what went wrong."""
+        failure: TrialFailure | None = None
         for trial in self.trials:
             try:
-                async with asyncio.timeout(TRIAL_S) as limit:
-                    failure = await trial(guarded(solution))
+                async with asyncio.timeout(TRIAL_TIMEOUT_S) as limit:
+                    failure = await trial(contain_exit(solution))
             except (MpimError, Exception) as error:  # the learner's code may raise anything
-                failure = Failure(f"your class raised {type(error).__name__}: {error}", "while running")
+                failure = TrialFailure(f"your class raised {type(error).__name__}: {error}", "while running")
                 if limit.expired():
-                    complaint = f"no end after {TRIAL_S:g} s: something of yours waits for what never comes"
-                    failure = Failure(complaint, "while running")
+                    violation = f"no end after {TRIAL_TIMEOUT_S:g} s: something of yours waits for what never comes"
+                    failure = TrialFailure(violation, "while running")
             if failure is not None:
                 break
-        record(self.title, passed=failure is None)
-        return Outcome(self.title, failure)
+        record_attempt(self.title, passed=failure is None)
+        return ChallengeResult(self.title, failure)
 
     def hint(self) -> str:
-        """The next hint; the last one again when there are no more."""
-        self._hinted = min(self._hinted + 1, len(self.hints))
-        return f"hint {self._hinted} of {len(self.hints)}: {self.hints[self._hinted - 1]}"
+        """Return the next hint; the last one again when there are no more."""
+        self._hints_given = min(self._hints_given + 1, len(self.hints))
+        return f"hint {self._hints_given} of {len(self.hints)}: {self.hints[self._hints_given - 1]}"
 
     def __repr__(self) -> str:
         return f"{self.title}\n{self.task}"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Passed, or the first failure."""
+class ChallengeResult:
+    """Result of a challenge: passed, or the first failure."""
 
     title: str
-    failure: Failure | None
+    failure: TrialFailure | None
 
     @property
     def passed(self) -> bool:
@@ -89,27 +89,31 @@ class Outcome:
         return f"✔ {self.title}: passed" if self.failure is None else f"✘ {self.title}: {self.failure}"
 
 
-def first_complaint(result: Result, trial: str, *, allowed: Collection[str] = ()) -> Failure | None:
-    """The first thing a verdict has against a run, as a failure with its story; None if nothing but what is `allowed`."""
-    said = {"stuck": "is stuck: nobody finished it", "dead": "was given up", "reordered": "came out of order"}
-    for name in ("lost", "stuck", "duplicated", "dead", "reordered"):
+def first_violation(result: Result, trial: str, *, allowed: Collection[str] = ()) -> TrialFailure | None:
+    """Return the first violation in a verdict, as a failure with its history; None if nothing but what is `allowed`."""
+    words = {
+        "stalled": "is stalled: nobody finished it",
+        "dead_lettered": "was dead-lettered",
+        "reordered": "came out of order",
+    }
+    for name in ("lost", "stalled", "duplicated", "dead_lettered", "reordered"):
         ids: tuple[str, ...] = getattr(result.verdict, name)
         if ids and name not in allowed:
-            complaint = f"{ids[0]} {said.get(name, f'was {name}')}"
-            return Failure(complaint, trial, ids[0], story_of(result, ids[0]), result.trace)
+            violation = f"{ids[0]} {words.get(name, f'was {name}')}"
+            return TrialFailure(violation, trial, ids[0], message_history(result, ids[0]), result.trace)
     return None
 
 
-def story_of(result: Result, message_id: str) -> tuple[str, ...]:
-    """What happened to one message, in order, without times: the same in every run."""
+def message_history(result: Result, message_id: str) -> tuple[str, ...]:
+    """Return what happened to one message, in order, without times: the same in every run."""
     lines: list[str] = []
-    for event in result.trace.life(message_id):
+    for event in result.trace.history(message_id):
         count = "" if event.count is None else f" ({event.count})"
         detail = (
-            f": {event.detail}" if event.detail and event.kind is not Kind.ADDED else ""
+            f": {event.detail}" if event.detail and event.kind is not EventKind.ADDED else ""
         )  # ids are the server's clock
         line = f"{event.actor}: {event.kind}{count}{detail}"
-        if lines[-MOST_EQUAL_LINES:] == [line] * MOST_EQUAL_LINES:
+        if lines[-MAX_EQUAL_LINES:] == [line] * MAX_EQUAL_LINES:
             lines.append("…")  # how often an endless loop went round is luck
         elif lines[-1:] != ["…"] or lines[-2] != line:
             lines.append(line)

@@ -7,14 +7,14 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, WrongLoop
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.checker import Verdict
 from mpim_lab.lab.trace.trace import Trace
 
 
 @dataclass(frozen=True)
-class Knob:
-    """What a panel must know to draw one parameter: bounds or choices, step and help."""
+class Parameter:
+    """One parameter of an experiment, as a panel draws it: bounds or choices, step and help."""
 
     help: str
     low: float | None = None
@@ -22,8 +22,8 @@ class Knob:
     step: float | None = None
     choices: tuple[str, ...] = ()
 
-    def refuses(self, value: Any) -> str | None:
-        """Say what is wrong with `value`, or None."""
+    def validate(self, value: Any) -> str | None:
+        """Return what is wrong with `value`, or None."""
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
         if self.low is not None and not (isinstance(value, (int, float)) and self.low <= value <= (self.high or value)):
@@ -35,7 +35,7 @@ class Knob:
         return None
 
 
-def knob(
+def parameter(
     default: Any,
     help: str,
     *,
@@ -45,12 +45,12 @@ def knob(
     choices: Sequence[str] = (),
 ) -> Any:
     """Declare a parameter of an experiment: a dataclass field that knows its bounds and its help text."""
-    return field(default=default, metadata={"knob": Knob(help, low, high, step, tuple(choices))})
+    return field(default=default, metadata={"parameter": Parameter(help, low, high, step, tuple(choices))})
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave. `metrics` are measured and differ from run to run; the verdict of a seeded run does not."""
+    """Result of a run. `metrics` are measured and differ from run to run; the verdict of a seeded run does not."""
 
     experiment: "Experiment"
     trace: Trace
@@ -58,9 +58,9 @@ class Result:
     metrics: dict[str, float]
 
     @property
-    def told(self) -> dict[str, str]:
-        """What each message's sender was told last, by message id."""
-        return {event.message_id: event.detail for event in self.trace.of(Kind.TOLD)}
+    def outcomes(self) -> dict[str, str]:
+        """Return the last outcome that each message's sender got, by message id."""
+        return {event.message_id: event.detail for event in self.trace.by_kind(EventKind.OUTCOME)}
 
     def __repr__(self) -> str:
         return f"{self.experiment!r}\n{self.verdict}"
@@ -69,7 +69,7 @@ class Result:
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number"}
 
 
-def _is_no(kind: type, value: Any) -> str | None:
+def _wrong_type(kind: type, value: Any) -> str | None:
     """Say that a parameter's value is not of the kind of its default; None if it is. True is no number."""
     fits = type(value) is kind or (kind is float and isinstance(value, (int, float)) and not isinstance(value, bool))
     return None if fits or kind not in _KINDS else f"must be {_KINDS[kind]}"
@@ -92,7 +92,7 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.stopping = False
         self.injector: Callable[[str], Awaitable[None]] | None = None
-        self._task: asyncio.Task[Verdict] = running_loop().create_task(experiment.perform(self))
+        self._task: asyncio.Task[Verdict] = running_loop().create_task(experiment.execute(self))
 
     async def inject(self, fault: str) -> None:
         """Cause a fault now. Raises InvalidParameter for an unknown one, FaultUnavailable where it cannot be caused."""
@@ -126,7 +126,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(ABC):
-    """Base of every chapter's experiments: a frozen dataclass whose fields are knobs.
+    """Base of every chapter's experiments: a frozen dataclass whose fields are parameters.
 
     Raises InvalidParameter when a field is outside its bounds.
     """
@@ -135,18 +135,18 @@ class Experiment(ABC):
     faults: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for parameter, bounds in self.knobs():
-            value = getattr(self, parameter.name)
-            if complaint := bounds.refuses(value) or _is_no(type(parameter.default), value):
-                raise InvalidParameter(f"{parameter.name}={value!r}: {complaint}")
+        for each, bounds in self.parameters():
+            value = getattr(self, each.name)
+            if complaint := bounds.validate(value) or _wrong_type(type(each.default), value):
+                raise InvalidParameter(f"{each.name}={value!r}: {complaint}")
 
     @classmethod
-    def knobs(cls) -> list[tuple[Field[Any], Knob]]:
-        """The parameters and their bounds, in the order they were declared."""
-        return [(parameter, parameter.metadata["knob"]) for parameter in fields(cls) if "knob" in parameter.metadata]
+    def parameters(cls) -> list[tuple[Field[Any], Parameter]]:
+        """Return the parameters and their bounds, in the order they were declared."""
+        return [(each, each.metadata["parameter"]) for each in fields(cls) if "parameter" in each.metadata]
 
     @abstractmethod
-    async def perform(self, run: Run) -> Verdict:
+    async def execute(self, run: Run) -> Verdict:
         """Do the run: report to `run.trace`, set `run.injector`, obey `run.stopping`, fill `run.metrics`."""
 
     def start(self) -> Run:

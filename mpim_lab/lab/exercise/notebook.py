@@ -16,7 +16,7 @@ from mpim_lab.lab.faults.injector import DESCRIPTIONS
 from mpim_lab.lab.faults.relay import open_streams
 from mpim_lab.mq.connection.address import Address
 
-ANSWER_WITHIN_S = 5.0
+ANSWER_TIMEOUT_S = 5.0
 _SHOWN = "_mpim_lab_shown"
 _SKIPPING = f"__import__({__name__!r}, fromlist=['*']).skipping()"  # no name in the notebook: `%reset` forgets those
 
@@ -150,7 +150,7 @@ async def raw_connection(url: str) -> tuple[asyncio.StreamReader, asyncio.Stream
     """Open a bare socket, TLS included, and log in as the URL says. Raises NotConnected, LoginRejected."""
     address = Address.parse(url)
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
             reader, writer = await open_streams(address)
             for command in _login(address):
                 writer.write(hiredis.pack_command(command))  # type: ignore[arg-type]

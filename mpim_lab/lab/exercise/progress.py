@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def progress_path() -> Path:
-    """Where the file is."""
+    """Return where the file is."""
     if named := os.environ.get("MPIM_PROGRESS", "").strip():
         return Path(named)
     data = os.environ.get("XDG_DATA_HOME", "").strip() or Path.home() / ".local" / "share"
@@ -33,8 +33,8 @@ def load_progress() -> dict[str, dict[str, Any]]:
         return {}
 
 
-def record(title: str, *, passed: bool) -> None:
-    """Note one more try. A challenge that was passed once stays passed."""
+def record_attempt(title: str, *, passed: bool) -> None:
+    """Record one more attempt. A challenge that was passed once stays passed."""
     lines = load_progress()
     line = lines.setdefault(title, {"tries": 0, "passed": None})
     line["tries"] += 1

@@ -1,7 +1,7 @@
 """Faults: seeded, and placed by message instead of by clock, so that the same seed breaks the same messages every time.
 
-A fault strikes just before one of the sender's attempts (after whatever it checked) and lasts for some. `Faults` counts
-them; `FaultyQueue` is the sender's queue with the faults in front of `publish`. How a fault is caused is a pair of
+A fault strikes just before one of the sender's attempts (after whatever it checked) and lasts for some. `FaultInjector`
+counts them; `FaultyQueue` is the sender's queue with the faults in front of `publish`. How a fault is caused is a pair of
 functions, begin and end; those below act on real connections and real processes.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.errors import FaultUnavailable, InvalidParameter, ServerFailed
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.trace import Trace
@@ -72,41 +72,41 @@ WORKER_FAULTS = ("crash before work", "crash after work", "crash after ack", "po
 
 @dataclass(frozen=True)
 class Fault:
-    """`kind` strikes just before attempt `before` (the first is 1) and lasts for `lasts` attempts."""
+    """One fault of a run: `kind` strikes just before attempt `at` (the first is 1) and lasts for `duration` attempts."""
 
     kind: str
-    before: int
-    lasts: int
+    at: int
+    duration: int
 
     def __post_init__(self) -> None:
         if self.kind not in DESCRIPTIONS:
             raise InvalidParameter(f"{self.kind!r} is no fault; there are {', '.join(DESCRIPTIONS)}")
-        if self.before < 1 or self.lasts < 1:
+        if self.at < 1 or self.duration < 1:
             raise InvalidParameter(f"{self}: attempts are counted from 1, and a fault lasts for at least one")
 
 
-def plan(seed: int, kind: str, messages: int, lasts: int) -> list[Fault]:
-    """Choose where faults strike, never before the second message: one that lasts, or for "away" `lasts` short ones.
+def schedule_faults(seed: int, kind: str, messages: int, duration: int) -> list[Fault]:
+    """Choose where faults strike, never before the second message: one that lasts, or for "away" `duration` short ones.
 
-    >>> [fault.before for fault in plan(7, "away", messages=24, lasts=3)]
+    >>> [fault.at for fault in schedule_faults(7, "away", messages=24, duration=3)]
     [2, 17, 18]
-    >>> plan(7, "cut", messages=24, lasts=3)
-    [Fault(kind='cut', before=4, lasts=3)]
+    >>> schedule_faults(7, "cut", messages=24, duration=3)
+    [Fault(kind='cut', at=4, duration=3)]
     """
-    chance = random.Random(f"{seed} {kind}")
+    rng = random.Random(f"{seed} {kind}")
     if kind == "away":
-        places = sorted(chance.sample(range(2, messages + 1), min(lasts, messages - 1)))
+        places = sorted(rng.sample(range(2, messages + 1), min(duration, messages - 1)))
         return [Fault(kind, place, 1) for place in places]
-    return [Fault(kind, chance.randint(2, max(2, messages - lasts - 2)), lasts)]
+    return [Fault(kind, rng.randint(2, max(2, messages - duration - 2)), duration)]
 
 
-Cause = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]
+FaultAction = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]
 
 
-class Faults:
-    """Begin and end faults as the sender's attempts are counted. At most one of a kind at a time."""
+class FaultInjector:
+    """Injector that begins and ends faults as the sender's attempts are counted. At most one of a kind at a time."""
 
-    def __init__(self, causes: Mapping[str, Cause], trace: Trace) -> None:
+    def __init__(self, causes: Mapping[str, FaultAction], trace: Trace) -> None:
         self._causes, self._trace = causes, trace
         self._planned: list[Fault] = []
         self._active: dict[str, int] = {}  # kind → the last attempt it lasts for
@@ -123,19 +123,19 @@ class Faults:
             raise FaultUnavailable(f"{fault.kind!r} cannot be caused here")
         self._planned.append(fault)
 
-    def inject(self, kind: str, lasts: int) -> None:
+    def inject(self, kind: str, duration: int) -> None:
         """Plan a fault before the next attempt."""
         if kind not in self._active:
-            self.add(Fault(kind, self._attempts + 1, lasts))
+            self.add(Fault(kind, self._attempts + 1, duration))
 
     async def before_attempt(self) -> None:
         """Count an attempt and begin what is due."""
         self._attempts += 1
-        for fault in [fault for fault in self._planned if fault.before <= self._attempts]:
+        for fault in [fault for fault in self._planned if fault.at <= self._attempts]:
             self._planned.remove(fault)
             if fault.kind not in self._active:
-                self._active[fault.kind] = self._attempts + fault.lasts - 1
-                self._trace.mark(Kind.FAULT_BEGAN, "lab", fault.kind)
+                self._active[fault.kind] = self._attempts + fault.duration - 1
+                self._trace.record(EventKind.FAULT_BEGAN, "lab", fault.kind)
                 await self._causes[fault.kind][0]()
 
     async def after_attempt(self) -> None:
@@ -143,15 +143,15 @@ class Faults:
         for kind in [kind for kind, last in self._active.items() if last <= self._attempts]:
             await self._end(kind)
 
-    async def end_all(self) -> None:
-        """End whatever lasts."""
+    async def clear(self) -> None:
+        """End all active faults."""
         for kind in list(self._active):
             await self._end(kind)
 
     async def _end(self, kind: str) -> None:
         await self._causes[kind][1]()
         del self._active[kind]
-        self._trace.mark(Kind.FAULT_ENDED, "lab", kind)
+        self._trace.record(EventKind.FAULT_ENDED, "lab", kind)
 
 
 class FaultyQueue:
@@ -160,7 +160,7 @@ class FaultyQueue:
     An attempt is a publish, or a check after which no publish comes (nobody there, no answer).
     """
 
-    def __init__(self, queue: MessageQueue, faults: Faults) -> None:
+    def __init__(self, queue: MessageQueue, faults: FaultInjector) -> None:
         self._queue, self._faults = queue, faults
 
     async def listeners(self, channel: str) -> int:
@@ -186,8 +186,8 @@ class FaultyQueue:
         return getattr(self._queue, name)
 
 
-class Hold:
-    """Something that may be held back: a handler, a reconnection. Open at first."""
+class Gate:
+    """Gate that holds back a handler or a reconnection. Open at first."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
@@ -198,10 +198,10 @@ class Hold:
         self._open.clear()
 
     def open(self) -> None:
-        """Let go."""
+        """Release whoever waits."""
         self._open.set()
 
-    async def passed(self) -> None:
+    async def wait(self) -> None:
         """Return at once while open, otherwise when it opens."""
         await self._open.wait()
 
@@ -211,50 +211,50 @@ class Hold:
         await self._open.wait()
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, within_s: float = 10.0) -> None:
-    """Wait for something to become true. Raises ServerFailed, saying what did not happen in time."""
+async def wait_until(condition: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 10.0) -> None:
+    """Wait until the condition is true. Raise ServerFailed, saying what did not happen in time."""
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             while not (await met if inspect.isawaitable(met := condition()) else met):
                 await asyncio.sleep(0.002)
     except TimeoutError:
-        raise ServerFailed(f"{what} did not happen within {within_s:g} s") from None
+        raise ServerFailed(f"{what} did not happen within {timeout_s:g} s") from None
 
 
-class Quiet:
-    """How long a trace has had no new event, counted in looks at it.
+class IdleDetector:
+    """Detector of how long a trace has had no new event, counted in polls of it.
 
-    The time between two looks counts for LONGEST_LOOK_S at most: while the whole machine stands still nobody can be heard.
+    The time between two polls counts for MAX_POLL_GAP_S at most: while the whole machine stands still, no event can come.
     """
 
-    LONGEST_LOOK_S = 0.01
+    MAX_POLL_GAP_S = 0.01
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self.begin()
+        self.restart()
 
-    def begin(self) -> None:
+    def restart(self) -> None:
         """Count from here."""
-        self._events, self._looked_at, self._quiet_s = -1, now(), 0.0
+        self._events, self._polled_at, self._idle_s = -1, now(), 0.0
 
-    def has_lasted(self, for_s: float) -> bool:
-        """Look. Whether it is `for_s` of looks ago that something happened."""
+    def is_idle_for(self, seconds: float) -> bool:
+        """Poll the trace. Return whether nothing has happened for so many seconds of polls."""
         events, at = len(self._trace), now()
-        self._quiet_s += min(at - self._looked_at, self.LONGEST_LOOK_S)
+        self._idle_s += min(at - self._polled_at, self.MAX_POLL_GAP_S)
         if events != self._events:
-            self._events, self._quiet_s = events, 0.0
-        self._looked_at = at
-        return self._quiet_s > for_s
+            self._events, self._idle_s = events, 0.0
+        self._polled_at = at
+        return self._idle_s > seconds
 
 
 def check_available(server: EmbeddedServer | ExternalServer, *faults: str) -> None:
     """Raise FaultUnavailable for the first of these that this server does not offer."""
     for fault in faults:
-        if reason := server.unavailable(fault):
+        if reason := server.unavailable_reason(fault):
             raise FaultUnavailable(reason)
 
 
-def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, Cause]:
+def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, FaultAction]:
     """The faults that strike the server's process, as far as it is ours to strike."""
 
     async def kill() -> None:
@@ -266,5 +266,5 @@ def server_faults(server: EmbeddedServer | ExternalServer) -> dict[str, Cause]:
     async def resume() -> None:
         server.resume()
 
-    causes: dict[str, Cause] = {"kill": (kill, server.start), "pause": (pause, resume)}
-    return {kind: cause for kind, cause in causes.items() if server.unavailable(kind) is None}
+    causes: dict[str, FaultAction] = {"kill": (kill, server.start), "pause": (pause, resume)}
+    return {kind: cause for kind, cause in causes.items() if server.unavailable_reason(kind) is None}

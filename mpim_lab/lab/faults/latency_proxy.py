@@ -1,4 +1,4 @@
-"""FarLine: a line to a server that is some milliseconds away, and how many round trips went over it."""
+"""Latency proxy: a connection to a server that is some milliseconds away, with a count of its round trips."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ from mpim_lab.mq.connection.address import Address
 _CHUNK = 64 * 1024
 
 
-class FarLine:
-    """A relay on loopback: `async with FarLine(server.url, one_way_ms=0.5) as line`, and connect to `line.url`.
+class LatencyProxy:
+    """Relay on loopback that adds latency: `async with LatencyProxy(server.url, one_way_ms=0.5) as proxy`.
 
-    `round_trips` counts the times that a client spoke after it had heard something: what is written together is one, however
-    long it is, as long as its answers take longer than its writing.
+    Connect to its `url`. `round_trips` counts the times that a client sent after it had received something: what is written
+    together is one, however long it is, as long as its replies take longer than its writing.
     """
 
     def __init__(self, url: str, *, one_way_ms: float) -> None:
@@ -25,7 +25,7 @@ class FarLine:
         self._address, self._delay_s = Address.parse(url), one_way_ms / 1e3
         self.round_trips = 0
         self._server: asyncio.Server | None = None
-        self._lines: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -40,28 +40,28 @@ class FarLine:
     async def __aexit__(self, *exc_info: object) -> None:
         if self._server is not None:
             self._server.close()
-        for line in list(self._lines):
-            line.cancel()
-        await asyncio.gather(*self._lines, return_exceptions=True)
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line = asyncio.current_task()
-        assert line is not None
-        self._lines.add(line)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
         try:
             async with asyncio.TaskGroup() as both:
                 up_reader, up_writer = await open_streams(self._address)
-                heard = _Heard()
-                both.create_task(self._carry(reader, up_writer, heard, is_up=True))
-                both.create_task(self._carry(up_reader, writer, heard, is_up=False))
+                seen = _ReplySeen()
+                both.create_task(self._relay(reader, up_writer, seen, is_up=True))
+                both.create_task(self._relay(up_reader, writer, seen, is_up=False))
         except* (OSError, asyncio.CancelledError):
             pass
         finally:
-            self._lines.discard(line)
+            self._connections.discard(task)
             writer.close()
 
-    async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard: "_Heard", *, is_up: bool
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: "_ReplySeen", *, is_up: bool
     ) -> None:
         """Every chunk arrives as much later as the way is long; they keep their order and do not wait for each other."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=1_000)
@@ -71,7 +71,7 @@ class FarLine:
                 due_at, chunk = await waiting.get()
                 await asyncio.sleep(max(0.0, due_at - now()))
                 if not is_up:
-                    heard.something = True
+                    seen.something = True
                 if not chunk:
                     return writer.close()
                 writer.write(chunk)
@@ -80,8 +80,8 @@ class FarLine:
         arriving = asyncio.create_task(arrive())
         try:
             while chunk := await reader.read(_CHUNK):
-                if is_up and heard.something:
-                    self.round_trips, heard.something = self.round_trips + 1, False
+                if is_up and seen.something:
+                    self.round_trips, seen.something = self.round_trips + 1, False
                 await waiting.put((now() + self._delay_s, chunk))
             await waiting.put((now() + self._delay_s, b""))
             await arriving
@@ -91,7 +91,7 @@ class FarLine:
                 await arriving
 
 
-class _Heard:
-    """Whether the client has heard something since it spoke last."""
+class _ReplySeen:
+    """Whether the client has received something since it sent last."""
 
     something = True

@@ -1,14 +1,14 @@
-"""Proxy: a line on loopback between a client and its server, which breaks where it is told to: by command, not by clock.
+"""Fault proxy: a relay on loopback between a client and its server, which breaks where it is told to: by command.
 
-It passes whole RESP frames, and knows which reply belongs to which command (`resp_frames.py`). A fault is armed for the next
-command that matches; when it strikes, `struck` is counted up.
+It passes whole RESP frames, and knows which reply belongs to which command (`resp_framing.py`). A fault is armed for the next
+command that matches; when it is triggered, `triggered` is counted up.
 
-| fault           | the command reaches the server | the answer reaches the client | the line            |
+| fault           | the request reaches the server | the reply reaches the client  | the connection      |
 |-----------------|--------------------------------|-------------------------------|---------------------|
-| `lose_command`  | no                             | no                            | breaks              |
-| `lose_reply`    | yes                            | no                            | breaks              |
-| `stall_command` | after `release`                | then, if anybody is there     | stays, and is silent|
-| `stall_reply`   | yes                            | after `release`               | stays, and is silent|
+| `drop_request`  | no                             | no                            | breaks              |
+| `drop_reply`    | yes                            | no                            | breaks              |
+| `delay_request` | after `release`                | then, if anybody is there     | stays, and is silent|
+| `delay_reply`   | yes                            | after `release`               | stays, and is silent|
 | `cut_at_byte`   | as far as it comes             | as far as it comes            | breaks at that byte |
 | `partition`     | after `heal`                   | after `heal`                  | stays, and is silent|
 """
@@ -20,7 +20,7 @@ from typing import Self
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, ServerFailed
 from mpim_lab.lab.faults.relay import open_streams, url_for_clients
-from mpim_lab.lab.faults.resp_framing import Command, Conversation, RespFrames
+from mpim_lab.lab.faults.resp_framing import Command, ReplyMatcher, RespFramer
 from mpim_lab.mq.connection.address import Address
 
 READ_BYTES = 64 * 1024
@@ -33,35 +33,35 @@ class Match:
     command: str | None = None
     containing: bytes = b""
 
-    def fits(self, command: Command) -> bool:
-        """Whether a command is meant."""
+    def matches(self, command: Command) -> bool:
+        """Return whether a command is meant."""
         named = self.command is None or self.command.upper() == command.name
         return named and any(self.containing in word for word in command.words)
 
 
 @dataclass
-class _Armed:
+class _ArmedFault:
     kind: str
     match: Match
     times: int = 1
 
 
 @dataclass
-class _Line:
+class _ProxiedConnection:
     """One client's connection and the one to the server that belongs to it."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
     task: "asyncio.Task[None]"
-    talk: Conversation = field(default_factory=Conversation)
-    commands: RespFrames = field(default_factory=RespFrames)
-    replies: RespFrames = field(default_factory=RespFrames)
+    matcher: ReplyMatcher = field(default_factory=ReplyMatcher)
+    commands: RespFramer = field(default_factory=RespFramer)
+    replies: RespFramer = field(default_factory=RespFramer)
     bytes_left: int | None = None
     client_is_gone: bool = False
 
 
-class Proxy:
-    """Use as a context; clients connect to `url`, which has the server's user, password and database.
+class FaultProxy:
+    """Proxy that injects faults; clients connect to `url`, which has the server's user, password and database.
 
     Clients speak plainly to it, on loopback, also where it speaks TLS to the server.
 
@@ -70,17 +70,17 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         self._upstream = Address.parse(url)
-        self.struck = 0
+        self.triggered = 0
         self._port = 0
         self._server: asyncio.Server | None = None
-        self._armed: list[_Armed] = []
+        self._armed: list[_ArmedFault] = []
         self._cut_after: int | None = None
         self._passing = asyncio.Event()
         self._passing.set()
         self._released = asyncio.Event()
         self._released.set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._holding: set[asyncio.Task[None]] = set()  # lines on which a command is held
+        self._holding: set[asyncio.Task[None]] = set()  # connections on which a command is held
 
     @property
     def url(self) -> str:
@@ -106,86 +106,89 @@ class Proxy:
 
     # Faults
 
-    def lose_command(self, match: Match, times: int = 1) -> None:
-        """Break the line before the command reaches the server: it certainly is not done."""
-        self._arm("lose command", match, times)
+    def drop_request(self, match: Match, times: int = 1) -> None:
+        """Break the connection before the command reaches the server: it certainly is not done."""
+        self._arm("drop request", match, times)
 
-    def lose_reply(self, match: Match, times: int = 1) -> None:
-        """Break the line after the server has done the command, before the client hears of it."""
-        self._arm("lose reply", match, times)
+    def drop_reply(self, match: Match, times: int = 1) -> None:
+        """Break the connection after the server has done the command, before the client gets its reply."""
+        self._arm("drop reply", match, times)
 
-    def stall_command(self, match: Match, times: int = 1) -> None:
-        """Hold the command, and whatever follows it on its line, until `release`; even if the client is gone by then."""
-        self._arm("stall command", match, times)
+    def delay_request(self, match: Match, times: int = 1) -> None:
+        """Hold the command, and whatever follows it on its connection, until `release`, even if the client is gone then."""
+        self._arm("delay request", match, times)
 
-    def stall_reply(self, match: Match, times: int = 1) -> None:
-        """Have the command done, and hold its answer, and whatever follows it, until `release`."""
-        self._arm("stall reply", match, times)
+    def delay_reply(self, match: Match, times: int = 1) -> None:
+        """Have the command done, and hold its reply, and whatever follows it, until `release`."""
+        self._arm("delay reply", match, times)
 
     def release(self) -> None:
-        """Let everything go that is held."""
+        """Release everything that is held."""
         self._released.set()
 
-    async def flushed(self) -> None:
+    async def wait_flushed(self) -> None:
         """Wait until the commands that were held are at the server."""
         if self._holding:
-            await asyncio.wait(self._holding, timeout=1.0)  # a client that stays keeps its line
+            await asyncio.wait(self._holding, timeout=1.0)  # a client that stays keeps its connection
 
     def cut_at_byte(self, count: int) -> None:
-        """Break the next line after `count` bytes from the server, wherever in a frame that is."""
+        """Break the next connection after `count` bytes from the server, wherever in a frame that is."""
         if count < 0:
             raise InvalidParameter(f"count={count}: at least 0")
         self._cut_after = count
 
     def partition(self) -> None:
-        """Nothing passes from now on; lines stay, new ones are taken and hear nothing."""
+        """Let nothing pass from now on; connections stay, new ones are accepted and get nothing."""
         self._passing.clear()
 
     def heal(self) -> None:
-        """Everything passes again."""
+        """Let everything pass again."""
         self._passing.set()
 
     def _arm(self, kind: str, match: Match, times: int) -> None:
         if times < 1:
             raise InvalidParameter(f"times={times}: at least 1")
-        self._armed.append(_Armed(kind, match, times))
+        self._armed.append(_ArmedFault(kind, match, times))
 
-    def _strikes(self, command: Command, kinds: tuple[str, ...]) -> str:
+    def _trigger(self, command: Command, kinds: tuple[str, ...]) -> str:
         for armed in self._armed:
-            if armed.kind in kinds and armed.match.fits(command):
+            if armed.kind in kinds and armed.match.matches(command):
                 armed.times -= 1
                 if not armed.times:
                     self._armed.remove(armed)
-                self.struck += 1
+                self.triggered += 1
                 return armed.kind
         return ""
 
-    # Lines
+    # Connections
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._carry(reader, writer, task)
+            await self._relay(reader, writer, task)
         except (OSError, InvalidMessage, asyncio.CancelledError):
-            pass  # a line that breaks is what lines do
+            pass  # a connection that breaks is what connections do
         finally:
             writer.close()
             self._tasks.discard(task)
             self._holding.discard(task)
 
-    async def _carry(
+    async def _relay(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: "asyncio.Task[None]"
     ) -> None:
         await self._passing.wait()
         server_reader, server_writer = await open_streams(self._upstream)
-        line = _Line(writer, server_writer, task, bytes_left=self._cut_after)
+        connection = _ProxiedConnection(writer, server_writer, task, bytes_left=self._cut_after)
         self._cut_after = None
-        ways = [asyncio.create_task(way) for way in (self._up(reader, line), self._down(server_reader, line))]
+        ways = [
+            asyncio.create_task(way)
+            for way in (self._to_server(reader, connection), self._to_client(server_reader, connection))
+        ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            if line.client_is_gone and not self._released.is_set():  # what is held still goes on its way
+            if connection.client_is_gone and not self._released.is_set():  # what is held still goes on its way
                 await self._released.wait()
                 await asyncio.wait(ways, timeout=1.0)
         finally:
@@ -197,44 +200,44 @@ class Proxy:
                     way.exception()
             server_writer.close()
 
-    async def _up(self, reader: asyncio.StreamReader, line: _Line) -> None:
+    async def _to_server(self, reader: asyncio.StreamReader, connection: _ProxiedConnection) -> None:
         """From the client to the server."""
         while data := await reader.read(READ_BYTES):
-            for frame in line.commands.feed(data):
-                kind = self._strikes(line.talk.command(frame), ("lose command", "stall command"))
-                if kind == "lose command":
+            for frame in connection.commands.feed(data):
+                kind = self._trigger(connection.matcher.command(frame), ("drop request", "delay request"))
+                if kind == "drop request":
                     return
                 if kind:
                     self._released.clear()
-                    line.client_is_gone = True  # as far as the held command is concerned
-                    self._holding.add(line.task)
+                    connection.client_is_gone = True  # as far as the held command is concerned
+                    self._holding.add(connection.task)
                     await self._released.wait()
                 await self._passing.wait()
-                line.server.write(frame)
-            await line.server.drain()
-        if line.client_is_gone:
-            await asyncio.sleep(0.05)  # the server reads what was held before the line ends
+                connection.server.write(frame)
+            await connection.server.drain()
+        if connection.client_is_gone:
+            await asyncio.sleep(0.05)  # the server reads what was held before the connection ends
 
-    async def _down(self, reader: asyncio.StreamReader, line: _Line) -> None:
+    async def _to_client(self, reader: asyncio.StreamReader, connection: _ProxiedConnection) -> None:
         """From the server to the client."""
         while data := await reader.read(READ_BYTES):
-            for frame in line.replies.feed(data):
-                command = line.talk.reply(frame)
-                kind = self._strikes(command, ("lose reply", "stall reply")) if command is not None else ""
-                if kind == "lose reply":
+            for frame in connection.replies.feed(data):
+                command = connection.matcher.reply(frame)
+                kind = self._trigger(command, ("drop reply", "delay reply")) if command is not None else ""
+                if kind == "drop reply":
                     return
                 if kind:
                     self._released.clear()
                     await self._released.wait()
                 await self._passing.wait()
-                if line.bytes_left is not None:
-                    frame, line.bytes_left = frame[: line.bytes_left], line.bytes_left - len(frame)
+                if connection.bytes_left is not None:
+                    frame, connection.bytes_left = frame[: connection.bytes_left], connection.bytes_left - len(frame)
                 with contextlib.suppress(ConnectionError):
-                    line.client.write(frame)
-                if line.bytes_left is not None and line.bytes_left <= 0:
-                    self.struck += 1
+                    connection.client.write(frame)
+                if connection.bytes_left is not None and connection.bytes_left <= 0:
+                    self.triggered += 1
                     with contextlib.suppress(ConnectionError):
-                        await line.client.drain()
+                        await connection.client.drain()
                     return
             with contextlib.suppress(ConnectionError):
-                await line.client.drain()
+                await connection.client.drain()

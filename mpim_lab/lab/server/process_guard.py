@@ -7,11 +7,11 @@ group, away from both.
 
 | exit                           | what ends the server and removes its directory                                     |
 |--------------------------------|------------------------------------------------------------------------------------|
-| `end`                          | the shell; whoever of the group is still there after `END_WITHIN_S` is killed       |
+| `stop`                         | the shell; whoever of the group is still there after `STOP_TIMEOUT_S` is killed     |
 | we are killed                  | the shell, at end-of-file                                                          |
 | we fork, and are killed        | the shell: a forked child closes its copy of the pipe at once                      |
-| the shell is killed            | `end`, by the process group; until then the server goes on                         |
-| the server ends by itself      | nothing to do; `end` removes the directory                                         |
+| the shell is killed            | `stop`, by the process group; until then the server goes on                        |
+| the server ends by itself      | nothing to do; `stop` removes the directory                                        |
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from typing import IO, Any
 
 from mpim_lab.errors import ServerFailed, WrongLoop
 
-END_WITHIN_S = 5.0
-_START_WITHIN_S = 10.0
+STOP_TIMEOUT_S = 5.0
+_START_TIMEOUT_S = 10.0
 # $1 is the directory; the rest is the server's command line. The read ends with a line ("keep") or end-of-file.
 # In the end the whole group is killed, the shell with it: a program that is a script may have started the server itself.
 _SCRIPT = """
@@ -59,19 +59,19 @@ def _close_lifelines() -> None:
 os.register_at_fork(after_in_child=_close_lifelines)
 
 
-def end_with_parent(look_every_s: float = 0.5) -> None:
+def end_with_parent(poll_every_s: float = 0.5) -> None:
     """End this process soon after its parent, even if its event loop hangs and reads no end-of-file."""
     parent = os.getppid()
 
-    def look() -> None:
+    def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(look_every_s)
+            time.sleep(poll_every_s)
         os._exit(1)
 
-    threading.Thread(target=look, name="ends with the parent", daemon=True).start()
+    threading.Thread(target=watch, name="ends with the parent", daemon=True).start()
 
 
-class Guard:
+class ProcessGuard:
     """One server process and the shell that guards it. Belongs to the process that made it: WrongLoop in a forked child."""
 
     def __init__(self, command: Sequence[str], directory: Path) -> None:
@@ -90,7 +90,7 @@ class Guard:
         try:
             self.pid = int(_first_line(self._shell.stdout))
         except ValueError:
-            self.end(keep_directory=True)
+            self.stop(keep_directory=True)
             raise ServerFailed("the shell that guards the server ended at once") from None
 
     def signal(self, number: signal.Signals) -> None:
@@ -114,7 +114,7 @@ class Guard:
             return bool(self.pid) and os.getpgid(self.pid) == self._shell.pid and _state(self.pid) not in ("", "Z")
         return False
 
-    def end(self, *, keep_directory: bool) -> None:
+    def stop(self, *, keep_directory: bool) -> None:
         """Kill the server if it still runs, and the guard; blocks until both are gone (milliseconds)."""
         self._check_owner()
         assert self._shell.stdin is not None and self._shell.stdout is not None
@@ -124,8 +124,8 @@ class Guard:
             self._shell.stdin.write(b"keep\n" if keep_directory else b"")
             self._shell.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._shell.wait(END_WITHIN_S)
-        deadline = time.monotonic() + END_WITHIN_S
+            self._shell.wait(STOP_TIMEOUT_S)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
         if self._shell.poll() is None or self._is_there:  # the shell is stopped, or was killed
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._shell.pid, signal.SIGKILL)
@@ -141,7 +141,7 @@ class Guard:
 
 def _first_line(stream: IO[bytes] | None) -> bytes:
     assert stream is not None
-    ready, _, _ = select.select([stream], [], [], _START_WITHIN_S)
+    ready, _, _ = select.select([stream], [], [], _START_TIMEOUT_S)
     return stream.readline() if ready else b""
 
 

@@ -29,7 +29,7 @@ async def server_version(url: str) -> str:
     return f"Valkey {found['valkey_version']}" if is_valkey else f"Redis {found.get('redis_version', '?')}"
 
 
-async def refusal(client: Any) -> str:
+async def unsupported_reason(client: Any) -> str:
     """Say why the lab cannot use a server of this kind; "" if it can, or if the server does not say what it is."""
     try:
         hello: Any = await client.execute_command("HELLO", "3")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 
 
@@ -12,8 +12,9 @@ from mpim_lab.lab.trace.trace import Trace
 class Verdict:
     """What a run did to its messages; ids in the order they were sent. Equal runs have equal verdicts.
 
-    `misreported` are the ids whose sender was given the `promise` ("delivered", "added") although they are lost. `stuck`
-    are still in a pending list, `dead` among the dead letters: neither lost nor handled. `altered` arrived as another text.
+    `silently_lost` are the ids that are lost although they were acknowledged to the sender, by the word in
+    `acknowledgement` ("delivered", "added"). `stalled` are still in a pending list, `dead_lettered` in the dead-letter
+    queue: neither lost nor handled. `altered` arrived as another text.
     """
 
     sent: int
@@ -21,10 +22,10 @@ class Verdict:
     lost: tuple[str, ...] = ()
     duplicated: tuple[str, ...] = ()
     reordered: tuple[str, ...] = ()
-    misreported: tuple[str, ...] = ()
-    stuck: tuple[str, ...] = ()
-    dead: tuple[str, ...] = ()
-    promise: str = "delivered"
+    silently_lost: tuple[str, ...] = ()
+    stalled: tuple[str, ...] = ()
+    dead_lettered: tuple[str, ...] = ()
+    acknowledgement: str = "delivered"
     altered: tuple[str, ...] = ()
 
     @property
@@ -32,7 +33,7 @@ class Verdict:
         """Which delivery semantics was observed, in the field's words; one run proves no guarantee."""
         observed = {
             (False, False): "exactly once in this run"
-            if not self.stuck + self.dead
+            if not self.stalled + self.dead_lettered
             else "nothing lost, nothing twice, not all done",
             (True, False): "at most once",
             (False, True): "at least once",
@@ -45,9 +46,9 @@ class Verdict:
         counts = f"sent {self.sent:,}  delivered {self.delivered:,}"
         always = {"lost": self.lost, "duplicated": self.duplicated, "reordered": self.reordered}
         sometimes = {
-            f'told "{self.promise}" but lost': self.misreported,
-            "stuck, pending or never given out": self.stuck,
-            "dead letters": self.dead,
+            f'acknowledged "{self.acknowledgement}" but lost': self.silently_lost,
+            "stalled, pending or never delivered": self.stalled,
+            "dead letters": self.dead_lettered,
             "read as another text": self.altered,
         }
         ids = always | {name: found for name, found in sometimes.items() if found}
@@ -66,11 +67,11 @@ def _shown(ids: tuple[str, ...], most: int = 12) -> str:
 def check(
     sent: Sequence[str],
     handled: Sequence[str],
-    promised: Iterable[str] = (),
+    acknowledged: Iterable[str] = (),
     *,
-    stuck: Iterable[str] = (),
-    dead: Iterable[str] = (),
-    promise: str = "delivered",
+    stalled: Iterable[str] = (),
+    dead_lettered: Iterable[str] = (),
+    acknowledgement: str = "delivered",
     conversation_of: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Compare the ids that were sent with the ids one receiver handled, in its order.
@@ -85,7 +86,7 @@ def check(
     times = Counter(handled)
     position = {message: index for index, message in enumerate(sent)}
     unfinished = [message for message in sent if not times[message]]
-    in_pending, given_up, told = set(stuck), set(dead), set(promised)
+    in_pending, given_up, confirmed = set(stalled), set(dead_lettered), set(acknowledged)
     lost = tuple(message for message in unfinished if message not in in_pending | given_up)
     late = _late(handled, position, conversation_of or {})
     return Verdict(
@@ -94,10 +95,10 @@ def check(
         lost=lost,
         duplicated=tuple(message for message in sent if times[message] > 1),
         reordered=tuple(message for message in sent if message in late),
-        misreported=tuple(message for message in lost if message in told),
-        stuck=tuple(message for message in unfinished if message in in_pending - given_up),
-        dead=tuple(message for message in unfinished if message in given_up),
-        promise=promise,
+        silently_lost=tuple(message for message in lost if message in confirmed),
+        stalled=tuple(message for message in unfinished if message in in_pending - given_up),
+        dead_lettered=tuple(message for message in unfinished if message in given_up),
+        acknowledgement=acknowledgement,
     )
 
 
@@ -115,23 +116,25 @@ def _late(handled: Sequence[str], position: Mapping[str, int], conversation_of: 
 def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
     """Judge one receiver's messages in a trace: begun by any sender for `channel`, handled by `receiver`."""
 
-    def ids(*kinds: Kind, actor: str | None = None, detail: str | None = None) -> list[str]:
+    def ids(*kinds: EventKind, actor: str | None = None, detail: str | None = None) -> list[str]:
         return [
             event.message_id
-            for event in trace.of(*kinds)
+            for event in trace.by_kind(*kinds)
             if event.channel == channel and actor in (None, event.actor) and detail in (None, event.detail)
         ]
 
-    sent = list(dict.fromkeys(ids(Kind.CHECKED, Kind.ACCEPTED, Kind.TOLD)))
-    return check(sent, ids(Kind.HANDLED, actor=receiver), ids(Kind.TOLD, detail="delivered"))
+    sent = list(dict.fromkeys(ids(EventKind.CHECKED, EventKind.ACCEPTED, EventKind.OUTCOME)))
+    return check(sent, ids(EventKind.HANDLED, actor=receiver), ids(EventKind.OUTCOME, detail="delivered"))
 
 
 def check_effects(trace: Trace, channel: str) -> Verdict:
     """Judge a stream's messages by their effects, whoever had them: added by any sender, done by any consumer."""
 
-    def ids(kind: Kind) -> list[str]:
-        return [event.message_id for event in trace.of(kind) if event.channel == channel]
+    def ids(kind: EventKind) -> list[str]:
+        return [event.message_id for event in trace.by_kind(kind) if event.channel == channel]
 
-    sent = list(dict.fromkeys(ids(Kind.ACCEPTED)))
-    stuck, dead = ids(Kind.STUCK), ids(Kind.BURIED)
-    return check(sent, ids(Kind.EFFECT), ids(Kind.ADDED), stuck=stuck, dead=dead, promise="added")
+    sent = list(dict.fromkeys(ids(EventKind.ACCEPTED)))
+    stalled, dead = ids(EventKind.STALLED), ids(EventKind.DEAD_LETTERED)
+    return check(
+        sent, ids(EventKind.EFFECT), ids(EventKind.ADDED), stalled=stalled, dead_lettered=dead, acknowledgement="added"
+    )

@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pandas as pd
 
-from mpim_lab.events import Event, Kind, now
+from mpim_lab.events import Event, EventKind, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class RateSample:
 
 
 class Trace:
-    """Collect events; usable as an observer.
+    """All events of a run, in memory; usable as an observer.
 
-    Above `sample_above_per_s` events a second it keeps one message in `one_in` (whole lives, chosen by message id) and
-    says so; None: never, for a run that is judged by its trace. Events without a message (connections, faults) are
-    always kept. Holds at most `limit` events: then it keeps the first ones, counts the rest in `left_out`, and says so.
+    Above `sample_above_per_s` events a second it keeps one message in `sample_rate` (whole histories, chosen by message
+    id) and says so; None: never, for a run that is judged by its trace. Events without a message (connections, faults) are
+    always kept. Holds at most `limit` events: then it keeps the first ones, counts the rest in `dropped`, and says so.
 
         >>> trace = Trace()
-        >>> trace(Event(Kind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
+        >>> trace(Event(EventKind.ACCEPTED, 0.0, "alice", "m1", "user:1001"))
         >>> trace
         Trace(1 event of 1 message by alice; complete)
     """
@@ -39,8 +39,8 @@ class Trace:
     def __init__(self, *, sample_above_per_s: int | None = 5_000, limit: int = 200_000) -> None:
         self.events: list[Event] = []
         self.rates: list[RateSample] = []
-        self.one_in = 1
-        self.left_out = 0
+        self.sample_rate = 1
+        self.dropped = 0
         self._limit = limit
         self._sample_above_per_s = sample_above_per_s
         self._second, self._in_second = 0.0, 0
@@ -50,40 +50,40 @@ class Trace:
         if event.at - self._second >= 1.0:
             self._second, self._in_second = event.at, 0
         self._in_second += 1
-        if self._sample_above_per_s is not None and self._in_second > self._sample_above_per_s * self.one_in:
-            self._keep_half_of_the_messages()
+        if self._sample_above_per_s is not None and self._in_second > self._sample_above_per_s * self.sample_rate:
+            self._halve_the_sample()
         if self._is_kept(event) and len(self.events) < self._limit:
             self.events.append(event)
         else:
-            self.left_out += 1
+            self.dropped += 1
 
     def _is_kept(self, event: Event) -> bool:
-        return self.one_in == 1 or not event.message_id or crc32(event.message_id.encode()) % self.one_in == 0
+        return self.sample_rate == 1 or not event.message_id or crc32(event.message_id.encode()) % self.sample_rate == 0
 
-    def _keep_half_of_the_messages(self) -> None:
-        self.one_in *= 2
+    def _halve_the_sample(self) -> None:
+        self.sample_rate *= 2
         kept = [event for event in self.events if self._is_kept(event)]
-        self.left_out += len(self.events) - len(kept)
+        self.dropped += len(self.events) - len(kept)
         self.events = kept
 
-    def mark(self, kind: Kind, actor: str, detail: str = "") -> None:
+    def record(self, kind: EventKind, actor: str, detail: str = "") -> None:
         """Record something that happened to no message, now: a fault, a connection."""
         self(Event(kind, now(), actor, detail=detail))
 
-    def of(self, *kinds: Kind) -> Iterator[Event]:
+    def by_kind(self, *kinds: EventKind) -> Iterator[Event]:
         """Yield the events of these kinds, in the order they were recorded."""
         return (event for event in self.events if event.kind in kinds)
 
     def by_message(self) -> dict[str, list[Event]]:
         """Group the events by message id, messages in the order they were first seen."""
-        lives: dict[str, list[Event]] = {}
+        histories: dict[str, list[Event]] = {}
         for event in self.events:
             if event.message_id:
-                lives.setdefault(event.message_id, []).append(event)
-        return lives
+                histories.setdefault(event.message_id, []).append(event)
+        return histories
 
-    def life(self, message_id: str) -> list[Event]:
-        """One message's events, in an order that is the same in every run: causes before effects.
+    def history(self, message_id: str) -> list[Event]:
+        """Return one message's events, in an order that is the same in every run: causes before effects.
 
         Who sent it and who received it hear from the server at the same time, so the order in which their events were
         recorded is luck. Of each attempt the sender's events come first, then the others', then what follows from a
@@ -91,16 +91,18 @@ class Trace:
         copy go on side by side.
         """
         events = self.by_message().get(message_id, [])
-        senders = {event.actor for event in events if event.kind in (Kind.ACCEPTED, Kind.CHECKED)}
-        if any(event.kind is Kind.ADDED for event in events):
-            return sorted(events, key=lambda event: event.actor not in senders or event.kind is Kind.STUCK)
+        senders = {event.actor for event in events if event.kind in (EventKind.ACCEPTED, EventKind.CHECKED)}
+        if any(event.kind is EventKind.ADDED for event in events):
+            return sorted(events, key=lambda event: event.actor not in senders or event.kind is EventKind.STALLED)
         ordered: list[Event] = []
         own: list[Event] = []
         theirs: list[Event] = []
         for event in [*events, None]:
-            if event is None or (event.kind is Kind.ACCEPTED and any(one.kind is Kind.ACCEPTED for one in own)):
+            if event is None or (
+                event.kind is EventKind.ACCEPTED and any(one.kind is EventKind.ACCEPTED for one in own)
+            ):
                 kinds = [one.kind for one in own]
-                cut = kinds.index(Kind.CONFIRMED) if Kind.CONFIRMED in kinds else len(own)
+                cut = kinds.index(EventKind.CONFIRMED) if EventKind.CONFIRMED in kinds else len(own)
                 ordered += [*own[:cut], *theirs, *own[cut:]]
                 own, theirs = [], []
             if event is not None:
@@ -132,21 +134,21 @@ class Trace:
         trace = cls()
         for line in text.splitlines():
             record = json.loads(line)
-            trace.events.append(Event(**record | {"kind": Kind(record["kind"])}))
+            trace.events.append(Event(**record | {"kind": EventKind(record["kind"])}))
         return trace
 
     def __len__(self) -> int:
         return len(self.events)
 
     def __repr__(self) -> str:
-        lives = self.by_message()
+        histories = self.by_message()
         actors = _listed({event.actor for event in self.events if event.message_id})
         whole = (
             "complete"
-            if not self.left_out
-            else f"sampled, one message in {self.one_in}, {self.left_out} events left out"
+            if not self.dropped
+            else f"sampled, one message in {self.sample_rate}, {self.dropped} events dropped"
         )
-        events, messages = _counted(len(self.events), "event"), _counted(len(lives), "message")
+        events, messages = _counted(len(self.events), "event"), _counted(len(histories), "message")
         return f"Trace({events} of {messages} by {actors or 'nobody'}; {whole})"
 
 

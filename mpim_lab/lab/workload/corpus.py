@@ -4,7 +4,7 @@ The lines were written for this project (`data/chat_lines.yaml`). A message is o
 many: the number of sentences is log-normal. Half of the messages have at most 24 bytes, one in a thousand more than 500.
 
 What a dictionary is trained on must not be what it is tried on. Therefore the lines and templates of the book are split
-in two by a checksum of their text: `lines` and all that travels draws from one half, `samples` from the other, and each draw
+in two by a checksum of their text: `lines` and all that travels draws from one split, `samples` from the other, and each draw
 has its own seed. No line that is tried has a template that was seen in training, not even "ok": it is harder than life.
 """
 
@@ -22,23 +22,23 @@ import yaml
 from mpim_lab.lab.exercise.questions import data_path
 
 LANGUAGES = ("en", "zh")
-MOST_SENTENCES = 48
+MAX_SENTENCES = 48
 SENTENCES = (-0.5, 1.2)  # mean and deviation of the logarithm
-TRIED, TRAINED = 0, 1  # the two halves of the book
+TEST_SPLIT, TRAINING_SPLIT = 0, 1  # the two halves of the templates
 FIRST_SENT_AT = 1_767_225_600_000  # the first message of a corpus was sent at the start of 2026, UTC
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
 @functools.cache
-def _book() -> dict[str, Any]:
-    book: dict[str, Any] = yaml.safe_load(data_path("chat_lines.yaml").read_text(encoding="utf-8"))
-    return book
+def _load_templates() -> dict[str, Any]:
+    templates: dict[str, Any] = yaml.safe_load(data_path("chat_lines.yaml").read_text(encoding="utf-8"))
+    return templates
 
 
 @functools.cache
-def _half(language: str, kind: str, half: int) -> tuple[str, ...]:
-    """Every line (or template) of a language whose checksum falls into that half."""
-    return tuple(text for text in _book()[language][kind] if zlib.crc32(text.encode()) % 2 == half)
+def _split(language: str, kind: str, split: int) -> tuple[str, ...]:
+    """Return every line (or template) of a language whose checksum falls into that split."""
+    return tuple(text for text in _load_templates()[language][kind] if zlib.crc32(text.encode()) % 2 == split)
 
 
 @dataclass(frozen=True)
@@ -54,69 +54,69 @@ class Corpus:
     seed: int = 7
 
     def lines(self, count: int) -> list[bytes]:
-        """So many messages, UTF-8: what was typed, and nothing else."""
-        return list(self._draw(f"{self.seed} lines", count, TRIED))
+        """Return so many messages, UTF-8: what was typed, and nothing else."""
+        return list(self._draw(f"{self.seed} lines", count, TEST_SPLIT))
 
     def samples(self, count: int = 20_000) -> list[bytes]:
-        """So many messages to train a dictionary on: another draw, from the other half of the book."""
-        return list(self._draw(f"{self.seed} samples", count, TRAINED))
+        """Return so many messages to train a dictionary on: another draw, from the other half of the templates."""
+        return list(self._draw(f"{self.seed} samples", count, TRAINING_SPLIT))
 
     def messages(self, count: int) -> list[bytes]:
-        """The same lines as they travel: JSON, as short as it can be, with sender, conversation and text."""
+        """Return the same lines as they travel: JSON, as short as it can be, with sender, conversation and text."""
         return list(self._wrap(f"{self.seed} messages", self.lines(count)))
 
     def message_samples(self, count: int = 20_000) -> list[bytes]:
-        """`samples` in that form."""
+        """Return `samples` in that form."""
         return list(self._wrap(f"{self.seed} message samples", self.samples(count)))
 
     def envelopes(self, count: int) -> list[bytes]:
-        """The same lines as a chat service keeps them: JSON with an id (128 random bits), and when they were sent (ms)."""
-        return list(self._seal(f"{self.seed} envelopes", self.lines(count)))
+        """Return the same lines as a chat service stores them: JSON with an id (128 random bits) and a sending time."""
+        return list(self._envelope(f"{self.seed} envelopes", self.lines(count)))
 
     def envelope_samples(self, count: int = 20_000) -> list[bytes]:
-        """`samples` in that form."""
-        return list(self._seal(f"{self.seed} envelope samples", self.samples(count)))
+        """Return `samples` in that form."""
+        return list(self._envelope(f"{self.seed} envelope samples", self.samples(count)))
 
     @staticmethod
-    def _draw(seed: str, count: int, half: int) -> Iterator[bytes]:
-        chance = random.Random(seed)
+    def _draw(seed: str, count: int, split: int) -> Iterator[bytes]:
+        rng = random.Random(seed)
         for _ in range(count):
-            language = chance.choice(LANGUAGES)
-            sentences = 1 + min(int(chance.lognormvariate(*SENTENCES)), MOST_SENTENCES - 1)
-            said = [_sentence(language, half, chance) for _ in range(sentences)]
-            yield _joined(list(dict.fromkeys(said)), language).encode()  # nobody says the same twice in one message
+            language = rng.choice(LANGUAGES)
+            sentences = 1 + min(int(rng.lognormvariate(*SENTENCES)), MAX_SENTENCES - 1)
+            chosen = [_sentence(language, split, rng) for _ in range(sentences)]
+            yield _joined(list(dict.fromkeys(chosen)), language).encode()  # nobody says the same twice in one message
 
     @staticmethod
     def _wrap(seed: str, lines: list[bytes]) -> Iterator[bytes]:
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         for line in lines:
-            sender, conversation = str(1_000 + chance.randrange(500)), f"c{chance.randrange(200)}"
+            sender, conversation = str(1_000 + rng.randrange(500)), f"c{rng.randrange(200)}"
             yield _json({"from": sender, "to": conversation, "text": line.decode()})
 
     @staticmethod
-    def _seal(seed: str, lines: list[bytes]) -> Iterator[bytes]:
-        chance, sent_at = random.Random(seed), FIRST_SENT_AT
+    def _envelope(seed: str, lines: list[bytes]) -> Iterator[bytes]:
+        rng, sent_at = random.Random(seed), FIRST_SENT_AT
         for line in lines:
-            sent_at += 1 + int(chance.expovariate(1 / 400))
-            head = {"id": f"{chance.getrandbits(128):032x}", "conversation": f"c{chance.randrange(200)}"}
-            body = {"from": str(1_000 + chance.randrange(500)), "sent_at": sent_at, "text": line.decode()}
+            sent_at += 1 + int(rng.expovariate(1 / 400))
+            head = {"id": f"{rng.getrandbits(128):032x}", "conversation": f"c{rng.randrange(200)}"}
+            body = {"from": str(1_000 + rng.randrange(500)), "sent_at": sent_at, "text": line.decode()}
             yield _json(head | body)
 
 
-def _sentence(language: str, half: int, chance: random.Random) -> str:
-    """A line as it stands, or a template with its slots filled."""
-    if chance.random() < 0.5:
-        return chance.choice(_half(language, "lines", half))
-    slots = _book()["slots"][language]
-    template = chance.choice(_half(language, "templates", half))
-    return _SLOT.sub(lambda slot: str(chance.choice(slots[slot[1]])), template)
+def _sentence(language: str, split: int, rng: random.Random) -> str:
+    """Return a line as it stands, or a template with its slots filled."""
+    if rng.random() < 0.5:
+        return rng.choice(_split(language, "lines", split))
+    slots = _load_templates()["slots"][language]
+    template = rng.choice(_split(language, "templates", split))
+    return _SLOT.sub(lambda slot: str(rng.choice(slots[slot[1]])), template)
 
 
 def _joined(sentences: list[str], language: str) -> str:
     """Sentences as people type them: a stop between two unless there is one already."""
     stop, space = (".", " ") if language == "en" else ("，", "")
-    told = [sentence if sentence[-1] in "?!" else sentence + stop for sentence in sentences[:-1]]
-    return space.join([*told, sentences[-1]])
+    ended = [sentence if sentence[-1] in "?!" else sentence + stop for sentence in sentences[:-1]]
+    return space.join([*ended, sentences[-1]])
 
 
 def _json(record: dict[str, Any]) -> bytes:

@@ -33,9 +33,9 @@ class Workload:
     min_bytes: int = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        chance = random.Random(self.seed)
+        rng = random.Random(self.seed)
         for number in range(1, self.messages + 1):
-            yield f"m{number} {chance.choice(PHRASES)}".encode().ljust(self.min_bytes, b".")
+            yield f"m{number} {rng.choice(PHRASES)}".encode().ljust(self.min_bytes, b".")
 
     def __len__(self) -> int:
         return self.messages

@@ -1,4 +1,4 @@
-"""`python -m mpim_lab.load.gateway`: one process of clients; `crowdprocess` starts it.
+"""`python -m mpim_lab.load.gateway`: one process of clients; `swarm_process` starts it.
 
 The first line on stdin is the plan; each further one an order {"do": name, …}, answered by one line: what it found. The
 process ends at the end of stdin: whoever started it is gone, or has no more orders.
@@ -15,22 +15,22 @@ from typing import Any
 
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server.process_guard import end_with_parent
-from mpim_lab.load.gateway.announce import Announce
-from mpim_lab.load.gateway.crowd import Crowd
-from mpim_lab.load.gateway.plan import CrowdPlan
-from mpim_lab.load.gateway.talk import Talk
+from mpim_lab.load.gateway.fanout_probe import FanoutProbe
+from mpim_lab.load.gateway.plan import SwarmPlan
+from mpim_lab.load.gateway.swarm import ClientSwarm
+from mpim_lab.load.gateway.traffic import Traffic
 
-MOST_LINE_BYTES = 1024 * 1024
+MAX_LINE_BYTES = 1024 * 1024
 
 
 async def work() -> None:
     """Take the plan, then obey one order after another."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_give_up)
-    orders = asyncio.StreamReader(limit=MOST_LINE_BYTES)
+    orders = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await loop.connect_read_pipe(lambda: _Orders(orders), sys.stdin)
-    crowd = Crowd(CrowdPlan(**json.loads(await orders.readline())))
-    places: tuple[Any, ...] = (crowd, Talk(crowd), Announce(crowd))
+    swarm = ClientSwarm(SwarmPlan(**json.loads(await orders.readline())))
+    places: tuple[Any, ...] = (swarm, Traffic(swarm), FanoutProbe(swarm))
     async for line in orders:
         order = json.loads(line)
         name = order.pop("do")

@@ -1,4 +1,4 @@
-"""Client: one WebSocket connection of a crowd."""
+"""Client: one WebSocket connection of a swarm."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,13 +6,14 @@ from typing import cast
 
 from mpim_lab.errors import CorruptPayload, LoadFailed
 from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PING, PONG, TEXT
+from mpim_lab.load.gateway.client_protocol import ClientProtocol, FrameKind, ReceivedEvent
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
-from mpim_lab.load.gateway.speech import Heard, Speech, What
 
 
 class Client(asyncio.Protocol):
-    """Say and hear. `on_failed(why)`: this client was cut off, or was told that something was not done. `on_heard(client)`:
-    it may have something to say by and by, with `say_due`.
+    """One WebSocket client. `on_failed(why)`: it was cut off, or was answered that something was not done.
+
+    `on_received(client)`: it may have something to send by and by, with `flush_due`.
 
     `on_pushed`, `on_notice` and `on_answer` are for whoever counts or asks just now; `ready` until it is connected.
     """
@@ -20,21 +21,25 @@ class Client(asyncio.Protocol):
     __slots__ = (
         "_handshake",
         "_on_failed",
-        "_on_heard",
+        "_on_received",
         "_reader",
         "_transport",
         "on_answer",
         "on_notice",
         "on_pushed",
+        "protocol",
         "ready",
-        "speech",
     )
 
     def __init__(
-        self, speech: Speech, host: str, on_failed: Callable[[str], None], on_heard: Callable[["Client"], None]
+        self,
+        protocol: ClientProtocol,
+        host: str,
+        on_failed: Callable[[str], None],
+        on_received: Callable[["Client"], None],
     ) -> None:
-        self.speech, self._on_failed, self._on_heard = speech, on_failed, on_heard
-        self._handshake: Handshake | None = Handshake(host, speech.path, speech.subprotocols)
+        self.protocol, self._on_failed, self._on_received = protocol, on_failed, on_received
+        self._handshake: Handshake | None = Handshake(host, protocol.path, protocol.subprotocols)
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
         self.ready: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
@@ -49,28 +54,28 @@ class Client(asyncio.Protocol):
         self._transport.write(self._handshake.request)
 
     def data_received(self, data: bytes) -> None:
-        """Hear what arrived; a server that cannot be understood is left."""
+        """Handle what arrived; disconnect from a server that cannot be understood."""
         try:
             if self._handshake is not None:
                 rest = self._handshake.feed(data)
                 if rest is None:
                     return
                 self._handshake = None
-                if opening := self.speech.opening():
-                    self.tell(opening)
+                if hello := self.protocol.hello():
+                    self.send(hello)
                 data = rest
             for first, payload in self._reader.feed(data):
-                self._hear(first, payload)
+                self._on_frame(first, payload)
         except CorruptPayload as error:
             self._fail(str(error))
 
-    def _hear(self, first: int, payload: bytes) -> None:
+    def _on_frame(self, first: int, payload: bytes) -> None:
         if first == TEXT:
-            for heard in self.speech.hear(payload):
-                self._take(heard)
+            for event in self.protocol.receive(payload):
+                self._on_event(event)
         elif first == BINARY:
-            for frame in self.speech.unpacked(payload):
-                self._hear(TEXT, frame)
+            for frame in self.protocol.unpack(payload):
+                self._on_frame(TEXT, frame)
         elif first == PING:
             assert self._transport is not None
             self._transport.write(masked(payload, PONG))
@@ -81,32 +86,32 @@ class Client(asyncio.Protocol):
         elif first != PONG:
             raise CorruptPayload(f"not a frame that was asked for: {first:#x}")
 
-    def _take(self, heard: Heard) -> None:
-        what, text, reply = heard
+    def _on_event(self, event: ReceivedEvent) -> None:
+        kind, text, reply = event
         if reply:
-            self.tell(reply)
-        if what is What.PUSHED:
+            self.send(reply)
+        if kind is FrameKind.PUSHED:
             self.on_pushed(text)
-            self._on_heard(self)
-        elif what is What.ANSWERED:
+            self._on_received(self)
+        elif kind is FrameKind.ANSWERED:
             self.on_answer()
-        elif what is What.NOTICE:
+        elif kind is FrameKind.NOTICE:
             self.on_notice(text)
-        elif what is What.READY:
+        elif kind is FrameKind.READY:
             if self.ready is not None and not self.ready.done():
                 self.ready.set_result(None)
-        elif what is What.FAILED:
+        elif kind is FrameKind.FAILED:
             self._fail(text)
 
-    def tell(self, frame: bytes) -> None:
-        """Send one frame; whoever is not connected any more has told that by `on_failed`."""
+    def send(self, frame: bytes) -> None:
+        """Send one frame; one that is not connected any more has said so by `on_failed`."""
         if self._transport is not None:
             self._transport.write(masked(frame))
 
-    def say_due(self) -> None:
-        """Say what was gathered."""
-        for frame in self.speech.due():
-            self.tell(frame)
+    def flush_due(self) -> None:
+        """Send what was gathered."""
+        for frame in self.protocol.flush():
+            self.send(frame)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended, and a load never ends one itself."""

@@ -15,8 +15,8 @@ from websockets.utils import accept_key, generate_key
 from mpim_lab.errors import CorruptPayload
 from mpim_lab.im.gateway.fast_connection import MASKED, TEXT, frame_head
 
-MOST_BYTES = 1024 * 1024
-MOST_HEAD_BYTES = 16 * 1024
+MAX_BYTES = 1024 * 1024
+MAX_HEAD_BYTES = 16 * 1024
 _NO_MASK = bytes(4)
 
 
@@ -69,7 +69,7 @@ class FrameReader:
     def _check(self) -> None:
         """Refuse the beginning of what would never be a frame, or of one too large to wait for."""
         first, size = self._rest[0], self._rest[1] if len(self._rest) > 1 else 0
-        if not first & 0x80 or size & MASKED or len(self._rest) > MOST_BYTES:
+        if not first & 0x80 or size & MASKED or len(self._rest) > MAX_BYTES:
             raise CorruptPayload(f"not a frame that a gateway sends: {self._rest[:20]!r}")
 
 
@@ -95,7 +95,7 @@ class Handshake:
         self._head += data
         head, end, rest = self._head.partition(b"\r\n\r\n")
         if not end:
-            if len(head) > MOST_HEAD_BYTES:
+            if len(head) > MAX_HEAD_BYTES:
                 raise CorruptPayload("the answer to the handshake does not end")
             return None
         status, *lines = head.decode("latin-1").split("\r\n")

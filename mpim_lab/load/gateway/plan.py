@@ -1,4 +1,4 @@
-"""Plan: what one load process holds of a crowd of clients. Client n of all is written to by client n - all/2 - 1."""
+"""Plan: what one load process holds of a swarm of clients. Client n of all is written to by client n - all/2 - 1."""
 
 import os
 from dataclasses import dataclass, field
@@ -7,16 +7,16 @@ MPIM, SOCKET_IO = "mpim", "socket.io"
 
 
 @dataclass(frozen=True)
-class CrowdPlan:
+class SwarmPlan:
     """Clients `part`, of `parts`, of `clients` in all: of two parts the first has the first half.
 
-    speech: MPIM or SOCKET_IO. secret: what MPIM's tokens are signed with. redis_url: where MPIM's notices are published,
+    protocol: MPIM or SOCKET_IO. secret: what MPIM's tokens are signed with. redis_url: where MPIM's notices are published,
     under `prefix`.
     packed: whether MPIM's clients read batches, as its own client does. at_once: how many connect at a time.
     run: goes before every name, so that two runs on one server have nothing to do with each other.
     """
 
-    speech: str
+    protocol: str
     port: int
     clients: int
     part: int = 0
@@ -33,7 +33,7 @@ class CrowdPlan:
     def mine(self) -> range:
         """The numbers of this part's clients.
 
-        >>> [CrowdPlan("mpim", 80, clients=5, part=part, parts=2).mine for part in (0, 1)]
+        >>> [SwarmPlan("mpim", 80, clients=5, part=part, parts=2).mine for part in (0, 1)]
         [range(0, 2), range(2, 5)]
         """
         return range(self.part * self.clients // self.parts, (self.part + 1) * self.clients // self.parts)
@@ -47,9 +47,9 @@ class CrowdPlan:
         return f"{self.run}-{group}"
 
     def partner(self, number: int) -> int:
-        """To whom a client writes: half the crowd away, so in another process; nobody writes back to who wrote to them.
+        """To whom a client writes: half the swarm away, so in another process; nobody writes back to who wrote to them.
 
-        >>> plan = CrowdPlan("mpim", 80, clients=1_000)
+        >>> plan = SwarmPlan("mpim", 80, clients=1_000)
         >>> plan.partner(0), plan.partner(501)
         (501, 2)
         """

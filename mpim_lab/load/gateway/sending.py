@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from mpim_lab.events import now
 from mpim_lab.load.gateway.client import Client
-from mpim_lab.load.redis.ticker import ticking
+from mpim_lab.load.redis.ticker import precise_interval
 
 TICK_S = 0.001
-ANSWERED_WITHIN_S = 10.0
+ANSWER_TIMEOUT_S = 10.0
 SendOne = Callable[[int, int, float], None]  # which client of ours, which message, when it was due
 
 
-async def send_steadily(
+async def send_open_loop(
     send: SendOne, clients: int, own: tuple[int, int], *, per_s: float, seconds: float, start_at: float
 ) -> int:
     """Each client in turn sends the next message when it is due; gives how many were sent: all that were due.
@@ -37,12 +37,12 @@ async def send_steadily(
         if not done.done():
             done.set_result(None)
 
-    with ticking(tick, start_at, TICK_S):
+    with precise_interval(tick, start_at, TICK_S):
         await done
     return sent
 
 
-async def send_closed(
+async def send_closed_loop(
     send: SendOne, clients: Sequence[Client], own: tuple[int, int], *, in_flight: int, seconds: float, start_at: float
 ) -> tuple[int, int]:
     """Each client keeps `in_flight` messages unanswered until the time is up; gives how many were sent and answered.
@@ -76,6 +76,6 @@ async def send_closed(
         for _ in range(in_flight):
             send_next(place)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(end_at - now() + ANSWERED_WITHIN_S):
+        async with asyncio.timeout(end_at - now() + ANSWER_TIMEOUT_S):
             await done
     return sent, answered

@@ -13,19 +13,19 @@ from typing import Any
 
 from mpim_lab.events import now
 from mpim_lab.lab.server.process_guard import end_with_parent
-from mpim_lab.load.redis.batch_contestants import Batchers
-from mpim_lab.load.redis.contestants import CONTESTANTS, Publish, receiving
-from mpim_lab.load.redis.growth import receiving_many, spreading
+from mpim_lab.load.redis.batch_adapters import Batchers
+from mpim_lab.load.redis.candidates import CANDIDATES, Publish, subscribe_with
+from mpim_lab.load.redis.growth import round_robin_channels, subscribe_many
+from mpim_lab.load.redis.parent_channel import ParentChannel
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
 from mpim_lab.load.redis.publisher import ClosedLoop, OpenLoop
 from mpim_lab.load.redis.receiver import Receiver
-from mpim_lab.load.redis.wire import Wire
-from mpim_lab.plain import first_of
+from mpim_lab.terminal import first_error
 
 
 async def work(role: str) -> None:
     """Take the plan from the wire, do the role's part, sum up."""
-    wire = await Wire.open()
+    wire = await ParentChannel.open()
     plan = await wire.plan
     faulthandler.dump_traceback_later(plan.limit_s, exit=True)  # works even if the loop hangs
     summary = await {"publisher": publish, "receiver": receive}[role](plan, wire)
@@ -33,12 +33,12 @@ async def work(role: str) -> None:
     await wire.close()
 
 
-async def publish(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
+async def publish(plan: LoadPlan, wire: ParentChannel) -> dict[str, Any]:
     """Connect, warm up, wait for the word, publish."""
-    contestant = CONTESTANTS[plan.who]
-    async with contestant.connect(plan) as send:
-        await warm_up(plan, send, contestant.batch)
-        loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(plan, spreading(plan, send), contestant.batch)
+    candidate = CANDIDATES[plan.who]
+    async with candidate.connect(plan) as send:
+        await warm_up(plan, send, candidate.batch)
+        loop = (OpenLoop if plan.offered_per_s else ClosedLoop)(plan, round_robin_channels(plan, send), candidate.batch)
         wire.on_stop = loop.stop  # before the word: "stop" may come with it, or sooner
         wire.report("ready")
         await wire.go.wait()
@@ -59,12 +59,12 @@ async def warm_up(plan: LoadPlan, send: Publish, batch: int) -> None:
         await send.open(plan.channel)
 
 
-async def receive(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
-    """Subscribe, tally until all that was sent is there or is given up as lost."""
+async def receive(plan: LoadPlan, wire: ParentChannel) -> dict[str, Any]:
+    """Subscribe, count until all that was sent is there or is given up as lost."""
     receiver = receiver_of(plan)
-    take, begun = receiver.take, now()
+    on_payload, begun = receiver.on_payload, now()
     many = plan.channels > 1 or plan.subscribers > 1
-    async with receiving_many(plan, take) if many else receiving(plan, take) as lost:
+    async with subscribe_many(plan, on_payload) if many else subscribe_with(plan, on_payload) as lost:
         ready_s = now() - begun
         wire.report("ready")
         cpu_s = time.process_time()
@@ -78,11 +78,11 @@ async def receive(plan: LoadPlan, wire: Wire) -> dict[str, Any]:
 
 def receiver_of(plan: LoadPlan) -> Receiver:
     """Who tallies what arrives. Only those who gather import numpy: it takes 0.2 s, and memory that is measured."""
-    if not CONTESTANTS[plan.who].gathers:
+    if not CANDIDATES[plan.who].batches_received:
         return Receiver(plan)
-    from mpim_lab.load.redis.gathering import GatheringReceiver
+    from mpim_lab.load.redis.batched_receiver import BatchedReceiver
 
-    return GatheringReceiver(plan)
+    return BatchedReceiver(plan)
 
 
 async def unless(lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] | Coroutine[Any, Any, Any]) -> Any:
@@ -96,7 +96,7 @@ async def unless(lost: asyncio.Future[Exception], awaited: asyncio.Future[Any] |
 
 
 @contextlib.asynccontextmanager
-async def reporting(plan: LoadPlan, wire: Wire, interval: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
+async def reporting(plan: LoadPlan, wire: ParentChannel, interval: Callable[[], dict[str, Any]]) -> AsyncIterator[None]:
     """While the context lasts, write a line every `report_every_s`, and a last one at its end."""
 
     async def report() -> None:
@@ -136,7 +136,7 @@ def main() -> None:
     try:
         run(work(sys.argv[1]))
     except Exception as error:
-        traceback.print_exception(first_of(error))  # the parent shows the last lines only
+        traceback.print_exception(first_error(error))  # the parent shows the last lines only
         sys.exit(1)
 
 

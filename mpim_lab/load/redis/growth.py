@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from mpim_lab.load.redis import bare
-from mpim_lab.load.redis.contestants import Publish, Take
+from mpim_lab.load.redis import minimal_client
+from mpim_lab.load.redis.candidates import OnPayload, Publish
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
 
 AT_ONCE = 100  # connections: a server's queue of those it has yet to accept holds a few hundred
@@ -15,7 +15,7 @@ SUBSCRIBED_AT_ONCE = 1_000
 _SEQUENCE = slice(HEAD.size)
 
 
-def spreading(plan: LoadPlan, publish: Publish) -> Publish:
+def round_robin_channels(plan: LoadPlan, publish: Publish) -> Publish:
     """Publish to one of the plan's channels, by chance; the same ones in every run."""
     if plan.channels == 1:
         return publish
@@ -27,28 +27,31 @@ def spreading(plan: LoadPlan, publish: Publish) -> Publish:
     return send
 
 
-def receiving_many(plan: LoadPlan, take: Take) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
-    """As `contestants.receiving`, for a plan with several channels or several subscribers."""
-    return _all_channels(plan, take) if plan.channels > 1 else _all_subscribers(plan, take)
+def subscribe_many(plan: LoadPlan, on_payload: OnPayload) -> AbstractAsyncContextManager["asyncio.Future[Exception]"]:
+    """As `candidates.subscribe_with`, for a plan with several channels or several subscribers."""
+    return _all_channels(plan, on_payload) if plan.channels > 1 else _all_subscribers(plan, on_payload)
 
 
 @asynccontextmanager
-async def _all_channels(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def _all_channels(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """One `MessageQueue`, subscribed to every channel."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         for some in _chunks(plan.channels, SUBSCRIBED_AT_ONCE):
             await asyncio.gather(
-                *(mq.subscribe(f"{plan.channel}:{number}", lambda message: take(message.payload)) for number in some)
+                *(
+                    mq.subscribe(f"{plan.channel}:{number}", lambda message: on_payload(message.payload))
+                    for number in some
+                )
             )
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
 
 
 @asynccontextmanager
-async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def _all_subscribers(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """So many bare connections, the cheapest there are: what is measured is the server's fan-out."""
-    fan_in, lines = FanIn(plan.subscribers, take), []
+    fan_in, lines = LastReceiver(plan.subscribers, on_payload), []
     lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     def end(broken: "asyncio.Future[Exception]") -> None:
@@ -57,7 +60,7 @@ async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio
 
     try:
         for some in _chunks(plan.subscribers, AT_ONCE):
-            lines += await asyncio.gather(*(bare.connect(plan.url, fan_in.take) for _ in some))
+            lines += await asyncio.gather(*(minimal_client.connect(plan.url, fan_in.on_payload) for _ in some))
         for line in lines:
             line.subscribe(plan.prefix + plan.channel)
             line.lost.add_done_callback(end)
@@ -70,21 +73,21 @@ async def _all_subscribers(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio
             line.transport.close()
 
 
-class FanIn:
+class LastReceiver:
     """Hand a message on once the last of `subscribers` has it.
 
     >>> got = []
-    >>> fan_in = FanIn(2, got.append)
-    >>> for payload in (b"message 1", b"message 2", b"message 1"): fan_in.take(payload)
+    >>> fan_in = LastReceiver(2, got.append)
+    >>> for payload in (b"message 1", b"message 2", b"message 1"): fan_in.on_payload(payload)
     >>> got
     [b'message 1']
     """
 
-    def __init__(self, subscribers: int, take: Take) -> None:
-        self._subscribers, self._hand_on = subscribers, take
+    def __init__(self, subscribers: int, on_payload: OnPayload) -> None:
+        self._subscribers, self._hand_on = subscribers, on_payload
         self._missing: dict[bytes, int] = {}  # head of a payload → how many have yet to get it
 
-    def take(self, payload: bytes) -> None:
+    def on_payload(self, payload: bytes) -> None:
         """Count a payload that one of the subscribers got."""
         head = payload[_SEQUENCE]
         missing = self._missing.get(head, self._subscribers) - 1

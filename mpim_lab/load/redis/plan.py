@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from mpim_lab.errors import InvalidParameter
 
 HEAD = struct.Struct("<Qd")  # a payload begins with its sequence number and the moment it was due, in monotonic seconds
-NO_SAMPLE = 1 << 62  # a `one_in` that no sequence number but 0 is a multiple of
+NO_SAMPLE = 1 << 62  # a `sample_rate` that no sequence number but 0 is a multiple of
 
 
 def sequence_of(payload: bytes) -> int:
@@ -34,8 +34,8 @@ class LoadPlan:
     is open: messages are due at that rate whatever the answers do, and at most `tasks` publishes are unanswered.
     With several `channels` each message goes to one of them, by chance, and the receiver subscribes to all; with several
     `subscribers` each of them gets every message, and one counts as received once the last has it.
-    `prefix` goes before every name of the contestants that are told of it; for the others it is in `channel`.
-    One message in `one_in` is followed through its whole life. `report_every_s` of 0 asks for the summary only.
+    `prefix` goes before every name of the candidates that are told of it; for the others it is in `channel`.
+    One message in `sample_rate` is followed through its whole life. `report_every_s` of 0 asks for the summary only.
     Raises InvalidParameter when a number is outside its bounds.
     """
 
@@ -50,7 +50,7 @@ class LoadPlan:
     channels: int = 1
     subscribers: int = 1
     prefix: str = ""
-    one_in: int = NO_SAMPLE
+    sample_rate: int = NO_SAMPLE
     report_every_s: float = 0.0
 
     def __post_init__(self) -> None:

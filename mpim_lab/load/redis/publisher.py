@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mpim_lab.events import Kind, now
-from mpim_lab.load.redis.contestants import Publish
+from mpim_lab.events import EventKind, now
+from mpim_lab.load.redis.candidates import Publish
 from mpim_lab.load.redis.plan import HEAD, LoadPlan
-from mpim_lab.load.redis.ticker import ticking
+from mpim_lab.load.redis.ticker import precise_interval
 
 TICK_S = 0.0005
 Life = tuple[int, str, float, int | None]  # sequence number, kind of event, when, count
@@ -47,7 +47,12 @@ class ClosedLoop:
         self._limit = self.sent
 
     async def _one_by_one(self) -> None:
-        publish, channel, padding, one_in = self._publish, self._plan.channel, self._padding, self._plan.one_in
+        publish, channel, padding, sample_rate = (
+            self._publish,
+            self._plan.channel,
+            self._padding,
+            self._plan.sample_rate,
+        )
         pack, take, due_at = HEAD.pack, self._take, self._due_at
         while True:
             if (sequence := take()) < 0:
@@ -56,17 +61,22 @@ class ClosedLoop:
                 return
             due = due_at(sequence)
             count = await publish(channel, pack(sequence, due) + padding)
-            if not sequence % one_in:
+            if not sequence % sample_rate:
                 self._note(sequence, due, count)
 
     async def _batch_by_batch(self) -> None:
-        publish, channel, padding, one_in = self._publish, self._plan.channel, self._padding, self._plan.one_in
+        publish, channel, padding, sample_rate = (
+            self._publish,
+            self._plan.channel,
+            self._padding,
+            self._plan.sample_rate,
+        )
         pack = HEAD.pack
         while True:
             if taken := self._take_some(self._batch):
                 dues = self._dues_of(taken)
                 counts = await publish(channel, [pack(*head) + padding for head in zip(taken, dues, strict=True)])
-                for sequence in range(-(-taken.start // one_in) * one_in, taken.stop, one_in):
+                for sequence in range(-(-taken.start // sample_rate) * sample_rate, taken.stop, sample_rate):
                     self._note(sequence, dues[sequence - taken.start], counts[sequence - taken.start])
             elif not await self._more():
                 return
@@ -80,7 +90,7 @@ class ClosedLoop:
 
     def _note(self, sequence: int, due: float, answer: int | str) -> None:
         count = answer if isinstance(answer, int) else None  # an entry's id is no number of receivers
-        self.lives += ((sequence, Kind.ACCEPTED, due, None), (sequence, Kind.PUBLISHED, now(), count))
+        self.lives += ((sequence, EventKind.ACCEPTED, due, None), (sequence, EventKind.PUBLISHED, now(), count))
 
     def _take(self) -> int:
         """Give the next sequence number, or -1 if none may be sent now."""
@@ -128,7 +138,7 @@ class OpenLoop(ClosedLoop):
         while len(self._idle) < self._plan.tasks and self.sent < self._last:
             await asyncio.sleep(0)
         self._started_at = now() + 2 * TICK_S
-        clock.enter_context(ticking(self._tick, self._started_at, TICK_S))
+        clock.enter_context(precise_interval(self._tick, self._started_at, TICK_S))
         await super()._start(clock)
 
     def stop(self) -> None:

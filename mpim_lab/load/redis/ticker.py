@@ -19,7 +19,7 @@ _CLOCK_MONOTONIC, _ABSOLUTE_TIME = 1, 1
 
 
 @contextlib.contextmanager
-def ticking(tick: Callable[[], None], first_at: float, every_s: float) -> Iterator[None]:
+def precise_interval(tick: Callable[[], None], first_at: float, every_s: float) -> Iterator[None]:
     """Call `tick` in the running loop at `first_at` (monotonic seconds) and every `every_s` seconds from then on.
 
     Ends with the context. For the main thread only.

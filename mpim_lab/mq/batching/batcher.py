@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull, Unconfirmed
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.batching.buffer import Backlog, Receipt, all_of, first_of
 from mpim_lab.mq.batching.flow_control import Credit
@@ -238,7 +238,7 @@ class Batcher:
         self._sender.more()
         if self._is_reporting:
             for payload in payloads:
-                self._reporter.message(Kind.ACCEPTED, payload, self._carrier.name)
+                self._reporter.message(EventKind.ACCEPTED, payload, self._carrier.name)
         if self._line:
             self._admit()
         return receipt

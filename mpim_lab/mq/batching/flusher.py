@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpim_lab.errors import InvalidParameter, MpimError, QueueClosed, Unconfirmed
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.mq.batching.buffer import Backlog
 from mpim_lab.mq.batching.policies import BatchRule
 from mpim_lab.mq.batching.transports import Carrier
@@ -105,7 +105,7 @@ class BatchSender:
                 self._on_room()
                 if self._is_reporting:
                     for payload in batch:
-                        self._reporter.message(Kind.BATCHED, payload, self._carrier.name, count=len(batch))
+                        self._reporter.message(EventKind.BATCHED, payload, self._carrier.name, count=len(batch))
                 await self._send(batch)
                 self.batches += 1
         finally:
@@ -199,11 +199,11 @@ class BatchSender:
     def _report(self, payload: bytes, outcome: Any) -> None:
         name = self._carrier.name
         if isinstance(outcome, int):
-            self._reporter.message(Kind.PUBLISHED, payload, name, count=outcome)
+            self._reporter.message(EventKind.PUBLISHED, payload, name, count=outcome)
         elif isinstance(outcome, str):
-            self._reporter.message(Kind.ADDED, payload, name, detail=outcome)
+            self._reporter.message(EventKind.ADDED, payload, name, detail=outcome)
         else:
-            self._reporter.message(Kind.FAILED, payload, name, detail=f"{type(outcome).__name__}: {outcome}")
+            self._reporter.message(EventKind.FAILED, payload, name, detail=f"{type(outcome).__name__}: {outcome}")
 
 
 def _to_be_repeated(outcomes: Sequence[Any]) -> int:

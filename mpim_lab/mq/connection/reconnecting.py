@@ -28,7 +28,7 @@ from mpim_lab.errors import (
     QueueClosed,
     QueueFull,
 )
-from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
+from mpim_lab.events import EventKind, Observer, Reporter, call_safely, now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.handler import OneLoop
@@ -324,7 +324,7 @@ class Link:
         if self._closed or self._loop.is_over:
             return
         self._cause, self._lost_at = reason, now()
-        self._reporter.note(Kind.DISCONNECTED, detail=str(reason))
+        self._reporter.system(EventKind.DISCONNECTED, detail=str(reason))
         self._keeper = asyncio.create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
@@ -336,10 +336,10 @@ class Link:
                 return await self._dial()
 
     def _report_connected(self, channels: int) -> None:
-        self._reporter.note(Kind.CONNECTED, count=self._times_made)
+        self._reporter.system(EventKind.CONNECTED, count=self._times_made)
         if self._lost_at is not None and channels:
             gap_s = now() - self._lost_at
-            self._reporter.note(Kind.RESUBSCRIBED, count=channels, seconds=gap_s)
+            self._reporter.system(EventKind.RESUBSCRIBED, count=channels, seconds=gap_s)
             if self._on_gap is not None:
                 call_safely(self._on_gap, gap_s)
         self._lost_at = None

@@ -26,7 +26,7 @@ from mpim_lab.errors import (
     QueueClosed,
     ReorderOverflow,
 )
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, settled
@@ -125,7 +125,7 @@ class ConversationReader:
         if not number.isdigit():
             _log.warning("%s: not a numbered message: %r", message.channel, message.payload[:40])
             return
-        self._queue.reporter.message(Kind.RECEIVED, payload, self._conversations.name)
+        self._queue.reporter.message(EventKind.RECEIVED, payload, self._conversations.name)
         async with self._one_at_a_time:
             await self._take(Numbered(self.conversation, int(number), payload))
 
@@ -162,7 +162,7 @@ class ConversationReader:
             finally:
                 self._is_handling = False
             self.position = numbered.sequence
-            self._queue.reporter.message(Kind.HANDLED, numbered.payload, self._conversations.name)
+            self._queue.reporter.message(EventKind.HANDLED, numbered.payload, self._conversations.name)
 
     def _end_with(self, error: MpimError, cause: BaseException) -> None:
         error.__cause__ = cause

@@ -28,7 +28,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from mpim_lab.errors import CommandRejected, CorruptPayload, LeaseLost, MpimError
-from mpim_lab.events import Kind, now, shown_name
+from mpim_lab.events import EventKind, now, shown_name
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import Loop, checked_handler, settled
@@ -113,7 +113,7 @@ class OrderedWorker:
         await self.seats.begin(seat)
         most = 1 if seat.doubtful else len(seat.in_hand)  # one of them may be a killer: find out which
         for ordered in seat.in_hand[:most]:
-            self._report(Kind.RECEIVED, ordered, count=seat.tries + seat.failures)
+            self._report(EventKind.RECEIVED, ordered, count=seat.tries + seat.failures)
             effects = Effects(self._stream.queue.keys)
             failed = await self._handle(ordered, effects)
             if failed is not None:
@@ -124,8 +124,8 @@ class OrderedWorker:
         committed, refused = await self.seats.commit(seat, done)
         if self._reporter.is_on:
             for ordered, _ in done[:committed]:
-                self._report(Kind.HANDLED, ordered)
-                self._report(Kind.ACKED, ordered)
+                self._report(EventKind.HANDLED, ordered)
+                self._report(EventKind.ACKED, ordered)
         if refused or failed is not None:
             await self._failed(seat, seat.in_hand[0], refused or f"{type(failed).__name__}: {failed}")
 
@@ -146,7 +146,7 @@ class OrderedWorker:
     async def _failed(self, seat: Seat, ordered: Ordered, said: str) -> None:
         _log.info("%s: %s %d: %r", self.name, ordered.conversation, ordered.sequence, said)
         seat.failures += 1
-        self._report(Kind.FAILED, ordered, detail=said)
+        self._report(EventKind.FAILED, ordered, detail=said)
         delay_s = self._retry.delay_s(seat.tries + seat.failures - 1, random.random())
         if delay_s is None:
             await self._bury(seat, ordered, "tries used up", said)
@@ -162,9 +162,9 @@ class OrderedWorker:
             seat.due_at = now() + self._retry.backoff.most_s
             return
         _log.error("%s: %s %d is a dead letter: %r", self.name, ordered.conversation, ordered.sequence, said or reason)
-        self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)
+        self._report(EventKind.DEAD_LETTERED, ordered, detail=f"{reason}: {said}" if said else reason)
 
-    def _report(self, kind: Kind, ordered: Ordered, *, detail: str = "", count: int | None = None) -> None:
+    def _report(self, kind: EventKind, ordered: Ordered, *, detail: str = "", count: int | None = None) -> None:
         if self._reporter.is_on:
             self._reporter.message(
                 kind, ordered.data, self._stream.name, detail=detail, count=count, actor=shown_name(self.name)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.events import Kind
+from mpim_lab.events import EventKind
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import Access
@@ -110,12 +110,12 @@ async def append(access: Access, payload: bytes, keys: Sequence[bytes], *words: 
     """Run append.lua and report what became of the message."""
     reporter, name = access.reporter, access.name
     if reporter.is_on:
-        reporter.message(Kind.ACCEPTED, payload, name)
+        reporter.message(EventKind.ACCEPTED, payload, name)
     try:
         sequence, is_new = await _APPEND.run(access.commands, keys, *words)
     except Exception as error:
-        reporter.message(Kind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
+        reporter.message(EventKind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
         raise
     if reporter.is_on:
-        reporter.message(Kind.ADDED, payload, name, detail=f"number {sequence}" + ("" if is_new else ", known"))
+        reporter.message(EventKind.ADDED, payload, name, detail=f"number {sequence}" + ("" if is_new else ", known"))
     return Appended(sequence, bool(is_new))

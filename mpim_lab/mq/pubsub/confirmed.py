@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from mpim_lab.errors import InvalidMessage, MpimError, NotConnected
-from mpim_lab.events import Kind, first_word
+from mpim_lab.events import EventKind, first_word
 from mpim_lab.keys import confirm_channel, user_channel
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.encoding import Message, wire_payload
@@ -64,7 +64,7 @@ class ConfirmedSender:
         for confirmed in waiting:
             confirmed.set()
         if waiting:
-            self._queue.reporter.message(Kind.CONFIRMED, message.payload, user_channel(self._uid))
+            self._queue.reporter.message(EventKind.CONFIRMED, message.payload, user_channel(self._uid))
 
     async def send(self, uid: str, payload: bytes | str) -> str:
         """Send "<id> <text>"; gives "delivered" if the receiver confirmed, otherwise "unconfirmed": perhaps handled.

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from mpim_lab.errors import InvalidParameter, MpimError
-from mpim_lab.events import Kind, Observer, Reporter, shown_name
+from mpim_lab.events import EventKind, Observer, Reporter, shown_name
 from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.bounds import check_whole
@@ -150,16 +150,16 @@ class MessageQueue:
         return head
 
     async def _publish_reporting(self, channel: Name, payload: bytes, packed: bytes) -> int:
-        self.reporter.message(Kind.ACCEPTED, payload, channel)
+        self.reporter.message(EventKind.ACCEPTED, payload, channel)
         try:
             connection = self._commands.connection
             if connection.blocked:
                 connection = await self._commands.room()
             receivers: int = await connection.send(packed)
         except MpimError as error:
-            self.reporter.message(Kind.FAILED, payload, channel, detail=f"{type(error).__name__}: {error}")
+            self.reporter.message(EventKind.FAILED, payload, channel, detail=f"{type(error).__name__}: {error}")
             raise
-        self.reporter.message(Kind.PUBLISHED, payload, channel, count=receivers)
+        self.reporter.message(EventKind.PUBLISHED, payload, channel, count=receivers)
         return receivers
 
     async def listeners(self, channel: Name) -> int:

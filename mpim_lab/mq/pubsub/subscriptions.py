@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, cast
 
 from mpim_lab.errors import AlreadySubscribed, CommandRejected, HandlerTimeout, InvalidParameter, MpimError, QueueClosed
-from mpim_lab.events import Kind, Reporter
+from mpim_lab.events import EventKind, Reporter
 from mpim_lab.keys import Keys, Name, same_name
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.handler import Cancellations, inside, is_async, is_inside, refuse
@@ -30,12 +30,12 @@ _new = tuple.__new__
 def report_failed(reporter: Reporter, message: Message, error: BaseException) -> None:
     """Report that a handler raised: to the log and to the observer. The next message is handled all the same."""
     _log.error("%s: the handler of %r raised", reporter.actor, message.channel, exc_info=error)
-    reporter.message(Kind.FAILED, message.payload, message.channel, detail=f"{type(error).__name__}: {error}")
+    reporter.message(EventKind.FAILED, message.payload, message.channel, detail=f"{type(error).__name__}: {error}")
 
 
 def report_dropped(reporter: Reporter, message: Message, why: str) -> None:
     """Report that a message which had arrived was thrown away."""
-    reporter.message(Kind.DROPPED, message.payload, message.channel, detail=why)
+    reporter.message(EventKind.DROPPED, message.payload, message.channel, detail=why)
 
 
 def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[Message], bool]:
@@ -52,7 +52,7 @@ def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[M
             report_failed(reporter, message, error)
             return True
         if is_on:
-            reporter.message(Kind.HANDLED, message.payload, message.channel)
+            reporter.message(EventKind.HANDLED, message.payload, message.channel)
         return True
 
     return take
@@ -77,7 +77,7 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
             return True
         if is_on:
             for payload in payloads:
-                reporter.message(Kind.RECEIVED, payload, channel)
+                reporter.message(EventKind.RECEIVED, payload, channel)
         for number, payload in enumerate(payloads):
             if not take(_new(Message, (channel, payload, pattern))):
                 for rest in payloads[number + 1 :]:
@@ -116,7 +116,7 @@ async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], repo
                     raise
                 report_failed(reporter, message, error)
             else:
-                reporter.message(Kind.HANDLED, message.payload, message.channel)
+                reporter.message(EventKind.HANDLED, message.payload, message.channel)
 
 
 class Messages(AsyncIterator[Message]):
@@ -133,7 +133,7 @@ class Messages(AsyncIterator[Message]):
         self._check()
         if (last := self._last) is not None:
             self._last = None
-            self._reporter.message(Kind.HANDLED, last.payload, last.channel)
+            self._reporter.message(EventKind.HANDLED, last.payload, last.channel)
         try:
             self._last = await self._inbox.get()
         except QueueClosed:
@@ -264,7 +264,7 @@ class Subscriptions:
             channel, pattern = self._keys.channel_name(push[2]), channel
         message = _new(Message, (channel, payload, pattern))  # half the time of Message(...)
         if self._is_reporting and not subscription.unpacks:
-            self._reporter.message(Kind.RECEIVED, payload, channel)
+            self._reporter.message(EventKind.RECEIVED, payload, channel)
         if not subscription.take(message):
             self._dropped(message)
             self._end_later(subscription)
@@ -303,7 +303,7 @@ class Subscriptions:
                 self._take_back(subscription)
                 self._drop(subscription.abandon(), "it could not be subscribed")
             raise
-        self._reporter.note(Kind.SUBSCRIBED, channel=channel)
+        self._reporter.system(EventKind.SUBSCRIBED, channel=channel)
 
     async def end(self, channel: Name, *, pattern: bool) -> None:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
@@ -335,7 +335,7 @@ class Subscriptions:
         finally:
             self._leave(subscription)
         await self._finish(subscription, limits.close_timeout_s)
-        self._reporter.note(Kind.UNSUBSCRIBED, channel=subscription.channel)
+        self._reporter.system(EventKind.UNSUBSCRIBED, channel=subscription.channel)
 
     async def _finish(self, subscription: Subscription, timeout_s: float) -> None:
         """Let its handler finish what has arrived; one that asks for it itself is left to finish."""
@@ -377,7 +377,7 @@ class Subscriptions:
         finishing = {*leaving, *self._finishing}
         await asyncio.gather(*(self._finish(each, until - loop.time()) for each in finishing))
         for each in leaving:
-            self._reporter.note(Kind.UNSUBSCRIBED, channel=each.channel)
+            self._reporter.system(EventKind.UNSUBSCRIBED, channel=each.channel)
 
     @property
     def are_asking(self) -> bool:
@@ -410,7 +410,7 @@ class Subscriptions:
     def _refused(self, subscription: Subscription, error: CommandRejected) -> None:
         """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""
         _log.error("%s: %r: not subscribed again: %s", self._reporter.actor, subscription.channel, error)
-        self._reporter.note(Kind.FAILED, channel=subscription.channel, detail=f"not subscribed again: {error}")
+        self._reporter.system(EventKind.FAILED, channel=subscription.channel, detail=f"not subscribed again: {error}")
         if not subscription.is_leaving:
             subscription.is_leaving = True
             self._leave(subscription, error)

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimError, QueueClosed
-from mpim_lab.events import Kind, now, shown_name
+from mpim_lab.events import EventKind, now, shown_name
 from mpim_lab.keys import Name, name_bytes, same_name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import LEAVING
@@ -235,7 +235,7 @@ class Consumer:
         self._in_hand.update(zip(raw_ids_of(deliveries), deliveries, strict=True))
         if self._is_reporting:
             for delivery in deliveries:
-                self.group.report(Kind.RECEIVED, delivery, count=delivery.deliveries, actor=self.shown_name)
+                self.group.report(EventKind.RECEIVED, delivery, count=delivery.deliveries, actor=self.shown_name)
         if self._read_ahead and len(deliveries) >= min(room, self._prefetch):
             try:
                 await self._ask_ahead()
@@ -322,7 +322,7 @@ class Consumer:
                 self._claim_at = now() + scan.idle_ms / 2e3
             deliveries = await self.group.take(self.name, lines, idle_ms=scan.idle_ms)
             for delivery in deliveries:
-                self.group.report(Kind.CLAIMED, delivery, count=delivery.deliveries, actor=self.shown_name)
+                self.group.report(EventKind.CLAIMED, delivery, count=delivery.deliveries, actor=self.shown_name)
             if self._membership is not None:
                 for other in {name_bytes(line.consumer) for line in lines} - {self._raw_name}:
                     await self._membership.remove(other)
@@ -354,7 +354,7 @@ class Consumer:
             self._room.set()
             if self._is_reporting:
                 for delivery in chunk:
-                    self.group.report(Kind.ACKED, delivery, actor=self.shown_name)
+                    self.group.report(EventKind.ACKED, delivery, actor=self.shown_name)
 
     def forget(self, delivery: Delivery) -> None:
         """It is not in hand any more: acknowledged, buried, or somebody else's."""
@@ -400,7 +400,7 @@ class Consumer:
         self._in_hand.clear()
         for delivery in held:
             if delivery.raw_id in released:
-                self.group.report(Kind.RELEASED, delivery, actor=self.shown_name)
+                self.group.report(EventKind.RELEASED, delivery, actor=self.shown_name)
         while (scan := self._leftovers) is not None and self._membership is not None:
             await self._beat(self._membership)
             await self.group.release(self.name, await scan.next(MOST_IDS, but=()))

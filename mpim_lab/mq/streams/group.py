@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mpim_lab.errors import CommandRejected, MpimError
-from mpim_lab.events import Kind, shown_name
+from mpim_lab.events import EventKind, shown_name
 from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.coalescer import Turn
@@ -125,7 +125,7 @@ class ConsumerGroup:
 
     def _acked(self, delivery: Delivery, done: "asyncio.Future[None]", actor: Name) -> None:
         if not done.cancelled() and done.exception() is None:
-            self.report(Kind.ACKED, delivery, actor=actor)
+            self.report(EventKind.ACKED, delivery, actor=actor)
 
     # What is unfinished
 
@@ -198,7 +198,7 @@ class ConsumerGroup:
             delivery.entry, reason=reason, error=error, deliveries=delivery.deliveries
         )
         if buried:
-            self.report(Kind.BURIED, delivery, detail=f"{reason}: {error}" if error else reason)
+            self.report(EventKind.DEAD_LETTERED, delivery, detail=f"{reason}: {error}" if error else reason)
         return buried
 
     async def lag(self) -> int | None:
@@ -212,7 +212,7 @@ class ConsumerGroup:
         return min(int(lag), int(await self._link.call("XLEN", self.access.key))) if is_behind else 0
 
     def report(
-        self, kind: Kind, delivery: Delivery, *, actor: Name = "", detail: str = "", count: int | None = None
+        self, kind: EventKind, delivery: Delivery, *, actor: Name = "", detail: str = "", count: int | None = None
     ) -> None:
         """Report what happened to a delivery, under its first field's value."""
         self.access.reporter.message(

@@ -17,7 +17,7 @@ from mpim_lab.errors import (
     PartlyAdded,
     QueueClosed,
 )
-from mpim_lab.events import Kind, shown_name
+from mpim_lab.events import EventKind, shown_name
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import Access
@@ -74,7 +74,7 @@ class Stream:
         return added.decode()
 
     async def _add_reporting(self, told: bytes, command: bytes) -> str:
-        self._reporter.message(Kind.ACCEPTED, told, self.name)
+        self._reporter.message(EventKind.ACCEPTED, told, self.name)
         try:
             connection = self._commands.connection
             if connection.blocked:
@@ -97,7 +97,7 @@ class Stream:
         packed = [self._pack(payload, None) for payload in payloads]
         if self._is_reporting:
             for told, _ in packed:
-                self._reporter.message(Kind.ACCEPTED, told, self.name)
+                self._reporter.message(EventKind.ACCEPTED, told, self.name)
         try:
             outcomes = await call_many(self._commands, [command for _, command in packed])
         except Exception as error:
@@ -123,7 +123,7 @@ class Stream:
         return [outcome if isinstance(outcome, MpimError) else outcome.decode() for outcome in await outcomes]
 
     def _report_outcome(self, told: bytes, outcome: bytes | Exception) -> None:
-        kind = Kind.ADDED if isinstance(outcome, bytes) else Kind.FAILED
+        kind = EventKind.ADDED if isinstance(outcome, bytes) else EventKind.FAILED
         detail = outcome.decode() if isinstance(outcome, bytes) else f"{type(outcome).__name__}: {outcome}"
         self._reporter.message(kind, told, self.name, detail=detail)
 

@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
-from mpim_lab.events import Kind, now
+from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, refuse
@@ -113,7 +113,7 @@ class Worker:
             again = await self.consumer.again(failed) if self.consumer.has(failed) else None
             if again is None:
                 return []
-            self._group.report(Kind.RETRIED, again, count=again.deliveries, actor=self.consumer.shown_name)
+            self._group.report(EventKind.RETRIED, again, count=again.deliveries, actor=self.consumer.shown_name)
             return [again]
         due_ms = WAIT_MS if not self._later else int((self._later[0][0] - now()) * 1e3) + 1
         return await self.consumer.fetch(min(WAIT_MS, due_ms))
@@ -169,7 +169,7 @@ class Worker:
                 await self._failed(delivery, error)
                 continue
             if self._is_reporting:
-                self._group.report(Kind.HANDLED, delivery, actor=consumer.shown_name)
+                self._group.report(EventKind.HANDLED, delivery, actor=consumer.shown_name)
             if is_async:
                 acks.append(consumer.ack(delivery))
                 if cancellations.are_ours:  # the handler has kept it from us
@@ -180,7 +180,7 @@ class Worker:
     async def _failed(self, delivery: Delivery, error: BaseException) -> None:
         said, who = f"{type(error).__name__}: {error}", self.consumer.shown_name
         _log.info("%s: entry %s, delivery %d: %s", who, delivery.entry.id, delivery.deliveries, said)
-        self._group.report(Kind.FAILED, delivery, detail=said, actor=who)
+        self._group.report(EventKind.FAILED, delivery, detail=said, actor=who)
         delay_s = self._retry.delay_s(delivery.deliveries, random.random())
         if delay_s is None:
             await self._bury(delivery, "tries used up", said)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.plain import ending_well
 from mpim_lab.soak.api.actions import weights
 from mpim_lab.soak.api.runner import Played, forget, play
 from mpim_lab.soak.api.schedule import Step, parse_steps, schedule_of, shrunk
+from mpim_lab.terminal import run_main
 
 SEEDS_AT_ONCE = 5
 SHRINK_S = 60.0
@@ -186,4 +186,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ending_well(main))
+    sys.exit(run_main(main))

@@ -15,9 +15,9 @@ Bounded = Callable[[Call], Awaitable[Outcome]]
 SOON_S = 5.0  # for what comes by itself: reconnecting, claims, retries
 
 
-async def eventually(w: World, kind: str, what: str, holds: Callable[[], Any], within_s: float = SOON_S) -> None:
+async def eventually(w: World, kind: str, what: str, holds: Callable[[], Any], timeout_s: float = SOON_S) -> None:
     """Wait until something holds: True, or a text that says what is wrong. Raises Violation."""
-    deadline, said = w.clock() + within_s, None
+    deadline, said = w.clock() + timeout_s, None
     while w.clock() < deadline:
         said = holds()
         if inspect.isawaitable(said):

@@ -17,8 +17,8 @@ _LAST_S = (0.005, 0.03, 0.03, 0.12, 0.12, 0.6)  # the last: longer than a time-o
 def _lasting(name: str, begin: Callable[[World], Any], end: Callable[[World], Any]) -> Callable[..., Call | None]:
     """An action: begin, and end after a moment."""
 
-    def action(w: World, chance: random.Random) -> Call | None:
-        lasts_s = chance.choice(_LAST_S)
+    def action(w: World, rng: random.Random) -> Call | None:
+        lasts_s = rng.choice(_LAST_S)
         if w.fault:
             return None
         w.fault = name
@@ -41,9 +41,9 @@ def _lasting(name: str, begin: Callable[[World], Any], end: Callable[[World], An
     return action
 
 
-def cut(w: World, chance: random.Random) -> Call | None:
+def cut(w: World, rng: random.Random) -> Call | None:
     """Cut one connection of ours (CLIENT KILL), or all of them."""
-    number, everything = chance.randrange(1_000), chance.random() < 0.2
+    number, everything = rng.randrange(1_000), rng.random() < 0.2
     if w.fault:
         return None
 
@@ -64,18 +64,18 @@ async def clients(w: World) -> list[dict[str, str]]:
     return [line for line in lines if "client" not in line.get("cmd", "")]
 
 
-def lose(w: World, chance: random.Random) -> Call | None:
+def lose(w: World, rng: random.Random) -> Call | None:
     """Break the second queue's line at one of its next commands: before the server has it, or before its answer."""
-    which = chance.choice(("lose_command", "lose_reply"))
-    name = chance.choice((None, "XADD", "EVALSHA", "XREADGROUP", "SUBSCRIBE", "XACK"))
+    which = rng.choice(("drop_request", "drop_reply"))
+    name = rng.choice((None, "XADD", "EVALSHA", "XREADGROUP", "SUBSCRIBE", "XACK"))
     w.is_armed = True
     getattr(w.proxy, which)(Match(name))
     return Call(f"FAULT proxy.{which}({name})", asyncio.sleep(0), modes=("wait",))
 
 
-def release(w: World, chance: random.Random) -> Call | None:
+def release(w: World, rng: random.Random) -> Call | None:
     """Let handlers go on that hang."""
-    if pick(chance, [True, False]) is None:
+    if pick(rng, [True, False]) is None:
         return None
     w.released.set()
     w.released = asyncio.Event()

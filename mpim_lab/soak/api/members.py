@@ -69,18 +69,18 @@ def _handler(w: World, group: Group, is_async: bool) -> Callable[[Entry], Any]:
     return waiting if is_async else plain
 
 
-def work(w: World, chance: random.Random) -> Call | None:
+def work(w: World, rng: random.Random) -> Call | None:
     """Start a worker; its name may be that of one that has left, or is just leaving."""
-    slot = pick(chance, w.open_slots())
+    slot = pick(rng, w.open_slots())
     made = [group for model in part_of(w).streams.values() for group in model.groups.values() if group.is_made]
-    group: Group | None = pick(chance, made)
+    group: Group | None = pick(rng, made)
     if slot is None or group is None:
         return None
-    name, is_async, parallel = chance.choice(NAMES), chance.random() < 0.6, chance.choice((1, 1, 4))
+    name, is_async, parallel = rng.choice(NAMES), rng.random() < 0.6, rng.choice((1, 1, 4))
     if not is_free(w, group, name):
         return None
-    in_hand = chance.choice((1, 2, 5, 100))
-    options = {"prefetch": chance.choice((1, 5, 100)), "most_in_hand": in_hand, "read_ahead": chance.random() < 0.3}
+    in_hand = rng.choice((1, 2, 5, 100))
+    options = {"prefetch": rng.choice((1, 5, 100)), "most_in_hand": in_hand, "read_ahead": rng.random() < 0.3}
     running = start_worker(w, slot, group, name, is_async=is_async, parallel=parallel, **options)
     shown = f"{'async' if is_async else 'plain'}, parallel={parallel}, {options}"
     return Call(f"{slot.name}: Worker({group.stream.name}/{group.name}, {name!r}, {shown})", running, CALL_S)
@@ -131,12 +131,12 @@ async def _run(w: World, member: Member) -> None:
         member.state, member.ended_at = "ended", now()
 
 
-def stop(w: World, chance: random.Random) -> Call | None:
+def stop(w: World, rng: random.Random) -> Call | None:
     """Stop a worker, or cancel it."""
-    member: Member | None = pick(chance, part_of(w).running("worker"))
+    member: Member | None = pick(rng, part_of(w).running("worker"))
     if member is None:
         return None
-    cancel = chance.random() < 0.4
+    cancel = rng.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'stop'} worker {member.name} of {member.group.stream.name}/{member.group.name}"
     limit_s = END_S + 2 * CALL_S + WAIT_MS / 1e3
@@ -165,17 +165,17 @@ async def end_member(w: World, member: Member, *, cancel: bool = False) -> None:
 # Consumers by hand
 
 
-def consume(w: World, chance: random.Random) -> Call | None:
+def consume(w: World, rng: random.Random) -> Call | None:
     """Begin to consume by hand."""
-    slot = pick(chance, w.open_slots())
+    slot = pick(rng, w.open_slots())
     made = [group for model in part_of(w).streams.values() for group in model.groups.values() if group.is_made]
-    group: Group | None = pick(chance, made)
+    group: Group | None = pick(rng, made)
     if slot is None or group is None:
         return None
-    name = f"hand-{chance.choice(NAMES)}"
+    name = f"hand-{rng.choice(NAMES)}"
     if not is_free(w, group, name):
         return None
-    in_hand = chance.choice((1, 2, 5, 100))
+    in_hand = rng.choice((1, 2, 5, 100))
 
     async def starting() -> None:
         handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])
@@ -213,12 +213,12 @@ async def _lead(w: World, member: Member) -> None:
         member.state, member.ended_at = "ended", now()
 
 
-def fetch(w: World, chance: random.Random) -> Call | None:
+def fetch(w: World, rng: random.Random) -> Call | None:
     """Fetch by hand; some of what is held is acknowledged first."""
-    member: Member | None = pick(chance, part_of(w).running("consumer"))
+    member: Member | None = pick(rng, part_of(w).running("consumer"))
     if member is None or member.actor is None:
         return None
-    share = chance.choice((0.0, 0.5, 1.0))
+    share = rng.choice((0.0, 0.5, 1.0))
     group = member.group
 
     async def step(consumer: Consumer) -> int:
@@ -238,12 +238,12 @@ def fetch(w: World, chance: random.Random) -> Call | None:
     return Call(text, member.actor.ask(step), 4 * CALL_S + FETCH_MS / 1e3, modes=("wait", "aside"))
 
 
-def end_consumer(w: World, chance: random.Random) -> Call | None:
+def end_consumer(w: World, rng: random.Random) -> Call | None:
     """Leave, or be cancelled."""
-    member: Member | None = pick(chance, part_of(w).running("consumer"))
+    member: Member | None = pick(rng, part_of(w).running("consumer"))
     if member is None:
         return None
-    cancel = chance.random() < 0.4
+    cancel = rng.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'leave'} consumer {member.name} of {member.group.stream.name}/{member.group.name}"
     return Call(text, end_member(w, member, cancel=cancel), END_S + 4 * CALL_S, modes=("wait", "aside"))

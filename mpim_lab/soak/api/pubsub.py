@@ -127,12 +127,12 @@ def _async(w: World, sub: Sub, slot: QueueSlot) -> Callable[[Message], Any]:
 # Actions
 
 
-def subscribe(w: World, chance: random.Random) -> Call | None:
+def subscribe(w: World, rng: random.Random) -> Call | None:
     """Subscribe a handler, plain or async, with some policy."""
-    slot = pick(chance, w.open_slots())
-    channel, pattern = chance.choice(CHANNELS)
-    is_async = chance.random() < 0.6
-    policy = chance.choice(("wait", "wait", "drop oldest", "disconnect"))
+    slot = pick(rng, w.open_slots())
+    channel, pattern = rng.choice(CHANNELS)
+    is_async = rng.random() < 0.6
+    policy = rng.choice(("wait", "wait", "drop oldest", "disconnect"))
     if slot is None:
         return None
     sub = Sub((slot.number, slot.life, channel, pattern), policy)
@@ -140,7 +140,7 @@ def subscribe(w: World, chance: random.Random) -> Call | None:
     _part(w).subs.append(sub)
     (gate := w.gate(sub.key)).begin()
     handler = _async(w, sub, slot) if is_async else _plain(w, sub)
-    running = slot.queue.subscribe(channel, handler, pattern=pattern, limit=chance.choice((2, 100)), when_full=policy)
+    running = slot.queue.subscribe(channel, handler, pattern=pattern, limit=rng.choice((2, 100)), when_full=policy)
     kind = "async" if is_async else "plain"
     text = f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, when_full={policy!r})"
     return Call(text, running, 2 * CALL_S, lambda outcome: _subscribed(w, [sub], taken, outcome, [gate]))
@@ -164,14 +164,14 @@ def _subscribed(w: World, subs: list[Sub], taken: list[Sub], outcome: Outcome, g
         w.violate("subscribed twice", f"{subs[0].key} has two handlers")
 
 
-def unsubscribe(w: World, chance: random.Random) -> Call | None:
+def unsubscribe(w: World, rng: random.Random) -> Call | None:
     """Unsubscribe from something, or from nothing."""
-    slot = pick(chance, w.open_slots())
+    slot = pick(rng, w.open_slots())
     if slot is None:
         return None
     alive = _part(w).alive(slot)
-    sub = pick(chance, alive)
-    channel, pattern = sub.key[2:] if sub is not None and chance.random() < 0.9 else chance.choice(CHANNELS)
+    sub = pick(rng, alive)
+    channel, pattern = sub.key[2:] if sub is not None and rng.random() < 0.9 else rng.choice(CHANNELS)
     key = (slot.number, slot.life, channel, pattern)
     ended = [each for each in alive if each.key == key]
     (gate := w.gate(key)).begin()
@@ -188,13 +188,13 @@ def unsubscribe(w: World, chance: random.Random) -> Call | None:
     return Call(f"{slot.name}.unsubscribe({channel!r}, pattern={pattern})", running, END_S, done)
 
 
-def publish(w: World, chance: random.Random) -> Call | None:
+def publish(w: World, rng: random.Random) -> Call | None:
     """Publish some messages at once."""
-    slot = pick(chance, w.open_slots())
+    slot = pick(rng, w.open_slots())
     if slot is None:
         return None
-    channel = chance.choice(CHANNELS[:3])[0]
-    payloads = [f"{w.next()}:{w.behaviour(chance, BEHAVIOURS)}" for _ in range(chance.choice((1, 1, 2, 6)))]
+    channel = rng.choice(CHANNELS[:3])[0]
+    payloads = [f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}" for _ in range(rng.choice((1, 1, 2, 6)))]
 
     async def all_of_them() -> None:
         for outcome in await asyncio.gather(
@@ -206,11 +206,11 @@ def publish(w: World, chance: random.Random) -> Call | None:
     return Call(f"{slot.name}.publish({channel!r}, {' '.join(payloads)})", all_of_them())
 
 
-def listen(w: World, chance: random.Random) -> Call | None:
+def listen(w: World, rng: random.Random) -> Call | None:
     """Begin to listen to one, two or three names."""
-    slot = pick(chance, w.open_slots())
-    names = chance.sample(CHANNELS, chance.choice((1, 2, 2, 3)))
-    limit, policy = chance.choice((2, 2, 100)), chance.choice(("wait", "wait", "drop oldest", "disconnect"))
+    slot = pick(rng, w.open_slots())
+    names = rng.sample(CHANNELS, rng.choice((1, 2, 2, 3)))
+    limit, policy = rng.choice((2, 2, 100)), rng.choice(("wait", "wait", "drop oldest", "disconnect"))
     if slot is None:
         return None
     listener = Listener(slot, [Sub((slot.number, slot.life, *name), policy) for name in names])
@@ -290,19 +290,19 @@ def _deliver(w: World, listener: Listener, message: Message) -> None:
             sub.probes += 1
 
 
-def read_some(w: World, chance: random.Random) -> Call | None:
+def read_some(w: World, rng: random.Random) -> Call | None:
     """Have a listener read on for a few messages."""
-    listener = pick(chance, [each for each in _part(w).listeners if each.state == "open"])
+    listener = pick(rng, [each for each in _part(w).listeners if each.state == "open"])
     if listener is None:
         return None
-    listener.want += chance.choice((1, 2, 5, 100))
+    listener.want += rng.choice((1, 2, 5, 100))
     listener.news.set()
     return Call(f"read {listener.want} from a listener of {listener.slot.name}", asyncio.sleep(0), modes=("wait",))
 
 
-def leave(w: World, chance: random.Random) -> Call | None:
+def leave(w: World, rng: random.Random) -> Call | None:
     """Leave a listen: after a message, or cancelled while it waits for one."""
-    listener = pick(chance, [each for each in _part(w).listeners if each.state == "open"])
+    listener = pick(rng, [each for each in _part(w).listeners if each.state == "open"])
     if listener is None:
         return None
     gates = [w.gate(sub.key) for sub in listener.subs]
@@ -334,9 +334,9 @@ async def end_listener(listener: Listener) -> None:
         raise error
 
 
-def drain(w: World, chance: random.Random) -> Call | None:
+def drain(w: World, rng: random.Random) -> Call | None:
     """Wait until everything is handled; cancelled if that is not so soon, as it waits for handlers."""
-    slot = pick(chance, w.open_slots())
+    slot = pick(rng, w.open_slots())
     if slot is None:
         return None
 
@@ -348,9 +348,9 @@ def drain(w: World, chance: random.Random) -> Call | None:
     return Call(f"{slot.name}.drain()", at_most())
 
 
-def close_queue(w: World, chance: random.Random) -> Call | None:
+def close_queue(w: World, rng: random.Random) -> Call | None:
     """Close a queue, whatever its handlers, listeners, workers and batchers do."""
-    slot = pick(chance, w.open_slots())
+    slot = pick(rng, w.open_slots())
     if slot is None:
         return None
     subs = _part(w).alive(slot)
@@ -370,9 +370,9 @@ def close_queue(w: World, chance: random.Random) -> Call | None:
     return Call(f"{slot.name}.close()", slot.queue.close(), END_S, done)
 
 
-def open_queue(w: World, chance: random.Random) -> Call | None:
+def open_queue(w: World, rng: random.Random) -> Call | None:
     """Open a new queue in place of one that was closed."""
-    slot = pick(chance, [each for each in w.slots if each.state == "closed"])
+    slot = pick(rng, [each for each in w.slots if each.state == "closed"])
     if slot is None:
         return None
     slot.life += 1

@@ -48,21 +48,21 @@ def schedule_of(seed: int, steps: int, areas: Mapping[str, Mapping[str, int]]) -
     >>> schedule_of(7, 40, areas) == schedule_of(7, 40, areas)
     True
     """
-    chance = random.Random(f"api {seed}")
+    rng = random.Random(f"api {seed}")
     names = sorted(areas.keys() - {"faults"})
-    chosen = chance.sample(names, min(len(names), chance.choice(_AREAS_AT_ONCE)))
+    chosen = rng.sample(names, min(len(names), rng.choice(_AREAS_AT_ONCE)))
     actions = {action: weight for area in chosen for action, weight in areas[area].items()}
-    share = chance.choice((0.0, 0.06, 0.12, 0.2))
+    share = rng.choice((0.0, 0.06, 0.12, 0.2))
     if "faults" in areas and (share or not actions):
         faults, total = areas["faults"], sum(actions.values()) or 1
         per_weight = max(share, 0.01) * total / sum(faults.values())
         weighted = {**actions, **{name: weight * per_weight for name, weight in faults.items()}}
     else:
         weighted = dict(actions)
-    picked = chance.choices(list(weighted), list(weighted.values()), k=steps)
-    calm = chance.random() < 0.3  # neither cancelled nor left running: what fails here is easiest to understand
-    modes = ["wait"] * steps if calm else chance.choices(MODES, _SHARES, k=steps)
-    return [Step(action, chance.randrange(10_000), mode) for action, mode in zip(picked, modes, strict=True)]
+    picked = rng.choices(list(weighted), list(weighted.values()), k=steps)
+    calm = rng.random() < 0.3  # neither cancelled nor left running: what fails here is easiest to understand
+    modes = ["wait"] * steps if calm else rng.choices(MODES, _SHARES, k=steps)
+    return [Step(action, rng.randrange(10_000), mode) for action, mode in zip(picked, modes, strict=True)]
 
 
 def shrunk(steps: Sequence[Step], fails: Callable[[list[Step]], bool], budget: int = 80) -> list[Step]:

@@ -49,12 +49,12 @@ def part_of(w: World) -> Senders:
 # Batchers
 
 
-def batch(w: World, chance: random.Random) -> Call | None:
+def batch(w: World, rng: random.Random) -> Call | None:
     """Open a batcher to a stream."""
-    slot, part = pick(chance, w.open_slots()), part_of(w)
+    slot, part = pick(rng, w.open_slots()), part_of(w)
     if slot is None or len([each for each in part.batchers if each.state == "open"]) >= 2:
         return None
-    small = chance.random() < 0.5
+    small = rng.random() < 0.5
     batcher = Batcher.to_stream(
         slot.queue.stream(BATCHED),
         max_waiting_bytes=40 if small else 1024 * 1024,
@@ -71,14 +71,14 @@ def batch(w: World, chance: random.Random) -> Call | None:
     return Call(f"{slot.name}: Batcher {sender.number}, small={small}", batcher.open(), 2 * CALL_S, done, ("wait",))
 
 
-def publish(w: World, chance: random.Random) -> Call | None:
+def publish(w: World, rng: random.Random) -> Call | None:
     """Publish some through a batcher: one by one at the same time, or as many at once."""
     part = part_of(w)
-    sender: Sender | None = pick(chance, [each for each in part.batchers if each.state == "open"])
+    sender: Sender | None = pick(rng, [each for each in part.batchers if each.state == "open"])
     if sender is None:
         return None
-    payloads = [f"{sender.number}.{w.next()}".encode() for _ in range(chance.choice((1, 4, 10)))]
-    whole = chance.random() < 0.3
+    payloads = [f"{sender.number}.{w.next()}".encode() for _ in range(rng.choice((1, 4, 10)))]
+    whole = rng.random() < 0.3
 
     def note(payload: bytes, outcome: Outcome) -> None:
         if outcome.is_ok:
@@ -108,17 +108,17 @@ def publish(w: World, chance: random.Random) -> Call | None:
     return Call(shown, all_of_them(), limit_s)
 
 
-def flush(w: World, chance: random.Random) -> Call | None:
+def flush(w: World, rng: random.Random) -> Call | None:
     """Flush a batcher."""
-    sender = pick(chance, [each for each in part_of(w).batchers if each.state == "open"])
+    sender = pick(rng, [each for each in part_of(w).batchers if each.state == "open"])
     if sender is None:
         return None
     return Call(f"batcher {sender.number}.flush()", sender.batcher.flush(), CLOSE_BATCHER_S)
 
 
-def close_batcher(w: World, chance: random.Random) -> Call | None:
+def close_batcher(w: World, rng: random.Random) -> Call | None:
     """Close a batcher."""
-    sender = pick(chance, [each for each in part_of(w).batchers if each.state == "open"])
+    sender = pick(rng, [each for each in part_of(w).batchers if each.state == "open"])
     if sender is None:
         return None
     sender.state = "closing"
@@ -151,7 +151,7 @@ def new_pool(w: World) -> Pool:
     )
 
 
-def open_pool(w: World, chance: random.Random) -> Call | None:
+def open_pool(w: World, rng: random.Random) -> Call | None:
     """Open a pool."""
     part = part_of(w)
     if part.pool_state not in ("none", "closed"):
@@ -165,10 +165,10 @@ def open_pool(w: World, chance: random.Random) -> Call | None:
     return Call(f"open pool{part.pool_life}", part.pool.__aenter__(), CALL_S, done, ("wait",))
 
 
-def borrow(w: World, chance: random.Random) -> Call | None:
+def borrow(w: World, rng: random.Random) -> Call | None:
     """Borrow a connection and use it; some borrowers raise, block, or are slow."""
     part = part_of(w)
-    pool, how = part.pool, chance.choice(("ping", "incr", "block", "raise", "slow", "transaction"))
+    pool, how = part.pool, rng.choice(("ping", "incr", "block", "raise", "slow", "transaction"))
     if pool is None or part.pool_state != "open":
         return None
 
@@ -193,7 +193,7 @@ async def _use(w: World, connection: PooledConnection, how: str) -> None:
         await asyncio.sleep(0.05)
 
 
-def close_pool(w: World, chance: random.Random) -> Call | None:
+def close_pool(w: World, rng: random.Random) -> Call | None:
     """Close the pool, also while connections are out."""
     part = part_of(w)
     if part.pool is None or part.pool_state != "open":

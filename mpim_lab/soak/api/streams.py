@@ -118,12 +118,12 @@ def part_of(w: World) -> Streams:
 # Producing
 
 
-def add(w: World, chance: random.Random) -> Call | None:
+def add(w: World, rng: random.Random) -> Call | None:
     """Add one entry, or many."""
-    slot, model = pick(chance, w.open_slots()), part_of(w).streams[chance.choice(STREAMS)]
+    slot, model = pick(rng, w.open_slots()), part_of(w).streams[rng.choice(STREAMS)]
     if slot is None:
         return None
-    payloads = [f"{w.next()}:{w.behaviour(chance, BEHAVIOURS)}".encode() for _ in range(chance.choice((1, 1, 3, 8)))]
+    payloads = [f"{w.next()}:{w.behaviour(rng, BEHAVIOURS)}".encode() for _ in range(rng.choice((1, 1, 3, 8)))]
     return add_to(w, slot, model, payloads)
 
 
@@ -167,10 +167,10 @@ async def still_deleted(w: World, model: StreamModel) -> None:
             group.claims_above = (w.now_ms() + 1, 0) if there else group.claims_above
 
 
-def join(w: World, chance: random.Random) -> Call | None:
+def join(w: World, rng: random.Random) -> Call | None:
     """Make a group, or join it."""
-    slot, model = pick(chance, w.open_slots()), part_of(w).streams[chance.choice(STREAMS)]
-    group = model.groups[chance.choice(list(GROUPS))]
+    slot, model = pick(rng, w.open_slots()), part_of(w).streams[rng.choice(STREAMS)]
+    group = model.groups[rng.choice(list(GROUPS))]
     if slot is None:
         return None
     group.tried_at = model.last if group.tried_at is None else group.tried_at
@@ -192,12 +192,12 @@ def join(w: World, chance: random.Random) -> Call | None:
 # Forgetting
 
 
-def trim(w: World, chance: random.Random) -> Call | None:
+def trim(w: World, rng: random.Random) -> Call | None:
     """Trim a stream."""
-    slot, model = pick(chance, w.open_slots()), part_of(w).streams[chance.choice(STREAMS)]
+    slot, model = pick(rng, w.open_slots()), part_of(w).streams[rng.choice(STREAMS)]
     if slot is None:
         return None
-    keep = chance.choice((0, 0, 1, 3))
+    keep = rng.choice((0, 0, 1, 3))
 
     def done(outcome: Outcome) -> None:
         later_s = 0.1 if outcome.is_ok else 3 * LIMITS.timeout_s  # it may yet be run
@@ -207,10 +207,10 @@ def trim(w: World, chance: random.Random) -> Call | None:
     return Call(f"{slot.name}.stream({model.name!r}).trim(max_entries={keep})", running, CALL_S, done)
 
 
-def delete_group(w: World, chance: random.Random) -> Call | None:
+def delete_group(w: World, rng: random.Random) -> Call | None:
     """Somebody deletes a group."""
-    model = part_of(w).streams[chance.choice(STREAMS)]
-    group = pick(chance, [each for each in model.groups.values() if each.is_made])
+    model = part_of(w).streams[rng.choice(STREAMS)]
+    group = pick(rng, [each for each in model.groups.values() if each.is_made])
     if group is None or w.fault:
         return None
 

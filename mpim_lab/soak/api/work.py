@@ -67,15 +67,15 @@ def part_of(w: World) -> Work:
 # Idempotent work
 
 
-def run_once(w: World, chance: random.Random) -> Call | None:
+def run_once(w: World, rng: random.Random) -> Call | None:
     """Run idempotent work, under an id of its own or one that was used before."""
-    slot, part = pick(chance, w.open_slots()), part_of(w)
+    slot, part = pick(rng, w.open_slots()), part_of(w)
     if slot is None:
         return None
-    fresh = not part.ids or chance.random() < 0.6
-    name = f"{w.next()}:x" if fresh else chance.choice(list(part.ids))
+    fresh = not part.ids or rng.random() < 0.6
+    name = f"{w.next()}:x" if fresh else rng.choice(list(part.ids))
     part.ids.setdefault(name, False)
-    return once(w, slot, name, w.behaviour(chance, BEHAVIOURS))
+    return once(w, slot, name, w.behaviour(rng, BEHAVIOURS))
 
 
 def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
@@ -120,18 +120,18 @@ def stream_of(slot: QueueSlot) -> PartitionedStream:
     return PartitionedStream(slot.queue, "talks", partitions=PARTITIONS)
 
 
-def append(w: World, chance: random.Random) -> Call | None:
+def append(w: World, rng: random.Random) -> Call | None:
     """Append to a conversation: a new message, or one whose outcome is not known, with its id."""
-    slot, part = pick(chance, w.open_slots()), part_of(w)
+    slot, part = pick(rng, w.open_slots()), part_of(w)
     if slot is None:
         return None
     unsure = [each for each in part.sent if each not in part.acknowledged]
-    if unsure and chance.random() < 0.5:
-        sent_id = chance.choice(unsure)
+    if unsure and rng.random() < 0.5:
+        sent_id = rng.choice(unsure)
         talk, payload = part.sent[sent_id]
     else:
-        sent_id, talk = f"{w.next()}:m", chance.choice(TALKS)
-        payload = f"{sent_id}:{w.behaviour(chance, BEHAVIOURS)}"
+        sent_id, talk = f"{w.next()}:m", rng.choice(TALKS)
+        payload = f"{sent_id}:{w.behaviour(rng, BEHAVIOURS)}"
         part.sent[sent_id] = (talk, payload)
 
     def done(outcome: Outcome) -> None:
@@ -165,14 +165,14 @@ def _handler(w: World, part: Work) -> Any:
     return handler
 
 
-def work_in_order(w: World, chance: random.Random) -> Call | None:
+def work_in_order(w: World, rng: random.Random) -> Call | None:
     """Start an ordered worker."""
-    slot, part = pick(chance, w.open_slots()), part_of(w)
-    name = f"ordered-{chance.choice(('ann', 'ben'))}"
+    slot, part = pick(rng, w.open_slots()), part_of(w)
+    name = f"ordered-{rng.choice(('ann', 'ben'))}"
     if slot is None or any(each.name == name for each in part.members if each.state == "running"):
         return None
     text = f"{slot.name}: OrderedWorker('talks', {name!r})"
-    return Call(text, start_in_order(w, slot, name, chance.choice((1, 5, 100))), CALL_S, modes=("wait",))
+    return Call(text, start_in_order(w, slot, name, rng.choice((1, 5, 100))), CALL_S, modes=("wait",))
 
 
 async def start_in_order(w: World, slot: QueueSlot, name: str, prefetch: int) -> OrderedMember:
@@ -206,12 +206,12 @@ async def _run(w: World, member: OrderedMember) -> None:
         member.state = "ended"
 
 
-def stop_in_order(w: World, chance: random.Random) -> Call | None:
+def stop_in_order(w: World, rng: random.Random) -> Call | None:
     """Stop an ordered worker, or cancel it."""
-    member = pick(chance, [each for each in part_of(w).members if each.state == "running"])
+    member = pick(rng, [each for each in part_of(w).members if each.state == "running"])
     if member is None:
         return None
-    cancel = chance.random() < 0.4
+    cancel = rng.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'stop'} {member.name}"
     limit_s = END_S + 2 * CALL_S + WAIT_MS / 1e3

@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 
 from mpim_lab.errors import MpimError
-from mpim_lab.lab.faults.proxy import Proxy
+from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.resp import pack
@@ -164,7 +164,7 @@ class World:
     def __init__(self, server: EmbeddedServer, seed: int, clock: Clock, without: Collection[str] = ()) -> None:
         self.server, self.admin, self.prefix = server, Admin(server), f"s{seed}:"
         self.clock, self.without = clock, without
-        self.proxy = Proxy(server.url)
+        self.proxy = FaultProxy(server.url)
         self.calm = False  # at rest: handlers behave
         self.released = asyncio.Event()  # handlers that hang wait for it
         self.fault = ""  # a fault of the server that lasts
@@ -194,9 +194,9 @@ class World:
         url = self.proxy.url if number else self.server.url
         return MessageQueue(url, name=name, prefix=self.prefix, limits=LIMITS)
 
-    def behaviour(self, chance: random.Random, behaviours: Sequence[str]) -> str:
+    def behaviour(self, rng: random.Random, behaviours: Sequence[str]) -> str:
         """How a handler is to behave."""
-        return chance.choice([each for each in behaviours if each not in self.without])
+        return rng.choice([each for each in behaviours if each not in self.without])
 
     def part(self, name: str, make: Callable[[], Any]) -> Any:
         """What an area keeps, made when it is first asked for."""
@@ -264,6 +264,6 @@ class Actor:
         return answer.result() if answer.done() else None
 
 
-def pick(chance: random.Random, items: "list[Any]") -> Any:
+def pick(rng: random.Random, items: "list[Any]") -> Any:
     """One of them, or None if there is none."""
-    return chance.choice(items) if items else None
+    return rng.choice(items) if items else None

@@ -124,7 +124,7 @@ class View {
         if (ends) story.over = Math.min(story.over, leg.end);
         this.legs.push({ ...leg, story, ends });
       }
-      if (story.fate === "lost" || story.fate === "dead") story.over = Math.max(story.begin, ...story.legs.map((leg) => leg.end));
+      if (story.fate === "lost" || story.fate === "dead-lettered") story.over = Math.max(story.begin, ...story.legs.map((leg) => leg.end));
     }
     this.order = [...this.stories.values()].sort((a, b) => a.begin - b.begin);
     for (const leg of this.legs) leg.settles = Math.max(leg.end, leg.outcome === "arrived" ? leg.story.over : 0);
@@ -195,7 +195,7 @@ class View {
     if (!story) return;
     this.words.replaceChildren();
     const title = this.words.appendChild(element("div", "mpim-story-title"));
-    title.append(symbol(story.fate), element("b", "", {}, story.id), ` ${WORDS[story.fate]}` + (story.misreported ? `, although its sender was told “${this.scene.promise}”` : ""));
+    title.append(symbol(story.fate), element("b", "", {}, story.id), ` ${WORDS[story.fate]}` + (story.silently_lost ? `, although it was acknowledged “${this.scene.acknowledgement}”` : ""));
     const list = this.words.appendChild(element("ol", ""));
     for (const line of story.log) list.append(element("li", "", {}, line));
   }
@@ -220,23 +220,23 @@ class View {
   }
 
   count() {
-    const counts = { delivered: 0, duplicated: 0, lost: 0, pending: 0, dead: 0 };
-    let lies = 0;
+    const counts = { delivered: 0, duplicated: 0, lost: 0, pending: 0, "dead-lettered": 0 };
+    let silent = 0;
     for (const story of this.order || []) {
       if (story.begin > this.at) continue;
-      if (story.misreported && story.over <= this.at) lies += 1;
+      if (story.silently_lost && story.over <= this.at) silent += 1;
       counts[story.over <= this.at ? story.fate : "pending"] += 1;
     }
-    const text = JSON.stringify([counts, lies]);
+    const text = JSON.stringify([counts, silent]);
     if (text !== this.counted) {
       this.counted = text;
       this.legend.replaceChildren();
       for (const fate of Object.keys(counts)) {
-        if (fate === "dead" && !counts.dead) continue;
+        if (fate === "dead-lettered" && !counts[fate]) continue;
         const item = this.legend.appendChild(element("span", "mpim-count", { "data-fate": fate }));
         item.append(symbol(fate), `${counts[fate]} ${WORDS[fate]}`);
       }
-      if (lies) this.legend.append(element("span", "mpim-count mpim-lies", { "data-fate": "misreported" }, `${lies} of them told “${this.scene.promise}”`));
+      if (silent) this.legend.append(element("span", "mpim-count mpim-silent", { "data-fate": "silently-lost" }, `${silent} of them acknowledged “${this.scene.acknowledgement}”`));
     }
     this.badge.textContent = this.scene.live ? "live" : this.scene.note;
     this.badge.classList.toggle("mpim-live", this.scene.live);

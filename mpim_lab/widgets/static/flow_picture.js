@@ -14,7 +14,7 @@ const FlowPicture = {
   isAway(node) { return this.scene.bands.find((band) => band.node === node && band.begin <= this.at && this.at < band.end); },
 
   drawFlow(context, width) {
-    const places = this.places(width), moving = new Map(), halo = new Path2D(), fallen = new Path2D(), buried = new Path2D();
+    const places = this.places(width), moving = new Map(), halo = new Path2D(), fallen = new Path2D(), deadLetters = new Path2D();
     this.flowSpots = [];
     context.lineWidth = 2; context.strokeStyle = this.theme.line; context.globalAlpha = 0.35;
     const columns = this.columns();
@@ -34,7 +34,7 @@ const FlowPicture = {
       const late = t - leg.end;
       if (isEnd(leg) && late >= 0) {
         y += (this.flowHeight - 30 - y) * Math.min(1, (late / FALL) ** 2);
-        mark(leg.outcome === "dead" ? buried : fallen, leg.outcome, x, y, 6);
+        mark(leg.outcome === "dead-lettered" ? deadLetters : fallen, leg.outcome, x, y, 6);
       } else if (late > 0 || leg.outcome === "confirmation") {
         if (late > 0) continue;
         y += 22;
@@ -43,7 +43,7 @@ const FlowPicture = {
       } else {
         const spread = share === 0 && start > leg.begin ? ((leg.begin * 7) % 9 - 4) * 5 : ((leg.begin * 5) % 7 - 3) * 2.2;
         y += spread;
-        const shown = isEnd(leg) || ["lost", "dead"].includes(leg.story.fate) ? "pending" : leg.story.fate;
+        const shown = isEnd(leg) || ["lost", "dead-lettered"].includes(leg.story.fate) ? "pending" : leg.story.fate;
         if (!moving.has(shown)) moving.set(shown, new Path2D());
         mark(moving.get(shown), shown, x, y, 6);
       }
@@ -53,7 +53,7 @@ const FlowPicture = {
     this.drawSums(context, places);
     this.drawNodes(context, places);
     for (const [fate, path] of moving) paint(context, path, fate);
-    paint(context, fallen, "lost", 3); paint(context, buried, "dead");
+    paint(context, fallen, "lost", 3); paint(context, deadLetters, "dead-lettered");
     context.strokeStyle = this.theme.text; context.lineWidth = 1.6; context.stroke(halo);
   },
 

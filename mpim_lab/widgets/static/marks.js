@@ -1,10 +1,10 @@
 // Marks: the colour, shape and word of each fate, and small pieces of a page. Read before flow.js, into one module.
 
 const COLOURS = {
-  delivered: "#009E73", duplicated: "#CC79A7", lost: "#D55E00", pending: "#56B4E9", dead: "#8C8C8C", confirmation: "#0072B2",
+  delivered: "#009E73", duplicated: "#CC79A7", lost: "#D55E00", pending: "#56B4E9", "dead-lettered": "#8C8C8C", confirmation: "#0072B2",
 };
 const WORDS = {
-  delivered: "delivered", duplicated: "duplicated", lost: "lost", pending: "unfinished", dead: "dead letter",
+  delivered: "delivered", duplicated: "duplicated", lost: "lost", pending: "unfinished", "dead-lettered": "dead letter",
 };
 
 function element(tag, className, attributes = {}, text = "") {
@@ -22,7 +22,7 @@ function mark(path, fate, x, y, r) {
   } else if (fate === "duplicated") {
     path.moveTo(x, y - r * 1.35); path.lineTo(x + r * 1.35, y); path.lineTo(x, y + r * 1.35); path.lineTo(x - r * 1.35, y);
     path.closePath();
-  } else if (fate === "dead") {
+  } else if (fate === "dead-lettered") {
     path.rect(x - r, y - r, 2 * r, 2 * r);
   } else {
     path.moveTo(x + r, y); path.arc(x, y, r, 0, 2 * Math.PI);
@@ -40,7 +40,7 @@ function setIcon(button, name) {
 }
 
 // A leg on which a message ended: lost, or given up.
-const isEnd = (leg) => leg.outcome === "lost" || leg.outcome === "dead";
+const isEnd = (leg) => leg.outcome === "lost" || leg.outcome === "dead-lettered";
 const isStroked = (fate) => fate === "lost" || fate === "pending";
 
 function paint(context, path, fate, width = 2.4) {

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.load.redis.stream_contestants import GROUP, PREFETCH, Publish, Take
+from mpim_lab.load.redis.stream_adapters import GROUP, PREFETCH, OnPayload, Publish
 
 AT_ONCE = 100  # taskiq's own choice
 CANCEL_EVERY_S = 0.5
@@ -34,7 +34,7 @@ async def faststream(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def faststream_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def faststream_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscriber in a group that takes batches and acknowledges each as one; no pydantic and no log, as it advises."""
     from faststream.redis import StreamSub
 
@@ -44,7 +44,7 @@ async def faststream_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asy
     @broker.subscriber(stream=stream)  # type: ignore[untyped-decorator, unused-ignore]
     async def handle(batch: list[str]) -> None:
         for text in batch:
-            take(b64decode(text))
+            on_payload(b64decode(text))
 
     await broker.start()
     yield asyncio.get_running_loop().create_future()
@@ -74,11 +74,11 @@ async def taskiq(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def taskiq_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def taskiq_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """One worker that runs 100 tasks at once and has 100 more at hand, without checking parameters."""
     from taskiq.api import run_receiver_task
 
-    broker = _taskiq_task(plan.url, plan.channel, 2 * AT_ONCE, take).broker
+    broker = _taskiq_task(plan.url, plan.channel, 2 * AT_ONCE, on_payload).broker
     await broker.startup()
     options: dict[str, Any] = {"max_async_tasks": AT_ONCE, "max_prefetch": AT_ONCE, "validate_params": False}
     others = asyncio.all_tasks()
@@ -92,7 +92,7 @@ async def taskiq_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio
     await broker.shutdown()
 
 
-def _taskiq_task(url: str, channel: str, connections: int, take: Take) -> Any:
+def _taskiq_task(url: str, channel: str, connections: int, on_payload: OnPayload) -> Any:
     from taskiq_redis import RedisStreamBroker
 
     broker = RedisStreamBroker(
@@ -101,6 +101,6 @@ def _taskiq_task(url: str, channel: str, connections: int, take: Take) -> Any:
 
     @broker.task(task_name="take")
     async def handle(text: str) -> None:
-        take(b64decode(text))
+        on_payload(b64decode(text))
 
     return handle

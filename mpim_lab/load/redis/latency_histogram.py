@@ -1,4 +1,4 @@
-"""Latencies: any percentile of any number of latencies in fixed memory."""
+"""LatencyHistogram: any percentile of any number of latencies in fixed memory."""
 
 import math
 from bisect import bisect_left
@@ -8,18 +8,18 @@ _GROWTH = 1.02
 BUCKET_ENDS: list[float] = [1e-6 * _GROWTH**n for n in range(932)]  # 1 µs to 100 s
 
 
-class Latencies:
+class LatencyHistogram:
     """A histogram with buckets 2 % wide, so a percentile is right to 1 %; the maximum is exact.
 
     Sorting the latencies of an interval instead would stop the process that measures for milliseconds, and be seen in
     its own 99th percentile.
 
-        >>> latencies = Latencies()
+        >>> latencies = LatencyHistogram()
         >>> for ms in range(1, 101):
         ...     latencies.add(ms / 1e3)
         >>> [abs(latencies.percentile_ms(q / 100) / q - 1) < 0.01 for q in (50, 90, 99, 100)]
         [True, True, True, True]
-        >>> Latencies().percentile_ms(0.5) is None
+        >>> LatencyHistogram().percentile_ms(0.5) is None
         True
     """
 
@@ -35,7 +35,7 @@ class Latencies:
         if seconds > self.max_s:
             self.max_s = seconds
 
-    def merge(self, other: "Latencies") -> None:
+    def merge(self, other: "LatencyHistogram") -> None:
         """Count all that `other` counted."""
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.max_s = max(self.max_s, other.max_s)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.scene import Band, Leg
-from mpim_lab.widgets.story import tell
+from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.svg import space_time_svg
 from tests.traces import (
     BOB_LISTENS,
@@ -35,7 +35,7 @@ def fates(scene):
 
 def test_what_became_of_each_message():
     """Handled once, more than once, never; who took part is found in the events."""
-    scene = tell(trace_of(BOB_LISTENS, *delivered("m1"), *lost("m2"), *duplicated("m3")))
+    scene = build_scene(trace_of(BOB_LISTENS, *delivered("m1"), *lost("m2"), *duplicated("m3")))
     assert fates(scene) == {"m1": "delivered", "m2": "lost", "m3": "duplicated"}
     assert (scene.producers, scene.channels, scene.consumers) == (["alice"], [CHANNEL], ["bob"])
     assert str(scene) == "3 messages: 1 delivered, 1 duplicated, 1 lost (m2)"
@@ -43,29 +43,29 @@ def test_what_became_of_each_message():
 
 def test_an_empty_trace_has_an_empty_scene():
     """Nobody, nothing, and no error."""
-    scene = tell(Trace())
+    scene = build_scene(Trace())
     assert (scene.stories, scene.bands, scene.steps) == ([], [], 0)
     assert str(scene) == "0 messages: none yet"
 
 
 def test_many_lost_messages_are_not_all_named():
     """The first twelve are."""
-    text = str(tell(trace_of(BOB_LISTENS, *(event for number in range(20) for event in lost(f"m{number}")))))
+    text = str(build_scene(trace_of(BOB_LISTENS, *(event for number in range(20) for event in lost(f"m{number}")))))
     assert "20 lost (m0, " in text
     assert text.endswith("m11, …)")
 
 
 def test_while_a_run_goes_on_what_has_not_arrived_is_on_its_way():
-    """Neither lost nor misreported before the end."""
+    """Neither lost nor silently_lost before the end."""
     trace = trace_of(BOB_LISTENS, *sent("m1"), *told("m1"))
-    (story,) = tell(trace, finished=False).stories
-    assert (story.fate, story.misreported, story.legs[-1].target) == ("pending", False, CHANNEL)
-    (story,) = tell(trace).stories
-    assert (story.fate, story.misreported, story.legs[-1].target) == ("lost", True, "bob")
+    (story,) = build_scene(trace, finished=False).stories
+    assert (story.fate, story.silently_lost, story.legs[-1].target) == ("pending", False, CHANNEL)
+    (story,) = build_scene(trace).stories
+    assert (story.fate, story.silently_lost, story.legs[-1].target) == ("lost", True, "bob")
 
 
 @pytest.mark.parametrize(
-    ("life", "misreported"),
+    ("life", "silently_lost"),
     [
         (lost("m1"), True),
         (delivered("m1"), False),
@@ -73,15 +73,17 @@ def test_while_a_run_goes_on_what_has_not_arrived_is_on_its_way():
         ([*sent("m1"), *told("m1", "failed"), *handled("m1")], False),
     ],
 )
-def test_misreported_is_what_was_lost_although_its_sender_was_told_delivered(life, misreported):
+def test_silently_lost_is_what_was_lost_although_its_sender_was_told_delivered(life, silently_lost):
     """As in the verdict."""
-    (story,) = tell(trace_of(BOB_LISTENS, *life)).stories
-    assert story.misreported is misreported
+    (story,) = build_scene(trace_of(BOB_LISTENS, *life)).stories
+    assert story.silently_lost is silently_lost
 
 
 def test_every_attempt_takes_a_step():
     """A repeat does, and so does a message that was given up before it was published."""
-    scene = tell(trace_of(BOB_LISTENS, *delivered("m1"), *told("m2", "offline"), *duplicated("m3"), *delivered("m4")))
+    scene = build_scene(
+        trace_of(BOB_LISTENS, *delivered("m1"), *told("m2", "offline"), *duplicated("m3"), *delivered("m4"))
+    )
     assert scene.steps == 5
     assert [story.legs[0].begin for story in scene.stories] == [1, 2, 3, 5]
     assert scene.stories[1].legs == [Leg("alice", "alice", 2, 2.1, "lost")]
@@ -89,13 +91,13 @@ def test_every_attempt_takes_a_step():
 
 def test_a_delivered_message_goes_from_sender_to_channel_to_receiver_within_its_step():
     """At the server at 0.35, at the receiver at 0.7."""
-    (story,) = tell(trace_of(BOB_LISTENS, *delivered("m1"))).stories
+    (story,) = build_scene(trace_of(BOB_LISTENS, *delivered("m1"))).stories
     assert story.legs == [Leg("alice", CHANNEL, 1, 1.35), Leg(CHANNEL, "bob", 1.35, 1.7)]
 
 
 def test_a_message_nobody_listened_to_ends_at_the_server():
     """One that was handed over and never handled ends on the way from it."""
-    scene = tell(trace_of(BOB_LISTENS, *sent("m1", receivers=0), *sent("m2", receivers=1)))
+    scene = build_scene(trace_of(BOB_LISTENS, *sent("m1", receivers=0), *sent("m2", receivers=1)))
     assert scene.stories[0].legs == [Leg("alice", CHANNEL, 1, 1.35, "lost")]
     assert [(leg.source, leg.outcome) for leg in scene.stories[1].legs] == [("alice", "arrived"), (CHANNEL, "lost")]
 
@@ -103,27 +105,27 @@ def test_a_message_nobody_listened_to_ends_at_the_server():
 @pytest.mark.parametrize(("error", "outcome"), [("NotConnected", "lost"), ("CommandTimeout", "arrived")])
 def test_only_a_definite_failure_ends_an_attempt(error, outcome):
     """After a time-out the message may be there all the same, and may still be handled."""
-    failure = by_alice("m1", Kind.FAILED, detail=f"{error}: no luck")
-    (story,) = tell(trace_of(BOB_LISTENS, by_alice("m1", Kind.ACCEPTED), failure), finished=False).stories
+    failure = by_alice("m1", EventKind.FAILED, detail=f"{error}: no luck")
+    (story,) = build_scene(trace_of(BOB_LISTENS, by_alice("m1", EventKind.ACCEPTED), failure), finished=False).stories
     assert [leg.outcome for leg in story.legs] == [outcome]
     assert f"alice failed: {error}" in story.log
 
 
 def test_a_story_is_told_in_words():
     """In the order of the events, repeats as such."""
-    story = tell(trace_of(BOB_LISTENS, by_alice("m1", Kind.CHECKED, count=1), *duplicated("m1"))).stories[0]
+    story = build_scene(trace_of(BOB_LISTENS, by_alice("m1", EventKind.CHECKED, count=1), *duplicated("m1"))).stories[0]
     assert story.log[:3] == [
         "alice asked the server who is there: 1 listen",
         "alice published it",
         "the server handed it to 1 subscriber",
     ]
     assert "alice published it again" in story.log
-    assert story.log[-1] == "alice was told: delivered"
+    assert story.log[-1] == "alice got the outcome: delivered"
 
 
 def test_faults_are_bands_at_the_node_they_strike():
     """The server's at the channel, the others at the receiver; from the step before to the step at the end."""
-    scene = tell(
+    scene = build_scene(
         trace_of(BOB_LISTENS, *delivered("m1"), *fault("away", *lost("m2")), *fault("kill", *lost("m3"), *lost("m4")))
     )
     assert scene.bands == [Band("bob", 1.9, 2.9, "away"), Band(CHANNEL, 2.9, 4.9, "kill")]
@@ -131,7 +133,7 @@ def test_faults_are_bands_at_the_node_they_strike():
 
 def test_a_fault_that_still_lasts_is_a_band_to_the_end():
     """So that one sees it while the run goes on."""
-    scene = tell(trace_of(BOB_LISTENS, *fault("cut", *lost("m1"))[:-1]), finished=False)
+    scene = build_scene(trace_of(BOB_LISTENS, *fault("cut", *lost("m1"))[:-1]), finished=False)
     assert scene.bands == [Band("bob", 0.9, 2.0, "cut")]
 
 
@@ -139,18 +141,20 @@ def test_a_sampled_trace_says_so():
     """The scene's note, and so its text."""
     lives = [event for number in range(400) for event in delivered(f"m{number}")]
     trace = trace_of(BOB_LISTENS, *lives, sample_above_per_s=500)
-    assert trace.one_in > 1
-    assert str(tell(trace)).endswith(f"; one message in {trace.one_in} is shown")
+    assert trace.sample_rate > 1
+    assert str(build_scene(trace)).endswith(f"; one message in {trace.sample_rate} is shown")
 
 
 def test_a_trace_that_was_full_says_how_much_is_missing():
     """It is not a sample: "one in 1" would be no word of what is missing."""
-    assert tell(trace_of(BOB_LISTENS, *delivered("m1"), *delivered("m2"), limit=6)).note == "5 events are not shown"
+    assert (
+        build_scene(trace_of(BOB_LISTENS, *delivered("m1"), *delivered("m2"), limit=6)).note == "5 events are not shown"
+    )
 
 
 def test_a_life_whose_beginning_is_missing_is_told_as_far_as_it_is_known():
     """A trace that was full begins to sample and has room again."""
-    assert fates(tell(trace_of(BOB_LISTENS, *sent("m1", receivers=0)[1:], *handled("m2")))) == {
+    assert fates(build_scene(trace_of(BOB_LISTENS, *sent("m1", receivers=0)[1:], *handled("m2")))) == {
         "m1": "lost",
         "m2": "delivered",
     }
@@ -159,9 +163,9 @@ def test_a_life_whose_beginning_is_missing_is_told_as_far_as_it_is_known():
 def test_load_processes_report_batch_by_batch_and_are_told_in_order_of_time():
     """The receiver's batch may come before the publisher's."""
     trace = Trace()
-    trace.events += [Event(Kind.HANDLED, at + 0.1, "receiver", f"m{at}", CHANNEL) for at in (1, 2, 3)]
-    trace.events += [Event(Kind.ACCEPTED, at, "publisher", f"m{at}", CHANNEL) for at in (1, 2, 3)]
-    scene = tell(trace)
+    trace.events += [Event(EventKind.HANDLED, at + 0.1, "receiver", f"m{at}", CHANNEL) for at in (1, 2, 3)]
+    trace.events += [Event(EventKind.ACCEPTED, at, "publisher", f"m{at}", CHANNEL) for at in (1, 2, 3)]
+    scene = build_scene(trace)
     assert [story.legs[1].end for story in scene.stories] == [1.7, 2.7, 3.7]
     assert scene.stories[0].log == ["publisher published it", "receiver handled it"]
 
@@ -169,7 +173,7 @@ def test_load_processes_report_batch_by_batch_and_are_told_in_order_of_time():
 def test_two_thousand_messages_are_told_in_reasonable_size():
     """All in the scene, as many as can be read in the picture."""
     lives = [event for number in range(2_000) for event in delivered(f"m{number}")]
-    scene = tell(trace_of(BOB_LISTENS, *lives))
+    scene = build_scene(trace_of(BOB_LISTENS, *lives))
     assert (len(scene.stories), scene.steps, scene.note) == (2_000, 2_000, "")
     assert sum(len(story.legs) for story in scene.stories) == 4_000
     assert len(space_time_svg(scene, "many")) < 20_000
@@ -185,12 +189,12 @@ def merged(chance, *lines):
 def confirmed(chance, message):
     """alice's two connections and bob hear of one message at about the same time."""
     accepted, published = sent(message)
-    confirmation = [by_alice(message, kind, channel=CONFIRM) for kind in (Kind.RECEIVED, Kind.HANDLED)]
-    confirmation.insert(1, by_alice(message, Kind.CONFIRMED))
-    yield from [accepted, *by_bob(message, Kind.RECEIVED), *by_bob(message, Kind.ACCEPTED, channel=CONFIRM)]
+    confirmation = [by_alice(message, kind, channel=CONFIRM) for kind in (EventKind.RECEIVED, EventKind.HANDLED)]
+    confirmation.insert(1, by_alice(message, EventKind.CONFIRMED))
+    yield from [accepted, *by_bob(message, EventKind.RECEIVED), *by_bob(message, EventKind.ACCEPTED, channel=CONFIRM)]
     alice = [*merged(chance, [published], confirmation), *told(message)]
     yield from merged(
-        chance, alice, [*by_bob(message, Kind.PUBLISHED, channel=CONFIRM), *by_bob(message, Kind.HANDLED)]
+        chance, alice, [*by_bob(message, EventKind.PUBLISHED, channel=CONFIRM), *by_bob(message, EventKind.HANDLED)]
     )
 
 
@@ -208,7 +212,7 @@ def told_anyhow(chance):
 def test_the_picture_does_not_depend_on_which_connection_heard_first(seed):
     """Everything but the words of a message's log, which keep the order in which things were heard of."""
     trace, ordered = trace_of(*told_anyhow(random.Random(seed))), trace_of(*told_anyhow(random.Random(0)))
-    scene, expected = tell(trace), tell(ordered)
+    scene, expected = build_scene(trace), build_scene(ordered)
     assert space_time_svg(scene, "t") == space_time_svg(expected, "t")
     for story, other in zip(scene.stories, expected.stories, strict=True):
         assert sorted(story.log) == sorted(other.log)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.load.redis.stream_contestants import GROUP, PREFETCH, Publish, Take, working
+from mpim_lab.load.redis.stream_adapters import GROUP, PREFETCH, OnPayload, Publish, working
 
 BOOKED = "load:booked"
 
@@ -26,7 +26,7 @@ async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def idempotent(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def idempotent(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker that claims each id, books it and marks it done in one step, and acknowledges."""
     from mpim_lab.mq.idempotency.store import Idempotency
     from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -38,7 +38,7 @@ async def idempotent(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Futur
 
         async def handle(entry: Entry) -> None:
             await once.run(entry.fields["id"].decode(), lambda effects: effects.also("INCR", BOOKED))
-            take(entry.data)
+            on_payload(entry.data)
 
         group = await mq.stream(plan.channel).group(GROUP)
         worker = Worker(group, "w", handle, prefetch=PREFETCH, most_in_hand=4 * PREFETCH, parallel=PREFETCH)
@@ -65,7 +65,7 @@ async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ordered(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def ordered(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """An OrderedWorker: effects and offset of many messages in one fenced step."""
     from mpim_lab.mq.idempotency.effects import Effects
     from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
@@ -76,7 +76,7 @@ async def ordered(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[E
 
         def handle(ordered: Ordered, effects: Effects) -> None:
             effects.also("INCR", BOOKED)
-            take(ordered.data)
+            on_payload(ordered.data)
 
         stream = PartitionedStream(mq, plan.channel, partitions=1)
         async with working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:

@@ -1,4 +1,4 @@
-"""Plain: what a command prints, on terminals that know fewer characters, and into pipes that close early."""
+"""Terminal: what a command prints, on terminals that know fewer characters, and into pipes that close early."""
 
 import codecs
 import contextlib
@@ -19,17 +19,17 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def write_plainly() -> None:
-    """Have standard output and error write what their encoding lacks in other characters, instead of failing.
+def replace_unencodable() -> None:
+    """Have standard output and error replace what their encoding lacks, instead of failing.
 
     Where one of them is closed (`>&-`), what goes there is dropped.
     """
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
-    codecs.register_error("mpim_lab.plain", _replace)
+    codecs.register_error("mpim_lab.terminal", _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="mpim_lab.plain")
+            stream.reconfigure(errors="mpim_lab.terminal")
 
 
 def _nowhere() -> TextIO:
@@ -48,42 +48,42 @@ def _failed(error: UnicodeEncodeError) -> str:
 
 
 @contextlib.contextmanager
-def ending_quietly() -> Iterator[None]:
+def exit_quietly() -> Iterator[None]:
     """End with the usual status and no traceback when the reader of our output is gone, or Ctrl-C was pressed."""
     try:
         yield
         sys.stdout.flush()
     except BaseException as error:
         if _holds(error, BrokenPipeError):
-            _drop_the_rest()
+            _discard_output()
             sys.exit(BROKEN_PIPE)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             print(f"mpim-lab: {error.strerror}", file=sys.stderr)
-            _drop_the_rest()
+            _discard_output()
             sys.exit(1)
         if _holds(error, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         raise
 
 
-def ending_well(main: Callable[[], int]) -> int:
+def run_main(main: Callable[[], int]) -> int:
     """Run a program's `main`; an error of ours is one line and status 1, or 2 where a parameter is no good."""
     try:
-        with ending_quietly():
+        with exit_quietly():
             return main()
     except MpimError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidParameter) else 1
 
 
-def first_of(error: BaseException) -> BaseException:
+def first_error(error: BaseException) -> BaseException:
     """One error of a group: tasks fail alike."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
-def _drop_the_rest() -> None:
+def _discard_output() -> None:
     """What is still to be written would fail again at the exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Speech: what one client says and hears, in the words of MPIM's gateway and of Socket.IO. No I/O.
+"""ClientProtocol: what one client says and hears, in the words of MPIM's gateway and of Socket.IO. No I/O.
 
 | the client …      | MPIM (im/protocol/frames.py)       | Socket.IO 5 over Engine.IO 4, transport WebSocket              |
 |-------------------|------------------------------------|----------------------------------------------------------------|
@@ -7,7 +7,7 @@
 | is written to     | `push`, in time answered by `ack`  | `42["push", …]`, answered by nothing                           |
 | missed something  | `sync` → `page`, when a number lacks | does not notice                                              |
 | joins a group     | `group` → `group`                  | `42<n>["join", …]` → `43<n>[…]`                                |
-| hears a notice    | `notice`                           | `42["notice", …]`                                              |
+| gets a notice     | `notice`                           | `42["notice", …]`                                              |
 | shows that it lives | `ping`, by itself → `pong`       | `2` → `3`, when it is asked                                    |
 
 Sources: https://socket.io/docs/v4/engine-io-protocol/ and https://socket.io/docs/v4/socket-io-protocol/
@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 
-class What(Enum):
+class FrameKind(Enum):
     """What a frame is to a client."""
 
     READY = auto()  # connected for good
@@ -29,16 +29,19 @@ class What(Enum):
     NOTHING = auto()
 
 
-class Heard(NamedTuple):
-    """One thing that a client heard, and what it says to that at once."""
+class ReceivedEvent(NamedTuple):
+    """One thing that a client received, and what it replies to that at once."""
 
-    what: What
+    kind: FrameKind
     text: str = ""
     reply: bytes = b""
 
 
-class Speech(Protocol):
-    """How one client speaks. Frames are what a WebSocket's text messages carry; most methods give one to send."""
+class ClientProtocol(Protocol):
+    """Protocol adapter of one client, without I/O. Frames are what a WebSocket's text messages carry.
+
+    Most methods return a frame to send.
+    """
 
     @property
     def path(self) -> str:
@@ -46,31 +49,31 @@ class Speech(Protocol):
 
     @property
     def subprotocols(self) -> Sequence[str]:
-        """What the client offers to speak."""
+        """Subprotocols that the client offers."""
 
-    def opening(self) -> bytes:
+    def hello(self) -> bytes:
         """The first frame; empty when the server begins."""
 
-    def due(self) -> list[bytes]:
-        """What is to be said now, and may have been gathered for a while."""
+    def flush(self) -> list[bytes]:
+        """Return what is to be sent now, and may have been gathered for a while."""
 
-    def unpacked(self, batch: bytes) -> Sequence[bytes]:
-        """The frames of a binary message. Raises CorruptPayload."""
+    def unpack(self, batch: bytes) -> Sequence[bytes]:
+        """Return the frames of a binary message. Raise CorruptPayload for a bad one."""
 
-    def hear(self, frame: bytes) -> Sequence[Heard]:
-        """Understand one frame. Raises CorruptPayload."""
+    def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
+        """Parse one frame. Raise CorruptPayload for a bad one."""
 
-    def live(self) -> bytes:
-        """I am still here; empty when only those say so who are asked."""
+    def keepalive(self) -> bytes:
+        """Return a keepalive; empty where the server asks for it."""
 
     def send(self, id: str, to: str, text: str) -> bytes:
-        """A message to another client."""
+        """Return a message to another client."""
 
-    def say(self, id: str, group: str, text: str) -> bytes:
-        """A message to a group."""
+    def send_group(self, id: str, group: str, text: str) -> bytes:
+        """Return a message to a group."""
 
-    def make(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
-        """Make a group, and how many of its members need not join it."""
+    def create_group(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
+        """Create a group; also return how many of its members need not join it."""
 
-    def join(self, group: str) -> bytes:
+    def join_group(self, group: str) -> bytes:
         """Become a member."""

@@ -1,4 +1,4 @@
-"""Story: from a Trace to what a picture shows. All decisions are made here; whatever draws only draws.
+"""Scene builder: from a Trace to what a picture shows. All decisions are made here; whatever draws only draws.
 
 A picture's time is counted in *steps*: every attempt to send takes one, in the order of the attempts. Clock times differ
 from run to run, and the order in which two connections hear of one message does, too; steps do not, so a picture of a
@@ -9,50 +9,52 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mpim_lab import errors
-from mpim_lab.events import Event, Kind
+from mpim_lab.events import Event, EventKind
 from mpim_lab.keys import is_confirmation
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.journey import is_journey, note_of, tell_journey
-from mpim_lab.widgets.scene import Band, Leg, Scene, Story
+from mpim_lab.widgets.im_scene_builder import build_im_scene, has_hops, sampling_note
+from mpim_lab.widgets.scene import Band, Leg, MessageHistory, Scene
 
 AT_SERVER, ARRIVES, CONFIRMED_AT = 0.35, 0.7, 0.95
 SERVER_FAULTS, SENDER_FAULTS = ("kill", "pause"), ("flush fails",)
 POOL = "pool"  # the channel of those who wait for a connection
-PROMISES = ("delivered", "added", "accepted", "done")  # what a sender is told that ought to be true
+ACKNOWLEDGEMENTS = ("delivered", "added", "accepted", "done")  # outcomes that acknowledge a message
 
 
-def tell(trace: Trace, *, finished: bool = True) -> Scene:
-    """Make the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
-    if is_journey(trace):
-        return tell_journey(trace, finished=finished)
-    teller = _Teller()
-    for event in _in_turns(sorted(trace.events, key=lambda event: event.at)):  # load processes report batch by batch
-        teller.take(event)
-    return teller.scene(finished, note_of(trace))
+def build_scene(trace: Trace, *, finished: bool = True) -> Scene:
+    """Build the scene of a trace. While a run goes on (`finished=False`) what has not arrived is on its way, not lost."""
+    if has_hops(trace):
+        return build_im_scene(trace, finished=finished)
+    builder = _SceneBuilder()
+    for event in _senders_first(
+        sorted(trace.events, key=lambda event: event.at)
+    ):  # load processes report batch by batch
+        builder.add(event)
+    return builder.scene(finished, sampling_note(trace))
 
 
-def _in_turns(events: list[Event]) -> list[Event]:
+def _senders_first(events: list[Event]) -> list[Event]:
     """Where a stream keeps messages: of each turn (one message, until the next one is sent) the sender's events first.
 
     A sender that repeats and a worker that has the first copy in hand run side by side; who is heard first is luck.
     """
-    if not any(event.kind is Kind.ADDED for event in events):
+    if not any(event.kind is EventKind.ADDED for event in events):
         return events
-    senders = {event.actor for event in events if event.kind is Kind.ACCEPTED}
+    senders = {event.actor for event in events if event.kind is EventKind.ACCEPTED}
     turn, last = 0, ""
     keyed: list[tuple[int, bool, Event]] = []
     for event in events:
-        if event.kind is Kind.ACCEPTED and event.message_id != last:
+        if event.kind is EventKind.ACCEPTED and event.message_id != last:
             turn, last = turn + 1, event.message_id
-        keyed.append((turn, event.actor not in senders or event.kind is Kind.STUCK, event))
+        keyed.append((turn, event.actor not in senders or event.kind is EventKind.STALLED, event))
     return [event for _, _, event in sorted(keyed, key=lambda each: each[:2])]
 
 
-class _Teller:
-    """Takes events in order and builds the scene."""
+class _SceneBuilder:
+    """Builder that takes events in order and makes the scene."""
 
     def __init__(self) -> None:
-        self.stories: dict[str, Story] = {}
+        self.stories: dict[str, MessageHistory] = {}
         self.step = 0  # of the attempt that is going on; the first is 1
         self._began: dict[str, list[int]] = {}  # message → steps of its attempts that may still arrive
         self._left: dict[str, int] = {}  # message → the step in which the batch that it waited for left
@@ -62,29 +64,29 @@ class _Teller:
         self.faults: dict[str, tuple[str, float]] = {}  # kind → who had it, since which step
         self.bands: list[tuple[str, str, float, float]] = []
         self.handled: Counter[str] = Counter()
-        self.promise = "delivered"
+        self.acknowledgement = "delivered"
 
-    def take(self, event: Event) -> None:
-        """Take the next event."""
-        if event.kind is Kind.FAULT_BEGAN:
+    def add(self, event: Event) -> None:
+        """Add the next event."""
+        if event.kind is EventKind.FAULT_BEGAN:
             self.faults[event.detail] = next(reversed(self.consumers), ""), self.step + 0.9
-        elif event.kind is Kind.FAULT_ENDED:
+        elif event.kind is EventKind.FAULT_ENDED:
             self.bands.append((event.detail, *self.faults.pop(event.detail, ("", 0.0)), self.step + 0.9))
-        elif event.kind is Kind.SUBSCRIBED and not is_confirmation(event.channel):
+        elif event.kind is EventKind.SUBSCRIBED and not is_confirmation(event.channel):
             self.channels[event.channel] = self.consumers[event.actor] = None
         elif event.message_id and not is_confirmation(event.channel):
-            story = self.stories.setdefault(event.message_id, Story(event.message_id))
+            story = self.stories.setdefault(event.message_id, MessageHistory(event.message_id))
             getattr(self, f"_{event.kind.name.lower()}", self._other)(story, event)
 
-    def _other(self, story: Story, event: Event) -> None:
+    def _other(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor}: {event.kind}")
 
-    def _checked(self, story: Story, event: Event) -> None:
+    def _checked(self, story: MessageHistory, event: Event) -> None:
         listeners = "nobody listens" if not event.count else f"{event.count} listen"
         story.log.append(f"{event.actor} asked the server who is there: {listeners}")
         self.producers[event.actor] = None
 
-    def _accepted(self, story: Story, event: Event) -> None:
+    def _accepted(self, story: MessageHistory, event: Event) -> None:
         self.step += 1
         self.producers[event.actor] = self.channels[event.channel] = None
         did = "asked for a connection" if event.channel == POOL else "published it"
@@ -92,27 +94,27 @@ class _Teller:
         story.legs.append(Leg(event.actor, event.channel, self.step, self.step + AT_SERVER))
         self._began.setdefault(story.id, []).append(self.step)
 
-    def _batched(self, story: Story, event: Event) -> None:
+    def _batched(self, story: MessageHistory, event: Event) -> None:
         """It waited until here: its way to the server ends now."""
         story.log.append(f"it left in a batch of {event.count}")
         self._left[story.id] = self.step
         last = story.legs[-1]
         story.legs[-1] = Leg(last.source, last.target, last.begin, self.step + AT_SERVER, last.outcome)
 
-    def _published(self, story: Story, event: Event) -> None:
+    def _published(self, story: MessageHistory, event: Event) -> None:
         count = event.count or 0
         story.log.append(f"the server handed it to {count} subscriber{'' if count == 1 else 's'}")
         if not count and self._began.get(story.id):
             self._end_attempt(story)
 
-    def _end_attempt(self, story: Story) -> None:
+    def _end_attempt(self, story: MessageHistory) -> None:
         """The attempt ended at the server: mark its leg, and expect nothing of it."""
         step = self._began[story.id].pop()
         for index, leg in enumerate(story.legs):
             if leg.begin == step and leg.outcome == "arrived":
                 story.legs[index] = Leg(leg.source, leg.target, leg.begin, leg.end, "lost")
 
-    def _failed(self, story: Story, event: Event) -> None:
+    def _failed(self, story: MessageHistory, event: Event) -> None:
         name = event.detail.partition(":")[0]
         story.log.append(f"{event.actor} failed: {name}")
         if (story.is_kept or event.channel == POOL) and event.actor in self.consumers:
@@ -122,7 +124,7 @@ class _Teller:
         if getattr(getattr(errors, name, None), "definite", False) and self._began.get(story.id):
             self._end_attempt(story)
 
-    def _received(self, story: Story, event: Event) -> None:
+    def _received(self, story: MessageHistory, event: Event) -> None:
         self.consumers[event.actor] = None
         if event.count is None:
             story.log.append(f"it arrived at {event.actor}")
@@ -130,33 +132,33 @@ class _Teller:
         story.is_kept = True
         story.log.append(f"the stream gave it to {event.actor}, for the {_nth(event.count)} time")
 
-    def _handled(self, story: Story, event: Event) -> None:
+    def _handled(self, story: MessageHistory, event: Event) -> None:
         if not story.is_kept:  # of a stream's message it is the effect that counts
             self._effect(story, event)
 
-    def _effect(self, story: Story, event: Event) -> None:
+    def _effect(self, story: MessageHistory, event: Event) -> None:
         self.handled[story.id] += 1
         story.log.append(f"{event.actor} {'did its work' if story.is_kept else 'handled it'}")
         self._deliver(story, event)
 
-    def _deliver(self, story: Story, event: Event, outcome: str = "arrived") -> None:
+    def _deliver(self, story: MessageHistory, event: Event, outcome: str = "arrived") -> None:
         """Draw its way from the server to who has it now."""
         attempts = self._began.get(story.id) or [self.step]
         began = attempts.pop(0) if len(attempts) > 1 else attempts[0]
         began = self._left.get(story.id, began)
         story.legs.append(Leg(event.channel, event.actor, began + AT_SERVER, self.step + ARRIVES, outcome))
 
-    def _added(self, story: Story, event: Event) -> None:
+    def _added(self, story: MessageHistory, event: Event) -> None:
         story.is_kept = True
         story.log.append("the stream keeps it")
 
-    def _crashed(self, story: Story, event: Event) -> None:
+    def _crashed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} crashed: {event.detail}")
         if not any(leg.target == event.actor for leg in story.legs):  # after its work, its way is drawn already
             self._deliver(story, event, "lost")
 
-    def _stuck(self, story: Story, event: Event) -> None:
-        story.is_stuck = True
+    def _stalled(self, story: MessageHistory, event: Event) -> None:
+        story.is_stalled = True
         if story.is_kept:
             story.log.append("at the end nobody has finished it")
             return
@@ -164,49 +166,49 @@ class _Teller:
         first = story.legs[0]
         story.legs[0] = Leg(first.source, first.source, first.begin, self.step + AT_SERVER)
 
-    def _buried(self, story: Story, event: Event) -> None:
+    def _dead_lettered(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor or 'the group'} gave it up, a dead letter: {event.detail}")
-        story.fate = "dead"
+        story.fate = "dead-lettered"
         failed = [leg for leg in story.legs if leg.outcome == "lost"]
         if failed:
             last = failed[-1]
-            story.legs[story.legs.index(last)] = Leg(last.source, last.target, last.begin, last.end, "dead")
+            story.legs[story.legs.index(last)] = Leg(last.source, last.target, last.begin, last.end, "dead-lettered")
 
-    def _acked(self, story: Story, event: Event) -> None:
+    def _acked(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} acknowledged it")
 
-    def _claimed(self, story: Story, event: Event) -> None:
+    def _claimed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} claimed it from who had it")
 
-    def _retried(self, story: Story, event: Event) -> None:
+    def _retried(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} tries it again, for the {_nth(event.count or 0)} time")
 
-    def _dropped(self, story: Story, event: Event) -> None:
+    def _dropped(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor} dropped it: {event.detail}")
 
-    def _confirmed(self, story: Story, event: Event) -> None:
+    def _confirmed(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"the confirmation came back to {event.actor}")
         if self.consumers:
             receiver = next(iter(self.consumers))
             story.legs.append(Leg(receiver, event.actor, self.step + ARRIVES, self.step + CONFIRMED_AT, "confirmation"))
 
-    def _told(self, story: Story, event: Event) -> None:
-        story.log.append(f"{event.actor} was told: {event.detail}")
+    def _outcome(self, story: MessageHistory, event: Event) -> None:
+        story.log.append(f"{event.actor} got the outcome: {event.detail}")
         if not story.legs:  # given up before publishing
             self.step += 1
             self.producers[event.actor] = None
             story.legs.append(Leg(event.actor, event.actor, self.step, self.step + 0.1, "lost"))
-        story.misreported = event.detail in PROMISES
-        self.promise = event.detail if story.misreported else self.promise
+        story.silently_lost = event.detail in ACKNOWLEDGEMENTS
+        self.acknowledgement = event.detail if story.silently_lost else self.acknowledgement
 
     def scene(self, finished: bool, note: str) -> Scene:
-        """What all events taken so far amount to."""
+        """Return the scene of all events so far."""
         for story in self.stories.values():
             times = self.handled[story.id]
-            if story.fate != "dead" or times:
-                ended = "lost" if finished and not story.is_stuck else "pending"
+            if story.fate != "dead-lettered" or times:
+                ended = "lost" if finished and not story.is_stalled else "pending"
                 story.fate = "duplicated" if times > 1 else "delivered" if times else ended
-            story.misreported = story.misreported and story.fate == "lost"
+            story.silently_lost = story.silently_lost and story.fate == "lost"
             if story.fate == "lost":
                 _mark_lost(story, next(iter(self.consumers), ""))
             story.legs.sort(key=lambda leg: (leg.begin, leg.end, leg.outcome))  # two connections tell in any order
@@ -220,11 +222,11 @@ class _Teller:
             list(_bands([*self.bands, *still], list(self.producers), list(self.channels), consumers)),
             self.step,
             note,
-            "added" if any(story.is_kept for story in self.stories.values()) else self.promise,
+            "added" if any(story.is_kept for story in self.stories.values()) else self.acknowledgement,
         )
 
 
-def _mark_lost(story: Story, consumer: str) -> None:
+def _mark_lost(story: MessageHistory, consumer: str) -> None:
     """A message the server had and nobody handled ended on the way from the server."""
     arrived = [leg for leg in story.legs if leg.outcome == "arrived"]
     ended = any(leg.outcome == "lost" and (leg.target == consumer or leg.source == POOL) for leg in story.legs)

@@ -1,11 +1,11 @@
-"""Tally: which messages of one phase arrived, how often, and how late."""
+"""DeliveryCounter: which messages of one phase arrived, how often, and how late."""
 
 from typing import Any
 
 from mpim_lab.events import now
-from mpim_lab.load.redis.latencies import Latencies
+from mpim_lab.load.redis.latency_histogram import LatencyHistogram
 
-MOST_MESSAGES = 10_000_000
+MAX_MESSAGES = 10_000_000
 
 
 def message_text(phase: str, due: float, number: int, size: int) -> str:
@@ -17,14 +17,14 @@ def message_text(phase: str, due: float, number: int, size: int) -> str:
     return f"{phase} {due:.6f} {number} ".ljust(size, "x")
 
 
-class Tally:
+class DeliveryCounter:
     """Counts the messages of one phase. A latency runs from the moment a message was due to its handler.
 
-    >>> tally = Tally()
-    >>> tally.begin("steady")
+    >>> counter = DeliveryCounter()
+    >>> counter.begin("steady")
     >>> for text in ("steady 1.0 0 xx", "steady 1.0 0 xx", "warm-up 1.0 1 xx"):
-    ...     tally.add(text, at=1.5)
-    >>> tally.received, tally.duplicates
+    ...     counter.add(text, at=1.5)
+    >>> counter.received, counter.duplicates
     (1, 1)
     """
 
@@ -35,7 +35,7 @@ class Tally:
         """Forget what was; messages of other phases do not count."""
         self._phase, self._seen = phase, bytearray()
         self.received, self.duplicates, self.last_at = 0, 0, 0.0
-        self.latencies = Latencies()
+        self.latencies = LatencyHistogram()
 
     def add(self, text: str, at: float | None = None) -> None:
         """Count one message."""
@@ -45,7 +45,7 @@ class Tally:
             return
         place, seen = int(number), self._seen
         if place >= len(seen):
-            if place >= MOST_MESSAGES:
+            if place >= MAX_MESSAGES:
                 return
             seen.extend(bytes(place + 1 - len(seen) + 4_096))
         if seen[place]:

@@ -1,16 +1,16 @@
-"""Socket.IO's packets, as one client says and hears them; the table of both speeches is in `speech.py`."""
+"""Socket.IO's packets, as one client says and hears them; the table of both protocols is in `client_protocol.py`."""
 
 from collections.abc import Sequence
 
 import msgspec
 
 from mpim_lab.errors import CorruptPayload
-from mpim_lab.load.gateway.speech import Heard, What
+from mpim_lab.load.gateway.client_protocol import FrameKind, ReceivedEvent
 
-_EVENTS = {"push": What.PUSHED, "notice": What.NOTICE}
+_EVENTS = {"push": FrameKind.PUSHED, "notice": FrameKind.NOTICE}
 
 
-class SocketIoSpeech:
+class SocketIoProtocol:
     """Socket.IO's packets as text. A message that is not pushed is never heard of again."""
 
     path: str = "/socket.io/?EIO=4&transport=websocket"
@@ -19,19 +19,19 @@ class SocketIoSpeech:
     def __init__(self, uid: str) -> None:
         self._uid, self._asked = uid, 0
 
-    def opening(self) -> bytes:
+    def hello(self) -> bytes:
         """The server begins."""
         return b""
 
-    def live(self) -> bytes:
+    def keepalive(self) -> bytes:
         """The server asks."""
         return b""
 
-    def due(self) -> list[bytes]:
+    def flush(self) -> list[bytes]:
         """Nothing: nobody asks whether a message came."""
         return []
 
-    def unpacked(self, batch: bytes) -> Sequence[bytes]:
+    def unpack(self, batch: bytes) -> Sequence[bytes]:
         """There are none."""
         raise CorruptPayload(f"not a packet as text: {batch[:20]!r}")
 
@@ -39,15 +39,15 @@ class SocketIoSpeech:
         """A message to another client."""
         return self._event("send", {"id": id, "to": to, "text": text})
 
-    def say(self, id: str, group: str, text: str) -> bytes:
+    def send_group(self, id: str, group: str, text: str) -> bytes:
         """A message to a group."""
         return self._event("say", {"id": id, "group": group, "text": text})
 
-    def make(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
+    def create_group(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
         """A group is there as soon as one joins it."""
-        return self.join(group), 0
+        return self.join_group(group), 0
 
-    def join(self, group: str) -> bytes:
+    def join_group(self, group: str) -> bytes:
         """Become a member."""
         return self._event("join", {"group": group})
 
@@ -55,28 +55,28 @@ class SocketIoSpeech:
         """A notice to everybody, by the server that one client asks."""
         return b"42" + msgspec.json.encode(["notice", {"id": id, "text": text}])
 
-    def hear(self, frame: bytes) -> Sequence[Heard]:
+    def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
         """Understand one packet."""
         kind = frame[:2]
         if kind == b"42":
             return (self._event_of(frame[2:]),)
         if kind == b"43":
-            return (Heard(What.ANSWERED),)
+            return (ReceivedEvent(FrameKind.ANSWERED),)
         if frame == b"2":
-            return (Heard(What.NOTHING, reply=b"3"),)
+            return (ReceivedEvent(FrameKind.NOTHING, reply=b"3"),)
         if kind == b"0{":
-            return (Heard(What.NOTHING, reply=b"40" + msgspec.json.encode({"uid": self._uid})),)
+            return (ReceivedEvent(FrameKind.NOTHING, reply=b"40" + msgspec.json.encode({"uid": self._uid})),)
         if kind == b"40":
-            return (Heard(What.READY),)
-        return (Heard(What.FAILED, f"the server said {frame[:100]!r}"),)
+            return (ReceivedEvent(FrameKind.READY),)
+        return (ReceivedEvent(FrameKind.FAILED, f"the server said {frame[:100]!r}"),)
 
     def _event(self, name: str, data: dict[str, str]) -> bytes:
         self._asked += 1
         return b"42%d" % self._asked + msgspec.json.encode([name, data])
 
-    def _event_of(self, event: bytes) -> Heard:
+    def _event_of(self, event: bytes) -> ReceivedEvent:
         try:
             name, data = msgspec.json.decode(event)
-            return Heard(_EVENTS.get(name, What.NOTHING), data["text"])
+            return ReceivedEvent(_EVENTS.get(name, FrameKind.NOTHING), data["text"])
         except (msgspec.DecodeError, ValueError, TypeError, KeyError) as error:
             raise CorruptPayload(f"not an event: {event[:100]!r}") from error

@@ -1,19 +1,19 @@
 """The card of a challenge's outcome: its words, and the failing message's way."""
 
-from mpim_lab.lab.exercise.challenge import Failure, Outcome
-from mpim_lab.widgets import OutcomeCard
+from mpim_lab.lab.exercise.challenge import ChallengeResult, TrialFailure
+from mpim_lab.widgets import ResultCard
 from tests.traces import delivered, lost, trace_of
 
 
 def bundle(outcome):
-    return OutcomeCard(outcome)._repr_mimebundle_()[0]
+    return ResultCard(outcome)._repr_mimebundle_()[0]
 
 
 def test_a_failure_shows_its_story_and_its_message_alone():
     """Other messages of the run would only be in the way."""
     trace = trace_of(*delivered("m1"), *lost("m2"), *delivered("m3"))
-    failure = Failure("m2 was lost", "fault 'away', seed 1", "m2", ("alice: accepted",), trace)
-    found = bundle(Outcome("Lose nothing", failure))
+    failure = TrialFailure("m2 was lost", "fault 'away', seed 1", "m2", ("alice: accepted",), trace)
+    found = bundle(ChallengeResult("Lose nothing", failure))
     assert found["text/plain"].startswith("✘ Lose nothing: m2 was lost")
     assert "m2: its way" in found["image/svg+xml"]
     assert ">m1<" not in found["image/svg+xml"]
@@ -23,18 +23,18 @@ def test_a_failure_shows_its_story_and_its_message_alone():
 
 def test_the_same_outcome_gives_the_same_card():
     """It is stored in the notebooks, and compared."""
-    failure = Failure("m1 was lost", "t", "m1", (), trace_of(*lost("m1")))
-    assert bundle(Outcome("a", failure)) == bundle(Outcome("a", failure))
+    failure = TrialFailure("m1 was lost", "t", "m1", (), trace_of(*lost("m1")))
+    assert bundle(ChallengeResult("a", failure)) == bundle(ChallengeResult("a", failure))
 
 
 def test_what_the_learners_class_says_is_text_not_html():
     """An error's words may be anything."""
-    failure = Failure("your class raised ValueError: <script>alert(1)</script>", "while running")
-    assert "<script>" not in bundle(Outcome("a", failure))["text/html"]
+    failure = TrialFailure("your class raised ValueError: <script>alert(1)</script>", "while running")
+    assert "<script>" not in bundle(ChallengeResult("a", failure))["text/html"]
 
 
 def test_a_pass_has_no_picture():
     """There is no story to tell."""
-    found = bundle(Outcome("Lose nothing", None))
+    found = bundle(ChallengeResult("Lose nothing", None))
     assert found["text/plain"] == "✔ Lose nothing: passed"
     assert "image/svg+xml" not in found

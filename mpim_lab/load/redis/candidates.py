@@ -1,6 +1,6 @@
-"""Contestants: who can publish under load, each set up as its own documentation advises for speed.
+"""Candidates: who can publish under load, each set up as its own documentation advises for speed.
 
-A contestant is a context that connects and gives one callable, `publish(channel, payload)`; a batching one takes a list
+A candidate is a context that connects and gives one callable, `publish(channel, payload)`; a batching one takes a list
 of payloads. The receiver of all but ours is the bare protocol, so that they differ in the publisher only; ours receives
 through its own `MessageQueue.subscribe` and pays for it.
 """
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from mpim_lab.load.redis import bare
-from mpim_lab.load.redis import batch_contestants as batches
-from mpim_lab.load.redis import guarantee_contestants as guarantees
-from mpim_lab.load.redis import stream_contestants as streams
-from mpim_lab.load.redis import stream_peers as peers
+from mpim_lab.load.redis import batch_adapters as batches
+from mpim_lab.load.redis import framework_adapters as peers
+from mpim_lab.load.redis import guarantee_adapters as guarantees
+from mpim_lab.load.redis import minimal_client
+from mpim_lab.load.redis import stream_adapters as streams
 from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
 from mpim_lab.mq.connection.address import Address
 
 Publish = Callable[[str, Any], Awaitable[Any]]
-Take = Callable[[bytes], None]
+OnPayload = Callable[[bytes], None]
 
 
 @asynccontextmanager
-async def _ours(plan: LoadPlan) -> AsyncIterator[Publish]:
+async def _mpim(plan: LoadPlan) -> AsyncIterator[Publish]:
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
@@ -35,7 +35,7 @@ async def _ours(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 @asynccontextmanager
 async def _bare(plan: LoadPlan) -> AsyncIterator[Publish]:
-    protocol = await bare.connect(plan.url)
+    protocol = await minimal_client.connect(plan.url)
     yield protocol.publish
     protocol.transport.close()
 
@@ -105,15 +105,15 @@ async def _valkey_glide(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One contestant: its name, the module it needs, how many messages one call publishes, how it connects."""
+class Candidate:
+    """One candidate: its name, the module it needs, how many messages one call publishes, how it connects."""
 
     name: str
     module: str
     connect: Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]
     batch: int = 1
-    receive: Callable[[LoadPlan, Take], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
-    gathers: bool = False  # its receiver counts the messages of a loop turn together
+    receive: Callable[[LoadPlan, OnPayload], AbstractAsyncContextManager["asyncio.Future[Exception]"]] | None = None
+    batches_received: bool = False  # its receiver counts the messages of a loop turn together
     elsewhere: str = ""  # what it writes outside a run's prefix, whatever it is told
 
     @property
@@ -131,32 +131,32 @@ class Contestant:
 
 def _batching(
     name: str, connect: Callable[[LoadPlan], AbstractAsyncContextManager[Publish]], batch: int = 1
-) -> Contestant:
-    """A contestant of the batching bench; all have the same receiver, which unpacks what is packed."""
-    receive = batches.subscribing if connect in (_ours, _redis_py_pipelined) else batches.unpacking
-    return Contestant(f"batching:{name}", "redis", connect, batch, receive, gathers=True)
+) -> Candidate:
+    """A candidate of the batching bench; all have the same receiver, which unpacks what is packed."""
+    receive = batches.subscribing if connect in (_mpim, _redis_py_pipelined) else batches.unpacking
+    return Candidate(f"batching:{name}", "redis", connect, batch, receive, batches_received=True)
 
 
-CONTESTANTS = {
-    contestant.name: contestant
-    for contestant in (
-        Contestant("mpim_lab", "mpim_lab", _ours, receive=batches.subscribing),
-        Contestant("bare protocol", "hiredis", _bare),
-        Contestant("redis-py", "redis", _redis_py),
-        Contestant("redis-py pipelined", "redis", _redis_py_pipelined, batch=100),
-        Contestant("coredis", "coredis", _coredis),
-        Contestant("valkey-glide", "glide", _valkey_glide),
+CANDIDATES = {
+    candidate.name: candidate
+    for candidate in (
+        Candidate("mpim_lab", "mpim_lab", _mpim, receive=batches.subscribing),
+        Candidate("bare protocol", "hiredis", _bare),
+        Candidate("redis-py", "redis", _redis_py),
+        Candidate("redis-py pipelined", "redis", _redis_py_pipelined, batch=100),
+        Candidate("coredis", "coredis", _coredis),
+        Candidate("valkey-glide", "glide", _valkey_glide),
         # What follows the colon competes with its like only: publish to a channel, or add to a stream and consume.
-        Contestant("streams:mpim_lab", "mpim_lab", streams.ours, receive=streams.ours_consuming),
-        Contestant("streams:mpim_lab, add_many", "mpim_lab", streams.ours_many, 100, streams.ours_consuming),
-        Contestant("streams:mpim_lab, no group", "mpim_lab", streams.ours, receive=streams.ours_reading),
-        Contestant("streams:mpim_lab, + idempotency", "mpim_lab", guarantees.with_ids, receive=guarantees.idempotent),
-        Contestant("streams:mpim_lab, + ordering", "mpim_lab", guarantees.numbered, receive=guarantees.ordered),
-        Contestant("streams:redis-py", "redis", streams.redis_py, receive=streams.redis_py_one_by_one),
-        Contestant("streams:redis-py, many at a time", "redis", streams.redis_py, receive=streams.redis_py_consuming),
-        Contestant("streams:redis-py pipelined", "redis", streams.redis_py_pipelined, 100, streams.redis_py_consuming),
-        Contestant("streams:FastStream pipelined", "faststream", peers.faststream, 100, peers.faststream_consuming),
-        Contestant(
+        Candidate("streams:mpim_lab", "mpim_lab", streams.mpim, receive=streams.mpim_consuming),
+        Candidate("streams:mpim_lab, add_many", "mpim_lab", streams.mpim_many, 100, streams.mpim_consuming),
+        Candidate("streams:mpim_lab, no group", "mpim_lab", streams.mpim, receive=streams.mpim_reading),
+        Candidate("streams:mpim_lab, + idempotency", "mpim_lab", guarantees.with_ids, receive=guarantees.idempotent),
+        Candidate("streams:mpim_lab, + ordering", "mpim_lab", guarantees.numbered, receive=guarantees.ordered),
+        Candidate("streams:redis-py", "redis", streams.redis_py, receive=streams.redis_py_one_by_one),
+        Candidate("streams:redis-py, many at a time", "redis", streams.redis_py, receive=streams.redis_py_consuming),
+        Candidate("streams:redis-py pipelined", "redis", streams.redis_py_pipelined, 100, streams.redis_py_consuming),
+        Candidate("streams:FastStream pipelined", "faststream", peers.faststream, 100, peers.faststream_consuming),
+        Candidate(
             "streams:taskiq",
             "taskiq_redis",
             peers.taskiq,
@@ -169,26 +169,26 @@ CONTESTANTS = {
             _batching(f"mpim_lab, window {ms:g} ms", batches.with_rule(FixedWindow(window_ms=ms)))
             for ms in (0.5, 1, 2, 5, 10, 20)
         ),
-        _batching("mpim_lab, not batched", _ours),
+        _batching("mpim_lab, not batched", _mpim),
         _batching("redis-py pipelined", _redis_py_pipelined, 100),
     )
 }
 
 
-def contestants_of(bench: str) -> dict[str, Contestant]:
-    """Who competes in a bench: name there → contestant."""
-    found = {name.rpartition(":")[2]: each for name, each in CONTESTANTS.items() if name.rpartition(":")[0] == bench}
-    return found or {name: each for name, each in CONTESTANTS.items() if ":" not in name}
+def candidates_for(bench: str) -> dict[str, Candidate]:
+    """Who competes in a bench: name there → candidate."""
+    found = {name.rpartition(":")[2]: each for name, each in CANDIDATES.items() if name.rpartition(":")[0] == bench}
+    return found or {name: each for name, each in CANDIDATES.items() if ":" not in name}
 
 
 @asynccontextmanager
-async def receiving(plan: LoadPlan, take: Take) -> AsyncIterator[asyncio.Future[Exception]]:
-    """Hand every payload of the plan's channel to `take` while the context lasts; gives the reason once the line is lost."""
-    if (receive := CONTESTANTS[plan.who].receive) is not None:
-        async with receive(plan, take) as lost:
+async def subscribe_with(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator[asyncio.Future[Exception]]:
+    """Hand every payload of the plan's channel to `on_payload` while the context lasts; yield the future of its loss."""
+    if (receive := CANDIDATES[plan.who].receive) is not None:
+        async with receive(plan, on_payload) as lost:
             yield lost
         return
-    protocol = await bare.connect(plan.url, take)
+    protocol = await minimal_client.connect(plan.url, on_payload)
     protocol.subscribe(plan.channel)
     if (refusal := await protocol.subscribed) is not None:
         raise refusal

@@ -1,27 +1,27 @@
-"""Tally: what arrived, against what was sent."""
+"""DeliveryCounter: what arrived, against what was sent."""
 
 from bisect import bisect_left
 
-from mpim_lab.load.redis.latencies import BUCKET_ENDS, Latencies
+from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS, LatencyHistogram
 from mpim_lab.load.redis.plan import HEAD
 
 STEP = 65_536
 
 
-class Tally:
+class DeliveryCounter:
     """Count payloads as they arrive; a rule without clock or I/O. Holds one byte a message.
 
-    >>> tally = Tally()
+    >>> counter = DeliveryCounter()
     >>> for sequence in (0, 1, 3, 2, 3):
-    ...     _ = tally.add(HEAD.pack(sequence, 7.0), at=7.001)
-    >>> tally.different, tally.duplicates, tally.reordered, tally.lost(sent=5)
+    ...     _ = counter.add(HEAD.pack(sequence, 7.0), at=7.001)
+    >>> counter.different, counter.duplicates, counter.reordered, counter.lost(sent=5)
     (4, 1, 1, 1)
     """
 
     def __init__(self) -> None:
         self.received = self.duplicates = self.reordered = 0
         self.first_at = self.last_at = 0.0
-        self.recent, self._earlier = Latencies(), Latencies()
+        self.recent, self._earlier = LatencyHistogram(), LatencyHistogram()
         self._seen = bytearray(STEP)
         self._highest = -1
 
@@ -38,7 +38,7 @@ class Tally:
         else:
             self._highest = sequence
         self._seen[sequence] = 1
-        # what Latencies.add does, without the call: this runs 200,000 times a second
+        # what LatencyHistogram.add does, without the call: this runs 200,000 times a second
         latency_s, recent = at - due_at, self.recent
         recent.counts[bisect_left(BUCKET_ENDS, latency_s)] += 1
         if latency_s > recent.max_s:
@@ -58,14 +58,14 @@ class Tally:
         """How many of `sent` messages did not arrive."""
         return max(0, sent - self.different)
 
-    def cut(self) -> Latencies:
+    def cut(self) -> LatencyHistogram:
         """Give the latencies since the last cut, and begin anew."""
-        recent, self.recent = self.recent, Latencies()
+        recent, self.recent = self.recent, LatencyHistogram()
         self._earlier.merge(recent)
         return recent
 
     @property
-    def latencies(self) -> Latencies:
+    def latencies(self) -> LatencyHistogram:
         """All latencies so far."""
         self.cut()
         return self._earlier

@@ -1,22 +1,22 @@
-"""BulkTally: count many payloads at once, where a microsecond for each would be half of what is measured."""
+"""VectorizedCounter: count many payloads at once, where a microsecond for each would be half of what is measured."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from mpim_lab.load.redis.latencies import BUCKET_ENDS
+from mpim_lab.load.redis.delivery_counter import STEP, DeliveryCounter
+from mpim_lab.load.redis.latency_histogram import BUCKET_ENDS
 from mpim_lab.load.redis.plan import HEAD
-from mpim_lab.load.redis.tally import STEP, Tally
 
 _ENDS = np.array(BUCKET_ENDS)
 
 
-class BulkTally(Tally):
-    """As a `Tally`, for payloads of one length that arrive at one moment; holds one byte a message.
+class VectorizedCounter(DeliveryCounter):
+    """As a `DeliveryCounter`, for payloads of one length that arrive at one moment; holds one byte a message.
 
-    >>> tally = BulkTally()
-    >>> tally.add_many([HEAD.pack(sequence, 7.0) for sequence in (0, 1, 3, 2, 3)], at=7.001)
-    >>> tally.different, tally.duplicates, tally.reordered, tally.lost(sent=5)
+    >>> counter = VectorizedCounter()
+    >>> counter.add_many([HEAD.pack(sequence, 7.0) for sequence in (0, 1, 3, 2, 3)], at=7.001)
+    >>> counter.different, counter.duplicates, counter.reordered, counter.lost(sent=5)
     (4, 1, 1, 1)
     """
 
@@ -37,7 +37,7 @@ class BulkTally(Tally):
         self.last_at = at
 
     def _note_sequences(self, sequences: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> None:
-        """As `Tally.add` does it: a repeat is a duplicate; else, what is below the highest so far came too late."""
+        """As `DeliveryCounter.add` does it: a repeat is a duplicate; else, what is below the highest so far came too late."""
         shortage = int(sequences.max()) + 1 - len(self._seen)
         if shortage > 0:
             self._seen.extend(bytes(shortage + STEP))

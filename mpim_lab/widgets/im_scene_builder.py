@@ -1,23 +1,23 @@
-"""Journey: from a trace of MPIM to what a picture shows: a message's way over clients, gateways, channels and stores.
+"""IM scene builder: from a trace of MPIM to a picture of a message's way over clients, gateways, channels and stores.
 
-Every hop is an event of its own (`Kind.PASSED`). Time is counted in steps, as in `story.py`: two for each time that a message
-comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from left to right,
-whatever the clock said: two connections hear of it in any order.
+Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in `scene_builder.py`: two for each time
+that a message comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from
+left to right, whatever the clock said: two connections hear of it in any order.
 """
 
 from collections import Counter, defaultdict
 
-from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, Kind
+from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.scene import Band, Leg, Scene, Story
+from mpim_lab.widgets.scene import Band, Leg, MessageHistory, Scene
 
 STEPS = 2  # that a message takes from its sender's gateway to its readers: as long as its way is in a picture
-HOP = 0.16 * STEPS
+HOP_STEPS = 0.16 * STEPS
 KEPT = (CHAT_LOG, OFFLINE_STORE)
-PROMISES = ("success", "pushed", "stored", "known")
+ACKNOWLEDGEMENTS = ("success", "pushed", "stored", "known")
 Hop = tuple[int, str, str]  # step, from, to
 # Where a fault is drawn, if not at who reads.
-_STRUCK = {
+_FAULT_NODES = {
     "gateway killed": "gw-2",
     "partition": "gw-2",
     "server restart": CHAT_LOG,
@@ -28,33 +28,37 @@ _STRUCK = {
 }
 
 
-def is_journey(trace: Trace) -> bool:
-    """Whether a trace tells of hops."""
-    return any(event.kind is Kind.PASSED for event in trace.events)
+def has_hops(trace: Trace) -> bool:
+    """Return whether a trace has hops."""
+    return any(event.kind is EventKind.HOP for event in trace.events)
 
 
-def tell_journey(trace: Trace, *, finished: bool) -> Scene:
-    """Make the scene of a trace of MPIM."""
-    teller = _Teller(_columns(trace))
+def build_im_scene(trace: Trace, *, finished: bool) -> Scene:
+    """Build the scene of a trace of MPIM."""
+    builder = _SceneBuilder(_columns(trace))
     for event in trace.events:
-        teller.take(event)
-    return teller.scene(finished, note_of(trace))
+        builder.add(event)
+    return builder.scene(finished, sampling_note(trace))
 
 
-def note_of(trace: Trace) -> str:
-    """What a reader must know about a trace that is not complete."""
-    if not trace.left_out:
+def sampling_note(trace: Trace) -> str:
+    """Return what a reader must know about a trace that is not complete."""
+    if not trace.dropped:
         return ""
-    return f"one message in {trace.one_in} is shown" if trace.one_in > 1 else f"{trace.left_out:,} events are not shown"
+    return (
+        f"one message in {trace.sample_rate} is shown"
+        if trace.sample_rate > 1
+        else f"{trace.dropped:,} events are not shown"
+    )
 
 
 def _columns(trace: Trace) -> tuple[tuple[str, ...], ...]:
     """Senders, their gateways, the service, channels and stores, the readers' gateways, readers: in the order of names."""
-    senders = {event.actor for event in trace.of(Kind.ACCEPTED)}
-    hops = [(event.actor, event.channel) for event in trace.of(Kind.PASSED)]
-    wanted = {event.channel[5:] for event in trace.of(Kind.ACCEPTED) if event.channel.startswith("user:")}
+    senders = {event.actor for event in trace.by_kind(EventKind.ACCEPTED)}
+    hops = [(event.actor, event.channel) for event in trace.by_kind(EventKind.HOP)]
+    wanted = {event.channel[5:] for event in trace.by_kind(EventKind.ACCEPTED) if event.channel.startswith("user:")}
     told = {target[5:] for _, target in hops if target.startswith("user:")}
-    readers = {event.actor for event in trace.of(Kind.EFFECT)} | wanted | told
+    readers = {event.actor for event in trace.by_kind(EventKind.EFFECT)} | wanted | told
     readers -= senders
     names = {name for hop in hops for name in hop}
     near = {target for source, target in hops if source in senders}
@@ -68,38 +72,38 @@ def _columns(trace: Trace) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(each) for each in columns)
 
 
-class _Teller:
-    """Takes events in order and builds the scene."""
+class _SceneBuilder:
+    """Builder that takes events in order and makes the scene."""
 
     def __init__(self, columns: tuple[tuple[str, ...], ...]) -> None:
         self.columns, self.senders, self.readers = columns, columns[0], columns[-1]
         self.place = {name: column for column, names in enumerate(columns) for name in names}
-        self.stories: dict[str, Story] = {}
+        self.stories: dict[str, MessageHistory] = {}
         self.step = 0
         self._steps: dict[str, int] = {}  # message → the step in which it moves now
         self._hops: dict[str, dict[Hop, None]] = defaultdict(dict)
         self._wanted: dict[str, tuple[str, ...]] = {}  # message → who is to read it
         self._read: dict[str, Counter[str]] = defaultdict(Counter)
-        self._promised: dict[str, str] = {}
+        self._outcomes: dict[str, str] = {}
         self._faults: dict[str, float] = {}
         self._bands: list[tuple[str, float, float]] = []
 
-    def take(self, event: Event) -> None:
-        """Take the next event."""
-        if event.kind is Kind.FAULT_BEGAN:
+    def add(self, event: Event) -> None:
+        """Add the next event."""
+        if event.kind is EventKind.FAULT_BEGAN:
             self._faults[event.detail] = self.step + 0.05 + (STEPS - 1)
-        elif event.kind is Kind.FAULT_ENDED:
+        elif event.kind is EventKind.FAULT_ENDED:
             self._bands.append((event.detail, self._faults.pop(event.detail, 0.0), self.step + STEPS - 0.05))
         elif event.message_id:
-            story = self.stories.setdefault(event.message_id, Story(event.message_id))
+            story = self.stories.setdefault(event.message_id, MessageHistory(event.message_id))
             getattr(self, f"_{event.kind.name.lower()}", lambda *_: None)(story, event)
 
-    def _accepted(self, story: Story, event: Event) -> None:
+    def _accepted(self, story: MessageHistory, event: Event) -> None:
         kind, _, name = event.channel.partition(":")
         self._wanted[story.id] = (name,) if kind == "user" else self.readers
         story.log.append(f"{event.actor} sends it to {name}")
 
-    def _passed(self, story: Story, event: Event) -> None:
+    def _hop(self, story: MessageHistory, event: Event) -> None:
         source, target = event.actor, event.channel
         if source not in self.place or target not in self.place or self._is_echo(source, target):
             return
@@ -118,56 +122,56 @@ class _Teller:
         """A sender's other devices hear of it, too; that is not drawn."""
         return target in self.senders or (source.startswith("user:") and source[5:] in self.senders)
 
-    def _all_have(self, story: Story) -> bool:
+    def _all_have(self, story: MessageHistory) -> bool:
         return all(self._read[story.id][uid] for uid in self._wanted.get(story.id, self.readers))
 
-    def _effect(self, story: Story, event: Event) -> None:
+    def _effect(self, story: MessageHistory, event: Event) -> None:
         if event.actor not in self.senders:
             self._read[story.id][event.actor] += 1
             story.log.append(f"{event.actor} reads it")
 
-    def _told(self, story: Story, event: Event) -> None:
-        self._promised[story.id] = event.detail
-        story.log.append(f"{event.actor} is told: {event.detail}")
+    def _outcome(self, story: MessageHistory, event: Event) -> None:
+        self._outcomes[story.id] = event.detail
+        story.log.append(f"{event.actor} gets the outcome: {event.detail}")
 
-    def _stuck(self, story: Story, event: Event) -> None:
-        story.is_stuck = True
+    def _stalled(self, story: MessageHistory, event: Event) -> None:
+        story.is_stalled = True
         story.log.append(event.detail)
 
     def scene(self, finished: bool, note: str) -> Scene:
-        """What all events taken so far amount to."""
+        """Return the scene of all events so far."""
         for story in self.stories.values():
             self._settle(story, finished)
         still = [(fault, begin, float(self.step + STEPS)) for fault, begin in self._faults.items()]
-        bands = [Band(self._struck(fault), begin, end, fault) for fault, begin, end in [*self._bands, *still]]
+        bands = [Band(self._node_of(fault), begin, end, fault) for fault, begin, end in [*self._bands, *still]]
         middle = [name for names in self.columns[1:-1] for name in names]
         stories, senders, readers = list(self.stories.values()), list(self.senders), list(self.readers)
         return Scene(senders, middle, readers, stories, bands, self.step + STEPS - 1, note, "success", self.columns)
 
-    def _struck(self, fault: str) -> str:
+    def _node_of(self, fault: str) -> str:
         if fault == "sent twice":
             return self.senders[0] if self.senders else ""
-        return _STRUCK.get(fault, self.readers[0] if self.readers else "")
+        return _FAULT_NODES.get(fault, self.readers[0] if self.readers else "")
 
-    def _settle(self, story: Story, finished: bool) -> None:
+    def _settle(self, story: MessageHistory, finished: bool) -> None:
         if any(times > 1 for times in self._read[story.id].values()):
             story.fate = "duplicated"
         elif self._all_have(story):
             story.fate = "delivered"
-        elif finished and not story.is_stuck:
+        elif finished and not story.is_stalled:
             story.fate = "lost"
-        story.misreported = story.fate == "lost" and self._promised.get(story.id) in PROMISES
+        story.silently_lost = story.fate == "lost" and self._outcomes.get(story.id) in ACKNOWLEDGEMENTS
         hops = sorted(self._hops[story.id], key=lambda hop: (hop[0], self.place[hop[1]], self.place[hop[2]], hop[1:]))
         ended = self._where_it_ended(story, hops) if story.fate == "lost" else set()
         since: dict[str, float] = {}  # when it came to where it is kept
         for step, source, target in hops:
-            leaves = step + HOP * self.place[source]
-            since.setdefault(target, leaves + HOP)
+            leaves = step + HOP_STEPS * self.place[source]
+            since.setdefault(target, leaves + HOP_STEPS)
             begin = since.get(source, leaves) if source in KEPT else leaves
             outcome = "lost" if (step, source, target) in ended else "arrived"
-            story.legs.append(Leg(source, target, begin, leaves + HOP, outcome))
+            story.legs.append(Leg(source, target, begin, leaves + HOP_STEPS, outcome))
 
-    def _where_it_ended(self, story: Story, hops: list[Hop]) -> set[Hop]:
+    def _where_it_ended(self, story: MessageHistory, hops: list[Hop]) -> set[Hop]:
         """For each reader who never had it, the last hop on the way to her."""
         ended = set()
         for uid in self._wanted.get(story.id, self.readers):

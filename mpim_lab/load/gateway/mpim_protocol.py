@@ -1,4 +1,4 @@
-"""MPIM's frames, as one client says and hears them; the table of both speeches is in `speech.py`.
+"""MPIM's frames, as one client says and hears them; the table of both protocols is in `client_protocol.py`.
 
 It keeps the rules of `mpim_lab.im.client.client`: it reads packed frames, knows the last number of each conversation, hands a
 message on once and in order, asks for what lacks, and acknowledges what it has, gathered for a while.
@@ -28,16 +28,16 @@ from mpim_lab.im.protocol.frames import (
 )
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.load.gateway.speech import Heard, What
+from mpim_lab.load.gateway.client_protocol import FrameKind, ReceivedEvent
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import messages_of
 
-MOST_BATCH_BYTES = 4 * 1024 * 1024
-_NOTHING = Heard(What.NOTHING)
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+_NOTHING = ReceivedEvent(FrameKind.NOTHING)
 _PING = encode(Ping())
 
 
-class MpimSpeech:
+class MpimProtocol:
     """One client's. codec: unpacks batches, one for all clients of a process; without it the client asks for none."""
 
     path: str = "/ws"
@@ -49,15 +49,15 @@ class MpimSpeech:
         self._asked: set[str] = set()
         self._acks: dict[str, int] = {}
 
-    def opening(self) -> bytes:
+    def hello(self) -> bytes:
         """Who I am."""
         return encode(Hello(self._token, packed=self._codec is not None, echo=False))
 
-    def live(self) -> bytes:
+    def keepalive(self) -> bytes:
         """A gateway takes who is silent for a minute for gone."""
         return _PING
 
-    def due(self) -> list[bytes]:
+    def flush(self) -> list[bytes]:
         """Acknowledgements, each once."""
         acks, self._acks = self._acks, {}
         return [encode(Ack(name, number)) for name, number in acks.items()]
@@ -66,25 +66,25 @@ class MpimSpeech:
         """A message to another client."""
         return encode(Send(id, text, to=to))
 
-    def say(self, id: str, group: str, text: str) -> bytes:
+    def send_group(self, id: str, group: str, text: str) -> bytes:
         """A message to a group."""
         return encode(Send(id, text, group=group))
 
-    def make(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
+    def create_group(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
         """Make a group with the first of its members, as many as a frame may name."""
         first = tuple(members[:MOST_WATCHED])
         return encode(Group(group, "create", first)), len(first)
 
-    def join(self, group: str) -> bytes:
+    def join_group(self, group: str) -> bytes:
         """Become a member."""
         return encode(Group(group, "join"))
 
-    def unpacked(self, batch: bytes) -> Sequence[bytes]:
+    def unpack(self, batch: bytes) -> Sequence[bytes]:
         """The frames of a binary message. Raises CorruptPayload."""
-        codec = self._codec or Codec(max_bytes=MOST_BATCH_BYTES)
+        codec = self._codec or Codec(max_bytes=MAX_BATCH_BYTES)
         return messages_of(codec.expand(batch))
 
-    def hear(self, frame: bytes) -> Sequence[Heard]:
+    def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
         """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""
         heard = from_gateway(frame)
         if isinstance(heard, ChatMessage):
@@ -95,58 +95,58 @@ class MpimSpeech:
             return tuple(self._behind(name, last) for name, last in heard.conversations.items())
         if isinstance(heard, Welcome):
             self._last.update({name: acked for name, (acked, _) in heard.conversations.items()})
-            return (Heard(What.READY),)
+            return (ReceivedEvent(FrameKind.READY),)
         if isinstance(heard, Sent):
             return (self._sent(heard),)
         if isinstance(heard, Members):
-            return (Heard(What.ANSWERED),)
+            return (ReceivedEvent(FrameKind.ANSWERED),)
         return (_OTHERS.get(type(heard), lambda heard: _NOTHING)(heard),)
 
-    def _sent(self, sent: Sent) -> Heard:
+    def _sent(self, sent: Sent) -> ReceivedEvent:
         """What I have sent is not pushed to me: its number is had. If others lack, the next push will show it."""
         if sent.sequence == self._last.get(sent.conversation, 0) + 1:
             self._last[sent.conversation] = self._acks[sent.conversation] = sent.sequence
-        return Heard(What.ANSWERED)
+        return ReceivedEvent(FrameKind.ANSWERED)
 
-    def _in_order(self, message: ChatMessage) -> Heard:
+    def _in_order(self, message: ChatMessage) -> ReceivedEvent:
         name, number = message.conversation, message.sequence
         last = self._last.get(name, 0)
         if number == last + 1:
             return self._taken(message)
         return _NOTHING if number <= last else self._ask(name)
 
-    def _taken(self, message: ChatMessage) -> Heard:
+    def _taken(self, message: ChatMessage) -> ReceivedEvent:
         """The next one. What a client sent itself comes to its other devices, and so to itself, too: that is no message."""
         self._last[message.conversation] = self._acks[message.conversation] = message.sequence
-        return Heard(What.PUSHED, message.text) if message.sender != self._uid else _NOTHING
+        return ReceivedEvent(FrameKind.PUSHED, message.text) if message.sender != self._uid else _NOTHING
 
-    def _paged(self, page: Page) -> Iterator[Heard]:
+    def _paged(self, page: Page) -> Iterator[ReceivedEvent]:
         name = page.conversation
         self._asked.discard(name)
         if page.missing is not None:
-            yield Heard(What.FAILED, f"{page.missing} of {name} is gone")
+            yield ReceivedEvent(FrameKind.FAILED, f"{page.missing} of {name} is gone")
         for message in page.messages:
             if message.sequence > self._last.get(name, 0):
                 yield self._taken(message)
         if page.messages and self._last[name] < page.last:
             yield self._ask(name)
 
-    def _behind(self, name: str, last: int) -> Heard:
+    def _behind(self, name: str, last: int) -> ReceivedEvent:
         if last > self._last.get(name, 0):
             return self._ask(name)
         self._acks[name] = self._last[name]  # the acknowledgement was lost, or is on its way
         return _NOTHING
 
-    def _ask(self, name: str) -> Heard:
+    def _ask(self, name: str) -> ReceivedEvent:
         """Sync, unless that is on its way already."""
         if name in self._asked:
             return _NOTHING
         self._asked.add(name)
-        return Heard(What.NOTHING, reply=encode(Sync(name, self._last.get(name, 0))))
+        return ReceivedEvent(FrameKind.NOTHING, reply=encode(Sync(name, self._last.get(name, 0))))
 
 
-_OTHERS: dict[type, Callable[[Any], Heard]] = {
-    Notice: lambda notice: Heard(What.NOTICE, notice.text),
-    Problem: lambda problem: Heard(What.FAILED, f"{problem.error}: {problem.text}"),
-    Bye: lambda bye: Heard(What.FAILED, f"the gateway closed: {bye.reason}"),
+_OTHERS: dict[type, Callable[[Any], ReceivedEvent]] = {
+    Notice: lambda notice: ReceivedEvent(FrameKind.NOTICE, notice.text),
+    Problem: lambda problem: ReceivedEvent(FrameKind.FAILED, f"{problem.error}: {problem.text}"),
+    Bye: lambda bye: ReceivedEvent(FrameKind.FAILED, f"the gateway closed: {bye.reason}"),
 }

@@ -1,4 +1,4 @@
-"""Leftovers: what lab runs keep on the reader's own server, and how it is removed, by the run or by whoever finds it dead.
+"""Run keys: what lab runs keep on the reader's own server, and how it is removed, by the run or by whoever finds it dead.
 
 | key                  | type   | lifetime                             | written by        | what it says                 |
 |----------------------|--------|--------------------------------------|-------------------|------------------------------|
@@ -9,7 +9,7 @@
 A prefix is `lab-` and eight hexadecimal digits and a colon; nothing else is ever removed. A run without its heartbeat is
 dead: the next run removes what it left, and so does `mpim-lab doctor`, which also finds those that are not on record.
 
-`python -m mpim_lab.lab.server.leftovers` is the guard of one run: a process that outlives it. It reads the URL and the
+`python -m mpim_lab.lab.server.run_keys` is the guard of one run: a process that outlives it. It reads the URL and the
 prefix from standard input, where `ps` does not show them, renews the heartbeat, and removes the run's keys at end-of-file.
 """
 
@@ -29,9 +29,9 @@ from mpim_lab.errors import MpimError, NotConnected, ServerFailed
 
 RUNS = b"lab-runs"
 ALIVE_S, RENEW_EVERY_S = 15, 3.0
-PAGE, REMOVED_AT_ONCE = 1_000, 200
-CALL_WITHIN_S = 5.0
-AGAIN_AFTER_S, QUIET_TIMES, GIVE_UP_AFTER_S = 0.5, 6, 60.0
+SCAN_PAGE, UNLINK_BATCH = 1_000, 200
+CALL_TIMEOUT_S = 5.0
+RETRY_AFTER_S, IDLE_ROUNDS, CLEANUP_TIMEOUT_S = 0.5, 6, 60.0
 _PREFIX = re.compile(rb"lab-[0-9a-f]{8}:")
 _GLOB = re.compile(rb"[\\*?\[\]]")
 
@@ -41,23 +41,23 @@ def new_prefix() -> str:
     return f"lab-{secrets.token_hex(4)}:"
 
 
-def escaped(name: bytes) -> bytes:
+def escape_glob(name: bytes) -> bytes:
     r"""Write a name so that MATCH takes every character of it for itself.
 
-    >>> escaped(b"run[1]*:")
+    >>> escape_glob(b"run[1]*:")
     b'run\\[1\\]\\*:'
     """
     return _GLOB.sub(lambda found: b"\\" + found[0], name)
 
 
 @contextlib.asynccontextmanager
-async def at_server(url: str) -> AsyncIterator["Leftovers"]:
-    """Open the leftovers of one server. Every error of the server, or of the way to it, is one of ours."""
+async def open_run_keys(url: str) -> AsyncIterator["RunKeys"]:
+    """Open the keys of all runs on one server. Every error of the server, or of the way to it, is one of ours."""
     async with Redis.from_url(
-        url, protocol=3, decode_responses=False, socket_timeout=CALL_WITHIN_S, socket_connect_timeout=CALL_WITHIN_S
+        url, protocol=3, decode_responses=False, socket_timeout=CALL_TIMEOUT_S, socket_connect_timeout=CALL_TIMEOUT_S
     ) as client:
         try:
-            yield Leftovers(client)
+            yield RunKeys(client)
         except NoPermissionError as error:
             raise ServerFailed(f"this user may not do what cleaning up needs: {error}") from error
         except ResponseError as error:
@@ -66,23 +66,23 @@ async def at_server(url: str) -> AsyncIterator["Leftovers"]:
             raise NotConnected(f"the server does not answer: {error}") from error
 
 
-class Leftovers:
-    """What the runs of the lab keep on one server."""
+class RunKeys:
+    """The keys that runs of the lab keep on one server."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def keep_alive(self, prefix: str) -> None:
-        """Say that a run lives, and put it on record."""
+    async def send_heartbeat(self, prefix: str) -> None:
+        """Renew a run's heartbeat, and put the run on record."""
         await self._client.set(_alive(prefix.encode()), b"1", ex=ALIVE_S)
         await self._client.sadd(RUNS, prefix.encode())
 
     async def remove(self, prefix: str) -> int:
-        """Remove everything of one's own run, its heartbeat and its record last; gives how many keys there were."""
+        """Remove everything of one's own run, its heartbeat and its record last; return how many keys there were."""
         return await self._remove(prefix.encode(), is_ours=True)
 
-    async def remove_dead(self, *, everywhere: bool = False) -> int:
-        """Remove what runs without a heartbeat have left; gives how many keys. everywhere: those not on record, too."""
+    async def remove_dead_runs(self, *, everywhere: bool = False) -> int:
+        """Remove what runs without a heartbeat have left; return how many keys. everywhere: those not on record, too."""
         prefixes = set(await self._client.smembers(RUNS))
         if everywhere:
             async for page in self._pages(b"lab-????????:*"):
@@ -94,17 +94,19 @@ class Leftovers:
     async def count(self, prefix: str) -> int:
         """Count a run's keys, but for its heartbeat."""
         alive = _alive(prefix.encode())
-        return len({key async for page in self._pages(escaped(prefix.encode()) + b"*") for key in page if key != alive})
+        return len(
+            {key async for page in self._pages(escape_glob(prefix.encode()) + b"*") for key in page if key != alive}
+        )
 
     async def _remove(self, prefix: bytes, *, is_ours: bool) -> int:
         """Remove a run's keys, page by page; one that shows its heartbeat meanwhile keeps what it has."""
         removed, alive = 0, _alive(prefix)
-        async for page in self._pages(escaped(prefix) + b"*"):
+        async for page in self._pages(escape_glob(prefix) + b"*"):
             keys = [key for key in page if key != alive]
-            for first in range(0, len(keys), REMOVED_AT_ONCE):
+            for first in range(0, len(keys), UNLINK_BATCH):
                 if not is_ours and await self._client.exists(alive):
                     return removed
-                removed += await self._unlink(keys[first : first + REMOVED_AT_ONCE])
+                removed += await self._unlink(keys[first : first + UNLINK_BATCH])
         if is_ours or not await self._client.exists(alive):
             await self._unlink([alive])
             await self._client.srem(RUNS, prefix)
@@ -113,7 +115,7 @@ class Leftovers:
     async def _pages(self, pattern: bytes) -> AsyncIterator[list[bytes]]:
         cursor = None
         while cursor != 0:
-            cursor, page = await self._client.scan(cursor or 0, match=pattern, count=PAGE)
+            cursor, page = await self._client.scan(cursor or 0, match=pattern, count=SCAN_PAGE)
             yield page
 
     async def _unlink(self, keys: list[bytes]) -> int:
@@ -127,45 +129,45 @@ def _alive(prefix: bytes) -> bytes:
     return prefix + b"lab:alive"
 
 
-async def guard(url: str, prefix: str, said: "asyncio.Future[bytes]") -> int:
-    """Renew a run's heartbeat until `said` is done, then remove what it has; gives how many keys. It has begun already.
+async def guard_run(url: str, prefix: str, last_line: "asyncio.Future[bytes]") -> int:
+    """Renew a run's heartbeat until `last_line` is done, then remove its keys; return how many.
 
-    said: what the run said last: a line if it ends in good order, nothing if it died. Then its load processes and gateways
-    are about to end, too: look again until they have written nothing for a while. Raises TimeoutError, ServerFailed, and
-    NotConnected if somebody waits for the answer.
+    last_line: what the run wrote last: a line if it ends in good order, nothing if it died. Then its load processes and
+    gateways are about to end, too: look again until they have written nothing for a while. Raises TimeoutError,
+    ServerFailed, and NotConnected if somebody waits for the answer.
     """
-    of_the_dead = asyncio.create_task(_remove_dead(url))
-    while not (await asyncio.wait([said], timeout=RENEW_EVERY_S))[0]:
+    dead_runs = asyncio.create_task(_remove_dead_runs(url))
+    while not (await asyncio.wait([last_line], timeout=RENEW_EVERY_S))[0]:
         with contextlib.suppress(MpimError):
-            async with at_server(url) as found:
-                await found.keep_alive(prefix)
-    async with asyncio.timeout(GIVE_UP_AFTER_S):
-        removed = await (_removed(url, prefix) if said.result() else _removed_after_death(url, prefix))
-        await of_the_dead
+            async with open_run_keys(url) as found:
+                await found.send_heartbeat(prefix)
+    async with asyncio.timeout(CLEANUP_TIMEOUT_S):
+        removed = await (_remove_run(url, prefix) if last_line.result() else _remove_run_after_death(url, prefix))
+        await dead_runs
     return removed
 
 
-async def _remove_dead(url: str) -> None:
+async def _remove_dead_runs(url: str) -> None:
     with contextlib.suppress(MpimError):
-        async with at_server(url) as found:
-            await found.remove_dead()
+        async with open_run_keys(url) as found:
+            await found.remove_dead_runs()
 
 
-async def _removed(url: str, prefix: str, *, quiet_times: int = 1, again_after_s: float = 0.02) -> int:
-    removed = quiet = 0
-    async with at_server(url) as found:
-        while quiet < quiet_times:
+async def _remove_run(url: str, prefix: str, *, idle_rounds: int = 1, retry_after_s: float = 0.02) -> int:
+    removed = idle = 0
+    async with open_run_keys(url) as found:
+        while idle < idle_rounds:
             now_removed = await found.remove(prefix)
-            removed, quiet = removed + now_removed, 0 if now_removed else quiet + 1
-            await asyncio.sleep(again_after_s if quiet < quiet_times else 0)
+            removed, idle = removed + now_removed, 0 if now_removed else idle + 1
+            await asyncio.sleep(retry_after_s if idle < idle_rounds else 0)
     return removed
 
 
-async def _removed_after_death(url: str, prefix: str) -> int:
+async def _remove_run_after_death(url: str, prefix: str) -> int:
     while True:
         with contextlib.suppress(NotConnected):  # it may come back
-            return await _removed(url, prefix, quiet_times=QUIET_TIMES, again_after_s=AGAIN_AFTER_S)
-        await asyncio.sleep(AGAIN_AFTER_S)
+            return await _remove_run(url, prefix, idle_rounds=IDLE_ROUNDS, retry_after_s=RETRY_AFTER_S)
+        await asyncio.sleep(RETRY_AFTER_S)
 
 
 async def _lines() -> Callable[[], Awaitable[bytes]]:
@@ -182,9 +184,9 @@ async def _main() -> dict[str, Any]:
     order = json.loads(first)
     with contextlib.suppress(BrokenPipeError):  # the run has died meanwhile: all the more there is to do
         print(json.dumps({"ready": True}), flush=True)
-    said = asyncio.ensure_future(next_line())
+    last_line = asyncio.ensure_future(next_line())
     try:
-        return {"removed": await guard(order["url"], order["prefix"], said)}
+        return {"removed": await guard_run(order["url"], order["prefix"], last_line)}
     except (MpimError, TimeoutError) as error:
         return {"failed": str(error) or "it took too long"}
 

@@ -1,4 +1,4 @@
-"""Wire: the lines between a load process and the process that started it.
+"""ParentChannel: the lines between a load process and the process that started it.
 
 | direction | line                 | meaning                                                                |
 |-----------|----------------------|------------------------------------------------------------------------|
@@ -24,7 +24,7 @@ from mpim_lab.load.redis.plan import LoadPlan
 MAX_UNREAD_BYTES = 256 * 1024
 
 
-class Wire(asyncio.Protocol):
+class ParentChannel(asyncio.Protocol):
     """The worker's end. It never waits for a parent that is busy: unread intervals are left out."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Wire(asyncio.Protocol):
         self._out_end: _Out
 
     @classmethod
-    async def open(cls) -> "Wire":
+    async def open(cls) -> "ParentChannel":
         """Take over stdin and stdout."""
         loop = asyncio.get_running_loop()
         _, wire = await loop.connect_read_pipe(cls, sys.stdin)

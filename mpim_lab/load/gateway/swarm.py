@@ -1,4 +1,4 @@
-"""Crowd: thousands of clients in one process."""
+"""ClientSwarm: thousands of clients in one process."""
 
 import asyncio
 import gc
@@ -11,28 +11,28 @@ from mpim_lab.errors import LoadFailed
 from mpim_lab.events import now
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.load.gateway.client import Client
-from mpim_lab.load.gateway.mpim_speech import MOST_BATCH_BYTES, MpimSpeech
-from mpim_lab.load.gateway.plan import MPIM, CrowdPlan
-from mpim_lab.load.gateway.socketio_speech import SocketIoSpeech
+from mpim_lab.load.gateway.mpim_protocol import MAX_BATCH_BYTES, MpimProtocol
+from mpim_lab.load.gateway.plan import MPIM, SwarmPlan
+from mpim_lab.load.gateway.socketio_protocol import SocketIoProtocol
 from mpim_lab.mq.compression.codec import Codec
 
 HOST = "127.0.0.1"
-CONNECT_WITHIN_S, ANSWER_WITHIN_S = 30.0, 10.0
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 30.0, 10.0
 TOKEN_LIFETIME_S = 600.0  # tokens are made before the clock runs, and 10,000 clients take a while
-SAY_DUE_EVERY_S = 0.05
-LIVE_EVERY_S = 25  # as Engine.IO's servers ask
+FLUSH_EVERY_S = 0.05
+KEEPALIVE_EVERY_S = 25  # as Engine.IO's servers ask
 Found = dict[str, Any]
 
 
-class Crowd:
+class ClientSwarm:
     """One process's clients, in the order of their numbers."""
 
-    def __init__(self, plan: CrowdPlan) -> None:
+    def __init__(self, plan: SwarmPlan) -> None:
         self.plan = plan
         self.clients: list[Client] = []
         self._why: str | None = None
-        self._codec = Codec(max_bytes=MOST_BATCH_BYTES) if plan.packed else None
-        self._talkative: dict[Client, None] = {}
+        self._codec = Codec(max_bytes=MAX_BATCH_BYTES) if plan.packed else None
+        self._senders: dict[Client, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def connect(self, up_to: int) -> Found:
@@ -41,7 +41,7 @@ class Crowd:
         Raises LoadFailed when one of them is refused.
         """
         numbers = self.plan.mine[len(self.clients) : up_to]
-        tokens = Tokens(self.plan.secret, lifetime_s=TOKEN_LIFETIME_S) if self.plan.speech == MPIM else None
+        tokens = Tokens(self.plan.secret, lifetime_s=TOKEN_LIFETIME_S) if self.plan.protocol == MPIM else None
         gc.disable()  # it would look at all clients again and again
         clients = [self._client(number, tokens) for number in numbers]
         waiting, started_at, cpu_s = iter(clients), now(), time.process_time()
@@ -56,42 +56,42 @@ class Crowd:
         self.clients += clients
         gc.freeze()  # they stay: a collection that looked at them would be a pause in every latency
         gc.enable()
-        self._tasks = self._tasks or [asyncio.create_task(work()) for work in (self._live, self._say_due)]
+        self._tasks = self._tasks or [asyncio.create_task(work()) for work in (self._keep_alive, self._flush_due)]
         return {"started_at": started_at, "ended_at": now(), "cpu_s": time.process_time() - cpu_s}
 
     def _client(self, number: int, tokens: Tokens | None) -> Client:
         uid = self.plan.uid(number)
-        speech = SocketIoSpeech(uid) if tokens is None else MpimSpeech(uid, tokens, self._codec)
-        return Client(speech, f"{HOST}:{self.plan.port}", self._on_failed, self._on_heard)
+        protocol = SocketIoProtocol(uid) if tokens is None else MpimProtocol(uid, tokens, self._codec)
+        return Client(protocol, f"{HOST}:{self.plan.port}", self._on_failed, self._on_received)
 
     async def _connect(self, client: Client) -> None:
         assert client.ready is not None
         try:
-            async with asyncio.timeout(CONNECT_WITHIN_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await asyncio.get_running_loop().create_connection(lambda: client, HOST, self.plan.port)
                 await client.ready
         except (OSError, TimeoutError) as error:
             raise LoadFailed(f"a client could not connect: {str(error) or 'no answer in time'}") from error
         client.ready = None
 
-    async def _live(self) -> None:
+    async def _keep_alive(self) -> None:
         """Have each client say now and then that it is still here; a few each second, so that nobody notices."""
         for turn in itertools.count():
             await asyncio.sleep(1.0)
-            for client in self.clients[turn % LIVE_EVERY_S :: LIVE_EVERY_S]:
-                if life := client.speech.live():
-                    client.tell(life)
+            for client in self.clients[turn % KEEPALIVE_EVERY_S :: KEEPALIVE_EVERY_S]:
+                if frame := client.protocol.keepalive():
+                    client.send(frame)
 
-    async def _say_due(self) -> None:
+    async def _flush_due(self) -> None:
         """Have clients say what they gathered, as often as MPIM's own client does."""
         while True:
-            await asyncio.sleep(SAY_DUE_EVERY_S)
-            talkative, self._talkative = self._talkative, {}
-            for client in talkative:
-                client.say_due()
+            await asyncio.sleep(FLUSH_EVERY_S)
+            senders, self._senders = self._senders, {}
+            for client in senders:
+                client.flush_due()
 
-    def _on_heard(self, client: Client) -> None:
-        self._talkative[client] = None
+    def _on_received(self, client: Client) -> None:
+        self._senders[client] = None
 
     def _on_failed(self, why: str) -> None:
         self._why = self._why or why
@@ -102,16 +102,16 @@ class Crowd:
             raise LoadFailed(self._why)
 
     def by_number(self, number: int) -> Client:
-        """One of ours, by its number in the whole crowd."""
+        """One of ours, by its number in the whole swarm."""
         return self.clients[number - self.plan.mine.start]
 
     async def ask(self, client: Client, frame: bytes) -> None:
         """Send a frame and wait for its answer. Raises LoadFailed."""
         answer = asyncio.get_running_loop().create_future()
         client.on_answer = lambda: None if answer.done() else answer.set_result(None)
-        client.tell(frame)
+        client.send(frame)
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await answer
         except TimeoutError:
             self.check()

@@ -16,13 +16,13 @@ from mpim_lab.mq.connection.address import Address
 _END = object()
 
 
-class BareProtocol(asyncio.Protocol):
+class MinimalClient(asyncio.Protocol):
     """One RESP3 connection. Every reply that is not a push answers the oldest command."""
 
-    def __init__(self, take: Callable[[bytes], None] | None = None) -> None:
+    def __init__(self, on_payload: Callable[[bytes], None] | None = None) -> None:
         self.subscribed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self._take = take
+        self._on_payload = on_payload
         self._loop = asyncio.get_running_loop()
         self._gather: list[bytes] = []
         self._unanswered: deque[asyncio.Future[Any]] = deque()
@@ -64,25 +64,25 @@ class BareProtocol(asyncio.Protocol):
         self._gather.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Hand replies to whoever is next, messages to `take`."""
+        """Hand replies to whoever is next, messages to `on_payload`."""
         self._replies.feed(data)
-        next_reply, answers, take = self._replies.gets, self._unanswered, self._take
+        next_reply, answers, on_payload = self._replies.gets, self._unanswered, self._on_payload
         while (reply := next_reply()) is not _END:
             if type(reply) is not hiredis.PushNotification:
                 (answers.popleft() if answers else self.subscribed).set_result(reply)
-            elif take is not None and reply[0] == b"message":
-                take(reply[2])
+            elif on_payload is not None and reply[0] == b"message":
+                on_payload(reply[2])
             elif not self.subscribed.done():
                 self.subscribed.set_result(None)
 
 
-async def connect(url: str, take: Callable[[bytes], None] | None = None) -> BareProtocol:
-    """Connect and log in; `take` gets every payload that is pushed."""
+async def connect(url: str, on_payload: Callable[[bytes], None] | None = None) -> MinimalClient:
+    """Connect and log in; `on_payload` gets every payload that is pushed."""
     address = Address.parse(url)
-    bare = BareProtocol(take)
-    await address.connect(lambda: bare)
+    client = MinimalClient(on_payload)
+    await address.connect(lambda: client)
     for command in address.login("load"):
-        reply = await bare.command(*command)
+        reply = await client.command(*command)
         if isinstance(reply, Exception):
             raise reply
-    return bare
+    return client

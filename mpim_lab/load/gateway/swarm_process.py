@@ -1,4 +1,4 @@
-"""CrowdProcess: the parent's end of one process of clients."""
+"""SwarmProcess: the parent's end of one process of clients."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from typing import Any, Self
 from mpim_lab.errors import LoadFailed
 from mpim_lab.lab.server.child import child_command, child_environment
 from mpim_lab.lab.server.process_guard import close_in_forks
-from mpim_lab.load.gateway.plan import CrowdPlan
+from mpim_lab.load.gateway.plan import SwarmPlan
 
-MOST_LINE_BYTES = 1024 * 1024
-LAST_LINES, END_WITHIN_S = 12, 5.0
+MAX_LINE_BYTES = 1024 * 1024
+LAST_LINES, STOP_TIMEOUT_S = 12, 5.0
 
 
-class CrowdProcess:
+class SwarmProcess:
     """Start a process of clients on entry; on exit it is gone, and its connections with it."""
 
-    def __init__(self, plan: CrowdPlan) -> None:
+    def __init__(self, plan: SwarmPlan) -> None:
         self.plan = plan
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._asked = self._answered = 0
@@ -32,7 +32,7 @@ class CrowdProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            limit=MOST_LINE_BYTES,
+            limit=MAX_LINE_BYTES,
             start_new_session=True,  # an interrupt at the terminal is for the bench, which ends this one
         )
         assert self._process.stdin is not None
@@ -43,10 +43,10 @@ class CrowdProcess:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._kill()
-        await asyncio.wait([self._complaints], timeout=END_WITHIN_S)
+        await asyncio.wait([self._complaints], timeout=STOP_TIMEOUT_S)
         self._complaints.cancel()  # somebody else may hold its pipe
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_WITHIN_S):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._process.wait()
 
     def _kill(self) -> None:
@@ -58,7 +58,7 @@ class CrowdProcess:
         """The process's id."""
         return self._process.pid
 
-    async def ask(self, do: str, *, within_s: float = 60.0, **order: Any) -> dict[str, Any]:
+    async def ask(self, do: str, *, timeout_s: float = 60.0, **order: Any) -> dict[str, Any]:
         """Give one order, and wait for what it found. Raises LoadFailed with the process's last lines, or at the limit.
 
         What comes too late, or after a cancellation, is nobody else's answer.
@@ -66,10 +66,10 @@ class CrowdProcess:
         self._write({"do": do, **order})
         self._asked += 1
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 return await self._answer(self._asked)
         except TimeoutError:
-            raise LoadFailed(f"the clients were not done with {do!r} within {within_s:g} s") from None
+            raise LoadFailed(f"the clients were not done with {do!r} within {timeout_s:g} s") from None
         except ValueError as error:
             self._kill()
             raise LoadFailed(f"the clients' process wrote what cannot be read: {error}") from error
@@ -81,7 +81,7 @@ class CrowdProcess:
             while True:
                 line = await self._process.stdout.readline()
                 if not line:
-                    await asyncio.wait([self._complaints], timeout=END_WITHIN_S)
+                    await asyncio.wait([self._complaints], timeout=STOP_TIMEOUT_S)
                     raise LoadFailed("\n".join(["the clients' process ended:", *self._last_lines]))
                 self._answered += 1
                 if self._answered == number:

@@ -1,4 +1,4 @@
-"""Announce: one message to a group or to everybody, and how long until the last one has it. Methods are orders."""
+"""FanoutProbe: one message to a group or to everybody, and how long until the last one has it. Methods are orders."""
 
 from functools import partial
 
@@ -7,14 +7,14 @@ from redis.asyncio import Redis
 from mpim_lab.events import now
 from mpim_lab.im.protocol.frames import Notice, encode
 from mpim_lab.keys import BROADCAST_CHANNEL
-from mpim_lab.load.gateway.crowd import Crowd, Found
-from mpim_lab.load.gateway.socketio_speech import SocketIoSpeech
+from mpim_lab.load.gateway.socketio_protocol import SocketIoProtocol
+from mpim_lab.load.gateway.swarm import ClientSwarm, Found
 
 
-class Reach:
+class ReachCounter:
     """Whom one announcement has reached. A second receipt counts as one.
 
-    >>> reach = Reach()
+    >>> reach = ReachCounter()
     >>> reach.begin("n1")
     >>> for place, text in ((7, "n1"), (7, "n1"), (8, "n0"), (9, "n1")):
     ...     reach.add(place, text)
@@ -42,43 +42,45 @@ class Reach:
         return len(self._places)
 
 
-class Announce:
+class FanoutProbe:
     """One process's part in groups and notices."""
 
-    def __init__(self, crowd: Crowd) -> None:
-        self._crowd, self._plan = crowd, crowd.plan
-        self._reach = Reach()
+    def __init__(self, swarm: ClientSwarm) -> None:
+        self._swarm, self._plan = swarm, swarm.plan
+        self._reach = ReachCounter()
 
     async def listen(self, text: str) -> Found:
         """From now on count whom this announcement reaches; every process before it is made."""
         self._reach.begin(text)
-        for place, client in enumerate(self._crowd.clients):
+        for place, client in enumerate(self._swarm.clients):
             client.on_pushed = client.on_notice = partial(self._reach.add, place)
         return {}
 
     async def reached(self) -> Found:
         """How many of this process's clients have it, and when the last of them got it."""
-        self._crowd.check()
+        self._swarm.check()
         return {"reached": self._reach.reached, "last_at": self._reach.last_at}
 
-    async def make(self, group: str, members: list[int]) -> Found:
+    async def create_group(self, group: str, members: list[int]) -> Found:
         """The first member, one of ours, makes the group; gives how many members are in it by that."""
-        client = self._crowd.by_number(members[0])
-        frame, count = client.speech.make(self._plan.group_name(group), [self._plan.uid(number) for number in members])
-        await self._crowd.ask(client, frame)
+        client = self._swarm.by_number(members[0])
+        frame, count = client.protocol.create_group(
+            self._plan.group_name(group), [self._plan.uid(number) for number in members]
+        )
+        await self._swarm.ask(client, frame)
         return {"count": count}
 
-    async def join(self, group: str, members: list[int]) -> Found:
+    async def join_group(self, group: str, members: list[int]) -> Found:
         """Those of the members who are ours join, one after another."""
-        own = [self._crowd.by_number(number) for number in members if number in self._plan.mine]
+        own = [self._swarm.by_number(number) for number in members if number in self._plan.mine]
         for client in own:
-            await self._crowd.ask(client, client.speech.join(self._plan.group_name(group)))
+            await self._swarm.ask(client, client.protocol.join_group(self._plan.group_name(group)))
         return {"joined": len(own)}
 
-    async def say(self, group: str, member: int, text: str) -> Found:
+    async def send_group(self, group: str, member: int, text: str) -> Found:
         """One of ours writes to the group; gives when."""
-        client, sent_at = self._crowd.by_number(member), now()
-        await self._crowd.ask(client, client.speech.say(text, self._plan.group_name(group), text))
+        client, sent_at = self._swarm.by_number(member), now()
+        await self._swarm.ask(client, client.protocol.send_group(text, self._plan.group_name(group), text))
         return {"sent_at": sent_at}
 
     async def notice(self, text: str) -> Found:
@@ -86,10 +88,10 @@ class Announce:
 
         MPIM's operator publishes it on the channel of notices; Socket.IO's server is asked by a client.
         """
-        speech = self._crowd.clients[0].speech
-        if isinstance(speech, SocketIoSpeech):
+        protocol = self._swarm.clients[0].protocol
+        if isinstance(protocol, SocketIoProtocol):
             sent_at = now()
-            self._crowd.clients[0].tell(speech.notice(text, text))
+            self._swarm.clients[0].send(protocol.notice(text, text))
             return {"sent_at": sent_at}
         async with Redis.from_url(self._plan.redis_url, protocol=3) as operator:
             await operator.ping()

@@ -1,4 +1,4 @@
-"""Batch contestants: many messages in one frame, from a publisher's process to the handler in a receiver's."""
+"""Batch candidates: many messages in one frame, from a publisher's process to the handler in a receiver's."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,7 +9,7 @@ from mpim_lab.load.redis.plan import LoadPlan
 from mpim_lab.mq.batching.policies import BatchRule
 
 Publish = Callable[[str, Any], Awaitable[Any]]
-Take = Callable[[bytes], Any]
+OnPayload = Callable[[bytes], Any]
 Call = Callable[[Any], Awaitable[Any]]
 
 
@@ -82,21 +82,21 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[LoadPlan], Ab
 
 
 @asynccontextmanager
-async def unpacking(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def unpacking(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription that unpacks: its handler is called once for each message."""
     from mpim_lab.mq.batching.decoder import Unpacker
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(plan.channel, lambda message: take(message.payload), unpack=Unpacker(mq))
+        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload), unpack=Unpacker(mq))
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
 
 
 @asynccontextmanager
-async def subscribing(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def subscribing(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription to payloads as they are."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(plan.channel, lambda message: take(message.payload))
+        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload))
         yield asyncio.get_running_loop().create_future()  # likewise

@@ -1,6 +1,6 @@
-"""Stream contestants: add → consume → acknowledge, each set up as its own documentation advises for speed.
+"""Stream candidates: add → consume → acknowledge, each set up as its own documentation advises for speed.
 
-Unlike in Pub/Sub, each contestant has both ends: what a stream costs is mostly the consumer's reading and acknowledging.
+Unlike in Pub/Sub, each candidate has both ends: what a stream costs is mostly the consumer's reading and acknowledging.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from mpim_lab.load.redis.plan import LoadPlan
 
 GROUP = "load"
 PREFETCH = 500
-Take = Callable[[bytes], Any]
+OnPayload = Callable[[bytes], Any]
 Publish = Callable[[str, Any], Awaitable[Any]]
 
 
 @asynccontextmanager
-async def ours(plan: LoadPlan) -> AsyncIterator[Publish]:
+async def mpim(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add` on the shared connection."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -34,7 +34,7 @@ async def ours(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ours_many(plan: LoadPlan) -> AsyncIterator[Publish]:
+async def mpim_many(plan: LoadPlan) -> AsyncIterator[Publish]:
     """`Stream.add_many` on the shared connection."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -50,7 +50,7 @@ async def ours_many(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def ours_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def mpim_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker: acknowledged after the handler, many at a time."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
     from mpim_lab.mq.streams.worker import Worker
@@ -58,7 +58,12 @@ async def ours_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.F
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         group = await mq.stream(plan.channel).group(GROUP)
         worker = Worker(
-            group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=4 * PREFETCH, read_ahead=True
+            group,
+            "w",
+            lambda entry: on_payload(entry.data),
+            prefetch=PREFETCH,
+            most_in_hand=4 * PREFETCH,
+            read_ahead=True,
         )
         async with working(worker) as failed:
             yield failed
@@ -76,7 +81,7 @@ async def working(worker: Any) -> AsyncIterator["asyncio.Future[Exception]"]:
 
 
 @asynccontextmanager
-async def ours_reading(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def mpim_reading(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """No group and no acknowledgement: a reader that remembers the last id it saw."""
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -85,7 +90,7 @@ async def ours_reading(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Fut
         while True:
             entries = await stream.read(last, count=PREFETCH)
             for entry in entries:
-                take(entry.data)
+                on_payload(entry.data)
             last = entries[-1].id if entries else last
             await asyncio.sleep(0 if entries else 0.001)
 
@@ -136,21 +141,23 @@ async def redis_py_pipelined(plan: LoadPlan) -> AsyncIterator[Publish]:
 
 
 @asynccontextmanager
-async def redis_py_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def redis_py_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """xreadgroup of many, one xack for all of them: as fast as its user can make it."""
-    async with _redis_py_loop(plan, take, PREFETCH) as failed:
+    async with _redis_py_loop(plan, on_payload, PREFETCH) as failed:
         yield failed
 
 
 @asynccontextmanager
-async def redis_py_one_by_one(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def redis_py_one_by_one(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """xreadgroup of one, xack of one: what a first naive version does."""
-    async with _redis_py_loop(plan, take, 1) as failed:
+    async with _redis_py_loop(plan, on_payload, 1) as failed:
         yield failed
 
 
 @asynccontextmanager
-async def _redis_py_loop(plan: LoadPlan, take: Take, count: int) -> AsyncIterator["asyncio.Future[Exception]"]:
+async def _redis_py_loop(
+    plan: LoadPlan, on_payload: OnPayload, count: int
+) -> AsyncIterator["asyncio.Future[Exception]"]:
     import redis.asyncio as redis
 
     async def consume(client: Any) -> None:
@@ -160,7 +167,7 @@ async def _redis_py_loop(plan: LoadPlan, take: Take, count: int) -> AsyncIterato
             for entries in groups:
                 flat = [each for part in entries for each in (part if isinstance(part, list) else [part])]
                 for _id, fields in flat:
-                    take(fields[b"data"])
+                    on_payload(fields[b"data"])
                 if flat:
                     await client.xack(channel, GROUP, *[entry_id for entry_id, _ in flat])
 

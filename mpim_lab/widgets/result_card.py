@@ -1,0 +1,35 @@
+"""ResultCard: the result of a challenge: passed, or the shortest failing history in words and as a space-time picture."""
+
+from typing import Any
+
+from mpim_lab.lab.exercise.challenge import ChallengeResult
+from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.widgets.scene_builder import build_scene
+from mpim_lab.widgets.static_picture import Bundle, bundle, escape
+from mpim_lab.widgets.svg import space_time_svg
+
+
+class ResultCard:
+    """Card that shows a challenge's result: `ResultCard(await challenge.check(MyClass))`. Equal results, equal cards."""
+
+    def __init__(self, result: ChallengeResult) -> None:
+        self.result = result
+
+    @property
+    def picture(self) -> str:
+        """The failing message's way, as SVG; empty if there is nothing to draw."""
+        failure = self.result.failure
+        if failure is None or failure.trace is None or not failure.message_id:
+            return ""
+        history = Trace(sample_above_per_s=None)
+        history.events = [event for event in failure.trace.events if event.message_id in ("", failure.message_id)]
+        return space_time_svg(build_scene(history), f"{failure.message_id}: its way")
+
+    def __repr__(self) -> str:
+        return repr(self.result)
+
+    def _repr_mimebundle_(self, **options: Any) -> Bundle:
+        data, described = bundle(None, self.picture, repr(self))
+        colour = "#009E73" if self.result.passed else "#D55E00"
+        text = f"<pre style='border-left:5px solid {colour};padding:6px 12px;margin:6px 2px'>{escape(repr(self))}</pre>"
+        return {**data, "text/html": f"{text}{self.picture}"}, described
