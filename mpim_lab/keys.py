@@ -8,8 +8,8 @@
 | `<stream>` | stream | until trimmed | `Stream.add` | its consumer groups |
 | `stream:{<stream>}:dead:<group>` | stream | redriven or dropped | `ConsumerGroup.bury` | a person |
 | `stream:{<stream>}:life:<group>:<consumer>` | string | its heartbeats | `Consumer` | `Consumer` |
-| `once:{<scope>}:id:<id>` | hash | `keep_s` | `Idempotency` | `Idempotency` |
-| `once:{<scope>}:tokens` | string | for ever | `Idempotency` (a counter) | `Idempotency` |
+| `once:{<scope>}:id:<id>` | hash | `ttl_s` | `IdempotencyStore` | `IdempotencyStore` |
+| `once:{<scope>}:tokens` | string | for ever | `IdempotencyStore` (a counter) | `IdempotencyStore` |
 | `conv:{<name>:<conv>}:seq` | string | for ever | append.lua (a counter) | append.lua |
 | `conv:{<name>:<conv>}:sent:<id>` | string | `keep_s` | append.lua | append.lua |
 | `conv:{<name>:<conv>}:log` | stream | until trimmed | `Conversations.append` | `ConversationReader` |

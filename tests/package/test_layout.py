@@ -10,7 +10,7 @@ from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.assignments import Seats
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.ordering.sequenced_log import Conversations
@@ -52,7 +52,7 @@ async def test_another_layout_is_not_touched(server, raw, other):
             lambda: stream.add_many([b"tea"]),
             lambda: stream.wait(within_ms=1),
             lambda: stream.group("g"),
-            lambda: Idempotency(mq, "s").run("1", lambda effects: None),
+            lambda: IdempotencyStore(mq, "s").run("1", lambda effects: None),
             lambda: Conversations(mq, "chat").append("bob", b"hi"),
             lambda: orders.append("bob", b"hi"),
             Consumer(group, "c").__aenter__,

@@ -9,7 +9,7 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.idempotency.producer import Producer
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
@@ -48,8 +48,8 @@ MAKERS = [
     ("parallel", lambda **option: Worker(group(), "w", print, **option)),
     ("tries", RetryRule),
     ("attempts", lambda **option: Producer(print, **option)),
-    ("lease_ms", lambda **option: Idempotency(queue(), "s", **option)),
-    ("keep_s", lambda **option: Idempotency(queue(), "s", **option)),
+    ("lease_ms", lambda **option: IdempotencyStore(queue(), "s", **option)),
+    ("ttl_s", lambda **option: IdempotencyStore(queue(), "s", **option)),
     ("keep_s", lambda **option: Conversations(queue(), "s", **option)),
     ("partitions", lambda **option: PartitionedStream(queue(), "s", **option)),
     ("prefetch", ordered),

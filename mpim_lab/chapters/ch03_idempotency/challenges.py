@@ -45,7 +45,7 @@ class Store:
 
 
 def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:
-    """The learner's class in the place of `Idempotency`. `at_once`: its work is done when it calls it."""
+    """The learner's class in the place of `IdempotencyStore`. `at_once`: its work is done when it calls it."""
 
     class Once:
         def __init__(self, queue: MessageQueue, scope: str) -> None:

@@ -2,7 +2,7 @@
 
 from mpim_lab.chapters.ch03_idempotency.naive import CheckThenSet, FreshIdSender, LibrarySender, MarkFirst
 from mpim_lab.chapters.shared.designs import STREAM, Design, Setting, group_worker, kept_id
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 
 LIBRARY_TIMEOUT_S = 0.4
 
@@ -12,9 +12,9 @@ def _library(setting: Setting) -> LibrarySender:
 
 
 IDEMPOTENCY_DESIGNS = {
-    "fresh id": Design(lambda setting: FreshIdSender(setting.alice.stream(STREAM)), group_worker(Idempotency)),
-    "library retries": Design(_library, group_worker(Idempotency)),
+    "fresh id": Design(lambda setting: FreshIdSender(setting.alice.stream(STREAM)), group_worker(IdempotencyStore)),
+    "library retries": Design(_library, group_worker(IdempotencyStore)),
     "check then set": Design(kept_id, group_worker(CheckThenSet)),
     "mark first": Design(kept_id, group_worker(MarkFirst)),
-    "sound": Design(kept_id, group_worker(Idempotency)),
+    "sound": Design(kept_id, group_worker(IdempotencyStore)),
 }

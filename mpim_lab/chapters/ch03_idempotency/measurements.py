@@ -12,7 +12,7 @@ from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Run = Callable[[str], Awaitable[object]]
@@ -29,7 +29,7 @@ async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.Da
             for name, kind in (
                 ("no check", NoCheck),
                 ("check then set", CheckThenSet),
-                ("claim, then finish", Idempotency),
+                ("claim, then finish", IdempotencyStore),
             ):
                 once = kind(mq, f"{name} {count}")
                 rate = await _measure(lambda name, once=once: once.run(name, _book), count, messages)  # type: ignore[misc]

@@ -1,7 +1,7 @@
 """The sketches of chapter 3: recognise repeats, almost.
 
 Senders have the interface of `mpim_lab.mq.idempotency.producer.Producer`, receivers that of
-`mpim_lab.mq.idempotency.store.Idempotency`.
+`mpim_lab.mq.idempotency.store.IdempotencyStore`.
 
 Flaws kept on purpose, one a class:
 

@@ -13,7 +13,7 @@ from mpim_lab.chapters.shared.designs import (
     numbered,
     ordered_worker,
 )
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 
@@ -30,7 +30,7 @@ class HopefulSender:
 
 _IN_ORDER = Design(numbered(ATTEMPTS), ordered_worker(OrderedWorker), is_partitioned=True)
 ORDERING_DESIGNS = {
-    "any worker": Design(kept_id, group_worker(Idempotency)),
+    "any worker": Design(kept_id, group_worker(IdempotencyStore)),
     "no fence": Design(numbered(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
     "sound": _IN_ORDER,
 }

@@ -8,7 +8,7 @@ from mpim_lab.chapters.shared.worker_fleet import sound_worker
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.producer import Producer
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -79,7 +79,11 @@ def group_worker(once: Callable[[MessageQueue, str], Any], worker: Callable[...,
     """Workers of a consumer group that ask `once(queue, scope)` before they work."""
 
     def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> Any:
-        recognise = Idempotency(queue, SCOPE, lease_ms=setting.lease_ms) if once is Idempotency else once(queue, SCOPE)
+        recognise = (
+            IdempotencyStore(queue, SCOPE, lease_ms=setting.lease_ms)
+            if once is IdempotencyStore
+            else once(queue, SCOPE)
+        )
 
         async def handle(entry: Entry) -> None:
             known_as = entry.fields.get("id", b"").decode() or entry.id

@@ -28,13 +28,13 @@ async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def idempotent(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker that claims each id, books it and marks it done in one step, and acknowledges."""
-    from mpim_lab.mq.idempotency.store import Idempotency
+    from mpim_lab.mq.idempotency.store import IdempotencyStore
     from mpim_lab.mq.pubsub.queue import MessageQueue
     from mpim_lab.mq.streams.entries import Entry
     from mpim_lab.mq.streams.worker import Worker
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        once = Idempotency(mq, "load", keep_s=60)
+        once = IdempotencyStore(mq, "load", ttl_s=60)
 
         async def handle(entry: Entry) -> None:
             await once.run(entry.fields["id"].decode(), lambda effects: effects.also("INCR", BOOKED))

@@ -1,7 +1,7 @@
 """Producer: a message's id is made once, and the same send is repeated with it until the server has answered.
 
 A time-out does not say whether the message is there. So a repeat is right, and harmless, if whoever receives the id
-recognises it: `Idempotency` at the consumer, or `append` at the server. Of one conversation only one message is on its
+recognises it: `IdempotencyStore` at the consumer, or `append` at the server. Of one conversation only one message is on its
 way at a time: otherwise the second may overtake a first that must be repeated.
 """
 

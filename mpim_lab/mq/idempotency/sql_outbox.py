@@ -11,7 +11,7 @@ stream's answer.
 | after sending, before deleting       | still there: sent again   | twice, with the SAME id |
 | after deleting                       | gone                      | once                    |
 
-At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or `Idempotency`.
+At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or `IdempotencyStore`.
 
 | a row fails because ...                       | then                                                                  |
 |-----------------------------------------------|-----------------------------------------------------------------------|

@@ -13,7 +13,7 @@ from typing import Any
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
 from mpim_lab.mq.streams.consumer import WAIT_MS
@@ -80,7 +80,7 @@ def run_once(w: World, chance: random.Random) -> Call | None:
 
 def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
     """Run idempotent work that behaves in some way."""
-    store, expected = Idempotency(slot.queue, "pay", lease_ms=LEASE_MS), f"result of {id}".encode()
+    store, expected = IdempotencyStore(slot.queue, "pay", lease_ms=LEASE_MS), f"result of {id}".encode()
 
     async def work(effects: Effects) -> bytes:
         effects.also("INCRBY", f"effect:{id}", 1)
@@ -101,14 +101,14 @@ def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
 
     async def running() -> bytes:
         try:
-            return await store.run(id, work, wait_s=1.0)
+            return await store.run(id, work, wait_timeout_s=1.0)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if behaviour == "cancelled" and task is not None and not task.cancelling():
                 raise ValueError("the work met somebody else's cancellation") from None
             raise
 
-    text = f"{slot.name}: Idempotency('pay').run({id!r}), {behaviour}"
+    text = f"{slot.name}: IdempotencyStore('pay').run({id!r}), {behaviour}"
     return Call(text, running(), 1.0 + 3 * CALL_S + 2 * LEASE_MS / 1e3, done)
 
 
