@@ -19,7 +19,7 @@ from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.ordering.partitioned_stream import ordered_of
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.soak.designs import ATTEMPTS
@@ -132,7 +132,7 @@ class Stage:
         async def on_rows() -> None:
             await self.crew.on_rows(name)
 
-        async def work(payload: bytes, effects: Effects) -> None:
+        async def work(payload: bytes, effects: AtomicEffects) -> None:
             await self.crew.work(name, payload, lambda: enter(effects, name, payload))
 
         queue.on_rows = on_rows

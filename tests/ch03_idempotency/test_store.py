@@ -21,7 +21,7 @@ from mpim_lab.errors import (
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import MAX_AT_ONCE, Claim, IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
@@ -41,7 +41,7 @@ def paying(result=b"paid", amount=450, key="account:bob"):
     """A work whose effect is money in an account."""
 
     def work(effects):
-        effects.also("INCRBY", key, amount)
+        effects.add("INCRBY", key, amount)
         return result
 
     return work
@@ -79,7 +79,7 @@ async def test_every_repeat_gets_the_first_result_and_has_no_effect(server, kind
 
     def work(effects):
         calls.append(1)
-        effects.also("INCRBY", "account:bob", 450)
+        effects.add("INCRBY", "account:bob", 450)
         return result
 
     async def later(effects):
@@ -135,7 +135,7 @@ async def test_of_two_at_once_one_works_and_the_other_gets_its_result(server, to
 
     async def work(effects):
         begun.append(1)
-        effects.also("INCRBY", "account:bob", 450)
+        effects.add("INCRBY", "account:bob", 450)
         await go.wait()
         return b"%d" % len(begun)
 
@@ -189,7 +189,7 @@ async def test_a_worker_that_slept_through_its_lease_has_no_effect(server):
     async with store_of(server, lease_ms=LEASE_MS) as (once, mq):
 
         async def sleeper(effects):
-            effects.also("INCRBY", "account:bob", 1)
+            effects.add("INCRBY", "account:bob", 1)
             claimed.append(await lease_over(once, "m1"))
 
         claimed = []
@@ -307,8 +307,8 @@ async def test_an_effect_that_a_full_server_refuses_keeps_its_code(server):
     async with store_of(server, lease_ms=30_000) as (once, mq):
         claim = await once.claim("m1")
         await ask(mq, "CONFIG", "SET", "maxmemory", "1")
-        effects = Effects()
-        effects.also("SET", "account:bob", "450")
+        effects = AtomicEffects()
+        effects.add("SET", "account:bob", "450")
         with pytest.raises(CommandRejected) as error:
             await once.complete(claim, b"", effects)
         assert error.value.code == "OOM" and error.value.transient
@@ -377,8 +377,8 @@ async def test_effects_happen_in_order_and_none_is_needed(server):
 
     def work(effects):
         for word in "abc":
-            effects.also("RPUSH", "list", word)
-        effects.also("SET", "last", "c", "EX", 100)
+            effects.add("RPUSH", "list", word)
+        effects.add("SET", "last", "c", "EX", 100)
 
     async with store_of(server) as (once, mq):
         await once.run("m1", work)
@@ -583,8 +583,8 @@ class Office:
             self.held[worker, id] = got
 
     async def complete(self, claim, id):
-        effects, its_own = Effects(), b"%d" % claim.token
-        effects.also("INCR", f"done:{claim.id}")
+        effects, its_own = AtomicEffects(), b"%d" % claim.token
+        effects.add("INCR", f"done:{claim.id}")
         is_newest = claim.token == self.newest[id]
         try:
             result = await self.once.complete(claim, its_own, effects)

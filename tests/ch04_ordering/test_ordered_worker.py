@@ -16,8 +16,8 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.ordering.assignments import Done, Seats
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
@@ -63,7 +63,7 @@ async def working(stream, handler, name="w", **options):
 
 def enter(ordered, effects):
     """The effect of a message: a line in its conversation's ledger."""
-    effects.also("RPUSH", f"ledger:{ordered.conversation}", ordered.data)
+    effects.add("RPUSH", f"ledger:{ordered.conversation}", ordered.data)
 
 
 async def ask(stream, command, key="", *words):
@@ -360,7 +360,7 @@ async def test_a_refused_effect_is_retried_and_then_buried(server):
     def handle(ordered, effects):
         calls.append(ordered.data)
         if ordered.data == b"bad":
-            effects.also("INCR", "ledger:bob")
+            effects.add("INCR", "ledger:bob")
         enter(ordered, effects)
 
     async with orders(server, "a", "bad", "c", "d", partitions=1) as stream:
@@ -456,7 +456,7 @@ async def test_a_dead_letter_is_replayed_at_the_end_of_its_partition(server):
     def handle(ordered, effects):
         if ordered.data == b"bad" and broken:
             raise ValueError
-        effects.also("RPUSH", "ledger:bob", f"{ordered.sequence} {ordered.id} {ordered.data.decode()}")
+        effects.add("RPUSH", "ledger:bob", f"{ordered.sequence} {ordered.id} {ordered.data.decode()}")
 
     async with orders(server) as stream:
         for payload in ("bad", "b"):
@@ -558,7 +558,7 @@ async def test_a_worker_that_begins_anew_under_its_name_goes_on_at_once(server):
             async with working(stream, enter):
                 await all_done(stream)
                 with pytest.raises(LeaseLost):
-                    await earlier.commit(old, [Done(old.in_hand[0], Effects())])
+                    await earlier.commit(old, [Done(old.in_hand[0], AtomicEffects())])
         assert await ledger(stream) == ["a", "b"]
 
 
@@ -567,7 +567,7 @@ async def test_a_zombies_commit_is_refused(server):
     asleep, wake = asyncio.Event(), asyncio.Event()
 
     async def sleepy(ordered, effects):
-        effects.also("RPUSH", "ledger:bob", b"zombie " + ordered.data)
+        effects.add("RPUSH", "ledger:bob", b"zombie " + ordered.data)
         asleep.set()
         await wake.wait()
 
@@ -621,7 +621,7 @@ async def test_a_commit_comes_once_even_from_the_same_seat(server):
             (mine,) = seats.taken
             done, offset = [], mine.offset
             for ordered in mine.in_hand:
-                done.append(Done(ordered, Effects()))
+                done.append(Done(ordered, AtomicEffects()))
                 enter(*done[-1])
             assert await seats.commit(mine, done) == (2, "")
             mine.offset = offset
@@ -647,7 +647,7 @@ async def test_lines_that_are_cut_while_working_are_waited_for(server):
 async def test_exactly_once_holds_when_the_server_is_killed_and_restarted(lab_server):
     """With appendfsync always, while a producer sends and a worker works."""
     async with EmbeddedServer(persistence="always") as server, orders(server) as stream:
-        producer = Producer(stream.append, attempts=200, backoff=QUICK)
+        producer = IdempotentProducer(stream.append, max_attempts=200, backoff=QUICK)
         async with working(stream, enter, retry=PATIENT, prefetch=7):
             for number in range(60):
                 if number % 25 == 20:

@@ -19,7 +19,7 @@ from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader, Gap
 from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -179,7 +179,7 @@ async def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_id(serve
     """A producer over a line that breaks after, before and after the server has done it: once each, in order."""
     async with chat(server) as control, Proxy(server.url) as proxy:
         async with MessageQueue(proxy.url, limits=LIMITS) as mq:
-            producer = Producer(Conversations(mq, "chat").append, backoff=LIMITS.backoff, attempts=50)
+            producer = IdempotentProducer(Conversations(mq, "chat").append, backoff=LIMITS.backoff, max_attempts=50)
             await producer.send("bob", b"m0")
             for number, fault in enumerate((proxy.lose_reply, proxy.lose_command, proxy.lose_reply), start=1):
                 fault(Match(containing=b"m%d" % number))
@@ -515,7 +515,7 @@ async def test_a_reader_lives_through_a_server_that_is_killed_and_restarted(lab_
         chat(server) as conversations,
         Reading(conversations) as reading,
     ):
-        producer = Producer(conversations.append, attempts=100, backoff=LIMITS.backoff)
+        producer = IdempotentProducer(conversations.append, max_attempts=100, backoff=LIMITS.backoff)
         for number in range(30):
             if number == 15:
                 server.kill()

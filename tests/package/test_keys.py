@@ -13,7 +13,7 @@ import mpim_lab
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 from mpim_lab.im.protocol.requests import direct_conversation, group_conversation
 from mpim_lab.keys import Keys, confirm_channel, is_confirmation, joined, name_bytes, name_text, same_name
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROOT = Path(mpim_lab.__file__).parent
@@ -172,8 +172,8 @@ def test_a_channel_is_a_confirmation_by_its_kind_and_not_by_its_spelling():
 
 def test_an_effect_goes_to_the_same_key_as_the_queue_finds_under_that_name():
     """Braces and percent signs, too."""
-    queue, effects = MessageQueue("redis://127.0.0.1:1", prefix="p%{"), Effects("p%{")
-    effects.also("INCR", "account:{bob}%")
+    queue, effects = MessageQueue("redis://127.0.0.1:1", prefix="p%{"), AtomicEffects("p%{")
+    effects.add("INCR", "account:{bob}%")
     assert effects.commands == [(b"INCR", queue.access("account:{bob}%").key)]
 
 
@@ -191,8 +191,8 @@ def test_no_conversation_is_named_of_what_is_no_user_and_no_group(no_user):
             name()
 
 
-# What takes a key or makes one: access(name), call("GET", key), also("INCR", key)
-_TAKES_KEYS = {"access", "stream", "call", "run", "also"}
+# What takes a key or makes one: access(name), call("GET", key), add("INCR", key)
+_TAKES_KEYS = {"access", "stream", "call", "run", "add"}
 
 
 def formatted_keys(tree):

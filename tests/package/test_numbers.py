@@ -8,7 +8,7 @@ from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import RetryRule
-from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
@@ -47,7 +47,7 @@ MAKERS = [
     ("claim_idle_ms", lambda **option: Consumer(group(), "c", **option)),
     ("parallel", lambda **option: Worker(group(), "w", print, **option)),
     ("tries", RetryRule),
-    ("attempts", lambda **option: Producer(print, **option)),
+    ("max_attempts", lambda **option: IdempotentProducer(print, **option)),
     ("lease_ms", lambda **option: IdempotencyStore(queue(), "s", **option)),
     ("ttl_s", lambda **option: IdempotencyStore(queue(), "s", **option)),
     ("keep_s", lambda **option: Conversations(queue(), "s", **option)),

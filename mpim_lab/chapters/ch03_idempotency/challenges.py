@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch03_idempotency.experiment import Payments
 from mpim_lab.chapters.shared.designs import SCOPE, Design, Setting, group_worker
 from mpim_lab.chapters.shared.worker_fleet import Crash
 from mpim_lab.lab.exercise.challenge import Challenge, Failure, Trial, first_complaint
-from mpim_lab.mq.idempotency.effects import Command, Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects, Command
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -54,7 +54,7 @@ def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[
 
         async def run(self, id: str, work: Work) -> Any:
             async def do() -> list[Command]:
-                effects = Effects(self._queue.prefix)
+                effects = AtomicEffects(self._queue.prefix)
                 with self._store.alive():
                     done: Any = work(effects)
                     if inspect.isawaitable(done):

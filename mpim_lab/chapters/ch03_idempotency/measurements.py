@@ -9,7 +9,7 @@ from mpim_lab.chapters.ch03_idempotency.naive import CheckThenSet, NoCheck
 from mpim_lab.events import now
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 from mpim_lab.mq.idempotency.store import IdempotencyStore
@@ -42,8 +42,8 @@ async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.Da
     return pd.DataFrame(rows, columns=["in hand", "way", "handled per second"])
 
 
-def _book(effects: Effects) -> None:
-    effects.also("INCR", "booked")
+def _book(effects: AtomicEffects) -> None:
+    effects.add("INCR", "booked")
 
 
 def _in_sql(inbox: SqlInbox) -> Run:

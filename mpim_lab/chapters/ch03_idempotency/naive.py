@@ -1,6 +1,6 @@
 """The sketches of chapter 3: recognise repeats, almost.
 
-Senders have the interface of `mpim_lab.mq.idempotency.producer.Producer`, receivers that of
+Senders have the interface of `mpim_lab.mq.idempotency.producer.IdempotentProducer`, receivers that of
 `mpim_lab.mq.idempotency.store.IdempotencyStore`.
 
 Flaws kept on purpose, one a class:
@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from mpim_lab.errors import CommandTimeout, MpimError
 from mpim_lab.events import Kind
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
@@ -79,7 +79,7 @@ class _Sketch:
         self._scope = scope
 
     async def _work(self, work: Work) -> bytes:
-        effects = Effects(self._queue.prefix)
+        effects = AtomicEffects(self._queue.prefix)
         result: Any = work(effects)
         if inspect.isawaitable(result):
             result = await result

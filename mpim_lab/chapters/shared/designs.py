@@ -6,8 +6,8 @@ from typing import Any
 
 from mpim_lab.chapters.shared.worker_fleet import sound_worker
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.producer import Producer
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
@@ -30,7 +30,7 @@ class Setting:
     lease_ms: int
 
 
-Work = Callable[[bytes, Effects], Awaitable[None]]
+Work = Callable[[bytes, AtomicEffects], Awaitable[None]]
 Senders = Callable[[Setting], Any]
 Employs = Callable[[Setting, MessageQueue, str, Work], Any]
 
@@ -52,22 +52,22 @@ def partitioned(queue: MessageQueue) -> PartitionedStream:
 # Who sends
 
 
-def kept_id(setting: Setting) -> Producer[str]:
+def kept_id(setting: Setting) -> IdempotentProducer[str]:
     """Repeat a message under one id until it is added."""
     stream = setting.alice.stream(STREAM)
 
     async def add(conversation: str, payload: bytes, id: str) -> str:
         return await stream.add({"data": payload, "id": id})
 
-    return Producer(add, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=ATTEMPTS)
+    return IdempotentProducer(add, backoff=Backoff(first_s=0.005, most_s=0.1), max_attempts=ATTEMPTS)
 
 
 def numbered(attempts: int) -> Senders:
     """Senders into the partitions that repeat a message so often."""
 
-    def make(setting: Setting) -> Producer[Any]:
+    def make(setting: Setting) -> IdempotentProducer[Any]:
         append = partitioned(setting.alice).append
-        return Producer(append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=attempts)
+        return IdempotentProducer(append, backoff=Backoff(first_s=0.005, most_s=0.1), max_attempts=attempts)
 
     return make
 
@@ -101,7 +101,7 @@ def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefe
     """Workers that have partitions to themselves, or believe it."""
 
     def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
-        async def handle(ordered: Ordered, effects: Effects) -> None:
+        async def handle(ordered: Ordered, effects: AtomicEffects) -> None:
             await work(ordered.data, effects)
 
         options: dict[str, Any] = {"retry": retry, "prefetch": prefetch, "lease_ms": setting.lease_ms}

@@ -13,16 +13,16 @@ from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.reconnecting import Link
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 LEDGER = "ledger"
 _MARK = b"row "
 
 
-def enter(effects: Effects, worker: str, payload: bytes) -> None:
+def enter(effects: AtomicEffects, worker: str, payload: bytes) -> None:
     """Have a row entered in the ledger: one message's effect."""
-    effects.also("RPUSH", LEDGER, _MARK + worker.encode() + b" " + payload)
+    effects.add("RPUSH", LEDGER, _MARK + worker.encode() + b" " + payload)
 
 
 class Ledger:

@@ -25,7 +25,7 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.group import ConsumerGroup
 
@@ -162,7 +162,7 @@ class Line:
                 self._owed.discard((worker, payload))
                 self.crew.effect_done(worker, payload)
 
-        async def work(payload: bytes, effects: Effects) -> None:
+        async def work(payload: bytes, effects: AtomicEffects) -> None:
             await self.crew.work(name, payload, lambda: enter(effects, name, payload))
             self._owed.add((name, payload))
 

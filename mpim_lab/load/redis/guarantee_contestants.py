@@ -37,7 +37,7 @@ async def idempotent(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Futur
         once = IdempotencyStore(mq, "load", ttl_s=60)
 
         async def handle(entry: Entry) -> None:
-            await once.run(entry.fields["id"].decode(), lambda effects: effects.also("INCR", BOOKED))
+            await once.run(entry.fields["id"].decode(), lambda effects: effects.add("INCR", BOOKED))
             take(entry.data)
 
         group = await mq.stream(plan.channel).group(GROUP)
@@ -67,15 +67,15 @@ async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def ordered(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[Exception]"]:
     """An OrderedWorker: effects and offset of many messages in one fenced step."""
-    from mpim_lab.mq.idempotency.effects import Effects
+    from mpim_lab.mq.idempotency.effects import AtomicEffects
     from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
     from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
 
-        def handle(ordered: Ordered, effects: Effects) -> None:
-            effects.also("INCR", BOOKED)
+        def handle(ordered: Ordered, effects: AtomicEffects) -> None:
+            effects.add("INCR", BOOKED)
             take(ordered.data)
 
         stream = PartitionedStream(mq, plan.channel, partitions=1)

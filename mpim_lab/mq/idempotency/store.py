@@ -12,7 +12,7 @@ A message's sender makes its id once and keeps it in every repeat; whoever handl
 A worker that slept through its lease has a token that is not the last: it gets LeaseLost, and nothing of its attempt
 is kept.
 
-What this covers: effects on the same server as the records, handed over with `effects.also(…)`. What it cannot cover:
+What this covers: effects on the same server as the records, handed over with `effects.add(…)`. What it cannot cover:
 anything that happens elsewhere while the work goes on (an e-mail, a payment at a bank). That happens at least once, unless
 the other side takes an idempotency key or checks the token itself. Effects in a SQL database: `sql_inbox.py`.
 
@@ -57,12 +57,12 @@ from mpim_lab.mq.connection.handler import Cancellations, checked_handler, insid
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.connection.resp import pack, retrieved
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.effects import Command, Effects, pack_effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects, Command, encode_effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 MAX_AT_ONCE = 200
 _POLL_BACKOFF = Backoff(first_s=0.005, most_s=0.1)
-Work = Callable[[Effects], bytes | None] | Callable[[Effects], Awaitable[bytes | None]]
+Work = Callable[[AtomicEffects], bytes | None] | Callable[[AtomicEffects], Awaitable[bytes | None]]
 CLAIM, COMPLETE, RELEASE = (
     Script("mq/idempotency/lua/claim.lua"),
     Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/complete.lua"),
@@ -111,7 +111,7 @@ class IdempotencyStore:
     async def run(self, id: Name, work: Work, *, wait_timeout_s: float | None = None) -> bytes:
         """Do the work if nobody has, and return its result; otherwise return the first result.
 
-        `work(effects)`, plain or async, says with `effects.also(…)` what is to change on the server, and may give a result.
+        `work(effects)`, plain or async, says with `effects.add(…)` what is to change on the server, and may give a result.
         What it raises is raised here, and the id may be tried again at once. While another worker is at it, waits for the
         first result or the end of the lease, at most `wait_timeout_s` (None: twice the lease), then raises InProgress;
         at once, if that is the work itself, which asks for its own id.
@@ -125,7 +125,7 @@ class IdempotencyStore:
         claimed = await self._claim_or_wait(id, record_key, now() + wait_timeout_s)
         if isinstance(claimed, bytes):
             return claimed
-        effects, cancellations = Effects(self._queue.keys), Cancellations()
+        effects, cancellations = AtomicEffects(self._queue.keys), Cancellations()
         try:
             with inside(record_key):
                 result: Any = work(effects)
@@ -164,7 +164,7 @@ class IdempotencyStore:
         """Claim an id; return the first result if the work is done. Raise InProgress while another worker's lease lasts."""
         return await self._claims.add((id, self._record_key(id)))
 
-    async def complete(self, claim: Claim, result: bytes = b"", effects: Effects | None = None) -> bytes:
+    async def complete(self, claim: Claim, result: bytes = b"", effects: AtomicEffects | None = None) -> bytes:
         """Run the effects and mark the id done, atomically. Return the first result: another worker's if that was faster.
 
         Raise LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the server refused an effect.
@@ -214,7 +214,7 @@ class IdempotencyStore:
         words = [b"%d" % len(completions), self._ttl_ms.encode()]
         for completion in completions:
             words += (b"%d" % completion.claim.token, completion.result)
-            pack_effects(completion.effects, keys, words)
+            encode_effects(completion.effects, keys, words)
         answers = await COMPLETE.run(self._link, keys, *words)
         return [
             _parse_completion(completion, state, value)

@@ -18,7 +18,7 @@ from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import LEAVING
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.idempotency.effects import Effects, pack_effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects, encode_effects
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream, ordered_of
 from mpim_lab.mq.streams.entries import Entry
 
@@ -53,7 +53,7 @@ class Done(NamedTuple):
     """An entry whose handler has returned, and what is to change with it."""
 
     ordered: Ordered
-    effects: Effects
+    effects: AtomicEffects
 
 
 class Seats:
@@ -182,7 +182,7 @@ class Seats:
         words = [b"%d" % seat.token, seat.offset.encode(), b"%d" % len(done)]
         for ordered, effects in done:
             words.append(ordered.entry_id.encode())
-            pack_effects(effects.commands, keys, words)
+            encode_effects(effects.commands, keys, words)
         count, refused = await _COMMIT.run(self._commands, keys, *words)
         if count < 0:
             raise LeaseLost(
@@ -196,7 +196,7 @@ class Seats:
 
     async def bury(self, seat: Seat, ordered: Ordered, *, reason: str, error: str, tries: int) -> None:
         """Make an entry a dead letter and move past it, in one step. Raises LeaseLost, CommandRejected."""
-        letters, effects = self._stream.dead_letters(self.group, seat.partition), Effects()
+        letters, effects = self._stream.dead_letters(self.group, seat.partition), AtomicEffects()
         entry = Entry(ordered.entry_id.encode(), ordered.parts)
         letter = letters.letter(entry, reason=reason, error=error, deliveries=tries)
         effects.commands.append((b"XADD", letters.key, b"*", *letter))

@@ -1,7 +1,7 @@
 """OrderedWorker: one worker a conversation, in order, and each message's effects exactly once.
 
 The partitions of a stream are shared out fairly among a group's living members; whoever has one reads it from the
-group's offset on. What a handler wants changed on the server (`effects.also(…)`) happens in one step with moving the
+group's offset on. What a handler wants changed on the server (`effects.add(…)`) happens in one step with moving the
 offset past the entry:
 
 | the worker ...                 | then the entry is ...                                                       |
@@ -33,12 +33,12 @@ from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import Loop, checked_handler, settled
 from mpim_lab.mq.connection.retry import RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
 from mpim_lab.mq.streams.consumer import WAIT_MS
 
-OrderedHandler = Callable[[Ordered, Effects], None] | Callable[[Ordered, Effects], Awaitable[None]]
+OrderedHandler = Callable[[Ordered, AtomicEffects], None] | Callable[[Ordered, AtomicEffects], Awaitable[None]]
 _log = logging.getLogger(__name__)
 
 
@@ -114,7 +114,7 @@ class OrderedWorker:
         most = 1 if seat.doubtful else len(seat.in_hand)  # one of them may be a killer: find out which
         for ordered in seat.in_hand[:most]:
             self._report(Kind.RECEIVED, ordered, count=seat.tries + seat.failures)
-            effects = Effects(self._stream.queue.keys)
+            effects = AtomicEffects(self._stream.queue.keys)
             failed = await self._handle(ordered, effects)
             if failed is not None:
                 break
@@ -129,7 +129,7 @@ class OrderedWorker:
         if refused or failed is not None:
             await self._failed(seat, seat.in_hand[0], refused or f"{type(failed).__name__}: {failed}")
 
-    async def _handle(self, ordered: Ordered, effects: Effects) -> BaseException | None:
+    async def _handle(self, ordered: Ordered, effects: AtomicEffects) -> BaseException | None:
         if not ordered.sequence:
             return CorruptPayload(f"{ordered.entry_id} is no message: another program put it into the partition")
         try:

@@ -1,6 +1,6 @@
 """Idempotency and ordered streams for schedules; and their model.
 
-Effects are written by the code under test in one step with its marks, on keys of the world's own: `effect:<id>` is counted
+Effects are written by the code under test in one step with its records, on keys of the world's own: `effect:<id>` is counted
 up once for each id; `told:<conversation>` is a list, with each message once, in the order of their numbers.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
@@ -82,8 +82,8 @@ def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
     """Run idempotent work that behaves in some way."""
     store, expected = IdempotencyStore(slot.queue, "pay", lease_ms=LEASE_MS), f"result of {id}".encode()
 
-    async def work(effects: Effects) -> bytes:
-        effects.also("INCRBY", f"effect:{id}", 1)
+    async def work(effects: AtomicEffects) -> bytes:
+        effects.add("INCRBY", f"effect:{id}", 1)
         if behaviour == "raise":
             raise ValueError("not this time")
         if behaviour == "cancelled":
@@ -143,11 +143,11 @@ def append(w: World, chance: random.Random) -> Call | None:
 
 
 def _handler(w: World, part: Work) -> Any:
-    async def handler(ordered: Ordered, effects: Effects) -> None:
+    async def handler(ordered: Ordered, effects: AtomicEffects) -> None:
         talk, payload = part.sent[str(ordered.id)]
         if (ordered.conversation, ordered.data.decode()) != (talk, payload):
             w.violate("another payload", f"{ordered} was sent as {talk!r}, {payload!r}")
-        effects.also("RPUSH", f"told:{talk}", ordered.id)
+        effects.add("RPUSH", f"told:{talk}", ordered.id)
         behaviour = payload.rpartition(":")[2]
         if behaviour in ("raise", "cancelled"):
             part.failed[ordered.data] += 1
