@@ -195,7 +195,7 @@ async def test_a_send_that_is_cancelled_lets_the_next_one_go():
     waiting.cancel()
     await asyncio.wait([waiting])
     assert await waits.send("bob", b"2") == "taken"
-    assert not (producer._locks or producer._senders or waits._turns or waits._waiting)
+    assert not (producer._locks or producer._senders or waits._locks or waits._senders)
 
 
 async def test_at_least_one_attempt():
