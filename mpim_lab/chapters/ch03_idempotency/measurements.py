@@ -10,7 +10,7 @@ from mpim_lab.events import now
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.idempotency.effects import AtomicEffects
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -34,8 +34,8 @@ async def handled_per_s(tasks: Sequence[int], *, messages: int = 4_000) -> pd.Da
                 once = kind(mq, f"{name} {count}")
                 rate = await _measure(lambda name, once=once: once.run(name, _book), count, messages)  # type: ignore[misc]
                 rows.append((count, name, rate))
-            async with SqlStore("sqlite+aiosqlite://") as store:
-                inbox = SqlInbox(store, "cost")
+            async with SqlDatabase("sqlite+aiosqlite://") as database:
+                inbox = SqlInbox(database, "cost")
                 rows.append(
                     (count, "SQL inbox, in memory", await _measure(_in_sql(inbox), count, messages // SQL_SHARE))
                 )
