@@ -11,12 +11,12 @@
 | `once:{<scope>}:id:<id>` | hash | `ttl_s` | `IdempotencyStore` | `IdempotencyStore` |
 | `once:{<scope>}:tokens` | string | for ever | `IdempotencyStore` (a counter) | `IdempotencyStore` |
 | `conv:{<name>:<conv>}:seq` | string | for ever | append.lua (a counter) | append.lua |
-| `conv:{<name>:<conv>}:sent:<id>` | string | `keep_s` | append.lua | append.lua |
-| `conv:{<name>:<conv>}:log` | stream | until trimmed | `Conversations.append` | `ConversationReader` |
-| `conv:{<name>:<conv>}:live` | channel | none | `Conversations.append` | `ConversationReader` |
+| `conv:{<name>:<conv>}:sent:<id>` | string | `id_ttl_s` | append.lua | append.lua |
+| `conv:{<name>:<conv>}:log` | stream | until trimmed | `SequencedLog.append` | `OrderedReader` |
+| `conv:{<name>:<conv>}:live` | channel | none | `SequencedLog.append` | `OrderedReader` |
 | `part:{<name>:<n>}:log` | stream | until trimmed | `PartitionedStream.append` | `OrderedWorker` |
 | `part:{<name>:<n>}:seq:<conv>` | string | for ever | append.lua (a counter) | append.lua |
-| `part:{<name>:<n>}:sent:<conv>:<id>` | string | `keep_s` | append.lua | append.lua |
+| `part:{<name>:<n>}:sent:<conv>:<id>` | string | `id_ttl_s` | append.lua | append.lua |
 | `part:{<name>:<n>}:owner:<group>`| hash | for ever | seat.lua, commit.lua | seat.lua, commit.lua |
 | `part:{<name>:<n>}:dead:<group>` | stream | redriven or dropped | commit.lua | a person |
 | `part:{<name>}:members:<group>` | zset | their heartbeats | seat.lua | seat.lua |

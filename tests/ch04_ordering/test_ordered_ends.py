@@ -1,4 +1,4 @@
-"""How the run of an OrderedWorker and of a ConversationReader ends on a real server."""
+"""How the run of an OrderedWorker and of a OrderedReader ends on a real server."""
 
 import asyncio
 import time
@@ -7,10 +7,10 @@ import pytest
 
 from mpim_lab.errors import CommandRejected, HandlerCancelled, InvalidParameter, LeaseLost, QueueClosed
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.ordering.ordered_reader import ConversationReader
+from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import FAST
 from tests.support import wait_until
@@ -60,7 +60,7 @@ async def test_a_generator_is_no_ordered_handler_and_no_readers_handler(server):
         with pytest.raises(InvalidParameter):
             worker_on(mq, generator)
         with pytest.raises(InvalidParameter):
-            ConversationReader(Conversations(mq, "chat"), "bob", generator)
+            OrderedReader(SequencedLog(mq, "chat"), "bob", generator)
 
 
 async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_again(server):
@@ -135,9 +135,9 @@ async def test_a_reader_ends_whatever_its_handler_and_its_queue_do(server, how):
             await endless()
 
     async with MessageQueue(server.url, limits=SOON) as mq:
-        conversations = Conversations(mq, "chat")
+        conversations = SequencedLog(mq, "chat")
         handler = (lambda numbered: 7) if how == "returns 7" else handle
-        reader = ConversationReader(conversations, "bob", handler, gap_s=0.01, check_s=0.02)
+        reader = OrderedReader(conversations, "bob", handler, gap_timeout_s=0.01, poll_interval_s=0.02)
         await conversations.append("bob", "a")
         task = asyncio.create_task(reader.run())
         async with asyncio.timeout(10):

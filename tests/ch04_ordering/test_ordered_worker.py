@@ -21,7 +21,7 @@ from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.ordering.assignments import Done, Seats
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Appended
+from mpim_lab.mq.ordering.sequenced_log import AppendResult
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
@@ -125,8 +125,8 @@ async def test_a_conversation_is_in_one_partition_in_the_order_of_its_numbers(se
         names = [f"c{number}" for number in range(20)]
         for count in range(1, 4):
             for name in names:
-                assert await stream.append(name, f"{count}", id=f"{name}-{count}") == Appended(count, True)
-                assert await stream.append(name, "again", id=f"{name}-{count}") == Appended(count, False)
+                assert await stream.append(name, f"{count}", id=f"{name}-{count}") == AppendResult(count, True)
+                assert await stream.append(name, "again", id=f"{name}-{count}") == AppendResult(count, False)
         found = {}
         for number, key in enumerate(stream.keys):
             for _, fields in await ask(stream, "XRANGE", key, "-", "+"):
@@ -151,8 +151,8 @@ async def test_options_out_of_their_bounds_are_refused(server):
         for partitions in (0, 1_025):
             with pytest.raises(InvalidParameter, match=f"partitions={partitions}"):
                 PartitionedStream(mq, "orders", partitions=partitions)
-        with pytest.raises(InvalidParameter, match="keep_s=0"):
-            PartitionedStream(mq, "orders", keep_s=0)
+        with pytest.raises(InvalidParameter, match="id_ttl_s=0"):
+            PartitionedStream(mq, "orders", id_ttl_s=0)
         stream = PartitionedStream(mq, "orders")
         with pytest.raises(InvalidMessage, match="a conversation is a non-empty text"):
             await stream.append("", "x")

@@ -13,7 +13,7 @@ from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.assignments import Seats
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -53,7 +53,7 @@ async def test_another_layout_is_not_touched(server, raw, other):
             lambda: stream.wait(within_ms=1),
             lambda: stream.group("g"),
             lambda: IdempotencyStore(mq, "s").run("1", lambda effects: None),
-            lambda: Conversations(mq, "chat").append("bob", b"hi"),
+            lambda: SequencedLog(mq, "chat").append("bob", b"hi"),
             lambda: orders.append("bob", b"hi"),
             Consumer(group, "c").__aenter__,
             Seats(orders, "g", "m", lease_ms=1_000, prefetch=1).__aenter__,

@@ -14,7 +14,7 @@ from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.consumer import Consumer
 from tests.support import wait_until
@@ -112,12 +112,12 @@ async def test_work_in_another_scope_is_other_work(mq, scope, message):
 
 async def test_conversations_and_message_ids_of_any_name(mq):
     """Each conversation begins at 1, an id is known again in its own conversation only."""
-    talks = Conversations(mq, "a:b")
+    talks = SequencedLog(mq, "a:b")
     for conversation in NASTY:
         for number, message in enumerate(("m1", conversation, b"\xfe"), 1):
             appended = [await talks.append(conversation, b"hi", message) for _ in range(2)]
             assert appended == [(number, True), (number, False)]
-        assert {each.conversation for each in await talks.between(conversation, 1)} == {conversation}
+        assert {each.conversation for each in await talks.read_range(conversation, 1)} == {conversation}
 
 
 async def test_an_ordered_stream_gives_conversations_and_ids_back_as_they_were(mq):
@@ -157,7 +157,7 @@ async def test_batches_reach_a_channel_of_any_name(mq):
 @pytest.mark.parametrize("no_name", NO_NAMES)
 async def test_what_is_no_name_is_refused_before_anything_is_sent(mq, no_name):
     """By name: InvalidMessage; InvalidParameter for what a constructor is given."""
-    talks, stream = Conversations(mq, "chat"), PartitionedStream(mq, "orders")
+    talks, stream = SequencedLog(mq, "chat"), PartitionedStream(mq, "orders")
     for call in (
         lambda: mq.publish(no_name, b"hi"),
         lambda: mq.subscribe(no_name, print),
@@ -170,7 +170,7 @@ async def test_what_is_no_name_is_refused_before_anything_is_sent(mq, no_name):
             await call()
     with pytest.raises(InvalidMessage):
         mq.stream(no_name)
-    for make in (IdempotencyStore, Conversations, PartitionedStream):
+    for make in (IdempotencyStore, SequencedLog, PartitionedStream):
         with pytest.raises(InvalidParameter):
             make(mq, no_name)
     if no_name is not None:

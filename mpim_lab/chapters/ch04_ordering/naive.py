@@ -1,5 +1,5 @@
 """The sketches of chapter 4: order that holds as long as nobody else is there. Senders and readers have the interfaces of
-`mpim_lab.mq.ordering.sequenced_log.Conversations` and `mpim_lab.mq.ordering.ordered_reader.ConversationReader`.
+`mpim_lab.mq.ordering.sequenced_log.SequencedLog` and `mpim_lab.mq.ordering.ordered_reader.OrderedReader`.
 
 Flaws kept on purpose, one a class:
 
@@ -22,7 +22,7 @@ from mpim_lab.keys import live_channel
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering.sequenced_log import Appended, Numbered
+from mpim_lab.mq.ordering.sequenced_log import AppendResult, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
 
@@ -33,7 +33,7 @@ class TwoStepConversations:
     def __init__(self, queue: MessageQueue, name: str) -> None:
         self.queue, self.name = queue, name
 
-    async def append(self, conversation: str, payload: bytes, id: str | None = None) -> Appended:
+    async def append(self, conversation: str, payload: bytes, id: str | None = None) -> AppendResult:
         """Send; the caller's `id` is not looked at."""
         reporter = self.queue.reporter
         reporter.message(Kind.ACCEPTED, payload, self.name)
@@ -41,13 +41,13 @@ class TwoStepConversations:
         number = int(await self.queue.access(self.name).commands.call("INCR", counter))
         await self.queue.publish(live_channel(self.name, conversation), b"%d %b" % (number, payload))
         reporter.message(Kind.ADDED, payload, self.name, detail=f"number {number}")
-        return Appended(number, is_new=True)
+        return AppendResult(number, is_new=True)
 
 
 class AsItComesReader:
     """Hand over each message as it arrives."""
 
-    def __init__(self, conversations: Any, conversation: str, handler: Callable[[Numbered], None]) -> None:
+    def __init__(self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]) -> None:
         self.queue, self._name = conversations.queue, conversations.name
         self._conversation, self._handler = conversation, handler
         self._stopping = asyncio.Event()
@@ -65,13 +65,13 @@ class AsItComesReader:
 
     async def _on_message(self, message: Message) -> None:
         number, _, payload = message.payload.partition(b" ")
-        self._take(Numbered(self._conversation, int(number), payload))
+        self._take(SequencedMessage(self._conversation, int(number), payload))
 
-    def _take(self, numbered: Numbered) -> None:
+    def _take(self, numbered: SequencedMessage) -> None:
         self.queue.reporter.message(Kind.RECEIVED, numbered.payload, self._name)
         self._hand_over(numbered)
 
-    def _hand_over(self, numbered: Numbered) -> None:
+    def _hand_over(self, numbered: SequencedMessage) -> None:
         self._handler(numbered)
         self.queue.reporter.message(Kind.HANDLED, numbered.payload, self._name)
 
@@ -79,11 +79,11 @@ class AsItComesReader:
 class PatientReader(AsItComesReader):
     """Hand over in order; what comes early waits until the rest is there."""
 
-    def __init__(self, conversations: Any, conversation: str, handler: Callable[[Numbered], None]) -> None:
+    def __init__(self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]) -> None:
         super().__init__(conversations, conversation, handler)
-        self._next, self._early = 1, dict[int, Numbered]()
+        self._next, self._early = 1, dict[int, SequencedMessage]()
 
-    def _take(self, numbered: Numbered) -> None:
+    def _take(self, numbered: SequencedMessage) -> None:
         self.queue.reporter.message(Kind.RECEIVED, numbered.payload, self._name)
         self._early[numbered.sequence] = numbered
         while self._next in self._early:

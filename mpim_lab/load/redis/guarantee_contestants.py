@@ -57,7 +57,7 @@ async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
 
         async def append(channel: str, payload: bytes) -> int:
             if channel not in streams:
-                streams[channel] = PartitionedStream(mq, channel, partitions=1, keep_s=60)
+                streams[channel] = PartitionedStream(mq, channel, partitions=1, id_ttl_s=60)
             await streams[channel].append("one", payload)
             return 1
 

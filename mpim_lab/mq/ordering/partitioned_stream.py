@@ -12,7 +12,7 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.keys import Name, joinable, joined, name_bytes, name_text
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.ordering.sequenced_log import KEEP_S, Appended, append, lifetime_ms, message_name
+from mpim_lab.mq.ordering.sequenced_log import ID_TTL_S, AppendResult, append, encode_message_id, ttl_ms
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.dead_letters import DeadLetters
 
@@ -36,16 +36,16 @@ class Ordered(NamedTuple):
 class PartitionedStream:
     """`PartitionedStream(mq, "orders", partitions=8)`: everybody who uses it must say the same number of partitions.
 
-    keep_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what `Link` raises; after
+    id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what `Link` raises; after
     an error with `definite` False append again, with the same id (`IdempotentProducer` does).
     """
 
-    def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, keep_s: int = KEEP_S) -> None:
+    def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, id_ttl_s: int = ID_TTL_S) -> None:
         check_whole(partitions=partitions)
         if partitions > 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
         name_bytes(name, "name of a stream", error=InvalidParameter)
-        self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, lifetime_ms(keep_s)
+        self.queue, self.name, self.partitions, self._id_ttl_ms = queue, name, partitions, ttl_ms(id_ttl_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
         self._heads = [queue.keys.partition_heads(name, number) for number in range(partitions)]
         self._access = queue.access(name)
@@ -54,14 +54,14 @@ class PartitionedStream:
         """Which partition a conversation is in: the same for everybody, for ever."""
         return crc32(name_bytes(conversation, "conversation")) % self.partitions
 
-    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
-        """Number a message and append it, unless its id has been sent before: in one step."""
-        told = wire_payload(payload, self.queue.max_payload_bytes)
-        raw, sent = name_bytes(conversation, "conversation"), message_name(id)
+    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
+        """Give a message its sequence number and append it, unless its id has been sent before: atomically."""
+        data = wire_payload(payload, self.queue.max_payload_bytes)
+        raw, message_id = name_bytes(conversation, "conversation"), encode_message_id(id)
         partition = crc32(raw) % self.partitions
         counters, records = self._heads[partition]
-        names = [counters + joinable(raw), records + joined(raw, sent), self.keys[partition]]
-        return await append(self._access, told, names, sent, told, self._keep_ms, raw, "")
+        names = [counters + joinable(raw), records + joined(raw, message_id), self.keys[partition]]
+        return await append(self._access, data, names, message_id, data, self._id_ttl_ms, raw, "")
 
     def seat_keys(self, group: Name) -> list[bytes]:
         """The keys of seat.lua: the group's members, then each partition's seat."""
