@@ -30,8 +30,8 @@ async def read(store):
 
 
 def store_at(url, **options):
-    store = SqlDatabase(url, **{"timeout_s": 5.0, "connections": 1, **options})
-    store.need(LINES)
+    store = SqlDatabase(url, **{"timeout_s": 5.0, "max_connections": 1, **options})
+    store.register_tables(LINES)
     return store
 
 

@@ -34,7 +34,7 @@ def url_of(path):
 async def opened(path, scope="payments", **options):
     """An inbox of one database, with a ledger in which the work has its effects."""
     async with SqlDatabase(path if "://" in str(path) else url_of(path), **options) as store:
-        store.need(LEDGER)
+        store.register_tables(LEDGER)
         yield SqlInbox(store, scope), store
 
 

@@ -39,7 +39,7 @@ class Crash(BaseException):
 async def opened(path):
     """An outbox and its store, which has a table of orders, too."""
     async with SqlDatabase(f"sqlite+aiosqlite:///{path}") as store:
-        store.need(ORDERS)
+        store.register_tables(ORDERS)
         yield SqlOutbox(store), store
 
 
