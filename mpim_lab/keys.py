@@ -17,9 +17,9 @@
 | `part:{<name>:<n>}:log` | stream | until trimmed | `PartitionedStream.append` | `OrderedWorker` |
 | `part:{<name>:<n>}:seq:<conv>` | string | for ever | append.lua (a counter) | append.lua |
 | `part:{<name>:<n>}:sent:<conv>:<id>` | string | `id_ttl_s` | append.lua | append.lua |
-| `part:{<name>:<n>}:owner:<group>`| hash | for ever | seat.lua, commit.lua | seat.lua, commit.lua |
+| `part:{<name>:<n>}:owner:<group>`| hash | for ever | heartbeat.lua, commit.lua | heartbeat.lua, commit.lua |
 | `part:{<name>:<n>}:dead:<group>` | stream | redriven or dropped | commit.lua | a person |
-| `part:{<name>}:members:<group>` | zset | their heartbeats | seat.lua | seat.lua |
+| `part:{<name>}:members:<group>` | zset | their heartbeats | heartbeat.lua | heartbeat.lua |
 | `route:<uid>` | zset | the longest route's | `Presence` | `Presence` |
 | `user:status:<uid>` | channel | none | `Presence` | gateways, for who watches |
 | `gateway:<gateway>` | channel | none | `Presence` | that gateway |

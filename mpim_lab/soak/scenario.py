@@ -20,7 +20,7 @@ from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import AtomicEffects
-from mpim_lab.mq.ordering.partitioned_stream import ordered_of
+from mpim_lab.mq.ordering.partitioned_stream import parse_entry
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.soak.designs import ATTEMPTS
 from mpim_lab.soak.schedule import LINE_KINDS, SENDERS, WORKER_KINDS, Planned, Schedule, Strike
@@ -225,7 +225,7 @@ class Stage:
         link, found = self.observer.access(STREAM).commands, dict[str, int]()
         for key in partitioned(self.observer).keys:
             for raw in await link.call("XRANGE", key, "-", "+"):
-                found[message_id(ordered_of(raw).data)] = ordered_of(raw).sequence
+                found[message_id(parse_entry(raw).data)] = parse_entry(raw).sequence
         return found
 
     def _judge(self, stuck: list[str], numbers: dict[str, int]) -> Verdict:

@@ -32,12 +32,12 @@ async def test_an_ordered_handler_that_meets_a_foreign_cancellation_has_failed(s
     """Tried again, a dead letter at last; what comes after it is handled."""
     got = []
 
-    async def handle(ordered, effects):
-        if ordered.data == b"bad":
+    async def handle(entry, effects):
+        if entry.data == b"bad":
             inner = asyncio.ensure_future(asyncio.sleep(60))
             asyncio.get_running_loop().call_soon(inner.cancel)
             await inner
-        got.append(ordered.data)
+        got.append(entry.data)
 
     async with MessageQueue(server.url) as mq:
         stream, worker = worker_on(mq, handle)
@@ -67,11 +67,11 @@ async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_
     """And a second run at the same time is refused."""
     got = []
 
-    async def handle(ordered, effects):
+    async def handle(entry, effects):
         with pytest.raises(InvalidParameter, match="runs already"):
             await worker.run()
         await worker.stop()
-        got.append(ordered.data)
+        got.append(entry.data)
 
     async with MessageQueue(server.url, limits=SOON) as mq:
         stream, worker = worker_on(mq, handle)
@@ -83,7 +83,7 @@ async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_
         _, stuck = worker_on(mq, endless)
         await stream.append("bob", "c")
         task = asyncio.create_task(stuck.run())
-        await wait_until(lambda: any(seat.in_hand for seat in stuck.seats.taken))
+        await wait_until(lambda: any(lease.in_flight for lease in stuck.assignments.assigned))
         begun = time.monotonic()
         await stuck.stop()
         await task
@@ -94,13 +94,13 @@ async def test_of_two_ordered_workers_of_one_name_the_later_goes_on_and_the_earl
     """They do not take the partitions from each other for ever."""
     got = []
 
-    def handle(ordered, effects):
-        got.append(ordered.data)
+    def handle(entry, effects):
+        got.append(entry.data)
 
     async with MessageQueue(server.url) as mq:
         stream, earlier = worker_on(mq, handle)
         first = asyncio.create_task(earlier.run())
-        await wait_until(lambda: earlier.seats.taken)
+        await wait_until(lambda: earlier.assignments.assigned)
         _, later = worker_on(mq, handle)
         second = asyncio.create_task(later.run())
         async with asyncio.timeout(10):

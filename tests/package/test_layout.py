@@ -11,7 +11,7 @@ from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.store import IdempotencyStore
-from mpim_lab.mq.ordering.assignments import Seats
+from mpim_lab.mq.ordering.assignments import PartitionAssignments
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -56,7 +56,7 @@ async def test_another_layout_is_not_touched(server, raw, other):
             lambda: SequencedLog(mq, "chat").append("bob", b"hi"),
             lambda: orders.append("bob", b"hi"),
             Consumer(group, "c").__aenter__,
-            Seats(orders, "g", "m", lease_ms=1_000, prefetch=1).__aenter__,
+            PartitionAssignments(orders, "g", "m", lease_ms=1_000, prefetch=1).__aenter__,
         ):
             with pytest.raises(WrongLayout, match="another prefix") as refused:
                 await call()

@@ -20,7 +20,7 @@ from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind
 from mpim_lab.keys import live_channel
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
+from mpim_lab.mq.ordering.assignments import CompletedEntry, PartitionAssignments, PartitionLease
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.sequenced_log import AppendResult, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -110,18 +110,18 @@ class RetryListSender:
         return added
 
 
-class _UnfencedSeats(Seats):
-    async def commit(self, seat: Seat, done: list[Done]) -> tuple[int, str]:
-        for ordered, effects in done:
+class _UnfencedSeats(PartitionAssignments):
+    async def commit(self, lease: PartitionLease, done: list[CompletedEntry]) -> tuple[int, str]:
+        for entry, effects in done:
             for command in effects.commands:
                 await self._commands.call(*command)
-            await self._commands.call("HSET", self._keys[1 + seat.partition], "offset", ordered.entry_id)
-            seat.offset, seat.failures, seat.due_at = ordered.entry_id, 0, 0.0
-            seat.in_hand.remove(ordered)
+            await self._commands.call("HSET", self._keys[1 + lease.partition], "offset", entry.entry_id)
+            lease.offset, lease.failures, lease.retry_at = entry.entry_id, 0, 0.0
+            lease.in_flight.remove(entry)
         return len(done), ""
 
 
 class UnfencedWorker(OrderedWorker):
     """The effects, then the offset, each a step of its own; the lease is believed."""
 
-    seats_type = _UnfencedSeats
+    assignments_type = _UnfencedSeats

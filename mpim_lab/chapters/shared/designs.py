@@ -10,7 +10,7 @@ from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -101,8 +101,8 @@ def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefe
     """Workers that have partitions to themselves, or believe it."""
 
     def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
-        async def handle(ordered: Ordered, effects: AtomicEffects) -> None:
-            await work(ordered.data, effects)
+        async def handle(entry: PartitionEntry, effects: AtomicEffects) -> None:
+            await work(entry.data, effects)
 
         options: dict[str, Any] = {"retry": retry, "prefetch": prefetch, "lease_ms": setting.lease_ms}
         return kind(partitioned(queue), GROUP, name, handle, **options)

@@ -55,8 +55,8 @@ class Backlog:
         if self._partitions is None:
             return await self._of_the_group()
         found = []
-        for key, seat in zip(self._partitions.keys, self._partitions.seat_keys(GROUP)[1:], strict=True):
-            offset = await self._link.call("HGET", seat, "offset") or b"0"
+        for key, assignment in zip(self._partitions.keys, self._partitions.assignment_keys(GROUP)[1:], strict=True):
+            offset = await self._link.call("HGET", assignment, "offset") or b"0"
             found += await self._link.call("XRANGE", key, b"(" + offset, "+")
         return found
 

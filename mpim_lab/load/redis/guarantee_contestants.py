@@ -69,14 +69,14 @@ async def ordered(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future[E
     """An OrderedWorker: effects and offset of many messages in one fenced step."""
     from mpim_lab.mq.idempotency.effects import AtomicEffects
     from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-    from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+    from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
 
-        def handle(ordered: Ordered, effects: AtomicEffects) -> None:
+        def handle(entry: PartitionEntry, effects: AtomicEffects) -> None:
             effects.add("INCR", BOOKED)
-            take(ordered.data)
+            take(entry.data)
 
         stream = PartitionedStream(mq, plan.channel, partitions=1)
         async with working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:

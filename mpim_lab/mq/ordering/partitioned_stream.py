@@ -19,8 +19,8 @@ from mpim_lab.mq.streams.dead_letters import DeadLetters
 _FIELDS = (b"conversation", b"seq", b"id", b"data")
 
 
-class Ordered(NamedTuple):
-    """One entry of a partition: its conversation and number, the sender's message id, the payload, the entry's own id.
+class PartitionEntry(NamedTuple):
+    """One entry of a partition: its conversation and sequence number, message id, payload, and the entry's own id.
 
     An entry that another program has put there has number 0; `parts` are its fields, name and value in turn, as they are.
     """
@@ -51,7 +51,7 @@ class PartitionedStream:
         self._access = queue.access(name)
 
     def partition_of(self, conversation: Name) -> int:
-        """Which partition a conversation is in: the same for everybody, for ever."""
+        """Return the partition of a conversation: the same for everybody, for ever."""
         return crc32(name_bytes(conversation, "conversation")) % self.partitions
 
     async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
@@ -63,33 +63,33 @@ class PartitionedStream:
         names = [counters + joinable(raw), records + joined(raw, message_id), self.keys[partition]]
         return await append(self._access, data, names, message_id, data, self._id_ttl_ms, raw, "")
 
-    def seat_keys(self, group: Name) -> list[bytes]:
-        """The keys of seat.lua: the group's members, then each partition's seat."""
+    def assignment_keys(self, group: Name) -> list[bytes]:
+        """Return the keys of heartbeat.lua: the group's members, then each partition's assignment."""
         keys = self.queue.keys
-        seats = [keys.owner(self.name, number, group) for number in range(self.partitions)]
-        return [keys.members(self.name, group), *seats]
+        assignments = [keys.owner(self.name, number, group) for number in range(self.partitions)]
+        return [keys.members(self.name, group), *assignments]
 
     def dead_letters(self, group: Name, partition: int) -> DeadLetters:
-        """What a group gave up of one partition."""
+        """Return the dead letters of a group from one partition."""
         return DeadLetters(self.queue.access(self.name)._replace(key=self.keys[partition]), group)
 
     async def lag(self, group: Name) -> int:
-        """How many entries the group has not done yet, in all partitions."""
+        """Return how many entries the group has not done yet, in all partitions."""
         link, behind = self.queue.access(self.name).commands, 0
-        for key, seat in zip(self.keys, self.seat_keys(group)[1:], strict=True):
-            after = await link.call("HGET", seat, "offset") or b"0"
+        for key, assignment in zip(self.keys, self.assignment_keys(group)[1:], strict=True):
+            after = await link.call("HGET", assignment, "offset") or b"0"
             while page := await link.call("XRANGE", key, b"(" + after, "+", "COUNT", "1000"):
                 behind, after = behind + len(page), page[-1][0]
         return behind
 
 
-def ordered_of(raw: tuple[bytes, list[bytes]]) -> Ordered:
-    """An entry as append.lua writes it, or one of another program's."""
+def parse_entry(raw: tuple[bytes, list[bytes]]) -> PartitionEntry:
+    """Parse an entry as append.lua writes it, or one of another program's."""
     entry_id, parts = raw
     try:
         one, conversation, two, sequence, three, sent_as, four, data = parts
         if (one, two, three, four) == _FIELDS and (number := int(sequence)) > 0:
-            return Ordered(name_text(conversation), number, name_text(sent_as), data, entry_id.decode(), parts)
+            return PartitionEntry(name_text(conversation), number, name_text(sent_as), data, entry_id.decode(), parts)
     except ValueError:  # other fields, or no number
         pass
-    return Ordered("", 0, "", b"", entry_id.decode(), parts)
+    return PartitionEntry("", 0, "", b"", entry_id.decode(), parts)

@@ -15,7 +15,7 @@ from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
 from mpim_lab.mq.streams.consumer import WAIT_MS
 from mpim_lab.soak.api.world import (
     CALL_S,
@@ -143,15 +143,15 @@ def append(w: World, chance: random.Random) -> Call | None:
 
 
 def _handler(w: World, part: Work) -> Any:
-    async def handler(ordered: Ordered, effects: AtomicEffects) -> None:
-        talk, payload = part.sent[str(ordered.id)]
-        if (ordered.conversation, ordered.data.decode()) != (talk, payload):
-            w.violate("another payload", f"{ordered} was sent as {talk!r}, {payload!r}")
-        effects.add("RPUSH", f"told:{talk}", ordered.id)
+    async def handler(entry: PartitionEntry, effects: AtomicEffects) -> None:
+        talk, payload = part.sent[str(entry.id)]
+        if (entry.conversation, entry.data.decode()) != (talk, payload):
+            w.violate("another payload", f"{entry} was sent as {talk!r}, {payload!r}")
+        effects.add("RPUSH", f"told:{talk}", entry.id)
         behaviour = payload.rpartition(":")[2]
         if behaviour in ("raise", "cancelled"):
-            part.failed[ordered.data] += 1
-        if w.calm or (behaviour in ("raise", "cancelled") and part.failed[ordered.data] > 1):
+            part.failed[entry.data] += 1
+        if w.calm or (behaviour in ("raise", "cancelled") and part.failed[entry.data] > 1):
             return
         if behaviour == "raise":
             raise ValueError("not this one")
