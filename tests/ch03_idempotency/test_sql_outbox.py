@@ -84,14 +84,14 @@ def first_copies(entries):
 
 def dies_before_deleting(outbox, monkeypatch, times=1):
     """The process goes down between the stream's answer and the deletion."""
-    drop, count = outbox.drop, itertools.count(1)
+    delete, count = outbox.delete, itertools.count(1)
 
     async def dying(*ids):
         if next(count) <= times:
             raise Crash
-        return await drop(*ids)
+        return await delete(*ids)
 
-    monkeypatch.setattr(outbox, "drop", dying)
+    monkeypatch.setattr(outbox, "delete", dying)
 
 
 @contextlib.asynccontextmanager
@@ -415,15 +415,15 @@ async def test_stop_ends_in_its_time_although_the_server_is_silent(shop, server)
 async def test_a_database_that_is_away_is_waited_for(shop, mq, monkeypatch):
     """A running relay goes on when it is back."""
     outbox, _ = shop
-    first, waiting, failures = await place(shop, "tea"), outbox.waiting, []
+    first, pending, failures = await place(shop, "tea"), outbox.pending, []
 
     async def away(**options):
         if len(failures) < 3:
             failures.append(1)
             raise StoreFailed("away")
-        return await waiting(**options)
+        return await pending(**options)
 
-    monkeypatch.setattr(outbox, "waiting", away)
+    monkeypatch.setattr(outbox, "pending", away)
     async with relaying(outbox, mq):
         await wait_until_sent(mq, 1)
     assert len(failures) == 3 and await sent(mq) == [(first, "tea")]

@@ -8,7 +8,7 @@ from mpim_lab.errors import CommandRejected, MpimError, NotConnected, QueueClose
 from mpim_lab.keys import LAYOUT
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.assignments import PartitionAssignments
@@ -31,7 +31,7 @@ async def raw(server):
 async def test_the_first_command_that_uses_keys_names_the_layout(server, raw):
     """Pub/Sub alone, batches and confirmations included, leaves no key behind."""
     async with MessageQueue(server.url, prefix="p:") as mq:
-        await mq.subscribe("a", lambda message: None, unpack=Unpacker(mq))
+        await mq.subscribe("a", lambda message: None, unpack=FrameDecoder(mq))
         async with Batcher.to_channel(mq, "a") as batcher:
             await batcher.publish(b"hi")
         assert await mq.publish("a", b"hi") == 1 == await mq.listeners("a")

@@ -10,7 +10,7 @@ from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.protocol.requests import BindRouteReq, DeliverReq
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
@@ -147,7 +147,7 @@ async def test_batches_reach_a_channel_of_any_name(mq):
     """And are confirmed to whoever sent them."""
     for name in NASTY:
         got = []
-        await mq.subscribe(name, got.append, unpack=Unpacker(mq))
+        await mq.subscribe(name, got.append, unpack=FrameDecoder(mq))
         async with Batcher.to_channel(mq, name) as batcher:
             assert await batcher.publish_many([b"1", b"2"]) == [1, 1]
         await wait_until(lambda got=got: len(got) == 2)

@@ -17,9 +17,9 @@ from mpim_lab.im.services.presence import Presence
 from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.im.system import System
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.flow_control import Credit
-from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
-from mpim_lab.mq.batching.transports import EntryCarrier
+from mpim_lab.mq.batching.flow_control import CreditWindow
+from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
+from mpim_lab.mq.batching.transports import StreamTransport
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
@@ -49,11 +49,11 @@ def services():
 
 MADE = [
     (Pool, lambda **options: Pool(URL, **options)),
-    (Batcher, lambda **options: Batcher(EntryCarrier(queue().stream("s")), **options)),
+    (Batcher, lambda **options: Batcher(StreamTransport(queue().stream("s")), **options)),
     (FixedWindow, FixedWindow),
     (Adaptive, Adaptive),
-    (Counted, Counted),
-    (Credit, Credit),
+    (SizeOnly, SizeOnly),
+    (CreditWindow, CreditWindow),
     (Codec, Codec),
     (train_dictionary, lambda **options: train_dictionary([b"see you at eight"] * 100, **options)),
     (SqlDatabase, lambda **options: SqlDatabase(DATABASE, **options)),

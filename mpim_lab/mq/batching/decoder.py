@@ -1,4 +1,7 @@
-"""Unpacker: the receiving half of batching and compression. `await mq.subscribe("chat", handler, unpack=Unpacker(mq))`."""
+"""FrameDecoder: the receiving half of batching and compression.
+
+Use it as `await mq.subscribe("chat", handler, unpack=FrameDecoder(mq))`.
+"""
 
 import asyncio
 import os
@@ -9,16 +12,16 @@ from mpim_lab.mq.connection.resp import pack, retrieved
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
-class Unpacker:
-    """Gives the messages of a payload, whatever its sender made of them, and confirms batches to their senders.
+class FrameDecoder:
+    """A decoder of payloads, whatever their sender made of them. It acknowledges batches to their senders.
 
     One serves any number of subscriptions of its queue. codec: knows the dictionaries and the limit of size; a plain
-    `Codec()` if none is given. A batch is confirmed at the end of the loop turn in which its messages were handed over; of
-    several, the last one, for all. A queue that has stopped reading (a full inbox) confirms nothing, which holds its
-    senders back.
+    `Codec()` if none is given. A batch is acknowledged at the end of the event-loop iteration in which its messages were
+    handed over; of several, the last one, for all. A queue that has stopped reading (a full buffer) acknowledges nothing:
+    that is the back-pressure on its senders.
     """
 
-    gives_payloads = True  # whoever subscribes need not look at each of them
+    returns_payloads = True  # whoever subscribes need not look at each of them
 
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
         self._commands = queue.link
@@ -27,7 +30,7 @@ class Unpacker:
         self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch
 
     def __call__(self, payload: bytes) -> list[bytes]:
-        """The messages in a payload, at least one. Raises CorruptPayload, OversizedPayload, UnknownFormat."""
+        """Return the messages in a payload, at least one. Raise CorruptPayload, OversizedPayload, UnknownFormat."""
         if mark_of(payload) is None:
             return [payload]
         framed = self._expand(payload)
