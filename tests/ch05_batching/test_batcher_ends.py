@@ -38,7 +38,7 @@ class Stubborn(ScriptedTransport):
         return await super().send(payloads)
 
     async def close(self):
-        await self.carry([b"the end"])
+        await self.send([b"the end"])
 
 
 class Partial(ScriptedTransport):
@@ -51,7 +51,7 @@ class Partial(ScriptedTransport):
         return outcomes
 
 
-async def test_close_ends_in_its_time_whatever_the_carrier_does():
+async def test_close_ends_in_its_time_whatever_the_transport_does():
     """What is on its way may have been sent, what was not begun certainly was not: each has its error by then."""
     transport = Stubborn()
     batcher = Batcher(transport, policy=Adaptive(max_messages=1), close_timeout_s=0.1)
