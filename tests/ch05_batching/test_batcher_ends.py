@@ -79,7 +79,7 @@ async def test_what_waits_to_be_tried_again_when_the_time_is_over_was_certainly_
     assert isinstance(receipt.result()[0], NotConnected)
 
 
-async def test_flush_and_publish_end_although_the_carrier_hangs():
+async def test_flush_and_publish_end_although_the_transport_hangs():
     """The attempt is given up by name; the next message goes through."""
     transport = ScriptedTransport(gate=asyncio.Event())
     async with asyncio.timeout(IN_TIME_S), Batcher(transport, delivery_timeout_s=0.1, attempt_timeout_s=0.1) as batcher:

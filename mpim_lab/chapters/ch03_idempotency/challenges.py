@@ -41,7 +41,7 @@ class Store:
 
     def key(self, name: str) -> bytes:
         """The key of that name in this run."""
-        return self._queue.keys.record(SCOPE, name)
+        return self._queue.keys.idempotency_record(SCOPE, name)
 
 
 def _once(solution: type[Any], setting: Setting, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:

@@ -88,7 +88,7 @@ class _Sketch:
         return result or b""
 
     def _key(self, id: str) -> bytes:
-        return self._queue.keys.record(f"sketch of {self._scope}", id)
+        return self._queue.keys.idempotency_record(f"sketch of {self._scope}", id)
 
 
 class NoCheck(_Sketch):

@@ -138,7 +138,7 @@ class _Keys:
 
     def sent(self, id: str) -> bytes:
         """The key where a message id can be remembered."""
-        return self._queue.keys.sent(self._name, self._conversation, id)
+        return self._queue.keys.message_id(self._name, self._conversation, id)
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command."""

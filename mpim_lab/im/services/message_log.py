@@ -127,10 +127,14 @@ class Ledger:
         before, after = _halves(message)
         keys = [
             self._keys.sequence(NAME, conversation),
-            self._keys.sent(NAME, conversation, sender, message.id),
+            self._keys.message_id(NAME, conversation, sender, message.id),
             self._log(conversation),
             self.outbox,
-            *([] if is_group else [self._keys.talks(uid) for uid in dict.fromkeys((*receivers, sender))]),
+            *(
+                []
+                if is_group
+                else [self._keys.direct_conversations(uid) for uid in dict.fromkeys((*receivers, sender))]
+            ),
         ]
         words: list[bytes | str] = [
             message.id,
@@ -171,7 +175,7 @@ class Ledger:
 
     async def talks(self, uid: str) -> list[str]:
         """The conversations of two in which a user takes part."""
-        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._keys.talks(uid))]
+        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._keys.direct_conversations(uid))]
 
     async def acked(self, uid: str) -> dict[str, int]:
         """How far a user has acknowledged each conversation."""

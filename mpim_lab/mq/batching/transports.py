@@ -7,7 +7,7 @@ from typing import Protocol
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Reporter, now, shown_name
-from mpim_lab.keys import Name, batches_channel
+from mpim_lab.keys import Name, batch_ack_channel
 from mpim_lab.mq.batching.buffer import Outcome
 from mpim_lab.mq.batching.flow_control import CreditWindow
 from mpim_lab.mq.batching.policies import BatchPolicy
@@ -55,7 +55,7 @@ class ChannelTransport:
         if policy.max_bytes + 4 * policy.max_messages > most:
             raise InvalidParameter(f"{policy} makes frames of more than the {whose}'s {limit:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
-        self._ack_channel = batches_channel(os.urandom(8).hex())
+        self._ack_channel = batch_ack_channel(os.urandom(8).hex())
         self._ack_key = queue.keys.channel(self._ack_channel)
         if len(self._ack_key) > MOST_CHANNEL_BYTES:
             raise InvalidParameter(

@@ -99,7 +99,7 @@ class IdempotencyStore:
             raise InvalidParameter(f"lease_ms={lease_ms}, ttl_s={ttl_s}: a record outlives its lease")
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
-        self._tokens, self._key_prefix = queue.keys.tokens(scope), queue.keys.records(scope)
+        self._tokens, self._key_prefix = queue.keys.fencing_tokens(scope), queue.keys.idempotency_record_prefix(scope)
         self._link = queue.access(scope).commands
         self._lease_ms, self._ttl_ms = lease_ms, str(ttl_s * 1_000)
         self._releases: set[asyncio.Future[Any]] = set()

@@ -47,7 +47,7 @@ class PartitionedStream:
         name_bytes(name, "name of a stream", error=InvalidParameter)
         self.queue, self.name, self.partitions, self._id_ttl_ms = queue, name, partitions, ttl_ms(id_ttl_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
-        self._heads = [queue.keys.partition_heads(name, number) for number in range(partitions)]
+        self._prefixes = [queue.keys.partition_prefixes(name, number) for number in range(partitions)]
         self._access = queue.access(name)
 
     def partition_of(self, conversation: Name) -> int:
@@ -59,14 +59,14 @@ class PartitionedStream:
         data = wire_payload(payload, self.queue.max_payload_bytes)
         raw, message_id = name_bytes(conversation, "conversation"), encode_message_id(id)
         partition = crc32(raw) % self.partitions
-        counters, records = self._heads[partition]
+        counters, records = self._prefixes[partition]
         names = [counters + joinable(raw), records + joined(raw, message_id), self.keys[partition]]
         return await append(self._access, data, names, message_id, data, self._id_ttl_ms, raw, "")
 
     def assignment_keys(self, group: Name) -> list[bytes]:
         """Return the keys of heartbeat.lua: the group's members, then each partition's assignment."""
         keys = self.queue.keys
-        assignments = [keys.owner(self.name, number, group) for number in range(self.partitions)]
+        assignments = [keys.assignment(self.name, number, group) for number in range(self.partitions)]
         return [keys.members(self.name, group), *assignments]
 
     def dead_letters(self, group: Name, partition: int) -> DeadLetters:

@@ -59,7 +59,7 @@ class SequencedLog:
         message_id, keys = encode_message_id(id), self.queue.keys
         names = [
             keys.sequence(self.name, conversation),
-            keys.sent(self.name, conversation, message_id),
+            keys.message_id(self.name, conversation, message_id),
             keys.log(self.name, conversation),
         ]
         words = (message_id, data, self._id_ttl_ms, "", keys.live(self.name, conversation))
