@@ -320,7 +320,7 @@ def _judge(each, call, there):
 async def test_a_prefix_too_long_for_a_batch_is_refused_by_name(one_server):
     """The channel for acknowledgements has at most 255 bytes in a frame: nothing that is published would ever be sent."""
     async with MessageQueue(one_server.url, prefix="p" * 250) as mq:
-        with pytest.raises(InvalidParameter, match="confirmations"):
+        with pytest.raises(InvalidParameter, match="acknowledgements"):
             Batcher.to_channel(mq, "c")
 
 
