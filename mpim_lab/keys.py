@@ -325,10 +325,10 @@ def batch_ack_channel(sender: str) -> AckChannel:
 
 
 def status_channel(uid: str) -> str:
-    """Name the channel on which it is told that a user came or went."""
+    """Name the channel of one user's presence changes."""
     return "user:status:" + uid
 
 
 def gateway_channel(gateway: str) -> str:
-    """Name the channel on which one gateway is told what concerns its connections."""
+    """Name the channel of one gateway: what concerns its connections."""
     return "gateway:" + gateway

@@ -176,9 +176,9 @@ class Batcher:
         """
         self._loop.check()
         check_many(payloads)
-        most = self._max_message_bytes
+        max_bytes = self._max_message_bytes
         checked = [
-            payload if type(payload) is bytes and len(payload) <= most else wire_payload(payload, most)
+            payload if type(payload) is bytes and len(payload) <= max_bytes else wire_payload(payload, max_bytes)
             for payload in payloads
         ]
         if not checked:

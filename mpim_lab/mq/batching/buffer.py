@@ -94,23 +94,23 @@ class PendingBuffer:
     def pop_batch(self, policy: BatchPolicy) -> list[bytes]:
         """Pop the oldest messages, as many as make one batch: within both limits, but at least one."""
         batch: list[bytes] = []
-        room, bytes_left = max(1, policy.max_messages), policy.max_bytes
-        while self._calls and room > 0:
+        capacity, bytes_left = max(1, policy.max_messages), policy.max_bytes
+        while self._calls and capacity > 0:
             payloads, size = self._calls[0]
-            if len(payloads) > room or size > bytes_left:
-                batch += self._split(room, bytes_left, at_least=0 if batch else 1)
+            if len(payloads) > capacity or size > bytes_left:
+                batch += self._split(capacity, bytes_left, at_least=0 if batch else 1)
                 break
             self._calls.popleft()
             batch += payloads
-            room, bytes_left = room - len(payloads), bytes_left - size
+            capacity, bytes_left = capacity - len(payloads), bytes_left - size
             self.messages -= len(payloads)
             self.bytes -= size
         return batch
 
-    def _split(self, room: int, bytes_left: int, at_least: int) -> Sequence[bytes]:
+    def _split(self, capacity: int, bytes_left: int, at_least: int) -> Sequence[bytes]:
         """Pop the first messages of the oldest call; the others stay."""
         payloads, size = self._calls.popleft()
-        sizes = list(accumulate(map(len, payloads[:room])))
+        sizes = list(accumulate(map(len, payloads[:capacity])))
         count = max(at_least, sum(so_far <= bytes_left for so_far in sizes))
         taken = sizes[count - 1] if count else 0
         if count < len(payloads):

@@ -27,7 +27,7 @@ class FrameDecoder:
         self._commands = queue.link
         self._expand = (codec or Codec()).expand
         self._name = os.urandom(8)
-        self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch
+        self._pending_acks: dict[bytes, int] = {}  # channel for acknowledgements → number of the last batch
 
     def __call__(self, payload: bytes) -> list[bytes]:
         """Return the messages in a payload, at least one. Raise CorruptPayload, OversizedPayload, UnknownFormat."""
@@ -38,18 +38,18 @@ class FrameDecoder:
             return messages_of(framed)
         batch = batch_of(framed)
         if batch.confirm_to:
-            self._confirm(batch.confirm_to, batch.number)
+            self._acknowledge(batch.confirm_to, batch.number)
         return batch.messages
 
-    def _confirm(self, channel: bytes, number: int) -> None:
-        if not self._due:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._due[channel] = number
+    def _acknowledge(self, channel: bytes, number: int) -> None:
+        if not self._pending_acks:
+            asyncio.get_running_loop().call_soon(self._send_acks)
+        self._pending_acks[channel] = number
 
-    def _send(self) -> None:
+    def _send_acks(self) -> None:
         connection = self._commands.connection
-        due, self._due = self._due, {}
+        due, self._pending_acks = self._pending_acks, {}
         for channel, number in due.items():
-            if not connection.blocked:  # otherwise a later one says it, too; at worst the sender waits for its patience
-                told = confirmation(self._name, number)
-                connection.send(pack(b"PUBLISH", channel, told)).add_done_callback(retrieved)
+            if not connection.blocked:  # a later one acknowledges this, too; else the stall time-out
+                ack = confirmation(self._name, number)
+                connection.send(pack(b"PUBLISH", channel, ack)).add_done_callback(retrieved)

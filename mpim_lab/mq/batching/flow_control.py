@@ -61,10 +61,10 @@ class CreditWindow:
 
     def stall_deadline(self) -> float:
         """Return when to ask again if nothing is acknowledged until then."""
-        heard = [
-            heard_at for last, heard_at in self._receivers.values() if self._batches and last < self._batches[0][0]
+        last_acks = [
+            acked_at for last, acked_at in self._receivers.values() if self._batches and last < self._batches[0][0]
         ]
-        return max(self._waiting_since, min(heard, default=0.0)) + self.stall_timeout_s
+        return max(self._waiting_since, min(last_acks, default=0.0)) + self.stall_timeout_s
 
     def _expire_silent(self, at: float) -> bool:
         """Wait no longer for silent receivers, once their time is over."""

@@ -51,8 +51,8 @@ class ChannelTransport:
         whose, limit = "queue", queue.max_payload_bytes
         if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch
             whose, limit = "codec", codec.max_bytes
-        self.max_message_bytes = most = limit - OVERHEAD_BYTES
-        if policy.max_bytes + 4 * policy.max_messages > most:
+        self.max_message_bytes = max_bytes = limit - OVERHEAD_BYTES
+        if policy.max_bytes + 4 * policy.max_messages > max_bytes:
             raise InvalidParameter(f"{policy} makes frames of more than the {whose}'s {limit:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
         self._ack_channel = batch_ack_channel(os.urandom(8).hex())

@@ -8,7 +8,7 @@ lock that BEGIN IMMEDIATE takes. Begun as readers, two of them would each wait f
 |-----------------------------|------------------------------------------------------------------------------------------|
 | a connection of the engine  | its transaction ends, whichever way, or cannot be begun; one that does not take its      |
 |                             | rollback within `timeout_s`, and any once the store is closed, is closed                 |
-| a transaction               | it is committed, or rolled back, also when the caller is cancelled; if the line is gone  |
+| a transaction               | it is committed, or rolled back, also when the caller is cancelled; if its client is gone  |
 |                             | or silent, the database rolls back by itself                                             |
 | a memory database           | the store is closed                                                                      |
 
@@ -132,7 +132,7 @@ class SqlDatabase:
         self._loop.check()
         self._is_closed = True
         try:
-            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):  # a line that does not answer
+            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):  # a connection that does not answer
                 async with asyncio.timeout(self._timeout_s):
                     await self._engine.dispose()
         finally:
@@ -200,7 +200,7 @@ class SqlDatabase:
                 if self._is_closed:
                     await connection.invalidate()
                 await connection.close()
-        except Exception:  # a line that broke, or is silent: the database rolls back by itself
+        except Exception:  # a connection that broke, or is silent: the database rolls back by itself
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout_s):
                     await connection.invalidate()

@@ -64,7 +64,7 @@ INBOX = Table(
 class SqlInbox:
     """The inbox (deduplication table) of one kind of work: `SqlInbox(database, "payments")`.
 
-    Scopes know nothing of each other's ids. clock: seconds since 1970; only `purge` reads what it said.
+    Scopes know nothing of each other's ids. clock: seconds since 1970; only `purge` reads what it returned.
     """
 
     def __init__(self, database: SqlDatabase, scope: str, *, clock: Callable[[], float] = time.time) -> None:

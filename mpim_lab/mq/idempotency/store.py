@@ -175,7 +175,9 @@ class IdempotencyStore:
     def _complete(
         self, record_key: bytes, claim: Claim, result: bytes, commands: Sequence[Command]
     ) -> "asyncio.Future[bytes]":
-        result = wire_payload(result, self._queue.max_payload_bytes)  # here: it is wrong for nobody else of this turn
+        result = wire_payload(
+            result, self._queue.max_payload_bytes
+        )  # here: it is wrong for no other call of this batch
         return self._completions.add(_Completion(record_key, claim, result, commands))
 
     async def release(self, claim: Claim) -> bool:

@@ -122,8 +122,8 @@ class OrderedWorker:
         if lease.attempts > self._retry.tries:  # it never raised: it killed whoever had it
             return await self._dead_letter(lease, lease.in_flight[0], "delivered too often", "")
         await self.assignments.mark_started(lease)
-        most = 1 if lease.suspect_count else len(lease.in_flight)  # one of them may be a killer: find out which
-        for entry in lease.in_flight[:most]:
+        limit = 1 if lease.suspect_count else len(lease.in_flight)  # one of them may be a killer: find out which
+        for entry in lease.in_flight[:limit]:
             self._report(Kind.RECEIVED, entry, count=lease.attempts + lease.failures)
             effects = AtomicEffects(self._stream.queue.keys)
             failed = await self._handle(entry, effects)
@@ -154,26 +154,28 @@ class OrderedWorker:
             return error  # nobody cancelled this worker: the handler awaited something that was cancelled
         return None
 
-    async def _on_failure(self, lease: PartitionLease, entry: PartitionEntry, said: str) -> None:
-        _log.info("%s: %s %d: %r", self.name, entry.conversation, entry.sequence, said)
+    async def _on_failure(self, lease: PartitionLease, entry: PartitionEntry, error_text: str) -> None:
+        _log.info("%s: %s %d: %r", self.name, entry.conversation, entry.sequence, error_text)
         lease.failures += 1
-        self._report(Kind.FAILED, entry, detail=said)
+        self._report(Kind.FAILED, entry, detail=error_text)
         delay_s = self._retry.delay_s(lease.attempts + lease.failures - 1, random.random())
         if delay_s is None:
-            await self._dead_letter(lease, entry, "tries used up", said)
+            await self._dead_letter(lease, entry, "tries used up", error_text)
         else:
             lease.retry_at = now() + delay_s
 
-    async def _dead_letter(self, lease: PartitionLease, entry: PartitionEntry, reason: str, said: str) -> None:
+    async def _dead_letter(self, lease: PartitionLease, entry: PartitionEntry, reason: str, error_text: str) -> None:
         attempts = lease.attempts + max(0, lease.failures - 1)
         try:
-            await self.assignments.dead_letter(lease, entry, reason=reason, error=said, attempts=attempts)
+            await self.assignments.dead_letter(lease, entry, reason=reason, error=error_text, attempts=attempts)
         except CommandRejected as refused:  # it is neither done nor lost until that is put right
             _log.error("%s: %s", self.name, refused)
             lease.retry_at = now() + self._retry.backoff.most_s
             return
-        _log.error("%s: %s %d is a dead letter: %r", self.name, entry.conversation, entry.sequence, said or reason)
-        self._report(Kind.BURIED, entry, detail=f"{reason}: {said}" if said else reason)
+        _log.error(
+            "%s: %s %d is a dead letter: %r", self.name, entry.conversation, entry.sequence, error_text or reason
+        )
+        self._report(Kind.BURIED, entry, detail=f"{reason}: {error_text}" if error_text else reason)
 
     def _report(self, kind: Kind, entry: PartitionEntry, *, detail: str = "", count: int | None = None) -> None:
         if self._reporter.is_on:
