@@ -30,7 +30,7 @@
     ├── StoreUncertain                   the outcome of a commit is unknown
     ├── PoolTimeout                      no connection of a pool became free in time; nothing was sent
     ├── PositionOutOfRange               a reader is beyond the end of what it reads: that was lost, or is another one
-    ├── ReorderOverflow                  more early arrivals than a reorder buffer may hold
+    ├── ReorderOverflow                  more messages than a reorder buffer may hold
     ├── AccessDenied                     this user may not do that
     │   ├── InvalidToken                 expired, forged, used before, or no token at all
     │   └── NotAMember                   only members write to a group and read it
@@ -233,7 +233,7 @@ class PoolTimeout(MpimError):
 
 
 class ReorderOverflow(MpimError):
-    """A gap is open and more early arrivals came than the buffer may hold; this one was not taken in."""
+    """A gap is open and more messages came than the buffer may hold; this one was not taken in."""
 
 
 class PositionOutOfRange(MpimError):

@@ -8,18 +8,18 @@
 | `<stream>` | stream | until trimmed | `Stream.add` | its consumer groups |
 | `stream:{<stream>}:dead:<group>` | stream | redriven or dropped | `ConsumerGroup.bury` | a person |
 | `stream:{<stream>}:life:<group>:<consumer>` | string | its heartbeats | `Consumer` | `Consumer` |
-| `once:{<scope>}:id:<id>` | hash | `keep_s` | `Idempotency` | `Idempotency` |
-| `once:{<scope>}:tokens` | string | for ever | `Idempotency` (a counter) | `Idempotency` |
+| `once:{<scope>}:id:<id>` | hash | `ttl_s` | `IdempotencyStore` | `IdempotencyStore` |
+| `once:{<scope>}:tokens` | string | for ever | `IdempotencyStore` (a counter) | `IdempotencyStore` |
 | `conv:{<name>:<conv>}:seq` | string | for ever | append.lua (a counter) | append.lua |
-| `conv:{<name>:<conv>}:sent:<id>` | string | `keep_s` | append.lua | append.lua |
-| `conv:{<name>:<conv>}:log` | stream | until trimmed | `Conversations.append` | `ConversationReader` |
-| `conv:{<name>:<conv>}:live` | channel | none | `Conversations.append` | `ConversationReader` |
+| `conv:{<name>:<conv>}:sent:<id>` | string | `id_ttl_s` | append.lua | append.lua |
+| `conv:{<name>:<conv>}:log` | stream | until trimmed | `SequencedLog.append` | `OrderedReader` |
+| `conv:{<name>:<conv>}:live` | channel | none | `SequencedLog.append` | `OrderedReader` |
 | `part:{<name>:<n>}:log` | stream | until trimmed | `PartitionedStream.append` | `OrderedWorker` |
 | `part:{<name>:<n>}:seq:<conv>` | string | for ever | append.lua (a counter) | append.lua |
-| `part:{<name>:<n>}:sent:<conv>:<id>` | string | `keep_s` | append.lua | append.lua |
-| `part:{<name>:<n>}:owner:<group>`| hash | for ever | seat.lua, commit.lua | seat.lua, commit.lua |
+| `part:{<name>:<n>}:sent:<conv>:<id>` | string | `id_ttl_s` | append.lua | append.lua |
+| `part:{<name>:<n>}:owner:<group>`| hash | for ever | heartbeat.lua, commit.lua | heartbeat.lua, commit.lua |
 | `part:{<name>:<n>}:dead:<group>` | stream | redriven or dropped | commit.lua | a person |
-| `part:{<name>}:members:<group>` | zset | their heartbeats | seat.lua | seat.lua |
+| `part:{<name>}:members:<group>` | zset | their heartbeats | heartbeat.lua | heartbeat.lua |
 | `route:<uid>` | zset | the longest route's | `Presence` | `Presence` |
 | `user:status:<uid>` | channel | none | `Presence` | gateways, for who watches |
 | `gateway:<gateway>` | channel | none | `Presence` | that gateway |
@@ -127,7 +127,7 @@ class Keys:
     >>> keys = Keys("lab-7f3a:")
     >>> keys.stream("orders"), keys.dead_letters(keys.stream("orders"), "billing")
     (b'lab-7f3a:orders', b'lab-7f3a:stream:{lab-7f3a:orders}:dead:billing')
-    >>> keys.record("payments", "eu:42")
+    >>> keys.idempotency_record("payments", "eu:42")
     b'lab-7f3a:once:{payments}:id:eu%3A42'
     """
 
@@ -168,10 +168,10 @@ class Keys:
         """Name the stream of what a group gave up, in the slot of the stream that `stream_key` is the key of."""
         return self._of_stream(stream_key, b"dead:" + joined(group))
 
-    def consumer(self, stream_key: bytes, group: Name, consumer: Name) -> bytes:
+    def consumer_lease(self, stream_key: bytes, group: Name, consumer: Name) -> bytes:
         """Name the lease of a consumer's name, in the slot of the stream that `stream_key` is the key of.
 
-        >>> Keys().consumer(b"orders", "billing", "w 1")
+        >>> Keys().consumer_lease(b"orders", "billing", "w 1")
         b'stream:{orders}:life:billing:w 1'
         """
         return self._of_stream(stream_key, b"life:" + joined(group, consumer))
@@ -183,16 +183,16 @@ class Keys:
 
     # Idempotency
 
-    def record(self, scope: Name, id: Name) -> bytes:
-        """Name the record that says what became of one message."""
-        return self.records(scope) + joinable(id)
+    def idempotency_record(self, scope: Name, id: Name) -> bytes:
+        """Name the idempotency record of one message."""
+        return self.idempotency_record_prefix(scope) + joinable(id)
 
-    def records(self, scope: Name) -> bytes:
-        """What the records of one scope begin with; the id follows, `joinable`."""
+    def idempotency_record_prefix(self, scope: Name) -> bytes:
+        """Return what the idempotency records of one scope begin with; the id follows, `joinable`."""
         return self._prefix + b"once:{%b}:id:" % joined(scope)
 
-    def tokens(self, scope: Name) -> bytes:
-        """Name the counter of one scope's fencing tokens."""
+    def fencing_tokens(self, scope: Name) -> bytes:
+        """Name the counter of fencing tokens of one scope."""
         return self._prefix + b"once:{%b}:tokens" % joined(scope)
 
     # Conversations
@@ -201,8 +201,8 @@ class Keys:
         """Name the counter of one conversation's sequence numbers."""
         return self._prefix + b"conv:{%b}:seq" % joined(name, conversation)
 
-    def sent(self, name: Name, conversation: Name, *id: Name) -> bytes:
-        """Name the record of a sender's message id: which number it was given in its conversation."""
+    def message_id(self, name: Name, conversation: Name, *id: Name) -> bytes:
+        """Name the record of a sender's message id: its sequence number in its conversation."""
         return self._prefix + b"conv:{%b}:sent:%b" % (joined(name, conversation), joined(*id))
 
     def log(self, name: Name, conversation: Name) -> bytes:
@@ -217,18 +217,18 @@ class Keys:
 
     def partition_sequence(self, name: Name, partition: int, conversation: Name) -> bytes:
         """Name the counter of one conversation's sequence numbers in its partition."""
-        return self.partition_heads(name, partition)[0] + joinable(conversation)
+        return self.partition_prefixes(name, partition)[0] + joinable(conversation)
 
-    def partition_sent(self, name: Name, partition: int, conversation: Name, id: Name) -> bytes:
+    def partition_message_id(self, name: Name, partition: int, conversation: Name, id: Name) -> bytes:
         """Name the record of a sender's message id in its partition."""
-        return self.partition_heads(name, partition)[1] + joined(conversation, id)
+        return self.partition_prefixes(name, partition)[1] + joined(conversation, id)
 
-    def partition_heads(self, name: Name, partition: int) -> tuple[bytes, bytes]:
-        """What counters and id records of one partition begin with: the names follow, `joined`."""
+    def partition_prefixes(self, name: Name, partition: int) -> tuple[bytes, bytes]:
+        """Return what counters and id records of one partition begin with: the names follow, `joined`."""
         return self._part(name, partition, b"seq:"), self._part(name, partition, b"sent:")
 
-    def owner(self, name: Name, partition: int, group: Name) -> bytes:
-        """Name the hash that says who has one partition, with which token, and how far it is."""
+    def assignment(self, name: Name, partition: int, group: Name) -> bytes:
+        """Name the hash of one partition's assignment: its owner, the fencing token, the offset."""
         return self._part(name, partition, b"owner:" + joined(group))
 
     def members(self, name: Name, group: Name) -> bytes:
@@ -244,7 +244,7 @@ class Keys:
         """Name the set of a user's routes, each with the time at which it ends."""
         return self._prefix + b"route:" + joined(uid)
 
-    def talks(self, uid: str) -> bytes:
+    def direct_conversations(self, uid: str) -> bytes:
         """Name the set of the direct conversations in which one user takes part."""
         return self._prefix + b"chat:{%b}:talks" % joined(uid)
 
@@ -286,19 +286,19 @@ def live_channel(name: Name, conversation: Name) -> Name:
     return name_text(b"conv:{%b}:live" % joined(name, conversation))
 
 
-class ConfirmationChannel(str):
-    """A channel that carries confirmations instead of messages: known by this, for any channel may be spelled like one."""
+class AckChannel(str):
+    """A channel that carries acknowledgements instead of messages: known by this type, for any channel may be spelled so."""
 
     __slots__ = ()
 
 
-def is_confirmation(channel: str) -> bool:
-    """Whether a channel carries confirmations, of messages or of batches, instead of messages.
+def is_ack_channel(channel: str) -> bool:
+    """Return whether a channel carries acknowledgements, of messages or of batches, instead of messages.
 
-    >>> is_confirmation(confirm_channel("1001")), is_confirmation("confirm:1001")
+    >>> is_ack_channel(ack_channel("1001")), is_ack_channel("confirm:1001")
     (True, False)
     """
-    return isinstance(channel, ConfirmationChannel)
+    return isinstance(channel, AckChannel)
 
 
 def user_channel(uid: str) -> str:
@@ -310,25 +310,25 @@ def user_channel(uid: str) -> str:
     return "user:" + uid
 
 
-def confirm_channel(uid: str) -> ConfirmationChannel:
-    """Name the channel on which a user's receiver says which messages it has handled.
+def ack_channel(uid: str) -> AckChannel:
+    """Name the channel on which a user's receiver acknowledges the messages it has handled.
 
-    >>> confirm_channel("1001")
+    >>> ack_channel("1001")
     'confirm:1001'
     """
-    return ConfirmationChannel("confirm:" + uid)
+    return AckChannel("confirm:" + uid)
 
 
-def batches_channel(sender: str) -> ConfirmationChannel:
-    """Name the channel on which receivers say which of one sender's batches they took in."""
-    return ConfirmationChannel("batches:" + sender)
+def batch_ack_channel(sender: str) -> AckChannel:
+    """Name the channel on which receivers acknowledge one sender's batches."""
+    return AckChannel("batches:" + sender)
 
 
 def status_channel(uid: str) -> str:
-    """Name the channel on which it is told that a user came or went."""
+    """Name the channel of one user's presence changes."""
     return "user:status:" + uid
 
 
 def gateway_channel(gateway: str) -> str:
-    """Name the channel on which one gateway is told what concerns its connections."""
+    """Name the channel of one gateway: what concerns its connections."""
     return "gateway:" + gateway

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from mpim_lab.events import Event, EventKind
-from mpim_lab.keys import confirm_channel, user_channel
+from mpim_lab.keys import ack_channel, user_channel
 from mpim_lab.lab.trace.trace import Trace
 
-CHANNEL, CONFIRM = user_channel("1"), confirm_channel("1")
+CHANNEL, CONFIRM = user_channel("1"), ack_channel("1")
 BOB_LISTENS = Event(EventKind.SUBSCRIBED, 0.0, "bob", channel=CHANNEL)
 
 

@@ -23,7 +23,7 @@ from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_t
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.handler import OneLoop
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 MOST_GATEWAYS = 1_000  # in one process
@@ -66,7 +66,7 @@ class System:
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
         self._port, self._limits, self._queue_limits = port, limits, queue_limits
         self.tokens = Tokens(secret or new_secret())
-        self.store = SqlStore(database or database_url())
+        self.store = SqlDatabase(database or database_url())
         self.offline = OfflineStore(self.store)
         self._make_messages = messages
         self._make_presence = presence or (lambda queue: Presence(queue, lifetime_s=route_lifetime_s))

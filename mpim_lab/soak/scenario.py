@@ -19,8 +19,8 @@ from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.ordering.partitioned_stream import ordered_of
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.ordering.partitioned_stream import parse_entry
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.soak.designs import ATTEMPTS
 from mpim_lab.soak.schedule import (
@@ -142,7 +142,7 @@ class SoakScenario:
         async def on_rows() -> None:
             await self.fleet.on_rows(name)
 
-        async def work(payload: bytes, effects: Effects) -> None:
+        async def work(payload: bytes, effects: AtomicEffects) -> None:
             await self.fleet.work(name, payload, lambda: record_effect(effects, name, payload))
 
         queue.on_effects = on_rows
@@ -235,7 +235,7 @@ class SoakScenario:
         link, found = self.observer.access(STREAM).commands, dict[str, int]()
         for key in partitioned(self.observer).keys:
             for raw in await link.call("XRANGE", key, "-", "+"):
-                found[message_id(ordered_of(raw).data)] = ordered_of(raw).sequence
+                found[message_id(parse_entry(raw).data)] = parse_entry(raw).sequence
         return found
 
     def _judge(self, stalled: list[str], numbers: dict[str, int]) -> Verdict:

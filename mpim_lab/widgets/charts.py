@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
-from mpim_lab.keys import is_confirmation
+from mpim_lab.keys import is_ack_channel
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
@@ -89,7 +89,7 @@ def _from_events(trace: Trace, interval_s: float = 0.25) -> list[RateSample]:
     for event in trace.events:
         if event.kind is EventKind.ACCEPTED:
             begun.setdefault(event.message_id, event.at)
-        elif event.kind is EventKind.HANDLED and event.message_id in begun and not is_confirmation(event.channel):
+        elif event.kind is EventKind.HANDLED and event.message_id in begun and not is_ack_channel(event.channel):
             bins.setdefault(int(event.at / interval_s), []).append((event.at - begun[event.message_id]) * 1e3)
     made = []
     for number in range(min(bins, default=0), max(bins, default=-1) + 1):

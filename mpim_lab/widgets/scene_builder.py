@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from mpim_lab import errors
 from mpim_lab.events import Event, EventKind
-from mpim_lab.keys import is_confirmation
+from mpim_lab.keys import is_ack_channel
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.widgets.im_scene_builder import build_im_scene, has_hops, sampling_note
 from mpim_lab.widgets.scene import Band, Leg, MessageHistory, Scene
@@ -72,9 +72,9 @@ class _SceneBuilder:
             self.faults[event.detail] = next(reversed(self.consumers), ""), self.step + 0.9
         elif event.kind is EventKind.FAULT_ENDED:
             self.bands.append((event.detail, *self.faults.pop(event.detail, ("", 0.0)), self.step + 0.9))
-        elif event.kind is EventKind.SUBSCRIBED and not is_confirmation(event.channel):
+        elif event.kind is EventKind.SUBSCRIBED and not is_ack_channel(event.channel):
             self.channels[event.channel] = self.consumers[event.actor] = None
-        elif event.message_id and not is_confirmation(event.channel):
+        elif event.message_id and not is_ack_channel(event.channel):
             story = self.stories.setdefault(event.message_id, MessageHistory(event.message_id))
             getattr(self, f"_{event.kind.name.lower()}", self._other)(story, event)
 

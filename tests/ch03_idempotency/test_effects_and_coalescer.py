@@ -1,4 +1,4 @@
-"""Effects: what may be said; how it is packed. Turn: many questions, one command, each its own answer."""
+"""AtomicEffects: what may be added; how it is encoded. Turn: many questions, one command, each its own answer."""
 
 import asyncio
 
@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, Unconfirmed, WrongLoop
 from mpim_lab.mq.connection.coalescer import Turn
-from mpim_lab.mq.idempotency.effects import MOST_WORDS, Effects, pack_effects
+from mpim_lab.mq.idempotency.effects import MAX_WORDS, AtomicEffects, encode_effects
 
 
 def test_a_command_is_kept_with_its_key_and_words_as_bytes():
     """The queue's prefix goes before the key; numbers and text are written as the server reads them."""
-    effects = Effects("lab:")
-    effects.also("INCRBY", "account:bob", 450)
-    effects.also("RPUSH", "账本", "晚", b"\x00\xff", -1)
-    effects.also("INCR", "n")
-    effects.also("APPEND", "n", bytearray(b"\xff"))
-    effects.also("APPEND", "n", memoryview(b"mv"))
+    effects = AtomicEffects("lab:")
+    effects.add("INCRBY", "account:bob", 450)
+    effects.add("RPUSH", "账本", "晚", b"\x00\xff", -1)
+    effects.add("INCR", "n")
+    effects.add("APPEND", "n", bytearray(b"\xff"))
+    effects.add("APPEND", "n", memoryview(b"mv"))
     assert effects.commands == [
         (b"INCRBY", b"lab:account:bob", b"450"),
         (b"RPUSH", "lab:账本".encode(), "晚".encode(), b"\x00\xff", b"-1"),
@@ -29,13 +29,13 @@ def test_a_command_is_kept_with_its_key_and_words_as_bytes():
 
 
 @pytest.mark.parametrize(
-    ("command", "words"), [("", ()), ("SET x", ()), ("SET\r\n", ()), ("SET", ["w"] * (MOST_WORDS + 1))]
+    ("command", "words"), [("", ()), ("SET x", ()), ("SET\r\n", ()), ("SET", ["w"] * (MAX_WORDS + 1))]
 )
 def test_what_is_no_command_on_one_key_is_refused(command, words):
     """At once, where it is said, and nothing is kept of it."""
-    effects = Effects()
+    effects = AtomicEffects()
     with pytest.raises(InvalidParameter, match="is no effect"):
-        effects.also(command, "k", *words)
+        effects.add(command, "k", *words)
     assert effects.commands == []
 
 
@@ -43,14 +43,14 @@ def test_what_is_no_command_on_one_key_is_refused(command, words):
 def test_a_word_that_is_neither_bytes_nor_text_nor_a_number_is_refused(word):
     """It would be written as Python shows it."""
     with pytest.raises(InvalidParameter, match="is no word of a command"):
-        Effects().also("SET", "k", word)
+        AtomicEffects().add("SET", "k", word)
 
 
 @pytest.mark.parametrize("key", ["", "\udcff"])
 def test_a_key_that_cannot_be_written_is_refused(key):
     """As a channel's name is."""
     with pytest.raises(InvalidMessage):
-        Effects().also("INCR", key)
+        AtomicEffects().add("INCR", key)
 
 
 def unpacked(keys, words):
@@ -67,7 +67,7 @@ def unpacked(keys, words):
 def test_what_is_packed_can_be_read_again(cases):
     """Whatever bytes, whatever counts."""
     commands, keys, words = [(name, key, *rest) for name, key, rest in cases], [], []
-    pack_effects(commands, keys, words)
+    encode_effects(commands, keys, words)
     assert list(unpacked(keys, words)) == commands
 
 

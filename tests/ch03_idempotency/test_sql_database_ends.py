@@ -10,7 +10,7 @@ from sqlalchemy import Column, MetaData, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from mpim_lab.errors import InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled, WrongLoop
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 
 pytest_plugins = ["tests.databases"]
@@ -30,8 +30,8 @@ async def read(store):
 
 
 def store_at(url, **options):
-    store = SqlStore(url, **{"timeout_s": 5.0, "connections": 1, **options})
-    store.need(LINES)
+    store = SqlDatabase(url, **{"timeout_s": 5.0, "max_connections": 1, **options})
+    store.register_tables(LINES)
     return store
 
 
@@ -189,7 +189,7 @@ async def test_a_database_that_cannot_be_opened_leaves_no_thread_behind():
     before = set(threading.enumerate())
     for _ in range(20):
         with pytest.raises(StoreFailed):
-            async with SqlStore("sqlite+aiosqlite:////nowhere/x.db") as store, store.transaction():
+            async with SqlDatabase("sqlite+aiosqlite:////nowhere/x.db") as store, store.transaction():
                 pass
         assert set(threading.enumerate()) <= before
 
@@ -218,7 +218,7 @@ async def test_a_work_whose_transaction_sqlite_ended_is_not_told_that_nothing_wa
     """Something was: whoever asks is told that this is not certain, and may run it again."""
     async with asyncio.timeout(IN_TIME_S), store_at(f"sqlite+aiosqlite:///{tmp_path / 'a.db'}") as store:
         await write(store, "there")
-        with pytest.raises(StoreUncertain, match="undid the mark") as raised:
+        with pytest.raises(StoreUncertain, match="undid the record") as raised:
             await SqlInbox(store, "work").run("m1", loses_its_transaction)
         assert raised.value.definite is False
         assert await read(store) == {"there", "after"}
@@ -235,5 +235,5 @@ async def test_an_age_that_makes_no_sense_is_refused_and_nothing_is_forgotten(tm
 
         await inbox.run("m1", work)
         with pytest.raises(InvalidParameter, match="older_than_s="):
-            await inbox.forget(older_than_s)
+            await inbox.purge(older_than_s)
         assert await inbox.result("m1") == b"done"

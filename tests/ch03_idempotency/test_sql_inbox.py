@@ -1,4 +1,4 @@
-"""SqlInbox on real SQLite databases: mark and effect are kept together or not at all, whatever dies when."""
+"""SqlInbox on real SQLite databases: record and effect are kept together or not at all, whatever dies when."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import INBOX, SqlInbox
 
 LEDGER = Table(
@@ -33,8 +33,8 @@ def url_of(path):
 @contextlib.asynccontextmanager
 async def opened(path, scope="payments", **options):
     """An inbox of one database, with a ledger in which the work has its effects."""
-    async with SqlStore(path if "://" in str(path) else url_of(path), **options) as store:
-        store.need(LEDGER)
+    async with SqlDatabase(path if "://" in str(path) else url_of(path), **options) as store:
+        store.register_tables(LEDGER)
         yield SqlInbox(store, scope), store
 
 
@@ -65,7 +65,7 @@ async def lines(store):
         return Counter(found.scalars())
 
 
-async def marks(store):
+async def records(store):
     async with store.transaction() as connection:
         return (await connection.execute(select(func.count()).select_from(INBOX))).scalar_one()
 
@@ -153,16 +153,16 @@ async def test_twenty_at_once_have_one_effect(database):
 
 
 async def test_who_is_second_in_a_race_gets_the_first_result(database, monkeypatch):
-    """As on a database where both look before either has marked: the mark's uniqueness decides."""
+    """As on a database where both look before either has inserted: the uniqueness of the record decides."""
     inbox, store = database
     await inbox.run("m1", paying("m1", b"first"))
-    look, looks = SqlInbox._result, []
+    look, looks = SqlInbox._read_result, []
 
     async def too_early(self, connection, message_id):
         looks.append(message_id)
         return None if len(looks) == 1 else await look(self, connection, message_id)
 
-    monkeypatch.setattr(SqlInbox, "_result", too_early)
+    monkeypatch.setattr(SqlInbox, "_read_result", too_early)
     assert await inbox.run("m1", paying("m1", b"second")) == b"first"
     assert len(looks) == 2 and await lines(store) == {"m1": 1}
 
@@ -179,7 +179,7 @@ async def test_an_orm_session_joins_the_transaction(database):
 
     with pytest.raises(OSError, match="afterwards"):
         await inbox.run("m1", work)
-    assert not await lines(store) and not await marks(store)
+    assert not await lines(store) and not await records(store)
 
 
 # What goes wrong
@@ -192,7 +192,7 @@ async def test_an_error_in_the_work_undoes_effect_and_mark(database):
     with pytest.raises(ValueError, match="card declined") as raised:
         await inbox.run("m1", paying("m1", then=error))
     assert raised.value is error
-    assert not await lines(store) and not await marks(store)
+    assert not await lines(store) and not await records(store)
     assert await inbox.run("m1", paying("m1")) == b"paid"
     assert await lines(store) == {"m1": 1}
 
@@ -207,7 +207,7 @@ async def test_a_databases_refusal_of_the_effect_undoes_the_mark(database):
 
     with pytest.raises(IntegrityError):
         await inbox.run("m1", work)
-    assert not await lines(store) and not await marks(store)
+    assert not await lines(store) and not await records(store)
 
 
 async def test_a_crash_before_the_commit_leaves_neither(database):
@@ -215,7 +215,7 @@ async def test_a_crash_before_the_commit_leaves_neither(database):
     inbox, store = database
     with pytest.raises(Crash):
         await inbox.run("m1", paying("m1", then=Crash()))
-    assert not await lines(store) and not await marks(store)
+    assert not await lines(store) and not await records(store)
     assert await inbox.run("m1", paying("m1")) == b"paid"
 
 
@@ -238,7 +238,7 @@ async def test_a_cancelled_run_leaves_neither_and_gives_the_database_free(databa
     assert all(
         isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(first, second, return_exceptions=True)
     )
-    assert not await lines(store) and not await marks(store)
+    assert not await lines(store) and not await records(store)
     assert await inbox.run("m1", paying("m1")) == b"paid"
 
 
@@ -273,7 +273,7 @@ async def test_a_commit_without_an_answer_is_uncertain_and_running_again_tells(d
 
 
 async def test_a_work_that_ends_the_transaction_by_itself_is_told(database):
-    """Its mark and its effects may have parted: silence would be worse."""
+    """Its record and its effects may have parted: silence would be worse."""
     inbox, _ = database
 
     async def commits(connection):
@@ -290,7 +290,7 @@ async def test_a_work_that_ends_the_transaction_by_itself_is_told(database):
 
 
 async def test_a_work_that_commits_and_then_fails_is_not_taken_for_undone(database):
-    """Its mark is kept, with what it did: to say that nothing was, and that it may be tried again, would not be true."""
+    """Its record is kept, with what it did: to say that nothing was, and that it may be tried again, would not be true."""
     inbox, _ = database
 
     async def commits_and_fails(connection):
@@ -309,7 +309,7 @@ async def test_a_result_that_cannot_be_kept_undoes_the_work(database):
     for result in (b"x" * (1024 * 1024 + 1), 17):
         with pytest.raises(InvalidMessage):
             await inbox.run("m1", paying("m1", result))
-    assert not await lines(store) and not await marks(store)
+    assert not await lines(store) and not await records(store)
 
 
 @pytest.mark.parametrize("id", ["", " ", "a ", "a\n", "a\0", "x" * 256, b"a", None, 7])
@@ -362,7 +362,7 @@ async def test_a_database_that_is_not_there_has_a_name(tmp_path):
 def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(url):
     """A driver that is missing, one that is not async; the password stays out of the message."""
     with pytest.raises(InvalidParameter) as raised:
-        SqlStore(url)
+        SqlDatabase(url)
     assert "secret" not in str(raised.value)
 
 
@@ -379,7 +379,7 @@ async def test_a_closed_store_refuses(tmp_path):
 
 
 async def test_a_forgotten_message_is_handled_again(database):
-    """A mark's lifetime is for how long a repeat is recognised; other scopes keep theirs."""
+    """A record's lifetime is for how long a repeat is recognised; other scopes keep theirs."""
     _, store = database
     clock = [1_000.0]
     inbox, other = (SqlInbox(store, scope, clock=lambda: clock[0]) for scope in ("payments", "parcels"))
@@ -387,13 +387,13 @@ async def test_a_forgotten_message_is_handled_again(database):
     await other.run("old", paying("other"))
     clock[0] += 100
     await inbox.run("new", paying("new"))
-    assert await inbox.forget(100) == 0
-    assert await inbox.forget(99) == 1
+    assert await inbox.purge(100) == 0
+    assert await inbox.purge(99) == 1
     assert await inbox.run("new", paying("new", b"again")) == b"paid"
     assert await inbox.run("old", paying("old", b"again")) == b"again"
     assert await lines(store) == {"old": 2, "new": 1, "other": 1}
     with pytest.raises(InvalidParameter):
-        await inbox.forget(-1)
+        await inbox.purge(-1)
 
 
 # Processes
@@ -434,7 +434,7 @@ async def test_a_process_that_is_killed_between_effect_and_commit_leaves_neither
         killed.kill()
     assert killed.returncode == -signal.SIGKILL
     async with opened(path) as (inbox, store):
-        assert not await lines(store) and not await marks(store)
+        assert not await lines(store) and not await records(store)
         assert await inbox.run("m1", paying("m1")) == b"paid"
         assert await lines(store) == {"m1": 1}
 

@@ -20,7 +20,7 @@ from mpim_lab.errors import (
 )
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
 from mpim_lab.mq.idempotency.sql_outbox import SqlOutbox
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -38,8 +38,8 @@ class Crash(BaseException):
 @contextlib.asynccontextmanager
 async def opened(path):
     """An outbox and its store, which has a table of orders, too."""
-    async with SqlStore(f"sqlite+aiosqlite:///{path}") as store:
-        store.need(ORDERS)
+    async with SqlDatabase(f"sqlite+aiosqlite:///{path}") as store:
+        store.register_tables(ORDERS)
         yield SqlOutbox(store), store
 
 
@@ -84,14 +84,14 @@ def first_copies(entries):
 
 def dies_before_deleting(outbox, monkeypatch, times=1):
     """The process goes down between the stream's answer and the deletion."""
-    drop, count = outbox.drop, itertools.count(1)
+    delete, count = outbox.delete, itertools.count(1)
 
     async def dying(*ids):
         if next(count) <= times:
             raise Crash
-        return await drop(*ids)
+        return await delete(*ids)
 
-    monkeypatch.setattr(outbox, "drop", dying)
+    monkeypatch.setattr(outbox, "delete", dying)
 
 
 @contextlib.asynccontextmanager
@@ -113,7 +113,7 @@ async def test_a_message_is_sent_with_its_id_and_its_payload(shop, mq):
     async with store.transaction() as connection:
         await outbox.add(connection, "orders", "m1", b"\x00\r\n\xff")
         await outbox.add(connection, "订单", "m2", "茶")
-    assert [row[1:] for row in await outbox.waiting()] == [
+    assert [row[1:] for row in await outbox.pending()] == [
         ("orders", "m1", b"\x00\r\n\xff"),
         ("订单", "m2", "茶".encode()),
     ]
@@ -121,7 +121,7 @@ async def test_a_message_is_sent_with_its_id_and_its_payload(shop, mq):
     (entry,) = await mq.stream("orders").read()
     assert entry.fields == {"id": b"m1", "data": b"\x00\r\n\xff"}
     assert await sent(mq, "订单") == [("m2", "茶")]
-    assert await outbox.count() == 0 and await outbox.waiting() == []
+    assert await outbox.count() == 0 and await outbox.pending() == []
 
 
 async def test_what_a_rolled_back_transaction_wrote_is_never_sent(shop, mq):
@@ -143,7 +143,7 @@ async def test_what_a_rolled_back_transaction_wrote_is_never_sent(shop, mq):
 async def test_what_is_not_committed_yet_is_not_sent(shop, mq):
     """A relay never announces what may still be undone."""
     outbox, store = shop
-    async with relaying(outbox, mq, poll_s=0.01):
+    async with relaying(outbox, mq, poll_interval_s=0.01):
         async with store.transaction() as connection:
             await outbox.add(connection, "orders", "m1", "tea")
             await asyncio.sleep(0.1)
@@ -183,7 +183,7 @@ async def test_what_cannot_be_sent_is_refused_when_it_is_written(shop):
             async with store.transaction() as connection:
                 await outbox.add(connection, stream, name, payload)
     assert await outbox.count() == 0
-    for options in ({"limit": 0}, {"limit": 1_001}, {"poll_s": 0}):
+    for options in ({"batch_size": 0}, {"batch_size": 1_001}, {"poll_interval_s": 0}):
         with pytest.raises(InvalidParameter):
             outbox.relay(None, **options)
 
@@ -207,7 +207,7 @@ async def test_order_is_kept_over_many_batches(shop, mq):
     async with store.transaction() as connection:
         for number in range(250):
             await outbox.add(connection, f"s{number % 2}", f"m{number}", str(number))
-    relay = outbox.relay(mq, limit=100)
+    relay = outbox.relay(mq, batch_size=100)
     assert [await relay.relay_once() for _ in range(4)] == [100, 100, 50, 0]
     for parity in (0, 1):
         assert await sent(mq, f"s{parity}") == [(f"m{number}", str(number)) for number in range(parity, 250, 2)]
@@ -219,7 +219,7 @@ async def test_row_ids_are_never_used_again(shop, mq):
     seen = []
     for _ in range(3):
         await place(shop, "tea")
-        seen += [row.id for row in await outbox.waiting()]
+        seen += [row.id for row in await outbox.pending()]
         await outbox.relay(mq).relay_once()
     assert seen == sorted(set(seen))
 
@@ -269,7 +269,10 @@ async def test_two_relays_lose_nothing_and_keep_the_order_of_first_copies(shop, 
     async with store.transaction() as connection:
         for number in range(300):
             await outbox.add(connection, "orders", f"m{number}", str(number))
-    async with relaying(outbox, mq, limit=7, poll_s=0.01), relaying(outbox, mq, limit=11, poll_s=0.01):
+    async with (
+        relaying(outbox, mq, batch_size=7, poll_interval_s=0.01),
+        relaying(outbox, mq, batch_size=11, poll_interval_s=0.01),
+    ):
         await wait_until_empty(outbox)
     assert first_copies(await sent(mq)) == [(f"m{number}", str(number)) for number in range(300)]
 
@@ -280,7 +283,7 @@ async def test_a_cancelled_relay_deletes_what_it_has_sent_and_leaves_the_rest(sh
     async with store.transaction() as connection:
         for number in range(200):
             await outbox.add(connection, "orders", f"m{number}", str(number))
-    task = asyncio.create_task(outbox.relay(mq, limit=200).relay_once())
+    task = asyncio.create_task(outbox.relay(mq, batch_size=200).relay_once())
     async with asyncio.timeout(10):
         while not await mq.stream("orders").length():
             await asyncio.sleep(0)
@@ -306,7 +309,7 @@ async def test_while_the_server_is_away_rows_stay_and_nothing_is_sent(shop, mq, 
     with pytest.raises(NotConnected):
         await outbox.relay(mq).relay_once()
     assert await outbox.count() == 3
-    async with relaying(outbox, mq, poll_s=0.05):
+    async with relaying(outbox, mq, poll_interval_s=0.05):
         await asyncio.sleep(0.2)
         assert await outbox.count() == 3
         await server.restart()
@@ -339,7 +342,7 @@ async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop,
     for _ in range(2):
         with pytest.raises(CommandRejected, match="WRONGTYPE"):
             await outbox.relay(mq).relay_once()
-        assert [row.message_id for row in await outbox.waiting()] == [ids[1], ids[3]]
+        assert [row.message_id for row in await outbox.pending()] == [ids[1], ids[3]]
     assert await sent(mq) == [(ids[0], "tea"), (ids[2], "coffee")]
     await mq.access("list").commands.call("DEL", "list")
     assert await outbox.relay(mq).relay_once() == 2
@@ -353,7 +356,7 @@ async def test_more_refused_rows_than_a_page_holds_do_not_hide_the_others(shop, 
     for number in range(7):
         await place(shop, str(number), "list")
     last = await place(shop, "tea")
-    async with relaying(outbox, mq, limit=3, poll_s=0.01):
+    async with relaying(outbox, mq, batch_size=3, poll_interval_s=0.01):
         await wait_until_sent(mq, 1)
         await wait_until(lambda: sum("WRONGTYPE" in line for line in caplog.messages) >= 3)
         await mq.access("list").commands.call("DEL", "list")
@@ -412,15 +415,15 @@ async def test_stop_ends_in_its_time_although_the_server_is_silent(shop, server)
 async def test_a_database_that_is_away_is_waited_for(shop, mq, monkeypatch):
     """A running relay goes on when it is back."""
     outbox, _ = shop
-    first, waiting, failures = await place(shop, "tea"), outbox.waiting, []
+    first, pending, failures = await place(shop, "tea"), outbox.pending, []
 
     async def away(**options):
         if len(failures) < 3:
             failures.append(1)
             raise StoreFailed("away")
-        return await waiting(**options)
+        return await pending(**options)
 
-    monkeypatch.setattr(outbox, "waiting", away)
+    monkeypatch.setattr(outbox, "pending", away)
     async with relaying(outbox, mq):
         await wait_until_sent(mq, 1)
     assert len(failures) == 3 and await sent(mq) == [(first, "tea")]
@@ -432,7 +435,7 @@ async def test_a_database_that_is_away_is_waited_for(shop, mq, monkeypatch):
 async def test_a_running_relay_sends_at_once_what_this_process_commits(shop, mq):
     """Without waiting for its next look."""
     outbox, _ = shop
-    async with relaying(outbox, mq, poll_s=A_LONG_TIME_S):
+    async with relaying(outbox, mq, poll_interval_s=A_LONG_TIME_S):
         for number in range(5):
             await place(shop, str(number))
             await wait_until_sent(mq, number + 1)
@@ -440,7 +443,7 @@ async def test_a_running_relay_sends_at_once_what_this_process_commits(shop, mq)
 
 async def test_a_running_relay_finds_what_other_processes_wrote(tmp_path, mq):
     """When it looks the next time."""
-    async with opened(tmp_path / "shop.db") as (outbox, _), relaying(outbox, mq, poll_s=0.02):
+    async with opened(tmp_path / "shop.db") as (outbox, _), relaying(outbox, mq, poll_interval_s=0.02):
         async with opened(tmp_path / "shop.db") as other:
             await place(other, "tea")
         await wait_until_sent(mq, 1)
@@ -451,7 +454,7 @@ async def test_stop_returns_soon_and_twice_is_harmless(shop, mq):
     outbox, _ = shop
     async with asyncio.timeout(5):
         await outbox.relay(mq).stop()
-        async with relaying(outbox, mq, poll_s=A_LONG_TIME_S) as relay:
+        async with relaying(outbox, mq, poll_interval_s=A_LONG_TIME_S) as relay:
             await asyncio.sleep(0.05)
             await relay.stop()
 
@@ -459,7 +462,7 @@ async def test_stop_returns_soon_and_twice_is_harmless(shop, mq):
 async def test_a_relay_that_was_stopped_may_run_again(shop, mq):
     """It sends what was written since, instead of returning at once as if all was done."""
     outbox, _ = shop
-    relay = outbox.relay(mq, poll_s=A_LONG_TIME_S)
+    relay = outbox.relay(mq, poll_interval_s=A_LONG_TIME_S)
     for what in ("tea", "cake"):
         running = asyncio.create_task(relay.run())
         await asyncio.sleep(0)
@@ -475,7 +478,7 @@ async def test_a_relay_that_was_stopped_may_run_again(shop, mq):
 async def test_a_cancelled_relay_says_so(shop, mq):
     """Whoever awaits it is not told that it ended in good order; it may run again."""
     outbox, _ = shop
-    relay = outbox.relay(mq, poll_s=A_LONG_TIME_S)
+    relay = outbox.relay(mq, poll_interval_s=A_LONG_TIME_S)
     running = asyncio.create_task(relay.run())
     await asyncio.sleep(0.05)
     running.cancel()
@@ -495,7 +498,7 @@ async def test_a_number_of_rows_that_makes_no_sense_is_refused(shop, mq, count):
     with pytest.raises(InvalidParameter):
         await outbox.relay(mq).relay_once(count)
     with pytest.raises(InvalidParameter):
-        await outbox.waiting(count=count)
+        await outbox.pending(count=count)
 
 
 async def wait_until_sent(mq, count):

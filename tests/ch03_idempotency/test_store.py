@@ -1,4 +1,4 @@
-"""Idempotency on a real server: one effect and one first result, whoever repeats, dies or sleeps."""
+"""IdempotencyStore on a real server: one effect and one first result, whoever repeats, dies or sleeps."""
 
 import asyncio
 import contextlib
@@ -21,8 +21,8 @@ from mpim_lab.errors import (
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.store import MOST_AT_ONCE, Claim, Idempotency
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.idempotency.store import MAX_AT_ONCE, Claim, IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
@@ -30,18 +30,18 @@ LEASE_MS = 60
 
 
 @contextlib.asynccontextmanager
-async def marks(server, *, scope="payments", url=None, **options):
-    """The marks of one kind of work, and the queue they are on."""
+async def store_of(server, *, scope="payments", url=None, **options):
+    """The records of one kind of work, and the queue they are on."""
     queue_options = {name: options.pop(name) for name in ("prefix", "limits", "max_payload_bytes") if name in options}
     async with MessageQueue(url or server.url, **queue_options) as mq:
-        yield Idempotency(mq, scope, **options), mq
+        yield IdempotencyStore(mq, scope, **options), mq
 
 
 def paying(result=b"paid", amount=450, key="account:bob"):
     """A work whose effect is money in an account."""
 
     def work(effects):
-        effects.also("INCRBY", key, amount)
+        effects.add("INCRBY", key, amount)
         return result
 
     return work
@@ -79,14 +79,14 @@ async def test_every_repeat_gets_the_first_result_and_has_no_effect(server, kind
 
     def work(effects):
         calls.append(1)
-        effects.also("INCRBY", "account:bob", 450)
+        effects.add("INCRBY", "account:bob", 450)
         return result
 
     async def later(effects):
         await asyncio.sleep(0)
         return work(effects)
 
-    async with marks(server) as (once, mq), marks(server) as (other, _):
+    async with store_of(server) as (once, mq), store_of(server) as (other, _):
         assert await once.run("m1", later if kind == "async" else work) == expected
         for again in (once, other, once):
             assert await again.run("m1", paying(b"second")) == expected
@@ -97,9 +97,9 @@ async def test_every_repeat_gets_the_first_result_and_has_no_effect(server, kind
 async def test_ids_and_scopes_are_apart(server):
     """Another id is another message; the same id in another scope, or under another prefix, too."""
     async with (
-        marks(server) as (once, mq),
-        marks(server, scope="mails") as (mails, _),
-        marks(server, prefix="lab-7:") as (lab, lab_mq),
+        store_of(server) as (once, mq),
+        store_of(server, scope="mails") as (mails, _),
+        store_of(server, prefix="lab-7:") as (lab, lab_mq),
     ):
         for marked, name in ((once, "m1"), (once, "m2"), (once, "晚\r\n 1"), (mails, "m1"), (lab, "m1")):
             assert await marked.run(name, paying(name.encode())) == name.encode()
@@ -108,7 +108,7 @@ async def test_ids_and_scopes_are_apart(server):
 
 async def test_an_id_that_cannot_be_one_is_refused(server):
     """Before anything is done, and without harm to who asks in the same loop turn."""
-    async with marks(server) as (once, mq):
+    async with store_of(server) as (once, mq):
         for wrong in ("", "\udcff"):
             good, bad = await asyncio.gather(
                 once.run(f"m{wrong!r}", paying()), once.run(wrong, paying()), return_exceptions=True
@@ -117,12 +117,12 @@ async def test_an_id_that_cannot_be_one_is_refused(server):
         assert await account(mq) == 900
 
 
-@pytest.mark.parametrize("options", [{"lease_ms": 0}, {"keep_s": 0}, {"lease_ms": 2_001, "keep_s": 2}])
+@pytest.mark.parametrize("options", [{"lease_ms": 0}, {"ttl_s": 0}, {"lease_ms": 2_001, "ttl_s": 2}])
 async def test_a_lease_and_a_lifetime_have_bounds(server, options):
-    """A mark outlives its lease."""
+    """A record outlives its lease."""
     async with MessageQueue(server.url) as mq:
-        with pytest.raises(InvalidParameter, match=r"a whole number from 1|a mark outlives its lease"):
-            Idempotency(mq, "payments", **options)
+        with pytest.raises(InvalidParameter, match=r"a whole number from 1|a record outlives its lease"):
+            IdempotencyStore(mq, "payments", **options)
 
 
 # Two at once
@@ -135,11 +135,11 @@ async def test_of_two_at_once_one_works_and_the_other_gets_its_result(server, to
 
     async def work(effects):
         begun.append(1)
-        effects.also("INCRBY", "account:bob", 450)
+        effects.add("INCRBY", "account:bob", 450)
         await go.wait()
         return b"%d" % len(begun)
 
-    async with marks(server) as (once, mq), marks(server) as (other, _):
+    async with store_of(server) as (once, mq), store_of(server) as (other, _):
         runs = [asyncio.create_task(who.run("m1", work)) for who in (once, once if together else other)]
         await wait_until(lambda: begun)
         await asyncio.sleep(0.02)
@@ -150,12 +150,12 @@ async def test_of_two_at_once_one_works_and_the_other_gets_its_result(server, to
 
 async def test_who_will_not_wait_so_long_is_told_when_to_come_again(server):
     """InProgress, definite, with what is left of the lease."""
-    async with marks(server, lease_ms=30_000) as (once, mq):
+    async with store_of(server, lease_ms=30_000) as (once, mq):
         assert isinstance(await once.claim("m1"), Claim)
-        for wait_s in (0.0, 0.03):
+        for wait_timeout_s in (0.0, 0.03):
             begun = asyncio.get_running_loop().time()
             with pytest.raises(InProgress, match="another worker is at 'm1'") as busy:
-                await once.run("m1", paying(), wait_s=wait_s)
+                await once.run("m1", paying(), wait_timeout_s=wait_timeout_s)
             assert asyncio.get_running_loop().time() - begun < 5.0
             assert 20.0 < busy.value.retry_in_s <= 30.0 and busy.value.definite
         assert await account(mq) == 0
@@ -164,10 +164,10 @@ async def test_who_will_not_wait_so_long_is_told_when_to_come_again(server):
 async def test_many_at_once_make_one_effect(server):
     """Fifty callers through five queues."""
     async with contextlib.AsyncExitStack() as stack:
-        all_marks = [await stack.enter_async_context(marks(server)) for _ in range(5)]
-        runs = [once.run("m1", paying(b"%d" % number)) for number in range(10) for once, _ in all_marks]
+        all_stores = [await stack.enter_async_context(store_of(server)) for _ in range(5)]
+        runs = [once.run("m1", paying(b"%d" % number)) for number in range(10) for once, _ in all_stores]
         assert len({*await asyncio.gather(*runs)}) == 1
-        assert await account(all_marks[0][1]) == 450
+        assert await account(all_stores[0][1]) == 450
 
 
 # Crashes, zombies, errors
@@ -175,37 +175,37 @@ async def test_many_at_once_make_one_effect(server):
 
 async def test_a_crashed_workers_claim_passes_on_after_its_lease(server):
     """Whoever waits takes it up; not before."""
-    async with marks(server, lease_ms=LEASE_MS) as (once, mq):
+    async with store_of(server, lease_ms=LEASE_MS) as (once, mq):
         begun = asyncio.get_running_loop().time()
         dead = await once.claim("m1")
-        assert await once.run("m1", paying(), wait_s=10) == b"paid"
+        assert await once.run("m1", paying(), wait_timeout_s=10) == b"paid"
         assert asyncio.get_running_loop().time() - begun >= LEASE_MS / 1e3 - 0.002
         assert await account(mq) == 450
-        assert not await once.let_go(dead)
+        assert not await once.release(dead)
 
 
 async def test_a_worker_that_slept_through_its_lease_has_no_effect(server):
-    """LeaseLost, also when the new owner has not finished; and it cannot let go of what is another's."""
-    async with marks(server, lease_ms=LEASE_MS) as (once, mq):
+    """LeaseLost, also when the new owner has not finished; and it cannot release what is another's."""
+    async with store_of(server, lease_ms=LEASE_MS) as (once, mq):
 
         async def sleeper(effects):
-            effects.also("INCRBY", "account:bob", 1)
+            effects.add("INCRBY", "account:bob", 1)
             claimed.append(await lease_over(once, "m1"))
 
         claimed = []
         with pytest.raises(LeaseLost, match="'m1' has passed on"):
             await once.run("m1", sleeper)
         (claim,) = claimed
-        assert not await once.let_go(Claim("m1", claim.token - 1))
-        assert await once.finish(claim, b"second") == b"second"
+        assert not await once.release(Claim("m1", claim.token - 1))
+        assert await once.complete(claim, b"second") == b"second"
         assert await account(mq) == 0
 
 
 async def test_the_zombie_that_comes_after_the_new_owner_has_finished_gets_its_result(server):
     """The first result is for every repeat; the zombie's effects are not run."""
-    async with marks(server, lease_ms=LEASE_MS) as (once, mq):
+    async with store_of(server, lease_ms=LEASE_MS) as (once, mq):
         zombie = await once.claim("m1")
-        assert await once.finish(await lease_over(once, "m1"), b"new") == b"new"
+        assert await once.complete(await lease_over(once, "m1"), b"new") == b"new"
         effects_of_zombie = []
 
         def work(effects):
@@ -213,16 +213,16 @@ async def test_the_zombie_that_comes_after_the_new_owner_has_finished_gets_its_r
             paying()(effects)
 
         await once.run("m2", work)
-        assert await once.finish(zombie, b"old", effects_of_zombie[0]) == b"new"
+        assert await once.complete(zombie, b"old", effects_of_zombie[0]) == b"new"
         assert await account(mq) == 450
 
 
 async def test_a_claim_that_nobody_else_took_still_stands_after_its_lease(server):
     """Late is no harm as long as it is the last one."""
-    async with marks(server, lease_ms=20) as (once, _):
+    async with store_of(server, lease_ms=20) as (once, _):
         late = await once.claim("m1")
         await asyncio.sleep(0.03)
-        assert await once.finish(late, b"late") == b"late"
+        assert await once.complete(late, b"late") == b"late"
         assert await once.claim("m1") == b"late"
 
 
@@ -234,12 +234,12 @@ async def test_a_work_that_raises_lets_go_at_once(server, error):
         paying()(effects)
         raise error
 
-    async with marks(server, lease_ms=30_000) as (once, mq):
+    async with store_of(server, lease_ms=30_000) as (once, mq):
         with pytest.raises(type(error)) as raised:
             await once.run("m1", work)
         assert raised.value is error
         assert await account(mq) == 0
-        assert await once.run("m1", paying(), wait_s=0) == b"paid"
+        assert await once.run("m1", paying(), wait_timeout_s=0) == b"paid"
 
 
 async def test_a_work_that_meets_somebody_elses_cancellation_has_failed(server):
@@ -251,11 +251,11 @@ async def test_a_work_that_meets_somebody_elses_cancellation_has_failed(server):
         paying()(effects)
         await elsewhere
 
-    async with marks(server, lease_ms=30_000) as (once, mq):
+    async with store_of(server, lease_ms=30_000) as (once, mq):
         with pytest.raises(WorkCancelled):
             await once.run("m1", work)
         assert await account(mq) == 0
-        assert await once.run("m1", paying(), wait_s=1) == b"paid"
+        assert await once.run("m1", paying(), wait_timeout_s=1) == b"paid"
 
 
 @pytest.mark.parametrize("turn", range(0, 24, 2))
@@ -267,7 +267,7 @@ async def test_a_caller_that_is_cancelled_at_any_moment_gives_its_claim_back(one
         await asyncio.sleep(0.001)
         return b"paid"
 
-    async with marks(one_server, lease_ms=30_000) as (once, mq), asyncio.timeout(20):
+    async with store_of(one_server, lease_ms=30_000) as (once, mq), asyncio.timeout(20):
         victim = asyncio.create_task(once.run("m1", work))
         for _ in range(turn):
             await asyncio.sleep(0)
@@ -280,10 +280,10 @@ async def test_a_caller_that_is_cancelled_at_any_moment_gives_its_claim_back(one
 async def test_a_claim_is_given_back_although_the_queue_is_closed_at_once(server):
     """As when a time-out ends a whole block."""
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2), marks(server, lease_ms=30_000) as (once, _):
+        async with asyncio.timeout(0.2), store_of(server, lease_ms=30_000) as (once, _):
             await once.run("m1", lambda effects: asyncio.sleep(60))
-    async with marks(server, lease_ms=30_000) as (once, _):
-        assert await once.run("m1", paying(), wait_s=1) == b"paid"
+    async with store_of(server, lease_ms=30_000) as (once, _):
+        assert await once.run("m1", paying(), wait_timeout_s=1) == b"paid"
 
 
 async def test_a_work_that_is_a_generator_is_refused_and_its_claim_given_back(server):
@@ -295,33 +295,33 @@ async def test_a_work_that_is_a_generator_is_refused_and_its_claim_given_back(se
     async def asynchronous(effects):
         yield b"x"
 
-    async with marks(server, lease_ms=30_000) as (once, _):
+    async with store_of(server, lease_ms=30_000) as (once, _):
         for each in (work, asynchronous):
             with pytest.raises(InvalidParameter):
                 await once.run("m1", each)
-        assert await once.run("m1", paying(), wait_s=1) == b"paid"
+        assert await once.run("m1", paying(), wait_timeout_s=1) == b"paid"
 
 
 async def test_an_effect_that_a_full_server_refuses_keeps_its_code(server):
     """Whoever repeats sees that it may succeed later."""
-    async with marks(server, lease_ms=30_000) as (once, mq):
+    async with store_of(server, lease_ms=30_000) as (once, mq):
         claim = await once.claim("m1")
         await ask(mq, "CONFIG", "SET", "maxmemory", "1")
-        effects = Effects()
-        effects.also("SET", "account:bob", "450")
+        effects = AtomicEffects()
+        effects.add("SET", "account:bob", "450")
         with pytest.raises(CommandRejected) as error:
-            await once.finish(claim, b"", effects)
+            await once.complete(claim, b"", effects)
         assert error.value.code == "OOM" and error.value.transient
         await ask(mq, "CONFIG", "SET", "maxmemory", "0")
-        assert await once.finish(claim, b"paid", effects) == b"paid"
+        assert await once.complete(claim, b"paid", effects) == b"paid"
 
 
 async def test_a_wait_that_is_no_number_ends_at_once(server):
     """It would never be over."""
-    async with marks(server, lease_ms=30_000) as (once, _), asyncio.timeout(10):
+    async with store_of(server, lease_ms=30_000) as (once, _), asyncio.timeout(10):
         await once.claim("m1")
         with pytest.raises(InProgress):
-            await once.run("m1", paying(), wait_s=float("nan"))
+            await once.run("m1", paying(), wait_timeout_s=float("nan"))
 
 
 async def test_a_works_error_is_raised_even_if_the_line_is_down(server):
@@ -332,24 +332,24 @@ async def test_a_works_error_is_raised_even_if_the_line_is_down(server):
         server.kill()
         raise ValueError("mine")
 
-    async with marks(server, limits=limits) as (once, _):
+    async with store_of(server, limits=limits) as (once, _):
         with pytest.raises(ValueError, match="mine"):
             await once.run("m1", work)
 
 
 async def test_a_result_that_is_neither_bytes_nor_text_is_refused_alone(server):
     """Before it is sent: those of the same loop turn are unharmed, and the id may be tried again."""
-    async with marks(server) as (once, mq):
+    async with store_of(server) as (once, mq):
         runs = [once.run(f"m{number}", paying({} if number == 1 else b"fine", amount=1)) for number in range(3)]
         first, wrong, last = await asyncio.gather(*runs, return_exceptions=True)
         assert (first, last) == (b"fine", b"fine") and isinstance(wrong, InvalidMessage)
         assert await account(mq) == 2
-        assert await once.run("m1", paying(amount=1), wait_s=0) == b"paid"
+        assert await once.run("m1", paying(amount=1), wait_timeout_s=0) == b"paid"
 
 
 async def test_a_refused_effect_leaves_no_mark_and_harms_no_neighbour(server):
     """Three finish in one loop turn; the server refuses what the second one wants."""
-    async with marks(server, lease_ms=30_000) as (once, mq):
+    async with store_of(server, lease_ms=30_000) as (once, mq):
         await ask(mq, "SET", "account:text", "not a number")
         await ask(mq, "RPUSH", "list", "x")
         keys = ["account:bob", "list", "account:bob", "account:text", "account:bob"]
@@ -369,7 +369,7 @@ async def test_a_refused_effect_leaves_no_mark_and_harms_no_neighbour(server):
         assert "WRONGTYPE" in str(results[1]) and "not an integer" in str(results[3])
         assert await account(mq) == 3
         assert await ask(mq, "EXISTS", "once:{payments}:id:m1", "once:{payments}:id:m3") == 0
-        assert await once.run("m1", paying(), wait_s=0) == b"paid"
+        assert await once.run("m1", paying(), wait_timeout_s=0) == b"paid"
 
 
 async def test_effects_happen_in_order_and_none_is_needed(server):
@@ -377,27 +377,27 @@ async def test_effects_happen_in_order_and_none_is_needed(server):
 
     def work(effects):
         for word in "abc":
-            effects.also("RPUSH", "list", word)
-        effects.also("SET", "last", "c", "EX", 100)
+            effects.add("RPUSH", "list", word)
+        effects.add("SET", "last", "c", "EX", 100)
 
-    async with marks(server) as (once, mq):
+    async with store_of(server) as (once, mq):
         await once.run("m1", work)
         assert await ask(mq, "LRANGE", "list", "0", "-1") == [b"a", b"b", b"c"]
         assert await ask(mq, "GET", "last") == b"c"
         assert await once.run("m2", lambda effects: b"alone") == b"alone"
 
 
-async def test_a_finish_without_a_claim_is_lost(server):
-    """A token that was never given, a mark that is gone."""
-    async with marks(server, lease_ms=30_000) as (once, _):
+async def test_a_completion_without_a_claim_is_lost(server):
+    """A token that was never given, a record that is gone."""
+    async with store_of(server, lease_ms=30_000) as (once, _):
         with pytest.raises(LeaseLost):
-            await once.finish(Claim("m1", 1))
+            await once.complete(Claim("m1", 1))
         claim = await once.claim("m1")
         with pytest.raises(LeaseLost):
-            await once.finish(Claim("m1", claim.token + 1))
-        assert await once.let_go(claim)
+            await once.complete(Claim("m1", claim.token + 1))
+        assert await once.release(claim)
         with pytest.raises(LeaseLost):
-            await once.finish(claim)
+            await once.complete(claim)
         assert isinstance(await once.claim("m1"), Claim)
 
 
@@ -405,8 +405,8 @@ async def test_a_finish_without_a_claim_is_lost(server):
 
 
 async def test_marks_have_a_lifetime_and_the_counter_of_tokens_has_none(server):
-    """A claimed mark and a done one live for `keep_s`; afterwards a repeat is handled again."""
-    async with marks(server, keep_s=100) as (once, mq):
+    """A claimed record and a done one live for `ttl_s`; afterwards a repeat is handled again."""
+    async with store_of(server, ttl_s=100) as (once, mq):
         await once.run("m1", paying())
         await once.claim("m2")
         for name in ("m1", "m2"):
@@ -416,8 +416,8 @@ async def test_marks_have_a_lifetime_and_the_counter_of_tokens_has_none(server):
 
 
 async def test_tokens_always_ascend(server):
-    """For one id after its mark is gone, too: an old token must not fit a new claim."""
-    async with marks(server, lease_ms=20, keep_s=1) as (once, mq):
+    """For one id after its record is gone, too: an old token must not fit a new claim."""
+    async with store_of(server, lease_ms=20, ttl_s=1) as (once, mq):
         tokens = [(await once.claim("m1")).token]
         for _ in range(3):
             await ask(mq, "DEL", "once:{payments}:id:m1")  # as its lifetime does
@@ -425,15 +425,15 @@ async def test_tokens_always_ascend(server):
         tokens.append((await once.claim("m2")).token)
         tokens.append((await lease_over(once, "m1")).token)
         with pytest.raises(LeaseLost):
-            await once.finish(Claim("m1", tokens[3]))
+            await once.complete(Claim("m1", tokens[3]))
         assert tokens == sorted({*tokens})
 
 
 async def test_a_mark_that_has_expired_is_forgotten(server):
-    """After `keep_s`, really: a repeat that comes later is handled again, with a higher token."""
-    async with marks(server, lease_ms=20, keep_s=1) as (once, mq):
+    """After `ttl_s`, really: a repeat that comes later is handled again, with a higher token."""
+    async with store_of(server, lease_ms=20, ttl_s=1) as (once, mq):
         first = await once.claim("m1")
-        await once.finish(first, b"first")
+        await once.complete(first, b"first")
         async with asyncio.timeout(10):
             while await ask(mq, "EXISTS", "once:{payments}:id:m1"):
                 await asyncio.sleep(0.02)
@@ -453,15 +453,15 @@ async def calls_of(mq, *names):
 
 
 async def test_what_is_asked_in_one_loop_turn_leaves_as_few_commands(server):
-    """A hundred claims: one command. A hundred finishes: one. A thousand: as many as the bound of one command says."""
-    async with marks(server) as (once, mq):
+    """A hundred claims: one command. A hundred completions: one. A thousand: as many as the bound of one command says."""
+    async with store_of(server) as (once, mq):
         await once.run("warm", paying(amount=0))
         for count in (100, 1_000):
             before = await calls_of(mq, "evalsha", "eval")
             claims = await asyncio.gather(*(once.claim(f"{count}-{number}") for number in range(count)))
-            await asyncio.gather(*(once.finish(claim, b"%d" % claim.token) for claim in claims))
+            await asyncio.gather(*(once.complete(claim, b"%d" % claim.token) for claim in claims))
             assert len({claim.token for claim in claims}) == count
-            assert await calls_of(mq, "evalsha", "eval") - before == 2 * -(-count // MOST_AT_ONCE)
+            assert await calls_of(mq, "evalsha", "eval") - before == 2 * -(-count // MAX_AT_ONCE)
         assert await asyncio.gather(*(once.claim(f"100-{number}") for number in range(100))) == [
             b"%d" % (number + 2) for number in range(100)
         ]
@@ -469,7 +469,7 @@ async def test_what_is_asked_in_one_loop_turn_leaves_as_few_commands(server):
 
 async def test_the_same_id_many_times_in_one_loop_turn_is_claimed_once(server):
     """One is mine; the others are told to wait."""
-    async with marks(server) as (once, _):
+    async with store_of(server) as (once, _):
         got = await asyncio.gather(*(once.claim("m1") for _ in range(50)), return_exceptions=True)
         assert isinstance(got[0], Claim) and all(isinstance(each, InProgress) for each in got[1:])
 
@@ -478,42 +478,42 @@ async def test_the_same_id_many_times_in_one_loop_turn_is_claimed_once(server):
 
 
 @pytest.mark.parametrize("lost", ["answer", "request"])
-async def test_running_again_after_finish_was_not_answered_gives_the_first_result(server, lost):
-    """Whether it was done or not: one effect in the end. The proxy breaks the line at the finish, by its effect."""
-    async with FaultProxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
+async def test_running_again_after_complete_was_not_answered_gives_the_first_result(server, lost):
+    """Whether it was done or not: one effect in the end. The proxy breaks the line at the completion, by its effect."""
+    async with FaultProxy(server.url) as proxy, store_of(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
         await once.run("warm", paying(amount=0))
         strike = proxy.drop_reply if lost == "answer" else proxy.drop_request
         strike(Match(containing=b"INCRBY"))
         with pytest.raises(ConnectionLost):
             await once.run("m1", paying(b"first"))
-        assert await once.run("m1", paying(b"again"), wait_s=10) == (b"first" if lost == "answer" else b"again")
+        assert await once.run("m1", paying(b"again"), wait_timeout_s=10) == (b"first" if lost == "answer" else b"again")
         assert await account(mq) == 450
 
 
 async def test_running_again_after_a_claim_was_not_answered_waits_for_its_lease(server):
     """The claim is somebody's who does not know of it."""
-    async with FaultProxy(server.url) as proxy, marks(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
+    async with FaultProxy(server.url) as proxy, store_of(server, url=proxy.url, lease_ms=LEASE_MS) as (once, mq):
         await once.run("warm", paying(amount=0))
         proxy.drop_reply(Match("EVALSHA", b"once:{payments}"))
         with pytest.raises(ConnectionLost):
             await once.run("m1", paying())
-        assert await once.run("m1", paying(), wait_s=10) == b"paid"
+        assert await once.run("m1", paying(), wait_timeout_s=10) == b"paid"
         assert await account(mq) == 450
 
 
-async def test_a_finish_that_arrives_late_is_no_second_effect(server):
+async def test_a_completion_that_arrives_late_is_no_second_effect(server):
     """Held on its way until the message was handled again and done."""
     limits = Limits(timeout_s=0.2, connect_timeout_s=2.0)
     async with (
         FaultProxy(server.url) as proxy,
-        marks(server, url=proxy.url, lease_ms=LEASE_MS, limits=limits) as (slow, _),
-        marks(server, lease_ms=LEASE_MS) as (once, mq),
+        store_of(server, url=proxy.url, lease_ms=LEASE_MS, limits=limits) as (slow, _),
+        store_of(server, lease_ms=LEASE_MS) as (once, mq),
     ):
         await slow.run("warm", paying(amount=0))
         proxy.delay_request(Match(containing=b"INCRBY"))
         slow_run = asyncio.create_task(slow.run("m1", paying(b"slow")))
         await wait_until(lambda: proxy.triggered)
-        assert await once.run("m1", paying(b"quick"), wait_s=10) == b"quick"
+        assert await once.run("m1", paying(b"quick"), wait_timeout_s=10) == b"quick"
         with pytest.raises((CommandTimeout, ConnectionLost)):
             await slow_run
         proxy.release()
@@ -525,14 +525,14 @@ async def test_a_finish_that_arrives_late_is_no_second_effect(server):
 
 async def test_marks_survive_a_server_that_is_killed_and_restarted(lab_server):
     """With appendfsync always: what was answered is on disk, and tokens go on ascending."""
-    async with EmbeddedServer(persistence="always") as server, marks(server) as (once, mq):
+    async with EmbeddedServer(persistence="always") as server, store_of(server) as (once, mq):
         claim = await once.claim("m0")
         await once.run("m1", paying(b"first"))
         server.kill()
         await server.start()
         await wait_until(lambda: mq.is_connected)
         assert await once.run("m1", paying(b"second")) == b"first"
-        assert await once.finish(claim, b"zero") == b"zero"
+        assert await once.complete(claim, b"zero") == b"zero"
         assert (await once.claim("m2")).token > claim.token + 1
         assert await account(mq) == 450
 
@@ -541,7 +541,7 @@ async def test_marks_survive_a_server_that_is_killed_and_restarted(lab_server):
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["claim", "claim", "finish", "finish", "let go", "crash", "sleep"]),
+        st.sampled_from(["claim", "claim", "complete", "complete", "release", "crash", "sleep"]),
         st.sampled_from(range(3)),
         st.sampled_from(["a", "b"]),
     ),
@@ -567,7 +567,7 @@ class Office:
             self.held = {key: claim for key, claim in self.held.items() if key[0] != worker}
         elif held is not None:
             del self.held[worker, id]
-            await (self.once.let_go(held) if what == "let go" else self.finish(held, id))
+            await (self.once.release(held) if what == "release" else self.complete(held, id))
 
     async def claim(self, worker, id):
         try:
@@ -582,12 +582,12 @@ class Office:
             self.newest[id] = got.token
             self.held[worker, id] = got
 
-    async def finish(self, claim, id):
-        effects, its_own = Effects(), b"%d" % claim.token
-        effects.also("INCR", f"done:{claim.id}")
+    async def complete(self, claim, id):
+        effects, its_own = AtomicEffects(), b"%d" % claim.token
+        effects.add("INCR", f"done:{claim.id}")
         is_newest = claim.token == self.newest[id]
         try:
-            result = await self.once.finish(claim, its_own, effects)
+            result = await self.once.complete(claim, its_own, effects)
         except LeaseLost:
             assert not is_newest and id not in self.results
             return
@@ -600,17 +600,17 @@ class Office:
             got = await lease_over(self.once, f"{self.run}{name}")
             if isinstance(got, Claim):
                 self.newest[name] = got.token
-                await self.finish(got, name)
+                await self.complete(got, name)
             assert await ask(self.mq, "GET", f"done:{self.run}{name}") == b"1"
             assert await self.once.claim(f"{self.run}{name}") == self.results[name]
 
 
 def test_whatever_workers_do_each_id_is_done_once(lab_server):
-    """Any order of claiming, finishing, letting go, dying and sleeping past the lease, by three workers on two ids."""
+    """Any order of claiming, completing, releasing, dying and sleeping past the lease, by three workers on two ids."""
     runs = iter(range(1_000_000))
 
     async def play(server, steps):
-        async with marks(server, scope="s", lease_ms=SHORT_MS) as (once, mq):
+        async with store_of(server, scope="s", lease_ms=SHORT_MS) as (once, mq):
             office = Office(once, mq, f"{next(runs)}-")
             for step in steps:
                 await office.step(*step)
@@ -628,7 +628,7 @@ def test_whatever_workers_do_each_id_is_done_once(lab_server):
 @pytest.mark.parametrize("ids", ["a", "ab"])
 async def test_a_work_that_asks_for_its_own_id_is_told_at_once(server, ids):
     """It would wait for itself until its lease is over, and then be done twice. By way of another id, too."""
-    async with marks(server) as (once, _):
+    async with store_of(server) as (once, _):
         calls = []
 
         def asks(number):

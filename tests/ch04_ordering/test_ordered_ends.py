@@ -1,4 +1,4 @@
-"""How the run of an OrderedWorker and of a ConversationReader ends on a real server."""
+"""How the run of an OrderedWorker and of a OrderedReader ends on a real server."""
 
 import asyncio
 import time
@@ -7,10 +7,10 @@ import pytest
 
 from mpim_lab.errors import CommandRejected, HandlerCancelled, InvalidParameter, LeaseLost, QueueClosed
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.ordering.ordered_reader import ConversationReader
+from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import FAST
 from tests.support import wait_until
@@ -32,12 +32,12 @@ async def test_an_ordered_handler_that_meets_a_foreign_cancellation_has_failed(s
     """Tried again, a dead letter at last; what comes after it is handled."""
     got = []
 
-    async def handle(ordered, effects):
-        if ordered.data == b"bad":
+    async def handle(entry, effects):
+        if entry.data == b"bad":
             inner = asyncio.ensure_future(asyncio.sleep(60))
             asyncio.get_running_loop().call_soon(inner.cancel)
             await inner
-        got.append(ordered.data)
+        got.append(entry.data)
 
     async with MessageQueue(server.url) as mq:
         stream, worker = worker_on(mq, handle)
@@ -60,18 +60,18 @@ async def test_a_generator_is_no_ordered_handler_and_no_readers_handler(server):
         with pytest.raises(InvalidParameter):
             worker_on(mq, generator)
         with pytest.raises(InvalidParameter):
-            ConversationReader(Conversations(mq, "chat"), "bob", generator)
+            OrderedReader(SequencedLog(mq, "chat"), "bob", generator)
 
 
 async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_again(server):
     """And a second run at the same time is refused."""
     got = []
 
-    async def handle(ordered, effects):
+    async def handle(entry, effects):
         with pytest.raises(InvalidParameter, match="runs already"):
             await worker.run()
         await worker.stop()
-        got.append(ordered.data)
+        got.append(entry.data)
 
     async with MessageQueue(server.url, limits=SOON) as mq:
         stream, worker = worker_on(mq, handle)
@@ -83,7 +83,7 @@ async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_
         _, stalled = worker_on(mq, endless)
         await stream.append("bob", "c")
         task = asyncio.create_task(stalled.run())
-        await wait_until(lambda: any(seat.in_hand for seat in stalled.seats.taken))
+        await wait_until(lambda: any(lease.in_flight for lease in stalled.assignments.assigned))
         begun = time.monotonic()
         await stalled.stop()
         await task
@@ -94,13 +94,13 @@ async def test_of_two_ordered_workers_of_one_name_the_later_goes_on_and_the_earl
     """They do not take the partitions from each other for ever."""
     got = []
 
-    def handle(ordered, effects):
-        got.append(ordered.data)
+    def handle(entry, effects):
+        got.append(entry.data)
 
     async with MessageQueue(server.url) as mq:
         stream, earlier = worker_on(mq, handle)
         first = asyncio.create_task(earlier.run())
-        await wait_until(lambda: earlier.seats.taken)
+        await wait_until(lambda: earlier.assignments.assigned)
         _, later = worker_on(mq, handle)
         second = asyncio.create_task(later.run())
         async with asyncio.timeout(10):
@@ -135,9 +135,9 @@ async def test_a_reader_ends_whatever_its_handler_and_its_queue_do(server, how):
             await endless()
 
     async with MessageQueue(server.url, limits=SOON) as mq:
-        conversations = Conversations(mq, "chat")
+        conversations = SequencedLog(mq, "chat")
         handler = (lambda numbered: 7) if how == "returns 7" else handle
-        reader = ConversationReader(conversations, "bob", handler, gap_s=0.01, check_s=0.02)
+        reader = OrderedReader(conversations, "bob", handler, gap_timeout_s=0.01, poll_interval_s=0.02)
         await conversations.append("bob", "a")
         task = asyncio.create_task(reader.run())
         async with asyncio.timeout(10):

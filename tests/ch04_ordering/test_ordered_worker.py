@@ -1,4 +1,4 @@
-"""Partitions, seats and their workers on a real server: in order, each effect once, whoever joins, leaves, dies or sleeps."""
+"""Partition assignments and their workers on a real server: in order, effects once, whoever joins, leaves, dies or sleeps."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,12 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.producer import Producer
-from mpim_lab.mq.ordering.assignments import Done, Seats
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
+from mpim_lab.mq.ordering.assignments import CompletedEntry, PartitionAssignments
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Appended
+from mpim_lab.mq.ordering.sequenced_log import AppendResult
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
@@ -61,9 +61,9 @@ async def working(stream, handler, name="w", **options):
         await task
 
 
-def enter(ordered, effects):
+def enter(entry, effects):
     """The effect of a message: a line in its conversation's ledger."""
-    effects.also("RPUSH", f"ledger:{ordered.conversation}", ordered.data)
+    effects.add("RPUSH", f"ledger:{entry.conversation}", entry.data)
 
 
 async def ask(stream, command, key="", *words):
@@ -98,8 +98,8 @@ async def no_letters(stream):
     return not any([await stream.dead_letters("billing", n).count() for n in range(stream.partitions)])
 
 
-async def seat(stream, partition=0):
-    """What the server keeps of a partition's seat."""
+async def assignment(stream, partition=0):
+    """What the server keeps of a partition's assignment."""
     pairs = await ask(stream, "HGETALL", f"part:{{orders:{partition}}}:owner:billing")
     return {name.decode(): value.decode() for name, value in pairs.items()}
 
@@ -107,10 +107,10 @@ async def seat(stream, partition=0):
 async def dies(stream, name, *, lease_ms=20, reads=False, waits=True):
     """A member that takes its share, perhaps reads, and is gone without a word; `waits` until its lease is over."""
     with pytest.raises(Power):
-        async with Seats(stream, "billing", name, lease_ms=lease_ms, prefetch=10) as seats:
-            await seats.keep()
+        async with PartitionAssignments(stream, "billing", name, lease_ms=lease_ms, prefetch=10) as assignments:
+            await assignments.heartbeat()
             if reads:
-                await seats.read(10)
+                await assignments.read(10)
             raise Power
     if waits:
         await asyncio.sleep(lease_ms * 1.2e-3)
@@ -125,8 +125,8 @@ async def test_a_conversation_is_in_one_partition_in_the_order_of_its_numbers(se
         names = [f"c{number}" for number in range(20)]
         for count in range(1, 4):
             for name in names:
-                assert await stream.append(name, f"{count}", id=f"{name}-{count}") == Appended(count, True)
-                assert await stream.append(name, "again", id=f"{name}-{count}") == Appended(count, False)
+                assert await stream.append(name, f"{count}", id=f"{name}-{count}") == AppendResult(count, True)
+                assert await stream.append(name, "again", id=f"{name}-{count}") == AppendResult(count, False)
         found = {}
         for number, key in enumerate(stream.keys):
             for _, fields in await ask(stream, "XRANGE", key, "-", "+"):
@@ -151,8 +151,8 @@ async def test_options_out_of_their_bounds_are_refused(server):
         for partitions in (0, 1_025):
             with pytest.raises(InvalidParameter, match=f"partitions={partitions}"):
                 PartitionedStream(mq, "orders", partitions=partitions)
-        with pytest.raises(InvalidParameter, match="keep_s=0"):
-            PartitionedStream(mq, "orders", keep_s=0)
+        with pytest.raises(InvalidParameter, match="id_ttl_s=0"):
+            PartitionedStream(mq, "orders", id_ttl_s=0)
         stream = PartitionedStream(mq, "orders")
         with pytest.raises(InvalidMessage, match="a conversation is a non-empty text"):
             await stream.append("", "x")
@@ -180,9 +180,9 @@ async def test_lag_counts_what_the_group_has_not_done(server):
 async def test_each_conversation_is_worked_on_in_order_and_each_effect_happens_once(server, is_async):
     """One worker, many partitions, more messages than it reads at once; new ones while it works."""
 
-    async def later(ordered, effects):
+    async def later(entry, effects):
         await asyncio.sleep(0)
-        enter(ordered, effects)
+        enter(entry, effects)
 
     async with orders(server) as stream:
         async with working(stream, later if is_async else enter, prefetch=7):
@@ -209,8 +209,8 @@ async def shared(server, partitions, shares):
     async with orders(server, partitions=partitions, prefix=f"{partitions}:") as stream:
         workers = [hired(stream, enter, name) for name in "abc"]
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
-        await wait_until(lambda: [len(worker.seats.taken) for worker in workers] == shares)
-        taken = [seat.partition for worker in workers for seat in worker.seats.taken]
+        await wait_until(lambda: [len(worker.assignments.assigned) for worker in workers] == shares)
+        taken = [lease.partition for worker in workers for lease in worker.assignments.assigned]
         assert sorted(taken) == list(range(partitions))
         await asyncio.gather(*(stream.append(f"c{number}", "x") for number in range(50)))
         await all_done(stream)
@@ -228,8 +228,8 @@ async def test_what_a_worker_leaves_is_taken_over_soon(server):
     """Long before its lease would have ended."""
     async with orders(server) as stream, asyncio.timeout(10), working(stream, enter, "b") as second:
         async with working(stream, enter, "a") as first:
-            await wait_until(lambda: len(first.seats.taken) == len(second.seats.taken) == 2)
-        await wait_until(lambda: len(second.seats.taken) == 4)
+            await wait_until(lambda: len(first.assignments.assigned) == len(second.assignments.assigned) == 2)
+        await wait_until(lambda: len(second.assignments.assigned) == 4)
         await stream.append("bob", "x")
         await all_done(stream)
 
@@ -237,8 +237,8 @@ async def test_what_a_worker_leaves_is_taken_over_soon(server):
 async def test_what_a_dead_worker_had_is_taken_over_after_its_lease(server):
     """And done once: nothing of what it was doing had happened."""
 
-    def deadly(ordered, effects):
-        enter(ordered, effects)
+    def deadly(entry, effects):
+        enter(entry, effects)
         raise Power
 
     lease_ms = 300
@@ -250,7 +250,7 @@ async def test_what_a_dead_worker_had_is_taken_over_after_its_lease(server):
             await all_done(stream)
         assert asyncio.get_running_loop().time() - begun >= lease_ms / 1e3 - 0.01
         assert await ledger(stream) == ["a", "b"]
-        assert (await seat(stream))["token"] == "2"
+        assert (await assignment(stream))["token"] == "2"
 
 
 async def test_what_a_worker_had_in_an_earlier_life_goes_to_whoever_has_room(server):
@@ -262,7 +262,7 @@ async def test_what_a_worker_had_in_an_earlier_life_goes_to_whoever_has_room(ser
                 while await ask(stream, "ZCARD", "part:{orders}:members:billing") < 2:
                     await asyncio.sleep(0.005)
             async with working(stream, enter, "b") as second:
-                await wait_until(lambda: len(first.seats.taken) == len(second.seats.taken) == 1)
+                await wait_until(lambda: len(first.assignments.assigned) == len(second.assignments.assigned) == 1)
                 await asyncio.gather(*(stream.append(f"c{number}", "x") for number in range(20)))
                 await all_done(stream)
         assert [await ledger(stream, f"c{number}") for number in range(20)] == [["x"]] * 20
@@ -288,16 +288,16 @@ async def test_an_idle_worker_with_a_short_lease_stays_alive(server):
 async def test_a_worker_with_many_slow_partitions_stays_alive(server):
     """The lease is longer than one call of the handler, and that is enough."""
 
-    async def slow(ordered, effects):
+    async def slow(entry, effects):
         await asyncio.sleep(0.08)
-        enter(ordered, effects)
+        enter(entry, effects)
 
     async with orders(server, partitions=8) as stream:
         names = {stream.partition_of(f"c{number}"): f"c{number}" for number in range(100)}
         for name in names.values():
             await stream.append(name, "x")
         async with working(stream, slow, lease_ms=300) as worker:
-            await wait_until(lambda: len(worker.seats.taken) == 8)
+            await wait_until(lambda: len(worker.assignments.assigned) == 8)
             assert await alive_part(stream, "w", 40) > 0.9
             await all_done(stream)
         assert [await ledger(stream, name) for name in names.values()] == [["x"]] * 8
@@ -310,9 +310,9 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
     """The letter says where it came from, why, and what was in it; the next ones go on, and its effects never happen."""
     trace, tried = Trace(), []
 
-    def refuse(ordered, effects):
-        enter(ordered, effects)
-        if ordered.data == b"bad":
+    def refuse(entry, effects):
+        enter(entry, effects)
+        if entry.data == b"bad":
             tried.append(asyncio.get_running_loop().time())
             raise ValueError("no price for tea")
 
@@ -336,9 +336,9 @@ async def test_while_one_waits_for_its_retry_other_partitions_go_on(server):
     """Its own partition waits: order has its price."""
     got = []
 
-    def shaky(ordered, effects):
-        got.append(ordered.data)
-        if ordered.data == b"bob 1" and got.count(b"bob 1") == 1:
+    def shaky(entry, effects):
+        got.append(entry.data)
+        if entry.data == b"bob 1" and got.count(b"bob 1") == 1:
             raise OSError("later")
 
     slow = RetryRule(tries=2, backoff=Backoff(first_s=0.3, most_s=0.3))
@@ -357,11 +357,11 @@ async def test_a_refused_effect_is_retried_and_then_buried(server):
     """The server says why; those before and behind it in the same commit are done once."""
     calls = []
 
-    def handle(ordered, effects):
-        calls.append(ordered.data)
-        if ordered.data == b"bad":
-            effects.also("INCR", "ledger:bob")
-        enter(ordered, effects)
+    def handle(entry, effects):
+        calls.append(entry.data)
+        if entry.data == b"bad":
+            effects.add("INCR", "ledger:bob")
+        enter(entry, effects)
 
     async with orders(server, "a", "bad", "c", "d", partitions=1) as stream:
         async with working(stream, handle):
@@ -387,12 +387,12 @@ async def test_an_effect_that_is_refused_once_happens_once(server):
 async def test_a_handler_whose_own_task_was_cancelled_has_failed_like_any_other(server):
     """Nobody cancelled the worker: it goes on, and counts the tries."""
 
-    async def handle(ordered, effects):
-        if ordered.data == b"bad":
+    async def handle(entry, effects):
+        if entry.data == b"bad":
             inner = asyncio.create_task(asyncio.sleep(60))
             inner.cancel()
             await inner
-        enter(ordered, effects)
+        enter(entry, effects)
 
     async with orders(server, "a", "bad", "c") as stream:
         async with working(stream, handle):
@@ -405,7 +405,7 @@ async def test_a_handler_whose_own_task_was_cancelled_has_failed_like_any_other(
 async def test_an_error_that_cannot_be_written_as_text_is_written_all_the_same(server):
     """A file's name that is not UTF-8, a text without end."""
 
-    def handle(ordered, effects):
+    def handle(entry, effects):
         raise ValueError("\udcff" + "x" * 10_000)
 
     async with orders(server, "a") as stream, working(stream, handle):
@@ -416,7 +416,7 @@ async def test_an_error_that_cannot_be_written_as_text_is_written_all_the_same(s
 async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
     """Somebody's key is where the dead letters go: it is neither done nor lost until that is put right."""
 
-    def refuse(ordered, effects):
+    def refuse(entry, effects):
         raise ValueError
 
     trace = Trace()
@@ -440,7 +440,7 @@ async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter_
     async with orders(server, "a", partitions=1) as stream:
         await ask(stream, "XADD", stream.keys[0], "*", *foreign)
         await stream.append("bob", "b")
-        async with working(stream, lambda ordered, effects: seen.append(ordered.data)):
+        async with working(stream, lambda entry, effects: seen.append(entry.data)):
             (letter,) = await letters(stream)
             await all_done(stream)
         assert [part for pair in letter.pairs for part in pair] == foreign
@@ -453,10 +453,10 @@ async def test_a_dead_letter_is_replayed_at_the_end_of_its_partition(server):
     """With its number, id and payload; and it is done then."""
     broken = True
 
-    def handle(ordered, effects):
-        if ordered.data == b"bad" and broken:
+    def handle(entry, effects):
+        if entry.data == b"bad" and broken:
             raise ValueError
-        effects.also("RPUSH", "ledger:bob", f"{ordered.sequence} {ordered.id} {ordered.data.decode()}")
+        effects.add("RPUSH", "ledger:bob", f"{entry.sequence} {entry.id} {entry.data.decode()}")
 
     async with orders(server) as stream:
         for payload in ("bad", "b"):
@@ -498,9 +498,9 @@ async def test_an_entry_that_kills_whoever_has_it_is_buried_and_its_neighbours_a
     """
     killed = []
 
-    def deadly(ordered, effects):
-        enter(ordered, effects)
-        if ordered.data == b"poison":
+    def deadly(entry, effects):
+        enter(entry, effects)
+        if entry.data == b"poison":
             killed.append(1)
             raise Power
 
@@ -530,7 +530,7 @@ async def test_a_clean_leave_counts_against_no_entry(server):
     """Cancelled, again and again, with an entry in hand: somebody's deployments."""
     begun = asyncio.Event()
 
-    async def endless(ordered, effects):
+    async def endless(entry, effects):
         begun.set()
         await asyncio.Event().wait()
 
@@ -550,15 +550,15 @@ async def test_a_clean_leave_counts_against_no_entry(server):
 async def test_a_worker_that_begins_anew_under_its_name_goes_on_at_once(server):
     """It need not wait for its own lease; what its earlier life still tries to commit is refused."""
     async with orders(server, "a", "b", partitions=1) as stream, asyncio.timeout(10):
-        async with Seats(stream, "billing", "w", lease_ms=LONG_MS, prefetch=10) as earlier:
-            await earlier.keep()
+        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, prefetch=10) as earlier:
+            await earlier.heartbeat()
             await earlier.read(100)
-            (old,) = earlier.taken
-            assert [ordered.data for ordered in old.in_hand] == [b"a", b"b"]
+            (old,) = earlier.assigned
+            assert [entry.data for entry in old.in_flight] == [b"a", b"b"]
             async with working(stream, enter):
                 await all_done(stream)
                 with pytest.raises(LeaseLost):
-                    await earlier.commit(old, [Done(old.in_hand[0], Effects())])
+                    await earlier.commit(old, [CompletedEntry(old.in_flight[0], AtomicEffects())])
         assert await ledger(stream) == ["a", "b"]
 
 
@@ -566,8 +566,8 @@ async def test_a_zombies_commit_is_refused(server):
     """It slept in a handler while its partition passed on; nothing of its attempt is kept, and it works on."""
     asleep, wake = asyncio.Event(), asyncio.Event()
 
-    async def sleepy(ordered, effects):
-        effects.also("RPUSH", "ledger:bob", b"zombie " + ordered.data)
+    async def sleepy(entry, effects):
+        effects.add("RPUSH", "ledger:bob", b"zombie " + entry.data)
         asleep.set()
         await wake.wait()
 
@@ -612,21 +612,21 @@ async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server
         assert await no_letters(control)
 
 
-async def test_a_commit_comes_once_even_from_the_same_seat(server):
+async def test_a_commit_comes_once_even_from_the_same_lease(server):
     """The same entries with the same token, again: refused by the offset, nothing changes."""
     async with orders(server, "a", "b", partitions=1) as stream:
-        async with Seats(stream, "billing", "w", lease_ms=LONG_MS, prefetch=10) as seats:
-            await seats.keep()
-            await seats.read(100)
-            (mine,) = seats.taken
+        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, prefetch=10) as assignments:
+            await assignments.heartbeat()
+            await assignments.read(100)
+            (mine,) = assignments.assigned
             done, offset = [], mine.offset
-            for ordered in mine.in_hand:
-                done.append(Done(ordered, Effects()))
+            for entry in mine.in_flight:
+                done.append(CompletedEntry(entry, AtomicEffects()))
                 enter(*done[-1])
-            assert await seats.commit(mine, done) == (2, "")
+            assert await assignments.commit(mine, done) == (2, "")
             mine.offset = offset
             with pytest.raises(LeaseLost):
-                await seats.commit(mine, done)
+                await assignments.commit(mine, done)
         assert await ledger(stream) == ["a", "b"]
 
 
@@ -647,7 +647,7 @@ async def test_lines_that_are_cut_while_working_are_waited_for(server):
 async def test_exactly_once_holds_when_the_server_is_killed_and_restarted(lab_server):
     """With appendfsync always, while a producer sends and a worker works."""
     async with EmbeddedServer(persistence="always") as server, orders(server) as stream:
-        producer = Producer(stream.append, attempts=200, backoff=QUICK)
+        producer = IdempotentProducer(stream.append, max_attempts=200, backoff=QUICK)
         async with working(stream, enter, retry=PATIENT, prefetch=7):
             for number in range(60):
                 if number % 25 == 20:
@@ -668,11 +668,11 @@ async def test_stopping_finishes_the_handler_that_runs_and_commits(server):
     """What was read behind it is the next worker's."""
     begun, go, got = asyncio.Event(), asyncio.Event(), []
 
-    async def slow(ordered, effects):
+    async def slow(entry, effects):
         begun.set()
         await go.wait()
-        got.append(ordered.data)
-        enter(ordered, effects)
+        got.append(entry.data)
+        enter(entry, effects)
 
     async with orders(server, "a", "b", "c") as stream:
         worker = hired(stream, slow)
@@ -715,8 +715,8 @@ async def random_fates(server, seed):
     chance, fates = random.Random(seed), {}
 
     def handler(name):
-        async def handle(ordered, effects):
-            enter(ordered, effects)
+        async def handle(entry, effects):
+            enter(entry, effects)
             fate = fates.pop(name, "")
             if fate == "die":
                 raise Power

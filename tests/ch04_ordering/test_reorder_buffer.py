@@ -75,7 +75,7 @@ def test_one_more_early_arrival_than_allowed_is_refused_by_name():
     """It says how many wait, for what, and which one was too much."""
     buffer = ReorderBuffer(limit=2)
     assert buffer.add(2, "b") == buffer.add(3, "c") == []
-    with pytest.raises(ReorderOverflow, match="2 early arrivals wait for number 1; 4 is too much"):
+    with pytest.raises(ReorderOverflow, match="2 buffered messages wait for sequence number 1; 4 is too much"):
         buffer.add(4, "d")
     assert buffer.add(3, "c again") == []
     assert buffer.add(1, "a") == ["a", "b", "c"]
@@ -83,14 +83,14 @@ def test_one_more_early_arrival_than_allowed_is_refused_by_name():
 
 
 def test_a_gap_is_overdue_when_it_has_been_open_for_so_long():
-    """Further early arrivals do not make it younger; a part that fills does not, either."""
+    """Further buffered messages do not make it younger; a part that fills does not, either."""
     buffer = ReorderBuffer(limit=9)
-    assert not buffer.overdue(now=99.0, gap_s=0.0)
+    assert not buffer.overdue(now=99.0, gap_timeout_s=0.0)
     buffer.add(3, "c", now=10.0)
     buffer.add(5, "e", now=10.9)
     buffer.add(2, "b", now=10.9)
-    assert not buffer.overdue(now=10.9, gap_s=1.0)
-    assert buffer.overdue(now=11.0, gap_s=1.0)
+    assert not buffer.overdue(now=10.9, gap_timeout_s=1.0)
+    assert buffer.overdue(now=11.0, gap_timeout_s=1.0)
 
 
 def test_another_gap_has_its_own_time():
@@ -99,14 +99,14 @@ def test_another_gap_has_its_own_time():
     for number in (3, 5, 8, 9):
         buffer.add(number, number, now=10.0)
     buffer.add(1, 1, now=11.0)
-    assert buffer.overdue(now=12.0, gap_s=1.0)  # 2 is missing since 11
+    assert buffer.overdue(now=12.0, gap_timeout_s=1.0)  # 2 is missing since 11
     assert buffer.add(2, 2, now=12.5) == [2, 3]
-    assert not buffer.overdue(now=13.0, gap_s=1.0)  # 4 since 12.5
+    assert not buffer.overdue(now=13.0, gap_timeout_s=1.0)  # 4 since 12.5
     assert buffer.skip_to(6, now=20.0) == [5]
-    assert not buffer.overdue(now=20.9, gap_s=1.0)  # 6 and 7 since 20
-    assert buffer.overdue(now=21.0, gap_s=1.0)
+    assert not buffer.overdue(now=20.9, gap_timeout_s=1.0)  # 6 and 7 since 20
+    assert buffer.overdue(now=21.0, gap_timeout_s=1.0)
     assert buffer.skip_to(8, now=22.0) == [8, 9]
-    assert not buffer.overdue(now=99.0, gap_s=0.0)
+    assert not buffer.overdue(now=99.0, gap_timeout_s=0.0)
 
 
 def test_skipping_back_changes_nothing():

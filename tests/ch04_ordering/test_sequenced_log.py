@@ -1,4 +1,4 @@
-"""Conversations and their readers on a real server: numbered in one step, read in order, each once, gaps by name."""
+"""SequencedLog and its readers on a real server: numbered in one step, read in order, each once, gaps by name."""
 
 import asyncio
 import contextlib
@@ -19,22 +19,22 @@ from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.producer import Producer
-from mpim_lab.mq.ordering.ordered_reader import ConversationReader, Gap
-from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
+from mpim_lab.mq.ordering.ordered_reader import MissingRange, OrderedReader
+from mpim_lab.mq.ordering.sequenced_log import AppendResult, SequencedLog, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
-SOON = {"gap_s": 0.02, "check_s": 0.1}
+SOON = {"gap_timeout_s": 0.02, "poll_interval_s": 0.1}
 LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
 
 
 @contextlib.asynccontextmanager
 async def chat(server, *payloads, **options):
     """The conversations "chat"; bob's holds `payloads`."""
-    keep_s = options.pop("keep_s", 100)
+    id_ttl_s = options.pop("id_ttl_s", 100)
     async with MessageQueue(server.url, **{"limits": LIMITS} | options) as mq:
-        conversations = Conversations(mq, "chat", keep_s=keep_s)
+        conversations = SequencedLog(mq, "chat", id_ttl_s=id_ttl_s)
         for payload in payloads:
             await conversations.append("bob", payload)
         yield conversations
@@ -45,7 +45,7 @@ class Reading:
 
     def __init__(self, conversations, handler=None, **options):
         self.got = []
-        self.reader = ConversationReader(conversations, "bob", handler or self.take, **SOON | options)
+        self.reader = OrderedReader(conversations, "bob", handler or self.take, **SOON | options)
 
     def take(self, numbered):
         self.got.append(numbered)
@@ -89,26 +89,29 @@ async def test_an_id_that_comes_again_gets_its_first_number(server):
     published = []
     async with chat(server) as conversations:
         await conversations.queue.subscribe("conv:{chat:bob}:live", lambda message: published.append(message.payload))
-        assert await conversations.append("bob", b"hi", id="m1") == Appended(1, True)
-        assert await conversations.append("bob", b"there", id="m2") == Appended(2, True)
-        assert await conversations.append("bob", b"hi again", id="m1") == Appended(1, False)
+        assert await conversations.append("bob", b"hi", id="m1") == AppendResult(1, True)
+        assert await conversations.append("bob", b"there", id="m2") == AppendResult(2, True)
+        assert await conversations.append("bob", b"hi again", id="m1") == AppendResult(1, False)
         await conversations.queue.drain()
-        assert await conversations.between("bob", 1) == [Numbered("bob", 1, b"hi"), Numbered("bob", 2, b"there")]
+        assert await conversations.read_range("bob", 1) == [
+            SequencedMessage("bob", 1, b"hi"),
+            SequencedMessage("bob", 2, b"there"),
+        ]
     assert published == [b"1 hi", b"2 there"]
 
 
 async def test_without_an_id_every_message_is_a_new_one(server):
     """Each append makes its own."""
     async with chat(server, "hi", "hi") as conversations:
-        assert len(await conversations.between("bob", 1)) == 2
+        assert len(await conversations.read_range("bob", 1)) == 2
 
 
 async def test_conversations_are_numbered_apart(server):
     """Each begins with 1; names may hold anything."""
     async with chat(server) as conversations:
         for name in ("bob", "carol", "晚 \r\n:"):
-            assert await conversations.append(name, name) == Appended(1, True)
-            assert await conversations.between(name, 1) == [Numbered(name, 1, name.encode())]
+            assert await conversations.append(name, name) == AppendResult(1, True)
+            assert await conversations.read_range(name, 1) == [SequencedMessage(name, 1, name.encode())]
 
 
 async def test_many_writers_leave_no_gap_and_the_log_is_in_order(server):
@@ -119,7 +122,7 @@ async def test_many_writers_leave_no_gap_and_the_log_is_in_order(server):
         assert sorted(each.sequence for each in appended if each.is_new) == list(range(1, 501))
         number_of = {f"m{n}".encode(): appended[2 * n].sequence for n in range(500)}
         assert all(appended[2 * n].sequence == appended[2 * n + 1].sequence for n in range(500))
-        log = await one.between("bob", 1, count=1_000)
+        log = await one.read_range("bob", 1, count=1_000)
         assert [numbered.sequence for numbered in log] == list(range(1, 501))
         assert {numbered.payload: numbered.sequence for numbered in log} == number_of
 
@@ -146,24 +149,24 @@ async def test_the_log_is_read_by_number_and_trimmed(server):
     """From, to, at most so many; what was trimmed is gone, and numbers go on."""
     async with chat(server, *"abcdef") as conversations:
         for bounds, numbers in (((2, 4), [2, 3, 4]), ((5,), [5, 6]), ((7,), []), ((1, None, 2), [1, 2])):
-            assert [numbered.sequence for numbered in await conversations.between("bob", *bounds)] == numbers
-        assert await conversations.trim("bob", keep=2) == 4
-        assert [numbered.sequence for numbered in await conversations.between("bob", 1)] == [5, 6]
-        await conversations.trim("bob", keep=0)
-        assert await conversations.append("bob", "g") == Appended(7, True)
+            assert [numbered.sequence for numbered in await conversations.read_range("bob", *bounds)] == numbers
+        assert await conversations.trim("bob", max_entries=2) == 4
+        assert [numbered.sequence for numbered in await conversations.read_range("bob", 1)] == [5, 6]
+        await conversations.trim("bob", max_entries=0)
+        assert await conversations.append("bob", "g") == AppendResult(7, True)
 
 
 async def test_an_id_is_remembered_for_so_long(server):
     """The number and the log have no lifetime."""
-    async with chat(server, keep_s=100) as conversations:
+    async with chat(server, id_ttl_s=100) as conversations:
         await conversations.append("bob", "hi", id="m1")
         assert 95_000 < await call(conversations, "PTTL", "conv:{chat:bob}:sent:m1") <= 100_000
         assert [await call(conversations, "PTTL", key) for key in ("conv:{chat:bob}:seq", "conv:{chat:bob}:log")] == [
             -1,
             -1,
         ]
-        with pytest.raises(InvalidParameter, match="keep_s=0"):
-            Conversations(conversations.queue, "chat", keep_s=0)
+        with pytest.raises(InvalidParameter, match="id_ttl_s=0"):
+            SequencedLog(conversations.queue, "chat", id_ttl_s=0)
 
 
 async def test_what_cannot_be_sent_is_refused(server):
@@ -172,20 +175,20 @@ async def test_what_cannot_be_sent_is_refused(server):
         for wrong in (("bob", b"four"), ("\udcff", b"x"), ("bob", b"x", "\udcff")):
             with pytest.raises(InvalidMessage):
                 await conversations.append(*wrong)
-        assert await conversations.append("bob", b"x") == Appended(1, True)
+        assert await conversations.append("bob", b"x") == AppendResult(1, True)
 
 
 async def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_id(server):
     """A producer over a line that breaks after, before and after the server has done it: once each, in order."""
     async with chat(server) as control, FaultProxy(server.url) as proxy:
         async with MessageQueue(proxy.url, limits=LIMITS) as mq:
-            producer = Producer(Conversations(mq, "chat").append, backoff=LIMITS.backoff, attempts=50)
+            producer = IdempotentProducer(SequencedLog(mq, "chat").append, backoff=LIMITS.backoff, max_attempts=50)
             await producer.send("bob", b"m0")
             for number, fault in enumerate((proxy.drop_reply, proxy.drop_request, proxy.drop_reply), start=1):
                 fault(Match(containing=b"m%d" % number))
                 await producer.send("bob", b"m%d" % number)
         assert proxy.triggered == 3
-        assert [numbered.payload for numbered in await control.between("bob", 1)] == [b"m0", b"m1", b"m2", b"m3"]
+        assert [numbered.payload for numbered in await control.read_range("bob", 1)] == [b"m0", b"m1", b"m2", b"m3"]
 
 
 # Reading
@@ -208,8 +211,8 @@ async def test_a_reader_gets_what_was_written_before_and_what_is_written_while_i
         for payload in "cde":
             await conversations.append("bob", payload)
         await wait_until(lambda: len(got) == 5)
-    assert got == [Numbered("bob", number, payload.encode()) for number, payload in enumerate("abcde", start=1)]
-    assert (reading.reader.position, reading.reader.gaps) == (5, [])
+    assert got == [SequencedMessage("bob", number, payload.encode()) for number, payload in enumerate("abcde", start=1)]
+    assert (reading.reader.position, reading.reader.missing_ranges) == (5, [])
 
 
 async def test_a_reader_may_begin_after_a_number(server):
@@ -238,17 +241,17 @@ async def test_nothing_is_lost_and_nothing_comes_twice_when_lines_are_cut(server
             if number % 30 == 10:
                 await cut_connections(server.url, "cut-me")
         await reading.until(150)
-    assert reading.numbers == list(range(1, 151)) and reading.reader.gaps == []
+    assert reading.numbers == list(range(1, 151)) and reading.reader.missing_ranges == []
 
 
 async def test_what_was_missed_last_is_looked_for(server):
-    """No later message says that there is a gap; the reader looks every `check_s`."""
+    """No later message says that there is a gap; the reader looks every `poll_interval_s`."""
     async with chat(server, "a") as conversations, Reading(conversations) as reading:
         await reading.until(1)
         await call(conversations, "SET", "conv:{chat:bob}:seq", "2")
         await call(conversations, "XADD", "conv:{chat:bob}:log", "2-0", "id", "m2", "data", "unpublished")
         await reading.until(2)
-    assert reading.got[-1] == Numbered("bob", 2, b"unpublished")
+    assert reading.got[-1] == SequencedMessage("bob", 2, b"unpublished")
 
 
 async def publish(conversations, *numbers):
@@ -259,7 +262,10 @@ async def publish(conversations, *numbers):
 
 async def test_early_arrivals_and_repeats_are_put_in_order(server):
     """The channel alone, in any order."""
-    async with chat(server) as conversations, Reading(conversations, gap_s=60.0, check_s=60.0) as reading:
+    async with (
+        chat(server) as conversations,
+        Reading(conversations, gap_timeout_s=60.0, poll_interval_s=60.0) as reading,
+    ):
         await listening(conversations)
         await publish(conversations, 3, 1, 3, 1, 2, 5, 2, 4, 5)
         await reading.until(5)
@@ -268,7 +274,10 @@ async def test_early_arrivals_and_repeats_are_put_in_order(server):
 
 async def test_beyond_the_limit_the_log_is_asked_at_once(server):
     """Long before the gap is overdue: one more early arrival than may wait."""
-    async with chat(server) as conversations, Reading(conversations, gap_s=60.0, check_s=60.0, limit=3) as reading:
+    async with (
+        chat(server) as conversations,
+        Reading(conversations, gap_timeout_s=60.0, poll_interval_s=60.0, limit=3) as reading,
+    ):
         await listening(conversations)
         await asyncio.sleep(0.05)  # the first look at the log is over
         await call(conversations, "SET", "conv:{chat:bob}:seq", "10")
@@ -288,28 +297,31 @@ async def test_what_the_log_has_lost_is_named_told_and_passed_over(server):
     """One gap, not five messages that never come."""
     told = []
     async with chat(server, *"abcdefg") as conversations:
-        await conversations.trim("bob", keep=2)
-        async with Reading(conversations, on_gap=told.append) as reading:
+        await conversations.trim("bob", max_entries=2)
+        async with Reading(conversations, on_missing=told.append) as reading:
             await reading.until(2)
             await conversations.append("bob", "h")
             await reading.until(3)
-    assert told == reading.reader.gaps == [Gap(1, 5)]
+    assert told == reading.reader.missing_ranges == [MissingRange(1, 5)]
     assert (reading.numbers, reading.reader.position) == ([6, 7, 8], 8)
 
 
 @pytest.mark.parametrize(
     ("early", "gone", "gaps"),
     [
-        ([3], [1, 2, 3, 4], [Gap(1, 2), Gap(4, 4)]),
-        ([2, 5], [1, 2, 3, 4, 5, 6, 7], [Gap(1, 1), Gap(3, 4), Gap(6, 7)]),
-        ([], [3, 4, 6], [Gap(3, 4), Gap(6, 6)]),
-        ([7], [3, 7], [Gap(3, 3)]),
+        ([3], [1, 2, 3, 4], [MissingRange(1, 2), MissingRange(4, 4)]),
+        ([2, 5], [1, 2, 3, 4, 5, 6, 7], [MissingRange(1, 1), MissingRange(3, 4), MissingRange(6, 7)]),
+        ([], [3, 4, 6], [MissingRange(3, 4), MissingRange(6, 6)]),
+        ([7], [3, 7], [MissingRange(3, 3)]),
         ([1, 2], [1, 2], []),
     ],
 )
 async def test_every_number_is_handed_over_or_in_a_named_gap(server, early, gone, gaps):
     """Holes in the middle of the log; early arrivals that the log does not have any more."""
-    async with chat(server) as conversations, Reading(conversations, gap_s=0.1, check_s=60.0) as reading:
+    async with (
+        chat(server) as conversations,
+        Reading(conversations, gap_timeout_s=0.1, poll_interval_s=60.0) as reading,
+    ):
         await listening(conversations)
         await asyncio.sleep(0.02)
         await call(conversations, "MULTI")
@@ -322,7 +334,7 @@ async def test_every_number_is_handed_over_or_in_a_named_gap(server, early, gone
         await call(conversations, "PUBLISH", "conv:{chat:bob}:live", "8 8")
         await call(conversations, "EXEC")
         await wait_until(lambda: reading.reader.position == 8)
-    assert reading.reader.gaps == gaps
+    assert reading.reader.missing_ranges == gaps
     assert reading.numbers == [number for number in range(1, 9) if number not in gone or number in early]
     lost = [number for gap in gaps for number in range(gap.first, gap.last + 1)]
     assert sorted(reading.numbers + lost) == list(range(1, 9))
@@ -360,7 +372,7 @@ async def test_a_handler_that_raises_ends_the_reader_with_its_error(server, erro
 
     reading_again = False
     async with chat(server) as conversations:
-        reader = ConversationReader(conversations, "bob", handle, **SOON)
+        reader = OrderedReader(conversations, "bob", handle, **SOON)
         if comes == "from the log":
             for payload in "abcd":
                 await conversations.append("bob", payload)
@@ -389,7 +401,7 @@ async def test_the_same_reader_may_run_again_after_an_error(server):
         got.append(numbered.sequence)
 
     async with chat(server, *"abc") as conversations:
-        reader = ConversationReader(conversations, "bob", handle, **SOON)
+        reader = OrderedReader(conversations, "bob", handle, **SOON)
         broken.insert(0, False)
         with pytest.raises(ValueError):  # noqa: PT011
             await reader.run()
@@ -407,9 +419,9 @@ async def test_an_on_gap_that_raises_ends_the_reader_with_its_error(server):
         raise ValueError(f"{gap.first}-{gap.last}")
 
     async with chat(server, *"abc") as conversations:
-        await conversations.trim("bob", keep=1)
+        await conversations.trim("bob", max_entries=1)
         async with asyncio.timeout(10):
-            reader = ConversationReader(conversations, "bob", print, on_gap=refuse, **SOON)
+            reader = OrderedReader(conversations, "bob", print, on_missing=refuse, **SOON)
             with pytest.raises(ValueError, match="1-2"):
                 await reader.run()
     assert reader.position == 0
@@ -420,7 +432,7 @@ async def test_two_readers_of_one_conversation_need_two_queues(server):
     async with chat(server) as conversations, Reading(conversations) as reading:
         await listening(conversations)
         with pytest.raises(AlreadySubscribed):
-            await ConversationReader(conversations, "bob", print).run()
+            await OrderedReader(conversations, "bob", print).run()
         await conversations.append("bob", "a")
         await reading.until(1)
 
@@ -466,7 +478,7 @@ async def test_stopping_at_any_moment_leaves_a_position_to_go_on_from(server, af
         writing = asyncio.gather(*(other.append("bob", str(number)) for number in range(300)))
         position = 0
         for end in ("stop", "cancel"):
-            reader = ConversationReader(conversations, "bob", handle, after=position, **SOON)
+            reader = OrderedReader(conversations, "bob", handle, after=position, **SOON)
             task = asyncio.create_task(reader.run())
             await asyncio.sleep(after_ms / 1e3)
             async with asyncio.timeout(10):
@@ -498,7 +510,7 @@ async def test_a_reader_that_cannot_begin_says_why_and_may_be_stopped(server):
     """The first subscription finds no server: NotConnected, and whoever waits for the end does not wait for ever."""
     async with chat(server, limits=Limits(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
         server.kill()
-        reader = ConversationReader(conversations, "bob", print, **SOON)
+        reader = OrderedReader(conversations, "bob", print, **SOON)
         task = asyncio.create_task(reader.run())
         await asyncio.sleep(0)
         async with asyncio.timeout(10):
@@ -515,7 +527,7 @@ async def test_a_reader_lives_through_a_server_that_is_killed_and_restarted(lab_
         chat(server) as conversations,
         Reading(conversations) as reading,
     ):
-        producer = Producer(conversations.append, attempts=100, backoff=LIMITS.backoff)
+        producer = IdempotentProducer(conversations.append, max_attempts=100, backoff=LIMITS.backoff)
         for number in range(30):
             if number == 15:
                 server.kill()
@@ -539,7 +551,9 @@ async def test_a_reader_whose_conversation_was_lost_by_the_server_says_so(server
     """Its numbers begin anew: they would be taken for what was handled, and passed over in silence."""
     got = []
     async with chat(server, "1", "2", "3") as conversations:
-        reader = ConversationReader(conversations, "bob", lambda numbered: got.append(numbered.sequence), check_s=0.05)
+        reader = OrderedReader(
+            conversations, "bob", lambda numbered: got.append(numbered.sequence), poll_interval_s=0.05
+        )
         running = asyncio.create_task(reader.run())
         await wait_until(lambda: reader.position == 3)
         if when == "before":
@@ -563,7 +577,7 @@ async def test_what_another_program_put_into_the_log_is_a_gap(server):
         await call(conversations, "SET", "conv:{chat:bob}:seq", "3")
         async with Reading(conversations) as reading:
             await reading.until(2)
-        assert (reading.numbers, reading.reader.gaps) == ([1, 3], [Gap(2, 2)])
+        assert (reading.numbers, reading.reader.missing_ranges) == ([1, 3], [MissingRange(2, 2)])
 
 
 class NoException(BaseException):
@@ -578,12 +592,12 @@ class NoException(BaseException):
 async def test_a_reader_ends_whatever_its_on_gap_raises(server, error, comes):
     """Its checks would have ended without a word, and it would have waited for ever."""
 
-    def on_gap(gap):
+    def on_missing(gap):
         raise error
 
     async with chat(server, *"abc") as conversations:
-        await conversations.trim("bob", keep=1)
-        reader = ConversationReader(conversations, "bob", print, on_gap=on_gap, **SOON)
+        await conversations.trim("bob", max_entries=1)
+        reader = OrderedReader(conversations, "bob", print, on_missing=on_missing, **SOON)
         async with asyncio.timeout(10):
             with pytest.raises(comes):
                 await reader.run()
@@ -592,11 +606,11 @@ async def test_a_reader_ends_whatever_its_on_gap_raises(server, error, comes):
 async def test_a_reader_whose_checks_somebody_cancels_ends(server):
     """As whoever cancels all tasks but his own does; without them it would wait for ever."""
     async with chat(server, "1") as conversations:
-        reader = ConversationReader(conversations, "bob", print, **SOON)
+        reader = OrderedReader(conversations, "bob", print, **SOON)
         running = asyncio.create_task(reader.run())
         await wait_until(lambda: reader.position == 1)
         for task in asyncio.all_tasks():
-            if task.get_coro().__name__ == "_check_now_and_then":
+            if task.get_coro().__name__ == "_poll_periodically":
                 task.cancel()
         async with asyncio.timeout(10):
             with pytest.raises(HandlerCancelled, match="checks"):

@@ -21,9 +21,9 @@ from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.decoder import Unpacker
-from mpim_lab.mq.batching.flow_control import Credit
-from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
+from mpim_lab.mq.batching.decoder import FrameDecoder
+from mpim_lab.mq.batching.flow_control import CreditWindow
+from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import BATCH, mark_of
 from mpim_lab.mq.connection.config import Limits
@@ -36,16 +36,16 @@ LAST_ID = "18446744073709551615-18446744073709551615"
 
 
 async def listen(queue, channel, got, **options):
-    await queue.subscribe(channel, lambda message: got.append(message.text), unpack=Unpacker(queue), **options)
+    await queue.subscribe(channel, lambda message: got.append(message.text), unpack=FrameDecoder(queue), **options)
 
 
-@pytest.mark.parametrize("rule", [Adaptive(), Adaptive(max_messages=7), FixedWindow(10, 1_000, 1.0), Counted()])
-async def test_every_message_reaches_the_handler_once_and_in_order(server, rule):
+@pytest.mark.parametrize("policy", [Adaptive(), Adaptive(max_messages=7), FixedWindow(10, 1_000, 1.0), SizeOnly()])
+async def test_every_message_reaches_the_handler_once_and_in_order(server, policy):
     """One by one and many at a time; each has the number of subscribers as its outcome."""
     got = []
     async with MessageQueue(server.url, prefix="lab:") as alice, MessageQueue(server.unix_url, prefix="lab:") as bob:
         await listen(bob, "chat", got)
-        async with Batcher.to_channel(alice, "chat", rule=rule) as batcher:
+        async with Batcher.to_channel(alice, "chat", policy=policy) as batcher:
             calls = [asyncio.create_task(batcher.publish(f"m{number}")) for number in range(100)]
             await asyncio.sleep(0)
             many = asyncio.create_task(batcher.publish_many(f"m{number}" for number in range(100, 1_000)))
@@ -79,7 +79,7 @@ async def test_a_batch_to_a_stream_is_so_many_entries(server):
     """Consumers see no difference; each message has its entry's id, in order."""
     async with MessageQueue(server.url) as mq:
         stream = mq.stream("orders")
-        async with Batcher.to_stream(stream, rule=FixedWindow(max_messages=8, window_ms=1)) as batcher:
+        async with Batcher.to_stream(stream, policy=FixedWindow(max_messages=8, window_ms=1)) as batcher:
             ids = await asyncio.gather(*(batcher.publish(f"o{number}") for number in range(20)))
             ids += await batcher.publish_many(["o20", b"o21"])
         entries = await stream.range()
@@ -104,7 +104,7 @@ async def test_what_the_server_refuses_fails_alone_and_is_told_to_its_sender(ser
 async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
     """Everything that was not written waits, in order, while the server is away, and is there afterwards."""
     async with MessageQueue(server.url, limits=QUICK) as mq:
-        async with Batcher.to_stream(mq.stream("orders"), rule=Adaptive(max_messages=5)) as batcher:
+        async with Batcher.to_stream(mq.stream("orders"), policy=Adaptive(max_messages=5)) as batcher:
             await batcher.publish(b"before")
             server.kill()
             await wait_until(lambda: not mq.is_connected)
@@ -118,9 +118,9 @@ async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
 
 
 async def test_while_the_server_stays_away_everybody_is_told_in_time(server):
-    """`give_up_after_s`: a definite error for each, also for those behind; closing does not take longer."""
+    """`delivery_timeout_s`: a definite error for each, also for those behind; closing does not take longer."""
     async with MessageQueue(server.url, limits=QUICK) as mq, asyncio.timeout(10):
-        batcher = Batcher.to_channel(mq, "chat", rule=Adaptive(max_messages=1), give_up_after_s=0.2)
+        batcher = Batcher.to_channel(mq, "chat", policy=Adaptive(max_messages=1), delivery_timeout_s=0.2)
         await batcher.open()
         server.kill()
         await wait_until(lambda: not mq.is_connected)
@@ -135,7 +135,7 @@ async def test_a_closed_queue_ends_what_waits(server):
     """The batcher outlived its queue: each message has QueueClosed."""
     mq = MessageQueue(server.url)
     await mq.open()
-    batcher = Batcher.to_stream(mq.stream("orders"), rule=Counted())
+    batcher = Batcher.to_stream(mq.stream("orders"), policy=SizeOnly())
     await batcher.open()
     receipt = batcher.add(b"a")
     await mq.close()
@@ -151,13 +151,13 @@ async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
         await door.wait()
         handled.append(message.payload[:4])
 
-    credit = Credit(max_bytes=50_000, patience_s=30.0)
+    credit = CreditWindow(max_bytes=50_000, stall_timeout_s=30.0)
     async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob:
-        await bob.subscribe("chat", handle, limit=10, unpack=Unpacker(bob))
-        async with Batcher.to_channel(alice, "chat", rule=Adaptive(4, 10_000), credit=credit) as batcher:
+        await bob.subscribe("chat", handle, limit=10, unpack=FrameDecoder(bob))
+        async with Batcher.to_channel(alice, "chat", policy=Adaptive(4, 10_000), credit=credit) as batcher:
             await batcher.publish(b"0000")  # bob is known from here on
             calls = [asyncio.create_task(batcher.publish(b"%04d" % n + b"x" * 2_000)) for n in range(1, 400)]
-            await wait_until(lambda: credit.unconfirmed_bytes >= 50_000)
+            await wait_until(lambda: credit.unacked_bytes >= 50_000)
             await asyncio.sleep(0.1)
             assert sum(call.done() for call in calls) < 60
             door.set()
@@ -170,7 +170,7 @@ async def test_receivers_that_never_confirm_do_not_hold_a_sender_up_for_ever(ser
     """A plain client counts as a subscriber; after one patience nobody waits for it any more."""
     async with MessageQueue(server.url) as alice, MessageQueue(server.url) as plain, asyncio.timeout(10):
         await plain.subscribe("chat", lambda message: None)
-        credit = Credit(max_bytes=1_000, patience_s=0.05)
+        credit = CreditWindow(max_bytes=1_000, stall_timeout_s=0.05)
         async with Batcher.to_channel(alice, "chat", credit=credit) as batcher:
             for _ in range(50):
                 assert await batcher.publish(b"x" * 900) == 1
@@ -202,8 +202,8 @@ async def test_a_handler_that_raises_does_not_take_its_neighbours_with_it(server
         got.append(message.text)
 
     async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
-        await bob.subscribe("chat", handle, unpack=Unpacker(bob))
-        async with bob.listen("talk", unpack=Unpacker(bob)) as messages:
+        await bob.subscribe("chat", handle, unpack=FrameDecoder(bob))
+        async with bob.listen("talk", unpack=FrameDecoder(bob)) as messages:
             for channel in ("chat", "talk"):
                 async with Batcher.to_channel(alice, channel) as batcher:
                     await batcher.publish_many(["m0", "m1", "m2"])
@@ -225,9 +225,9 @@ async def test_a_codec_that_would_refuse_a_whole_batch_is_refused_itself(server)
     """Small messages must not fail for the company they are in; one that is too large for the codec fails alone, at once."""
     async with MessageQueue(server.url) as mq:
         with pytest.raises(InvalidParameter, match="than the codec's 65,536 bytes"):
-            Batcher.to_channel(mq, "chat", rule=Adaptive(), codec=Codec("zstd", max_bytes=64 * 1024))
-        codec, rule = Codec("zstd", max_bytes=5_000), Adaptive(max_messages=100, max_bytes=4_000)
-        async with Batcher.to_channel(mq, "chat", rule=rule, codec=codec) as batcher:
+            Batcher.to_channel(mq, "chat", policy=Adaptive(), codec=Codec("zstd", max_bytes=64 * 1024))
+        codec, policy = Codec("zstd", max_bytes=5_000), Adaptive(max_messages=100, max_bytes=4_000)
+        async with Batcher.to_channel(mq, "chat", policy=policy, codec=codec) as batcher:
             assert await batcher.publish_many([b"x" * 500] * 100) == [0] * 100
             with pytest.raises(InvalidMessage):
                 await batcher.publish(b"x" * 5_000)
@@ -255,7 +255,7 @@ async def test_a_batcher_is_opened_once(server):
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan")])
-@pytest.mark.parametrize("name", ["max_waiting_bytes", "wait_s", "give_up_after_s"])
+@pytest.mark.parametrize("name", ["max_pending_bytes", "enqueue_timeout_s", "delivery_timeout_s"])
 async def test_limits_that_make_no_sense_are_refused(server, name, bad):
     """NaN is neither above nor below anything."""
     async with MessageQueue(server.url) as mq:
@@ -269,19 +269,19 @@ FAULTS = st.lists(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from([Adaptive(max_messages=3), FixedWindow(4, 100, 0.5), Counted(max_messages=5)]), FAULTS)
-def test_nothing_is_lost_or_reordered_on_a_real_server(rule, steps):
+@given(st.sampled_from([Adaptive(max_messages=3), FixedWindow(4, 100, 0.5), SizeOnly(max_messages=5)]), FAULTS)
+def test_nothing_is_lost_or_reordered_on_a_real_server(policy, steps):
     """Connections are cut, callers cancelled, batches flushed, at any point. What was told as added is there; what was told
     as certainly not added is not; the entries are in the order of the calls, each once.
     """
-    asyncio.run(_play(rule, steps))
+    asyncio.run(_play(policy, steps))
 
 
-async def _play(rule, steps):
+async def _play(policy, steps):
     names, calls, flushes = iter(range(10_000)), [], []
     async with EmbeddedServer() as server, MessageQueue(server.url, name="alice", limits=QUICK) as mq:
         stream = mq.stream("orders")
-        async with Batcher.to_stream(stream, rule=rule) as batcher:
+        async with Batcher.to_stream(stream, policy=policy) as batcher:
             for step, count in steps:
                 if step == "cut":
                     await cut_connections(server.url, "alice")
@@ -318,9 +318,9 @@ def _judge(each, call, there):
 
 
 async def test_a_prefix_too_long_for_a_batch_is_refused_by_name(one_server):
-    """The channel for confirmations has at most 255 bytes in a frame: nothing that is published would ever be sent."""
+    """The channel for acknowledgements has at most 255 bytes in a frame: nothing that is published would ever be sent."""
     async with MessageQueue(one_server.url, prefix="p" * 250) as mq:
-        with pytest.raises(InvalidParameter, match="confirmations"):
+        with pytest.raises(InvalidParameter, match="acknowledgements"):
             Batcher.to_channel(mq, "c")
 
 

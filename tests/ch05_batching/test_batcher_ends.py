@@ -14,47 +14,47 @@ from mpim_lab.errors import (
     WrongLoop,
 )
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.flow_control import Credit
-from mpim_lab.mq.batching.policies import Adaptive, Counted
+from mpim_lab.mq.batching.flow_control import CreditWindow
+from mpim_lab.mq.batching.policies import Adaptive, SizeOnly
 from mpim_lab.mq.connection.retry import Backoff
-from tests.ch05_batching.test_flusher import AT_ONCE, ScriptedCarrier
+from tests.ch05_batching.test_flusher import AT_ONCE, ScriptedTransport
 
 IN_TIME_S = 10
 OOM = CommandRejected("OOM command not allowed")
 
 
-class Stubborn(ScriptedCarrier):
+class Stubborn(ScriptedTransport):
     """Hangs, and takes no notice of being cancelled, until it is let go."""
 
     def __init__(self):
         super().__init__(gate=asyncio.Event())
 
-    async def carry(self, payloads):
+    async def send(self, payloads):
         while not self.gate.is_set():
             try:
                 await self.gate.wait()
             except asyncio.CancelledError:
                 continue
-        return await super().carry(payloads)
+        return await super().send(payloads)
 
     async def close(self):
-        await self.carry([b"the end"])
+        await self.send([b"the end"])
 
 
-class Partial(ScriptedCarrier):
+class Partial(ScriptedTransport):
     """Gives the outcomes that its script says, a list for each write."""
 
-    async def carry(self, payloads):
+    async def send(self, payloads):
         outcomes = self.script.pop(0) if self.script else ["ok"] * len(payloads)
         self.out += [p for p, outcome in zip(payloads, outcomes, strict=False) if outcome == "ok"]
         await asyncio.sleep(0)
         return outcomes
 
 
-async def test_close_ends_in_its_time_whatever_the_carrier_does():
+async def test_close_ends_in_its_time_whatever_the_transport_does():
     """What is on its way may have been sent, what was not begun certainly was not: each has its error by then."""
-    carrier = Stubborn()
-    batcher = Batcher(carrier, rule=Adaptive(max_messages=1), close_timeout_s=0.1)
+    transport = Stubborn()
+    batcher = Batcher(transport, policy=Adaptive(max_messages=1), close_timeout_s=0.1)
     await batcher.open()
     receipts = [batcher.add("a"), batcher.add("b")]
     await asyncio.sleep(0.01)
@@ -63,15 +63,15 @@ async def test_close_ends_in_its_time_whatever_the_carrier_does():
         await batcher.close()
     errors = [receipt.result()[0] for receipt in receipts]
     assert [(type(error), error.definite) for error in errors] == [(Unconfirmed, False), (QueueClosed, True)]
-    carrier.gate.set()
+    transport.gate.set()
     await asyncio.sleep(0.01)
-    assert sorted(carrier.out) == [b"a", b"the end", b"the end"]
+    assert sorted(transport.out) == [b"a", b"the end", b"the end"]
 
 
 async def test_what_waits_to_be_tried_again_when_the_time_is_over_was_certainly_not_sent():
     """Its error is why it could not be written."""
-    carrier = ScriptedCarrier([NotConnected("down")] * 1_000)
-    batcher = Batcher(carrier, close_timeout_s=0.1, backoff=Backoff(first_s=60, most_s=60))
+    transport = ScriptedTransport([NotConnected("down")] * 1_000)
+    batcher = Batcher(transport, close_timeout_s=0.1, backoff=Backoff(first_s=60, most_s=60))
     await batcher.open()
     receipt = batcher.add("a")
     async with asyncio.timeout(IN_TIME_S):
@@ -79,41 +79,41 @@ async def test_what_waits_to_be_tried_again_when_the_time_is_over_was_certainly_
     assert isinstance(receipt.result()[0], NotConnected)
 
 
-async def test_flush_and_publish_end_although_the_carrier_hangs():
+async def test_flush_and_publish_end_although_the_transport_hangs():
     """The attempt is given up by name; the next message goes through."""
-    carrier = ScriptedCarrier(gate=asyncio.Event())
-    async with asyncio.timeout(IN_TIME_S), Batcher(carrier, give_up_after_s=0.1, attempt_timeout_s=0.1) as batcher:
+    transport = ScriptedTransport(gate=asyncio.Event())
+    async with asyncio.timeout(IN_TIME_S), Batcher(transport, delivery_timeout_s=0.1, attempt_timeout_s=0.1) as batcher:
         with pytest.raises(Unconfirmed):
             await batcher.publish("a")
         receipt = batcher.add("b")
         await batcher.flush()
         assert isinstance(receipt.result()[0], Unconfirmed)
-        carrier.gate.set()
+        transport.gate.set()
         assert await batcher.publish("c") == "c"
 
 
 async def test_flush_says_so_when_its_own_time_is_over():
     """Unconfirmed: it is still being sent, and comes through."""
-    carrier = Stubborn()
-    async with asyncio.timeout(IN_TIME_S), Batcher(carrier, give_up_after_s=0.1, attempt_timeout_s=0.1) as batcher:
+    transport = Stubborn()
+    async with asyncio.timeout(IN_TIME_S), Batcher(transport, delivery_timeout_s=0.1, attempt_timeout_s=0.1) as batcher:
         receipt = batcher.add("a")
         with pytest.raises(Unconfirmed, match="1 messages"):
             await batcher.flush()
-        carrier.gate.set()
+        transport.gate.set()
         await asyncio.wait([receipt])
 
 
 async def test_flush_waits_for_all_although_the_last_caller_was_cancelled():
     """What was taken before that one is not forgotten."""
-    carrier = ScriptedCarrier()
-    async with asyncio.timeout(IN_TIME_S), Batcher(carrier, rule=Counted()) as batcher:
+    transport = ScriptedTransport()
+    async with asyncio.timeout(IN_TIME_S), Batcher(transport, policy=SizeOnly()) as batcher:
         first, last = batcher.add("a"), batcher.add("b")
         last.cancel()
         await batcher.flush()
-        assert first.result() == ["a"] and carrier.out == [b"a", b"b"]
+        assert first.result() == ["a"] and transport.out == [b"a", b"b"]
 
 
-@pytest.mark.parametrize("broken", ["is_full", "closes_at", "max_messages"])
+@pytest.mark.parametrize("broken", ["is_full", "flush_deadline", "max_messages"])
 async def test_a_rule_that_raises_fails_its_messages_by_name_and_no_others(broken):
     """They were certainly not sent; once the rule is well again, messages go through."""
 
@@ -133,16 +133,16 @@ async def test_a_rule_that_raises_fails_its_messages_by_name_and_no_others(broke
             self._break("is_full")
             return False
 
-        def closes_at(self, opened_at):
-            self._break("closes_at")
-            return opened_at + (60 if broken == "is_full" else 0)
+        def flush_deadline(self, oldest_at):
+            self._break("flush_deadline")
+            return oldest_at + (60 if broken == "is_full" else 0)
 
-    rule = Rule()
-    async with asyncio.timeout(IN_TIME_S), Batcher(ScriptedCarrier(), rule=rule) as batcher:
+    policy = Rule()
+    async with asyncio.timeout(IN_TIME_S), Batcher(ScriptedTransport(), policy=policy) as batcher:
         with pytest.raises(InvalidParameter, match="KeyError") as error:
             await batcher.publish("a")
         assert error.value.definite and isinstance(error.value.__cause__, KeyError)
-        rule.is_well = True
+        policy.is_well = True
         receipt = batcher.add("b")
         await batcher.flush()
         assert receipt.result() == ["b"]
@@ -157,17 +157,17 @@ async def test_a_rule_that_makes_no_batch_at_all_sends_one_message_at_a_time():
         def __post_init__(self):
             pass
 
-    async with asyncio.timeout(IN_TIME_S), Batcher(ScriptedCarrier(), rule=Rule()) as batcher:
+    async with asyncio.timeout(IN_TIME_S), Batcher(ScriptedTransport(), policy=Rule()) as batcher:
         assert await batcher.publish_many(["a", "b"]) == ["a", "b"]
 
 
 async def test_a_cancellation_of_somebody_elses_is_a_failure_of_its_batch_only():
-    """A carrier or codec awaited what others cancelled: its messages are told, the sender lives."""
+    """A transport or codec awaited what others cancelled: its messages are told, the sender lives."""
 
-    class Meets(ScriptedCarrier):
-        async def carry(self, payloads):
+    class Meets(ScriptedTransport):
+        async def send(self, payloads):
             if not self.script:
-                return await super().carry(payloads)
+                return await super().send(payloads)
             self.script.pop()
             elsewhere = asyncio.get_running_loop().create_future()
             elsewhere.cancel()
@@ -182,26 +182,26 @@ async def test_a_cancellation_of_somebody_elses_is_a_failure_of_its_batch_only()
 
 async def test_what_the_server_refuses_for_now_is_sent_again_in_its_place():
     """A full server, a failover: neither lost nor out of order."""
-    carrier = ScriptedCarrier([OOM, CommandRejected("READONLY You can't write"), 1, OOM])
-    async with asyncio.timeout(IN_TIME_S), Batcher(carrier, backoff=AT_ONCE) as batcher:
+    transport = ScriptedTransport([OOM, CommandRejected("READONLY You can't write"), 1, OOM])
+    async with asyncio.timeout(IN_TIME_S), Batcher(transport, backoff=AT_ONCE) as batcher:
         assert await batcher.publish_many(list("abc")) == ["a", "b", "c"]
-    assert carrier.out == [b"a", b"b", b"c"]
+    assert transport.out == [b"a", b"b", b"c"]
 
 
 async def test_what_was_refused_before_one_that_was_done_is_not_sent_after_it():
     """It has its error; those at the end are sent again."""
-    carrier = Partial([["ok", OOM, "ok", OOM, OOM]])
-    async with asyncio.timeout(IN_TIME_S), Batcher(carrier, backoff=AT_ONCE) as batcher:
+    transport = Partial([["ok", OOM, "ok", OOM, OOM]])
+    async with asyncio.timeout(IN_TIME_S), Batcher(transport, backoff=AT_ONCE) as batcher:
         receipts = [batcher.add(name) for name in "abcde"]
         await batcher.flush()
     assert [receipt.result()[0] for receipt in receipts] == ["ok", OOM, "ok", "ok", "ok"]
-    assert carrier.out == [b"a", b"c", b"d", b"e"]
+    assert transport.out == [b"a", b"c", b"d", b"e"]
 
 
 async def test_who_waits_for_room_when_the_sender_ends_is_sent_away():
     """Not taken in where nobody sends any more."""
-    carrier = ScriptedCarrier(gate=asyncio.Event())
-    batcher = Batcher(carrier, rule=Adaptive(max_messages=1), max_waiting_bytes=1, close_timeout_s=0.1)
+    transport = ScriptedTransport(gate=asyncio.Event())
+    batcher = Batcher(transport, policy=Adaptive(max_messages=1), max_pending_bytes=1, close_timeout_s=0.1)
     await batcher.open()
     batcher.add("a")
     await asyncio.sleep(0.01)
@@ -219,8 +219,8 @@ async def test_who_waits_for_room_when_the_sender_ends_is_sent_away():
 @pytest.mark.parametrize("call", ["publish", "publish_many", "flush", "close"])
 async def test_a_caller_that_is_cancelled_at_any_moment_leaves_the_batcher_as_it_was(call, turn):
     """The next one is served; a place in line is not lost."""
-    carrier = ScriptedCarrier()
-    batcher = Batcher(carrier, rule=Adaptive(max_messages=1), max_waiting_bytes=1)
+    transport = ScriptedTransport()
+    batcher = Batcher(transport, policy=Adaptive(max_messages=1), max_pending_bytes=1)
     async with asyncio.timeout(IN_TIME_S), batcher:
         others = [asyncio.ensure_future(batcher.publish(name)) for name in "abc"]
         arguments = {"publish": ["x"], "publish_many": [["y", "z"]]}.get(call, [])
@@ -232,14 +232,14 @@ async def test_a_caller_that_is_cancelled_at_any_moment_leaves_the_batcher_as_it
         if call != "close":
             assert [other.result() for other in others] == ["a", "b", "c"]
             assert await batcher.publish("d") == "d"
-    assert not batcher.waiting
+    assert not batcher.pending
 
 
 async def test_a_batcher_that_is_closed_while_it_is_opened_does_not_begin():
     """Nothing stays open behind it."""
     ends = []
 
-    class Slow(ScriptedCarrier):
+    class Slow(ScriptedTransport):
         async def open(self):
             await asyncio.sleep(0.01)
 
@@ -259,8 +259,8 @@ async def test_a_batcher_that_is_closed_while_it_is_opened_does_not_begin():
 
 def test_another_event_loop_is_refused_at_once():
     """Each call, by name; what was taken in the first one has its outcome."""
-    carrier = ScriptedCarrier()
-    batcher = Batcher(carrier)
+    transport = ScriptedTransport()
+    batcher = Batcher(transport)
     with asyncio.Runner() as first, asyncio.Runner() as second:
         first.run(batcher.open())
 
@@ -280,17 +280,17 @@ def test_another_event_loop_is_refused_at_once():
         with pytest.raises(WrongLoop):
             batcher.add("x")
         first.run(batcher.close())
-    assert carrier.out == []
+    assert transport.out == []
 
 
 @pytest.mark.parametrize("bad", [0, float("inf"), float("nan")])
 def test_a_time_without_an_end_is_refused(bad):
     """Whatever waits must end."""
-    for name in ("wait_s", "give_up_after_s", "attempt_timeout_s", "close_timeout_s"):
+    for name in ("enqueue_timeout_s", "delivery_timeout_s", "attempt_timeout_s", "close_timeout_s"):
         with pytest.raises(InvalidParameter):
-            Batcher(ScriptedCarrier(), **{name: bad})
+            Batcher(ScriptedTransport(), **{name: bad})
     with pytest.raises(InvalidParameter):
-        Credit(patience_s=bad)
+        CreditWindow(stall_timeout_s=bad)
 
 
 def test_errors_of_a_batcher_are_errors_of_ours():

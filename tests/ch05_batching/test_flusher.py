@@ -21,14 +21,14 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Reporter
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
+from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
 from mpim_lab.mq.connection.retry import Backoff
 
 AT_ONCE = Backoff(first_s=1e-6, most_s=1e-6)
 
 
 @dataclass
-class ScriptedCarrier:
+class ScriptedTransport:
     """Does what its script says, step by step, and then lets everything pass."""
 
     script: list[object] = field(default_factory=list)
@@ -45,7 +45,7 @@ class ScriptedCarrier:
     async def close(self):
         pass
 
-    async def carry(self, payloads):
+    async def send(self, payloads):
         if self.gate is not None:
             await self.gate.wait()
         await asyncio.sleep(0)
@@ -67,14 +67,14 @@ STEPS = st.one_of(
     st.builds(CommandRejected, st.just("no")),
     st.builds(ValueError, st.just("a bug")),
 )
-RULES = st.sampled_from([Adaptive(), Adaptive(max_messages=2), FixedWindow(3, 50, 0.1), Counted(max_messages=3)])
+RULES = st.sampled_from([Adaptive(), Adaptive(max_messages=2), FixedWindow(3, 50, 0.1), SizeOnly(max_messages=3)])
 # What the callers do, one after the other, and after how many turns of the loop.
 CALLS = st.lists(
     st.tuples(st.sampled_from(["publish", "many", "add", "flush", "cancelled"]), st.integers(0, 3)), max_size=25
 )
 
 
-async def play(carrier, batcher, calls, numbers):
+async def play(transport, batcher, calls, numbers):
     """Carry the calls out; gives the outcomes by message, of those that nobody cancelled."""
     tasks: list[tuple[list[str], asyncio.Future]] = []
     async with batcher:
@@ -115,14 +115,14 @@ def outcomes_of(task, names):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEPS, max_size=12), CALLS, RULES)
-def test_nothing_is_lost_or_reordered_whatever_fails(script, calls, rule):
+def test_nothing_is_lost_or_reordered_whatever_fails(script, calls, policy):
     """Every message has one outcome: its own, or an error that says whether it may have been sent; those that went out
     did so once, in the order of the calls; what was told as sent was.
     """
-    carrier, numbers = ScriptedCarrier(list(script)), iter(range(1_000))
-    batcher = Batcher(carrier, rule=rule, backoff=AT_ONCE)
-    outcomes = asyncio.run(play(carrier, batcher, calls, numbers))
-    out = [payload.decode() for payload in carrier.out]
+    transport, numbers = ScriptedTransport(list(script)), iter(range(1_000))
+    batcher = Batcher(transport, policy=policy, backoff=AT_ONCE)
+    outcomes = asyncio.run(play(transport, batcher, calls, numbers))
+    out = [payload.decode() for payload in transport.out]
     assert out == sorted(set(out), key=lambda name: int(name[1:]))
     for name, outcome in outcomes.items():
         if outcome == "cancelled":
@@ -135,36 +135,36 @@ def test_nothing_is_lost_or_reordered_whatever_fails(script, calls, rule):
 
 async def test_a_batch_that_cannot_be_written_is_tried_again_until_it_is_given_up():
     """Then its messages have the error, and so has what waits behind it; the next ones go through."""
-    carrier = ScriptedCarrier([NotConnected("down")] * 1_000_000)
-    batcher = Batcher(carrier, rule=Adaptive(max_messages=1), backoff=AT_ONCE, give_up_after_s=0.05)
+    transport = ScriptedTransport([NotConnected("down")] * 1_000_000)
+    batcher = Batcher(transport, policy=Adaptive(max_messages=1), backoff=AT_ONCE, delivery_timeout_s=0.05)
     async with batcher:
         outcomes = await asyncio.gather(*(batcher.publish(name) for name in "abc"), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [NotConnected] * 3
-        assert len(carrier.script) < 999_999
-        carrier.script.clear()
+        assert len(transport.script) < 999_999
+        transport.script.clear()
         assert await batcher.publish("d") == "d"
 
 
 async def test_the_window_closes_without_another_message():
     """The batch has a timer of its own: the last messages of a burst leave when their time is over."""
-    async with Batcher(ScriptedCarrier(), rule=FixedWindow(window_ms=20)) as batcher:
+    async with Batcher(ScriptedTransport(), policy=FixedWindow(window_ms=20)) as batcher:
         assert await asyncio.gather(batcher.publish("a"), batcher.publish("b")) == ["a", "b"]
         assert batcher.batches == 1
 
 
 async def test_a_batch_is_closed_by_count_and_by_bytes_before_its_window_ends():
     """Whichever limit is reached first; the window would be a minute."""
-    carrier = ScriptedCarrier()
-    async with Batcher(carrier, rule=FixedWindow(max_messages=4, max_bytes=10, window_ms=60_000)) as batcher:
+    transport = ScriptedTransport()
+    async with Batcher(transport, policy=FixedWindow(max_messages=4, max_bytes=10, window_ms=60_000)) as batcher:
         await batcher.publish_many(["a"] * 4)
         await batcher.publish_many(["12345", "12345"])
-    assert carrier.sizes == [4, 2]
+    assert transport.sizes == [4, 2]
 
 
 async def test_flush_and_close_do_not_wait_for_the_window():
     """Everything taken in before has its outcome when they return."""
-    carrier = ScriptedCarrier()
-    batcher = Batcher(carrier, rule=Counted())
+    transport = ScriptedTransport()
+    batcher = Batcher(transport, policy=SizeOnly())
     async with batcher:
         first = batcher.add("a")
         await batcher.flush()
@@ -180,20 +180,22 @@ async def test_flush_and_close_do_not_wait_for_the_window():
 
 async def test_on_an_idle_line_nothing_waits_and_on_a_busy_one_batches_grow():
     """What comes while a batch is on its way makes the next one."""
-    carrier = ScriptedCarrier(gate=asyncio.Event())
-    async with Batcher(carrier, rule=Adaptive()) as batcher:
+    transport = ScriptedTransport(gate=asyncio.Event())
+    async with Batcher(transport, policy=Adaptive()) as batcher:
         receipts = [batcher.add("first")]
         await asyncio.sleep(0.01)
         receipts += [batcher.add(f"{number}") for number in range(50)]
-        carrier.gate.set()
+        transport.gate.set()
         await asyncio.wait(receipts)
-    assert carrier.sizes == [1, 50]
+    assert transport.sizes == [1, 50]
 
 
 async def test_callers_wait_for_room_first_come_first_served():
     """Nobody slips in before those who wait; whoever waits too long is told, and nothing of his was taken."""
-    carrier = ScriptedCarrier(gate=asyncio.Event())
-    async with Batcher(carrier, rule=Adaptive(max_messages=1), max_waiting_bytes=2, wait_s=0.2) as batcher:
+    transport = ScriptedTransport(gate=asyncio.Event())
+    async with Batcher(
+        transport, policy=Adaptive(max_messages=1), max_pending_bytes=2, enqueue_timeout_s=0.2
+    ) as batcher:
         first = batcher.add("a")
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -206,15 +208,15 @@ async def test_callers_wait_for_room_first_come_first_served():
         waiting = [asyncio.ensure_future(batcher.publish(name)) for name in "def"]
         await asyncio.sleep(0)
         waiting[1].cancel()
-        carrier.gate.set()
+        transport.gate.set()
         await asyncio.gather(first, *filling, waiting[0], waiting[2])
-    assert b"".join(carrier.out) == b"abcdf"
+    assert b"".join(transport.out) == b"abcdf"
 
 
 async def test_closing_sends_away_those_who_wait_for_room_and_keeps_what_was_taken():
     """The first get QueueClosed, a definite error, at once; the others their outcomes."""
-    carrier = ScriptedCarrier(gate=asyncio.Event())
-    batcher = Batcher(carrier, rule=Adaptive(max_messages=1), max_waiting_bytes=1)
+    transport = ScriptedTransport(gate=asyncio.Event())
+    batcher = Batcher(transport, policy=Adaptive(max_messages=1), max_pending_bytes=1)
     await batcher.open()
     taken = [batcher.add("a")]
     await asyncio.sleep(0.01)
@@ -224,29 +226,29 @@ async def test_closing_sends_away_those_who_wait_for_room_and_keeps_what_was_tak
     closing = asyncio.ensure_future(batcher.close())
     with pytest.raises(QueueClosed):
         await waiting
-    carrier.gate.set()
+    transport.gate.set()
     await closing
     assert [receipt.result() for receipt in taken] == [["a"], ["b"]]
 
 
 async def test_a_cancelled_close_does_not_stop_the_sending():
     """A second one finds everything sent."""
-    carrier = ScriptedCarrier(gate=asyncio.Event())
-    batcher = Batcher(carrier)
+    transport = ScriptedTransport(gate=asyncio.Event())
+    batcher = Batcher(transport)
     await batcher.open()
     receipt = batcher.add("a")
     closing = asyncio.ensure_future(batcher.close())
     await asyncio.sleep(0.01)
     closing.cancel()
-    carrier.gate.set()
+    transport.gate.set()
     await batcher.close()
     assert receipt.result() == ["a"]
 
 
 async def test_one_bad_message_fails_alone():
     """It is refused when it is handed over; its neighbours go out."""
-    carrier = ScriptedCarrier()
-    async with Batcher(carrier, rule=FixedWindow(window_ms=5)) as batcher:
+    transport = ScriptedTransport()
+    async with Batcher(transport, policy=FixedWindow(window_ms=5)) as batcher:
         good, *bad, other = await asyncio.gather(
             *(batcher.publish(payload) for payload in ("a", "x" * 1_001, 17, "\ud800", "b")), return_exceptions=True
         )
@@ -254,13 +256,13 @@ async def test_one_bad_message_fails_alone():
             await batcher.publish_many(["c", None])
     assert (good, other) == ("a", "b")
     assert [type(each) for each in bad] == [InvalidMessage] * 3
-    assert carrier.out == [b"a", b"b"]
+    assert transport.out == [b"a", b"b"]
 
 
 async def test_if_the_loop_ends_everybody_is_told():
     """What was on its way may have arrived; what was not certainly did not."""
-    carrier = ScriptedCarrier(gate=asyncio.Event())
-    batcher = Batcher(carrier, rule=Adaptive(max_messages=1))
+    transport = ScriptedTransport(gate=asyncio.Event())
+    batcher = Batcher(transport, policy=Adaptive(max_messages=1))
     await batcher.open()
     receipts = [batcher.add("a"), batcher.add("b")]
     await asyncio.sleep(0.01)
@@ -273,11 +275,11 @@ async def test_if_the_loop_ends_everybody_is_told():
 
 async def test_before_it_is_opened_it_takes_nothing():
     """And says what to write."""
-    batcher = Batcher(ScriptedCarrier())
+    batcher = Batcher(ScriptedTransport())
     with pytest.raises(NotConnected, match="async with"):
         await batcher.publish("a")
     with pytest.raises(InvalidParameter):
-        Batcher(ScriptedCarrier(), wait_s=0)
+        Batcher(ScriptedTransport(), enqueue_timeout_s=0)
 
 
 def test_errors_of_a_batch_are_errors_of_ours():

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.batching.buffer import Backlog, Receipt
-from mpim_lab.mq.batching.flow_control import Credit
-from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
+from mpim_lab.mq.batching.buffer import BatchFuture, PendingBuffer
+from mpim_lab.mq.batching.flow_control import CreditWindow
+from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,11 @@ def test_limits_out_of_bounds_are_refused(wrong):
 
 
 @given(st.floats(0, 1e9), st.floats(0, 60_000))
-def test_a_window_ends_so_long_after_the_oldest_message(opened_at, window_ms):
+def test_a_window_ends_so_long_after_the_oldest_message(oldest_at, window_ms):
     """An adaptive rule has no window, and a counted one no end."""
-    assert FixedWindow(window_ms=window_ms).closes_at(opened_at) == opened_at + window_ms / 1e3
-    assert Adaptive().closes_at(opened_at) == opened_at
-    assert Counted().closes_at(opened_at) == math.inf
+    assert FixedWindow(window_ms=window_ms).flush_deadline(oldest_at) == oldest_at + window_ms / 1e3
+    assert Adaptive().flush_deadline(oldest_at) == oldest_at
+    assert SizeOnly().flush_deadline(oldest_at) == math.inf
 
 
 @given(
@@ -42,27 +42,27 @@ def test_batches_keep_the_order_and_the_limits(calls, max_messages, max_bytes):
     """Everything comes out once, in order; a batch is above its bytes only if it is one large message; none is smaller
     than it must be; and every call gets exactly its own outcomes.
     """
-    loop, backlog, limits = asyncio.new_event_loop(), Backlog(), FixedWindow(max_messages, max_bytes)
+    loop, buffer, limits = asyncio.new_event_loop(), PendingBuffer(), FixedWindow(max_messages, max_bytes)
     numbers = iter(range(1_000))
     payloads = [[b"%d:" % next(numbers) + b"x" * size for size in sizes] for sizes in calls]
-    receipts = [Receipt(len(each), at=0.0, loop=loop) for each in payloads]
-    for each, receipt in zip(payloads, receipts, strict=True):
-        backlog.put(each, sum(map(len, each)), receipt)
+    futures = [BatchFuture(len(each), created_at=0.0, loop=loop) for each in payloads]
+    for each, future in zip(payloads, futures, strict=True):
+        buffer.append(each, sum(map(len, each)), future)
     everything = [payload for each in payloads for payload in each]
     out = []
-    while backlog.messages:
-        batch = backlog.take(limits)
+    while buffer.messages:
+        batch = buffer.pop_batch(limits)
         size = sum(map(len, batch))
         out += batch
         assert 1 <= len(batch) <= max_messages
         assert size <= max_bytes or len(batch) == 1
-        if backlog.messages and len(batch) < max_messages:
+        if buffer.messages and len(batch) < max_messages:
             assert size + len(everything[len(out)]) > max_bytes
-        backlog.settle(batch)  # each message is its own outcome
-        assert backlog.bytes == sum(map(len, everything[len(out) :]))
-        assert backlog.unsettled == backlog.messages == len(everything) - len(out)
+        buffer.resolve(batch)  # each message is its own outcome
+        assert buffer.bytes == sum(map(len, everything[len(out) :]))
+        assert buffer.unresolved == buffer.messages == len(everything) - len(out)
     assert out == everything
-    assert [receipt.result() for receipt in receipts] == payloads
+    assert [future.result() for future in futures] == payloads
     loop.close()
 
 
@@ -71,10 +71,10 @@ class CreditMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.credit, self.at, self.number = Credit(max_bytes=100, patience_s=1.0), 0.0, 0
+        self.credit, self.at, self.number = CreditWindow(max_bytes=100, stall_timeout_s=1.0), 0.0, 0
         self.sizes = {}
 
-    @precondition(lambda self: self.credit.has_room(self.at))
+    @precondition(lambda self: self.credit.has_credit(self.at))
     @rule(size=st.integers(1, 200))
     def send(self, size):
         self.number += 1
@@ -84,13 +84,13 @@ class CreditMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.number)
     @rule(name=st.sampled_from([b"bob", b"carol", b"dave"]), back=st.integers(0, 5))
     def confirm(self, name, back):
-        self.credit.confirmed(name, max(0, self.number - back), self.at)
+        self.credit.acked(name, max(0, self.number - back), self.at)
 
     @precondition(lambda self: self.number)
     @rule()
-    def nobody(self):
-        self.credit.nobody(self.number)
-        assert self.credit.unconfirmed_bytes == 0
+    def no_receivers(self):
+        self.credit.no_receivers(self.number)
+        assert self.credit.unacked_bytes == 0
 
     @rule(seconds=st.floats(0, 3))
     def wait(self, seconds):
@@ -98,14 +98,14 @@ class CreditMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_on_its_way_is_bounded(self):
-        assert 0 <= self.credit.unconfirmed_bytes < 100 + 200 or self.credit.has_room(self.at)
+        assert 0 <= self.credit.unacked_bytes < 100 + 200 or self.credit.has_credit(self.at)
 
     @invariant()
     def nobody_is_waited_for_for_ever(self):
         at, patient = self.at, 0
-        while not self.credit.has_room(at):
-            assert self.credit.waits_until() > at - 1e-9
-            at, patient = max(at, self.credit.waits_until()), patient + 1
+        while not self.credit.has_credit(at):
+            assert self.credit.stall_deadline() > at - 1e-9
+            at, patient = max(at, self.credit.stall_deadline()), patient + 1
             assert patient < 10
 
 
@@ -114,29 +114,29 @@ TestCredit = CreditMachine.TestCase
 
 def test_the_slowest_of_those_who_confirm_counts():
     """A fast one does not open the way as long as a slower one is heard."""
-    credit = Credit(max_bytes=10, patience_s=1.0)
+    credit = CreditWindow(max_bytes=10, stall_timeout_s=1.0)
     credit.sent(1, 6, at=0.0)
     credit.sent(2, 6, at=0.0)
-    credit.confirmed(b"slow", 0, at=0.1)
-    credit.confirmed(b"fast", 2, at=0.1)
-    assert not credit.has_room(at=0.2)
-    credit.confirmed(b"slow", 1, at=0.9)
-    assert credit.has_room(at=0.9)
+    credit.acked(b"slow", 0, at=0.1)
+    credit.acked(b"fast", 2, at=0.1)
+    assert not credit.has_credit(at=0.2)
+    credit.acked(b"slow", 1, at=0.9)
+    assert credit.has_credit(at=0.9)
 
 
 def test_one_who_went_silent_is_no_longer_waited_for():
     """After the patience, those who are heard count."""
-    credit = Credit(max_bytes=10, patience_s=1.0)
+    credit = CreditWindow(max_bytes=10, stall_timeout_s=1.0)
     credit.sent(1, 12, at=0.0)
-    credit.confirmed(b"gone", 0, at=0.1)
-    credit.confirmed(b"here", 1, at=0.1)
-    assert not credit.has_room(at=1.0)
-    assert credit.has_room(at=1.2)
-    assert credit.unconfirmed_bytes == 0
+    credit.acked(b"gone", 0, at=0.1)
+    credit.acked(b"here", 1, at=0.1)
+    assert not credit.has_credit(at=1.0)
+    assert credit.has_credit(at=1.2)
+    assert credit.unacked_bytes == 0
 
 
-@pytest.mark.parametrize("wrong", [{"max_bytes": 0}, {"patience_s": 0.0}, {"patience_s": math.nan}])
+@pytest.mark.parametrize("wrong", [{"max_bytes": 0}, {"stall_timeout_s": 0.0}, {"stall_timeout_s": math.nan}])
 def test_credit_without_room_or_patience_is_refused(wrong):
     """Both must be above 0."""
     with pytest.raises(InvalidParameter):
-        Credit(**wrong)
+        CreditWindow(**wrong)

@@ -8,7 +8,7 @@ import redis.asyncio
 from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.lab.workload.corpus import Corpus
-from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.compression.codec import Algorithm, Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
 from mpim_lab.mq.compression.framing import FIRST_MARK, ZSTD, ZSTD_DICTIONARY, mark_of
@@ -22,7 +22,7 @@ OLD, NEW = (
 
 
 async def listen(queue, codec, got):
-    await queue.subscribe("chat", lambda message: got.append(message.payload), unpack=Unpacker(queue, codec))
+    await queue.subscribe("chat", lambda message: got.append(message.payload), unpack=FrameDecoder(queue, codec))
 
 
 @pytest.mark.parametrize("receiver", list(Algorithm))

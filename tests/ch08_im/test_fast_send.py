@@ -102,7 +102,7 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
         await bob.hello("bob")
         link = link_of(mpim)
         for number in (1, 2):
-            await link.call("SET", Keys().sent("chat", TALK, "alice", f"m{number}"), "no number")
+            await link.call("SET", Keys().message_id("chat", TALK, "alice", f"m{number}"), "no number")
         connection = link.connection
         await alice.say(send(1))
         await alice.say(send(2))

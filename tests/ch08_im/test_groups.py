@@ -13,7 +13,7 @@ from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFai
 from mpim_lab.im.services.group_cache import MembersCopy
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
@@ -23,7 +23,7 @@ HASTY = Limits(timeout_s=0.3, connect_timeout_s=0.3)
 
 @pytest.fixture
 async def store(database_url):
-    async with SqlStore(database_url) as opened:
+    async with SqlDatabase(database_url) as opened:
         yield opened
 
 
@@ -42,8 +42,8 @@ async def groups(store, queue):
 async def two(url, server, **options):
     """Groups as two processes have them: each with its own store and queue."""
     async with (
-        SqlStore(url) as one,
-        SqlStore(url) as other,
+        SqlDatabase(url) as one,
+        SqlDatabase(url) as other,
         MessageQueue(server.url) as first,
         MessageQueue(server.url) as second,
     ):

@@ -31,7 +31,7 @@ from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.resp import Connection
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
@@ -43,7 +43,7 @@ HARD = (
 
 @contextlib.asynccontextmanager
 async def service(server):
-    async with MessageQueue(server.url) as queue, SqlStore("sqlite+aiosqlite:///:memory:") as store:
+    async with MessageQueue(server.url) as queue, SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
         yield Messages(queue, Groups(store, queue), OfflineStore(store))
 
 

@@ -13,7 +13,7 @@ from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.offline import OFFLINE, OfflineStore, Stored, database_url
 from mpim_lab.im.services.schema import SCHEMA, Tables
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from tests.support import statement_that_fails
 
 pytest_plugins = ["tests.databases"]
@@ -43,7 +43,7 @@ class Clock:
 
 @pytest.fixture
 async def store(database_url):
-    async with SqlStore(database_url) as opened:
+    async with SqlDatabase(database_url) as opened:
         yield opened
 
 
@@ -181,7 +181,7 @@ async def test_a_store_that_is_cancelled_anywhere_is_kept_whole_or_not_at_all(of
 async def test_two_stores_that_store_the_same_rows_at_once_store_them_once(shared_database_url):
     """As two gateways do after a crash; the new ones add up, in whatever order each was given them."""
     users = [f"u{number}" for number in range(60)]
-    async with SqlStore(shared_database_url) as one, SqlStore(shared_database_url) as other:
+    async with SqlDatabase(shared_database_url) as one, SqlDatabase(shared_database_url) as other:
         stores = [OfflineStore(each) for each in (one, other)]
         for first in range(1, 101, 10):
             calls = []
@@ -197,7 +197,7 @@ async def test_storing_dropping_removing_and_expiring_at_once_fail_nobody(shared
     """Transactions that lock each other out are tried again."""
     users = [f"u{number}" for number in range(20)]
     clock = Clock()
-    async with SqlStore(shared_database_url) as one, SqlStore(shared_database_url) as other:
+    async with SqlDatabase(shared_database_url) as one, SqlDatabase(shared_database_url) as other:
         stores = [OfflineStore(each, most_per_user=50, clock=clock) for each in (one, other)]
 
         async def storing(offline):
@@ -345,9 +345,9 @@ async def test_limits_that_are_none_are_refused(store, bad):
 
 async def test_tables_are_made_once_and_their_rows_outlive_the_store(shared_database_url):
     """Two stores that begin at the same time make them together."""
-    async with SqlStore(shared_database_url) as one, SqlStore(shared_database_url) as other:
+    async with SqlDatabase(shared_database_url) as one, SqlDatabase(shared_database_url) as other:
         await asyncio.gather(*(OfflineStore(each).store_many(["bob"], messages(1, 3)) for each in (one, other)))
-    async with SqlStore(shared_database_url) as again:
+    async with SqlDatabase(shared_database_url) as again:
         assert await OfflineStore(again).waiting("bob") == {TALK: 3}
         async with again.transaction() as connection:
             found = (await connection.execute(text("select component, version from mpim_schema"))).all()
@@ -381,7 +381,7 @@ async def test_parts_have_versions_of_their_own(store):
 
 async def test_of_two_transactions_that_lock_each_other_out_both_are_done_in_the_end(mariadb):
     """The database ends one of them, which is tried again, from its beginning."""
-    async with mariadb.database() as url, SqlStore(url) as one, SqlStore(url) as other:
+    async with mariadb.database() as url, SqlDatabase(url) as one, SqlDatabase(url) as other:
         for each in (one, other):
             await OfflineStore(each).store_many(["bob", "carol"], [message(1)])
         has_locked, tries = {"bob": asyncio.Event(), "carol": asyncio.Event()}, []

@@ -17,7 +17,7 @@ from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import statement_that_fails, wait_until
 
@@ -65,7 +65,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def bench(server, **options):
-    async with MessageQueue(server.url) as queue, SqlStore("sqlite+aiosqlite:///:memory:") as store:
+    async with MessageQueue(server.url) as queue, SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
         yield Bench(queue, store, **options)
 
 

@@ -27,7 +27,7 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
@@ -376,7 +376,7 @@ async def test_many_who_wait_for_a_database_that_hangs_wait_together(tmp_path):
     database = tmp_path / "chat.db"
     locked = sqlite3.connect(database, isolation_level=None)
     locked.execute("BEGIN EXCLUSIVE")
-    async with SqlStore(f"sqlite+aiosqlite:///{database}", timeout_s=0.3) as store:
+    async with SqlDatabase(f"sqlite+aiosqlite:///{database}", timeout_s=0.3) as store:
         offline = OfflineStore(store)
         calls = [asyncio.create_task(offline.page("bob", "alice:bob", number, 10)) for number in range(40)]
         await asyncio.sleep(0)

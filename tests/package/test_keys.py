@@ -12,8 +12,8 @@ from redis.crc import key_slot
 import mpim_lab
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 from mpim_lab.im.protocol.requests import direct_conversation, group_conversation
-from mpim_lab.keys import Keys, confirm_channel, is_confirmation, joined, name_bytes, name_text, same_name
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.keys import Keys, ack_channel, is_ack_channel, joined, name_bytes, name_text, same_name
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROOT = Path(mpim_lab.__file__).parent
@@ -27,27 +27,27 @@ numbers = st.integers(0, 12)
 MADE = {  # every method of Keys, and what it is given
     "stream": (names,),
     "dead_letters": (names, names),
-    "consumer": (names, names, names),
-    "record": (names, names),
-    "tokens": (names,),
+    "consumer_lease": (names, names, names),
+    "idempotency_record": (names, names),
+    "fencing_tokens": (names,),
     "sequence": (names, names),
-    "sent": (names, names, names),
+    "message_id": (names, names, names),
     "log": (names, names),
     "partition": (names, numbers),
     "partition_sequence": (names, numbers, names),
-    "partition_sent": (names, numbers, names, names),
-    "owner": (names, numbers, names),
+    "partition_message_id": (names, numbers, names, names),
+    "assignment": (names, numbers, names),
     "members": (names, names),
     "route": (mpim_names,),
-    "talks": (mpim_names,),
+    "direct_conversations": (mpim_names,),
     "acked": (mpim_names,),
     "cached_members": (mpim_names,),
     "members_version": (mpim_names,),
     "used_token": (mpim_names,),
 }
 calls = st.one_of([st.tuples(st.just(method), st.tuples(*given)) for method, given in MADE.items()])
-OF_A_STREAM = {"dead_letters", "consumer"}  # given the stream's key
-NOT_KEYS = {"channel", "channel_name", "live", "pattern", "records", "partition_heads"}
+OF_A_STREAM = {"dead_letters", "consumer_lease"}  # given the stream's key
+NOT_KEYS = {"channel", "channel_name", "live", "pattern", "idempotency_record_prefix", "partition_prefixes"}
 
 
 def make(keys, call):
@@ -66,11 +66,11 @@ def test_every_method_that_makes_a_key_is_looked_at():
 
 
 @given(names, calls, calls)
-@example("", ("record", ("payments", "eu:42")), ("record", ("payments:eu", "42")))
-@example("", ("sent", ("team:a", "b", "1")), ("sent", ("team", "a:b", "1")))
+@example("", ("idempotency_record", ("payments", "eu:42")), ("idempotency_record", ("payments:eu", "42")))
+@example("", ("message_id", ("team:a", "b", "1")), ("message_id", ("team", "a:b", "1")))
 @example("", ("stream", ("mpim:layout",)), ("stream", ("mpim%3Alayout",)))
 @example("", ("stream", ("route:bob",)), ("route", ("bob",)))
-@example("", ("stream", ("once:{payments}:id:1",)), ("record", ("payments", "1")))
+@example("", ("stream", ("once:{payments}:id:1",)), ("idempotency_record", ("payments", "1")))
 def test_different_names_give_different_keys(prefix, one, other):
     """Whatever they hold, and whichever kind of key it is; the same names, as text or as bytes, give the same key."""
     keys = Keys(prefix)
@@ -103,16 +103,16 @@ def test_all_keys_of_one_atomic_step_are_in_one_slot(prefix, name, conversation,
     keys = Keys(prefix)
     steps = [
         [keys.stream(name), keys.dead_letters(keys.stream(name), group)],
-        [keys.tokens(name), keys.record(name, id), keys.record(name, conversation)],
-        [keys.sequence(name, conversation), keys.sent(name, conversation, id), keys.log(name, conversation)],
+        [keys.fencing_tokens(name), keys.idempotency_record(name, id), keys.idempotency_record(name, conversation)],
+        [keys.sequence(name, conversation), keys.message_id(name, conversation, id), keys.log(name, conversation)],
         [
             keys.partition(name, number),
             keys.partition_sequence(name, number, conversation),
-            keys.partition_sent(name, number, conversation, id),
-            keys.owner(name, number, group),
+            keys.partition_message_id(name, number, conversation, id),
+            keys.assignment(name, number, group),
             keys.dead_letters(keys.partition(name, number), group),
         ],
-        [keys.talks("bob"), keys.acked("bob")],
+        [keys.direct_conversations("bob"), keys.acked("bob")],
         [keys.cached_members("tea"), keys.members_version("tea")],
     ]
     for step in steps:
@@ -143,7 +143,7 @@ def test_texts_and_bytes_of_other_classes_are_what_they_hold():
     """They are copied to plain bytes."""
     for name, held in [(Colour.RED, b"red"), (Secretive(b"me"), b"me")]:
         assert name_bytes(name) == held and type(name_bytes(name)) is bytes
-        assert Keys().record(name, name) == b"once:{%b}:id:%b" % (held, held)
+        assert Keys().idempotency_record(name, name) == b"once:{%b}:id:%b" % (held, held)
 
 
 @pytest.mark.parametrize("no_name", ["", b"", "\ud800", None, 7, ["a"], bytearray(b"a"), memoryview(b"a")])
@@ -163,17 +163,15 @@ def test_a_pattern_takes_the_prefix_as_it_is_written():
     assert Keys("a*[b]?\\:").pattern("user:*") == rb"a\*\[b\]\?\\:user:*"
 
 
-def test_a_channel_is_a_confirmation_by_its_kind_and_not_by_its_spelling():
+def test_a_channel_is_for_acknowledgements_by_its_kind_and_not_by_its_spelling():
     """A user's own channel may be called so."""
-    assert (
-        is_confirmation(confirm_channel("1")) and not is_confirmation("confirm:1") and not is_confirmation("batches:a")
-    )
+    assert is_ack_channel(ack_channel("1")) and not is_ack_channel("confirm:1") and not is_ack_channel("batches:a")
 
 
 def test_an_effect_goes_to_the_same_key_as_the_queue_finds_under_that_name():
     """Braces and percent signs, too."""
-    queue, effects = MessageQueue("redis://127.0.0.1:1", prefix="p%{"), Effects("p%{")
-    effects.also("INCR", "account:{bob}%")
+    queue, effects = MessageQueue("redis://127.0.0.1:1", prefix="p%{"), AtomicEffects("p%{")
+    effects.add("INCR", "account:{bob}%")
     assert effects.commands == [(b"INCR", queue.access("account:{bob}%").key)]
 
 
@@ -191,8 +189,8 @@ def test_no_conversation_is_named_of_what_is_no_user_and_no_group(no_user):
             name()
 
 
-# What takes a key or makes one: access(name), call("GET", key), also("INCR", key)
-_TAKES_KEYS = {"access", "stream", "call", "run", "also"}
+# What takes a key or makes one: access(name), call("GET", key), add("INCR", key)
+_TAKES_KEYS = {"access", "stream", "call", "run", "add"}
 
 
 def formatted_keys(tree):

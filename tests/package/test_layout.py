@@ -8,12 +8,12 @@ from mpim_lab.errors import CommandRejected, MpimError, NotConnected, QueueClose
 from mpim_lab.keys import LAYOUT
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.idempotency.store import Idempotency
-from mpim_lab.mq.ordering.assignments import Seats
+from mpim_lab.mq.idempotency.store import IdempotencyStore
+from mpim_lab.mq.ordering.assignments import PartitionAssignments
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -31,7 +31,7 @@ async def raw(server):
 async def test_the_first_command_that_uses_keys_names_the_layout(server, raw):
     """Pub/Sub alone, batches and confirmations included, leaves no key behind."""
     async with MessageQueue(server.url, prefix="p:") as mq:
-        await mq.subscribe("a", lambda message: None, unpack=Unpacker(mq))
+        await mq.subscribe("a", lambda message: None, unpack=FrameDecoder(mq))
         async with Batcher.to_channel(mq, "a") as batcher:
             await batcher.publish(b"hi")
         assert await mq.publish("a", b"hi") == 1 == await mq.listeners("a")
@@ -52,11 +52,11 @@ async def test_another_layout_is_not_touched(server, raw, other):
             lambda: stream.add_many([b"tea"]),
             lambda: stream.wait(within_ms=1),
             lambda: stream.group("g"),
-            lambda: Idempotency(mq, "s").run("1", lambda effects: None),
-            lambda: Conversations(mq, "chat").append("bob", b"hi"),
+            lambda: IdempotencyStore(mq, "s").run("1", lambda effects: None),
+            lambda: SequencedLog(mq, "chat").append("bob", b"hi"),
             lambda: orders.append("bob", b"hi"),
             Consumer(group, "c").__aenter__,
-            Seats(orders, "g", "m", lease_ms=1_000, prefetch=1).__aenter__,
+            PartitionAssignments(orders, "g", "m", lease_ms=1_000, prefetch=1).__aenter__,
         ):
             with pytest.raises(WrongLayout, match="another prefix") as refused:
                 await call()

@@ -10,11 +10,11 @@ from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.protocol.requests import BindRouteReq, DeliverReq
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.decoder import Unpacker
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.batching.decoder import FrameDecoder
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.consumer import Consumer
 from tests.support import wait_until
@@ -94,7 +94,7 @@ async def test_streams_groups_and_consumers_of_any_name(mq):
 async def test_work_is_done_once_for_each_scope_and_id(mq):
     """And its result comes back to whoever gives the same two names."""
     for scope in NASTY:
-        once = Idempotency(mq, scope)
+        once = IdempotencyStore(mq, scope)
         for message in (scope, "a:b", b"\xff"):
             result = f"{NASTY.index(scope)} {message!r:.20}".encode()
             assert await once.run(message, lambda effects, result=result: result) == result
@@ -106,18 +106,18 @@ async def test_work_in_another_scope_is_other_work(mq, scope, message):
     """Although scope and id, one after the other, read the same."""
     for other in [("payments", "eu:42"), ("payments:eu", "42")]:
         if other != (scope, message):
-            await Idempotency(mq, other[0]).run(other[1], lambda effects: b"other")
-    assert await Idempotency(mq, scope).run(message, lambda effects: b"own") == b"own"
+            await IdempotencyStore(mq, other[0]).run(other[1], lambda effects: b"other")
+    assert await IdempotencyStore(mq, scope).run(message, lambda effects: b"own") == b"own"
 
 
 async def test_conversations_and_message_ids_of_any_name(mq):
     """Each conversation begins at 1, an id is known again in its own conversation only."""
-    talks = Conversations(mq, "a:b")
+    talks = SequencedLog(mq, "a:b")
     for conversation in NASTY:
         for number, message in enumerate(("m1", conversation, b"\xfe"), 1):
             appended = [await talks.append(conversation, b"hi", message) for _ in range(2)]
             assert appended == [(number, True), (number, False)]
-        assert {each.conversation for each in await talks.between(conversation, 1)} == {conversation}
+        assert {each.conversation for each in await talks.read_range(conversation, 1)} == {conversation}
 
 
 async def test_an_ordered_stream_gives_conversations_and_ids_back_as_they_were(mq):
@@ -147,7 +147,7 @@ async def test_batches_reach_a_channel_of_any_name(mq):
     """And are confirmed to whoever sent them."""
     for name in NASTY:
         got = []
-        await mq.subscribe(name, got.append, unpack=Unpacker(mq))
+        await mq.subscribe(name, got.append, unpack=FrameDecoder(mq))
         async with Batcher.to_channel(mq, name) as batcher:
             assert await batcher.publish_many([b"1", b"2"]) == [1, 1]
         await wait_until(lambda got=got: len(got) == 2)
@@ -157,12 +157,12 @@ async def test_batches_reach_a_channel_of_any_name(mq):
 @pytest.mark.parametrize("no_name", NO_NAMES)
 async def test_what_is_no_name_is_refused_before_anything_is_sent(mq, no_name):
     """By name: InvalidMessage; InvalidParameter for what a constructor is given."""
-    talks, stream = Conversations(mq, "chat"), PartitionedStream(mq, "orders")
+    talks, stream = SequencedLog(mq, "chat"), PartitionedStream(mq, "orders")
     for call in (
         lambda: mq.publish(no_name, b"hi"),
         lambda: mq.subscribe(no_name, print),
         lambda: mq.stream("s").group(no_name),
-        lambda: Idempotency(mq, "s").run(no_name, lambda effects: None),
+        lambda: IdempotencyStore(mq, "s").run(no_name, lambda effects: None),
         lambda: talks.append(no_name, b"hi"),
         lambda: stream.append(no_name, b"hi"),
     ):
@@ -170,7 +170,7 @@ async def test_what_is_no_name_is_refused_before_anything_is_sent(mq, no_name):
             await call()
     with pytest.raises(InvalidMessage):
         mq.stream(no_name)
-    for make in (Idempotency, Conversations, PartitionedStream):
+    for make in (IdempotencyStore, SequencedLog, PartitionedStream):
         with pytest.raises(InvalidParameter):
             make(mq, no_name)
     if no_name is not None:

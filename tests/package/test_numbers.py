@@ -8,12 +8,12 @@ from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import RetryRule
-from mpim_lab.mq.idempotency.producer import Producer
-from mpim_lab.mq.idempotency.store import Idempotency
-from mpim_lab.mq.ordering.ordered_reader import ConversationReader
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
+from mpim_lab.mq.idempotency.store import IdempotencyStore
+from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
-from mpim_lab.mq.ordering.sequenced_log import Conversations
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.group import ConsumerGroup
 from mpim_lab.mq.streams.worker import Worker
@@ -30,7 +30,7 @@ def group():
 
 
 def reader(**options):
-    return ConversationReader(Conversations(queue(), "chat"), "c", print, **options)
+    return OrderedReader(SequencedLog(queue(), "chat"), "c", print, **options)
 
 
 def ordered(**options):
@@ -47,10 +47,10 @@ MAKERS = [
     ("claim_idle_ms", lambda **option: Consumer(group(), "c", **option)),
     ("parallel", lambda **option: Worker(group(), "w", print, **option)),
     ("tries", RetryRule),
-    ("attempts", lambda **option: Producer(print, **option)),
-    ("lease_ms", lambda **option: Idempotency(queue(), "s", **option)),
-    ("keep_s", lambda **option: Idempotency(queue(), "s", **option)),
-    ("keep_s", lambda **option: Conversations(queue(), "s", **option)),
+    ("max_attempts", lambda **option: IdempotentProducer(print, **option)),
+    ("lease_ms", lambda **option: IdempotencyStore(queue(), "s", **option)),
+    ("ttl_s", lambda **option: IdempotencyStore(queue(), "s", **option)),
+    ("id_ttl_s", lambda **option: SequencedLog(queue(), "s", **option)),
     ("partitions", lambda **option: PartitionedStream(queue(), "s", **option)),
     ("prefetch", ordered),
     ("lease_ms", ordered),
@@ -67,7 +67,9 @@ def test_what_is_no_whole_number_or_too_small_or_too_large_is_refused_by_name(na
 
 
 @pytest.mark.parametrize(
-    "options", [{"gap_s": math.nan}, {"gap_s": -1}, {"check_s": math.nan}, {"check_s": 0}], ids=repr
+    "options",
+    [{"gap_timeout_s": math.nan}, {"gap_timeout_s": -1}, {"poll_interval_s": math.nan}, {"poll_interval_s": 0}],
+    ids=repr,
 )
 def test_a_reader_that_would_never_look_or_never_rest_is_refused(options):
     """NaN is later than nothing."""

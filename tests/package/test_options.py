@@ -17,12 +17,12 @@ from mpim_lab.im.services.presence import Presence
 from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.im.system import System
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.flow_control import Credit
-from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
-from mpim_lab.mq.batching.transports import EntryCarrier
+from mpim_lab.mq.batching.flow_control import CreditWindow
+from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
+from mpim_lab.mq.batching.transports import StreamTransport
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_outbox import OutboxRelay, SqlOutbox
 from mpim_lab.mq.pool.pool import Pool
 from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
@@ -40,7 +40,7 @@ def queue():
 
 
 def messages():
-    return Messages(queue(), Groups(SqlStore(DATABASE), queue()), OfflineStore(SqlStore(DATABASE)))
+    return Messages(queue(), Groups(SqlDatabase(DATABASE), queue()), OfflineStore(SqlDatabase(DATABASE)))
 
 
 def services():
@@ -49,24 +49,24 @@ def services():
 
 MADE = [
     (Pool, lambda **options: Pool(URL, **options)),
-    (Batcher, lambda **options: Batcher(EntryCarrier(queue().stream("s")), **options)),
+    (Batcher, lambda **options: Batcher(StreamTransport(queue().stream("s")), **options)),
     (FixedWindow, FixedWindow),
     (Adaptive, Adaptive),
-    (Counted, Counted),
-    (Credit, Credit),
+    (SizeOnly, SizeOnly),
+    (CreditWindow, CreditWindow),
     (Codec, Codec),
     (train_dictionary, lambda **options: train_dictionary([b"see you at eight"] * 100, **options)),
-    (SqlStore, lambda **options: SqlStore(DATABASE, **options)),
-    (OutboxRelay, lambda **options: OutboxRelay(SqlOutbox(SqlStore(DATABASE)), queue(), **options)),
+    (SqlDatabase, lambda **options: SqlDatabase(DATABASE, **options)),
+    (OutboxRelay, lambda **options: OutboxRelay(SqlOutbox(SqlDatabase(DATABASE)), queue(), **options)),
     (ConfirmedSender, lambda **options: ConfirmedSender(queue(), "bob", **options)),
     (ConfirmingReceiver, lambda **options: ConfirmingReceiver(queue(), "bob", print, **options)),
     (System, lambda **options: System(URL, database=DATABASE, **options)),
     (GatewayLimits, GatewayLimits),
     (Gateway, lambda **options: Gateway("gw-1", services(), **options)),
     (Client, lambda **options: Client("ws://127.0.0.1:1/ws", str, **options)),
-    (Groups, lambda **options: Groups(SqlStore(DATABASE), queue(), **options)),
+    (Groups, lambda **options: Groups(SqlDatabase(DATABASE), queue(), **options)),
     (Presence, lambda **options: Presence(queue(), **options)),
-    (OfflineStore, lambda **options: OfflineStore(SqlStore(DATABASE), **options)),
+    (OfflineStore, lambda **options: OfflineStore(SqlDatabase(DATABASE), **options)),
     (Outbox, lambda **options: Outbox(messages(), **options)),
     (Tokens, lambda **options: Tokens(new_secret(), **options)),
 ]

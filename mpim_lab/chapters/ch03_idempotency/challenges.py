@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch03_idempotency.experiment import PaymentExperiment
 from mpim_lab.chapters.shared.designs import SCOPE, Design, DesignContext, group_worker
 from mpim_lab.chapters.shared.worker_fleet import SimulatedCrash
 from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
-from mpim_lab.mq.idempotency.effects import Command, Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects, Command
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -41,11 +41,11 @@ class LearnerStore:
 
     def key(self, name: str) -> bytes:
         """The key of that name in this run."""
-        return self._queue.keys.record(SCOPE, name)
+        return self._queue.keys.idempotency_record(SCOPE, name)
 
 
 def _as_design(solution: type[Any], context: DesignContext, *, at_once: bool) -> Callable[[MessageQueue, str], Any]:
-    """The learner's class in the place of `Idempotency`. `at_once`: its work is done when it calls it."""
+    """The learner's class in the place of `IdempotencyStore`. `at_once`: its work is done when it calls it."""
 
     class Once:
         def __init__(self, queue: MessageQueue, scope: str) -> None:
@@ -54,7 +54,7 @@ def _as_design(solution: type[Any], context: DesignContext, *, at_once: bool) ->
 
         async def run(self, id: str, work: Work) -> Any:
             async def do() -> list[Command]:
-                effects = Effects(self._queue.prefix)
+                effects = AtomicEffects(self._queue.prefix)
                 with self._store.alive():
                     done: Any = work(effects)
                     if inspect.isawaitable(done):

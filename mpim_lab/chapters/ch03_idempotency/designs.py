@@ -2,7 +2,7 @@
 
 from mpim_lab.chapters.ch03_idempotency.naive import CheckThenSet, FreshIdSender, LibrarySender, MarkFirst
 from mpim_lab.chapters.shared.designs import STREAM, Design, DesignContext, group_worker, idempotent_sender
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 
 LIBRARY_TIMEOUT_S = 0.4
 
@@ -12,9 +12,9 @@ def _library(context: DesignContext) -> LibrarySender:
 
 
 IDEMPOTENCY_DESIGNS = {
-    "fresh id": Design(lambda context: FreshIdSender(context.alice.stream(STREAM)), group_worker(Idempotency)),
-    "library retries": Design(_library, group_worker(Idempotency)),
+    "fresh id": Design(lambda context: FreshIdSender(context.alice.stream(STREAM)), group_worker(IdempotencyStore)),
+    "library retries": Design(_library, group_worker(IdempotencyStore)),
     "check then set": Design(idempotent_sender, group_worker(CheckThenSet)),
     "mark first": Design(idempotent_sender, group_worker(MarkFirst)),
-    "correct": Design(idempotent_sender, group_worker(Idempotency)),
+    "correct": Design(idempotent_sender, group_worker(IdempotencyStore)),
 }

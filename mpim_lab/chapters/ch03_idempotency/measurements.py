@@ -9,10 +9,10 @@ from mpim_lab.chapters.ch03_idempotency.naive import CheckThenSet, NoCheck
 from mpim_lab.events import now
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Run = Callable[[str], Awaitable[object]]
@@ -29,21 +29,21 @@ async def throughput_by_tasks(tasks: Sequence[int], *, messages: int = 4_000) ->
             for name, kind in (
                 ("no check", NoCheck),
                 ("check then set", CheckThenSet),
-                ("claim, then finish", Idempotency),
+                ("claim, then finish", IdempotencyStore),
             ):
                 once = kind(mq, f"{name} {count}")
                 rate = await _measure(lambda name, once=once: once.run(name, _book), count, messages)  # type: ignore[misc]
                 rows.append((count, name, rate))
-            async with SqlStore("sqlite+aiosqlite://") as store:
-                inbox = SqlInbox(store, "cost")
+            async with SqlDatabase("sqlite+aiosqlite://") as database:
+                inbox = SqlInbox(database, "cost")
                 rows.append(
                     (count, "SQL inbox, in memory", await _measure(_in_sql(inbox), count, messages // SQL_SHARE))
                 )
     return pd.DataFrame(rows, columns=["in flight", "way", "handled per second"])
 
 
-def _book(effects: Effects) -> None:
-    effects.also("INCR", "booked")
+def _book(effects: AtomicEffects) -> None:
+    effects.add("INCR", "booked")
 
 
 def _in_sql(inbox: SqlInbox) -> Run:

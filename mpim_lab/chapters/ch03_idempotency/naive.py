@@ -1,7 +1,7 @@
 """The naive versions of chapter 3: recognise repeats, almost.
 
-Senders have the interface of `mpim_lab.mq.idempotency.producer.Producer`, receivers that of
-`mpim_lab.mq.idempotency.store.Idempotency`.
+Senders have the interface of `mpim_lab.mq.idempotency.producer.IdempotentProducer`, receivers that of
+`mpim_lab.mq.idempotency.store.IdempotencyStore`.
 
 Flaws kept on purpose, one a class:
 
@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from mpim_lab.errors import CommandTimeout, MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import Work
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
@@ -79,7 +79,7 @@ class _NaiveDeduplicator:
         self._scope = scope
 
     async def _work(self, work: Work) -> bytes:
-        effects = Effects(self._queue.prefix)
+        effects = AtomicEffects(self._queue.prefix)
         result: Any = work(effects)
         if inspect.isawaitable(result):
             result = await result
@@ -88,7 +88,7 @@ class _NaiveDeduplicator:
         return result or b""
 
     def _key(self, id: str) -> bytes:
-        return self._queue.keys.record(f"naive of {self._scope}", id)
+        return self._queue.keys.idempotency_record(f"naive of {self._scope}", id)
 
 
 class NoCheck(_NaiveDeduplicator):

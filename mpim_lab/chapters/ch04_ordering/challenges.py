@@ -12,7 +12,7 @@ from mpim_lab.keys import live_channel
 from mpim_lab.lab.exercise.challenge import Challenge, Trial, TrialFailure, first_violation
 from mpim_lab.lab.exercise.sandbox import ExitRequested
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.ordering.sequenced_log import Appended, Conversations, Numbered
+from mpim_lab.mq.ordering.sequenced_log import AppendResult, SequencedLog, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 LIMIT = 4
@@ -41,7 +41,7 @@ class LearnerBufferReader(AsItComesReader):
         for _ in range(self._times):
             await super()._on_message(message)
 
-    def _take(self, numbered: Numbered) -> None:
+    def _take(self, numbered: SequencedMessage) -> None:
         self.queue.reporter.message(EventKind.RECEIVED, numbered.payload, self._name)
         try:
             released = list(self._buffer.add(numbered.sequence, numbered))
@@ -52,7 +52,7 @@ class LearnerBufferReader(AsItComesReader):
             self._hand_over(ready)
 
     async def _fetch(self) -> None:
-        while isinstance(self._log, Conversations):
+        while isinstance(self._log, SequencedLog):
             await asyncio.sleep(ASKS_EVERY_S)
             try:
                 missing: Sequence[int] = list(self._buffer.missing())
@@ -60,11 +60,11 @@ class LearnerBufferReader(AsItComesReader):
                 self.problem = self.problem or error
                 return
             if missing and self.queue.is_connected:
-                for numbered in await self._log.between(self._conversation, min(missing), max(missing)):
+                for numbered in await self._log.read_range(self._conversation, min(missing), max(missing)):
                     self._take(numbered)
 
 
-def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[..., Any] = Conversations) -> Trial:
+def _buffer_trial(fault: str, seed: int, *, times: int = 1, numbered: Callable[..., Any] = SequencedLog) -> Trial:
     async def judge(solution: type[Any]) -> TrialFailure | None:
         readers: list[LearnerBufferReader] = []
 
@@ -140,7 +140,7 @@ class LearnerKeys:
 
     def sent(self, id: str) -> bytes:
         """The key where a message id can be remembered."""
-        return self._queue.keys.sent(self._name, self._conversation, id)
+        return self._queue.keys.message_id(self._name, self._conversation, id)
 
     async def call(self, *command: bytes | str | int) -> Any:
         """One command."""
@@ -158,12 +158,12 @@ def _gateway_trial(fault: str, seed: int) -> Trial:
             def __init__(self, queue: MessageQueue, name: str) -> None:
                 self.queue, self.name = queue, name
 
-            async def append(self, conversation: str, payload: bytes, id: str) -> Appended:
+            async def append(self, conversation: str, payload: bytes, id: str) -> AppendResult:
                 reporter = self.queue.reporter
                 reporter.message(EventKind.ACCEPTED, payload, self.name)
                 number = int(await solution(LearnerKeys(self.queue, self.name, conversation)).send(id, payload))
                 reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
-                return Appended(number, is_new=True)
+                return AppendResult(number, is_new=True)
 
         result = await ChatOrdering(fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)).run()
         return first_violation(result, f"fault {fault!r}, seed {seed}")

@@ -25,8 +25,8 @@ from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.ordering.ordered_reader import ConversationReader
-from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
+from mpim_lab.mq.ordering.ordered_reader import OrderedReader
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 FaultHook = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
@@ -80,17 +80,17 @@ class ChatDesign(NamedTuple):
     """
 
     conversations: Callable[[MessageQueue, str], Any]
-    reader: Callable[[Any, str, Callable[[Numbered], None]], Any]
+    reader: Callable[[Any, str, Callable[[SequencedMessage], None]], Any]
 
 
-def _correct_reader(conversations: Conversations, conversation: str, handler: Callable[[Numbered], None]) -> Any:
-    return ConversationReader(conversations, conversation, handler, gap_s=0.03, check_s=0.1)
+def _correct_reader(conversations: SequencedLog, conversation: str, handler: Callable[[SequencedMessage], None]) -> Any:
+    return OrderedReader(conversations, conversation, handler, gap_timeout_s=0.03, poll_interval_s=0.1)
 
 
 CHAT_DESIGNS = {
     "as it comes": ChatDesign(TwoStepConversations, AsItComesReader),
     "wait for ever": ChatDesign(TwoStepConversations, PatientReader),
-    "correct": ChatDesign(Conversations, _correct_reader),
+    "correct": ChatDesign(SequencedLog, _correct_reader),
 }
 
 
@@ -154,7 +154,7 @@ class ChatScenario:
         self._check_available(fault)
         self._fault_of[f"m{self._message_number + 1}"] = fault
 
-    def _show(self, numbered: Numbered) -> None:
+    def _show(self, numbered: SequencedMessage) -> None:
         self._shown.append(message_id(numbered.payload))
         self._bob.reporter.message(EventKind.EFFECT, numbered.payload, NAME)
 

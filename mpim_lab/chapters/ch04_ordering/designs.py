@@ -13,7 +13,7 @@ from mpim_lab.chapters.shared.designs import (
     ordered_worker,
     partitioned_sender,
 )
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 
@@ -30,7 +30,7 @@ class FireAndForgetSender:
 
 _IN_ORDER = Design(partitioned_sender(ATTEMPTS), ordered_worker(OrderedWorker), is_partitioned=True)
 ORDERING_DESIGNS = {
-    "any worker": Design(idempotent_sender, group_worker(Idempotency)),
+    "any worker": Design(idempotent_sender, group_worker(IdempotencyStore)),
     "no fence": Design(partitioned_sender(ATTEMPTS), ordered_worker(UnfencedWorker), is_partitioned=True),
     "correct": _IN_ORDER,
 }

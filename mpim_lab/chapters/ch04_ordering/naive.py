@@ -1,7 +1,7 @@
 """The naive versions of chapter 4: order that holds as long as nobody else is there.
 
 Senders and readers have the interfaces of
-`mpim_lab.mq.ordering.sequenced_log.Conversations` and `mpim_lab.mq.ordering.ordered_reader.ConversationReader`.
+`mpim_lab.mq.ordering.sequenced_log.SequencedLog` and `mpim_lab.mq.ordering.ordered_reader.OrderedReader`.
 
 Flaws kept on purpose, one a class:
 
@@ -22,9 +22,9 @@ from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind
 from mpim_lab.keys import live_channel
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
+from mpim_lab.mq.ordering.assignments import CompletedEntry, PartitionAssignments, PartitionLease
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering.sequenced_log import Appended, Numbered
+from mpim_lab.mq.ordering.sequenced_log import AppendResult, SequencedMessage
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
 
@@ -35,7 +35,7 @@ class TwoStepConversations:
     def __init__(self, queue: MessageQueue, name: str) -> None:
         self.queue, self.name = queue, name
 
-    async def append(self, conversation: str, payload: bytes, id: str | None = None) -> Appended:
+    async def append(self, conversation: str, payload: bytes, id: str | None = None) -> AppendResult:
         """Send; the caller's `id` is not looked at."""
         reporter = self.queue.reporter
         reporter.message(EventKind.ACCEPTED, payload, self.name)
@@ -43,13 +43,13 @@ class TwoStepConversations:
         number = int(await self.queue.access(self.name).commands.call("INCR", counter))
         await self.queue.publish(live_channel(self.name, conversation), b"%d %b" % (number, payload))
         reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
-        return Appended(number, is_new=True)
+        return AppendResult(number, is_new=True)
 
 
 class AsItComesReader:
     """Hand over each message as it arrives."""
 
-    def __init__(self, conversations: Any, conversation: str, handler: Callable[[Numbered], None]) -> None:
+    def __init__(self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]) -> None:
         self.queue, self._name = conversations.queue, conversations.name
         self._conversation, self._handler = conversation, handler
         self._stopping = asyncio.Event()
@@ -67,13 +67,13 @@ class AsItComesReader:
 
     async def _on_message(self, message: Message) -> None:
         number, _, payload = message.payload.partition(b" ")
-        self._take(Numbered(self._conversation, int(number), payload))
+        self._take(SequencedMessage(self._conversation, int(number), payload))
 
-    def _take(self, numbered: Numbered) -> None:
+    def _take(self, numbered: SequencedMessage) -> None:
         self.queue.reporter.message(EventKind.RECEIVED, numbered.payload, self._name)
         self._hand_over(numbered)
 
-    def _hand_over(self, numbered: Numbered) -> None:
+    def _hand_over(self, numbered: SequencedMessage) -> None:
         self._handler(numbered)
         self.queue.reporter.message(EventKind.HANDLED, numbered.payload, self._name)
 
@@ -81,11 +81,11 @@ class AsItComesReader:
 class PatientReader(AsItComesReader):
     """Hand over in order; what comes early waits until the rest is there."""
 
-    def __init__(self, conversations: Any, conversation: str, handler: Callable[[Numbered], None]) -> None:
+    def __init__(self, conversations: Any, conversation: str, handler: Callable[[SequencedMessage], None]) -> None:
         super().__init__(conversations, conversation, handler)
-        self._next, self._early = 1, dict[int, Numbered]()
+        self._next, self._early = 1, dict[int, SequencedMessage]()
 
-    def _take(self, numbered: Numbered) -> None:
+    def _take(self, numbered: SequencedMessage) -> None:
         self.queue.reporter.message(EventKind.RECEIVED, numbered.payload, self._name)
         self._early[numbered.sequence] = numbered
         while self._next in self._early:
@@ -112,18 +112,18 @@ class RetryListSender:
         return added
 
 
-class _UnfencedSeats(Seats):
-    async def commit(self, seat: Seat, done: list[Done]) -> tuple[int, str]:
-        for ordered, effects in done:
+class _UnfencedSeats(PartitionAssignments):
+    async def commit(self, lease: PartitionLease, done: list[CompletedEntry]) -> tuple[int, str]:
+        for entry, effects in done:
             for command in effects.commands:
                 await self._commands.call(*command)
-            await self._commands.call("HSET", self._keys[1 + seat.partition], "offset", ordered.entry_id)
-            seat.offset, seat.failures, seat.due_at = ordered.entry_id, 0, 0.0
-            seat.in_hand.remove(ordered)
+            await self._commands.call("HSET", self._keys[1 + lease.partition], "offset", entry.entry_id)
+            lease.offset, lease.failures, lease.retry_at = entry.entry_id, 0, 0.0
+            lease.in_flight.remove(entry)
         return len(done), ""
 
 
 class UnfencedWorker(OrderedWorker):
     """The effects, then the offset, each a step of its own; the lease is believed."""
 
-    seats_type = _UnfencedSeats
+    assignments_type = _UnfencedSeats

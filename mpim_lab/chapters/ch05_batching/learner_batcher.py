@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch05_batching.scenario import BATCH, WINDOW_MS
 from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnected, QueueFull
 from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.server.embedded import open_server
-from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.compression.framing import batch_frame
 from mpim_lab.mq.connection.resp import pack
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -104,7 +104,7 @@ async def adapt_learner(
     """Yield the learner's batcher on a server of its own, and a function that returns all that bob read in the end."""
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         got: list[bytes] = []
-        await queue.subscribe("trial", lambda message: got.append(message.payload), unpack=Unpacker(queue))
+        await queue.subscribe("trial", lambda message: got.append(message.payload), unpack=FrameDecoder(queue))
         own = LearnerBatcherAdapter(solution, queue, "trial", **options)
 
         async def what_bob_read() -> list[bytes]:

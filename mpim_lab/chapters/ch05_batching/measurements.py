@@ -13,7 +13,7 @@ from mpim_lab.events import now
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.load.load import LoadResult, measure
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.batching.policies import FixedWindow
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
@@ -96,9 +96,9 @@ async def _in_flight(queue: MessageQueue, channel: str, window_ms: float, offere
         times.append(now() - float(message.payload))
         in_flight.change(-1)
 
-    await queue.subscribe(channel, handle, unpack=Unpacker(queue))
-    rule = FixedWindow(max_messages=10_000, max_bytes=900_000, window_ms=window_ms)
-    async with Batcher.to_channel(queue, channel, rule=rule) as batcher:
+    await queue.subscribe(channel, handle, unpack=FrameDecoder(queue))
+    policy = FixedWindow(max_messages=10_000, max_bytes=900_000, window_ms=window_ms)
+    async with Batcher.to_channel(queue, channel, policy=policy) as batcher:
         begun, sent = now(), 0
         while (elapsed := now() - begun) < seconds:
             for _ in range(int(elapsed * offered_per_s) - sent):

@@ -16,7 +16,7 @@ from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.batching.batcher import Batcher
-from mpim_lab.mq.batching.decoder import Unpacker
+from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.encoding import Message
@@ -46,7 +46,7 @@ class BatchingDesign:
 def _correct(rule: Any) -> BatchingDesign:
     return BatchingDesign(
         lambda queue, channel: Batcher.to_channel(
-            queue, channel, rule=rule, backoff=Backoff(first_s=0.005, most_s=0.05)
+            queue, channel, policy=rule, backoff=Backoff(first_s=0.005, most_s=0.05)
         )
     )
 
@@ -111,7 +111,7 @@ class BatchingScenario:
             if self._lost_answer is not None:
                 self._proxy.drop_reply(Match("PUBLISH", self._lost_answer))
             await self._open.enter_async_context(self.bob)
-            await self.bob.subscribe(CHANNEL, _handle, unpack=Unpacker(self.bob))
+            await self.bob.subscribe(CHANNEL, _handle, unpack=FrameDecoder(self.bob))
             self.batcher = self._design.make(self.alice, CHANNEL)
             if hasattr(self.batcher, "__aenter__"):
                 await self._open.enter_async_context(self.batcher)

@@ -67,7 +67,7 @@ class ReplyService:
         return [client["id"] for client in own if ("b" in client["flags"]) == blocked]
 
     def _key(self, caller: str) -> bytes:
-        return self._queue.keys.record(f"replies of {self._pool_name}", caller)
+        return self._queue.keys.idempotency_record(f"replies of {self._pool_name}", caller)
 
     async def _command(self, *words: str | bytes) -> Any:
         with rights_needed():

@@ -17,7 +17,7 @@ from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.idempotency.sql_database import SqlStore
+from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 DESIGNS: dict[str, type[Messages]] = {"naive": NaiveMessages, "correct": Messages}
@@ -27,9 +27,9 @@ _SENDERS = 32
 
 
 @contextlib.asynccontextmanager
-async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator[SqlStore]:
+async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator[SqlDatabase]:
     """A database with a group of these, all of them online at a gateway that listens."""
-    async with SqlStore("sqlite+aiosqlite:///:memory:") as store:
+    async with SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
         await Groups(store, queue).create(GROUP, members[0], members[1:])
         presence = NaivePresence(queue)
         await asyncio.gather(*(presence.bind_route(BindRouteReq(uid, "main", "gw-1", uid)) for uid in members))
@@ -37,7 +37,7 @@ async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator
         yield store
 
 
-def _service(design: str, queue: MessageQueue, store: SqlStore) -> Messages:
+def _service(design: str, queue: MessageQueue, store: SqlDatabase) -> Messages:
     return DESIGNS[design](queue, Groups(store, queue), OfflineStore(store))
 
 

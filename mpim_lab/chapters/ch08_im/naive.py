@@ -122,7 +122,7 @@ class NaiveMessages(Messages):
         return SendGroupMessageResp(request.id, conversation, number, "success")
 
     async def _is_processed(self, id: str) -> bool:
-        commands, record = self.ledger.commands, self.queue.keys.record(_NAME, id)
+        commands, record = self.ledger.commands, self.queue.keys.idempotency_record(_NAME, id)
         if await commands.call("GET", record) is not None:
             return True
         await commands.call("SET", record, "1", "EX", str(ROUTE_S))

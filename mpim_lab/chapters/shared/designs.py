@@ -6,11 +6,11 @@ from typing import Any
 
 from mpim_lab.chapters.shared.worker_fleet import correct_worker
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.producer import Producer
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.idempotency.producer import IdempotentProducer
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -30,7 +30,7 @@ class DesignContext:
     lease_ms: int
 
 
-Work = Callable[[bytes, Effects], Awaitable[None]]
+Work = Callable[[bytes, AtomicEffects], Awaitable[None]]
 SenderFactory = Callable[[DesignContext], Any]
 WorkerFactory = Callable[[DesignContext, MessageQueue, str, Work], Any]
 
@@ -52,22 +52,22 @@ def partitioned(queue: MessageQueue) -> PartitionedStream:
 # Who sends
 
 
-def idempotent_sender(context: DesignContext) -> Producer[str]:
+def idempotent_sender(context: DesignContext) -> IdempotentProducer[str]:
     """Return a sender that repeats a message under one id until it is added."""
     stream = context.alice.stream(STREAM)
 
     async def add(conversation: str, payload: bytes, id: str) -> str:
         return await stream.add({"data": payload, "id": id})
 
-    return Producer(add, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=ATTEMPTS)
+    return IdempotentProducer(add, backoff=Backoff(first_s=0.005, most_s=0.1), max_attempts=ATTEMPTS)
 
 
 def partitioned_sender(attempts: int) -> SenderFactory:
     """Return a factory of senders that append to the partitions and try a message `attempts` times."""
 
-    def make(context: DesignContext) -> Producer[Any]:
+    def make(context: DesignContext) -> IdempotentProducer[Any]:
         append = partitioned(context.alice).append
-        return Producer(append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=attempts)
+        return IdempotentProducer(append, backoff=Backoff(first_s=0.005, most_s=0.1), max_attempts=attempts)
 
     return make
 
@@ -80,7 +80,9 @@ def group_worker(dedup: Callable[[MessageQueue, str], Any], worker: Callable[...
 
     def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> Any:
         deduplicator = (
-            Idempotency(queue, SCOPE, lease_ms=context.lease_ms) if dedup is Idempotency else dedup(queue, SCOPE)
+            IdempotencyStore(queue, SCOPE, lease_ms=context.lease_ms)
+            if dedup is IdempotencyStore
+            else dedup(queue, SCOPE)
         )
 
         async def handle(entry: Entry) -> None:
@@ -99,8 +101,8 @@ def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefe
     """Return a factory of workers that own partitions, or believe it."""
 
     def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
-        async def handle(ordered: Ordered, effects: Effects) -> None:
-            await work(ordered.data, effects)
+        async def handle(entry: PartitionEntry, effects: AtomicEffects) -> None:
+            await work(entry.data, effects)
 
         options: dict[str, Any] = {"retry": retry, "prefetch": prefetch, "lease_ms": context.lease_ms}
         return kind(partitioned(queue), GROUP, name, handle, **options)

@@ -13,16 +13,16 @@ from mpim_lab.events import EventKind, Reporter
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.reconnecting import Link
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 EFFECT_LOG = "ledger"
 _PREFIX = b"row "
 
 
-def record_effect(effects: Effects, worker: str, payload: bytes) -> None:
+def record_effect(effects: AtomicEffects, worker: str, payload: bytes) -> None:
     """Have one message's effect recorded as a row of the effect log."""
-    effects.also("RPUSH", EFFECT_LOG, _PREFIX + worker.encode() + b" " + payload)
+    effects.add("RPUSH", EFFECT_LOG, _PREFIX + worker.encode() + b" " + payload)
 
 
 class EffectLog:

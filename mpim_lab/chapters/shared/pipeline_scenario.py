@@ -25,7 +25,7 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.effects import Effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.group import ConsumerGroup
 
@@ -55,8 +55,8 @@ class UnfinishedCounter:
         if self._partitions is None:
             return await self._of_the_group()
         found = []
-        for key, seat in zip(self._partitions.keys, self._partitions.seat_keys(GROUP)[1:], strict=True):
-            offset = await self._link.call("HGET", seat, "offset") or b"0"
+        for key, assignment in zip(self._partitions.keys, self._partitions.assignment_keys(GROUP)[1:], strict=True):
+            offset = await self._link.call("HGET", assignment, "offset") or b"0"
             found += await self._link.call("XRANGE", key, b"(" + offset, "+")
         return found
 
@@ -162,7 +162,7 @@ class PipelineScenario:
                 self._expected_effects.discard((worker, payload))
                 self.fleet.on_effect(worker, payload)
 
-        async def work(payload: bytes, effects: Effects) -> None:
+        async def work(payload: bytes, effects: AtomicEffects) -> None:
             await self.fleet.work(name, payload, lambda: record_effect(effects, name, payload))
             self._expected_effects.add((name, payload))
 

@@ -17,7 +17,7 @@ from mpim_lab.keys import joinable, user_channel
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.connection.resp import Connection, Waits, pack
-from mpim_lab.mq.ordering.sequenced_log import lifetime_ms
+from mpim_lab.mq.ordering.sequenced_log import ttl_ms
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
@@ -88,7 +88,7 @@ class Ledger:
         self.queue, self._keys, self._trim_every = queue, queue.keys, str(trim_every)
         self.commands = queue.access(NAME).commands
         self.outbox = self._keys.outbox
-        self._mark_ms = lifetime_ms(MARK_S)
+        self._mark_ms = ttl_ms(MARK_S)
         self._taught: Connection | None = None  # whose server knows send.lua
         self._known: dict[tuple[str, str], AppendCommand] = {}  # by sender and conversation
 
@@ -127,10 +127,14 @@ class Ledger:
         before, after = _halves(message)
         keys = [
             self._keys.sequence(NAME, conversation),
-            self._keys.sent(NAME, conversation, sender, message.id),
+            self._keys.message_id(NAME, conversation, sender, message.id),
             self._log(conversation),
             self.outbox,
-            *([] if is_group else [self._keys.talks(uid) for uid in dict.fromkeys((*receivers, sender))]),
+            *(
+                []
+                if is_group
+                else [self._keys.direct_conversations(uid) for uid in dict.fromkeys((*receivers, sender))]
+            ),
         ]
         words: list[bytes | str] = [
             message.id,
@@ -171,7 +175,7 @@ class Ledger:
 
     async def talks(self, uid: str) -> list[str]:
         """The conversations of two in which a user takes part."""
-        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._keys.talks(uid))]
+        return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._keys.direct_conversations(uid))]
 
     async def acked(self, uid: str) -> dict[str, int]:
         """How far a user has acknowledged each conversation."""

@@ -45,7 +45,7 @@ from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage
 from mpim_lab.im.services.batch_loader import Gathered
 from mpim_lab.im.services.schema import Tables
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
+from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase, checked_name
 
 Each = TypeVar("Each")
 VERSION = 1
@@ -159,7 +159,7 @@ class Stored(NamedTuple):
 
 
 class OfflineStore:
-    """What waits for users who are away: `OfflineStore(SqlStore(database_url()))`. Its tables are made on first use.
+    """What waits for users who are away: `OfflineStore(SqlDatabase(database_url()))`. Its tables are made on first use.
 
     most_per_user: rows of one user, in all conversations. keep_s: for how long a row may wait, from when it was stored.
     clock: seconds since 1970. All methods raise StoreFailed (nothing was kept) and StoreUncertain (do it again to know).
@@ -167,7 +167,7 @@ class OfflineStore:
 
     def __init__(
         self,
-        store: SqlStore,
+        store: SqlDatabase,
         *,
         most_per_user: int = 10_000,
         keep_s: float = 30 * 86_400,

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import StoreFailed
-from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore
+from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase
 
 Given = TypeVar("Given")
 TRIES = 4
@@ -35,11 +35,11 @@ SCHEMA = Table(
 class Tables:
     """One part's tables: `Tables(store, "offline", 1, OFFLINE)`. They are made, and their version compared, on first use."""
 
-    def __init__(self, store: SqlStore, component: str, version: int, *tables: Table) -> None:
+    def __init__(self, store: SqlDatabase, component: str, version: int, *tables: Table) -> None:
         self.store, self.component, self.version = store, component, version
         self._tables, self._is_checked = tables, False
         self._checking: asyncio.Task[None] | None = None
-        store.need(SCHEMA)
+        store.register_tables(SCHEMA)
 
     async def run(self, what: str, work: Callable[[AsyncConnection], Awaitable[Given]], *, patience: int = 1) -> Given:
         """Run `work(connection)` in one transaction; after a deadlock with another one, a few times more.
@@ -51,7 +51,7 @@ class Tables:
         await self.check()
         for tries_left in reversed(range(TRIES)):
             try:
-                async with self.store.transaction() as connection, self.store.naming(what, patience=patience):
+                async with self.store.transaction() as connection, self.store.translate_errors(what, timeouts=patience):
                     return await work(connection)
             except StoreFailed as error:
                 if not tries_left or not _is_deadlock(error):
@@ -74,7 +74,7 @@ class Tables:
     async def _check(self) -> None:
         found = await self._found()
         if found is None:
-            self.store.need(*self._tables)
+            self.store.register_tables(*self._tables)
             await self.store.open()
             await self._write()
             found = await self._found()
@@ -88,14 +88,20 @@ class Tables:
 
     async def _found(self) -> int | None:
         wanted = select(SCHEMA.c.version).where(SCHEMA.c.component == self.component)
-        async with self.store.transaction() as connection, self.store.naming("the tables' version cannot be read"):
+        async with (
+            self.store.transaction() as connection,
+            self.store.translate_errors("the tables' version cannot be read"),
+        ):
             row = (await connection.execute(wanted)).first()
         return None if row is None else int(row.version)
 
     async def _write(self) -> None:
         line = {"component": self.component, "version": self.version}
         try:
-            async with self.store.transaction() as connection, self.store.naming("the version cannot be written"):
+            async with (
+                self.store.transaction() as connection,
+                self.store.translate_errors("the version cannot be written"),
+            ):
                 await connection.execute(insert(SCHEMA).values(line))
         except StoreFailed as error:
             if not isinstance(error.__cause__, IntegrityError):  # otherwise another process wrote it just now

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.mq.batching.policies import BatchRule
+from mpim_lab.mq.batching.policies import BatchPolicy
 
 Publish = Callable[[str, Any], Awaitable[Any]]
 OnPayload = Callable[[bytes], Any]
@@ -62,7 +62,7 @@ class Batchers:
         return self._lines.get(channel) or self._lines.setdefault(channel, _Line(lambda: self._begin(channel)))
 
 
-def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]:
+def with_rule(policy: BatchPolicy, *, many: bool = False) -> Callable[[LoadPlan], AbstractAsyncContextManager[Publish]]:
     """A `Batcher` with this rule; `many`: each call hands it many messages."""
 
     @asynccontextmanager
@@ -73,7 +73,7 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[LoadPlan], Ab
         async with MessageQueue(plan.url, prefix=plan.prefix) as mq, AsyncExitStack() as opened:
 
             async def begin(channel: str) -> Call:
-                batcher = await opened.enter_async_context(Batcher.to_channel(mq, channel, rule=rule))
+                batcher = await opened.enter_async_context(Batcher.to_channel(mq, channel, policy=policy))
                 return batcher.publish_many if many else batcher.publish
 
             yield Batchers(begin)
@@ -84,11 +84,11 @@ def with_rule(rule: BatchRule, *, many: bool = False) -> Callable[[LoadPlan], Ab
 @asynccontextmanager
 async def unpacking(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A subscription that unpacks: its handler is called once for each message."""
-    from mpim_lab.mq.batching.decoder import Unpacker
+    from mpim_lab.mq.batching.decoder import FrameDecoder
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload), unpack=Unpacker(mq))
+        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload), unpack=FrameDecoder(mq))
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
 
 

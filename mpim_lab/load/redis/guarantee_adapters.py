@@ -28,16 +28,16 @@ async def with_ids(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def idempotent(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """A Worker that claims each id, books it and marks it done in one step, and acknowledges."""
-    from mpim_lab.mq.idempotency.store import Idempotency
+    from mpim_lab.mq.idempotency.store import IdempotencyStore
     from mpim_lab.mq.pubsub.queue import MessageQueue
     from mpim_lab.mq.streams.entries import Entry
     from mpim_lab.mq.streams.worker import Worker
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        once = Idempotency(mq, "load", keep_s=60)
+        once = IdempotencyStore(mq, "load", ttl_s=60)
 
         async def handle(entry: Entry) -> None:
-            await once.run(entry.fields["id"].decode(), lambda effects: effects.also("INCR", BOOKED))
+            await once.run(entry.fields["id"].decode(), lambda effects: effects.add("INCR", BOOKED))
             on_payload(entry.data)
 
         group = await mq.stream(plan.channel).group(GROUP)
@@ -57,7 +57,7 @@ async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
 
         async def append(channel: str, payload: bytes) -> int:
             if channel not in streams:
-                streams[channel] = PartitionedStream(mq, channel, partitions=1, keep_s=60)
+                streams[channel] = PartitionedStream(mq, channel, partitions=1, id_ttl_s=60)
             await streams[channel].append("one", payload)
             return 1
 
@@ -67,16 +67,16 @@ async def numbered(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def ordered(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """An OrderedWorker: effects and offset of many messages in one fenced step."""
-    from mpim_lab.mq.idempotency.effects import Effects
+    from mpim_lab.mq.idempotency.effects import AtomicEffects
     from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-    from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+    from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
 
-        def handle(ordered: Ordered, effects: Effects) -> None:
-            effects.also("INCR", BOOKED)
-            on_payload(ordered.data)
+        def handle(entry: PartitionEntry, effects: AtomicEffects) -> None:
+            effects.add("INCR", BOOKED)
+            on_payload(entry.data)
 
         stream = PartitionedStream(mq, plan.channel, partitions=1)
         async with working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:

@@ -1,8 +1,8 @@
-"""Batcher: many messages, one write. When a batch is closed is said by a rule (`batch_rules.py`).
+"""Batcher: many messages, one write. A policy (`policies.py`) decides when a batch is flushed.
 
 A system call, a command and an answer cost the same for one message of 100 bytes and for 500 of them. A message passes
-`publish` here, the sender's task below, the carrier (`batch_carriers.py`), and the queue's one connection; at the other
-end an `Unpacker` opens the frame and the handler is called once for each message.
+`publish` here, the flush task (`flusher.py`), the transport (`transports.py`), and the queue's one connection; at the other
+end a `FrameDecoder` decodes the frame and the handler is called once for each message.
 
 Order is kept by having one batch on its way at a time. What fails before it is written is kept and tried again, in its
 place. What may have been run is not repeated: each of its messages gets the error, whose `definite` is False.
@@ -16,11 +16,11 @@ from typing import Any, Self
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed, QueueFull, Unconfirmed
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
-from mpim_lab.mq.batching.buffer import Backlog, Receipt, all_of, first_of
-from mpim_lab.mq.batching.flow_control import Credit
-from mpim_lab.mq.batching.flusher import BatchSender
-from mpim_lab.mq.batching.policies import Adaptive, BatchRule
-from mpim_lab.mq.batching.transports import Carrier, EntryCarrier, FrameCarrier
+from mpim_lab.mq.batching.buffer import BatchFuture, PendingBuffer, all_results, single_result
+from mpim_lab.mq.batching.flow_control import CreditWindow
+from mpim_lab.mq.batching.flusher import BatchFlusher
+from mpim_lab.mq.batching.policies import Adaptive, BatchPolicy
+from mpim_lab.mq.batching.transports import BatchTransport, ChannelTransport, StreamTransport
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.encoding import check_many, wire_payload
@@ -32,44 +32,45 @@ from mpim_lab.mq.streams.stream import Stream
 
 
 class Batcher:
-    """Gathers messages and sends them in batches, in order: `async with Batcher.to_channel(mq, "chat") as batcher:`.
+    """A sender of batches, in order: `async with Batcher.to_channel(mq, "chat") as batcher:`.
 
-    rule: when a batch is closed; `Adaptive()` if none is given. max_waiting_bytes: how much may wait to be sent; beyond it
-    callers wait, first come, first served, for at most `wait_s`. give_up_after_s: how old a message may become while its
-    batch cannot be written; then it gets the error, and so does what waits behind it, which would overtake a repeat. An
-    attempt that was begun is seen through, for at most `attempt_timeout_s`. close_timeout_s: how long `close` may take.
+    policy: when a batch is flushed; `Adaptive()` if none is given. max_pending_bytes: how much may wait to be sent; beyond
+    it callers wait, first come, first served, for at most `enqueue_timeout_s`. delivery_timeout_s: how old a message may
+    become while its batch cannot be written; then it gets the error, and so does what waits behind it, which would overtake
+    a retry. An attempt that was begun is seen through, for at most `attempt_timeout_s`. close_timeout_s: how long `close`
+    may take.
     """
 
     def __init__(
         self,
-        carrier: Carrier,
+        transport: BatchTransport,
         *,
-        rule: BatchRule | None = None,
-        max_waiting_bytes: int = 1024 * 1024,
-        wait_s: float = 5.0,
-        give_up_after_s: float = 30.0,
+        policy: BatchPolicy | None = None,
+        max_pending_bytes: int = 1024 * 1024,
+        enqueue_timeout_s: float = 5.0,
+        delivery_timeout_s: float = 30.0,
         attempt_timeout_s: float = 30.0,
         close_timeout_s: float = 5.0,
         backoff: Backoff | None = None,
     ) -> None:
-        check_bounds(1, MOST, max_waiting_bytes=max_waiting_bytes)
-        check_times(wait_s=wait_s, close_timeout_s=close_timeout_s)
-        check_times(give_up_after_s=give_up_after_s, attempt_timeout_s=attempt_timeout_s)
-        self.rule = rule or Adaptive()
-        self._carrier, self._reporter, self._is_reporting = carrier, carrier.reporter, carrier.reporter.is_on
-        self._most_bytes, self._max_waiting_bytes = carrier.max_message_bytes, max_waiting_bytes
-        self._backlog, self._callers = Backlog(), Callers(wait_s)
-        self._line = self._callers.line  # looked at for each message
-        self._sender = BatchSender(
-            carrier,
-            self.rule,
-            self._backlog,
+        check_bounds(1, MOST, max_pending_bytes=max_pending_bytes)
+        check_times(enqueue_timeout_s=enqueue_timeout_s, close_timeout_s=close_timeout_s)
+        check_times(delivery_timeout_s=delivery_timeout_s, attempt_timeout_s=attempt_timeout_s)
+        self.policy = policy or Adaptive()
+        self._transport, self._reporter, self._is_reporting = transport, transport.reporter, transport.reporter.is_on
+        self._max_message_bytes, self._max_pending_bytes = transport.max_message_bytes, max_pending_bytes
+        self._buffer, self._wait_queue = PendingBuffer(), Callers(enqueue_timeout_s)
+        self._waiters = self._wait_queue.line  # looked at for each message
+        self._flusher = BatchFlusher(
+            transport,
+            self.policy,
+            self._buffer,
             backoff or Backoff(),
-            give_up_after_s=give_up_after_s,
+            delivery_timeout_s=delivery_timeout_s,
             attempt_timeout_s=attempt_timeout_s,
-            on_room=self._admit,
+            on_capacity=self._release_waiters,
         )
-        self._flush_timeout_s, self._close_timeout_s = give_up_after_s + attempt_timeout_s, close_timeout_s
+        self._flush_timeout_s, self._close_timeout_s = delivery_timeout_s + attempt_timeout_s, close_timeout_s
         self._loop = OneLoop("this batcher")
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -81,23 +82,23 @@ class Batcher:
         queue: MessageQueue,
         channel: Name,
         *,
-        rule: BatchRule | None = None,
+        policy: BatchPolicy | None = None,
         codec: Codec | None = None,
-        credit: Credit | None = None,
+        credit: CreditWindow | None = None,
         **options: Any,
     ) -> Self:
-        """One frame a batch, for subscribers with an `Unpacker`. `options` are those of the class.
+        """One frame a batch, for subscribers with a `FrameDecoder`. `options` are those of the class.
 
         codec: compresses the frames. credit: how far ahead of the receivers this may be.
         """
-        rule = rule or Adaptive()
-        carrier = FrameCarrier(queue, channel, codec, credit or Credit(), rule)
-        return cls(carrier, rule=rule, **options)
+        policy = policy or Adaptive()
+        transport = ChannelTransport(queue, channel, codec, credit or CreditWindow(), policy)
+        return cls(transport, policy=policy, **options)
 
     @classmethod
-    def to_stream(cls, stream: Stream, *, rule: BatchRule | None = None, **options: Any) -> Self:
+    def to_stream(cls, stream: Stream, *, policy: BatchPolicy | None = None, **options: Any) -> Self:
         """Entries in one write; consumers see no difference, and each may fail alone. `options` are those of the class."""
-        return cls(EntryCarrier(stream), rule=rule, **options)
+        return cls(StreamTransport(stream), policy=policy, **options)
 
     # Life
 
@@ -105,38 +106,38 @@ class Batcher:
         """Get ready. Raises what subscribing raises, InvalidParameter if it is open, QueueClosed once it was closed."""
         self._loop.check()
         if self._closing:
-            raise self._why_not()
+            raise self._rejection_error()
         if self._task is not None or self._opening:
             raise InvalidParameter("the batcher is open already")
         self._opening = True
         try:
-            await self._carrier.open()
+            await self._transport.open()
         finally:
             self._opening = False
         if self._closing:
-            await self._carrier.close()
+            await self._transport.close()
             raise QueueClosed("the batcher was closed while it was opened")
         self._event_loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._sender.run())
-        self._task.add_done_callback(lambda _: self._callers.end(self._why_not()))
+        self._task = asyncio.create_task(self._flusher.run())
+        self._task.add_done_callback(lambda _: self._wait_queue.end(self._rejection_error()))
 
     async def close(self) -> None:
-        """Take nothing more, send everything that was taken, and wait for the outcomes. Twice is harmless.
+        """Accept nothing more, flush everything pending, and wait for the outcomes. Idempotent.
 
-        What is not sent within `close_timeout_s` gets its error then, whatever server, receivers, carrier and codec do. To
+        What is not sent within `close_timeout_s` gets its error then, whatever server, receivers, transport and codec do. To
         cancel it does not stop the sending.
         """
         self._loop.check()
         self._closing = True
-        self._sender.end()
-        self._callers.end(self._why_not())
+        self._flusher.stop()
+        self._wait_queue.end(self._rejection_error())
         if self._task is None:
             return
         begun_at = now()
         if (await asyncio.wait([self._task], timeout=self._close_timeout_s))[1]:
-            self._sender.abandon()
+            self._flusher.abort()
             self._task.cancel()
-        closing = asyncio.ensure_future(self._carrier.close())
+        closing = asyncio.ensure_future(self._transport.close())
         left_s = max(0.0, self._close_timeout_s - (now() - begun_at))
         if (await asyncio.wait([closing], timeout=left_s))[1]:
             closing.cancel()
@@ -152,115 +153,115 @@ class Batcher:
     ) -> None:
         await self.close()
 
-    # Taking in
+    # Messages
 
     async def publish(self, payload: bytes | str) -> int | str:
-        """Send with the next batch; gives this message's own outcome: how many subscribers, or the entry's id.
+        """Send with the next batch. Return this message's own outcome: how many subscribers, or the entry's id.
 
-        Raises InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met; look at `definite`.
+        Raise InvalidMessage, QueueFull, QueueClosed (nothing was sent), and what the batch met; look at `definite`.
         A caller that is cancelled while it waits for the outcome does not hold the message back.
         """
         self._loop.check()
-        if type(payload) is not bytes or len(payload) > self._most_bytes:
-            payload = wire_payload(payload, self._most_bytes)
+        if type(payload) is not bytes or len(payload) > self._max_message_bytes:
+            payload = wire_payload(payload, self._max_message_bytes)
         if self.is_full:
-            await self._room()
-        return first_of(await self._take_in((payload,), len(payload)))
+            await self._wait_for_capacity()
+        return single_result(await self._enqueue((payload,), len(payload)))
 
     async def publish_many(self, payloads: Iterable[bytes | str]) -> list[int | str]:
-        """Send many, in order, and give the outcome of each. All are checked before the first is taken in.
+        """Send many, in order, and return the outcome of each. All are checked before the first is enqueued.
 
-        What is given together is taken in together, be it more than `max_waiting_bytes`. Raises as `publish` does, and
+        What is given together is enqueued together, be it more than `max_pending_bytes`. Raise as `publish` does, and
         PartlyAdded, which says which, once some have an error of their own.
         """
         self._loop.check()
         check_many(payloads)
-        most = self._most_bytes
+        max_bytes = self._max_message_bytes
         checked = [
-            payload if type(payload) is bytes and len(payload) <= most else wire_payload(payload, most)
+            payload if type(payload) is bytes and len(payload) <= max_bytes else wire_payload(payload, max_bytes)
             for payload in payloads
         ]
         if not checked:
             return []
         if self.is_full:
-            await self._room()
-        return all_of(await self._take_in(checked, sum(map(len, checked))))
+            await self._wait_for_capacity()
+        return all_results(await self._enqueue(checked, sum(map(len, checked))))
 
-    def add(self, payload: bytes | str) -> Receipt:
-        """Take a message in without waiting; the receipt can be awaited for a list with its outcome, or its error.
+    def add(self, payload: bytes | str) -> BatchFuture:
+        """Enqueue a message without waiting. Return a future: a list with its outcome, or its error.
 
-        Raises InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
+        Raise InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
         """
         self._loop.check()
-        payload = wire_payload(payload, self._most_bytes)
+        payload = wire_payload(payload, self._max_message_bytes)
         if self.is_full:
-            raise self._why_not()
-        return self._take_in((payload,), len(payload))
+            raise self._rejection_error()
+        return self._enqueue((payload,), len(payload))
 
     async def flush(self) -> None:
-        """Close the batch now, and wait until everything taken in so far has its outcome.
+        """Flush the batch now, and wait until everything enqueued so far has its outcome.
 
-        Raises Unconfirmed after `give_up_after_s + attempt_timeout_s`: it is still being sent.
+        Raise Unconfirmed after `delivery_timeout_s + attempt_timeout_s`: it is still being sent.
         """
         self._loop.check()
-        if not self._backlog.unsettled:
+        if not self._buffer.unresolved:
             return
         try:
             async with asyncio.timeout(self._flush_timeout_s):
-                await self._sender.flush()
+                await self._flusher.flush()
         except TimeoutError as error:
-            waited = f"{self._backlog.unsettled:,} messages have no outcome after {self._flush_timeout_s:g} s"
+            waited = f"{self._buffer.unresolved:,} messages have no outcome after {self._flush_timeout_s:g} s"
             raise Unconfirmed(f"{waited}; they are still being sent") from error
 
     @property
     def is_full(self) -> bool:
-        """Whether a caller would have to wait now."""
-        return bool(self._line) or self._backlog.bytes >= self._max_waiting_bytes or not self.is_open
+        """Return whether a caller would have to wait now."""
+        return bool(self._waiters) or self._buffer.bytes >= self._max_pending_bytes or not self.is_open
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes messages."""
-        return self._task is not None and not self._closing and not self._sender.has_ended
+        """Return whether it accepts messages."""
+        return self._task is not None and not self._closing and not self._flusher.has_ended
 
     @property
     def batches(self) -> int:
-        """How many batches have had their outcome."""
-        return self._sender.batches
+        """Return how many batches have had their outcome."""
+        return self._flusher.batches
 
     @property
-    def waiting(self) -> int:
-        """How many messages wait to be sent."""
-        return self._backlog.messages
+    def pending(self) -> int:
+        """Return how many messages are pending."""
+        return self._buffer.messages
 
-    def _take_in(self, payloads: Sequence[bytes], size: int) -> Receipt:
-        receipt = Receipt(len(payloads), now(), loop=self._event_loop)
-        self._backlog.put(payloads, size, receipt)
-        self._sender.more()
+    def _enqueue(self, payloads: Sequence[bytes], size: int) -> BatchFuture:
+        future = BatchFuture(len(payloads), now(), loop=self._event_loop)
+        self._buffer.append(payloads, size, future)
+        self._flusher.notify()
         if self._is_reporting:
             for payload in payloads:
-                self._reporter.message(EventKind.ACCEPTED, payload, self._carrier.name)
-        if self._line:
-            self._admit()
-        return receipt
+                self._reporter.message(EventKind.ACCEPTED, payload, self._transport.name)
+        if self._waiters:
+            self._release_waiters()
+        return future
 
-    async def _room(self) -> None:
+    async def _wait_for_capacity(self) -> None:
         if not self.is_open:
-            raise self._why_not()
+            raise self._rejection_error()
         try:
-            await self._callers.wait(self._why_not)
+            await self._wait_queue.wait(self._rejection_error)
         except BaseException:
-            self._admit()
+            self._release_waiters()
             raise
         if not self.is_open:  # it ended at the moment at which there was room
-            raise self._why_not()
+            raise self._rejection_error()
 
-    def _admit(self) -> None:
-        if self._backlog.bytes < self._max_waiting_bytes:
-            self._callers.next()
+    def _release_waiters(self) -> None:
+        if self._buffer.bytes < self._max_pending_bytes:
+            self._wait_queue.next()
 
-    def _why_not(self) -> MpimError:
+    def _rejection_error(self) -> MpimError:
         if self._task is None:
             return NotConnected("not opened yet: write `async with Batcher.to_channel(…) as batcher:`")
         if not self.is_open:
             return QueueClosed("the batcher was closed; the message was not taken")
-        return QueueFull(f"{self._backlog.messages:,} messages ({self._backlog.bytes:,} bytes) wait to be sent already")
+        return QueueFull(f"{self._buffer.messages:,} messages ({self._buffer.bytes:,} bytes) wait to be sent already")

@@ -1,6 +1,6 @@
-"""Backlog: what waits in a batcher, in order, and who waits for its outcome. A plain object without clock or I/O.
+"""PendingBuffer: a batcher's pending messages, in order, and who waits for their outcomes. A plain object without I/O.
 
-Receipt: what one call handed to a batcher, until each of its messages has an outcome.
+BatchFuture: what one call handed to a batcher, until each of its messages has an outcome.
 """
 
 import asyncio
@@ -10,45 +10,45 @@ from itertools import accumulate
 from typing import Any
 
 from mpim_lab.errors import MpimError, PartlyAdded
-from mpim_lab.mq.batching.policies import BatchRule
+from mpim_lab.mq.batching.policies import BatchPolicy
 
 Outcome = int | str | MpimError  # receivers of a channel, id in a stream, or why not
 
 
-class Receipt(asyncio.Future[list[Outcome]]):
-    """Done when all of its `left` messages have an outcome; one batch may bring the outcomes of some of them.
+class BatchFuture(asyncio.Future[list[Outcome]]):
+    """The future of one call's messages: done when none of them is `remaining`. One batch may bring some outcomes only.
 
     >>> loop = asyncio.new_event_loop()
-    >>> receipt = Receipt(3, at=0.0, loop=loop)
-    >>> receipt.settle([1, 1, 1, 1, 1], 0), receipt.left, receipt.result()
+    >>> future = BatchFuture(3, created_at=0.0, loop=loop)
+    >>> future.resolve([1, 1, 1, 1, 1], 0), future.remaining, future.result()
     (3, 0, [1, 1, 1])
     >>> loop.close()
     """
 
-    def __init__(self, count: int, at: float, *, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, count: int, created_at: float, *, loop: asyncio.AbstractEventLoop | None) -> None:
         super().__init__(loop=loop)
-        self.left, self.at = count, at
+        self.remaining, self.created_at = count, created_at
         self._outcomes: list[Outcome] = []
 
-    def settle(self, outcomes: Sequence[Any], start: int) -> int:
-        """Take its messages' outcomes from `start` on, as many as there are; gives how many it took."""
-        some = outcomes[start : start + self.left]
-        self.left -= len(some)
+    def resolve(self, outcomes: Sequence[Any], start: int) -> int:
+        """Resolve its messages with the outcomes from `start` on, as many as there are. Return how many."""
+        some = outcomes[start : start + self.remaining]
+        self.remaining -= len(some)
         self._outcomes += some
-        if not self.left and not self.done():  # cancelled: nobody reads it
+        if not self.remaining and not self.done():  # cancelled: nobody reads it
             self.set_result(self._outcomes)
         return len(some)
 
 
-def first_of(outcomes: list[Outcome]) -> int | str:
-    """The one outcome. Raises the error that it is."""
+def single_result(outcomes: list[Outcome]) -> int | str:
+    """Return the one outcome. Raise the error that it is."""
     if isinstance(outcomes[0], MpimError):
         raise outcomes[0]
     return outcomes[0]
 
 
-def all_of(outcomes: list[Outcome]) -> list[int | str]:
-    """The outcomes, if all are good. Raises PartlyAdded."""
+def all_results(outcomes: list[Outcome]) -> list[int | str]:
+    """Return the outcomes, if all are good. Raise PartlyAdded otherwise."""
     failures = [outcome for outcome in outcomes if isinstance(outcome, MpimError)]
     if failures:
         good = [None if isinstance(outcome, MpimError) else outcome for outcome in outcomes]
@@ -57,60 +57,60 @@ def all_of(outcomes: list[Outcome]) -> list[int | str]:
     return outcomes  # type: ignore[return-value]
 
 
-class Backlog:
-    """Messages go in at one end, call by call, and out at the other, batch by batch.
+class PendingBuffer:
+    """A FIFO buffer of pending messages: appended call by call, popped batch by batch.
 
     >>> import asyncio
     >>> from mpim_lab.mq.batching.policies import FixedWindow
-    >>> backlog, loop = Backlog(), asyncio.new_event_loop()
-    >>> backlog.put([b"a", b"b", b"c"], 3, receipt := Receipt(3, at=0.0, loop=loop))
-    >>> backlog.take(FixedWindow(max_messages=2)), backlog.messages
+    >>> buffer, loop = PendingBuffer(), asyncio.new_event_loop()
+    >>> buffer.append([b"a", b"b", b"c"], 3, future := BatchFuture(3, created_at=0.0, loop=loop))
+    >>> buffer.pop_batch(FixedWindow(max_messages=2)), buffer.messages
     ([b'a', b'b'], 1)
-    >>> backlog.settle([1, 1]), backlog.take(FixedWindow()), backlog.settle([2]), receipt.result()
+    >>> buffer.resolve([1, 1]), buffer.pop_batch(FixedWindow()), buffer.resolve([2]), future.result()
     (None, [b'c'], None, [1, 1, 2])
     >>> loop.close()
     """
 
     def __init__(self) -> None:
-        self.messages = self.bytes = 0  # not yet taken
-        self.unsettled = 0  # messages without an outcome, taken or not
-        self.settled = 0  # messages that have had their outcome
+        self.messages = self.bytes = 0  # not yet popped
+        self.unresolved = 0  # messages without an outcome, popped or not
+        self.resolved = 0  # messages that have had their outcome
         self._calls: deque[tuple[Sequence[bytes], int]] = deque()  # payloads, their bytes
-        self._receipts: deque[Receipt] = deque()  # of everything that has no outcome yet
+        self._futures: deque[BatchFuture] = deque()  # of everything that has no outcome yet
 
     @property
-    def opened_at(self) -> float:
-        """When the oldest message came. Asked only while no batch is on its way."""
-        return self._receipts[0].at
+    def oldest_at(self) -> float:
+        """Return when the oldest message came. Asked only while no batch is in flight."""
+        return self._futures[0].created_at
 
-    def put(self, payloads: Sequence[bytes], size: int, receipt: Receipt) -> None:
-        """One call's messages, at least one, `size` bytes in all."""
+    def append(self, payloads: Sequence[bytes], size: int, future: BatchFuture) -> None:
+        """Append one call's messages, at least one, `size` bytes in all."""
         self._calls.append((payloads, size))
-        self._receipts.append(receipt)
+        self._futures.append(future)
         self.messages += len(payloads)
-        self.unsettled += len(payloads)
+        self.unresolved += len(payloads)
         self.bytes += size
 
-    def take(self, rule: BatchRule) -> list[bytes]:
-        """The oldest messages, as many as make one batch: within both limits, but at least one."""
+    def pop_batch(self, policy: BatchPolicy) -> list[bytes]:
+        """Pop the oldest messages, as many as make one batch: within both limits, but at least one."""
         batch: list[bytes] = []
-        room, bytes_left = max(1, rule.max_messages), rule.max_bytes
-        while self._calls and room > 0:
+        capacity, bytes_left = max(1, policy.max_messages), policy.max_bytes
+        while self._calls and capacity > 0:
             payloads, size = self._calls[0]
-            if len(payloads) > room or size > bytes_left:
-                batch += self._split(room, bytes_left, at_least=0 if batch else 1)
+            if len(payloads) > capacity or size > bytes_left:
+                batch += self._split(capacity, bytes_left, at_least=0 if batch else 1)
                 break
             self._calls.popleft()
             batch += payloads
-            room, bytes_left = room - len(payloads), bytes_left - size
+            capacity, bytes_left = capacity - len(payloads), bytes_left - size
             self.messages -= len(payloads)
             self.bytes -= size
         return batch
 
-    def _split(self, room: int, bytes_left: int, at_least: int) -> Sequence[bytes]:
-        """The first messages of the oldest call; the others stay."""
+    def _split(self, capacity: int, bytes_left: int, at_least: int) -> Sequence[bytes]:
+        """Pop the first messages of the oldest call; the others stay."""
         payloads, size = self._calls.popleft()
-        sizes = list(accumulate(map(len, payloads[:room])))
+        sizes = list(accumulate(map(len, payloads[:capacity])))
         count = max(at_least, sum(so_far <= bytes_left for so_far in sizes))
         taken = sizes[count - 1] if count else 0
         if count < len(payloads):
@@ -119,19 +119,19 @@ class Backlog:
         self.bytes -= taken
         return payloads[:count]
 
-    def settle(self, outcomes: Sequence[Any]) -> None:
-        """Hand out the outcomes of the oldest messages that have none."""
-        settled = 0
-        self.unsettled -= len(outcomes)
-        self.settled += len(outcomes)
-        while settled < len(outcomes):
-            receipt = self._receipts[0]
-            settled += receipt.settle(outcomes, settled)
-            if not receipt.left:
-                self._receipts.popleft()
+    def resolve(self, outcomes: Sequence[Any]) -> None:
+        """Resolve the oldest messages that have no outcome."""
+        resolved = 0
+        self.unresolved -= len(outcomes)
+        self.resolved += len(outcomes)
+        while resolved < len(outcomes):
+            future = self._futures[0]
+            resolved += future.resolve(outcomes, resolved)
+            if not future.remaining:
+                self._futures.popleft()
 
-    def take_all(self) -> list[bytes]:
-        """Everything that waits, to be given up."""
+    def drain(self) -> list[bytes]:
+        """Pop everything that is pending, to be given up."""
         everything = [payload for payloads, _ in self._calls for payload in payloads]
         self._calls.clear()
         self.messages = self.bytes = 0

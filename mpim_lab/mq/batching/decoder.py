@@ -1,4 +1,7 @@
-"""Unpacker: the receiving half of batching and compression. `await mq.subscribe("chat", handler, unpack=Unpacker(mq))`."""
+"""FrameDecoder: the receiving half of batching and compression.
+
+Use it as `await mq.subscribe("chat", handler, unpack=FrameDecoder(mq))`.
+"""
 
 import asyncio
 import os
@@ -9,25 +12,25 @@ from mpim_lab.mq.connection.resp import pack, retrieved
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
-class Unpacker:
-    """Gives the messages of a payload, whatever its sender made of them, and confirms batches to their senders.
+class FrameDecoder:
+    """A decoder of payloads, whatever their sender made of them. It acknowledges batches to their senders.
 
     One serves any number of subscriptions of its queue. codec: knows the dictionaries and the limit of size; a plain
-    `Codec()` if none is given. A batch is confirmed at the end of the loop turn in which its messages were handed over; of
-    several, the last one, for all. A queue that has stopped reading (a full inbox) confirms nothing, which holds its
-    senders back.
+    `Codec()` if none is given. A batch is acknowledged at the end of the event-loop iteration in which its messages were
+    handed over; of several, the last one, for all. A queue that has stopped reading (a full buffer) acknowledges nothing:
+    that is the back-pressure on its senders.
     """
 
-    gives_payloads = True  # whoever subscribes need not look at each of them
+    returns_payloads = True  # whoever subscribes need not look at each of them
 
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
         self._commands = queue.link
         self._expand = (codec or Codec()).expand
         self._name = os.urandom(8)
-        self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch
+        self._pending_acks: dict[bytes, int] = {}  # channel for acknowledgements → number of the last batch
 
     def __call__(self, payload: bytes) -> list[bytes]:
-        """The messages in a payload, at least one. Raises CorruptPayload, OversizedPayload, UnknownFormat."""
+        """Return the messages in a payload, at least one. Raise CorruptPayload, OversizedPayload, UnknownFormat."""
         if mark_of(payload) is None:
             return [payload]
         framed = self._expand(payload)
@@ -35,18 +38,18 @@ class Unpacker:
             return messages_of(framed)
         batch = batch_of(framed)
         if batch.confirm_to:
-            self._confirm(batch.confirm_to, batch.number)
+            self._acknowledge(batch.confirm_to, batch.number)
         return batch.messages
 
-    def _confirm(self, channel: bytes, number: int) -> None:
-        if not self._due:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._due[channel] = number
+    def _acknowledge(self, channel: bytes, number: int) -> None:
+        if not self._pending_acks:
+            asyncio.get_running_loop().call_soon(self._send_acks)
+        self._pending_acks[channel] = number
 
-    def _send(self) -> None:
+    def _send_acks(self) -> None:
         connection = self._commands.connection
-        due, self._due = self._due, {}
+        due, self._pending_acks = self._pending_acks, {}
         for channel, number in due.items():
-            if not connection.blocked:  # otherwise a later one says it, too; at worst the sender waits for its patience
-                told = confirmation(self._name, number)
-                connection.send(pack(b"PUBLISH", channel, told)).add_done_callback(retrieved)
+            if not connection.blocked:  # a later one acknowledges this, too; else the stall time-out
+                ack = confirmation(self._name, number)
+                connection.send(pack(b"PUBLISH", channel, ack)).add_done_callback(retrieved)

@@ -1,4 +1,4 @@
-"""Carriers: how one batch travels. To a channel as one frame (`frames.py`), to a stream as so many entries in one write."""
+"""BatchTransport: how one batch is sent. To a channel as one frame (`framing.py`), to a stream as entries in one write."""
 
 import asyncio
 import os
@@ -7,10 +7,10 @@ from typing import Protocol
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Reporter, now, shown_name
-from mpim_lab.keys import Name, batches_channel
+from mpim_lab.keys import Name, batch_ack_channel
 from mpim_lab.mq.batching.buffer import Outcome
-from mpim_lab.mq.batching.flow_control import Credit
-from mpim_lab.mq.batching.policies import BatchRule
+from mpim_lab.mq.batching.flow_control import CreditWindow
+from mpim_lab.mq.batching.policies import BatchPolicy
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import MOST_CHANNEL_BYTES, OVERHEAD_BYTES, batch_frame, confirmation_of
 from mpim_lab.mq.connection.encoding import Message
@@ -19,8 +19,8 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
 
 
-class Carrier(Protocol):
-    """What a batcher needs of the way its batches go."""
+class BatchTransport(Protocol):
+    """The way a batcher's batches are sent."""
 
     name: str
     reporter: Reporter
@@ -30,54 +30,54 @@ class Carrier(Protocol):
         """Get ready."""
 
     async def close(self) -> None:
-        """Nothing more will be carried."""
+        """Release what `open` acquired: nothing more will be sent."""
 
-    async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
-        """Send the first of the payloads, at least one, in one write; gives an outcome for each of those.
+    async def send(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
+        """Send the first of the payloads, at least one, in one write. Return an outcome for each of those.
 
-        Raises MpimError when none of them was written. What is definite and transient is sent again, if nothing behind
+        Raise MpimError when none of them was written. What is definite and transient is sent again, if nothing behind
         it was done.
         """
 
 
-class FrameCarrier:
-    """A batch to a channel is one PUBLISH of one frame, compressed by `codec` if there is one, within the `credit`."""
+class ChannelTransport:
+    """The transport to a channel: one PUBLISH of one frame, compressed by `codec` if there is one, within the `credit`."""
 
     def __init__(
-        self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: Credit, rule: BatchRule
+        self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: CreditWindow, policy: BatchPolicy
     ) -> None:
         self._link, self._channel = queue.link, queue.keys.channel(channel)
         self.name, self.reporter = shown_name(channel), queue.reporter
         whose, limit = "queue", queue.max_payload_bytes
         if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch
             whose, limit = "codec", codec.max_bytes
-        self.max_message_bytes = most = limit - OVERHEAD_BYTES
-        if rule.max_bytes + 4 * rule.max_messages > most:
-            raise InvalidParameter(f"{rule} makes frames of more than the {whose}'s {limit:,} bytes")
+        self.max_message_bytes = max_bytes = limit - OVERHEAD_BYTES
+        if policy.max_bytes + 4 * policy.max_messages > max_bytes:
+            raise InvalidParameter(f"{policy} makes frames of more than the {whose}'s {limit:,} bytes")
         self._queue, self._codec, self._credit = queue, codec, credit
-        self._confirmations = batches_channel(os.urandom(8).hex())
-        self._confirm_to = queue.keys.channel(self._confirmations)
-        if len(self._confirm_to) > MOST_CHANNEL_BYTES:
+        self._ack_channel = batch_ack_channel(os.urandom(8).hex())
+        self._ack_key = queue.keys.channel(self._ack_channel)
+        if len(self._ack_key) > MOST_CHANNEL_BYTES:
             raise InvalidParameter(
-                f"no batch can name its channel for confirmations: it has {len(self._confirm_to)} bytes"
+                f"no batch can name its channel for acknowledgements: it has {len(self._ack_key)} bytes"
             )
         self._number = 0
-        self._news: asyncio.Future[None] | None = None
+        self._wakeup: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
-        """Listen for confirmations."""
-        await self._queue.subscribe(self._confirmations, self._on_confirmation)
+        """Subscribe to the acknowledgements."""
+        await self._queue.subscribe(self._ack_channel, self._on_ack)
 
     async def close(self) -> None:
-        """Listen no longer."""
-        await self._queue.unsubscribe(self._confirmations)
+        """Unsubscribe."""
+        await self._queue.unsubscribe(self._ack_channel)
 
-    async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
-        """Publish the frame; every message's outcome is the number of subscribers that it was handed to."""
-        if not self._credit.has_room(now()):
-            await self._room()
+    async def send(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
+        """Publish the frame. Every message's outcome is the number of subscribers that it was handed to."""
+        if not self._credit.has_credit(now()):
+            await self._wait_for_credit()
         self._number += 1
-        frame = batch_frame(payloads, self._confirm_to, self._number)
+        frame = batch_frame(payloads, self._ack_key, self._number)
         if self._codec is not None:
             frame = self._codec.compress(frame)
         connection = self._link.connection
@@ -85,38 +85,38 @@ class FrameCarrier:
             connection = await self._link.room()
         self._credit.sent(self._number, len(frame), now())
         reply = connection.send(pack(b"PUBLISH", self._channel, frame))
-        connection.flush()  # a batch has gathered enough: it need not wait for the end of the loop turn
+        connection.flush()  # a batch has gathered enough: it need not wait for the end of the event-loop iteration
         try:
             receivers: int = await reply
         except BaseException:  # cancelled, too
-            self._credit.nobody(self._number)  # if it arrived after all, its confirmation does no harm
+            self._credit.no_receivers(self._number)  # if it arrived after all, its acknowledgement does no harm
             raise
         if not receivers:
-            self._credit.nobody(self._number)
+            self._credit.no_receivers(self._number)
         return [receivers] * len(payloads)
 
-    async def _room(self) -> None:
+    async def _wait_for_credit(self) -> None:
         loop = asyncio.get_running_loop()
-        while not self._credit.has_room(now()):
-            self._news = loop.create_future()
-            timer = loop.call_later(max(0.001, self._credit.waits_until() - now()), self._wake)
+        while not self._credit.has_credit(now()):
+            self._wakeup = loop.create_future()
+            timer = loop.call_later(max(0.001, self._credit.stall_deadline() - now()), self._wake)
             try:
-                await self._news
+                await self._wakeup
             finally:
                 timer.cancel()
 
-    def _on_confirmation(self, message: Message) -> None:
+    def _on_ack(self, message: Message) -> None:
         receiver, number = confirmation_of(message.payload)
-        self._credit.confirmed(receiver, number, now())
+        self._credit.acked(receiver, number, now())
         self._wake()
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
 
-class EntryCarrier:
-    """A batch to a stream is an XADD for each message, in one write; the outcome is the entry's id."""
+class StreamTransport:
+    """The transport to a stream: an XADD for each message, in one write; the outcome is the entry's id."""
 
     def __init__(self, stream: Stream) -> None:
         self.name, self.reporter, self.max_message_bytes = stream.name, stream.reporter, stream.max_payload_bytes
@@ -128,6 +128,6 @@ class EntryCarrier:
     async def close(self) -> None:
         """Nothing to do: the queue stays open."""
 
-    async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
+    async def send(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
         """Add as many as the connection has room for."""
         return await self._stream.add_some(payloads)

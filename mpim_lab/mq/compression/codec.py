@@ -113,7 +113,7 @@ class Codec:
         framed = self.expand(payload)
         mark = mark_of(framed)
         if mark == BATCH:
-            raise UnknownFormat("the payload is a batch of messages: an `Unpacker` gives them")
+            raise UnknownFormat("the payload is a batch of messages: a `FrameDecoder` gives them")
         return framed[1:] if mark == PLAIN else framed
 
     def expand(self, payload: bytes) -> bytes:

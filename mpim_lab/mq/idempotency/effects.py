@@ -1,6 +1,6 @@
-"""Effects: what a message's work changes on the server, kept until it can happen together with the message's mark.
+"""AtomicEffects: what a message's work changes on the server, kept until it can happen with the idempotency record.
 
-Two steps in two places can always be parted by a crash. So work that ends up on the same server as its mark does not
+Two steps in two places can always be parted by a crash. So work that ends up on the same server as its record does not
 write by itself: it says what is to be written, and one script writes both or neither.
 """
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.keys import Keys, Name
 
-MOST_WORDS = 1_000
+MAX_WORDS = 1_000
 Command = tuple[bytes, ...]  # name, key, further words
 
 
-class Effects:
-    """Commands to be run in the same step as the mark, in order. Each has exactly one key.
+class AtomicEffects:
+    """Commands that run in the same atomic step as the idempotency record, in order. Each has exactly one key.
 
     They are not rolled back: of several, only the first may be one that the server can refuse.
     """
@@ -23,16 +23,16 @@ class Effects:
         self._keys = prefix if isinstance(prefix, Keys) else Keys(prefix)
         self.commands: list[Command] = []
 
-    def also(self, command: str, key: Name, *words: bytes | str | int) -> None:
-        """Add a command on one key, e.g. `also("INCRBY", "account:bob", 450)`. Raises InvalidParameter."""
-        if not isinstance(command, str) or not command.isalpha() or len(words) > MOST_WORDS:
+    def add(self, command: str, key: Name, *words: bytes | str | int) -> None:
+        """Add a command on one key, e.g. `add("INCRBY", "account:bob", 450)`. Raise InvalidParameter."""
+        if not isinstance(command, str) or not command.isalpha() or len(words) > MAX_WORDS:
             raise InvalidParameter(
                 f"{command!r} with {len(words):,} words is no effect: one command, one key, few words"
             )
         self.commands.append((command.encode(), self._keys.stream(key), *map(_as_bytes, words)))
 
 
-def pack_effects(commands: Sequence[Command], keys: list[bytes], words: list[bytes]) -> None:
+def encode_effects(commands: Sequence[Command], keys: list[bytes], words: list[bytes]) -> None:
     """Append commands to a script's keys and arguments, as lua/effects.lua reads them."""
     words.append(b"%d" % len(commands))
     for name, key, *rest in commands:

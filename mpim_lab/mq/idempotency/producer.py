@@ -1,7 +1,7 @@
-"""Producer: a message's id is made once, and the same send is repeated with it until the server has answered.
+"""IdempotentProducer: a message's id is made once, and the same send is repeated with it until the server has answered.
 
 A time-out does not say whether the message is there. So a repeat is right, and harmless, if whoever receives the id
-recognises it: `Idempotency` at the consumer, or `append` at the server. Of one conversation only one message is on its
+recognises it: `IdempotencyStore` at the consumer, or `append` at the server. Of one conversation only one message is on its
 way at a time: otherwise the second may overtake a first that must be repeated.
 """
 
@@ -19,12 +19,12 @@ from mpim_lab.mq.connection.retry import Backoff
 Answer = TypeVar("Answer")
 
 
-class Producer(Generic[Answer]):
-    """Send through `append(conversation, payload, id)` at most `attempts` times.
+class IdempotentProducer(Generic[Answer]):
+    """A producer that sends through `append(conversation, payload, id)`, at most `max_attempts` times with one id.
 
-    Only what is `transient` is repeated. Raises the last error if no attempt can have been run, otherwise Unconfirmed.
+    Only what is `transient` is retried. Raises the last error if no attempt can have been run, otherwise Unconfirmed.
 
-    A send ends: it waits for those before it in its conversation, and then for at most `attempts` times what one call of
+    A send ends: it waits for those before it in its conversation, and then for at most `max_attempts` times what one call of
     `append` may take, and as many pauses of at most `backoff.most_s`. The conversation's lock passes on however it ends.
     """
 
@@ -32,40 +32,40 @@ class Producer(Generic[Answer]):
         self,
         append: Callable[[str, bytes, str], Awaitable[Answer]],
         *,
-        attempts: int = 10,
+        max_attempts: int = 10,
         backoff: Backoff | None = None,
     ) -> None:
-        check_whole(attempts=attempts)
-        self._append, self._attempts, self._backoff = append, attempts, backoff or Backoff()
+        check_whole(max_attempts=max_attempts)
+        self._append, self._max_attempts, self._backoff = append, max_attempts, backoff or Backoff()
         self._loop = OneLoop("this producer")
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._waiting: dict[str, int] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._senders: dict[str, int] = {}
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> Answer:
-        """Send one message; gives what `append` gives. `id`: the caller's own, if it has one already."""
+        """Send one message and return what `append` returns. `id`: the caller's own, if it has one already."""
         self._loop.check()
         if is_inside(mine := (self, conversation)):
             raise InvalidParameter(f"`append` sends to {conversation!r} itself: that would wait for its own turn")
-        turn = self._turns.setdefault(conversation, asyncio.Lock())
-        self._waiting[conversation] = self._waiting.get(conversation, 0) + 1
+        lock = self._locks.setdefault(conversation, asyncio.Lock())
+        self._senders[conversation] = self._senders.get(conversation, 0) + 1
         try:
-            async with turn:
+            async with lock:
                 with inside(mine):
-                    return await self._repeat(conversation, payload, id or new_message_id())
+                    return await self._send_with_retries(conversation, payload, id or new_message_id())
         finally:
-            self._waiting[conversation] -= 1
-            if not self._waiting[conversation]:
-                del self._waiting[conversation], self._turns[conversation]
+            self._senders[conversation] -= 1
+            if not self._senders[conversation]:
+                del self._senders[conversation], self._locks[conversation]
 
-    async def _repeat(self, conversation: str, payload: bytes, id: str) -> Answer:
-        perhaps, cancellations = False, Cancellations()
-        for attempt in range(1, self._attempts + 1):
+    async def _send_with_retries(self, conversation: str, payload: bytes, id: str) -> Answer:
+        may_be_done, cancellations = False, Cancellations()
+        for attempt in range(1, self._max_attempts + 1):
             try:
                 return await self._append(conversation, payload, id)
             except MpimError as error:
-                perhaps |= not error.definite
-                if attempt == self._attempts or not error.transient:
-                    if not perhaps:
+                may_be_done |= not error.definite
+                if attempt == self._max_attempts or not error.transient:
+                    if not may_be_done:
                         raise
                     raise Unconfirmed(f"{id!r} was sent {attempt} times; it may have been taken") from error
             except asyncio.CancelledError as error:

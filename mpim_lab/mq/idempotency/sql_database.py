@@ -1,14 +1,14 @@
-"""SqlStore: one SQL database, as the inbox and the outbox share it: tables on first use, transactions with named errors.
+"""SqlDatabase: one SQL database, shared by inbox and outbox: tables on first use, transactions with named errors.
 
 SQLite in a file or in memory, PostgreSQL, MySQL and MariaDB by URL; the driver of the last three is yours to install.
 SQLite has one writer at a time: here writers queue, in this process for the one connection, among processes for the
 lock that BEGIN IMMEDIATE takes. Begun as readers, two of them would each wait for the other to finish: "database is locked".
 
-| what is taken               | is given back when                                                                       |
+| what is acquired            | is released when                                                                         |
 |-----------------------------|------------------------------------------------------------------------------------------|
 | a connection of the engine  | its transaction ends, whichever way, or cannot be begun; one that does not take its      |
 |                             | rollback within `timeout_s`, and any once the store is closed, is closed                 |
-| a transaction               | it is committed, or rolled back, also when the caller is cancelled; if the line is gone  |
+| a transaction               | it is committed, or rolled back, also when the caller is cancelled; if its client is gone  |
 |                             | or silent, the database rolls back by itself                                             |
 | a memory database           | the store is closed                                                                      |
 
@@ -35,32 +35,33 @@ from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, StoreFa
 from mpim_lab.mq.connection.bounds import check_bounds, check_times
 from mpim_lab.mq.connection.handler import OneLoop
 
-LOOK_AGAIN_S = 0.02
-MOST_CHARACTERS = 255
-MOST_CONNECTIONS = 100_000  # more than any database takes
+LOCK_POLL_S = 0.02
+MAX_CHARACTERS = 255
+MAX_CONNECTIONS = 100_000  # more than any database takes
 
 # MySQL's usual comparison holds "a" and "A" for the same: the second message would count as a repeat, and be lost
-NAME = String(MOST_CHARACTERS).with_variant(
-    VARCHAR(MOST_CHARACTERS, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+NAME = String(MAX_CHARACTERS).with_variant(
+    VARCHAR(MAX_CHARACTERS, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )
 
 
-class SqlStore:
-    """Use as a context, in one event loop: `async with SqlStore("sqlite+aiosqlite:///shop.db") as store`.
+class SqlDatabase:
+    """An SQL database, for one event loop: `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database`.
+
 
     timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own statements or to a commit.
-    connections: at most so many at once; SQLite has one. Raises InvalidParameter.
+    max_connections: SQLite has one. Raises InvalidParameter.
     """
 
-    def __init__(self, url: str | URL, *, timeout_s: float = 5.0, connections: int = 10) -> None:
+    def __init__(self, url: str | URL, *, timeout_s: float = 5.0, max_connections: int = 10) -> None:
         check_times(timeout_s=timeout_s)
-        check_bounds(1, MOST_CONNECTIONS, connections=connections)
+        check_bounds(1, MAX_CONNECTIONS, max_connections=max_connections)
         self._threads: set[threading.Thread] = set()  # of SQLite's connections
         try:
             self._url = make_url(url)
             self.is_sqlite = self._url.get_backend_name() == "sqlite"
-            self._memory = f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _in_memory(self._url) else ""
-            self._engine = self._make_engine(timeout_s, connections)
+            self._memory = f"mpim-{uuid.uuid4().hex}" if self.is_sqlite and _is_in_memory(self._url) else ""
+            self._engine = self._create_engine(timeout_s, max_connections)
         except (
             SQLAlchemyError,
             ImportError,
@@ -68,16 +69,16 @@ class SqlStore:
             TypeError,
         ) as error:  # the URL itself is not repeated: it may hold a password
             raise InvalidParameter(f"no database that can be used here: {error}") from error
-        self._timeout_s, self._missing, self._making = timeout_s, list[Table](), asyncio.Lock()
+        self._timeout_s, self._missing_tables, self._creation_lock = timeout_s, list[Table](), asyncio.Lock()
         self._loop, self._ending = OneLoop("this store"), set[asyncio.Task[None]]()
         self._running: dict[AsyncConnection, list[Callable[[], object]]] = {}
-        self._keeper: sqlite3.Connection | None = None  # a memory database lasts as long as a connection to it
+        self._memory_keeper: sqlite3.Connection | None = None  # a memory database lasts as long as a connection to it
         self._is_closed = False
 
-    def _make_engine(self, timeout_s: float, connections: int) -> AsyncEngine:
+    def _create_engine(self, timeout_s: float, max_connections: int) -> AsyncEngine:
         limits: dict[str, Any] = {"pool_timeout": timeout_s, "max_overflow": 0, "hide_parameters": True}
         if not self.is_sqlite:
-            return create_async_engine(self._url, pool_size=connections, pool_pre_ping=True, **limits)
+            return create_async_engine(self._url, pool_size=max_connections, pool_pre_ping=True, **limits)
         url = self._url
         if self._memory:
             url = url.set(database=f"file:{self._memory}", query={"mode": "memory", "cache": "shared", "uri": "true"})
@@ -95,9 +96,9 @@ class SqlStore:
 
     # Life
 
-    def need(self, *tables: Table) -> None:
-        """Have these tables made before the next transaction, where they are missing."""
-        self._missing += tables
+    def register_tables(self, *tables: Table) -> None:
+        """Create these tables before the next transaction, where they are missing."""
+        self._missing_tables += tables
 
     async def open(self) -> None:
         """Make the tables that are missing. Not needed: the first transaction does it.
@@ -107,18 +108,21 @@ class SqlStore:
         self._loop.check()
         if self._is_closed:
             raise _closed()
-        if self._memory and self._keeper is None:
-            self._keeper = sqlite3.connect(f"file:{self._memory}?mode=memory&cache=shared", uri=True)
-        if self._missing:
-            async with self._making:
-                while self._missing:
-                    await self._make(self._missing[0])
-                    del self._missing[0]
+        if self._memory and self._memory_keeper is None:
+            self._memory_keeper = sqlite3.connect(f"file:{self._memory}?mode=memory&cache=shared", uri=True)
+        if self._missing_tables:
+            async with self._creation_lock:
+                while self._missing_tables:
+                    await self._create_table(self._missing_tables[0])
+                    del self._missing_tables[0]
 
-    async def _make(self, table: Table) -> None:
+    async def _create_table(self, table: Table) -> None:
         for is_last in (False, True):
             try:
-                async with self._transaction() as connection, self.naming(f"table {table.name} cannot be made"):
+                async with (
+                    self._transaction() as connection,
+                    self.translate_errors(f"table {table.name} cannot be made"),
+                ):
                     await connection.run_sync(table.create, checkfirst=True)
             except StoreFailed:
                 if is_last:  # otherwise another process may have made it just now
@@ -127,21 +131,21 @@ class SqlStore:
                 return
 
     async def close(self) -> None:
-        """Close all connections, those of transactions that run when these end. Twice is harmless.
+        """Close all connections, those of transactions that run when these end. Idempotent.
 
         It takes at most `timeout_s`. A memory database is gone.
         """
         self._loop.check()
         self._is_closed = True
         try:
-            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):  # a line that does not answer
+            with contextlib.suppress(SQLAlchemyError, OSError, TimeoutError):  # a connection that does not answer
                 async with asyncio.timeout(self._timeout_s):
                     await self._engine.dispose()
             if not self._running:
-                await _ended(self._threads)
+                await _join_threads(self._threads)
         finally:
-            if self._keeper is not None:
-                self._keeper.close()
+            if self._memory_keeper is not None:
+                self._memory_keeper.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -180,7 +184,7 @@ class SqlStore:
             await self._commit(connection)
         finally:
             del self._running[connection]
-            await self._give_back(connection)
+            await self._release(connection)
         for call in waiting:
             call()
 
@@ -190,7 +194,7 @@ class SqlStore:
             return False
         return not (await connection.get_raw_connection()).driver_connection.in_transaction  # type: ignore[union-attr]
 
-    async def _give_back(self, connection: AsyncConnection) -> None:
+    async def _release(self, connection: AsyncConnection) -> None:
         """Roll back what is not committed, and return the connection; whoever is cancelled here does not stop that."""
         ending = asyncio.create_task(self._end(connection))
         self._ending.add(ending)
@@ -204,7 +208,7 @@ class SqlStore:
                 if self._is_closed:
                     await connection.invalidate()
                 await connection.close()
-        except Exception:  # a line that broke, or is silent: the database rolls back by itself
+        except Exception:  # a connection that broke, or is silent: the database rolls back by itself
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._timeout_s):
                     await connection.invalidate()
@@ -215,35 +219,35 @@ class SqlStore:
         while True:
             connection, before = self._engine.connect(), set(threading.enumerate())
             try:
-                async with self.naming("no transaction can be begun", patience=2):
+                async with self.translate_errors("no transaction can be begun", timeouts=2):
                     await connection.start()
                     await connection.begin()
                 if self._is_closed:
                     raise _closed()
                 return connection
             except BaseException as error:
-                await self._give_back(connection)
+                await self._release(connection)
                 # SQLite's own waiting for locks leaves out some: a memory database's, and that for the change to WAL
                 if not (isinstance(error, StoreFailed) and _is_locked(error) and time.monotonic() < deadline):
-                    await _ended(
+                    await _join_threads(
                         {thread for thread in threading.enumerate() if "_connection_worker" in thread.name} - before
                     )
                     raise
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(LOCK_POLL_S)
 
     async def _commit(self, connection: AsyncConnection) -> None:
         if (
             not self.is_sqlite
         ):  # PostgreSQL answers the commit of a block that swallowed an error with a silent rollback
-            async with self.naming("the transaction cannot be committed"):
+            async with self.translate_errors("the transaction cannot be committed"):
                 await connection.execute(select(1))
         try:
             async with asyncio.timeout(self._timeout_s):
                 await connection.commit()
         except IntegrityError as error:  # a constraint that is checked at the end: certainly refused
-            raise StoreFailed(f"the commit was refused: {_said(error)}") from error
+            raise StoreFailed(f"the commit was refused: {_error_text(error)}") from error
         except Exception as error:
-            raise StoreUncertain(f"the commit was not confirmed: {_said(error)}") from error
+            raise StoreUncertain(f"the commit was not confirmed: {_error_text(error)}") from error
 
     def after_commit(self, connection: object, call: Callable[[], object]) -> None:
         """Call this once the transaction is committed; at once if it is not one of `transaction()`'s."""
@@ -254,17 +258,20 @@ class SqlStore:
             waiting.append(call)
 
     @contextlib.asynccontextmanager
-    async def naming(self, what: str, *, patience: int = 1) -> AsyncIterator[None]:
-        """Bound and name what our own statements raise: StoreFailed, because what is not committed will be undone."""
+    async def translate_errors(self, what: str, *, timeouts: int = 1) -> AsyncIterator[None]:
+        """Bound our own statements in time and translate what they raise: StoreFailed, for what is uncommitted is undone.
+
+        timeouts: how many of the `timeout_s` they may take together.
+        """
         try:
-            async with asyncio.timeout(patience * self._timeout_s):
+            async with asyncio.timeout(timeouts * self._timeout_s):
                 yield
         except TimeoutError as error:
             raise StoreFailed(f"{what}: no answer in time") from error
         except MpimError:
             raise
         except Exception as error:  # the database layer's, or what a driver lets through: nothing else runs in here
-            raise StoreFailed(f"{what}: {_said(error)}") from error
+            raise StoreFailed(f"{what}: {_error_text(error)}") from error
 
 
 def _closed() -> StoreFailed:
@@ -278,30 +285,32 @@ def _ended_by_the_block() -> StoreUncertain:
 
 
 def checked_name(what: str, name: str) -> str:
-    """A name that every database keeps and compares as it is: printable, no blanks at its ends. Raises InvalidMessage.
+    """Return a name that every database keeps and compares as it is: printable, no blanks at its ends.
+
+    Raise InvalidMessage for any other.
 
     >>> checked_name("message id", "018f-7a")
     '018f-7a'
     """
     is_kept = isinstance(name, str) and name.isprintable() and name == name.strip()
-    if not is_kept or not 0 < len(name) <= MOST_CHARACTERS:
-        raise InvalidMessage(f"a {what} is 1 to {MOST_CHARACTERS} printable characters, not {name!r:.300}")
+    if not is_kept or not 0 < len(name) <= MAX_CHARACTERS:
+        raise InvalidMessage(f"a {what} is 1 to {MAX_CHARACTERS} printable characters, not {name!r:.300}")
     return str.__str__(name)  # not a text of a class of its own: drivers look at the class
 
 
-async def _ended(threads: set[threading.Thread]) -> None:
+async def _join_threads(threads: set[threading.Thread]) -> None:
     """Wait for the end of aiosqlite's threads: they report to the loop, which may be closed next."""
     until = time.monotonic() + 1.0
     while any(thread.is_alive() for thread in threads) and time.monotonic() < until:
         await asyncio.sleep(0.001)
 
 
-def _in_memory(url: URL) -> bool:
+def _is_in_memory(url: URL) -> bool:
     return url.database in (None, "", ":memory:")
 
 
-def _said(error: Exception) -> str:
-    """What the driver said, without the statement."""
+def _error_text(error: Exception) -> str:
+    """Return the driver's error text, without the statement."""
     return f"{type(error).__name__}: {getattr(error, 'orig', None) or error}"
 
 

@@ -1,15 +1,15 @@
-"""SqlInbox: a message's effect and the mark that it is handled, in one transaction of one SQL database.
+"""SqlInbox: a message's effect and the record that it is handled, in one transaction of one SQL database.
 
-| the message's mark      | then `run(message_id, work)` ...                                              |
+| the message's record    | then `run(message_id, work)` ...                                              |
 |-------------------------|-------------------------------------------------------------------------------|
-| is not there            | marks it, does the work, keeps its result, commits all three together         |
-| is there                | does nothing and gives the first result                                       |
+| is not there            | records it, does the work, stores its result, commits all three together      |
+| is there                | does nothing and returns the first result                                     |
 | is being made elsewhere | waits for that transaction: then as above, whichever way it ended             |
 
-A crash anywhere before the commit leaves neither mark nor effect, so the message may be handled again; after the commit
+A crash anywhere before the commit leaves neither record nor effect, so the message may be handled again; after the commit
 both are there, so it need not be. At least once in delivery, exactly once in effect.
 
-What this covers: effects in the database that holds the marks, made through the connection that `work` is given.
+What this covers: effects in the database that holds the records, made through the connection that `work` is given.
 
 What it cannot cover: an effect outside of it (an e-mail, another service, another database). If the process dies after
 the e-mail and before the commit, a repeat sends it again; if the commit fails, an e-mail has gone out for something
@@ -45,34 +45,34 @@ from mpim_lab.errors import InvalidParameter, StoreFailed, StoreUncertain, WorkC
 from mpim_lab.mq.connection.bounds import LONGEST_S, check_bounds
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.connection.handler import Cancellations, checked_handler
-from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
+from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase, checked_name
 
-RACES = 3
-MOST_RESULT_BYTES = 1024 * 1024
+MAX_RACES = 3
+MAX_RESULT_BYTES = 1024 * 1024
 Work = Callable[[AsyncConnection], Awaitable[bytes | None]]
 INBOX = Table(
     "mpim_inbox",
     MetaData(),
     Column("scope", NAME, primary_key=True),
     Column("message_id", NAME, primary_key=True),
-    Column("result", LargeBinary(MOST_RESULT_BYTES), nullable=False),
+    Column("result", LargeBinary(MAX_RESULT_BYTES), nullable=False),
     Column("handled_at", BigInteger, nullable=False),  # milliseconds since 1970, by the clock of whoever handled it
     Index("mpim_inbox_by_age", "scope", "handled_at"),
 )
 
 
 class SqlInbox:
-    """The handled messages of one kind of work: `SqlInbox(store, "payments")`. Scopes know nothing of each other's ids.
+    """The inbox (deduplication table) of one kind of work: `SqlInbox(database, "payments")`.
 
-    clock: seconds since 1970; only `forget` reads what it said.
+    Scopes know nothing of each other's ids. clock: seconds since 1970; only `purge` reads what it returned.
     """
 
-    def __init__(self, store: SqlStore, scope: str, *, clock: Callable[[], float] = time.time) -> None:
-        self.scope, self._store, self._clock = checked_name("scope", scope), store, clock
-        store.need(INBOX)
+    def __init__(self, database: SqlDatabase, scope: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.scope, self._database, self._clock = checked_name("scope", scope), database, clock
+        database.register_tables(INBOX)
 
     async def run(self, message_id: str, work: Work) -> bytes:
-        """Do the work if nobody has, and give its result; otherwise give the first result.
+        """Do the work if nobody has, and return its result; otherwise return the first result.
 
         `work(connection)` has its effect through that connection, which it neither commits nor rolls back, and may give
         a result of at most 1 MiB; an ORM session joins with `AsyncSession(bind=connection)`. What it raises is raised here,
@@ -81,77 +81,82 @@ class SqlInbox:
         WorkCancelled (the work, not the caller, was cancelled), InvalidParameter (the work cannot be awaited).
         """
         message_id = checked_name("message id", message_id)
-        for _ in range(RACES):
+        for _ in range(MAX_RACES):
             try:
-                return await self._once(message_id, work)
-            except _MarkedMeanwhile:  # what was begun is rolled back; the next look finds the other's mark
+                return await self._run_in_transaction(message_id, work)
+            except _ConcurrentDuplicate:  # what was begun is rolled back; the next look finds the other's record
                 continue
-        raise StoreFailed(f"{message_id!r} was marked and forgotten by others {RACES} times in a row; nothing was done")
+        raise StoreFailed(
+            f"{message_id!r} was marked and forgotten by others {MAX_RACES} times in a row; nothing was done"
+        )
 
-    async def _once(self, message_id: str, work: Work) -> bytes:
-        async with self._store.transaction() as connection:
-            first = await self._result(connection, message_id)
+    async def _run_in_transaction(self, message_id: str, work: Work) -> bytes:
+        async with self._database.transaction() as connection:
+            first = await self._read_result(connection, message_id)
             if first is not None:
                 return first
-            await self._mark(connection, message_id)
-            result = wire_payload(await _done(work, connection, message_id) or b"", MOST_RESULT_BYTES)
-            await self._keep(connection, message_id, result)
+            await self._insert_record(connection, message_id)
+            result = wire_payload(await _run_work(work, connection, message_id) or b"", MAX_RESULT_BYTES)
+            await self._save_result(connection, message_id, result)
             return result
 
-    async def _result(self, connection: AsyncConnection, message_id: str) -> bytes | None:
-        async with self._store.naming("the mark cannot be read"):
-            found = await connection.execute(select(INBOX.c.result).where(*self._is(message_id)))
+    async def _read_result(self, connection: AsyncConnection, message_id: str) -> bytes | None:
+        async with self._database.translate_errors("the record cannot be read"):
+            found = await connection.execute(select(INBOX.c.result).where(*self._matches(message_id)))
         row = found.first()
         return None if row is None else bytes(row.result)
 
-    async def _mark(self, connection: AsyncConnection, message_id: str) -> None:
-        """Mark first, work afterwards: who is second waits here and has not had its effect yet."""
-        line = {"scope": self.scope, "message_id": message_id, "result": b"", "handled_at": self._now_ms()}
+    async def _insert_record(self, connection: AsyncConnection, message_id: str) -> None:
+        """Record first, work afterwards: who is second waits here and has not had its effect yet."""
+        row = {"scope": self.scope, "message_id": message_id, "result": b"", "handled_at": self._now_ms()}
         try:
-            async with self._store.naming("the mark cannot be made"):
-                await connection.execute(insert(INBOX).values(line))
+            async with self._database.translate_errors("the record cannot be made"):
+                await connection.execute(insert(INBOX).values(row))
         except StoreFailed as error:
             if isinstance(error.__cause__, IntegrityError):
-                raise _MarkedMeanwhile from error
+                raise _ConcurrentDuplicate from error
             raise
 
-    async def _keep(self, connection: AsyncConnection, message_id: str, result: bytes) -> None:
-        async with self._store.naming("the result cannot be kept"):
-            kept = await connection.execute(update(INBOX).where(*self._is(message_id)).values(result=result))
-        if kept.rowcount != 1:  # a work that swallowed the database's error, after which the mark was undone
+    async def _save_result(self, connection: AsyncConnection, message_id: str, result: bytes) -> None:
+        async with self._database.translate_errors("the result cannot be kept"):
+            kept = await connection.execute(update(INBOX).where(*self._matches(message_id)).values(result=result))
+        if kept.rowcount != 1:  # a work that swallowed the database's error, after which the record was undone
             raise StoreUncertain(
-                f"the database undid the mark of {message_id!r} while the work went on: what it did since may be kept"
+                f"the database undid the record of {message_id!r} while the work went on: what it did since may be kept"
             )
 
     async def result(self, message_id: str) -> bytes | None:
-        """The first result of a message; None if it is not handled, or forgotten. Raises InvalidMessage, StoreFailed."""
-        async with self._store.transaction() as connection:
-            return await self._result(connection, checked_name("message id", message_id))
+        """Return the first result of a message; None if it is not handled, or purged. Raise InvalidMessage, StoreFailed."""
+        async with self._database.transaction() as connection:
+            return await self._read_result(connection, checked_name("message id", message_id))
 
-    async def forget(self, older_than_s: float) -> int:
-        """Remove this scope's marks of messages handled longer ago than this; gives how many.
+    async def purge(self, older_than_s: float) -> int:
+        """Remove this scope's records of messages handled longer ago than this. Return how many.
 
-        A mark's lifetime is for how long a repeat is recognised: one that comes after its mark was forgotten is handled
-        again, as if it were new. So keep marks longer than any sender repeats, any stream is replayed or any dead letter
+        A record's lifetime is for how long a repeat is recognised: one that comes after its record was purged is handled
+        again, as if it were new. So keep records longer than any sender repeats, any stream is replayed or any dead letter
         waits. Without this the table grows for ever.
         """
         check_bounds(0.0, 100 * LONGEST_S, older_than_s=older_than_s)
         oldest = self._now_ms() - int(older_than_s * 1e3)
-        async with self._store.transaction() as connection, self._store.naming("marks cannot be forgotten"):
+        async with (
+            self._database.transaction() as connection,
+            self._database.translate_errors("records cannot be purged"),
+        ):
             gone = await connection.execute(
                 delete(INBOX).where(INBOX.c.scope == self.scope, INBOX.c.handled_at < oldest)
             )
         return gone.rowcount
 
-    def _is(self, message_id: str) -> tuple[ColumnElement[bool], ...]:
+    def _matches(self, message_id: str) -> tuple[ColumnElement[bool], ...]:
         return INBOX.c.scope == self.scope, INBOX.c.message_id == message_id
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1e3)
 
 
-async def _done(work: Work, connection: AsyncConnection, message_id: str) -> bytes | None:
-    """The work's result. A CancelledError that is not the caller's is the work's own failure."""
+async def _run_work(work: Work, connection: AsyncConnection, message_id: str) -> bytes | None:
+    """Do the work and return its result. A CancelledError that is not the caller's is the work's own failure."""
     cancellations, begun = Cancellations(), work(connection)
     if not inspect.isawaitable(begun):
         checked_handler(work)
@@ -164,5 +169,5 @@ async def _done(work: Work, connection: AsyncConnection, message_id: str) -> byt
         raise WorkCancelled(f"the work on {message_id!r} awaited what somebody else cancelled") from error
 
 
-class _MarkedMeanwhile(Exception):
-    """Another worker's transaction made the mark first."""
+class _ConcurrentDuplicate(Exception):
+    """Another worker's transaction inserted the record first."""

@@ -1,4 +1,4 @@
-"""SqlOutbox: what a transaction wants to send is written down in it, and sent by a relay once it is committed.
+"""SqlOutbox: the transactional outbox. What a transaction wants to send is a row in it; a relay sends it after the commit.
 
 To change a database and then send a message is two steps in two places: a crash between them leaves an order nobody hears
 of, and the other way round an announced order that does not exist. So the sender writes the message as a row, in the
@@ -11,7 +11,7 @@ stream's answer.
 | after sending, before deleting       | still there: sent again   | twice, with the SAME id |
 | after deleting                       | gone                      | once                    |
 
-At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or `Idempotency`.
+At least once, then: the receiver recognises repeats by the id, with `SqlInbox` or `IdempotencyStore`.
 
 | a row fails because ...                       | then                                                                  |
 |-----------------------------------------------|-----------------------------------------------------------------------|
@@ -48,14 +48,14 @@ from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.connection.handler import Loop
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
+from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase, checked_name
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import DATA
 
 _log = logging.getLogger(__name__)
 ID = "id"  # the field that carries the message id; the payload is in "data", as `Stream.add` writes it
-MOST_PAYLOAD_BYTES = 1024 * 1024
-MOST_ROWS = 1_000
+MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_ROWS = 1_000
 
 OUTBOX = Table(
     "mpim_outbox",
@@ -63,14 +63,14 @@ OUTBOX = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("stream_name", NAME, nullable=False),
     Column("message_id", NAME, nullable=False),
-    Column("payload", LargeBinary(MOST_PAYLOAD_BYTES), nullable=False),
+    Column("payload", LargeBinary(MAX_PAYLOAD_BYTES), nullable=False),
     Column("added_at", BigInteger, nullable=False),  # milliseconds since 1970: how long has the oldest been waiting?
     sqlite_autoincrement=True,  # otherwise SQLite gives the highest id again once its row is deleted
 )
 
 
-class OutboxRow(NamedTuple):
-    """One message that waits in the outbox. `id` ascends in the order of writing."""
+class OutboxMessage(NamedTuple):
+    """One pending message of the outbox. `id` ascends in the order of writing."""
 
     id: int
     stream_name: str
@@ -79,11 +79,14 @@ class OutboxRow(NamedTuple):
 
 
 class SqlOutbox:
-    """Messages that wait for a relay: `SqlOutbox(store)`. Make it before the transaction that uses it: it needs its table."""
+    """A transactional outbox, whose messages a relay sends: `SqlOutbox(database)`.
 
-    def __init__(self, store: SqlStore) -> None:
-        self._store, self.added = store, asyncio.Event()
-        store.need(OUTBOX)
+    Make it before the transaction that uses it: it needs its table.
+    """
+
+    def __init__(self, database: SqlDatabase) -> None:
+        self._database, self.added = database, asyncio.Event()
+        database.register_tables(OUTBOX)
 
     async def add(
         self, connection: AsyncConnection | AsyncSession, stream_name: str, message_id: str, payload: bytes | str
@@ -93,68 +96,81 @@ class SqlOutbox:
         message_id: made once (`new_message_id()`), before the first attempt at the transaction, and kept if that is repeated.
         Raises InvalidMessage, StoreFailed; after either, let the transaction roll back.
         """
-        line = {
+        row = {
             "stream_name": checked_name("stream name", stream_name),
             "message_id": checked_name("message id", message_id),
-            "payload": wire_payload(payload, MOST_PAYLOAD_BYTES),
+            "payload": wire_payload(payload, MAX_PAYLOAD_BYTES),
             "added_at": int(time.time() * 1e3),
         }
-        async with self._store.naming("the message cannot be written"):
-            await connection.execute(insert(OUTBOX).values(line))
-        self._store.after_commit(connection, self.added.set)
+        async with self._database.translate_errors("the message cannot be written"):
+            await connection.execute(insert(OUTBOX).values(row))
+        self._database.after_commit(connection, self.added.set)
 
-    async def waiting(self, *, count: int = 100, without: Collection[str] = ()) -> list[OutboxRow]:
-        """The oldest `count` rows that are not known to be sent, without those to some streams. Raises StoreFailed."""
+    async def pending(self, *, count: int = 100, excluding: Collection[str] = ()) -> list[OutboxMessage]:
+        """Return the oldest `count` rows not known to be sent, `excluding` those to some streams. Raise StoreFailed."""
         check_bounds(1, MOST, count=count)
         columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
-        async with self._store.transaction() as connection, self._store.naming("the outbox cannot be read"):
+        async with (
+            self._database.transaction() as connection,
+            self._database.translate_errors("the outbox cannot be read"),
+        ):
             wanted = (
-                select(*columns).where(OUTBOX.c.stream_name.not_in(list(without))).order_by(OUTBOX.c.id).limit(count)
+                select(*columns).where(OUTBOX.c.stream_name.not_in(list(excluding))).order_by(OUTBOX.c.id).limit(count)
             )
             found = await connection.execute(wanted)
-            return [OutboxRow(row.id, row.stream_name, row.message_id, bytes(row.payload)) for row in found]
+            return [OutboxMessage(row.id, row.stream_name, row.message_id, bytes(row.payload)) for row in found]
 
     async def count(self) -> int:
-        """How many rows wait. Raises StoreFailed."""
-        async with self._store.transaction() as connection, self._store.naming("the outbox cannot be read"):
+        """Return how many rows are pending. Raise StoreFailed."""
+        async with (
+            self._database.transaction() as connection,
+            self._database.translate_errors("the outbox cannot be read"),
+        ):
             return int((await connection.execute(select(func.count()).select_from(OUTBOX))).scalar_one())
 
-    async def drop(self, *ids: int) -> int:
-        """Delete rows: those that were sent, or one that a person gives up. Gives how many there were."""
+    async def delete(self, *ids: int) -> int:
+        """Delete rows: those that were sent, or one that a person gives up. Return how many there were."""
         if not ids:
             return 0
-        async with self._store.transaction() as connection, self._store.naming("rows cannot be deleted"):
+        async with (
+            self._database.transaction() as connection,
+            self._database.translate_errors("rows cannot be deleted"),
+        ):
             return (await connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(ids)))).rowcount
 
-    def relay(self, queue: MessageQueue, *, limit: int = 100, poll_s: float = 0.5) -> "OutboxRelay":
-        """A relay that sends this outbox's rows to the streams of `queue`."""
-        return OutboxRelay(self, queue, limit=limit, poll_s=poll_s)
+    def relay(self, queue: MessageQueue, *, batch_size: int = 100, poll_interval_s: float = 0.5) -> "OutboxRelay":
+        """Return a relay that sends this outbox's rows to the streams of `queue`."""
+        return OutboxRelay(self, queue, batch_size=batch_size, poll_interval_s=poll_interval_s)
 
 
 class OutboxRelay:
     """Send rows to their streams, as the fields "id" and "data": `await relay.run()`, `await relay.stop()` from elsewhere.
 
-    limit: rows read at once. poll_s: how often to look for what other processes wrote; what this process commits is noticed
-    at once. Several relays lose nothing and may send the same row each: duplicates, which the id makes harmless.
+    batch_size: rows read at once. poll_interval_s: how often to look for what other processes wrote; what this process
+    commits is noticed at once. Several relays lose nothing and may send the same row each: duplicates, which the id makes
+    harmless.
     """
 
-    def __init__(self, outbox: SqlOutbox, queue: MessageQueue, *, limit: int = 100, poll_s: float = 0.5) -> None:
-        check_bounds(1, MOST_ROWS, limit=limit)
-        check_times(poll_s=poll_s)
-        self._outbox, self._queue, self._limit, self._poll_s = outbox, queue, limit, poll_s
+    def __init__(
+        self, outbox: SqlOutbox, queue: MessageQueue, *, batch_size: int = 100, poll_interval_s: float = 0.5
+    ) -> None:
+        check_bounds(1, MAX_ROWS, batch_size=batch_size)
+        check_times(poll_interval_s=poll_interval_s)
+        self._outbox, self._queue, self._batch_size, self._poll_interval_s = outbox, queue, batch_size, poll_interval_s
         self._backoff, self._close_timeout_s = Backoff(), Limits().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
         self._loop = Loop()
 
     async def relay_once(self, limit: int | None = None) -> int:
-        """Send the oldest rows, at most `limit`, one after the other; gives how many.
+        """Send the oldest rows, at most `limit`, one after the other. Return how many.
+
 
         Raises what `Stream.add` raises for the first row that fails, after the rows of other streams were sent, if it was
         refused for itself. It and the later rows of its stream stay. StoreFailed or StoreUncertain when the rows that were
         sent could not be deleted: they will be sent again.
         """
-        check_bounds(1, MOST, limit=self._limit if limit is None else limit)
-        done = _Round(self._limit if limit is None else limit)
+        check_bounds(1, MOST, limit=self._batch_size if limit is None else limit)
+        done = _Round(self._batch_size if limit is None else limit)
         await self._relay(done)
         if done.refused:
             raise next(iter(done.refused.values()))
@@ -165,11 +181,11 @@ class OutboxRelay:
         page_is_full = True
         while page_is_full and done.sent < done.limit:
             wanted = done.limit - done.sent
-            rows = await self._outbox.waiting(count=wanted, without=done.without | done.refused.keys())
+            rows = await self._outbox.pending(count=wanted, excluding=done.paused | done.refused.keys())
             page_is_full = len(rows) == wanted
             await self._relay_page(rows, done)
 
-    async def _relay_page(self, rows: list[OutboxRow], done: "_Round") -> None:
+    async def _relay_page(self, rows: list[OutboxMessage], done: "_Round") -> None:
         sent: list[int] = []
         try:
             for row in rows:
@@ -184,9 +200,9 @@ class OutboxRelay:
                 else:
                     sent.append(row.id)
         except (Exception, asyncio.CancelledError):  # not when the process goes down: then nothing more is done
-            await self._outbox.drop(*sent)
+            await self._outbox.delete(*sent)
             raise
-        await self._outbox.drop(*sent)
+        await self._outbox.delete(*sent)
         done.sent += len(sent)
 
     async def run(self) -> None:
@@ -195,16 +211,16 @@ class OutboxRelay:
         Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no repeat can change.
         """
         with self._loop:
-            await self._loop.repeat(self._turn, self._backoff, self._on_error)
+            await self._loop.repeat(self._poll_once, self._backoff, self._on_error)
 
-    async def _turn(self) -> None:
+    async def _poll_once(self) -> None:
         self._outbox.added.clear()  # before reading: what is committed while we read sets it again
-        done = _Round(self._limit, {name for name, refusal in self._refusals.items() if now() < refusal.until})
+        done = _Round(self._batch_size, {name for name, refusal in self._refusals.items() if now() < refusal.until})
         await self._relay(done)
-        self._note_refusals(done)
-        if done.sent < self._limit and not self._loop.is_stopping:
+        self._record_refusals(done)
+        if done.sent < self._batch_size and not self._loop.is_stopping:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_s):
+                async with asyncio.timeout(self._poll_interval_s):
                     await self._outbox.added.wait()
 
     def _on_error(self, error: MpimError) -> None:
@@ -212,14 +228,14 @@ class OutboxRelay:
             raise error
         _log.warning("outbox: %s: %s", type(error).__name__, error)
 
-    def _note_refusals(self, done: "_Round") -> None:
+    def _record_refusals(self, done: "_Round") -> None:
         """A stream's rows are tried again later and later, until one of them is taken."""
         for name, error in done.refused.items():
             times = self._refusals[name].times + 1 if name in self._refusals else 1
             delay_s = self._backoff.delay_s(times, random.random())
             self._refusals[name] = _Refusal(times, now() + delay_s)
             _log.warning("outbox: to %r: %s: %s; tried again in %.1f s", name, type(error).__name__, error, delay_s)
-        for name in self._refusals.keys() - done.refused.keys() - done.without:
+        for name in self._refusals.keys() - done.refused.keys() - done.paused:
             del self._refusals[name]
 
     async def stop(self) -> None:
@@ -237,7 +253,7 @@ class _Round:
     """One look at the outbox: how many rows were sent, and which streams' rows were refused."""
 
     limit: int
-    without: AbstractSet[str] = frozenset()
+    paused: AbstractSet[str] = frozenset()
     refused: dict[str, MpimError] = field(default_factory=dict)
     sent: int = 0
 

@@ -1,32 +1,32 @@
-"""Idempotency: at least once and harmless the second time = exactly once in effect.
+"""IdempotencyStore: at least once and harmless the second time = exactly once in effect.
 
 A message's sender makes its id once and keeps it in every repeat; whoever handles it asks here first.
 
-| the id's mark says        | then the worker ...                                                      |
+| the id's record says      | then the worker ...                                                      |
 |---------------------------|--------------------------------------------------------------------------|
 | nothing, or lease over    | claims it: a lease, and a fencing token higher than all before           |
 | claimed by another        | does nothing: InProgress, to be tried again when the lease may be over   |
 | done                      | does nothing and gets the first result                                   |
 
-`finish` checks the token and then, in one step on the server, runs the effects, keeps the result and marks the id done.
-A worker that slept through its lease has a token that is not the last: it is told LeaseLost, and nothing of its attempt
+`complete` checks the token and then, in one step on the server, runs the effects, keeps the result and marks the id done.
+A worker that slept through its lease has a token that is not the last: it gets LeaseLost, and nothing of its attempt
 is kept.
 
-What this covers: effects on the same server as the marks, handed over with `effects.also(…)`. What it cannot cover: anything
-that happens elsewhere while the work goes on (an e-mail, a payment at a bank). That happens at least once, unless
+What this covers: effects on the same server as the records, handed over with `effects.add(…)`. What it cannot cover:
+anything that happens elsewhere while the work goes on (an e-mail, a payment at a bank). That happens at least once, unless
 the other side takes an idempotency key or checks the token itself. Effects in a SQL database: `sql_inbox.py`.
 
-| a claim is given back, unless it has passed on, when | how                                                       |
+| a claim is released, unless it has passed on, when   | how                                                       |
 |------------------------------------------------------|-----------------------------------------------------------|
-| `finish` was answered                                | it is done: there is nothing to give back                 |
+| `complete` was answered                              | it is done: there is nothing to release                   |
 | the work raises, or gives what is no result          | before the error is raised                                |
 | the work meets a CancelledError of somebody else's   | the same: it has failed (WorkCancelled)                   |
-| `finish` fails                                       | the same; no harm if it was run, and then the id is done  |
-| the caller is cancelled, in the work or in `finish`  | at once, and without waiting for the server's answer      |
+| `complete` fails                                     | the same; no harm if it was run, and then the id is done  |
+| the caller is cancelled, in the work or `complete`   | at once, and without waiting for the server's answer      |
 | the caller is cancelled while it claims              | as soon as the claim's answer comes                       |
 | the server cannot be reached, the process dies       | by itself, after the lease                                |
 
-A mark lives for `keep_s`; a repeat that comes later is handled again. So that is longer than any sender repeats.
+A record lives for `ttl_s`; a repeat that comes later is handled again. So that is longer than any sender repeats.
 
 Source: Kleppmann, "How to do distributed locking", 2016 (fencing tokens); Stripe's API documentation (idempotency keys: the
 first result is returned to every repeat).
@@ -57,16 +57,16 @@ from mpim_lab.mq.connection.handler import Cancellations, checked_handler, insid
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.connection.resp import pack, retrieved
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.idempotency.effects import Command, Effects, pack_effects
+from mpim_lab.mq.idempotency.effects import AtomicEffects, Command, encode_effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-MOST_AT_ONCE = 200
-_ASK_AGAIN = Backoff(first_s=0.005, most_s=0.1)
-Work = Callable[[Effects], bytes | None] | Callable[[Effects], Awaitable[bytes | None]]
-_CLAIM, _FINISH, _LET_GO = (
+MAX_AT_ONCE = 200
+_POLL_BACKOFF = Backoff(first_s=0.005, most_s=0.1)
+Work = Callable[[AtomicEffects], bytes | None] | Callable[[AtomicEffects], Awaitable[bytes | None]]
+CLAIM, COMPLETE, RELEASE = (
     Script("mq/idempotency/lua/claim.lua"),
-    Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/finish.lua"),
-    Script("mq/idempotency/lua/let_go.lua"),
+    Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/complete.lua"),
+    Script("mq/idempotency/lua/release.lua"),
 )
 
 
@@ -77,154 +77,163 @@ class Claim(NamedTuple):
     token: int
 
 
-class _Finish(NamedTuple):
-    mark: bytes
+class _Completion(NamedTuple):
+    record_key: bytes
     claim: Claim
     result: bytes
     effects: Sequence[Command]
 
 
-class Idempotency:
-    """The marks of one kind of work: `Idempotency(mq, "payments")`. Claims of one loop turn leave as one command.
+class IdempotencyStore:
+    """The idempotency records of one kind of work: `IdempotencyStore(mq, "payments")`.
 
-    lease_ms: longer than the work takes; a crashed worker's claim passes on after it. keep_s: how long a mark lives.
+    Claims of one event-loop iteration are sent as one command.
+
+    lease_ms: longer than the work takes; a crashed worker's claim passes on after it. ttl_s: how long a record lives.
     Raises what `Link` raises. After an error with `definite` False simply run it again, with the same id.
     """
 
-    def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
-        check_whole(lease_ms=lease_ms, keep_s=keep_s)
-        if keep_s * 1_000 < lease_ms:
-            raise InvalidParameter(f"lease_ms={lease_ms}, keep_s={keep_s}: a mark outlives its lease")
+    def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, ttl_s: int = 86_400) -> None:
+        check_whole(lease_ms=lease_ms, ttl_s=ttl_s)
+        if ttl_s * 1_000 < lease_ms:
+            raise InvalidParameter(f"lease_ms={lease_ms}, ttl_s={ttl_s}: a record outlives its lease")
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
-        self._tokens, self._records = queue.keys.tokens(scope), queue.keys.records(scope)
+        self._tokens, self._key_prefix = queue.keys.fencing_tokens(scope), queue.keys.idempotency_record_prefix(scope)
         self._link = queue.access(scope).commands
-        self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
-        self._dropped: set[asyncio.Future[Any]] = set()
+        self._lease_ms, self._ttl_ms = lease_ms, str(ttl_s * 1_000)
+        self._releases: set[asyncio.Future[Any]] = set()
         self._claims: Turn[tuple[Name, bytes], Claim | bytes] = Turn(
-            self._send_claims, most=MOST_AT_ONCE, unwanted=self._drop
+            self._send_claims, most=MAX_AT_ONCE, unwanted=self._release_nowait
         )
-        self._finishes: Turn[_Finish, bytes] = Turn(self._send_finishes, most=MOST_AT_ONCE)
+        self._completions: Turn[_Completion, bytes] = Turn(self._send_completions, most=MAX_AT_ONCE)
 
-    async def run(self, id: Name, work: Work, *, wait_s: float | None = None) -> bytes:
-        """Do the work if nobody has, and give its result; otherwise give the first result.
+    async def run(self, id: Name, work: Work, *, wait_timeout_s: float | None = None) -> bytes:
+        """Do the work if nobody has, and return its result; otherwise return the first result.
 
-        `work(effects)`, plain or async, says with `effects.also(…)` what is to change on the server, and may give a result.
+        `work(effects)`, plain or async, says with `effects.add(…)` what is to change on the server, and may give a result.
         What it raises is raised here, and the id may be tried again at once. While another worker is at it, waits for the
-        first result or the end of the lease, at most `wait_s` (None: twice the lease), then raises InProgress; at once, if
-        that is the work itself, which asks for its own id.
+        first result or the end of the lease, at most `wait_timeout_s` (None: twice the lease), then raises InProgress;
+        at once, if that is the work itself, which asks for its own id.
 
         Raises LeaseLost; WorkCancelled if the work, not the caller, was cancelled: it may be tried again, too.
         """
-        wait_s = 2e-3 * self._lease_ms if wait_s is None else wait_s
-        mark = self._mark(id)
-        if is_inside(mark):  # the work asks for its own result: that cannot come while it waits
-            wait_s = 0.0
-        claimed = await self._claim_or_wait(id, mark, now() + wait_s)
+        wait_timeout_s = 2e-3 * self._lease_ms if wait_timeout_s is None else wait_timeout_s
+        record_key = self._record_key(id)
+        if is_inside(record_key):  # the work asks for its own result: that cannot come while it waits
+            wait_timeout_s = 0.0
+        claimed = await self._claim_or_wait(id, record_key, now() + wait_timeout_s)
         if isinstance(claimed, bytes):
             return claimed
-        effects, cancellations = Effects(self._queue.keys), Cancellations()
+        effects, cancellations = AtomicEffects(self._queue.keys), Cancellations()
         try:
-            with inside(mark):
+            with inside(record_key):
                 result: Any = work(effects)
                 if result is not None and inspect.isawaitable(result):
                     result = await result
                 elif result is not None and type(result) is not bytes and type(result) is not str:
                     checked_handler(work)
-            return await self._finish(mark, claimed, b"" if result is None else result, effects.commands)
+            return await self._complete(record_key, claimed, b"" if result is None else result, effects.commands)
         except LeaseLost:
             raise
         except asyncio.CancelledError as error:
-            self._drop(claimed)
+            self._release_nowait(claimed)
             if cancellations.are_ours:
                 raise
             raise WorkCancelled(f"the work on {id!r} awaited what somebody else cancelled") from error
         except Exception as error:
             if getattr(error, "definite", True):
                 with contextlib.suppress(MpimError):  # then it passes on after the lease
-                    await self.let_go(claimed)
+                    await self.release(claimed)
             else:
-                self._drop(claimed)  # it may be done, or nobody answers: no reason to wait
+                self._release_nowait(claimed)  # it may be done, or nobody answers: no reason to wait
             raise
 
-    async def _claim_or_wait(self, id: Name, mark: bytes, until: float) -> Claim | bytes:
+    async def _claim_or_wait(self, id: Name, record_key: bytes, until: float) -> Claim | bytes:
         for attempt in itertools.count(1):
             try:
-                return await self._claims.add((id, mark))
+                return await self._claims.add((id, record_key))
             except InProgress as busy:
-                pause_s = min(busy.retry_in_s, _ASK_AGAIN.delay_s(attempt, chance=1.0))
+                pause_s = min(busy.retry_in_s, _POLL_BACKOFF.delay_s(attempt, chance=1.0))
                 if not now() + pause_s <= until:
                     raise
                 await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
     async def claim(self, id: Name) -> Claim | bytes:
-        """A claim, or the first result if the work is done. Raises InProgress while another worker's lease lasts."""
-        return await self._claims.add((id, self._mark(id)))
+        """Claim an id; return the first result if the work is done. Raise InProgress while another worker's lease lasts."""
+        return await self._claims.add((id, self._record_key(id)))
 
-    async def finish(self, claim: Claim, result: bytes = b"", effects: Effects | None = None) -> bytes:
-        """Run the effects and mark the id done, in one step; gives the first result, which is another's if that was faster.
+    async def complete(self, claim: Claim, result: bytes = b"", effects: AtomicEffects | None = None) -> bytes:
+        """Run the effects and mark the id done, atomically. Return the first result: another worker's if that was faster.
 
-        Raises LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the server refused an effect.
+        Raise LeaseLost when the claim has passed on: nothing was changed. CommandRejected: the server refused an effect.
         InvalidMessage: the result is neither bytes nor text.
         """
-        return await self._finish(self._mark(claim.id), claim, result, effects.commands if effects else ())
+        return await self._complete(self._record_key(claim.id), claim, result, effects.commands if effects else ())
 
-    def _finish(self, mark: bytes, claim: Claim, result: bytes, commands: Sequence[Command]) -> "asyncio.Future[bytes]":
-        result = wire_payload(result, self._queue.max_payload_bytes)  # here: it is wrong for nobody else of this turn
-        return self._finishes.add(_Finish(mark, claim, result, commands))
+    def _complete(
+        self, record_key: bytes, claim: Claim, result: bytes, commands: Sequence[Command]
+    ) -> "asyncio.Future[bytes]":
+        result = wire_payload(
+            result, self._queue.max_payload_bytes
+        )  # here: it is wrong for no other call of this batch
+        return self._completions.add(_Completion(record_key, claim, result, commands))
 
-    async def let_go(self, claim: Claim) -> bool:
-        """Give a claim up, so that the next attempt need not wait for the lease; False if it had passed on."""
-        return bool(await _LET_GO.run(self._link, [self._mark(claim.id)], str(claim.token)))
+    async def release(self, claim: Claim) -> bool:
+        """Release a claim, so that the next attempt need not wait for the lease. Return False if it had passed on."""
+        return bool(await RELEASE.run(self._link, [self._record_key(claim.id)], str(claim.token)))
 
-    def _drop(self, claimed: Claim | bytes | Exception) -> None:
-        """Give a claim up without waiting: nobody who is cancelled need wait for the server, nor can this be cancelled.
+    def _release_nowait(self, claimed: Claim | bytes | Exception) -> None:
+        """Release a claim without waiting: nobody who is cancelled need wait for the server, nor can this be cancelled.
 
-        In line behind what was written before, a `finish` included: what was finished stays done.
+        In line behind what was written before, a `complete` included: what was finished stays done.
         """
         if not isinstance(claimed, Claim):
             return
         connection = self._link.connection
         if connection.blocked:
-            dropped: asyncio.Future[Any] = asyncio.ensure_future(self.let_go(claimed))
+            release: asyncio.Future[Any] = asyncio.ensure_future(self.release(claimed))
         else:
-            words = (_LET_GO.source, "1", self._mark(claimed.id), str(claimed.token))
-            dropped = connection.send(pack("EVAL", *words))
-        self._dropped.add(dropped)
-        dropped.add_done_callback(self._dropped.discard)
-        dropped.add_done_callback(retrieved)
+            words = (RELEASE.source, "1", self._record_key(claimed.id), str(claimed.token))
+            release = connection.send(pack("EVAL", *words))
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
+        release.add_done_callback(retrieved)
 
-    def _mark(self, id: Name) -> bytes:
+    def _record_key(self, id: Name) -> bytes:
         if not id:
             raise InvalidMessage("a message without an id cannot be recognised when it comes again")
-        return self._records + joinable(id)
+        return self._key_prefix + joinable(id)
 
     async def _send_claims(self, asked: Sequence[tuple[Name, bytes]]) -> Sequence[Claim | bytes | Exception]:
-        keys = [self._tokens, *(mark for _, mark in asked)]
-        answers = await _CLAIM.run(self._link, keys, str(self._lease_ms), self._keep_ms)
-        return [_claimed(name, state, value) for (name, _), (state, value) in zip(asked, answers, strict=True)]
+        keys = [self._tokens, *(record_key for _, record_key in asked)]
+        answers = await CLAIM.run(self._link, keys, str(self._lease_ms), self._ttl_ms)
+        return [_parse_claim(name, state, value) for (name, _), (state, value) in zip(asked, answers, strict=True)]
 
-    async def _send_finishes(self, finishes: Sequence[_Finish]) -> Sequence[bytes | Exception]:
-        keys = [finish.mark for finish in finishes]
-        words = [b"%d" % len(finishes), self._keep_ms.encode()]
-        for finish in finishes:
-            words += (b"%d" % finish.claim.token, finish.result)
-            pack_effects(finish.effects, keys, words)
-        answers = await _FINISH.run(self._link, keys, *words)
-        return [_finished(finish, state, value) for finish, (state, value) in zip(finishes, answers, strict=True)]
+    async def _send_completions(self, completions: Sequence[_Completion]) -> Sequence[bytes | Exception]:
+        keys = [completion.record_key for completion in completions]
+        words = [b"%d" % len(completions), self._ttl_ms.encode()]
+        for completion in completions:
+            words += (b"%d" % completion.claim.token, completion.result)
+            encode_effects(completion.effects, keys, words)
+        answers = await COMPLETE.run(self._link, keys, *words)
+        return [
+            _parse_completion(completion, state, value)
+            for completion, (state, value) in zip(completions, answers, strict=True)
+        ]
 
 
-def _claimed(id: Name, state: bytes, value: Any) -> Claim | bytes | Exception:
+def _parse_claim(id: Name, state: bytes, value: Any) -> Claim | bytes | Exception:
     if state == b"busy":
         return InProgress(f"another worker is at {id!r}; its lease ends in {value} ms", retry_in_s=value / 1e3)
     return Claim(id, value) if state == b"mine" else value or b""
 
 
-def _finished(finish: _Finish, state: bytes, value: bytes) -> bytes | Exception:
+def _parse_completion(completion: _Completion, state: bytes, value: bytes) -> bytes | Exception:
     if state == b"lost":
-        return LeaseLost(f"{finish.claim.id!r} has passed on to another worker; nothing of this attempt was kept")
+        return LeaseLost(f"{completion.claim.id!r} has passed on to another worker; nothing of this attempt was kept")
     if state == b"failed":
         why = value.decode("utf-8", "replace")
-        return CommandRejected(f"an effect of {finish.claim.id!r} was refused: {why}", code=why.partition(" ")[0])
+        return CommandRejected(f"an effect of {completion.claim.id!r} was refused: {why}", code=why.partition(" ")[0])
     return value

@@ -1,8 +1,8 @@
-"""Seats: which partitions one member of a group has, with which token, what it has read of them, and how it commits.
+"""PartitionAssignments: the partitions of one member of a group, their fencing tokens, what is in flight, and the commit.
 
-A seat is taken and kept by signs of life (seat.lua); a member that is silent for longer than its lease loses it to another.
-Then its token is not the last one any more, and its commits are refused (commit.lua): two workers may both believe
-that they have a partition, but only one of them can write.
+A partition's lease is acquired and kept by heartbeats (heartbeat.lua); a member that is silent for longer than its lease
+loses it to another. Then its token is not the last one any more, and its commits are refused (commit.lua): two workers may
+both believe that they have a partition, but only one of them can write.
 """
 
 import asyncio
@@ -18,46 +18,46 @@ from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import LEAVING
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.idempotency.effects import Effects, pack_effects
-from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream, ordered_of
+from mpim_lab.mq.idempotency.effects import AtomicEffects, encode_effects
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry, parse_entry
 from mpim_lab.mq.streams.entries import Entry
 
-LOOKS_EVERY_S = 0.2  # however long the lease: a partition that was left is taken as soon as that
+MAX_HEARTBEAT_INTERVAL_S = 0.2  # however long the lease: a partition that was released is acquired as soon as that
 _log = logging.getLogger(__name__)
-_SEAT, _COMMIT = (
-    Script("mq/ordering/lua/seat.lua"),
+HEARTBEAT, COMMIT = (
+    Script("mq/ordering/lua/heartbeat.lua"),
     Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"),
 )
 
 
 @dataclass
-class Seat:
-    """One partition that a member has. `in_hand`: read and not committed, oldest first."""
+class PartitionLease:
+    """One member's lease of a partition. `in_flight`: read and not committed, oldest first."""
 
     partition: int
     token: int
     offset: str
-    tries: int
-    in_hand: list[Ordered] = field(default_factory=list)
-    failures: int = 0  # of the first entry in hand, by this member
-    due_at: float = 0.0  # when it is to be tried again
-    doubtful: int = 0  # so many entries may have been in the hands of an owner that died: one at a time
+    attempts: int
+    in_flight: list[PartitionEntry] = field(default_factory=list)
+    failures: int = 0  # of the first entry in flight, by this member
+    retry_at: float = 0.0  # when it is to be tried again
+    suspect_count: int = 0  # so many entries may have been in flight when an owner died: one at a time
 
     @property
-    def read_to(self) -> str:
-        """The last entry's id that was read."""
-        return self.in_hand[-1].entry_id if self.in_hand else self.offset
+    def last_read_id(self) -> str:
+        """Return the id of the last entry that was read."""
+        return self.in_flight[-1].entry_id if self.in_flight else self.offset
 
 
-class Done(NamedTuple):
-    """An entry whose handler has returned, and what is to change with it."""
+class CompletedEntry(NamedTuple):
+    """An entry whose handler has returned, with the effects to be committed with it."""
 
-    ordered: Ordered
-    effects: Effects
+    entry: PartitionEntry
+    effects: AtomicEffects
 
 
-class Seats:
-    """The partitions of one member. Use as a context; on leaving they are free for others at once.
+class PartitionAssignments:
+    """The partitions assigned to one member. Use as a context; at its end they are free for others at once.
 
     Raises what `Link` raises, and LeaseLost when a partition has passed on.
     """
@@ -68,16 +68,20 @@ class Seats:
         self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
         access = stream.queue.access(stream.name)
         self._access, self._commands, self._reads = access, access.commands, access.dedicated(member)
-        self._keys = stream.seat_keys(group)
-        self._taken: dict[int, Seat] = {}
-        self._show_at, self._every_s, self._life = 0.0, min(lease_ms / 3e3, LOOKS_EVERY_S), ""
-        self.has_name = True  # no later member has begun under the same name
+        self._keys = stream.assignment_keys(group)
+        self._assigned: dict[int, PartitionLease] = {}
+        self._heartbeat_at, self._heartbeat_interval_s, self._incarnation = (
+            0.0,
+            min(lease_ms / 3e3, MAX_HEARTBEAT_INTERVAL_S),
+            "",
+        )
+        self.owns_name = True  # no later member has begun under the same name
         self.limits = self._commands.limits
 
     @property
-    def taken(self) -> list[Seat]:
-        """The seats this member has, as far as it knows."""
-        return list(self._taken.values())
+    def assigned(self) -> list[PartitionLease]:
+        """Return the leases this member has, as far as it knows."""
+        return list(self._assigned.values())
 
     async def __aenter__(self) -> Self:
         try:
@@ -85,18 +89,22 @@ class Seats:
         except BaseException:
             await self._close()
             raise
-        self._life, self.has_name = "", True
+        self._incarnation, self.owns_name = "", True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.forget()
+        self.reset()
         try:
             # a process that dies leaves nothing in order
-            if self._life and self.has_name and (kind is None or issubclass(kind, Exception | asyncio.CancelledError)):
+            if (
+                self._incarnation
+                and self.owns_name
+                and (kind is None or issubclass(kind, Exception | asyncio.CancelledError))
+            ):
                 async with asyncio.timeout(self.limits.close_timeout_s * LEAVING):
-                    await self._show(0)
+                    await self._send_heartbeat(0)
         except (MpimError, TimeoutError) as left:  # they pass on after the lease
             _log.warning("%s: leaving: %s", self.member, left or "no answer in time")
         finally:
@@ -108,98 +116,112 @@ class Seats:
             reads.connection.abort(QueueClosed("the member has left"))  # a read that still waits ends here
         await reads.close()
 
-    def must_show(self) -> bool:
-        """Whether a sign of life is due."""
-        return now() >= self._show_at
+    def heartbeat_due(self) -> bool:
+        """Return whether a heartbeat is due."""
+        return now() >= self._heartbeat_at
 
-    def forget(self) -> None:
-        """After an error: what is mine, and from where on, the server knows."""
-        self._taken.clear()
-        self._show_at = 0.0
+    def reset(self) -> None:
+        """Forget all leases after an error: the next heartbeat brings them, with their offsets, from the server."""
+        self._assigned.clear()
+        self._heartbeat_at = 0.0
 
-    async def keep(self) -> None:
-        """Give a sign of life if it is due, and learn which partitions are mine."""
-        if not self.must_show():
+    async def heartbeat(self) -> None:
+        """Send a heartbeat if one is due, and learn which partitions are assigned to this member."""
+        if not self.heartbeat_due():
             return
-        self._show_at = now() + self._every_s
-        answers = await self._show(self._lease_ms)
-        before, self._taken = self._taken, {}
-        for partition, token, offset, tries in answers:
+        self._heartbeat_at = now() + self._heartbeat_interval_s
+        answers = await self._send_heartbeat(self._lease_ms)
+        before, self._assigned = self._assigned, {}
+        for partition, token, offset, attempts in answers:
             known = before.get(partition)
             if known is None or known.token != token:
-                known = Seat(partition, token, offset.decode(), tries)
-                known.doubtful = self._prefetch if tries > 1 else 0
-            self._taken[partition] = known
+                known = PartitionLease(partition, token, offset.decode(), attempts)
+                known.suspect_count = self._prefetch if attempts > 1 else 0
+            self._assigned[partition] = known
 
-    async def begin(self, seat: Seat) -> None:
-        """Leave word that the first entry in hand is begun, if an owner before may have died over it.
+    async def mark_started(self, lease: PartitionLease) -> None:
+        """Record that the first entry in flight is started, if an owner before may have died over it.
 
-        Then my death over it counts as one more try; and my death over something else does not.
+        Then this member's death over it counts as one more attempt; and its death over something else does not.
         """
-        if seat.tries > 1:
-            await self._commands.call("HSET", self._keys[1 + seat.partition], "begun", str(seat.token))
+        if lease.attempts > 1:
+            await self._commands.call("HSET", self._keys[1 + lease.partition], "begun", str(lease.token))
 
-    async def _show(self, lease_ms: int) -> list[tuple[int, int, bytes, int]]:
-        if not self._life:  # later lives have higher names
+    async def _send_heartbeat(self, lease_ms: int) -> list[tuple[int, int, bytes, int]]:
+        if not self._incarnation:  # later incarnations have higher names
             seconds, microseconds = await self._commands.call("TIME")
-            self._life = f"{int(seconds):012d}{int(microseconds):06d}-{new_message_id()}"
-        words: tuple[Name, ...] = (self.member, self._life, str(lease_ms), str(int(self._every_s * 1e3)))
+            self._incarnation = f"{int(seconds):012d}{int(microseconds):06d}-{new_message_id()}"
+        words: tuple[Name, ...] = (
+            self.member,
+            self._incarnation,
+            str(lease_ms),
+            str(int(self._heartbeat_interval_s * 1e3)),
+        )
         keys = [*self._keys, *self._stream.keys]
         try:
-            seats: list[tuple[int, int, bytes, int]] = await _SEAT.run(self._commands, keys, *words)
+            leases: list[tuple[int, int, bytes, int]] = await HEARTBEAT.run(self._commands, keys, *words)
         except CommandRejected as error:
-            if error.code != "LATERLIFE":
+            if error.code != "SUPERSEDED":
                 raise
-            self.has_name = False
+            self.owns_name = False
             raise LeaseLost(f"another member began as {self.member!r}: give each a name of its own") from error
-        return seats
+        return leases
 
-    def holds(self, seat: Seat) -> bool:
-        """Whether a seat is still this member's, as far as it knows."""
-        return self._taken.get(seat.partition) is seat
+    def owns(self, lease: PartitionLease) -> bool:
+        """Return whether a lease is still this member's, as far as it knows."""
+        return self._assigned.get(lease.partition) is lease
 
-    async def read(self, within_ms: int) -> None:
-        """Read on where nothing is in hand; waits for the first, at most `within_ms` and until a sign of life is due."""
-        within_ms = min(within_ms, int((self._show_at - now()) * 1e3))
-        empty = {self._stream.keys[seat.partition]: seat for seat in self.taken if not seat.in_hand}
-        must_wait = not any(seat.in_hand and seat.due_at <= now() for seat in self.taken)
+    async def read(self, timeout_ms: int) -> None:
+        """Read on where nothing is in flight; wait for the first, at most `timeout_ms` and until a heartbeat is due."""
+        timeout_ms = min(timeout_ms, int((self._heartbeat_at - now()) * 1e3))
+        empty = {self._stream.keys[lease.partition]: lease for lease in self.assigned if not lease.in_flight}
+        must_wait = not any(lease.in_flight and lease.retry_at <= now() for lease in self.assigned)
         if not empty:  # nothing to read: wait for a retry, or for a partition
-            return await asyncio.sleep(max(0, within_ms) / 1e3 if must_wait else 0)
-        block = ("BLOCK", str(max(1, within_ms))) if must_wait else ()
-        blocks_s = max(1, within_ms) / 1e3 if must_wait else 0.0
-        words = ("COUNT", str(self._prefetch), *block, "STREAMS", *empty, *(seat.read_to for seat in empty.values()))
+            return await asyncio.sleep(max(0, timeout_ms) / 1e3 if must_wait else 0)
+        block = ("BLOCK", str(max(1, timeout_ms))) if must_wait else ()
+        blocks_s = max(1, timeout_ms) / 1e3 if must_wait else 0.0
+        words = (
+            "COUNT",
+            str(self._prefetch),
+            *block,
+            "STREAMS",
+            *empty,
+            *(lease.last_read_id for lease in empty.values()),
+        )
         for key, raws in (await self._reads.call("XREAD", *words, blocks_s=blocks_s) or {}).items():
-            empty[key].in_hand = [ordered_of(raw) for raw in raws]
+            empty[key].in_flight = [parse_entry(raw) for raw in raws]
 
-    async def commit(self, seat: Seat, done: list[Done]) -> tuple[int, str]:
-        """Move past these, with their effects, in one step; gives how many, and why the next one was refused.
+    async def commit(self, lease: PartitionLease, done: list[CompletedEntry]) -> tuple[int, str]:
+        """Move past these, with their effects, atomically. Return how many, and why the next one was refused.
 
-        Raises LeaseLost: nothing was changed.
+        Raise LeaseLost: nothing was changed.
         """
         if not done:
             return 0, ""
-        keys = [self._keys[1 + seat.partition]]
-        words = [b"%d" % seat.token, seat.offset.encode(), b"%d" % len(done)]
-        for ordered, effects in done:
-            words.append(ordered.entry_id.encode())
-            pack_effects(effects.commands, keys, words)
-        count, refused = await _COMMIT.run(self._commands, keys, *words)
+        keys = [self._keys[1 + lease.partition]]
+        words = [b"%d" % lease.token, lease.offset.encode(), b"%d" % len(done)]
+        for entry, effects in done:
+            words.append(entry.entry_id.encode())
+            encode_effects(effects.commands, keys, words)
+        count, refused = await COMMIT.run(self._commands, keys, *words)
         if count < 0:
             raise LeaseLost(
-                f"partition {seat.partition} has passed on; nothing of {shown_name(self.member)}'s attempt was kept"
+                f"partition {lease.partition} has passed on; nothing of {shown_name(self.member)}'s attempt was kept"
             )
         if count:
-            seat.offset, seat.tries, seat.failures, seat.due_at = done[count - 1].ordered.entry_id, 1, 0, 0.0
-            seat.doubtful = max(0, seat.doubtful - count)
-        del seat.in_hand[:count]
+            lease.offset, lease.attempts, lease.failures, lease.retry_at = done[count - 1].entry.entry_id, 1, 0, 0.0
+            lease.suspect_count = max(0, lease.suspect_count - count)
+        del lease.in_flight[:count]
         return count, refused.decode("utf-8", "replace")
 
-    async def bury(self, seat: Seat, ordered: Ordered, *, reason: str, error: str, tries: int) -> None:
-        """Make an entry a dead letter and move past it, in one step. Raises LeaseLost, CommandRejected."""
-        letters, effects = self._stream.dead_letters(self.group, seat.partition), Effects()
-        entry = Entry(ordered.entry_id.encode(), ordered.parts)
-        letter = letters.letter(entry, reason=reason, error=error, deliveries=tries)
+    async def dead_letter(
+        self, lease: PartitionLease, entry: PartitionEntry, *, reason: str, error: str, attempts: int
+    ) -> None:
+        """Dead-letter an entry and move past it, atomically. Raise LeaseLost, CommandRejected."""
+        letters, effects = self._stream.dead_letters(self.group, lease.partition), AtomicEffects()
+        raw = Entry(entry.entry_id.encode(), entry.parts)
+        letter = letters.letter(raw, reason=reason, error=error, deliveries=attempts)
         effects.commands.append((b"XADD", letters.key, b"*", *letter))
-        _, refused = await self.commit(seat, [Done(ordered, effects)])
+        _, refused = await self.commit(lease, [CompletedEntry(entry, effects)])
         if refused:
-            raise CommandRejected(f"{ordered.entry_id} could not become a dead letter: {refused}")
+            raise CommandRejected(f"{entry.entry_id} could not become a dead letter: {refused}")

@@ -1,9 +1,9 @@
-"""ConversationReader: one conversation's messages in order, each once, whatever Pub/Sub loses or repeats.
+"""OrderedReader: one conversation's messages in order, each once, whatever Pub/Sub loses or repeats.
 
 | `run` ends ...                           | when                                                                     |
 |------------------------------------------|--------------------------------------------------------------------------|
 | without an error                         | `stop` was called; a handler that was overdue then was cancelled         |
-| with what the handler or `on_gap` raised | one of them raised; what a handler returns besides None is a TypeError   |
+| with what handler or `on_missing` raised | one of them raised; what a handler returns besides None is a TypeError   |
 | with HandlerCancelled                    | the handler met a CancelledError of something else                       |
 | with QueueClosed, or what the log said   | the queue was closed, or the error is not `transient`                    |
 | with PositionOutOfRange                  | the server has lost the conversation: its numbers are below `position`   |
@@ -31,50 +31,53 @@ from mpim_lab.keys import Name, live_channel
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, settled
 from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
-from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
+from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
 
 _log = logging.getLogger(__name__)
-NumberedHandler = Callable[[Numbered], None] | Callable[[Numbered], Awaitable[None]]
+SequencedHandler = Callable[[SequencedMessage], None] | Callable[[SequencedMessage], Awaitable[None]]
 
 
-class Gap(NamedTuple):
-    """Numbers that will never come: the log does not have them any more. Named, told, and passed over."""
+class MissingRange(NamedTuple):
+    """A range of sequence numbers that will never come: the log does not have them any more. Reported and passed over."""
 
     first: int
     last: int
 
 
-class ConversationReader:
-    """Call `handler(numbered)` for each message after number `after`: `await reader.run()`, `await reader.stop()` elsewhere.
+class OrderedReader:
+    """A reader of one conversation, in order: `await reader.run()`, `await reader.stop()` from elsewhere.
 
-    A gap that is open for `gap_s` is filled from the log, and so is what was missed at the end (looked for every
-    `check_s`). What the log has lost is told to `on_gap(gap)` and kept in `gaps`. Early arrivals wait, at most `limit`;
-    then the log is asked at once. `position` is the last number handled: keep it, and a reader may go on from there.
-    Ends with what the handler, or `on_gap`, raises: see the table above.
+    It calls `handler(message)` for each message after sequence number `after`. A gap that is open for `gap_timeout_s` is
+    filled from the log, and so is what was missed at the end (looked for every `poll_interval_s`). What the log has lost is
+    passed to `on_missing(range)` and added to `missing_ranges`. At most `limit` messages wait in the reorder buffer; then
+    the log is read at once. `position` is the last number handled: store it, and a reader may go on from there.
+    Ends with what the handler, or `on_missing`, raises: see the table above.
     """
 
     def __init__(
         self,
-        conversations: Conversations,
+        log: SequencedLog,
         conversation: Name,
-        handler: NumberedHandler,
+        handler: SequencedHandler,
         *,
         after: int = 0,
         limit: int = 1_000,
-        gap_s: float = 0.05,
-        check_s: float = 1.0,
-        on_gap: Callable[[Gap], None] | None = None,
+        gap_timeout_s: float = 0.05,
+        poll_interval_s: float = 1.0,
+        on_missing: Callable[[MissingRange], None] | None = None,
     ) -> None:
         checked_handler(handler)
-        if not (gap_s >= 0 and check_s > 0):  # NaN is not, either
-            raise InvalidParameter(f"gap_s={gap_s!r}, check_s={check_s!r}: at least 0, and above 0")
-        self._conversations, self._queue = conversations, conversations.queue
-        self.conversation, self._handler, self._on_gap = conversation, handler, on_gap
-        self.position, self.gaps = after, list[Gap]()
+        if not (gap_timeout_s >= 0 and poll_interval_s > 0):  # NaN is not, either
+            raise InvalidParameter(
+                f"gap_timeout_s={gap_timeout_s!r}, poll_interval_s={poll_interval_s!r}: at least 0, and above 0"
+            )
+        self._sequenced_log, self._queue = log, log.queue
+        self.conversation, self._handler, self._on_missing = conversation, handler, on_missing
+        self.position, self.missing_ranges = after, list[MissingRange]()
         self._limit = limit
-        self._buffer: ReorderBuffer[Numbered] = ReorderBuffer(limit=limit, next=after + 1)
-        self._gap_s, self._check_s, self._check_at = gap_s, check_s, 0.0
-        self._one_at_a_time = asyncio.Lock()
+        self._buffer: ReorderBuffer[SequencedMessage] = ReorderBuffer(limit=limit, next=after + 1)
+        self._gap_timeout_s, self._poll_interval_s, self._poll_at = gap_timeout_s, poll_interval_s, 0.0
+        self._delivery_lock = asyncio.Lock()
         self._is_handling = False
         self._ended: asyncio.Future[None] | None = None
         self._loop = Loop()
@@ -88,23 +91,23 @@ class ConversationReader:
     async def _read(self) -> None:
         self._ended = asyncio.get_running_loop().create_future()
         self._buffer = ReorderBuffer(limit=self._limit, next=self.position + 1)
-        channel = live_channel(self._conversations.name, self.conversation)
+        channel = live_channel(self._sequenced_log.name, self.conversation)
         await self._queue.subscribe(channel, self._on_message)
-        checking = asyncio.create_task(self._check_now_and_then())
-        checking.add_done_callback(self._checked)
+        polling = asyncio.create_task(self._poll_periodically())
+        polling.add_done_callback(self._on_poll_end)
         try:
             await self._ended
         finally:
             with contextlib.suppress(MpimError):
                 await self._queue.unsubscribe(channel)
             if self._is_handling:  # let it finish, as `unsubscribe` does
-                await asyncio.wait([checking], timeout=self._close_timeout_s)
-            checking.cancel()
-            await asyncio.wait([checking], timeout=self._close_timeout_s)
+                await asyncio.wait([polling], timeout=self._close_timeout_s)
+            polling.cancel()
+            await asyncio.wait([polling], timeout=self._close_timeout_s)
 
     @property
     def _close_timeout_s(self) -> float:
-        return self._queue.access(self._conversations.name).commands.limits.close_timeout_s
+        return self._queue.access(self._sequenced_log.name).commands.limits.close_timeout_s
 
     async def stop(self) -> None:
         """Finish the handler that runs, read no more, and wait until `run` has returned.
@@ -125,25 +128,25 @@ class ConversationReader:
         if not number.isdigit():
             _log.warning("%s: not a numbered message: %r", message.channel, message.payload[:40])
             return
-        self._queue.reporter.message(EventKind.RECEIVED, payload, self._conversations.name)
-        async with self._one_at_a_time:
-            await self._take(Numbered(self.conversation, int(number), payload))
+        self._queue.reporter.message(EventKind.RECEIVED, payload, self._sequenced_log.name)
+        async with self._delivery_lock:
+            await self._on_sequenced(SequencedMessage(self.conversation, int(number), payload))
 
-    async def _take(self, numbered: Numbered) -> None:
+    async def _on_sequenced(self, message: SequencedMessage) -> None:
         try:
-            released = self._buffer.add(numbered.sequence, numbered, now=now())
+            released = self._buffer.add(message.sequence, message, now=now())
         except ReorderOverflow:
-            await self._pull_or_end()  # it is in the log, and stays there
+            await self._fill_gap_or_end()  # it is in the log, and stays there
             return
-        await self._hand_over(released)
+        await self._deliver(released)
 
-    async def _hand_over(self, released: list[Numbered]) -> None:
-        for numbered in released:
+    async def _deliver(self, released: list[SequencedMessage]) -> None:
+        for message in released:
             if self._is_over():
                 return
             self._is_handling, cancellations = True, Cancellations()
             try:
-                result: Any = self._handler(numbered)
+                result: Any = self._handler(message)
                 if result is not None:
                     await settled(result)
             except asyncio.CancelledError as error:
@@ -151,7 +154,7 @@ class ConversationReader:
                     self._end(QueueClosed("the subscription was ended while the handler ran"))
                     raise
                 self._end_with(
-                    HandlerCancelled(f"the handler of number {numbered.sequence} met a CancelledError"), error
+                    HandlerCancelled(f"the handler of number {message.sequence} met a CancelledError"), error
                 )
                 return
             except BaseException as error:
@@ -161,8 +164,8 @@ class ConversationReader:
                 raise
             finally:
                 self._is_handling = False
-            self.position = numbered.sequence
-            self._queue.reporter.message(EventKind.HANDLED, numbered.payload, self._conversations.name)
+            self.position = message.sequence
+            self._queue.reporter.message(EventKind.HANDLED, message.payload, self._sequenced_log.name)
 
     def _end_with(self, error: MpimError, cause: BaseException) -> None:
         error.__cause__ = cause
@@ -171,52 +174,52 @@ class ConversationReader:
     def _is_over(self) -> bool:
         return self._ended is None or self._ended.done()
 
-    async def _check_now_and_then(self) -> None:
+    async def _poll_periodically(self) -> None:
         while not self._is_over():
-            if now() >= self._check_at or self._buffer.overdue(now(), self._gap_s):
-                self._check_at = now() + self._check_s
-                async with self._one_at_a_time:
-                    await self._pull_or_end()
-            await asyncio.sleep(self._gap_s / 2)
+            if now() >= self._poll_at or self._buffer.overdue(now(), self._gap_timeout_s):
+                self._poll_at = now() + self._poll_interval_s
+                async with self._delivery_lock:
+                    await self._fill_gap_or_end()
+            await asyncio.sleep(self._gap_timeout_s / 2)
 
-    def _checked(self, checking: "asyncio.Task[None]") -> None:
+    def _on_poll_end(self, polling: "asyncio.Task[None]") -> None:
         """Without its checks a reader would wait for ever: however they end, it ends."""
-        if checking.cancelled():
+        if polling.cancelled():
             self._end(HandlerCancelled("the reader's checks were cancelled by somebody else"))
         else:
-            self._end(checking.exception())
+            self._end(polling.exception())
 
-    async def _pull_or_end(self) -> None:
+    async def _fill_gap_or_end(self) -> None:
         try:
-            await self._pull()
+            await self._fill_gap()
         except MpimError as error:
             if not error.transient:  # else the line is down: the next check asks again
                 self._end(error)
 
-    async def _pull(self) -> None:
-        """Ask the log for everything from the number that is waited for."""
-        while found := await self._conversations.between(self.conversation, self._buffer.next):
-            for numbered in found:
-                while numbered.sequence > self._buffer.next and not self._is_over():
-                    await self._give_up(Gap(self._buffer.next, numbered.sequence - 1))
+    async def _fill_gap(self) -> None:
+        """Read from the log everything from the next sequence number on."""
+        while found := await self._sequenced_log.read_range(self.conversation, self._buffer.next):
+            for message in found:
+                while message.sequence > self._buffer.next and not self._is_over():
+                    await self._skip_missing(MissingRange(self._buffer.next, message.sequence - 1))
                 if self._is_over():
                     return
-                await self._take(numbered)
-        last = await self._conversations.last(self.conversation)
+                await self._on_sequenced(message)
+        last = await self._sequenced_log.last_sequence(self.conversation)
         if last < self.position:  # what comes now would be taken for what was handled
             raise PositionOutOfRange(f"{self.position} was handled, and {self.conversation!r} ends at number {last}")
 
-    async def _give_up(self, gap: Gap) -> None:
-        """Numbers that the log has lost: some may still be here, early; the rest is a named gap."""
+    async def _skip_missing(self, gap: MissingRange) -> None:
+        """Skip numbers that the log has lost: some may still be in the buffer; the rest is a missing range."""
         missing = self._buffer.missing
-        gap = gap if not missing else Gap(gap.first, min(gap.last, missing[-1]))
-        self.gaps.append(gap)
+        gap = gap if not missing else MissingRange(gap.first, min(gap.last, missing[-1]))
+        self.missing_ranges.append(gap)
         _log.warning("%s: numbers %d to %d are gone from the log", self.conversation, *gap)
         try:
-            if self._on_gap is not None:
-                self._on_gap(gap)
+            if self._on_missing is not None:
+                self._on_missing(gap)
         except asyncio.CancelledError as error:  # a plain call cannot be cancelled
-            return self._end_with(HandlerCancelled(f"`on_gap` met a CancelledError at {gap}"), error)
+            return self._end_with(HandlerCancelled(f"`on_missing` met a CancelledError at {gap}"), error)
         except BaseException as error:
             return self._end(error)
-        await self._hand_over(self._buffer.skip_to(gap.last + 1, now=now()))
+        await self._deliver(self._buffer.skip_to(gap.last + 1, now=now()))

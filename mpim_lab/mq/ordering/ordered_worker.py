@@ -1,15 +1,16 @@
 """OrderedWorker: one worker a conversation, in order, and each message's effects exactly once.
 
 The partitions of a stream are shared out fairly among a group's living members; whoever has one reads it from the
-group's offset on. What a handler wants changed on the server (`effects.also(…)`) happens in one step with moving the
+group's offset on. What a handler wants changed on the server (`effects.add(…)`) happens in one step with moving the
 offset past the entry:
 
 | the worker ...                 | then the entry is ...                                                       |
 |--------------------------------|-----------------------------------------------------------------------------|
 | dies before the commit         | read again by the partition's next owner: nothing of it had happened        |
 | dies after the commit          | done: the offset is past it                                                 |
-| sleeps through its lease       | the next owner's; the sleeper's commit has an old token and is refused      |
-| cannot hear the commit's answer| done or not, and the offset says which: it is read again from there         |
+| sleeps through its lease       | the next owner's; the zombie's commit has an old token and is refused       |
+| gets no answer to its commit   | done or not
+, and the offset says which: it is read again from there         |
 
 A handler that raises is tried again after a delay, while its whole partition waits: order has its price. When the tries
 are used up the entry becomes a dead letter in the same kind of step, and the next one's turn comes. A handler that meets a
@@ -33,25 +34,27 @@ from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import Loop, checked_handler, settled
 from mpim_lab.mq.connection.retry import RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
-from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.ordering.assignments import CompletedEntry, PartitionAssignments, PartitionLease
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
 from mpim_lab.mq.streams.consumer import WAIT_MS
 
-OrderedHandler = Callable[[Ordered, Effects], None] | Callable[[Ordered, Effects], Awaitable[None]]
+OrderedHandler = (
+    Callable[[PartitionEntry, AtomicEffects], None] | Callable[[PartitionEntry, AtomicEffects], Awaitable[None]]
+)
 _log = logging.getLogger(__name__)
 
 
 class OrderedWorker:
-    """Run a handler on the partitions that one member of a group has: `await worker.run()`, `await worker.stop()` elsewhere.
+    """A worker on the partitions that are assigned to it in a group: `await worker.run()`, `await worker.stop()` elsewhere.
 
-    handler(ordered, effects): plain or async. lease_ms: longer than one call of the handler takes; a silent member's
+    handler(entry, effects): plain or async. lease_ms: longer than one call of the handler takes; a silent member's
     partitions pass on after it. name: no other living worker's; the later one of two goes on, the earlier one's `run` raises
     LeaseLost.
     prefetch: entries read at once from a partition, and at most in one commit.
     """
 
-    seats_type = Seats
+    assignments_type = PartitionAssignments
 
     def __init__(
         self,
@@ -66,7 +69,10 @@ class OrderedWorker:
     ) -> None:
         check_whole(prefetch=prefetch)
         checked_handler(handler)
-        self.name, self.seats = name, self.seats_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
+        self.name, self.assignments = (
+            name,
+            self.assignments_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch),
+        )
         self._stream, self._handler, self._retry = stream, handler, retry or RetryRule()
         self._reporter = stream.queue.reporter
         self._loop = Loop()
@@ -77,14 +83,14 @@ class OrderedWorker:
         Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `Link` raises.
         """
         with self._loop:
-            async with self.seats:
-                await self._loop.repeat(self._turn, self._retry.backoff, self._on_error)
+            async with self.assignments:
+                await self._loop.repeat(self._poll_once, self._retry.backoff, self._on_error)
 
     def _on_error(self, error: MpimError) -> None:
-        if not (error.transient or (isinstance(error, LeaseLost) and self.seats.has_name)):
+        if not (error.transient or (isinstance(error, LeaseLost) and self.assignments.owns_name)):
             raise error
         _log.warning("%s: %s", self.name, error)
-        self.seats.forget()
+        self.assignments.reset()
 
     async def stop(self) -> None:
         """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned.
@@ -92,48 +98,53 @@ class OrderedWorker:
         Ends within `Limits.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
         at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
-        await self._loop.stop(self.seats.limits.close_timeout_s)
+        await self._loop.stop(self.assignments.limits.close_timeout_s)
 
-    async def _turn(self) -> None:
-        await self.seats.keep()
-        due = [seat.due_at for seat in self.seats.taken if seat.in_hand]
+    async def _poll_once(self) -> None:
+        await self.assignments.heartbeat()
+        due = [lease.retry_at for lease in self.assignments.assigned if lease.in_flight]
         wait_ms = WAIT_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
-        await self.seats.read(min(WAIT_MS, wait_ms))
-        for seat in self.seats.taken:
-            await self.seats.keep()  # the work on the seats before may have taken long
-            if self.seats.holds(seat) and seat.in_hand and seat.due_at <= now() and not self._loop.is_stopping:
-                await self._work_on(seat)
+        await self.assignments.read(min(WAIT_MS, wait_ms))
+        for lease in self.assignments.assigned:
+            await self.assignments.heartbeat()  # the work on the partitions before may have taken long
+            if (
+                self.assignments.owns(lease)
+                and lease.in_flight
+                and lease.retry_at <= now()
+                and not self._loop.is_stopping
+            ):
+                await self._process_partition(lease)
 
-    async def _work_on(self, seat: Seat) -> None:
-        """Handle what is in hand, in order, until something fails or the lease needs a sign of life; then commit it."""
-        done: list[Done] = []
+    async def _process_partition(self, lease: PartitionLease) -> None:
+        """Handle what is in flight, in order, until something fails or a heartbeat is due; then commit it."""
+        done: list[CompletedEntry] = []
         failed: BaseException | None = None
-        if seat.tries > self._retry.tries:  # it never raised: it killed whoever had it
-            return await self._bury(seat, seat.in_hand[0], "delivered too often", "")
-        await self.seats.begin(seat)
-        most = 1 if seat.doubtful else len(seat.in_hand)  # one of them may be a killer: find out which
-        for ordered in seat.in_hand[:most]:
-            self._report(EventKind.RECEIVED, ordered, count=seat.tries + seat.failures)
-            effects = Effects(self._stream.queue.keys)
-            failed = await self._handle(ordered, effects)
+        if lease.attempts > self._retry.tries:  # it never raised: it killed whoever had it
+            return await self._dead_letter(lease, lease.in_flight[0], "delivered too often", "")
+        await self.assignments.mark_started(lease)
+        limit = 1 if lease.suspect_count else len(lease.in_flight)  # one of them may be a killer: find out which
+        for entry in lease.in_flight[:limit]:
+            self._report(EventKind.RECEIVED, entry, count=lease.attempts + lease.failures)
+            effects = AtomicEffects(self._stream.queue.keys)
+            failed = await self._handle(entry, effects)
             if failed is not None:
                 break
-            done.append(Done(ordered, effects))
-            if self._loop.is_stopping or self.seats.must_show():
+            done.append(CompletedEntry(entry, effects))
+            if self._loop.is_stopping or self.assignments.heartbeat_due():
                 break
-        committed, refused = await self.seats.commit(seat, done)
+        committed, refused = await self.assignments.commit(lease, done)
         if self._reporter.is_on:
-            for ordered, _ in done[:committed]:
-                self._report(EventKind.HANDLED, ordered)
-                self._report(EventKind.ACKED, ordered)
+            for entry, _ in done[:committed]:
+                self._report(EventKind.HANDLED, entry)
+                self._report(EventKind.ACKED, entry)
         if refused or failed is not None:
-            await self._failed(seat, seat.in_hand[0], refused or f"{type(failed).__name__}: {failed}")
+            await self._on_failure(lease, lease.in_flight[0], refused or f"{type(failed).__name__}: {failed}")
 
-    async def _handle(self, ordered: Ordered, effects: Effects) -> BaseException | None:
-        if not ordered.sequence:
-            return CorruptPayload(f"{ordered.entry_id} is no message: another program put it into the partition")
+    async def _handle(self, entry: PartitionEntry, effects: AtomicEffects) -> BaseException | None:
+        if not entry.sequence:
+            return CorruptPayload(f"{entry.entry_id} is no message: another program put it into the partition")
         try:
-            if (result := self._handler(ordered, effects)) is not None:
+            if (result := self._handler(entry, effects)) is not None:
                 await settled(result)
         except Exception as error:
             return error
@@ -143,29 +154,31 @@ class OrderedWorker:
             return error  # nobody cancelled this worker: the handler awaited something that was cancelled
         return None
 
-    async def _failed(self, seat: Seat, ordered: Ordered, said: str) -> None:
-        _log.info("%s: %s %d: %r", self.name, ordered.conversation, ordered.sequence, said)
-        seat.failures += 1
-        self._report(EventKind.FAILED, ordered, detail=said)
-        delay_s = self._retry.delay_s(seat.tries + seat.failures - 1, random.random())
+    async def _on_failure(self, lease: PartitionLease, entry: PartitionEntry, error_text: str) -> None:
+        _log.info("%s: %s %d: %r", self.name, entry.conversation, entry.sequence, error_text)
+        lease.failures += 1
+        self._report(EventKind.FAILED, entry, detail=error_text)
+        delay_s = self._retry.delay_s(lease.attempts + lease.failures - 1, random.random())
         if delay_s is None:
-            await self._bury(seat, ordered, "tries used up", said)
+            await self._dead_letter(lease, entry, "tries used up", error_text)
         else:
-            seat.due_at = now() + delay_s
+            lease.retry_at = now() + delay_s
 
-    async def _bury(self, seat: Seat, ordered: Ordered, reason: str, said: str) -> None:
-        tries = seat.tries + max(0, seat.failures - 1)
+    async def _dead_letter(self, lease: PartitionLease, entry: PartitionEntry, reason: str, error_text: str) -> None:
+        attempts = lease.attempts + max(0, lease.failures - 1)
         try:
-            await self.seats.bury(seat, ordered, reason=reason, error=said, tries=tries)
+            await self.assignments.dead_letter(lease, entry, reason=reason, error=error_text, attempts=attempts)
         except CommandRejected as refused:  # it is neither done nor lost until that is put right
             _log.error("%s: %s", self.name, refused)
-            seat.due_at = now() + self._retry.backoff.most_s
+            lease.retry_at = now() + self._retry.backoff.most_s
             return
-        _log.error("%s: %s %d is a dead letter: %r", self.name, ordered.conversation, ordered.sequence, said or reason)
-        self._report(EventKind.DEAD_LETTERED, ordered, detail=f"{reason}: {said}" if said else reason)
+        _log.error(
+            "%s: %s %d is a dead letter: %r", self.name, entry.conversation, entry.sequence, error_text or reason
+        )
+        self._report(EventKind.DEAD_LETTERED, entry, detail=f"{reason}: {error_text}" if error_text else reason)
 
-    def _report(self, kind: EventKind, ordered: Ordered, *, detail: str = "", count: int | None = None) -> None:
+    def _report(self, kind: EventKind, entry: PartitionEntry, *, detail: str = "", count: int | None = None) -> None:
         if self._reporter.is_on:
             self._reporter.message(
-                kind, ordered.data, self._stream.name, detail=detail, count=count, actor=shown_name(self.name)
+                kind, entry.data, self._stream.name, detail=detail, count=count, actor=shown_name(self.name)
             )

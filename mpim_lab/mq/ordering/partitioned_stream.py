@@ -12,15 +12,15 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.keys import Name, joinable, joined, name_bytes, name_text
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.ordering.sequenced_log import KEEP_S, Appended, append, lifetime_ms, message_name
+from mpim_lab.mq.ordering.sequenced_log import ID_TTL_S, AppendResult, append, encode_message_id, ttl_ms
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.dead_letters import DeadLetters
 
 _FIELDS = (b"conversation", b"seq", b"id", b"data")
 
 
-class Ordered(NamedTuple):
-    """One entry of a partition: its conversation and number, the sender's message id, the payload, the entry's own id.
+class PartitionEntry(NamedTuple):
+    """One entry of a partition: its conversation and sequence number, message id, payload, and the entry's own id.
 
     An entry that another program has put there has number 0; `parts` are its fields, name and value in turn, as they are.
     """
@@ -36,60 +36,60 @@ class Ordered(NamedTuple):
 class PartitionedStream:
     """`PartitionedStream(mq, "orders", partitions=8)`: everybody who uses it must say the same number of partitions.
 
-    keep_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what `Link` raises; after
-    an error with `definite` False append again, with the same id (`Producer` does).
+    id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what `Link` raises; after
+    an error with `definite` False append again, with the same id (`IdempotentProducer` does).
     """
 
-    def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, keep_s: int = KEEP_S) -> None:
+    def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, id_ttl_s: int = ID_TTL_S) -> None:
         check_whole(partitions=partitions)
         if partitions > 1_024:
             raise InvalidParameter(f"partitions={partitions}: from 1 to 1,024")
         name_bytes(name, "name of a stream", error=InvalidParameter)
-        self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, lifetime_ms(keep_s)
+        self.queue, self.name, self.partitions, self._id_ttl_ms = queue, name, partitions, ttl_ms(id_ttl_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
-        self._heads = [queue.keys.partition_heads(name, number) for number in range(partitions)]
+        self._prefixes = [queue.keys.partition_prefixes(name, number) for number in range(partitions)]
         self._access = queue.access(name)
 
     def partition_of(self, conversation: Name) -> int:
-        """Which partition a conversation is in: the same for everybody, for ever."""
+        """Return the partition of a conversation: the same for everybody, for ever."""
         return crc32(name_bytes(conversation, "conversation")) % self.partitions
 
-    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
-        """Number a message and append it, unless its id has been sent before: in one step."""
-        told = wire_payload(payload, self.queue.max_payload_bytes)
-        raw, sent = name_bytes(conversation, "conversation"), message_name(id)
+    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
+        """Give a message its sequence number and append it, unless its id has been sent before: atomically."""
+        data = wire_payload(payload, self.queue.max_payload_bytes)
+        raw, message_id = name_bytes(conversation, "conversation"), encode_message_id(id)
         partition = crc32(raw) % self.partitions
-        counters, records = self._heads[partition]
-        names = [counters + joinable(raw), records + joined(raw, sent), self.keys[partition]]
-        return await append(self._access, told, names, sent, told, self._keep_ms, raw, "")
+        counters, records = self._prefixes[partition]
+        names = [counters + joinable(raw), records + joined(raw, message_id), self.keys[partition]]
+        return await append(self._access, data, names, message_id, data, self._id_ttl_ms, raw, "")
 
-    def seat_keys(self, group: Name) -> list[bytes]:
-        """The keys of seat.lua: the group's members, then each partition's seat."""
+    def assignment_keys(self, group: Name) -> list[bytes]:
+        """Return the keys of heartbeat.lua: the group's members, then each partition's assignment."""
         keys = self.queue.keys
-        seats = [keys.owner(self.name, number, group) for number in range(self.partitions)]
-        return [keys.members(self.name, group), *seats]
+        assignments = [keys.assignment(self.name, number, group) for number in range(self.partitions)]
+        return [keys.members(self.name, group), *assignments]
 
     def dead_letters(self, group: Name, partition: int) -> DeadLetters:
-        """What a group gave up of one partition."""
+        """Return the dead letters of a group from one partition."""
         return DeadLetters(self.queue.access(self.name)._replace(key=self.keys[partition]), group)
 
     async def lag(self, group: Name) -> int:
-        """How many entries the group has not done yet, in all partitions."""
+        """Return how many entries the group has not done yet, in all partitions."""
         link, behind = self.queue.access(self.name).commands, 0
-        for key, seat in zip(self.keys, self.seat_keys(group)[1:], strict=True):
-            after = await link.call("HGET", seat, "offset") or b"0"
+        for key, assignment in zip(self.keys, self.assignment_keys(group)[1:], strict=True):
+            after = await link.call("HGET", assignment, "offset") or b"0"
             while page := await link.call("XRANGE", key, b"(" + after, "+", "COUNT", "1000"):
                 behind, after = behind + len(page), page[-1][0]
         return behind
 
 
-def ordered_of(raw: tuple[bytes, list[bytes]]) -> Ordered:
-    """An entry as append.lua writes it, or one of another program's."""
+def parse_entry(raw: tuple[bytes, list[bytes]]) -> PartitionEntry:
+    """Parse an entry as append.lua writes it, or one of another program's."""
     entry_id, parts = raw
     try:
         one, conversation, two, sequence, three, sent_as, four, data = parts
         if (one, two, three, four) == _FIELDS and (number := int(sequence)) > 0:
-            return Ordered(name_text(conversation), number, name_text(sent_as), data, entry_id.decode(), parts)
+            return PartitionEntry(name_text(conversation), number, name_text(sent_as), data, entry_id.decode(), parts)
     except ValueError:  # other fields, or no number
         pass
-    return Ordered("", 0, "", b"", entry_id.decode(), parts)
+    return PartitionEntry("", 0, "", b"", entry_id.decode(), parts)

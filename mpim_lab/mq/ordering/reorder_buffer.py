@@ -1,4 +1,4 @@
-"""ReorderBuffer: early arrivals wait until what comes before them is there. A rule without I/O or clock."""
+"""ReorderBuffer: messages wait in it until what comes before them is there. A rule without I/O or clock."""
 
 from typing import Generic, TypeVar
 
@@ -9,10 +9,10 @@ Item = TypeVar("Item")
 
 
 class ReorderBuffer(Generic[Item]):
-    """Release one conversation's messages in sequence order, each exactly once.
+    """A reorder buffer: it releases one conversation's messages in sequence order, each exactly once.
 
-    Holds at most `limit` early arrivals; one more raises `ReorderOverflow`. `next` is the number that is waited for. Times
-    are the caller's, in seconds.
+    Holds at most `limit` messages; one more raises `ReorderOverflow`. `next` is the sequence number that is waited for.
+    Times are the caller's, in seconds.
 
         >>> buffer = ReorderBuffer(limit=8)
         >>> buffer.add(2, "world")
@@ -27,7 +27,7 @@ class ReorderBuffer(Generic[Item]):
 
         >>> buffer.add(5, "all", now=10.0)
         []
-        >>> buffer.missing, buffer.overdue(now=10.4, gap_s=0.5), buffer.overdue(now=10.5, gap_s=0.5)
+        >>> buffer.missing, buffer.overdue(now=10.4, gap_timeout_s=0.5), buffer.overdue(now=10.5, gap_timeout_s=0.5)
         (range(3, 5), False, True)
         >>> buffer.skip_to(5)
         ['all']
@@ -36,44 +36,45 @@ class ReorderBuffer(Generic[Item]):
     def __init__(self, *, limit: int = 1_000, next: int = 1) -> None:
         check_whole(limit=limit, next=next)
         self.next, self._limit = next, limit
-        self._early: dict[int, Item] = {}
+        self._buffered: dict[int, Item] = {}
         self._gap_since: float | None = None
 
     def __len__(self) -> int:
-        return len(self._early)
+        return len(self._buffered)
 
     def add(self, sequence: int, item: Item, *, now: float = 0.0) -> list[Item]:
-        """Take one in; gives what can be released, in order. A number seen before gives nothing."""
-        if sequence < self.next or sequence in self._early:
+        """Add one message. Return what can be released, in order; nothing for a sequence number seen before."""
+        if sequence < self.next or sequence in self._buffered:
             return []
-        if sequence > self.next and len(self._early) >= self._limit:
-            raise ReorderOverflow(f"{self._limit:,} early arrivals wait for number {self.next}; {sequence} is too much")
-        self._early[sequence] = item
-        return self._release(now)
+        if sequence > self.next and len(self._buffered) >= self._limit:
+            waiting = f"{self._limit:,} buffered messages wait for sequence number {self.next}"
+            raise ReorderOverflow(f"{waiting}; {sequence} is too much")
+        self._buffered[sequence] = item
+        return self._pop_ready(now)
 
     @property
     def missing(self) -> range:
-        """The numbers of the first gap; empty when nothing waits."""
-        return range(self.next, min(self._early, default=self.next))
+        """The sequence numbers of the first gap; empty when nothing waits."""
+        return range(self.next, min(self._buffered, default=self.next))
 
-    def overdue(self, now: float, gap_s: float) -> bool:
-        """Whether the first gap has been open for `gap_s`."""
-        return self._gap_since is not None and now - self._gap_since >= gap_s
+    def overdue(self, now: float, gap_timeout_s: float) -> bool:
+        """Whether the first gap has been open for `gap_timeout_s`."""
+        return self._gap_since is not None and now - self._gap_since >= gap_timeout_s
 
     def skip_to(self, sequence: int, *, now: float = 0.0) -> list[Item]:
-        """Give up every number below `sequence` that is not here; gives what can be released then, in order."""
-        passed = [self._early.pop(number) for number in sorted(self._early) if number < sequence]
+        """Give up every number below `sequence` that is not here. Return what can be released then, in order."""
+        passed = [self._buffered.pop(number) for number in sorted(self._buffered) if number < sequence]
         self.next = max(self.next, sequence)
         if passed:
             self._gap_since = None  # what is left waits for another gap
-        return passed + self._release(now)
+        return passed + self._pop_ready(now)
 
-    def _release(self, now: float) -> list[Item]:
+    def _pop_ready(self, now: float) -> list[Item]:
         released = []
-        while self.next in self._early:
-            released.append(self._early.pop(self.next))
+        while self.next in self._buffered:
+            released.append(self._buffered.pop(self.next))
             self.next += 1
-        if not self._early:
+        if not self._buffered:
             self._gap_since = None
         elif released or self._gap_since is None:
             self._gap_since = now  # another gap than before

@@ -1,4 +1,4 @@
-"""Ordering: every conversation's messages are numbered where they are written, and read in that order.
+"""SequencedLog: every conversation's messages get their sequence numbers where they are written, and are read in that order.
 
 "Take a number, then publish" is two steps, and another gateway fits between them. Here one script recognises a repeated
 message id, takes the number, appends to the conversation's log and publishes: whoever is first at the server is first.
@@ -22,100 +22,100 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-KEEP_S = 86_400
-_APPEND = Script("mq/ordering/lua/append.lua")
+ID_TTL_S = 86_400
+APPEND = Script("mq/ordering/lua/append.lua")
 
 
-class Appended(NamedTuple):
-    """What became of a message: its number, and whether it is new (False: its id had been sent before)."""
+class AppendResult(NamedTuple):
+    """The result of an append: the sequence number, and whether the message is new (False: its id had been sent before)."""
 
     sequence: int
     is_new: bool
 
 
-class Numbered(NamedTuple):
-    """One message of a conversation, by number."""
+class SequencedMessage(NamedTuple):
+    """One message of a conversation, with its sequence number."""
 
     conversation: Name
     sequence: int
     payload: bytes
 
 
-class Conversations:
-    """Conversations of one kind: `Conversations(mq, "chat")`.
+class SequencedLog:
+    """A message log with sequence numbers for each conversation: `SequencedLog(mq, "chat")`.
 
-    keep_s: how long a message's id is remembered, so that a repeat gets the same number; longer than a sender repeats.
+    id_ttl_s: how long a message's id is remembered, so that a repeat gets the same number; longer than a sender repeats.
     Raises what `Link` raises; after an error with `definite` False append again, with the same id.
     """
 
-    def __init__(self, queue: MessageQueue, name: Name, *, keep_s: int = KEEP_S) -> None:
+    def __init__(self, queue: MessageQueue, name: Name, *, id_ttl_s: int = ID_TTL_S) -> None:
         name_bytes(name, "name of conversations", error=InvalidParameter)
-        self.queue, self.name, self._keep_ms = queue, name, lifetime_ms(keep_s)
+        self.queue, self.name, self._id_ttl_ms = queue, name, ttl_ms(id_ttl_s)
         self._access = queue.access(name)
 
-    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
-        """Number a message, keep it, and hand it to whoever listens, in one step."""
-        told = wire_payload(payload, self.queue.max_payload_bytes)
-        sent, keys = message_name(id), self.queue.keys
+    async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
+        """Give a message its sequence number, append it, and publish it, atomically."""
+        data = wire_payload(payload, self.queue.max_payload_bytes)
+        message_id, keys = encode_message_id(id), self.queue.keys
         names = [
             keys.sequence(self.name, conversation),
-            keys.sent(self.name, conversation, sent),
+            keys.message_id(self.name, conversation, message_id),
             keys.log(self.name, conversation),
         ]
-        words = (sent, told, self._keep_ms, "", keys.live(self.name, conversation))
-        return await append(self._access, told, names, *words)
+        words = (message_id, data, self._id_ttl_ms, "", keys.live(self.name, conversation))
+        return await append(self._access, data, names, *words)
 
-    async def between(
+    async def read_range(
         self, conversation: Name, first: int, last: int | None = None, count: int = 500
-    ) -> list[Numbered]:
-        """What the log still has from number `first` to `last` (to its end), at most `count`."""
+    ) -> list[SequencedMessage]:
+        """Return what the log still has from sequence number `first` to `last` (to its end), at most `count`."""
         check_whole(0, first=first)
         check_whole(count=count)
-        key = self._log(conversation)
+        key = self._log_key(conversation)
         end = "+" if last is None else f"{last}-0"
         raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
         return [
-            Numbered(conversation, int(raw_id.partition(b"-")[0]), parts[3])
+            SequencedMessage(conversation, int(raw_id.partition(b"-")[0]), parts[3])
             for raw_id, parts in raws
             if len(parts) == 4 and parts[2] == b"data"  # else another program's: no message of that number
         ]
 
-    async def last(self, conversation: Name) -> int:
-        """The last number that was given in a conversation; 0 if there is none."""
+    async def last_sequence(self, conversation: Name) -> int:
+        """Return the last sequence number of a conversation; 0 if there is none."""
         key = self.queue.keys.sequence(self.name, conversation)
         return int(await self._access.commands.call("GET", key) or 0)
 
-    async def trim(self, conversation: Name, *, keep: int) -> int:
-        """Forget all but the last `keep` of a conversation; gives how many were."""
-        check_whole(0, keep=keep)
-        key = self._log(conversation)
-        return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(keep)))
+    async def trim(self, conversation: Name, *, max_entries: int) -> int:
+        """Delete all but the last `max_entries` of a conversation. Return how many were deleted."""
+        check_whole(0, max_entries=max_entries)
+        key = self._log_key(conversation)
+        return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(max_entries)))
 
-    def _log(self, conversation: Name) -> bytes:
+    def _log_key(self, conversation: Name) -> bytes:
         return self.queue.keys.log(self.name, conversation)
 
 
-def lifetime_ms(keep_s: int) -> str:
-    """How long a message's id is remembered, as append.lua takes it. Raises InvalidParameter."""
-    check_whole(keep_s=keep_s)  # the server would refuse it, after the message was written
-    return str(keep_s * 1_000)
+def ttl_ms(id_ttl_s: int) -> str:
+    """Return how long a message's id is remembered, as append.lua takes it. Raise InvalidParameter."""
+    check_whole(id_ttl_s=id_ttl_s)  # the server would refuse it, after the message was written
+    return str(id_ttl_s * 1_000)
 
 
-def message_name(id: Name | None) -> bytes:
-    """The sender's id of a message as the server has it; a new one if there is none. Raises InvalidMessage."""
+def encode_message_id(id: Name | None) -> bytes:
+    """Encode the sender's id of a message; make a new one if there is none. Raise InvalidMessage."""
     return new_message_id().encode() if id is None else name_bytes(id, "message id")
 
 
-async def append(access: Access, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> Appended:
+async def append(access: Access, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> AppendResult:
     """Run append.lua and report what became of the message."""
     reporter, name = access.reporter, access.name
     if reporter.is_on:
         reporter.message(EventKind.ACCEPTED, payload, name)
     try:
-        sequence, is_new = await _APPEND.run(access.commands, keys, *words)
+        sequence, is_new = await APPEND.run(access.commands, keys, *words)
     except Exception as error:
         reporter.message(EventKind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
         raise
     if reporter.is_on:
         reporter.message(EventKind.ADDED, payload, name, detail=f"number {sequence}" + ("" if is_new else ", known"))
-    return Appended(sequence, bool(is_new))
+    return AppendResult(sequence, bool(is_new))

@@ -17,7 +17,7 @@ from typing import Self
 
 from mpim_lab.errors import InvalidMessage, MpimError, NotConnected
 from mpim_lab.events import EventKind, first_word
-from mpim_lab.keys import confirm_channel, user_channel
+from mpim_lab.keys import ack_channel, user_channel
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.encoding import Message, wire_payload
 from mpim_lab.mq.connection.handler import checked_handler, settled
@@ -49,7 +49,7 @@ class ConfirmedSender:
         self._is_listening = False
 
     async def __aenter__(self) -> Self:
-        await self._queue.subscribe(confirm_channel(self._uid), self._on_confirmation)
+        await self._queue.subscribe(ack_channel(self._uid), self._on_confirmation)
         self._is_listening = True
         return self
 
@@ -57,7 +57,7 @@ class ConfirmedSender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_listening = False
-        await self._queue.unsubscribe(confirm_channel(self._uid))
+        await self._queue.unsubscribe(ack_channel(self._uid))
 
     def _on_confirmation(self, message: Message) -> None:
         waiting = [each for each in self._unconfirmed.get(message.payload, ()) if not each.is_set()]
@@ -139,4 +139,4 @@ class ConfirmingReceiver:
 
     async def _handle(self, message: Message) -> None:
         await settled(self._handler(message))
-        await self._queue.publish(confirm_channel(self._uid), first_word(message.payload))
+        await self._queue.publish(ack_channel(self._uid), first_word(message.payload))

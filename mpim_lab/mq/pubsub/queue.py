@@ -206,7 +206,7 @@ class MessageQueue:
 
         A plain handler is called at once, an async one from an inbox of at most `limit` messages; `when_full` says what
         then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `unpack`: gives the
-        messages that a payload holds, for senders that batch or compress (`Unpacker`).
+        messages that a payload holds, for senders that batch or compress (`FrameDecoder`).
         Raises InvalidMessage, AlreadySubscribed, and what `Link` raises.
         """
         checked_handler(handler)

@@ -62,7 +62,7 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
     """Hand over each message that a payload holds. A payload that cannot be read is reported; the next one comes."""
     if not callable(unpack) or is_async(unpack):
         raise InvalidParameter(f"unpack={unpack!r}: a plain function from a payload to a list of payloads")
-    is_on, is_sure = reporter.is_on, getattr(unpack, "gives_payloads", False)
+    is_on, is_sure = reporter.is_on, getattr(unpack, "returns_payloads", False)
 
     def take_all(packed: Message) -> bool:
         channel, payload, pattern = packed

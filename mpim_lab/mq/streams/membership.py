@@ -33,7 +33,7 @@ class Membership:
 
     def _lease_of(self, consumer: Name) -> bytes:
         access = self._group.access
-        return access.keys.consumer(access.key, self._group.raw_name, consumer)
+        return access.keys.consumer_lease(access.key, self._group.raw_name, consumer)
 
     async def begin(self, client_id: int) -> bool:
         """Take the name; gives False if an earlier life may still be at work, whose entries are not ours to take yet.

@@ -57,9 +57,9 @@ def batch(w: World, rng: random.Random) -> Call | None:
     small = rng.random() < 0.5
     batcher = Batcher.to_stream(
         slot.queue.stream(BATCHED),
-        max_waiting_bytes=40 if small else 1024 * 1024,
-        wait_s=0.3,
-        give_up_after_s=GIVE_UP_S,
+        max_pending_bytes=40 if small else 1024 * 1024,
+        enqueue_timeout_s=0.3,
+        delivery_timeout_s=GIVE_UP_S,
         backoff=Backoff(0.01, 0.1),
     )
     sender = Sender(w.next(), slot, batcher, "opening")

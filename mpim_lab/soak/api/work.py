@@ -1,6 +1,6 @@
 """Idempotency and ordered streams for schedules; and their model.
 
-Effects are written by the code under test in one step with its marks, on keys of the world's own: `effect:<id>` is counted
+Effects are written by the code under test in one step with its records, on keys of the world's own: `effect:<id>` is counted
 up once for each id; `told:<conversation>` is a list, with each message once, in the order of their numbers.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
-from mpim_lab.mq.idempotency.effects import Effects
-from mpim_lab.mq.idempotency.store import Idempotency
+from mpim_lab.mq.idempotency.effects import AtomicEffects
+from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
-from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
+from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
 from mpim_lab.mq.streams.consumer import WAIT_MS
 from mpim_lab.soak.api.world import (
     CALL_S,
@@ -80,10 +80,10 @@ def run_once(w: World, rng: random.Random) -> Call | None:
 
 def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
     """Run idempotent work that behaves in some way."""
-    store, expected = Idempotency(slot.queue, "pay", lease_ms=LEASE_MS), f"result of {id}".encode()
+    store, expected = IdempotencyStore(slot.queue, "pay", lease_ms=LEASE_MS), f"result of {id}".encode()
 
-    async def work(effects: Effects) -> bytes:
-        effects.also("INCRBY", f"effect:{id}", 1)
+    async def work(effects: AtomicEffects) -> bytes:
+        effects.add("INCRBY", f"effect:{id}", 1)
         if behaviour == "raise":
             raise ValueError("not this time")
         if behaviour == "cancelled":
@@ -101,14 +101,14 @@ def once(w: World, slot: QueueSlot, id: str, behaviour: str) -> Call:
 
     async def running() -> bytes:
         try:
-            return await store.run(id, work, wait_s=1.0)
+            return await store.run(id, work, wait_timeout_s=1.0)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if behaviour == "cancelled" and task is not None and not task.cancelling():
                 raise ValueError("the work met somebody else's cancellation") from None
             raise
 
-    text = f"{slot.name}: Idempotency('pay').run({id!r}), {behaviour}"
+    text = f"{slot.name}: IdempotencyStore('pay').run({id!r}), {behaviour}"
     return Call(text, running(), 1.0 + 3 * CALL_S + 2 * LEASE_MS / 1e3, done)
 
 
@@ -143,15 +143,15 @@ def append(w: World, rng: random.Random) -> Call | None:
 
 
 def _handler(w: World, part: Work) -> Any:
-    async def handler(ordered: Ordered, effects: Effects) -> None:
-        talk, payload = part.sent[str(ordered.id)]
-        if (ordered.conversation, ordered.data.decode()) != (talk, payload):
-            w.violate("another payload", f"{ordered} was sent as {talk!r}, {payload!r}")
-        effects.also("RPUSH", f"told:{talk}", ordered.id)
+    async def handler(entry: PartitionEntry, effects: AtomicEffects) -> None:
+        talk, payload = part.sent[str(entry.id)]
+        if (entry.conversation, entry.data.decode()) != (talk, payload):
+            w.violate("another payload", f"{entry} was sent as {talk!r}, {payload!r}")
+        effects.add("RPUSH", f"told:{talk}", entry.id)
         behaviour = payload.rpartition(":")[2]
         if behaviour in ("raise", "cancelled"):
-            part.failed[ordered.data] += 1
-        if w.calm or (behaviour in ("raise", "cancelled") and part.failed[ordered.data] > 1):
+            part.failed[entry.data] += 1
+        if w.calm or (behaviour in ("raise", "cancelled") and part.failed[entry.data] > 1):
             return
         if behaviour == "raise":
             raise ValueError("not this one")

@@ -1,4 +1,4 @@
--- Shared by the scripts that run a step's effects: commands that must happen together with the step's mark, or not at all.
+-- Shared by the scripts that run a step's effects: commands that must happen together with the step's record, or none.
 -- In ARGV, from `at` on: how many; then for each: how many words, the command, its further words. Its key is the next of KEYS.
 local function after_effects(at, key)
   local count = tonumber(ARGV[at])
