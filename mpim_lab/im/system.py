@@ -1,4 +1,4 @@
-"""System: wires it all. Some gateways, each with services and a queue of its own, over one server and one database."""
+"""ImSystem: the whole system in one process: gateways, each with its services and queue, over one server and one database."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed
 from mpim_lab.events import Observer
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.protocol.requests import BroadcastSystemMessageReq, checked_name
 from mpim_lab.im.services.groups import Groups
@@ -26,13 +26,13 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-MOST_GATEWAYS = 1_000  # in one process
-MakeMessages = Callable[..., Any]  # (queue, groups, offline, observer=…)
-MakePresence = Callable[[MessageQueue], Any]
+MAX_GATEWAYS = 1_000  # in one process
+MessageServiceFactory = Callable[..., Any]  # (queue, groups, offline, observer=…)
+PresenceFactory = Callable[[MessageQueue], Any]
 
 
-class System:
-    """`async with System(redis_url) as mpim`: gateways on loopback, a client for whoever asks.
+class ImSystem:
+    """`async with ImSystem(redis_url) as mpim`: gateways on loopback, a client for whoever asks.
 
     database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages, presence: make the services;
     the sketch's have the same methods. secret: shared by all gateways of a system; several processes need the same one.
@@ -48,23 +48,23 @@ class System:
         secret: str | None = None,
         port: int = 0,
         first: int = 1,
-        messages: MakeMessages = Messages,
-        presence: MakePresence | None = None,
+        messages: MessageServiceFactory = Messages,
+        presence: PresenceFactory | None = None,
         route_lifetime_s: float = ROUTE_LIFETIME_S,
-        limits: GatewayLimits | None = None,
-        queue_limits: Limits | None = None,
+        gateway_config: GatewayConfig | None = None,
+        queue_config: Limits | None = None,
         outbox_after_s: float = 2.0,
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
-        check_bounds(0, MOST_GATEWAYS, gateways=gateways)
+        check_bounds(0, MAX_GATEWAYS, gateways=gateways)
         check_bounds(0, 65_536 - gateways, port=port)
         check_bounds(0, MOST, first=first)
         check_times(route_lifetime_s=route_lifetime_s)
         check_bounds(0.0, LONGEST_S, outbox_after_s=outbox_after_s)
         self.url, self._prefix, self._observer = url, prefix, observer
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
-        self._port, self._limits, self._queue_limits = port, limits, queue_limits
+        self._port, self._gateway_config, self._queue_config = port, gateway_config, queue_config
         self.tokens = Tokens(secret or new_secret())
         self.store = SqlStore(database or database_url())
         self.offline = OfflineStore(self.store)
@@ -84,7 +84,7 @@ class System:
     async def __aenter__(self) -> Self:
         self._home.check()
         if self._is_opened:
-            raise self._why_not_open() if self._is_closed else InvalidParameter("the system is open already")
+            raise self._not_open_error() if self._is_closed else InvalidParameter("the system is open already")
         self._is_opened = True
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._own)
@@ -106,7 +106,7 @@ class System:
         """
         self._home.check()
         if not self._is_opened or self._is_closed:
-            raise self._why_not_open()
+            raise self._not_open_error()
         if name in self._running or name in self._starting:
             raise InvalidParameter(f"{name!r} is running already")
         self._starting.add(name)
@@ -121,7 +121,12 @@ class System:
             queue = self._queue(name, on_gap=lambda gap_s: told[0].on_gap(gap_s), **queue_options)
             services = self._services(queue)
             gateway = Gateway(
-                name, services, port=port, limits=self._limits, allow_login=self._allow_login, observer=self._observer
+                name,
+                services,
+                port=port,
+                config=self._gateway_config,
+                allow_login=self._allow_login,
+                observer=self._observer,
             )
             told.append(gateway)
             await stack.enter_async_context(queue)
@@ -129,7 +134,7 @@ class System:
             if services.messages.ordered:  # the sketch has no outbox
                 await stack.enter_async_context(Outbox(services.messages, after_s=self._outbox_after_s))
             if self._is_closed:  # while this one was started: it is not among those that were stopped
-                raise self._why_not_open()
+                raise self._not_open_error()
             self._running[name], self.gateways[name] = stack.pop_all(), gateway
         return gateway
 
@@ -155,19 +160,19 @@ class System:
             if isinstance(error, BaseException):
                 raise error
 
-    def _why_not_open(self) -> MpimError:
+    def _not_open_error(self) -> MpimError:
         if self._is_closed:
             return QueueClosed("the system is closed; make another one")
         return NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     def _queue(self, name: str, **options: Any) -> MessageQueue:
-        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_limits}
+        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_config}
         return MessageQueue(self.url, name=name, **common, **options)
 
-    def _services(self, queue: MessageQueue) -> Services:
+    def _services(self, queue: MessageQueue) -> GatewayServices:
         groups = Groups(self.store, queue)
         messages = self._make_messages(queue, groups, self.offline, observer=self._observer)
-        return Services(queue, self._make_presence(queue), groups, messages, self.tokens)
+        return GatewayServices(queue, self._make_presence(queue), groups, messages, self.tokens)
 
     # Using it
 

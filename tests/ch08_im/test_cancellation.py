@@ -8,7 +8,7 @@ import pytest
 
 from mpim_lab.errors import GatewayClosed, MpimError, StoreFailed, Unconfirmed
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.periodic import go_round
 from mpim_lab.im.protocol.requests import SendGroupMessageReq
 from mpim_lab.im.services.batch_loader import Gathered
@@ -18,7 +18,9 @@ from tests.raw_clients import RawClient
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
 
-QUICK = {"limits": GatewayLimits(sweep_s=0.05, rate_per_s=10_000, burst=10_000, most_faults=10_000)}
+QUICK = {
+    "gateway_config": GatewayConfig(maintenance_interval_s=0.05, rate_per_s=10_000, burst=10_000, max_violations=10_000)
+}
 
 
 async def cancelled_by_somebody_else():

@@ -19,10 +19,10 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import Behind, Welcome, encode, from_client, problem_of
 from mpim_lab.im.protocol.requests import ChatMessage, SendMessageReq
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
@@ -33,7 +33,7 @@ from tests.support import wait_until
 @pytest.fixture
 async def mpim(server):
     """Two gateways over one server."""
-    async with System(server.url, gateways=2, **system_options()) as running:
+    async with ImSystem(server.url, gateways=2, **system_options()) as running:
         yield running
 
 
@@ -282,8 +282,8 @@ async def test_many_concurrent_senders_all_arrive_once():
 
 async def test_more_than_the_rate_allows_is_sent_as_fast_as_it_allows():
     """A client waits after TooFast instead of being thrown out; all arrive once."""
-    limits = GatewayLimits(rate_per_s=200, burst=50, most_faults=60)
-    async with system(limits=limits) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+    config = GatewayConfig(rate_per_s=200, burst=50, max_violations=60)
+    async with system(gateway_config=config) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         await asyncio.gather(*(alice.send("bob", f"{number}") for number in range(600)))
         assert sorted(map(int, await texts(bob, 600))) == list(range(600))
         assert mpim.gateways["gw-1"].figures.welcomed == 2
@@ -291,8 +291,8 @@ async def test_more_than_the_rate_allows_is_sent_as_fast_as_it_allows():
 
 async def test_what_stays_too_fast_is_told_as_too_fast():
     """A definite error: nothing was done."""
-    limits = GatewayLimits(rate_per_s=0.1, burst=1)
-    async with system(limits=limits) as mpim, mpim.client("alice", timeout_s=2.5) as alice:
+    config = GatewayConfig(rate_per_s=0.1, burst=1)
+    async with system(gateway_config=config) as mpim, mpim.client("alice", timeout_s=2.5) as alice:
         await alice.send("bob", "one")
         with pytest.raises(TooFast) as raised:
             await alice.send("bob", "two")
@@ -301,8 +301,8 @@ async def test_what_stays_too_fast_is_told_as_too_fast():
 
 async def test_a_thousand_of_ones_own_messages_behind_an_unread_one_are_passed():
     """Own messages are not handed over; passing them does not go deeper with each."""
-    limits = GatewayLimits(rate_per_s=10_000, burst=10_000)
-    async with system(limits=limits) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+    config = GatewayConfig(rate_per_s=10_000, burst=10_000)
+    async with system(gateway_config=config) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         await bob.send("alice", "first")
         await asyncio.gather(*(alice.send("bob", f"{number}") for number in range(990)))
         await asyncio.sleep(0.3)
@@ -415,7 +415,7 @@ async def test_a_member_can_ask_who_is_in_a_group_and_reads_on_where_she_was(mpi
 async def test_a_message_that_comes_before_the_answer_to_join_does_not_bring_the_past_along():
     """Where a group begins is said by the answer."""
     async with (
-        system(limits=GatewayLimits(resend_s=0.2, sweep_s=0.05)) as mpim,
+        system(gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05)) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):
@@ -449,7 +449,7 @@ async def test_a_server_that_lost_everything_is_noticed_after_a_reconnect():
     """What was lost is told as missing, once; new messages are handed over."""
     async with (
         EmbeddedServer() as server,
-        System(server.url, gateways=1, **system_options()) as mpim,
+        ImSystem(server.url, gateways=1, **system_options()) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):

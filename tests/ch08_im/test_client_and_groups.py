@@ -8,7 +8,7 @@ from mpim_lab.errors import GatewayClosed, InvalidParameter, NotAMember, NotConn
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway import handshake as reception
 from mpim_lab.im.gateway import session
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import Sync
 from mpim_lab.im.services import messages
 from mpim_lab.mq.connection.ids import new_message_id
@@ -71,7 +71,7 @@ async def test_a_group_message_numbered_after_a_join_is_pushed_to_who_joined():
 async def test_whoever_leaves_with_messages_unread_reads_them_once_and_asks_for_nothing_more():
     """Also after joining again."""
     async with (
-        system(limits=GatewayLimits(resend_s=0.1, sweep_s=0.05)) as mpim,
+        system(gateway_config=GatewayConfig(ack_timeout_s=0.1, maintenance_interval_s=0.05)) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):
@@ -127,8 +127,8 @@ async def test_a_join_that_stopped_halfway_does_not_bring_the_past_along(monkeyp
 
 async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
     """A few are asked about at a time, and fewer once it is too fast."""
-    limits = GatewayLimits(rate_per_s=100.0, burst=20, most_faults=40)
-    async with system(limits=limits) as mpim:
+    config = GatewayConfig(rate_per_s=100.0, burst=20, max_violations=40)
+    async with system(gateway_config=config) as mpim:
         await asyncio.gather(
             *(
                 mpim.services.messages.send_message(messages.SendMessageReq(f"m{n}", f"u{n}", "alice", "hi"))

@@ -7,11 +7,11 @@ import socket
 import pytest
 
 from mpim_lab.errors import MpimError
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.closing import hang_up
 from mpim_lab.im.protocol.requests import BindRouteReq
 from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
@@ -19,7 +19,13 @@ from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
 
-LIMITS = GatewayLimits(sweep_s=0.05, silent_s=30.0, hello_s=1.5, drain_s=0.5, most_bytes=2**20)
+LIMITS = GatewayConfig(
+    maintenance_interval_s=0.05,
+    idle_timeout_s=30.0,
+    handshake_timeout_s=1.5,
+    drain_timeout_s=0.5,
+    max_send_buffer_bytes=2**20,
+)
 IMPATIENT = Limits(timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1))
 UIDS = ("alice", "bob", "carol", "dave", "watched")
 
@@ -78,10 +84,10 @@ class Lab:
 
 
 @contextlib.asynccontextmanager
-async def lab_of(limits=LIMITS, **options):
+async def lab_of(gateway_config=LIMITS, **options):
     """Two gateways over a server of their own, which may be stopped; routes last for an hour."""
-    given = system_options(limits=limits, queue_limits=IMPATIENT, route_lifetime_s=3_600) | options
-    async with EmbeddedServer(persistence="always") as server, System(server.url, gateways=2, **given) as mpim:
+    given = system_options(gateway_config=gateway_config, queue_config=IMPATIENT, route_lifetime_s=3_600) | options
+    async with EmbeddedServer(persistence="always") as server, ImSystem(server.url, gateways=2, **given) as mpim:
         yield Lab(server, mpim)
 
 
@@ -136,7 +142,7 @@ async def test_whatever_ends_a_connection_nothing_of_it_stays(end):
 
 async def test_whoever_is_silent_leaves_nothing_behind():
     """The heartbeat's end is an end like the others."""
-    async with lab_of(GatewayLimits(sweep_s=0.05, silent_s=0.3)) as lab:
+    async with lab_of(GatewayConfig(maintenance_interval_s=0.05, idle_timeout_s=0.3)) as lab:
         await lab.come("alice", watching=["bob"])
         await lab.comes_to()
 
@@ -271,7 +277,7 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
     """As after a restart that overlaps: pushes, routes and replacements go by user and connection, not by the name."""
     async with (
         lab_of() as lab,
-        System(lab.server.url, **system_options(limits=LIMITS, queue_limits=IMPATIENT)) as second,
+        ImSystem(lab.server.url, **system_options(gateway_config=LIMITS, queue_config=IMPATIENT)) as second,
     ):
         alice = await lab.come("alice")
         async with RawClient(second.gateways["gw-1"].url) as bob:
@@ -292,7 +298,7 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
 
 async def test_a_client_is_told_after_a_gap_although_the_first_try_fails(monkeypatch):
     """What was pushed while the line was down is pulled as soon as the database answers again."""
-    async with lab_of(GatewayLimits(sweep_s=0.05, resend_s=30.0)) as lab:
+    async with lab_of(GatewayConfig(maintenance_interval_s=0.05, ack_timeout_s=30.0)) as lab:
         alice, bob = await lab.come("alice"), await lab.come("bob", number=2)
         gateway = lab.mpim.gateways["gw-2"]
         conversations, failures = gateway.services.messages.conversations, []

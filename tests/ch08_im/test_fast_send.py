@@ -6,9 +6,9 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import ConnectionLost
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import direct_conversation
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
 from mpim_lab.lab.faults.latency_proxy import FarLine
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -37,7 +37,7 @@ async def message_under_way(**options):
     """A server that has stopped under alice's first message: (server, system, alice)."""
     async with (
         EmbeddedServer() as server,
-        System(server.url, **options, **system_options()) as mpim,
+        ImSystem(server.url, **options, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as alice,
     ):
         await welcome(alice, "alice")
@@ -63,7 +63,7 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
     """The server has forgotten the script, or the line to it breaks, under a client that goes on writing."""
     async with (
         FarLine(server.url, one_way_ms=2.0) as line,
-        System(line.url, queue_limits=IMPATIENT, **system_options()) as mpim,
+        ImSystem(line.url, queue_config=IMPATIENT, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as bob,
         RawClient(mpim.gateways["gw-1"].url) as alice,
     ):
@@ -85,7 +85,7 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
 
 async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
     """The step was written and its answer lost, and no repeat comes through: the error is not definite."""
-    async with message_under_way(queue_limits=IMPATIENT) as (server, _, alice):
+    async with message_under_way(queue_config=IMPATIENT) as (server, _, alice):
         server.kill()
         problem = await alice.hear("error")
         assert problem["id"] == "m1" and problem["definite"] is False
@@ -94,7 +94,7 @@ async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
 async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
     """Somebody has written over its mark: its sender is told, the line to the server holds, others are served."""
     async with (
-        System(server.url, **system_options()) as mpim,
+        ImSystem(server.url, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as alice,
         RawClient(mpim.gateways["gw-1"].url) as bob,
     ):
@@ -114,7 +114,7 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
 
 async def test_a_client_that_is_sent_away_is_not_served_meanwhile():
     """Too many faults, while an answer of the server is still awaited: what it says now is not taken."""
-    async with message_under_way(limits=GatewayLimits(most_faults=3)) as (server, mpim, alice):
+    async with message_under_way(gateway_config=GatewayConfig(max_violations=3)) as (server, mpim, alice):
         for _ in range(4):
             await alice.say("garbage")
         for _ in range(4):
@@ -129,7 +129,7 @@ async def test_a_client_that_is_sent_away_is_not_served_meanwhile():
 
 async def test_a_gateway_that_closes_waits_for_what_clients_that_left_had_sent(server, monkeypatch):
     """The message is in the log, and on its way into the offline store."""
-    async with System(server.url, **system_options()) as mpim:
+    async with ImSystem(server.url, **system_options()) as mpim:
         messages, stored = mpim.gateways["gw-1"].services.messages, []
         store = messages.store
 
@@ -149,7 +149,7 @@ async def test_a_gateway_that_closes_waits_for_what_clients_that_left_had_sent(s
 
 async def test_a_text_that_is_not_utf_8_ends_the_connection_wherever_it_is(server):
     """In a member that nobody reads, too: RFC 6455, section 8.1."""
-    async with System(server.url, **system_options()) as mpim, RawClient(mpim.gateways["gw-1"].url) as alice:
+    async with ImSystem(server.url, **system_options()) as mpim, RawClient(mpim.gateways["gw-1"].url) as alice:
         await welcome(alice, "alice")
         await alice.ws.send(b'{"t":"send","id":"m1","to":"bob","text":"hi","x":"\xff"}', text=True)
         assert (await alice.ended())[0] == 1007
@@ -158,7 +158,7 @@ async def test_a_text_that_is_not_utf_8_ends_the_connection_wherever_it_is(serve
 
 async def test_a_gateway_that_closes_takes_nothing_new():
     """After `bye` nothing is begun; what was begun is told."""
-    async with message_under_way(limits=GatewayLimits(drain_s=5.0)) as (server, mpim, alice):
+    async with message_under_way(gateway_config=GatewayConfig(drain_timeout_s=5.0)) as (server, mpim, alice):
         closing = asyncio.create_task(mpim.stop("gw-1"))
         await alice.hear("bye")
         await alice.say(send(2))

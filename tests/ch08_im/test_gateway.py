@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import SendMessageReq
 from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
@@ -18,7 +18,7 @@ from tests.support import wait_until
 @pytest.fixture
 async def mpim(server):
     """Two gateways over one server."""
-    async with System(server.url, gateways=2, **system_options()) as running:
+    async with ImSystem(server.url, gateways=2, **system_options()) as running:
         yield running
 
 
@@ -102,7 +102,7 @@ async def test_whoever_does_not_begin_with_hello_is_told_so_and_sent_away(mpim, 
 
 async def test_whoever_does_not_say_hello_in_time_is_sent_away(server):
     """An error frame that says why, and close code 1008."""
-    async with System(server.url, limits=GatewayLimits(hello_s=0.2), **system_options()) as mpim:
+    async with ImSystem(server.url, gateway_config=GatewayConfig(handshake_timeout_s=0.2), **system_options()) as mpim:
         async with RawClient(url_of(mpim)) as raw:
             assert "no hello within 0.2 s" in (await raw.hear("error"))["text"]
             assert (await raw.ended())[0] == 1008
@@ -189,9 +189,11 @@ async def test_nobody_reads_a_conversation_of_others(mpim):
 
 
 async def test_what_is_not_acknowledged_is_told_of_again(server):
-    """After `resend_s` a `behind` with the last number, until it is acknowledged."""
+    """After `ack_timeout_s` a `behind` with the last number, until it is acknowledged."""
     async with (
-        System(server.url, limits=GatewayLimits(resend_s=0.2, sweep_s=0.05), **system_options()) as mpim,
+        ImSystem(
+            server.url, gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05), **system_options()
+        ) as mpim,
         RawClient(url_of(mpim)) as alice,
         RawClient(url_of(mpim)) as bob,
     ):
@@ -353,7 +355,9 @@ def request(text, to="bob"):
 async def test_whoever_is_silent_for_too_long_is_taken_for_gone(server):
     """A ping is a sign of life; without one the connection ends, counted once, and the route with it."""
     async with (
-        System(server.url, limits=GatewayLimits(silent_s=0.6, sweep_s=0.1), **system_options()) as mpim,
+        ImSystem(
+            server.url, gateway_config=GatewayConfig(idle_timeout_s=0.6, maintenance_interval_s=0.1), **system_options()
+        ) as mpim,
         RawClient(url_of(mpim)) as quiet,
         RawClient(url_of(mpim)) as lively,
     ):

@@ -11,11 +11,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.events import now
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
 from mpim_lab.im.protocol.requests import MOST_TEXT, SendMessageReq
 from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_of_its_own, system_options
 from tests.support import wait_until
@@ -24,7 +24,7 @@ from tests.support import wait_until
 @contextlib.asynccontextmanager
 async def system(gateways=1, **limits):
     """Gateways over a server of their own, with these limits."""
-    async with system_of_its_own(gateways, limits=GatewayLimits(**limits)) as mpim:
+    async with system_of_its_own(gateways, gateway_config=GatewayConfig(**limits)) as mpim:
         yield mpim
 
 
@@ -84,7 +84,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("frame", UNREADABLE.values(), ids=UNREADABLE.keys())
 async def test_a_frame_that_cannot_be_read_is_named_and_nothing_is_done(server, frame):
     """An error frame; the connection stays; nothing is kept on the server."""
-    async with System(server.url, **system_options()) as mpim:
+    async with ImSystem(server.url, **system_options()) as mpim:
         async with RawClient(gateway_of(mpim).url) as raw:
             await raw.hello("alice")
             told = await raw.ask(frame, "error")
@@ -146,7 +146,7 @@ async def test_ten_thousand_fuzzed_frames_are_each_answered_and_harm_nobody():
 
 async def fuzz(connections):
     """Each sends 2,000 frames."""
-    async with system(most_faults=10**6, rate_per_s=10**6, burst=10**6) as mpim:
+    async with system(max_violations=10**6, rate_per_s=10**6, burst=10**6) as mpim:
         rng, answered = random.Random(7), 0
         for _ in range(connections):
             async with RawClient(gateway_of(mpim).url) as raw:
@@ -194,7 +194,7 @@ def _fuzzed(rng):
 
 async def test_whoever_asks_too_often_is_told_so_and_in_the_end_sent_away():
     """TooFast for each frame above the limit; then 1008. Others are not delayed."""
-    async with system(rate_per_s=50, burst=20, most_faults=30) as mpim:
+    async with system(rate_per_s=50, burst=20, max_violations=30) as mpim:
         async with RawClient(gateway_of(mpim).url) as raw:
             await raw.hello("flood")
             with contextlib.suppress(ConnectionClosed):
@@ -238,7 +238,10 @@ async def test_nobody_acknowledges_conversations_of_others():
 
 async def test_faults_are_forgotten_in_time():
     """A client that errs now and then is not sent away for it after weeks."""
-    async with system(most_faults=5, forgive_s=0.5, sweep_s=0.05) as mpim, RawClient(gateway_of(mpim).url) as raw:
+    async with (
+        system(max_violations=5, violation_decay_s=0.5, maintenance_interval_s=0.05) as mpim,
+        RawClient(gateway_of(mpim).url) as raw,
+    ):
         await raw.hello("clumsy")
         for _ in range(3):
             for _ in range(4):
@@ -251,8 +254,8 @@ async def test_faults_are_forgotten_in_time():
 
 
 async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
-    """They end after `hello_s`; meanwhile who has a token is served."""
-    async with system(hello_s=2.0) as mpim:
+    """They end after `handshake_timeout_s`; meanwhile who has a token is served."""
+    async with system(handshake_timeout_s=2.0) as mpim:
         async with contextlib.AsyncExitStack() as stack:
             idle = [await stack.enter_async_context(RawClient(gateway_of(mpim).url)) for _ in range(1_000)]
             sockets = [socket.create_connection(("127.0.0.1", gateway_of(mpim).port)) for _ in range(500)]
@@ -266,8 +269,8 @@ async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
 
 
 async def test_connections_without_hello_count_as_clients():
-    """Above `most_clients` nobody is let in, whether they have said hello or not: 1013, try later."""
-    async with system(most_clients=10, hello_s=5) as mpim, contextlib.AsyncExitStack() as stack:
+    """Above `max_clients` nobody is let in, whether they have said hello or not: 1013, try later."""
+    async with system(max_clients=10, handshake_timeout_s=5) as mpim, contextlib.AsyncExitStack() as stack:
         idle = [await stack.enter_async_context(RawClient(gateway_of(mpim).url)) for _ in range(10)]
         await asyncio.sleep(0.05)
         async with RawClient(gateway_of(mpim).url) as late:
@@ -282,7 +285,7 @@ async def test_connections_without_hello_count_as_clients():
 
 async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again():
     """5,000 messages of 1,000 bytes: what waits for it is bounded, others get theirs at once, `behind` tells it to pull."""
-    async with system(outbox_bytes=64 * 1024, sweep_s=0.05, silent_s=60) as mpim:
+    async with system(max_push_buffer_bytes=64 * 1024, maintenance_interval_s=0.05, idle_timeout_s=60) as mpim:
         gateway, bob_got = gateway_of(mpim), []
         async with _slow(gateway.url) as slow, RawClient(gateway.url) as quick:
             await slow.hello("bob", "slow")
@@ -339,8 +342,10 @@ async def _pull_all(raw, count):
 
 
 async def test_whoever_never_reads_again_is_sent_away_within_bounds():
-    """After `slow_s`, even if pings come from it all the time; its session, route and buffers are gone soon after."""
-    async with system(outbox_bytes=64 * 1024, sweep_s=0.05, slow_s=0.5) as mpim:
+    """After `slow_consumer_timeout_s`, even if pings come all the time; session, route and buffers are gone soon after."""
+    async with system(
+        max_push_buffer_bytes=64 * 1024, maintenance_interval_s=0.05, slow_consumer_timeout_s=0.5
+    ) as mpim:
         gateway = gateway_of(mpim)
         async with _slow(gateway.url) as slow:
             await slow.hello("bob")
@@ -357,8 +362,10 @@ async def test_whoever_never_reads_again_is_sent_away_within_bounds():
 
 
 async def test_whoever_asks_and_never_reads_the_answers_is_sent_away():
-    """Answers pile up to `most_bytes` and not further."""
-    async with system(most_bytes=256 * 1024, rate_per_s=10_000, burst=10_000, sweep_s=0.05) as mpim:
+    """Answers pile up to `max_send_buffer_bytes` and not further."""
+    async with system(
+        max_send_buffer_bytes=256 * 1024, rate_per_s=10_000, burst=10_000, maintenance_interval_s=0.05
+    ) as mpim:
         gateway = gateway_of(mpim)
         for begin in range(0, 200, 50):
             await asyncio.gather(*(_send(mpim, number) for number in range(begin, begin + 50)))
@@ -374,8 +381,8 @@ async def test_whoever_asks_and_never_reads_the_answers_is_sent_away():
 
 
 async def test_notices_to_whoever_does_not_read_do_not_pile_up_without_end():
-    """A client that has no messages and reads nothing is bounded by `most_bytes` all the same."""
-    async with system(most_bytes=256 * 1024, sweep_s=0.05) as mpim:
+    """A client that has no messages and reads nothing is bounded by `max_send_buffer_bytes` all the same."""
+    async with system(max_send_buffer_bytes=256 * 1024, maintenance_interval_s=0.05) as mpim:
         gateway = gateway_of(mpim)
         async with _slow(gateway.url) as slow:
             await slow.hello("bob")
@@ -388,8 +395,8 @@ async def test_notices_to_whoever_does_not_read_do_not_pile_up_without_end():
 
 
 async def test_a_gateway_that_closes_does_not_wait_for_whoever_does_not_read():
-    """Nor for whoever stays after `bye`: drained within `drain_s` and a moment."""
-    async with system(drain_s=1.0, outbox_bytes=64 * 1024) as mpim:
+    """Nor for whoever stays after `bye`: drained within `drain_timeout_s` and a moment."""
+    async with system(drain_timeout_s=1.0, max_push_buffer_bytes=64 * 1024) as mpim:
         gateway = gateway_of(mpim)
         async with _slow(gateway.url) as slow, RawClient(gateway.url) as stubborn, RawClient(gateway.url):
             await slow.hello("bob")
@@ -425,7 +432,7 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
 
 async def test_a_gateway_that_closes_does_not_wait_for_sockets_that_said_nothing():
     """A connection whose handshake has not begun is dropped, and not waited for until its time is up."""
-    async with system(hello_s=30) as mpim:
+    async with system(handshake_timeout_s=30) as mpim:
         with socket.create_connection(("127.0.0.1", gateway_of(mpim).port)):
             await asyncio.sleep(0.1)
             began = now()
@@ -449,7 +456,7 @@ async def test_a_flood_of_frames_that_say_nothing_ends_the_connection(flood, is_
 
 async def test_a_ping_now_and_then_is_answered_for_as_long_as_one_likes():
     """The patrol forgets them: only a flood counts."""
-    async with system(sweep_s=0.01) as mpim, RawClient(gateway_of(mpim).url) as raw:
+    async with system(maintenance_interval_s=0.01) as mpim, RawClient(gateway_of(mpim).url) as raw:
         await raw.hello("alice")
         for _ in range(30):
             for _ in range(100):

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from mpim_lab.errors import MpimError, ServerFailed
-from mpim_lab.im.gateway.config import GatewayLimits
-from mpim_lab.im.system import System
+from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -18,7 +18,7 @@ from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
-QUICK = GatewayLimits(resend_s=0.5, sweep_s=0.1, drain_s=2.0, rate_per_s=2_000, burst=2_000)
+QUICK = GatewayConfig(ack_timeout_s=0.5, maintenance_interval_s=0.1, drain_timeout_s=2.0, rate_per_s=2_000, burst=2_000)
 IMPATIENT = Limits(timeout_s=1.0, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.2))
 
 
@@ -90,10 +90,10 @@ class Traffic:
 @contextlib.asynccontextmanager
 async def system(gateways=2, persistence="none", **options):
     """Gateways over a server of their own."""
-    given = {"limits": QUICK, "queue_limits": IMPATIENT} | options
+    given = {"gateway_config": QUICK, "queue_config": IMPATIENT} | options
     async with (
         EmbeddedServer(persistence=persistence) as server,
-        System(server.url, gateways=gateways, **system_options(**given)) as mpim,
+        ImSystem(server.url, gateways=gateways, **system_options(**given)) as mpim,
     ):
         mpim.server = server
         yield mpim
@@ -219,10 +219,10 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back_with_wha
 
 async def test_a_gateway_that_is_partitioned_from_the_server_loses_nothing(tmp_path):
     """Its line stays and is silent; its clients send again or wait; what they missed comes when it heals."""
-    options = system_options(limits=QUICK, queue_limits=IMPATIENT)
+    options = system_options(gateway_config=QUICK, queue_config=IMPATIENT)
     options["database"] = f"sqlite+aiosqlite:///{tmp_path / 'mpim.db'}"
     async with EmbeddedServer() as server, Proxy(server.url) as proxy:
-        near, far = System(server.url, **options), System(proxy.url, first=2, **options)
+        near, far = ImSystem(server.url, **options), ImSystem(proxy.url, first=2, **options)
         async with near, far, Traffic(near, ["ann", "bea"]) as traffic, far.client("cyd") as cyd:
             await traffic.write_many("ann", "cyd", 5)
             proxy.partition()
@@ -309,9 +309,9 @@ async def test_a_system_that_cannot_start_leaves_nothing_open():
     """No server, or a port that is taken: an error of ours, and no task stays behind."""
     before = len(asyncio.all_tasks())
     with pytest.raises(MpimError):
-        async with System("redis://127.0.0.1:9/0", **system_options(queue_limits=IMPATIENT)):
+        async with ImSystem("redis://127.0.0.1:9/0", **system_options(queue_config=IMPATIENT)):
             pass
-    async with EmbeddedServer() as server, System(server.url, **system_options()) as mpim:
+    async with EmbeddedServer() as server, ImSystem(server.url, **system_options()) as mpim:
         port = mpim.gateways["gw-1"].port
         with pytest.raises(ServerFailed, match="address already in use"):
             await mpim.start("gw-9", port=port)
@@ -323,7 +323,7 @@ async def test_a_system_that_cannot_start_leaves_nothing_open():
 async def test_stopping_while_the_server_is_gone_ends_in_time():
     """Nobody waits for ever for a server that does not answer."""
     async with EmbeddedServer() as server:
-        mpim = System(server.url, gateways=2, **system_options(limits=QUICK, queue_limits=IMPATIENT))
+        mpim = ImSystem(server.url, gateways=2, **system_options(gateway_config=QUICK, queue_config=IMPATIENT))
         await mpim.__aenter__()
         clients = [await mpim.client(f"u{number}").__aenter__() for number in range(10)]
         server.kill()

@@ -7,7 +7,7 @@ import pytest
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import Messages
@@ -15,7 +15,7 @@ from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.im.services.tokens import Tokens, new_secret
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
@@ -44,7 +44,7 @@ def messages():
 
 
 def services():
-    return Services(queue(), Presence(queue()), messages().groups, messages(), Tokens(new_secret()))
+    return GatewayServices(queue(), Presence(queue()), messages().groups, messages(), Tokens(new_secret()))
 
 
 MADE = [
@@ -60,8 +60,8 @@ MADE = [
     (OutboxRelay, lambda **options: OutboxRelay(SqlOutbox(SqlStore(DATABASE)), queue(), **options)),
     (ConfirmedSender, lambda **options: ConfirmedSender(queue(), "bob", **options)),
     (ConfirmingReceiver, lambda **options: ConfirmingReceiver(queue(), "bob", print, **options)),
-    (System, lambda **options: System(URL, database=DATABASE, **options)),
-    (GatewayLimits, GatewayLimits),
+    (ImSystem, lambda **options: ImSystem(URL, database=DATABASE, **options)),
+    (GatewayConfig, GatewayConfig),
     (Gateway, lambda **options: Gateway("gw-1", services(), **options)),
     (Client, lambda **options: Client("ws://127.0.0.1:1/ws", str, **options)),
     (Groups, lambda **options: Groups(SqlStore(DATABASE), queue(), **options)),

@@ -11,7 +11,7 @@ from mpim_lab.chapters.ch08_im.readers import QUICK, Seat
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Event, Kind, now
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import FanOut, Messages
@@ -26,7 +26,7 @@ from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 GROUP = "tea"
-_LIMITS = GatewayLimits(sweep_s=0.05, resend_s=0.5, ack_every_s=0.005, drain_s=1.0)
+_LIMITS = GatewayConfig(maintenance_interval_s=0.05, ack_timeout_s=0.5, ack_flush_interval_s=0.005, drain_timeout_s=1.0)
 _QUEUE_LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
 
 
@@ -47,7 +47,7 @@ class MpimStage:
         self.hold = Hold()  # while it is closed, gw-2 cannot reconnect to the server
         options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "sound" else {"presence": self._presence}
         self.system = MpimSystem(
-            server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_limits=_QUEUE_LIMITS,
+            server=server, gateways=0, messages=self._make, gateway_config=_LIMITS, queue_config=_QUEUE_LIMITS,
             observer=run.trace, outbox_after_s=0.2, **options,
         )  # fmt: skip
         self.server, self.seats = server, {uid: Seat(self.system, uid) for uid in readers}

@@ -9,7 +9,7 @@ from typing import Any
 from mpim_lab.errors import AccessDenied, GroupExists, InvalidMessage, MpimError, NotAMember, TooFast, Unconfirmed
 from mpim_lab.events import CHAT_LOG, SERVICE, Reporter, now
 from mpim_lab.im.gateway.ack_buffer import Acknowledgements
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_send import QuickSend
 from mpim_lab.im.gateway.metrics import Figures
 from mpim_lab.im.gateway.session import Session
@@ -57,16 +57,16 @@ class Desk:
 
     def __init__(
         self,
-        services: Services,
+        services: GatewayServices,
         watching: Watching,
         acks: Acknowledgements,
         figures: Figures,
-        limits: GatewayLimits,
+        config: GatewayConfig,
         reporter: Reporter,
     ) -> None:
         self._reporter = reporter
         self._services, self._acks = services, acks
-        self._figures, self._limits, self._watching = figures, limits, watching
+        self._figures, self._config, self._watching = figures, config, watching
         self.quick = QuickSend(services.messages, self._ended, is_observed=reporter.is_on)
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
@@ -88,7 +88,11 @@ class Desk:
         return is_done
 
     def _send_at_once(self, session: Session, frame: Send) -> bool:
-        if frame.to is None or session.is_flooded(self._limits.most_bytes) or not session.bucket.admits(now()):
+        if (
+            frame.to is None
+            or session.is_flooded(self._config.max_send_buffer_bytes)
+            or not session.bucket.admits(now())
+        ):
             return False
         if not self._send_quickly(session, frame):
             session.bucket.give_back()
@@ -98,7 +102,7 @@ class Desk:
 
     def _ack_at_once(self, session: Session, frame: Ack) -> bool:
         conversation, sequence = frame.conversation, frame.sequence
-        if session.acks >= self._limits.most_acks or not _takes_part(session.route.uid, conversation):
+        if session.acks >= self._config.max_acks or not _takes_part(session.route.uid, conversation):
             return False
         session.acks += 1
         session.acknowledge(conversation, sequence)
@@ -123,7 +127,7 @@ class Desk:
             return self._ack(session, frame)
         if not session.bucket.admits(session.heard_at):
             self._figures.too_fast += 1
-            told = f"at most {self._limits.rate_per_s:g} frames a second; wait and ask again"
+            told = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
             return self._fault(session, problem_of(TooFast(told), id_of(frame)))
         answer = self._answers.get(type(frame))
         if answer is None:
@@ -147,7 +151,7 @@ class Desk:
     def _fault(self, session: Session, problem: Problem) -> None:
         session.faults += 1
         session.say(encode(problem))
-        if session.faults > self._limits.most_faults:
+        if session.faults > self._config.max_violations:
             raise TooManyFaults(problem.error)
 
     async def _send(self, session: Session, frame: Send) -> None:
@@ -191,9 +195,9 @@ class Desk:
         if self._ack_at_once(session, frame):
             return None
         session.acks += 1
-        if session.acks > self._limits.most_acks:
+        if session.acks > self._config.max_acks:
             self._figures.too_fast += 1
-            return self._fault(session, problem_of(TooFast(f"at most {self._limits.most_acks} acks at once")))
+            return self._fault(session, problem_of(TooFast(f"at most {self._config.max_acks} acks at once")))
         return self._fault(session, problem_of(AccessDenied("that is no conversation of yours")))
 
     async def _sync(self, session: Session, frame: Sync) -> None:

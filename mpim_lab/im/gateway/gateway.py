@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from mpim_lab.errors import GatewayClosed, MpimError, ServerFailed
 from mpim_lab.events import Observer, Reporter
 from mpim_lab.im.gateway.ack_buffer import Acknowledgements
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_connection import QuickConnection
 from mpim_lab.im.gateway.frame_handler import Desk, TooManyFaults
 from mpim_lab.im.gateway.handshake import Incoming, Reception, is_of_the_client
@@ -59,24 +59,24 @@ class Gateway:
     def __init__(
         self,
         name: str,
-        services: Services,
+        services: GatewayServices,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        limits: GatewayLimits | None = None,
+        config: GatewayConfig | None = None,
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
         check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
         self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
-        self.limits, self.figures = limits or GatewayLimits(), Figures()
+        self.config, self.figures = config or GatewayConfig(), Figures()
         self.lobby = Lobby(services.queue, self._on_push, self._on_status)
-        self._acks = Acknowledgements(services.messages, self.limits.ack_every_s)
+        self._acks = Acknowledgements(services.messages, self.config.ack_flush_interval_s)
         watching = Watching(self.lobby, services.presence)
-        self._desk = Desk(services, watching, self._acks, self.figures, self.limits, reporter)
-        self._reception = Reception(name, services, self.lobby, self.limits, Outgoing().mark)
-        self.patrol = Patrol(services, self.lobby, watching, self.figures, self.limits, self.end)
+        self._desk = Desk(services, watching, self._acks, self.figures, self.config, reporter)
+        self._reception = Reception(name, services, self.lobby, self.config, Outgoing().mark)
+        self.patrol = Patrol(services, self.lobby, watching, self.figures, self.config, self.end)
         self._pages = Pages(
             login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
         )
@@ -143,7 +143,7 @@ class Gateway:
             ping_interval=None,  # the patrol knows who is silent, without a task a client
             max_queue=8,
             close_timeout=2,
-            open_timeout=self.limits.hello_s,
+            open_timeout=self.config.handshake_timeout_s,
             backlog=1_024,
         )
 
@@ -153,8 +153,8 @@ class Gateway:
     async def drain(self) -> None:
         """Take in nobody new, let what was begun end, send everybody elsewhere, write what is due. Twice is harmless.
 
-        Takes `drain_s` for what is under way and `close_timeout_s` for the rest, whatever clients and server do; and two
-        milliseconds a client, so that ten thousand who part in good order are not cut off.
+        Takes `drain_timeout_s` for what is under way and `close_timeout_s` for the rest, whatever clients and server do; and
+        two milliseconds a client, so that ten thousand who part in good order are not cut off.
         """
         self._home.check()
         if self._draining:
@@ -167,8 +167,8 @@ class Gateway:
             for session in self.lobby:
                 session.ws.on_frame = None
                 session.say(encode(Bye("the gateway closes; connect to another one")))
-            await answered(self.lobby, self.limits.drain_s)
-            within_s = self.limits.close_timeout_s + _A_CLIENT_S * len(self.connections)
+            await answered(self.lobby, self.config.drain_timeout_s)
+            within_s = self.config.close_timeout_s + _A_CLIENT_S * len(self.connections)
             async with asyncio.timeout(within_s):
                 await self._let_end(self._server)
         except TimeoutError:
@@ -208,7 +208,7 @@ class Gateway:
     # Clients
 
     async def _serve(self, ws: QuickConnection) -> None:
-        if self._draining or len(self.connections) >= self.limits.most_clients:
+        if self._draining or len(self.connections) >= self.config.max_clients:
             return await ws.close(TRY_LATER, "connect to another gateway")
         self.connections.add(ws)
         self._handlers.add(task := cast("asyncio.Task[Any]", asyncio.current_task()))
@@ -253,13 +253,13 @@ class Gateway:
                 finally:
                     session.under_way -= 1
                     ws.waiting -= 1
-                if session.is_flooded(self.limits.most_bytes):
+                if session.is_flooded(self.config.max_send_buffer_bytes):
                     return self.patrol.end_slow(session)
         except ConnectionClosed:
             pass
         except TooManyFaults as error:
             ws.on_frame = None  # whatever else it says
-            await answered([session], self.limits.drain_s)
+            await answered([session], self.config.drain_timeout_s)
             await hang_up(ws, POLICY, f"too many faults: {error}")
         finally:
             ws.on_frame = None
@@ -278,7 +278,7 @@ class Gateway:
         channel: Any = message.channel  # text: users' names are narrow
         self._reporter.passed(message_id, self.name, source=channel)
         for session in self.lobby.of(channel[5:]):  # what follows "user:"
-            if session.push(message_id, conversation, sequence, frame, self.limits.outbox_bytes):
+            if session.push(message_id, conversation, sequence, frame, self.config.max_push_buffer_bytes):
                 self.figures.pushed += 1
             else:
                 self.figures.held_back += 1

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError, NotConnected
 from mpim_lab.events import now
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_connection import QuickConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.gateway.session import Session
@@ -57,10 +57,15 @@ class Reception:
     """One for all clients of a gateway."""
 
     def __init__(
-        self, gateway: str, services: Services, lobby: Lobby, limits: GatewayLimits, on_dirty: Callable[[Session], None]
+        self,
+        gateway: str,
+        services: GatewayServices,
+        lobby: Lobby,
+        config: GatewayConfig,
+        on_dirty: Callable[[Session], None],
     ) -> None:
         self._gateway, self._services, self._lobby = gateway, services, lobby
-        self._limits, self._on_dirty = limits, on_dirty
+        self._config, self._on_dirty = config, on_dirty
 
     async def welcome(self, ws: QuickConnection) -> Session:
         """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `Link` raises.
@@ -69,10 +74,10 @@ class Reception:
         """
         hello = await self._hear_hello(ws)
         try:
-            async with asyncio.timeout(self._limits.hello_s):
+            async with asyncio.timeout(self._config.handshake_timeout_s):
                 return await self._let_in(ws, hello)
         except TimeoutError as error:
-            raise NotConnected(f"the gateway was not ready within {self._limits.hello_s:g} s") from error
+            raise NotConnected(f"the gateway was not ready within {self._config.handshake_timeout_s:g} s") from error
 
     async def _let_in(self, ws: QuickConnection, hello: Hello) -> Session:
         """Either all of it, or none: what was taken by then is given back."""
@@ -91,10 +96,10 @@ class Reception:
 
     async def _hear_hello(self, ws: QuickConnection) -> Hello:
         try:
-            async with asyncio.timeout(self._limits.hello_s):
+            async with asyncio.timeout(self._config.handshake_timeout_s):
                 hello = from_client(await ws.recv())
         except TimeoutError as error:
-            raise InvalidToken(f"no hello within {self._limits.hello_s:g} s") from error
+            raise InvalidToken(f"no hello within {self._config.handshake_timeout_s:g} s") from error
         if not isinstance(hello, Hello):
             raise InvalidMessage("the first frame must be hello")
         return hello
@@ -107,7 +112,7 @@ class Reception:
         session.stored = late or None
         frames = await messages.on_welcome(uid)
         # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
-        whole, silent_s = len(conversations) == len(known), self._limits.silent_s
+        whole, silent_s = len(conversations) == len(known), self._config.idle_timeout_s
         session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
         for frame in frames:
             session.say(frame)
@@ -119,7 +124,7 @@ class Reception:
         """Tell a client why it is not let in."""
         problem = problem_of(error)
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(self._limits.hello_s):
+            async with asyncio.timeout(self._config.handshake_timeout_s):
                 await ws.send(encode(problem), text=True)
         await hang_up(ws, POLICY if is_of_the_client(error) else TRY_LATER, problem.error)
 
@@ -134,7 +139,7 @@ class Reception:
                 raise error
 
     def _bucket(self) -> TokenBucket:
-        return TokenBucket(rate_per_s=self._limits.rate_per_s, burst=self._limits.burst, now=now())
+        return TokenBucket(rate_per_s=self._config.rate_per_s, burst=self._config.burst, now=now())
 
 
 def is_of_the_client(error: Exception) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from mpim_lab.events import now
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.metrics import Figures
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Lobby, Watching
@@ -21,14 +21,14 @@ class Patrol:
 
     def __init__(
         self,
-        services: Services,
+        services: GatewayServices,
         lobby: Lobby,
         watching: Watching,
         figures: Figures,
-        limits: GatewayLimits,
+        config: GatewayConfig,
         end: Callable[[Session, str], None],
     ) -> None:
-        self._services, self._lobby, self._figures, self._limits, self._end = services, lobby, figures, limits, end
+        self._services, self._lobby, self._figures, self._config, self._end = services, lobby, figures, config, end
         self._renewed_at, self._looked_at = now(), now()
         self._watching = watching
         self._untold: set[Session] = set()  # after a gap, how far things are
@@ -44,7 +44,9 @@ class Patrol:
             self._services.presence.unbind_due,
             self._lobby.channels.again,
         )
-        await asyncio.gather(*(go_round(f"patrol, {work.__name__}", work, self._limits.sweep_s) for work in rounds))
+        await asyncio.gather(
+            *(go_round(f"patrol, {work.__name__}", work, self._config.maintenance_interval_s) for work in rounds)
+        )
 
     async def look_at_clients(self) -> None:
         """End the silent and the slow, let who has caught up have pushes again, remind who has not acknowledged."""
@@ -56,18 +58,20 @@ class Patrol:
             await asyncio.sleep(0)  # ten thousand would hold up everybody's messages for some milliseconds
 
     def _look_at(self, session: Session, moment: float) -> None:
-        limits = self._limits
+        config = self._config
         session.acks = session.ws.idle_frames = 0
         if session.faults:
-            session.faults = max(0.0, session.faults - limits.most_faults * limits.sweep_s / limits.forgive_s)
-        if moment - session.heard_at > limits.silent_s:
+            session.faults = max(
+                0.0, session.faults - config.max_violations * config.maintenance_interval_s / config.violation_decay_s
+            )
+        if moment - session.heard_at > config.idle_timeout_s:
             self._figures.silent += 1
-            self._end(session, f"silent for {limits.silent_s:g} s")
-        elif session.is_flooded(limits.most_bytes):
+            self._end(session, f"silent for {config.idle_timeout_s:g} s")
+        elif session.is_flooded(config.max_send_buffer_bytes):
             self.end_slow(session)
         elif session.behind is not None:
             self._look_at_slow(session, moment)
-        elif session.unacked and moment - session.pushed_at > limits.resend_s and self._services.messages.ordered:
+        elif session.unacked and moment - session.pushed_at > config.ack_timeout_s and self._services.messages.ordered:
             self._figures.reminded += 1
             session.remind()
 
@@ -76,7 +80,7 @@ class Patrol:
             return
         if session.buffered_bytes == 0:
             session.catch_up()
-        elif moment - session.pushed_at > self._limits.slow_s:
+        elif moment - session.pushed_at > self._config.slow_consumer_timeout_s:
             self.end_slow(session)
 
     def end_slow(self, session: Session) -> None:
