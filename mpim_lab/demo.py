@@ -55,7 +55,7 @@ class _Stage:
         def status(told: Status) -> None:
             self.say(f"sees that {told.uid} is {told.status}", uid)
 
-        options = {"positions": positions, "on_notice": notice, "on_status": status, "backoff": QUICK}
+        options = {"positions": positions, "on_broadcast": notice, "on_presence": status, "backoff": QUICK}
         async with self.system.client(uid, at=gateways, **options) as client:
             self.say(f"is connected to {client.gateway}", uid)
             reading = asyncio.create_task(self._read(uid, client))

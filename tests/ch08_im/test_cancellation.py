@@ -53,7 +53,7 @@ async def test_a_send_cancelled_at_any_moment_leaves_the_conversation_in_order()
             got.append(await asyncio.wait_for(bob.receive(), 10))
         assert [each.text for each in got if "kept" in each.text] == [f"kept {rounds}" for rounds in range(30)]
         assert [each.sequence for each in got] == sorted({each.sequence for each in got})
-        assert not alice._asking._waiting and alice._asking._turns._value == 32
+        assert not alice._requests._pending and alice._requests._permits._value == 32
 
 
 async def test_the_same_message_asked_for_twice_and_one_of_them_cancelled_is_sent_once():
@@ -103,7 +103,7 @@ async def test_a_request_cancelled_at_any_moment_can_be_made_again(call):
             async with asyncio.timeout(10):
                 await getattr(alice, call)(name)
                 await alice.join("tea")
-        assert not alice._asking._waiting and not alice._readers._joining - {None}
+        assert not alice._requests._pending and not alice._inbox._joining - {None}
         await alice.send_to_group("tea", "still a member")
         assert (await asyncio.wait_for(bob.receive(), 10)).text == "still a member"
 
@@ -166,7 +166,7 @@ async def test_a_callback_that_raises_a_cancellation_does_not_hang_up():
     def fail(frame):
         raise asyncio.CancelledError
 
-    async with system() as mpim, mpim.client("alice", on_notice=fail, on_status=fail) as alice:
+    async with system() as mpim, mpim.client("alice", on_broadcast=fail, on_presence=fail) as alice:
         await alice.watch("bob")
         await mpim.broadcast("hello")
         async with mpim.client("bob") as bob:

@@ -106,10 +106,10 @@ async def test_two_group_changes_at_once_each_get_their_own_answer():
 async def test_an_error_of_something_else_does_not_end_a_group_change():
     """A pull that fails is not the answer to a create that is under way."""
     async with system() as mpim, mpim.client("alice") as alice:
-        alice._asking._waiting["group tea"] = (None, asyncio.get_running_loop().create_future())
-        await alice.line.say({"t": "sync", "conversation": "#none", "after": 0})
+        alice._requests._pending["group tea"] = (None, asyncio.get_running_loop().create_future())
+        await alice.connection.send({"t": "sync", "conversation": "#none", "after": 0})
         await asyncio.sleep(0.2)
-        assert not alice._asking._waiting.pop("group tea")[1].done()
+        assert not alice._requests._pending.pop("group tea")[1].done()
 
 
 # Time
@@ -117,7 +117,7 @@ async def test_an_error_of_something_else_does_not_end_a_group_change():
 
 async def test_nobody_answers_and_send_says_so_in_the_end():
     """Unconfirmed after `timeout_s`: it is not definite; the message may be kept."""
-    async with system() as mpim, mpim.client("alice", timeout_s=1.0, answer_s=0.3) as alice:
+    async with system() as mpim, mpim.client("alice", timeout_s=1.0, response_timeout_s=0.3) as alice:
         await mpim.stop("gw-1")
         began = now()
         with pytest.raises(Unconfirmed) as raised:
@@ -183,7 +183,7 @@ async def test_what_was_not_answered_is_sent_again_under_the_same_id():
 
     async with serve_websockets(gateway, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        async with Client(f"ws://127.0.0.1:{port}/", lambda: "x", answer_s=0.3) as alice:
+        async with Client(f"ws://127.0.0.1:{port}/", lambda: "x", response_timeout_s=0.3) as alice:
             assert (await alice.send("bob", "hi", id="the-id")).told == "known"
     assert heard == [("the-id", "hi")] * 3
 
@@ -211,7 +211,7 @@ async def test_a_server_that_is_still_loading_is_asked_again():
 
 
 async def test_a_gateway_that_hears_and_says_nothing_is_left_for_another():
-    """The line is half open: nothing was heard for twice `answer_s` after a send, long before `silent_s`."""
+    """The line is half open: nothing was heard for twice `response_timeout_s` after a send, long before `silent_s`."""
 
     async def dead_gateway(ws):
         await ws.recv()
@@ -221,7 +221,7 @@ async def test_a_gateway_that_hears_and_says_nothing_is_left_for_another():
     async with system() as mpim, serve_websockets(dead_gateway, "127.0.0.1", 0, close_timeout=0.1) as server:
         dead = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
         token = lambda: mpim.tokens.issue("alice")  # noqa: E731
-        async with Client([dead, *mpim.addresses], token, answer_s=0.2, timeout_s=10) as alice:
+        async with Client([dead, *mpim.addresses], token, response_timeout_s=0.2, timeout_s=10) as alice:
             assert alice.gateway == "dead"
             began = now()
             assert (await alice.send("bob", "hi")).told == "stored"
@@ -234,7 +234,7 @@ async def test_a_mistake_in_the_applications_callback_does_not_hang_up():
     def fail(frame):
         raise RuntimeError("a mistake")
 
-    async with system() as mpim, mpim.client("alice", on_notice=fail, on_status=fail) as alice:
+    async with system() as mpim, mpim.client("alice", on_broadcast=fail, on_presence=fail) as alice:
         await alice.watch("bob")
         await mpim.broadcast("hello")
         async with mpim.client("bob") as bob:
@@ -324,7 +324,7 @@ async def test_a_new_client_with_the_same_positions_goes_on_exactly_there(mpim):
         for begin in range(0, 20, 5):
             bob = await mpim.client("bob", positions=positions, device=f"d{begin}").__aenter__()
             assert await texts(bob, 5) == [f"{number}" for number in range(begin, begin + 5)]
-            await bob.die()
+            await bob.abort()
         assert positions == {"alice:bob": 20}
         async with mpim.client("bob", positions=positions) as bob:
             assert await nothing_comes(bob, 0.3)
@@ -341,7 +341,7 @@ async def test_whoever_dies_with_a_message_in_hand_gets_it_again():
             if message.text == "2":
                 break  # it dies with this one in hand: no effect was kept
             kept.append(message.text)
-        await bob.die()
+        await bob.abort()
         assert positions == {"alice:bob": 2} and kept == ["0", "1"]
         async with mpim.client("bob", positions=positions) as bob:
             assert await texts(bob, 2) == ["2", "3"]
@@ -359,8 +359,8 @@ async def test_nothing_is_handed_over_twice_to_a_reader_that_flaps():
         sending = asyncio.create_task(send())
         for _ in range(8):
             await asyncio.sleep(0.15)
-            if bob.line._ws is not None:
-                bob.line._ws.transport.abort()
+            if bob.connection._ws is not None:
+                bob.connection._ws.transport.abort()
         await sending
         assert await texts(bob, 200) == [f"{number}" for number in range(200)]
         assert await nothing_comes(bob)
@@ -368,10 +368,10 @@ async def test_nothing_is_handed_over_twice_to_a_reader_that_flaps():
 
 async def test_a_slow_application_gets_everything_in_order_though_little_is_read_ahead():
     """With `limit` 5, pushes that find no room are let pass, and pulled later."""
-    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob", limit=5) as bob:
+    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob", max_buffered=5) as bob:
         for number in range(150):
             await alice.send("bob", f"{number}")
-        assert len(bob._readers._ready) < 200
+        assert len(bob._inbox._ready) < 200
         assert await texts(bob, 150) == [f"{number}" for number in range(150)]
         assert await nothing_comes(bob, 0.3)
 
@@ -421,7 +421,7 @@ async def test_a_message_that_comes_before_the_answer_to_join_does_not_bring_the
     ):
         await alice.create_group("tea")
         await alice.send_to_group("tea", "before")
-        with bob._readers.joining("#tea"):
+        with bob._inbox.joining("#tea"):
             bob._on_frame(ChatMessage("#tea", 2, "early", "alice", "early"))
         await bob.join("tea")
         await alice.send_to_group("tea", "two")
@@ -434,7 +434,7 @@ async def test_after_leaving_nothing_is_asked_of_a_group_any_more():
         await alice.create_group("tea", "bob")
         await alice.send_to_group("tea", "hi")
         assert await texts(bob, 1) == ["hi"]
-        bob._readers._readers["#tea"].told_last(99)
+        bob._inbox._sequencers["#tea"].advance_last_known(99)
         await bob.leave("tea")
         await asyncio.sleep(0.2)  # the last acknowledgement
         received = mpim.gateways["gw-1"].figures.received
@@ -460,8 +460,8 @@ async def test_a_server_that_lost_everything_is_noticed_after_a_reconnect():
         await server.start()
         await wait_until(lambda: mpim.gateways["gw-1"].is_healthy())
         for each in (alice, bob):
-            if each.line._ws is not None:
-                each.line._ws.transport.abort()
+            if each.connection._ws is not None:
+                each.connection._ws.transport.abort()
         await asyncio.sleep(0.5)
         await alice.send("bob", "new")
         assert await texts(bob, 1) == ["new"]

@@ -79,7 +79,7 @@ async def test_whoever_leaves_with_messages_unread_reads_them_once_and_asks_for_
         await bob.create_group("tea", "alice")
         for number in range(5):
             await bob.send_to_group("tea", f"m{number}")
-        await wait_until(lambda: len(alice._readers._ready) == 5)
+        await wait_until(lambda: len(alice._inbox._ready) == 5)
         await alice.leave("tea")
         asked.clear()
         await asyncio.sleep(0.5)
@@ -97,7 +97,7 @@ async def test_whoever_is_no_member_any_more_asks_once():
         assert await numbers(alice, 1) == [1]
         await mpim.services.groups.leave("tea", "alice")
         asked = syncs_counted(mpim.gateways["gw-1"])
-        alice._readers._reader("#tea").told_last(9)
+        alice._inbox._sequencer("#tea").advance_last_known(9)
         await wait_until(lambda: asked)
         await asyncio.sleep(2.5)  # longer than a reader's patience
         assert asked == ["#tea"]
@@ -214,7 +214,7 @@ async def test_watching_begins_when_the_server_is_back(monkeypatch):
     seen = []
     async with (
         system() as mpim,
-        mpim.client("alice", on_status=lambda each: seen.append((each.uid, each.status))) as alice,
+        mpim.client("alice", on_presence=lambda each: seen.append((each.uid, each.status))) as alice,
     ):
         gateway = mpim.gateways["gw-1"]
         monkeypatch.setattr(gateway.patrol, "_watched_every_s", 0.1)
@@ -236,7 +236,7 @@ async def test_watching_begins_when_the_server_is_back(monkeypatch):
 async def test_closing_ends_whatever_waits_for_its_turn_at_once():
     """The same message sent ten times at once, by a client whose gateway does not answer."""
     async with system() as mpim:
-        alice = mpim.client("alice", answer_s=5.0)
+        alice = mpim.client("alice", response_timeout_s=5.0)
         async with alice:
             mpim.gateways["gw-1"]._desk.quick.begin = lambda session, frame: True
             sends = [asyncio.create_task(alice.send("bob", "hi", id="one")) for _ in range(10)]
@@ -247,7 +247,16 @@ async def test_closing_ends_whatever_waits_for_its_turn_at_once():
             )
 
 
-@pytest.mark.parametrize("bad", [{"limit": 0}, {"limit": -1}, {"answer_s": 0}, {"answer_s": -1.0}, {"timeout_s": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_buffered": 0},
+        {"max_buffered": -1},
+        {"response_timeout_s": 0},
+        {"response_timeout_s": -1.0},
+        {"timeout_s": 0},
+    ],
+)
 def test_numbers_that_would_read_or_send_nothing_are_refused(bad):
     """At once, and not by silence."""
     with pytest.raises(InvalidParameter, match=next(iter(bad))):

@@ -31,7 +31,7 @@ class Traffic:
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self):
-        options = {"answer_s": 1.0, "timeout_s": 40.0, "backoff": Backoff(0.02, 0.3)} | self._options
+        options = {"response_timeout_s": 1.0, "timeout_s": 40.0, "backoff": Backoff(0.02, 0.3)} | self._options
         for uid in self.uids:
             self.clients[uid] = await self._stack.enter_async_context(self.mpim.client(uid, **options))
             task = asyncio.create_task(self._read(uid, self.clients[uid]))
@@ -140,7 +140,7 @@ async def test_routes_of_a_gateway_that_died_end_and_renewed_ones_live_on():
     async with (
         system(route_lifetime_s=1.0) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as ghost,
-        mpim.client("alive", at=["gw-2"], on_status=lambda each: statuses.append((each.uid, each.status))) as alive,
+        mpim.client("alive", at=["gw-2"], on_presence=lambda each: statuses.append((each.uid, each.status))) as alive,
     ):
         await ghost.hello("ghost")
         await alive.watch("ghost")
@@ -258,7 +258,7 @@ async def _misfortune(mpim, rng, ports):
 async def _flap(traffic, rng, stop):
     while not stop.is_set():
         await asyncio.sleep(rng.random() * 0.3)
-        ws = traffic.clients[rng.choice(traffic.uids)].line._ws
+        ws = traffic.clients[rng.choice(traffic.uids)].connection._ws
         if ws is not None:
             ws.transport.abort()
 

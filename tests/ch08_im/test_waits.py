@@ -57,7 +57,7 @@ async def never_reads(ws):
 async def filled(alice):
     """Send until what the gateway does not read fills the socket."""
     texts = [asyncio.create_task(alice.send("bob", "x" * 4_000)) for _ in range(32)]
-    ws = alice.line._ws
+    ws = alice.connection._ws
     ws.transport.write(b"\x81\x7f" + (16_000_000).to_bytes(8, "big") + b"x" * 16_000_000)
     await asyncio.sleep(0.1)
     return texts
@@ -77,7 +77,7 @@ async def test_a_client_closes_although_its_gateway_reads_nothing():
             results = await asyncio.gather(*sending, return_exceptions=True)
         assert now() - began < 6
         assert {type(each) for each in results} == {GatewayClosed}
-        assert all(task.done() for task in (*alice._tasks, *alice._later))
+        assert all(task.done() for task in (*alice._tasks, *alice._send_tasks))
 
 
 async def test_what_is_said_to_a_gateway_that_reads_nothing_ends_and_the_line_is_given_up():
@@ -86,7 +86,9 @@ async def test_what_is_said_to_a_gateway_that_reads_nothing_ends_and_the_line_is
         EmbeddedServer() as server,
         ImSystem(server.url, **system_options()) as mpim,
         a_gateway(never_reads) as url,
-        Client([url, *mpim.addresses], lambda: mpim.tokens.issue("alice"), timeout_s=20, answer_s=0.5) as alice,
+        Client(
+            [url, *mpim.addresses], lambda: mpim.tokens.issue("alice"), timeout_s=20, response_timeout_s=0.5
+        ) as alice,
     ):
         assert alice.gateway == "deaf"
         sending = await filled(alice)
@@ -103,9 +105,9 @@ async def test_nothing_is_said_into_a_line_that_was_given_up():
         ImSystem(server.url, **system_options()) as mpim,
         mpim.client("alice") as alice,
     ):
-        ws = alice.line._ws
-        alice.line._give_up(ws, "for the test")
-        assert await alice.line.say(Ping()) is False
+        ws = alice.connection._ws
+        alice.connection._abort(ws, "for the test")
+        assert await alice.connection.send(Ping()) is False
         assert (await alice.send("bob", "hi")).told == "stored"
 
 
@@ -253,7 +255,7 @@ async def test_a_client_and_a_gateway_belong_to_one_event_loop():
         def elsewhere():
             for call in (
                 lambda: alice.send("bob", "hi"), alice.receive, lambda: alice.watch("bob"), lambda: alice.join("tea"),
-                alice.close, alice.die, gateway.drain, gateway.die,
+                alice.close, alice.abort, gateway.drain, gateway.die,
             ):  # fmt: skip
                 try:
                     asyncio.run(asyncio.wait_for(call(), 5))
@@ -318,7 +320,7 @@ def test_callbacks_that_would_not_be_run_are_refused():
     async def asynchronous(frame):
         pass
 
-    for given in ({"on_notice": generator}, {"on_status": asynchronous}, {"on_status": 5}):
+    for given in ({"on_broadcast": generator}, {"on_presence": asynchronous}, {"on_presence": 5}):
         with pytest.raises(InvalidParameter):
             Client("ws://127.0.0.1:80/ws", lambda: "x", **given)
     with pytest.raises(InvalidParameter):

@@ -36,7 +36,7 @@ async def two_processes(tmp_path):
 def client(uid, gateways, **options):
     """A client that tries these gateways in this order."""
     addresses = [f"ws://127.0.0.1:{each.port}/ws" for each in gateways]
-    return Client(addresses, lambda: Tokens(SECRET).issue(uid), answer_s=1.0, **options)
+    return Client(addresses, lambda: Tokens(SECRET).issue(uid), response_timeout_s=1.0, **options)
 
 
 @contextlib.asynccontextmanager

@@ -119,7 +119,7 @@ class MpimFaults:
     async def _come_back_twice(self) -> None:
         """The first time the line breaks as soon as the gateway has given what it had."""
         client = await self._reader.knock(RECEIVER)
-        await client.die()
+        await client.abort()
         gateway = self._stage.system.gateways[RECEIVER]
         await until(lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken line")
         await self._come_back()

@@ -41,7 +41,7 @@ class Seat:
     async def knock(self, gateway: str) -> Client:
         """Connect without reading anything."""
         self.gateway = gateway
-        options = {"positions": self.positions, "backoff": QUICK, "on_status": self._on_status}
+        options = {"positions": self.positions, "backoff": QUICK, "on_presence": self._on_status}
         client = self._system.client(self.uid, at=[gateway], **options)
         await client.__aenter__()
         return client

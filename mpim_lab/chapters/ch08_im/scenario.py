@@ -75,7 +75,7 @@ class MpimStage:
             await self.system.start("gw-2", sleep=self.hold.sleep)
             await self.system.start("gw-3")
             for device, gateways in (("phone", ["gw-1", "gw-3"]), ("tablet", ["gw-3", "gw-1"])):
-                client = self.system.client("alice", at=gateways, device=device, backoff=QUICK, answer_s=2.0)
+                client = self.system.client("alice", at=gateways, device=device, backoff=QUICK, response_timeout_s=2.0)
                 self._clients[device] = await stack.enter_async_context(client)
             for seat in self.seats.values():
                 stack.push_async_callback(seat.leave)

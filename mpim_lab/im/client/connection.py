@@ -22,14 +22,14 @@ from mpim_lab.mq.compression.framing import mark_of, messages_of
 from mpim_lab.mq.connection.handler import Cancellations, checked_handler
 from mpim_lab.mq.connection.retry import Backoff
 
-Token = Callable[[], str] | Callable[[], Awaitable[str]]
-_MOST_BYTES = 4 * 1024 * 1024
-_NORMAL = 1000  # RFC 6455, section 7.4.1
-_POLITE_S = 1.0  # for hanging up
+TokenSource = Callable[[], str] | Callable[[], Awaitable[str]]
+_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_NORMAL_CLOSURE = 1000  # RFC 6455, section 7.4.1
+_CLOSE_TIMEOUT_S = 1.0  # for hanging up
 _log = logging.getLogger(__name__)
 
 
-class Line:
+class GatewayConnection:
     """`await line.run()` until cancelled. on_welcome and on_frame are called in the order in which the gateway spoke.
 
     gateways: WebSocket addresses, tried one after another. token: makes a new one, for each attempt.
@@ -46,7 +46,7 @@ class Line:
     def __init__(
         self,
         gateways: Sequence[str],
-        token: Token,
+        token: TokenSource,
         device: str,
         *,
         on_welcome: Callable[[Welcome], None],
@@ -63,17 +63,17 @@ class Line:
         self._on_welcome, self._on_frame = on_welcome, on_frame
         self._backoff, self._timeout_s = backoff, timeout_s
         self._ws: ClientConnection | None = None
-        self._codec = Codec(max_bytes=_MOST_BYTES)
-        self.why = "not connected yet"
-        self.silent_s = 60.0
-        self._welcomed_at = self._heard_at = self._pinged_at = now()
+        self._codec = Codec(max_bytes=_MAX_MESSAGE_BYTES)
+        self.last_error = "not connected yet"
+        self.idle_timeout_s = 60.0
+        self._welcomed_at = self._last_received_at = self._last_ping_at = now()
 
     @property
     def is_connected(self) -> bool:
         """Welcomed by a gateway, and the line has not broken as far as anybody here knows."""
         return self._ws is not None
 
-    async def say(self, frame: Any) -> bool:
+    async def send(self, frame: Any) -> bool:
         """Send a frame; False: there is no line, nothing was sent."""
         ws = self._ws
         if ws is None or ws.transport.is_closing():  # given up, or closed by the gateway
@@ -82,26 +82,26 @@ class Line:
             async with asyncio.timeout(self._timeout_s):
                 await ws.send(encode(frame), text=True)
         except TimeoutError:
-            self._give_up(ws, f"what is said is not read for {self._timeout_s:g} s")
+            self._abort(ws, f"what is said is not read for {self._timeout_s:g} s")
             return False
         except WebSocketException:
             return False
         return True
 
-    async def say_alive(self) -> None:
+    async def send_keepalive(self) -> None:
         """Say a sign of life if it is time for one."""
-        if now() - self._pinged_at > self.silent_s / 3:
-            self._pinged_at = now()
-            await self.say(Ping())
+        if now() - self._last_ping_at > self.idle_timeout_s / 3:
+            self._last_ping_at = now()
+            await self.send(Ping())
 
-    def doubt(self, silent_s: float) -> None:
+    def check_liveness(self, idle_s: float) -> None:
         """An answer is overdue: if nothing at all was heard for so long, the other end may be gone. Connect anew."""
-        if self._ws is not None and now() - self._heard_at > silent_s:
-            self._give_up(self._ws, f"nothing was heard for {silent_s:g} s")
+        if self._ws is not None and now() - self._last_received_at > idle_s:
+            self._abort(self._ws, f"nothing was heard for {idle_s:g} s")
 
-    def _give_up(self, ws: ClientConnection, why: str) -> None:
+    def _abort(self, ws: ClientConnection, reason: str) -> None:
         if ws is self._ws:
-            self.why = why
+            self.last_error = reason
         ws.transport.abort()
 
     async def run(self) -> None:
@@ -110,16 +110,16 @@ class Line:
         while True:
             self._welcomed_at, said_bye = now(), False
             try:
-                await self._once()
+                await self._connect_once()
                 said_bye = True
             except (OSError, TimeoutError, WebSocketException, MpimError) as error:
-                self.why = f"{type(error).__name__}: {error}"
-                _log.debug("no line: %s", self.why)
+                self.last_error = f"{type(error).__name__}: {error}"
+                _log.debug("no line: %s", self.last_error)
             except (Exception, asyncio.CancelledError) as error:  # a mistake: this line is given up, and not the client
                 if cancellations.are_ours:
                     self._ws = None
                     raise
-                self.why = f"{type(error).__name__}: {error}"
+                self.last_error = f"{type(error).__name__}: {error}"
                 _log.exception("no line")
             # A connection that lasted is no failure; one that ends at once, again and again, must not be made as fast as
             # it ends: two clients that say they are the same device throw each other out.
@@ -129,13 +129,13 @@ class Line:
             if failures:
                 await asyncio.sleep(self._backoff.delay_s(failures, random.random()))
 
-    async def _once(self) -> None:
+    async def _connect_once(self) -> None:
         """Connect, and read until the gateway closes. Raises what went wrong."""
         async with asyncio.timeout(self._timeout_s):
             hello = Hello(await self._new_token(), self._device, packed=True, echo=False)
             ws = await connect(
                 next(self._gateways),
-                max_size=_MOST_BYTES,
+                max_size=_MAX_MESSAGE_BYTES,
                 compression=None,
                 ping_interval=None,
                 close_timeout=1,
@@ -144,22 +144,22 @@ class Line:
         try:
             await self._read(ws, hello)
         finally:
-            await hang_up(ws, _NORMAL, "", _POLITE_S)
+            await hang_up(ws, _NORMAL_CLOSURE, "", _CLOSE_TIMEOUT_S)
 
     async def _read(self, ws: ClientConnection, hello: Hello) -> None:
         async with asyncio.timeout(self._timeout_s):
             await ws.send(encode(hello), text=True)
-            frames = self._frames(await ws.recv())
-        self._begin(ws, frames.pop(0))
+            frames = self._decode(await ws.recv())
+        self._on_first_frame(ws, frames.pop(0))
         for frame in frames:
             self._on_frame(frame)
         while True:
-            async with asyncio.timeout(self.silent_s):
+            async with asyncio.timeout(self.idle_timeout_s):
                 raw = await ws.recv()
-            self._heard_at = now()
-            for frame in self._frames(raw):
+            self._last_received_at = now()
+            for frame in self._decode(raw):
                 if isinstance(frame, Bye):
-                    self.why = frame.reason
+                    self.last_error = frame.reason
                     return
                 self._on_frame(frame)
 
@@ -176,16 +176,16 @@ class Line:
                 raise
             raise NotConnected(f"no token: {type(error).__name__}: {error}") from error
 
-    def _begin(self, ws: ClientConnection, first: FromGateway) -> None:
+    def _on_first_frame(self, ws: ClientConnection, first: FromGateway) -> None:
         if isinstance(first, Problem):
-            raise error_of(first)
+            raise exception_from_frame(first)
         if not isinstance(first, Welcome):
             raise CorruptPayload(f"the gateway began with {type(first).__name__}")
-        self._ws, self.silent_s, self.why = ws, first.silent_s, "the gateway is silent"
-        self._welcomed_at = self._heard_at = now()
+        self._ws, self.idle_timeout_s, self.last_error = ws, first.silent_s, "the gateway is silent"
+        self._welcomed_at = self._last_received_at = now()
         self._on_welcome(first)
 
-    def _frames(self, raw: str | bytes) -> list[FromGateway]:
+    def _decode(self, raw: str | bytes) -> list[FromGateway]:
         if isinstance(raw, str) or mark_of(raw) is None:
             return [from_gateway(raw)]
         frames = [from_gateway(each) for each in messages_of(self._codec.expand(raw))]
@@ -201,7 +201,7 @@ def _check(url: str) -> None:
         raise InvalidParameter(f"{url!r} is no WebSocket address: ws://host:port/ws") from error
 
 
-def error_of(problem: Problem) -> MpimError:
+def exception_from_frame(problem: Problem) -> MpimError:
     """The error that a gateway reported, as an exception of ours."""
     found = getattr(errors, problem.error, None)
     if not (isinstance(found, type) and issubclass(found, MpimError)):
