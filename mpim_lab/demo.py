@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from mpim_lab.chapters.ch08_im.readers import QUICK
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.protocol.frames import Notice, Sent, Status
+from mpim_lab.im.protocol.frames import Broadcast, PresenceChanged, Sent
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.system.embedded import MpimSystem
 
@@ -49,10 +49,10 @@ class _Stage:
     async def person(self, uid: str, *gateways: str, positions: dict[str, int] | None = None) -> AsyncIterator[Client]:
         """Somebody with a client, who reads aloud."""
 
-        def notice(told: Notice) -> None:
+        def notice(told: Broadcast) -> None:
             self.say(f"sees the notice: {told.text}", uid)
 
-        def status(told: Status) -> None:
+        def status(told: PresenceChanged) -> None:
             self.say(f"sees that {told.uid} is {told.status}", uid)
 
         options = {"positions": positions, "on_broadcast": notice, "on_presence": status, "backoff": QUICK}
@@ -74,7 +74,7 @@ class _Stage:
         """Have somebody write; "#tea" is a group."""
         send = client.send_to_group(to[1:], text) if to.startswith("#") else client.send(to, text)
         sent = await send
-        self.say(f"wrote “{text}” to {to}: number {sent.sequence}, {sent.told}", client.name)
+        self.say(f"wrote “{text}” to {to}: number {sent.sequence}, {sent.status}", client.name)
         return sent
 
     async def has_read(self, uid: str, count: int) -> None:

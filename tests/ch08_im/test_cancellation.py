@@ -9,7 +9,7 @@ import pytest
 from mpim_lab.errors import GatewayClosed, MpimError, StoreFailed, Unconfirmed
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
-from mpim_lab.im.protocol.periodic import go_round
+from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import SendGroupMessageReq
 from mpim_lab.im.services.batch_loader import Gathered
 from mpim_lab.im.services.outbox import Outbox
@@ -199,7 +199,7 @@ async def test_work_that_goes_round_survives_all_but_its_own_cancellation():
         if len(did) == 3:
             await cancelled_by_somebody_else()
 
-    task = asyncio.create_task(go_round("work", work, 0.001))
+    task = asyncio.create_task(run_periodically("work", work, 0.001))
     await wait_until(lambda: len(did) > 5)
     task.cancel()
     await asyncio.wait([task], timeout=5)
@@ -272,7 +272,7 @@ async def test_a_mistake_of_the_service_is_told_by_name_and_the_connection_lives
         monkeypatch.setattr(messages, "send_group_message", fail)
         with pytest.raises(Unconfirmed, match="RuntimeError: a mistake"):
             await alice.send_to_group("tea", "hi")
-        assert (await alice.send("bob", "hi")).told == "stored"
+        assert (await alice.send("bob", "hi")).status == "stored"
         assert mpim.gateways["gw-1"].figures.welcomed == 1
 
 

@@ -20,7 +20,7 @@ from mpim_lab.errors import (
 from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
-from mpim_lab.im.protocol.frames import Behind, Welcome, encode, from_client, problem_of
+from mpim_lab.im.protocol.frames import SyncHint, Welcome, decode_client, encode, error_frame
 from mpim_lab.im.protocol.requests import ChatMessage, SendMessageReq
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -76,7 +76,7 @@ async def test_what_no_gateway_would_take_is_refused_before_it_is_sent(text):
     async with asyncio.timeout(5), system() as mpim, mpim.client("alice") as alice:
         with pytest.raises(InvalidMessage):
             await alice.send("bob", text)
-        assert (await alice.send("bob", "fine")).told == "stored"
+        assert (await alice.send("bob", "fine")).status == "stored"
         assert mpim.gateways["gw-1"].figures.welcomed == 1
 
 
@@ -172,7 +172,7 @@ async def test_what_was_not_answered_is_sent_again_under_the_same_id():
         await ws.recv()
         await ws.send(encode(Welcome("alice", "mute", {})), text=True)
         async for raw in ws:
-            frame = from_client(raw)
+            frame = decode_client(raw)
             if hasattr(frame, "text"):
                 heard.append((frame.id, frame.text))
                 if len(heard) == 2:
@@ -184,7 +184,7 @@ async def test_what_was_not_answered_is_sent_again_under_the_same_id():
     async with serve_websockets(gateway, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         async with Client(f"ws://127.0.0.1:{port}/", lambda: "x", response_timeout_s=0.3) as alice:
-            assert (await alice.send("bob", "hi", id="the-id")).told == "known"
+            assert (await alice.send("bob", "hi", id="the-id")).status == "known"
     assert heard == [("the-id", "hi")] * 3
 
 
@@ -196,11 +196,11 @@ async def test_a_server_that_is_still_loading_is_asked_again():
         await ws.recv()
         await ws.send(encode(Welcome("alice", "fake", {})), text=True)
         async for raw in ws:
-            frame = from_client(raw)
+            frame = decode_client(raw)
             if hasattr(frame, "text"):
                 heard.append(frame.id)
                 text = "LOADING the dataset in memory" if len(heard) == 1 else "WRONGTYPE"
-                await ws.send(encode(problem_of(CommandRejected(text), frame.id)), text=True)
+                await ws.send(encode(error_frame(CommandRejected(text), frame.id)), text=True)
 
     async with serve_websockets(gateway, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
@@ -224,7 +224,7 @@ async def test_a_gateway_that_hears_and_says_nothing_is_left_for_another():
         async with Client([dead, *mpim.addresses], token, response_timeout_s=0.2, timeout_s=10) as alice:
             assert alice.gateway == "dead"
             began = now()
-            assert (await alice.send("bob", "hi")).told == "stored"
+            assert (await alice.send("bob", "hi")).status == "stored"
             assert now() - began < 3 and alice.gateway == "gw-1"
 
 
@@ -473,6 +473,6 @@ async def test_being_told_of_more_than_there_is_does_not_make_a_client_ask_witho
         await mpim.services.messages.send_message(SendMessageReq(new_message_id(), "bob", "alice", "hi"))
         assert await texts(alice, 1) == ["hi"]
         received = mpim.gateways["gw-1"].figures.received
-        alice._on_frame(Behind({"alice:bob": 10}))
+        alice._on_frame(SyncHint({"alice:bob": 10}))
         await asyncio.sleep(1)
         assert mpim.gateways["gw-1"].figures.received - received < 10

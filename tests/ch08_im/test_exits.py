@@ -8,7 +8,7 @@ import pytest
 
 from mpim_lab.errors import MpimError
 from mpim_lab.im.gateway.config import GatewayConfig
-from mpim_lab.im.protocol.closing import hang_up
+from mpim_lab.im.protocol.closing import close_or_abort
 from mpim_lab.im.protocol.requests import BindRouteReq
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import ImSystem
@@ -136,7 +136,7 @@ async def test_whatever_ends_a_connection_nothing_of_it_stays(end):
         await lab.comes_to(*here, watched=["bob", "watched"])
         await end(lab, alice)
         await lab.comes_to(here[1], watched=["watched"])
-        await asyncio.gather(hang_up(alice.ws, 1000, "", 0.1), bob.ws.close())
+        await asyncio.gather(close_or_abort(alice.ws, 1000, "", 0.1), bob.ws.close())
         await lab.comes_to()
 
 

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig
-from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
+from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 from mpim_lab.im.protocol.requests import MOST_TEXT, SendMessageReq
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import ImSystem
@@ -109,7 +109,7 @@ async def test_any_text_within_the_limit_arrives_as_it_was(text):
     async with system() as mpim, RawClient(gateway_of(mpim).url) as raw:
         await raw.hello("bob")
         frame = json.dumps(message(text), ensure_ascii=False)
-        assert len(frame.encode()) <= MOST_FRAME_BYTES
+        assert len(frame.encode()) <= MAX_FRAME_BYTES
         await raw.ask(frame, "sent")
         assert (await raw.hear("push"))["text"] == text
         page = await raw.ask({"t": "sync", "conversation": "bob:bob", "after": 0}, "page")
@@ -123,7 +123,7 @@ async def test_a_frame_above_the_limit_ends_the_connection(is_welcome):
         async with RawClient(gateway_of(mpim).url) as raw:
             if is_welcome:
                 await raw.hello("alice")
-            await raw.say("x" * (MOST_FRAME_BYTES + 1))
+            await raw.say("x" * (MAX_FRAME_BYTES + 1))
             assert (await raw.ended())[0] == 1009
         assert await is_alive(mpim)
 

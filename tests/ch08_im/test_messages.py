@@ -15,7 +15,7 @@ from mpim_lab.errors import (
     NoSuchGroup,
     NotAMember,
 )
-from mpim_lab.im.protocol.frames import Notice, from_gateway, push_of
+from mpim_lab.im.protocol.frames import Broadcast, decode_gateway, decode_push
 from mpim_lab.im.protocol.requests import (
     AckReq,
     BroadcastSystemMessageReq,
@@ -59,8 +59,8 @@ async def listening(messages, *uids):
     pushed = []
 
     def take(message):
-        sender_id, conversation, sequence, frame = push_of(message.payload)
-        read = from_gateway(frame)
+        sender_id, conversation, sequence, frame = decode_push(message.payload)
+        read = decode_gateway(frame)
         assert (read.id, read.conversation, read.sequence) == (sender_id, conversation, sequence)
         pushed.append((message.channel.removeprefix("user:"), read))
 
@@ -121,9 +121,9 @@ async def test_each_conversation_has_its_own_numbers(messages):
 async def test_the_same_id_again_is_the_same_message(messages):
     """Told "known" with the number it has; not pushed and not kept again."""
     async with listening(messages, "bob") as pushed:
-        assert (await send(messages, "m1")).told == "pushed"
+        assert (await send(messages, "m1")).status == "pushed"
         again = await send(messages, "m1", "another text")
-        assert (again.told, again.sequence) == ("known", 1)
+        assert (again.status, again.sequence) == ("known", 1)
         assert (await send(messages, "m2")).sequence == 2
         await wait_until(lambda: len(pushed) == 2)
     assert [(each.id, each.text) for each in (await pull(messages)).messages] == [("m1", "hello"), ("m2", "hello")]
@@ -133,7 +133,7 @@ async def test_the_same_id_twenty_times_at_once_is_one_message(messages, server)
     """By two gateways, as a client does that changed over: one number, one entry, one push."""
     async with service(server) as other, listening(messages, "bob") as pushed:
         sent = await asyncio.gather(*(send(each, "m1") for each in (messages, other) * 10))
-        assert sorted(each.told for each in sent) == ["known"] * 19 + ["pushed"]
+        assert sorted(each.status for each in sent) == ["known"] * 19 + ["pushed"]
         assert {each.sequence for each in sent} == {1}
         assert (await send(messages, "m2")).sequence == 2
         await wait_until(lambda: len(pushed) == 2)
@@ -142,9 +142,9 @@ async def test_the_same_id_twenty_times_at_once_is_one_message(messages, server)
 
 async def test_two_people_who_choose_the_same_id_have_two_messages(messages):
     """An id is its sender's: nobody's message is taken for another one's, in a talk of two or in a group."""
-    assert (await send(messages, "m1", "from alice")).told == "stored"
+    assert (await send(messages, "m1", "from alice")).status == "stored"
     other = await send(messages, "m1", "from bob", "bob", "alice")
-    assert (other.told, other.sequence) == ("stored", 2)
+    assert (other.status, other.sequence) == ("stored", 2)
     await messages.groups.create("tea", "alice", ["bob"])
     assert [(await send_all(messages, "m1", sender=who)).sequence for who in ("alice", "bob")] == [1, 2]
     assert [each.text for each in (await pull(messages)).messages] == ["from alice", "from bob"]
@@ -154,7 +154,7 @@ async def test_a_message_to_oneself_is_pushed_and_kept_once(messages):
     """A talk of one: note to self."""
     async with listening(messages, "alice") as pushed:
         sent = await send(messages, "m1", to="alice")
-        assert (sent.conversation, sent.sequence, sent.told) == ("alice:alice", 1, "pushed")
+        assert (sent.conversation, sent.sequence, sent.status) == ("alice:alice", 1, "pushed")
         await send(messages, "m2", to="alice")
         await wait_until(lambda: len(pushed) >= 2)
     assert [each.id for _, each in pushed] == ["m1", "m2"]
@@ -169,11 +169,11 @@ async def test_a_message_to_oneself_is_pushed_and_kept_once(messages):
 async def test_a_message_is_told_pushed_or_stored_as_somebody_listens_or_not(messages):
     """The receiver counts, and not the sender's own devices, which hear it, too."""
     async with listening(messages, "alice") as pushed:
-        assert (await send(messages, "m1")).told == "stored"
+        assert (await send(messages, "m1")).status == "stored"
         await wait_until(lambda: pushed)
     assert await messages.offline.waiting("bob") == {TALK: 1} and await messages.offline.waiting("alice") == {}
     async with listening(messages, "bob"):
-        assert (await send(messages, "m2")).told == "pushed"
+        assert (await send(messages, "m2")).status == "pushed"
     assert await messages.offline.waiting("bob") == {TALK: 1}
 
 
@@ -206,7 +206,7 @@ async def test_a_database_that_is_away_does_not_stop_a_message(messages):
     """It is in the log, and "stored" is true of that."""
     await messages.groups.create("tea", "alice", ["bob"])
     with failing_inserts(messages):
-        assert (await send(messages, "m1")).told == "stored"
+        assert (await send(messages, "m1")).status == "stored"
         assert (await send_all(messages, "m2")).stored == 1
     assert (
         numbers((await pull(messages)).messages) == numbers((await pull(messages, conversation="#tea")).messages) == [1]
@@ -250,20 +250,20 @@ async def test_a_groups_message_is_kept_once_and_pushed_to_all(messages):
     async with listening(messages, "alice", "bob") as pushed:
         sent = await send_all(messages, "m1")
         await wait_until(lambda: len(pushed) == 2)
-    assert (sent.told, sent.pushed, sent.stored, sent.failed) == ("pushed", 2, 2, ())
+    assert (sent.status, sent.pushed, sent.stored, sent.failed) == ("pushed", 2, 2, ())
     assert {uid for uid, _ in pushed} == {"alice", "bob"} and {each.sequence for _, each in pushed} == {1}
     assert await messages.ledger.length("#tea") == 1
     waiting = {uid: await messages.offline.waiting(uid) for uid in ("alice", "bob", "carol", "dave")}
     assert waiting == {"alice": {}, "bob": {}, "carol": {"#tea": 1}, "dave": {"#tea": 1}}
     assert await call(messages, "XLEN", "chat:{outbox}") == 0
-    assert (await send_all(messages, "m1")).told == "known" and await messages.ledger.length("#tea") == 1
+    assert (await send_all(messages, "m1")).status == "known" and await messages.ledger.length("#tea") == 1
 
 
 async def test_a_group_of_which_nobody_is_here_has_it_stored_for_all_but_the_sender(messages):
     """And that is what the sender is told."""
     await messages.groups.create("tea", "alice", ["bob", "carol"])
     sent = await send_all(messages, "m1")
-    assert (sent.told, sent.pushed, sent.stored) == ("stored", 0, 2)
+    assert (sent.status, sent.pushed, sent.stored) == ("stored", 0, 2)
     assert await messages.offline.waiting("alice") == {}
 
 
@@ -442,7 +442,7 @@ async def test_a_notice_goes_to_every_gateway(messages):
     assert (await messages.broadcast_system_message(BroadcastSystemMessageReq("n2", HARD))).gateways == 1
     await wait_until(lambda: told)
     head, _, frame = told[0].partition(b" ")
-    assert (head, from_gateway(frame)) == (b"n2", Notice("n2", HARD))
+    assert (head, decode_gateway(frame)) == (b"n2", Broadcast("n2", HARD))
 
 
 @pytest.mark.parametrize("text", ["", None, 5, b"hi", "half \ud800", "x" * 100_001], ids=lambda text: repr(text)[:8])

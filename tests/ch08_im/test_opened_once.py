@@ -47,7 +47,7 @@ async def test_a_system_in_a_notebook_that_is_open_is_not_opened_once_more(one_s
         with pytest.raises(InvalidParameter, match="open already"):
             await mpim.__aenter__()
         async with mpim.client("alice") as alice:
-            assert (await alice.send("bob", "hi")).told == "stored"
+            assert (await alice.send("bob", "hi")).status == "stored"
 
 
 async def test_no_gateway_is_started_before_its_system_is_open_or_after_it_was_closed(one_server):

@@ -8,7 +8,7 @@ import pytest
 
 from mpim_lab.errors import ConnectionLost, InvalidParameter, StoreFailed
 from mpim_lab.im.gateway.ack_buffer import Acknowledgements
-from mpim_lab.im.protocol.frames import push_of
+from mpim_lab.im.protocol.frames import decode_push
 from mpim_lab.im.protocol.requests import AckReq, ChatMessage, PullOfflineReq, SendGroupMessageReq, SendMessageReq
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.message_log import Ledger
@@ -81,7 +81,7 @@ async def listening(messages, *uids):
     pushed = []
     for uid in uids:
         await messages.queue.subscribe(
-            user_channel(uid), lambda each: pushed.append((each.channel[5:], push_of(each.payload)[2]))
+            user_channel(uid), lambda each: pushed.append((each.channel[5:], decode_push(each.payload)[2]))
         )
     yield pushed
     for uid in uids:

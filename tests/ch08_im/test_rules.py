@@ -16,7 +16,7 @@ from mpim_lab.im.client.conversations import ConversationInbox
 from mpim_lab.im.client.sequencer import ConversationSequencer, MissingRange
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.protocol import frames as wire
-from mpim_lab.im.protocol.frames import Ack, Behind, Page, Problem, Sync, Welcome
+from mpim_lab.im.protocol.frames import Ack, ErrorFrame, Page, Sync, SyncHint, Welcome
 from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage, checked_name
 from mpim_lab.im.services.messages import _until_a_gap
 
@@ -253,7 +253,7 @@ class ReadersAndNetwork(RuleBasedStateMachine):
 
     def welcome(self, names):
         conversations = {name: (self.acked.get(name, 0), self.server.last(name)) for name in names}
-        self.readers.on_welcome(Welcome(ME, "gw-1", conversations, whole=set(names) == set(TALKS)), self.now)
+        self.readers.on_welcome(Welcome(ME, "gw-1", conversations, complete=set(names) == set(TALKS)), self.now)
 
     @rule(name=st.sampled_from(TALKS), is_mine=st.booleans(), copies=st.integers(0, 2), same_id=st.booleans())
     def say(self, name, is_mine, copies, same_id):
@@ -292,7 +292,7 @@ class ReadersAndNetwork(RuleBasedStateMachine):
 
     @rule()
     def told_how_far_it_is(self):
-        self.readers.on_frame(Behind({name: self.server.last(name) for name in TALKS}), self.now, self.own)
+        self.readers.on_frame(SyncHint({name: self.server.last(name) for name in TALKS}), self.now, self.own)
 
     @rule(arrive=st.booleans())
     def acknowledge(self, arrive):
@@ -445,7 +445,7 @@ async def test_after_a_word_of_being_behind_it_begins_where_the_answer_says():
     """Nothing was pushed: nothing says that it begins before what was acknowledged."""
     readers = ConversationInbox({}, max_buffered=10)
     readers.on_welcome(Welcome(ME, "gw-1", {}), now=0.0)
-    readers.on_frame(Behind({"#tea": 9}), now=0.0, sent_ids=())
+    readers.on_frame(SyncHint({"#tea": 9}), now=0.0, sent_ids=())
     assert list(readers.due_syncs(now=0.0)) == [Sync("#tea", None)]
     readers.on_frame(Page("#tea", (message(9, "#tea"),), 9, after=8), now=0.1, sent_ids=())
     assert numbers([await readers.next()]) == [9] and readers.missing == []
@@ -455,7 +455,7 @@ async def test_after_a_word_of_being_behind_it_begins_where_the_answer_says():
 def test_where_it_begins_is_asked_again_after_a_refusal_unless_that_is_final(error, asked):
     """Too fast: after a pause. No member any more: never."""
     readers = unplaced("#tea", 5)
-    readers.on_error(Problem(error, "no", "sync #tea"), now=0.1)
+    readers.on_error(ErrorFrame(error, "no", "sync #tea"), now=0.1)
     assert list(readers.due_syncs(now=0.5)) == []
     assert list(readers.due_syncs(now=1.5)) == asked
 
@@ -463,7 +463,7 @@ def test_where_it_begins_is_asked_again_after_a_refusal_unless_that_is_final(err
 def test_where_it_begins_is_asked_again_over_the_next_line_and_when_no_answer_comes():
     """At once over a new line, otherwise after two seconds."""
     readers = unplaced("#tea", 5)
-    readers.on_welcome(Welcome(ME, "gw-2", {}, whole=False), now=0.1)
+    readers.on_welcome(Welcome(ME, "gw-2", {}, complete=False), now=0.1)
     assert list(readers.due_syncs(now=0.1)) == [Sync("#tea", None)]
     assert list(readers.due_syncs(now=2.0)) == []
     assert list(readers.due_syncs(now=2.1)) == [Sync("#tea", None)]

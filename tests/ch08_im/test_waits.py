@@ -46,12 +46,12 @@ async def a_gateway(handler):
 async def never_reads(ws):
     """Welcomes, and reads nothing more."""
     await ws.recv()
-    await ws.send(encode(Welcome("alice", "deaf", {}, silent_s=0.3)), text=True)
+    await ws.send(encode(Welcome("alice", "deaf", {}, idle_timeout_s=0.3)), text=True)
     ws.transport.pause_reading()
     with contextlib.suppress(asyncio.CancelledError):
         while True:
             await asyncio.sleep(0.05)
-            await ws.send(encode(Welcome("alice", "deaf", {}, silent_s=0.3)), text=True)
+            await ws.send(encode(Welcome("alice", "deaf", {}, idle_timeout_s=0.3)), text=True)
 
 
 async def filled(alice):
@@ -108,7 +108,7 @@ async def test_nothing_is_said_into_a_line_that_was_given_up():
         ws = alice.connection._ws
         alice.connection._abort(ws, "for the test")
         assert await alice.connection.send(Ping()) is False
-        assert (await alice.send("bob", "hi")).told == "stored"
+        assert (await alice.send("bob", "hi")).status == "stored"
 
 
 async def test_a_gateway_that_never_answers_the_handshake_is_not_waited_for():
@@ -266,7 +266,7 @@ async def test_a_client_and_a_gateway_belong_to_one_event_loop():
         thread.start()
         await asyncio.to_thread(thread.join, 20)
         assert told == [WrongLoop] * 8
-        assert (await alice.send("bob", "still here")).told == "stored"
+        assert (await alice.send("bob", "still here")).status == "stored"
 
 
 async def test_before_it_is_opened_and_after_it_was_closed_a_client_says_so():
@@ -283,7 +283,7 @@ async def test_before_it_is_opened_and_after_it_was_closed_a_client_says_so():
         async with alice:
             with pytest.raises(GatewayClosed, match="used once"):
                 await alice.__aenter__()
-            assert (await alice.send("bob", "hi")).told == "stored"
+            assert (await alice.send("bob", "hi")).status == "stored"
         for call in calls[:5]:
             with pytest.raises(GatewayClosed):
                 await asyncio.wait_for(call(), 1)

@@ -60,7 +60,7 @@ async def test_two_processes_are_one_system(tmp_path):
             await alice.send("bob", "and now")
             await alice.send_to_group("tea", "to all")
             assert sorted(await texts(bob, 3)) == sorted(["while you were away", "and now", "to all"])
-            assert (await bob.send_to_group("tea", "thanks")).told == "pushed"
+            assert (await bob.send_to_group("tea", "thanks")).status == "pushed"
         assert await texts(alice, 1) == ["thanks"]
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Observer, Reporter
-from mpim_lab.im.protocol.frames import encode, pushed
+from mpim_lab.im.protocol.frames import encode, encode_push
 from mpim_lab.im.protocol.requests import (
     AckReq,
     AckResp,
@@ -137,7 +137,7 @@ class SketchedMessages(Messages):
         status = await self.presence.status(to)
         await self.at("checked", message.id)
         if status == "online":
-            response = await self.presence.deliver(DeliverReq(to, pushed(message)))
+            response = await self.presence.deliver(DeliverReq(to, encode_push(message)))
             self.reporter.passed(message.id, user_channel(to), count=response.gateways)
             await self.at("pushed", message.id)
         else:

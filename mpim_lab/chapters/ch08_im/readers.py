@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mpim_lab.errors import MpimError
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.protocol.frames import Status
+from mpim_lab.im.protocol.frames import PresenceChanged
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.system.embedded import MpimSystem
@@ -97,5 +97,5 @@ class Seat:
                 await self._told.wait()
         await asyncio.sleep(0)
 
-    def _on_status(self, status: Status) -> None:
+    def _on_status(self, status: PresenceChanged) -> None:
         self._told.set()

@@ -26,20 +26,20 @@ from mpim_lab.im.client.conversations import ConversationInbox
 from mpim_lab.im.client.requests import RequestTracker, closed_before_sending
 from mpim_lab.im.client.sequencer import MissingRange
 from mpim_lab.im.protocol.frames import (
+    Broadcast,
+    ErrorFrame,
     FromGateway,
     Group,
     Members,
-    Notice,
     Page,
-    Problem,
+    PresenceChanged,
     Send,
     Sent,
-    Status,
-    Watch,
+    WatchPresence,
     Welcome,
-    checked,
+    validated,
 )
-from mpim_lab.im.protocol.periodic import go_round
+from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import ChatMessage, checked_name, group_conversation
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.connection.handler import OneLoop, checked_handler, is_async
@@ -107,8 +107,8 @@ class Client:
         backoff: Backoff | None = None,
         max_buffered: int = 1_000,
         observer: Observer | None = None,
-        on_broadcast: Callable[[Notice], None] = lambda notice: None,
-        on_presence: Callable[[Status], None] = lambda status: None,
+        on_broadcast: Callable[[Broadcast], None] = lambda notice: None,
+        on_presence: Callable[[PresenceChanged], None] = lambda status: None,
     ) -> None:
         self.name, self._tracer = name, ClientTracer(name, observer)
         checked_name("device", device)
@@ -143,7 +143,7 @@ class Client:
         self._is_opened = True
         self._tasks = [
             asyncio.create_task(self.connection.run()),
-            asyncio.create_task(go_round(f"client {self.name}", self._housekeeping, _HOUSEKEEPING_INTERVAL_S)),
+            asyncio.create_task(run_periodically(f"client {self.name}", self._housekeeping, _HOUSEKEEPING_INTERVAL_S)),
         ]
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -209,7 +209,7 @@ class Client:
 
     async def _deliver(self, frame: Send) -> Sent:
         self._check_open()
-        checked(frame)
+        validated(frame)
         self._sent_ids[frame.id] = None
         if len(self._sent_ids) > _MAX_SENT_IDS:
             self._sent_ids.popitem(last=False)
@@ -220,7 +220,7 @@ class Client:
             self._tracer.on_outcome(frame, type(error).__name__)
             raise
         assert isinstance(sent, Sent)
-        self._tracer.on_outcome(frame, sent.told)
+        self._tracer.on_outcome(frame, sent.status)
         return sent
 
     # Groups and presence
@@ -243,7 +243,7 @@ class Client:
 
     async def _group_request(self, frame: Group) -> tuple[str, ...]:
         self._check_open()
-        checked(frame)
+        validated(frame)
         with self._inbox.joining(group_conversation(frame.group) if frame.action == "join" else None):
             answer = await self._requests.request(frame)
         assert isinstance(answer, Members)
@@ -252,9 +252,9 @@ class Client:
     async def watch(self, *uids: str) -> None:
         """Have `on_presence` called with each user's status, now and whenever it changes. InvalidMessage: more than 200."""
         self._check_open()
-        checked(Watch(tuple(self._watched | set(uids))))
+        validated(WatchPresence(tuple(self._watched | set(uids))))
         self._watched.update(uids)
-        await self.connection.send(Watch(uids))  # if it cannot be said, it is when the next gateway lets us in
+        await self.connection.send(WatchPresence(uids))  # if it cannot be said, it is when the next gateway lets us in
 
     # Reading
 
@@ -300,7 +300,7 @@ class Client:
         for frame in self._requests.pending:
             self._send_soon(frame)
         if self._watched:
-            self._send_soon(Watch(tuple(self._watched)))
+            self._send_soon(WatchPresence(tuple(self._watched)))
         self._welcome.set()
 
     def _on_frame(self, frame: FromGateway) -> None:
@@ -310,12 +310,12 @@ class Client:
         elif isinstance(frame, Members):
             self._inbox.on_membership(group_conversation(frame.group), frame.last, is_in=self.uid in frame.members)
             self._requests.on_response(frame)
-        elif isinstance(frame, Problem):
+        elif isinstance(frame, ErrorFrame):
             self._requests.on_error(frame)
             self._inbox.on_error(frame, now())
-        elif isinstance(frame, Notice):
+        elif isinstance(frame, Broadcast):
             call_safely(self._on_broadcast, frame)
-        elif isinstance(frame, Status):
+        elif isinstance(frame, PresenceChanged):
             call_safely(self._on_presence, frame)
         else:
             self._tracer.on_received(frame, self.gateway, self._sent_ids)

@@ -15,8 +15,8 @@ from websockets.uri import parse_uri
 from mpim_lab import errors
 from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NotConnected
 from mpim_lab.events import now
-from mpim_lab.im.protocol.closing import hang_up
-from mpim_lab.im.protocol.frames import Bye, FromGateway, Hello, Ping, Problem, Welcome, encode, from_gateway
+from mpim_lab.im.protocol.closing import close_or_abort
+from mpim_lab.im.protocol.frames import Close, ErrorFrame, FromGateway, Hello, Ping, Welcome, decode_gateway, encode
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import mark_of, messages_of
 from mpim_lab.mq.connection.handler import Cancellations, checked_handler
@@ -144,7 +144,7 @@ class GatewayConnection:
         try:
             await self._read(ws, hello)
         finally:
-            await hang_up(ws, _NORMAL_CLOSURE, "", _CLOSE_TIMEOUT_S)
+            await close_or_abort(ws, _NORMAL_CLOSURE, "", _CLOSE_TIMEOUT_S)
 
     async def _read(self, ws: ClientConnection, hello: Hello) -> None:
         async with asyncio.timeout(self._timeout_s):
@@ -158,7 +158,7 @@ class GatewayConnection:
                 raw = await ws.recv()
             self._last_received_at = now()
             for frame in self._decode(raw):
-                if isinstance(frame, Bye):
+                if isinstance(frame, Close):
                     self.last_error = frame.reason
                     return
                 self._on_frame(frame)
@@ -177,18 +177,18 @@ class GatewayConnection:
             raise NotConnected(f"no token: {type(error).__name__}: {error}") from error
 
     def _on_first_frame(self, ws: ClientConnection, first: FromGateway) -> None:
-        if isinstance(first, Problem):
+        if isinstance(first, ErrorFrame):
             raise exception_from_frame(first)
         if not isinstance(first, Welcome):
             raise CorruptPayload(f"the gateway began with {type(first).__name__}")
-        self._ws, self.idle_timeout_s, self.last_error = ws, first.silent_s, "the gateway is silent"
+        self._ws, self.idle_timeout_s, self.last_error = ws, first.idle_timeout_s, "the gateway is silent"
         self._welcomed_at = self._last_received_at = now()
         self._on_welcome(first)
 
     def _decode(self, raw: str | bytes) -> list[FromGateway]:
         if isinstance(raw, str) or mark_of(raw) is None:
-            return [from_gateway(raw)]
-        frames = [from_gateway(each) for each in messages_of(self._codec.expand(raw))]
+            return [decode_gateway(raw)]
+        frames = [decode_gateway(each) for each in messages_of(self._codec.expand(raw))]
         if not frames:
             raise CorruptPayload("a batch of nothing")
         return frames
@@ -201,7 +201,7 @@ def _check(url: str) -> None:
         raise InvalidParameter(f"{url!r} is no WebSocket address: ws://host:port/ws") from error
 
 
-def exception_from_frame(problem: Problem) -> MpimError:
+def exception_from_frame(problem: ErrorFrame) -> MpimError:
     """The error that a gateway reported, as an exception of ours."""
     found = getattr(errors, problem.error, None)
     if not (isinstance(found, type) and issubclass(found, MpimError)):

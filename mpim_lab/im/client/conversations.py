@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, MutableMapping
 
 from mpim_lab.errors import GatewayClosed, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.client.sequencer import ConversationSequencer, MissingRange, UnknownStart
-from mpim_lab.im.protocol.frames import Ack, Behind, FromGateway, Page, Problem, Sent, Sync, Welcome
+from mpim_lab.im.protocol.frames import Ack, ErrorFrame, FromGateway, Page, Sent, Sync, SyncHint, Welcome
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
 from mpim_lab.mq.connection.bounds import MOST, check_bounds
 
@@ -91,7 +91,7 @@ class ConversationInbox:
         self._unknown_starts.pop(conversation, None)
         self._left.add(conversation)
 
-    def on_error(self, problem: Problem, now: float) -> None:
+    def on_error(self, problem: ErrorFrame, now: float) -> None:
         """A `sync` was refused: we are in that group no more, or asked too often."""
         what, _, conversation = problem.id.partition(" ")
         asked = self._unknown_starts.get(conversation) or self._sequencers.get(conversation)
@@ -105,7 +105,7 @@ class ConversationInbox:
     def on_welcome(self, welcome: Welcome, now: float) -> None:
         """What a gateway says at the beginning: how far things are."""
         self._is_ordered, self._uid = welcome.ordered, welcome.uid
-        known = (*self._sequencers, *self._positions) if welcome.whole else ()
+        known = (*self._sequencers, *self._positions) if welcome.complete else ()
         lost = {name for name in known if group_of(name) is None}
         self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
@@ -144,7 +144,7 @@ class ConversationInbox:
             self._enqueue(reader.on_page(frame.messages, frame.last, frame.missing, now), sent_ids)
             if not frame.messages and frame.missing is None:
                 reader.requested_at = now  # there is nothing, whatever was said before: do not ask again at once
-        elif isinstance(frame, Behind) and self._is_ordered:
+        elif isinstance(frame, SyncHint) and self._is_ordered:
             for name, last in frame.conversations.items():
                 if name in self._left or not self._start_is_known(name, math.inf, last):
                     continue

@@ -6,7 +6,7 @@ import random
 from mpim_lab.errors import GatewayClosed, MpimError, TooFast, Unconfirmed
 from mpim_lab.events import now
 from mpim_lab.im.client.connection import GatewayConnection, exception_from_frame
-from mpim_lab.im.protocol.frames import Group, Members, Problem, Send, Sent, id_of
+from mpim_lab.im.protocol.frames import ErrorFrame, Group, Members, Send, Sent, correlation_id
 from mpim_lab.mq.connection.retry import Backoff
 
 _BACKOFF = Backoff(0.05, 1.0)
@@ -75,7 +75,7 @@ class RequestTracker:
         raise _closed_error()
 
     async def _attempt(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
-        key = id_of(frame)
+        key = correlation_id(frame)
         while key in self._pending:  # the same is being asked: one after the other
             await asyncio.wait([self._pending[key][1]])
             await asyncio.sleep(0)
@@ -106,11 +106,11 @@ class RequestTracker:
 
     def on_response(self, answer: Sent | Members) -> None:
         """An answer has come."""
-        waiting = self._pending.get(id_of(answer))
+        waiting = self._pending.get(correlation_id(answer))
         if waiting is not None and not waiting[1].done():
             waiting[1].set_result(answer)
 
-    def on_error(self, problem: Problem) -> None:
+    def on_error(self, problem: ErrorFrame) -> None:
         """The gateway could not do something: what has its id."""
         waiting = self._pending.get(problem.id)
         if waiting is not None and not waiting[1].done():

@@ -6,7 +6,7 @@ import random
 from typing import Self
 
 from mpim_lab.errors import MpimError
-from mpim_lab.im.protocol.periodic import go_round
+from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import AckReq
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.mq.connection.retry import Backoff
@@ -39,7 +39,7 @@ class Acknowledgements:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(go_round("acknowledgements", self._write_now_and_then, self._every_s))
+        self._task = asyncio.create_task(run_periodically("acknowledgements", self._write_now_and_then, self._every_s))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -20,7 +20,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 from websockets.speedups import apply_mask
 
-from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
+from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A  # the first byte: the last fragment, and what it is
 MASKED, TWO_BYTES, EIGHT_BYTES = 0x80, 126, 127  # the second byte: its first bit, and where a larger size is
@@ -88,7 +88,7 @@ class QuickConnection(ServerConnection):
             first, size, begin = data[at], data[at + 1] - MASKED, at + 6
             if size >= TWO_BYTES:
                 size, begin = int.from_bytes(data[at + 2 : at + 4], "big") if size == TWO_BYTES else -1, at + 8
-            if (first != TEXT and first not in _CONTROL) or not 0 <= size <= MOST_FRAME_BYTES or not self._is_open():
+            if (first != TEXT and first not in _CONTROL) or not 0 <= size <= MAX_FRAME_BYTES or not self._is_open():
                 return self._give_up(data[at:])
             stop = begin + size
             if stop > end or begin > end:

@@ -16,20 +16,20 @@ from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Watching
 from mpim_lab.im.protocol.frames import (
     Ack,
+    ErrorFrame,
     Group,
     Members,
     Page,
     Ping,
     Pong,
-    Problem,
     Send,
     Sent,
     Sync,
-    Watch,
+    WatchPresence,
+    correlation_id,
+    decode_client,
     encode,
-    from_client,
-    id_of,
-    problem_of,
+    error_frame,
 )
 from mpim_lab.im.protocol.requests import (
     PullOfflineReq,
@@ -69,13 +69,13 @@ class Desk:
         self._figures, self._config, self._watching = figures, config, watching
         self.quick = QuickSend(services.messages, self._ended, is_observed=reporter.is_on)
         self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
-            Send: self._send, Sync: self._sync, Watch: self._watch, Group: self._group, Ping: self._ping
+            Send: self._send, Sync: self._sync, WatchPresence: self._watch, Group: self._group, Ping: self._ping
         }  # fmt: skip
 
     def answer_at_once(self, session: Session, raw: bytes) -> bool:
         """Answer what needs no waiting: an acknowledgement, a message between two. False: nothing is done, use `answer`."""
         try:
-            frame = from_client(raw.decode())
+            frame = decode_client(raw.decode())
         except (InvalidMessage, UnicodeDecodeError):
             return False
         if type(frame) is Send:
@@ -119,19 +119,19 @@ class Desk:
         session.heard_at = now()
         cancellations = Cancellations()
         try:
-            frame = from_client(raw)
+            frame = decode_client(raw)
         except InvalidMessage as error:
             self._figures.unreadable += 1
-            return self._fault(session, problem_of(error))
+            return self._fault(session, error_frame(error))
         if type(frame) is Ack:
             return self._ack(session, frame)
         if not session.bucket.admits(session.heard_at):
             self._figures.too_fast += 1
             told = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
-            return self._fault(session, problem_of(TooFast(told), id_of(frame)))
+            return self._fault(session, error_frame(TooFast(told), correlation_id(frame)))
         answer = self._answers.get(type(frame))
         if answer is None:
-            return self._fault(session, problem_of(InvalidMessage("hello is said once, as the first frame")))
+            return self._fault(session, error_frame(InvalidMessage("hello is said once, as the first frame")))
         try:
             await answer(session, frame)
         except (Exception, asyncio.CancelledError) as error:
@@ -146,9 +146,9 @@ class Desk:
         if not isinstance(error, MpimError):
             _log.error("%s of %s", type(frame).__name__, session.route.uid, exc_info=error)
             error = Unconfirmed(f"{type(error).__name__}: {error}")
-        session.say(encode(problem_of(error, id_of(frame))))
+        session.say(encode(error_frame(error, correlation_id(frame))))
 
-    def _fault(self, session: Session, problem: Problem) -> None:
+    def _fault(self, session: Session, problem: ErrorFrame) -> None:
         session.faults += 1
         session.say(encode(problem))
         if session.faults > self._config.max_violations:
@@ -197,8 +197,8 @@ class Desk:
         session.acks += 1
         if session.acks > self._config.max_acks:
             self._figures.too_fast += 1
-            return self._fault(session, problem_of(TooFast(f"at most {self._config.max_acks} acks at once")))
-        return self._fault(session, problem_of(AccessDenied("that is no conversation of yours")))
+            return self._fault(session, error_frame(TooFast(f"at most {self._config.max_acks} acks at once")))
+        return self._fault(session, error_frame(AccessDenied("that is no conversation of yours")))
 
     async def _sync(self, session: Session, frame: Sync) -> None:
         messages, uid, after = self._services.messages, session.route.uid, frame.after
@@ -210,7 +210,7 @@ class Desk:
             for message in (each for each in page.messages if each.sender != session.route.uid):
                 self._reporter.passed(message.id, self._reporter.actor, source=CHAT_LOG)
 
-    async def _watch(self, session: Session, frame: Watch) -> None:
+    async def _watch(self, session: Session, frame: WatchPresence) -> None:
         await self._watching.watch(session, frame.users)
 
     async def _group(self, session: Session, frame: Group) -> None:

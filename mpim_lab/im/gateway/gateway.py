@@ -28,8 +28,8 @@ from mpim_lab.im.gateway.maintenance import Patrol
 from mpim_lab.im.gateway.metrics import Figures, GatewayCollector, exposition
 from mpim_lab.im.gateway.session import Outgoing, Session, answered
 from mpim_lab.im.gateway.session_registry import Lobby, Watching
-from mpim_lab.im.protocol.closing import GOING_AWAY, POLICY, TRY_LATER, hang_up
-from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES, Bye, encode, push_of
+from mpim_lab.im.protocol.closing import GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
+from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES, Close, decode_push, encode
 from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.connection.bounds import check_bounds
@@ -138,7 +138,7 @@ class Gateway:
             self.port,
             process_request=self._pages.answer,
             create_connection=cast(Any, self._incoming.make),  # it calls like the class
-            max_size=MOST_FRAME_BYTES,
+            max_size=MAX_FRAME_BYTES,
             compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
             ping_interval=None,  # the patrol knows who is silent, without a task a client
             max_queue=8,
@@ -166,7 +166,7 @@ class Gateway:
             self._server.close(close_connections=False)
             for session in self.lobby:
                 session.ws.on_frame = None
-                session.say(encode(Bye("the gateway closes; connect to another one")))
+                session.say(encode(Close("the gateway closes; connect to another one")))
             await answered(self.lobby, self.config.drain_timeout_s)
             within_s = self.config.close_timeout_s + _A_CLIENT_S * len(self.connections)
             async with asyncio.timeout(within_s):
@@ -177,7 +177,7 @@ class Gateway:
             self._cut_off()
 
     async def _let_end(self, server: Server) -> None:
-        await asyncio.gather(*(hang_up(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections)))
+        await asyncio.gather(*(close_or_abort(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections)))
         self._incoming.drop()
         await server.wait_closed()
         for task in list(self._tasks):
@@ -209,7 +209,7 @@ class Gateway:
 
     async def _serve(self, ws: QuickConnection) -> None:
         if self._draining or len(self.connections) >= self.config.max_clients:
-            return await ws.close(TRY_LATER, "connect to another gateway")
+            return await ws.close(TRY_AGAIN_LATER, "connect to another gateway")
         self.connections.add(ws)
         self._handlers.add(task := cast("asyncio.Task[Any]", asyncio.current_task()))
         self._incoming.is_in(ws)
@@ -234,7 +234,7 @@ class Gateway:
         """However its handler ended: nothing of it is left."""
         try:
             if not self._dead:
-                await hang_up(ws, GOING_AWAY, "")
+                await close_or_abort(ws, GOING_AWAY, "")
         finally:
             self.connections.discard(ws)
             self._handlers.discard(task)
@@ -260,7 +260,7 @@ class Gateway:
         except TooManyFaults as error:
             ws.on_frame = None  # whatever else it says
             await answered([session], self.config.drain_timeout_s)
-            await hang_up(ws, POLICY, f"too many faults: {error}")
+            await close_or_abort(ws, POLICY_VIOLATION, f"too many faults: {error}")
         finally:
             ws.on_frame = None
 
@@ -268,13 +268,13 @@ class Gateway:
         """End a connection, once, and say why if it still listens."""
         if not session.is_ending:
             session.is_ending = True
-            session.say(encode(Bye(reason)))
-            self._start(hang_up(session.ws, POLICY, reason))
+            session.say(encode(Close(reason)))
+            self._start(close_or_abort(session.ws, POLICY_VIOLATION, reason))
 
     # From the server
 
     def _on_push(self, message: Message) -> None:
-        message_id, conversation, sequence, frame = push_of(message.payload)
+        message_id, conversation, sequence, frame = decode_push(message.payload)
         channel: Any = message.channel  # text: users' names are narrow
         self._reporter.passed(message_id, self.name, source=channel)
         for session in self.lobby.of(channel[5:]):  # what follows "user:"

@@ -20,8 +20,8 @@ from mpim_lab.im.gateway.fast_connection import QuickConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Lobby
-from mpim_lab.im.protocol.closing import POLICY, TRY_LATER, hang_up
-from mpim_lab.im.protocol.frames import Hello, Welcome, encode, from_client, problem_of
+from mpim_lab.im.protocol.closing import POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
+from mpim_lab.im.protocol.frames import Hello, Welcome, decode_client, encode, error_frame
 from mpim_lab.im.protocol.requests import BindRouteReq
 from mpim_lab.mq.connection.ids import new_message_id
 
@@ -97,7 +97,7 @@ class Reception:
     async def _hear_hello(self, ws: QuickConnection) -> Hello:
         try:
             async with asyncio.timeout(self._config.handshake_timeout_s):
-                hello = from_client(await ws.recv())
+                hello = decode_client(await ws.recv())
         except TimeoutError as error:
             raise InvalidToken(f"no hello within {self._config.handshake_timeout_s:g} s") from error
         if not isinstance(hello, Hello):
@@ -122,11 +122,11 @@ class Reception:
 
     async def turn_away(self, ws: QuickConnection, error: MpimError) -> None:
         """Tell a client why it is not let in."""
-        problem = problem_of(error)
+        problem = error_frame(error)
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(self._config.handshake_timeout_s):
                 await ws.send(encode(problem), text=True)
-        await hang_up(ws, POLICY if is_of_the_client(error) else TRY_LATER, problem.error)
+        await close_or_abort(ws, POLICY_VIOLATION if is_of_the_client(error) else TRY_AGAIN_LATER, problem.error)
 
     async def farewell(self, session: Session) -> None:
         """A client is gone: its route is deleted, and its channel not listened to any more."""

@@ -8,8 +8,8 @@ from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.metrics import Figures
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Lobby, Watching
-from mpim_lab.im.protocol.frames import Status, encode
-from mpim_lab.im.protocol.periodic import go_round
+from mpim_lab.im.protocol.frames import PresenceChanged, encode
+from mpim_lab.im.protocol.periodic import run_periodically
 
 _LOOKED_AT_ONCE = 250
 _AT_ONCE = 50  # clients asked about at the same time, after a gap
@@ -45,7 +45,10 @@ class Patrol:
             self._lobby.channels.again,
         )
         await asyncio.gather(
-            *(go_round(f"patrol, {work.__name__}", work, self._config.maintenance_interval_s) for work in rounds)
+            *(
+                run_periodically(f"patrol, {work.__name__}", work, self._config.maintenance_interval_s)
+                for work in rounds
+            )
         )
 
     async def look_at_clients(self) -> None:
@@ -118,7 +121,7 @@ class Patrol:
     def tell_status(self, uid: str, status: str) -> None:
         """Tell who watches a user."""
         for session in self._lobby.tell(uid, status):
-            session.say(encode(Status(uid, status)))
+            session.say(encode(PresenceChanged(uid, status)))
 
     def note_gap(self) -> None:
         """The line from the server was down: pushes were lost, to everybody who is here."""

@@ -16,7 +16,7 @@ from itertools import islice
 from mpim_lab.events import now
 from mpim_lab.im.gateway.fast_connection import QuickConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
-from mpim_lab.im.protocol.frames import Behind, encode
+from mpim_lab.im.protocol.frames import SyncHint, encode
 from mpim_lab.im.protocol.requests import BindRouteReq
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import MOST_MESSAGES, batch_frame
@@ -165,7 +165,7 @@ class Session:
         """Say how far things are, in frames that every client takes."""
         rest = iter(lasts.items())
         while some := dict(islice(rest, _MOST_NAMED)):
-            self.say(encode(Behind(some)))
+            self.say(encode(SyncHint(some)))
 
     def remind(self) -> None:
         """What was pushed and is not acknowledged: say again how far things are."""

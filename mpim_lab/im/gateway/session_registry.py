@@ -18,7 +18,7 @@ from typing import Any
 
 from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.protocol.frames import MOST_WATCHED, Status, encode
+from mpim_lab.im.protocol.frames import MAX_WATCHED, PresenceChanged, encode
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.connection.encoding import Message
@@ -212,8 +212,8 @@ class Watching:
         Raises what the server's absence raises; `again` will see to it.
         """
         watching = session.watching = session.watching if session.watching is not None else set()
-        if len(watching.union(uids)) > MOST_WATCHED:
-            raise InvalidMessage(f"a client watches at most {MOST_WATCHED} users")
+        if len(watching.union(uids)) > MAX_WATCHED:
+            raise InvalidMessage(f"a client watches at most {MAX_WATCHED} users")
         watching.update(uids)
         await self._begin(session, uids)
 
@@ -240,4 +240,4 @@ class Watching:
             is_news = lobby.notices.get(uid) == heard[uid]  # otherwise she came or went meanwhile, and that was told
             if is_news and session in lobby.watchers(uid):
                 lobby.told.setdefault(uid, status)  # if others were told something else, the patrol will see
-                session.say(encode(Status(uid, status)))
+                session.say(encode(PresenceChanged(uid, status)))

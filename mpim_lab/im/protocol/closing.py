@@ -4,11 +4,11 @@ import asyncio
 
 from websockets.asyncio.connection import Connection
 
-GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
-_POLITE_S = 2.0
+GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
+_CLOSE_TIMEOUT_S = 2.0
 
 
-async def hang_up(ws: Connection, code: int, reason: str, within_s: float = _POLITE_S) -> None:
+async def close_or_abort(ws: Connection, code: int, reason: str, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
     """Close; abort if the other end does not play its part: whoever reads nothing would hold up a close for ever.
 
     | the other end ...                            | then                                                |
@@ -19,7 +19,7 @@ async def hang_up(ws: Connection, code: int, reason: str, within_s: float = _POL
     """
     try:
         await asyncio.sleep(0)  # what was said leaves first
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             await ws.close(code, reason.encode(errors="replace")[:100].decode(errors="ignore"))
     except TimeoutError:
         pass

@@ -48,17 +48,17 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from mpim_lab.errors import CorruptPayload, InvalidMessage, MpimError
 from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, Number, Text
 
 
-def id_of(frame: object) -> str:
+def correlation_id(frame: object) -> str:
     """A message's own id, "group <name>" for what was asked of a group, "sync <conversation>",
     "" for what nobody waits for.
 
-    >>> id_of(Group("tea", "join")), id_of(Members("tea", ("alice",)))
+    >>> correlation_id(Group("tea", "join")), correlation_id(Members("tea", ("alice",)))
     ('group tea', 'group tea')
     """
     if isinstance(frame, Group | Members):
@@ -68,8 +68,8 @@ def id_of(frame: object) -> str:
     return frame.id if isinstance(frame, Send | Sent) else ""
 
 
-MOST_FRAME_BYTES = 16 * 1024
-MOST_WATCHED = 200
+MAX_FRAME_BYTES = 16 * 1024
+MAX_WATCHED = 200
 ConversationName = Annotated[str, Meta(min_length=2, max_length=130)]
 
 
@@ -109,10 +109,10 @@ class Sync(Struct, frozen=True, tag="sync", tag_field="t"):
     after: Number | None = None
 
 
-class Watch(Struct, frozen=True, tag="presence", tag_field="t"):
+class WatchPresence(Struct, frozen=True, tag="presence", tag_field="t"):
     """Tell me when these come and go."""
 
-    users: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)]
+    users: Annotated[tuple[Name, ...], Meta(max_length=MAX_WATCHED)]
 
 
 class Group(Struct, frozen=True, tag="group", tag_field="t"):
@@ -120,7 +120,7 @@ class Group(Struct, frozen=True, tag="group", tag_field="t"):
 
     group: Name
     action: Literal["create", "join", "leave", "members"]
-    members: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)] = ()
+    members: Annotated[tuple[Name, ...], Meta(max_length=MAX_WATCHED)] = ()
 
 
 class Ping(Struct, frozen=True, tag="ping", tag_field="t"):
@@ -134,8 +134,8 @@ class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
     gateway: str
     conversations: dict[str, tuple[int, int]]
     ordered: bool = True
-    silent_s: float = 60.0  # silent for so long: taken for gone
-    whole: bool = True
+    idle_timeout_s: float = field(default=60.0, name="silent_s")  # silent for so long: taken for gone
+    complete: bool = field(default=True, name="whole")
 
 
 class Sent(Struct, frozen=True, tag="sent", tag_field="t"):
@@ -144,7 +144,7 @@ class Sent(Struct, frozen=True, tag="sent", tag_field="t"):
     id: str
     conversation: str
     sequence: int
-    told: str
+    status: str = field(name="told")
 
 
 class Page(Struct, frozen=True, tag="page", tag_field="t"):
@@ -157,13 +157,13 @@ class Page(Struct, frozen=True, tag="page", tag_field="t"):
     after: int = 0
 
 
-class Behind(Struct, frozen=True, tag="behind", tag_field="t"):
+class SyncHint(Struct, frozen=True, tag="behind", tag_field="t"):
     """There is more than was pushed to you."""
 
     conversations: dict[str, int]
 
 
-class Status(Struct, frozen=True, tag="presence", tag_field="t"):
+class PresenceChanged(Struct, frozen=True, tag="presence", tag_field="t"):
     """Somebody you watch came or went: "online" or "offline"."""
 
     uid: str
@@ -178,14 +178,14 @@ class Members(Struct, frozen=True, tag="group", tag_field="t"):
     last: int = 0
 
 
-class Notice(Struct, frozen=True, tag="notice", tag_field="t"):
+class Broadcast(Struct, frozen=True, tag="notice", tag_field="t"):
     """From the operator, to everybody."""
 
     id: str
     text: str
 
 
-class Problem(Struct, frozen=True, tag="error", tag_field="t"):
+class ErrorFrame(Struct, frozen=True, tag="error", tag_field="t"):
     """Something you asked for was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
 
     transient: the same may succeed later; a client asks this, and has no list of its own.
@@ -198,7 +198,7 @@ class Problem(Struct, frozen=True, tag="error", tag_field="t"):
     transient: bool = False
 
 
-class Bye(Struct, frozen=True, tag="bye", tag_field="t"):
+class Close(Struct, frozen=True, tag="bye", tag_field="t"):
     """The gateway closes this connection."""
 
     reason: str
@@ -208,41 +208,43 @@ class Pong(Struct, frozen=True, tag="pong", tag_field="t"):
     """The answer to `ping`."""
 
 
-FromClient = Hello | Send | Ack | Sync | Watch | Group | Ping
-FromGateway = Welcome | ChatMessage | Sent | Page | Behind | Status | Members | Notice | Problem | Bye | Pong
+FromClient = Hello | Send | Ack | Sync | WatchPresence | Group | Ping
+FromGateway = (
+    Welcome | ChatMessage | Sent | Page | SyncHint | PresenceChanged | Members | Broadcast | ErrorFrame | Close | Pong
+)
 encode = msgspec.json.Encoder().encode
-_from_client: Callable[[bytes | str], FromClient] = msgspec.json.Decoder(FromClient).decode
-_from_gateway: Callable[[bytes | str], FromGateway] = msgspec.json.Decoder(FromGateway).decode
+_decode_client: Callable[[bytes | str], FromClient] = msgspec.json.Decoder(FromClient).decode
+_decode_gateway: Callable[[bytes | str], FromGateway] = msgspec.json.Decoder(FromGateway).decode
 
 
-def problem_of(error: MpimError, id: str = "") -> Problem:
+def error_frame(error: MpimError, id: str = "") -> ErrorFrame:
     """What a client is told of an error.
 
-    >>> problem_of(InvalidMessage("no"), "m1")
-    Problem(error='InvalidMessage', text='no', id='m1', definite=True, transient=False)
+    >>> error_frame(InvalidMessage("no"), "m1")
+    ErrorFrame(error='InvalidMessage', text='no', id='m1', definite=True, transient=False)
     """
-    return Problem(type(error).__name__, str(error), id, error.definite, error.transient)
+    return ErrorFrame(type(error).__name__, str(error), id, error.definite, error.transient)
 
 
-def from_client(frame: bytes | str) -> FromClient:
+def decode_client(frame: bytes | str) -> FromClient:
     """Read a client's frame. Raises InvalidMessage, which says what is wrong.
 
-    >>> from_client('{"t": "send", "id": "m1", "to": "bob", "text": "hi"}')
+    >>> decode_client('{"t": "send", "id": "m1", "to": "bob", "text": "hi"}')
     Send(id='m1', text='hi', to='bob', group=None)
-    >>> from_client('{"t": "send", "id": "m1", "to": "bob", "text": ""}')
+    >>> decode_client('{"t": "send", "id": "m1", "to": "bob", "text": ""}')
     Traceback (most recent call last):
     mpim_lab.errors.InvalidMessage: Expected `str` of length >= 1 - at `$.text`
     """
     try:
-        return _from_client(frame)
+        return _decode_client(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested thousands deep
         raise InvalidMessage(str(error)) from error
 
 
-def checked(frame: FromClient) -> FromClient:
+def validated(frame: FromClient) -> FromClient:
     """Give a frame back if a gateway would take it. Raises InvalidMessage.
 
-    >>> checked(Send("m1", "", to="bob"))
+    >>> validated(Send("m1", "", to="bob"))
     Traceback (most recent call last):
     mpim_lab.errors.InvalidMessage: Expected `str` of length >= 1 - at `$.text`
     """
@@ -250,33 +252,33 @@ def checked(frame: FromClient) -> FromClient:
         raw = encode(frame)
     except (UnicodeEncodeError, TypeError) as error:
         raise InvalidMessage(str(error)) from error
-    if len(raw) > MOST_FRAME_BYTES:
-        raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MOST_FRAME_BYTES:,}")
-    read = from_client(raw)
+    if len(raw) > MAX_FRAME_BYTES:
+        raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MAX_FRAME_BYTES:,}")
+    read = decode_client(raw)
     if read != frame:  # bytes, dates and the like become text on the way
         raise InvalidMessage(f"a gateway would read something else than was given: {read!r:.200}")
     return read
 
 
-def from_gateway(frame: bytes | str) -> FromGateway:
+def decode_gateway(frame: bytes | str) -> FromGateway:
     """Read a gateway's frame. Raises CorruptPayload."""
     try:
-        return _from_gateway(frame)
+        return _decode_gateway(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptPayload(str(error)) from error
 
 
-def pushed(message: ChatMessage) -> bytes:
+def encode_push(message: ChatMessage) -> bytes:
     """A push as it travels on a user's channel.
 
-    >>> pushed(ChatMessage("alice:bob", 3, "m1", "alice", "hi"))[:16]
+    >>> encode_push(ChatMessage("alice:bob", 3, "m1", "alice", "hi"))[:16]
     b'm1 alice:bob 3 {'
     """
     head = f"{message.id} {message.conversation} {message.sequence} "
     return head.encode() + encode(message)
 
 
-def push_of(payload: bytes) -> tuple[str, str, int, bytes]:
+def decode_push(payload: bytes) -> tuple[str, str, int, bytes]:
     """Message id, conversation, number and frame of a push. Raises CorruptPayload."""
     try:
         message_id, conversation, sequence, frame = payload.split(b" ", 3)

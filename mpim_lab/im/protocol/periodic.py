@@ -10,7 +10,7 @@ from mpim_lab.mq.connection.handler import Cancellations
 _log = logging.getLogger(__name__)
 
 
-async def go_round(name: str, work: Callable[[], Awaitable[object]], every_s: float) -> None:
+async def run_periodically(name: str, work: Callable[[], Awaitable[object]], interval_s: float) -> None:
     """Do `work` every `every_s` until this task is cancelled; what one turn raises does not keep the next from coming.
 
     | a turn ...                                   | then                                |
@@ -22,7 +22,7 @@ async def go_round(name: str, work: Callable[[], Awaitable[object]], every_s: fl
     """
     cancellations = Cancellations()
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(interval_s)
         try:
             await work()
         except MpimError as error:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from mpim_lab.errors import CorruptPayload, InvalidParameter
-from mpim_lab.im.protocol.frames import encode, from_gateway
+from mpim_lab.im.protocol.frames import decode_gateway, encode
 from mpim_lab.im.protocol.requests import AckReq, ChatMessage
 from mpim_lab.keys import joinable, user_channel
 from mpim_lab.mq.connection.lua_script import Script
@@ -244,7 +244,7 @@ def _halves(message: ChatMessage) -> tuple[bytes, bytes]:
 
 
 def _message(frame: bytes) -> ChatMessage:
-    message = from_gateway(frame)
+    message = decode_gateway(frame)
     if not isinstance(message, ChatMessage):  # send.lua writes nothing else
         raise CorruptPayload(f"not a message: {frame[:60]!r}")
     return message

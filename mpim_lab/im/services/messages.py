@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from mpim_lab.errors import AccessDenied, MpimError, NotAMember
 from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Observer, Reporter
-from mpim_lab.im.protocol.frames import Notice, encode, pushed
+from mpim_lab.im.protocol.frames import Broadcast, encode, encode_push
 from mpim_lab.im.protocol.requests import (
     MOST_NOTICE,
     AckReq,
@@ -127,7 +127,7 @@ class Messages:
 
     async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
         """Push to many in one pipeline: each answer says how many gateways listened, at that moment."""
-        payload = pushed(message)
+        payload = encode_push(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
         at_once = max(1, _MOST_BYTES_AT_ONCE // (len(tail) + 128))
         counts, channel = list[Any](), self.queue.keys.channel
@@ -166,7 +166,7 @@ class Messages:
     async def broadcast_system_message(self, request: BroadcastSystemMessageReq) -> BroadcastSystemMessageResp:
         """Tell everybody who is online; nobody else, and nobody twice."""
         payload = f"{checked_id(request.id)} ".encode() + encode(
-            Notice(request.id, checked_text(request.text, MOST_NOTICE))
+            Broadcast(request.id, checked_text(request.text, MOST_NOTICE))
         )
         return BroadcastSystemMessageResp(await self.queue.publish(BROADCAST_CHANNEL, payload))
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 
 from mpim_lab.errors import CorruptPayload, MpimError, NoSuchGroup, NotConnected
-from mpim_lab.im.protocol.periodic import go_round
+from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
 from mpim_lab.im.services.message_log import ToDo
 from mpim_lab.im.services.messages import Messages
@@ -55,8 +55,8 @@ class Outbox:
 
     async def __aenter__(self) -> "Outbox":
         self._tasks = [
-            asyncio.create_task(go_round("the outbox", self.sweep, self._every_s)),
-            asyncio.create_task(go_round("what expires", self._messages.offline.expire, self._expire_every_s)),
+            asyncio.create_task(run_periodically("the outbox", self.sweep, self._every_s)),
+            asyncio.create_task(run_periodically("what expires", self._messages.offline.expire, self._expire_every_s)),
         ]
         return self
 

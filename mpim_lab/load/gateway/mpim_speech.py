@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpim_lab.im.protocol.frames import (
-    MOST_WATCHED,
+    MAX_WATCHED,
     Ack,
-    Behind,
-    Bye,
+    Broadcast,
+    Close,
+    ErrorFrame,
     Group,
     Hello,
     Members,
-    Notice,
     Page,
     Ping,
-    Problem,
     Send,
     Sent,
     Sync,
+    SyncHint,
     Welcome,
+    decode_gateway,
     encode,
-    from_gateway,
 )
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.tokens import Tokens
@@ -72,7 +72,7 @@ class MpimSpeech:
 
     def make(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
         """Make a group with the first of its members, as many as a frame may name."""
-        first = tuple(members[:MOST_WATCHED])
+        first = tuple(members[:MAX_WATCHED])
         return encode(Group(group, "create", first)), len(first)
 
     def join(self, group: str) -> bytes:
@@ -86,12 +86,12 @@ class MpimSpeech:
 
     def hear(self, frame: bytes) -> Sequence[Heard]:
         """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""
-        heard = from_gateway(frame)
+        heard = decode_gateway(frame)
         if isinstance(heard, ChatMessage):
             return (self._in_order(heard),)
         if isinstance(heard, Page):
             return tuple(self._paged(heard))
-        if isinstance(heard, Behind):
+        if isinstance(heard, SyncHint):
             return tuple(self._behind(name, last) for name, last in heard.conversations.items())
         if isinstance(heard, Welcome):
             self._last.update({name: acked for name, (acked, _) in heard.conversations.items()})
@@ -146,7 +146,7 @@ class MpimSpeech:
 
 
 _OTHERS: dict[type, Callable[[Any], Heard]] = {
-    Notice: lambda notice: Heard(What.NOTICE, notice.text),
-    Problem: lambda problem: Heard(What.FAILED, f"{problem.error}: {problem.text}"),
-    Bye: lambda bye: Heard(What.FAILED, f"the gateway closed: {bye.reason}"),
+    Broadcast: lambda notice: Heard(What.NOTICE, notice.text),
+    ErrorFrame: lambda problem: Heard(What.FAILED, f"{problem.error}: {problem.text}"),
+    Close: lambda bye: Heard(What.FAILED, f"the gateway closed: {bye.reason}"),
 }
