@@ -12,7 +12,7 @@ from mpim_lab.events import Observer
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.protocol.requests import BroadcastSystemMessageReq, checked_name
+from mpim_lab.im.protocol.requests import BroadcastSystemMessageRequest, checked_name
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.im.services.offline import OfflineStore, database_url
@@ -198,5 +198,5 @@ class ImSystem:
 
     async def broadcast(self, text: str) -> int:
         """A system notice to everybody who is online; gives how many gateways have it."""
-        request = BroadcastSystemMessageReq(new_message_id(), text)
+        request = BroadcastSystemMessageRequest(new_message_id(), text)
         return (await self.services.messages.broadcast_system_message(request)).gateways

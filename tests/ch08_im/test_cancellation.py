@@ -10,7 +10,7 @@ from mpim_lab.errors import GatewayClosed, MpimError, StoreFailed, Unconfirmed
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.periodic import run_periodically
-from mpim_lab.im.protocol.requests import SendGroupMessageReq
+from mpim_lab.im.protocol.requests import SendGroupMessageRequest
 from mpim_lab.im.services.batch_loader import Gathered
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.mq.connection.retry import Backoff
@@ -285,7 +285,7 @@ async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(mon
         await link.call("XADD", messages.ledger.outbox, "*", "nonsense", "x")
         for name in ("cancelled", "mistaken", "fine"):
             await groups.create(name, "alice", ["bob"])
-            await messages.send_group_message(SendGroupMessageReq("m1", "alice", name, "hi"))
+            await messages.send_group_message(SendGroupMessageRequest("m1", "alice", name, "hi"))
         members = messages.groups.members
 
         async def fail(group):

@@ -21,7 +21,7 @@ from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import SyncHint, Welcome, decode_client, encode, error_frame
-from mpim_lab.im.protocol.requests import ChatMessage, SendMessageReq
+from mpim_lab.im.protocol.requests import ChatMessage, SendMessageRequest
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.ids import new_message_id
@@ -470,7 +470,7 @@ async def test_a_server_that_lost_everything_is_noticed_after_a_reconnect():
 async def test_being_told_of_more_than_there_is_does_not_make_a_client_ask_without_pause():
     """A `behind` that is wrong costs a pull now and then, and not a loop."""
     async with system() as mpim, mpim.client("alice") as alice:
-        await mpim.services.messages.send_message(SendMessageReq(new_message_id(), "bob", "alice", "hi"))
+        await mpim.services.messages.send_message(SendMessageRequest(new_message_id(), "bob", "alice", "hi"))
         assert await texts(alice, 1) == ["hi"]
         received = mpim.gateways["gw-1"].figures.received
         alice._on_frame(SyncHint({"alice:bob": 10}))

@@ -9,7 +9,7 @@ import pytest
 from mpim_lab.errors import MpimError
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.closing import close_or_abort
-from mpim_lab.im.protocol.requests import BindRouteReq
+from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
@@ -289,7 +289,7 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
             async with RawClient(second.gateways["gw-1"].url) as newer:
                 await newer.hello("alice")
                 assert "replaced" in (await alice.hear("bye"))["reason"]
-                late = BindRouteReq("alice", "main", "gw-1", "another-connection")
+                late = BindRouteRequest("alice", "main", "gw-1", "another-connection")
                 assert not await lab.mpim.services.presence.unbind_route(late)
                 await newer.say({"t": "ping"})
                 assert await newer.hear("pong")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mpim_lab.im.gateway.config import GatewayConfig
-from mpim_lab.im.protocol.requests import SendMessageReq
+from mpim_lab.im.protocol.requests import SendMessageRequest
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
@@ -346,7 +346,7 @@ async def test_several_pushes_of_one_turn_come_as_one_binary_frame_to_whoever_re
 
 
 def request(text, to="bob"):
-    return SendMessageReq(new_message_id(), "alice", to, text)
+    return SendMessageRequest(new_message_id(), "alice", to, text)
 
 
 # Silence

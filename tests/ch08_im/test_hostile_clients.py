@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
-from mpim_lab.im.protocol.requests import MOST_TEXT, SendMessageReq
+from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, SendMessageRequest
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
@@ -74,7 +74,7 @@ UNREADABLE = {
     "an id with a line's end": '{"t": "send", "id": "m1\\n", "text": "x", "to": "bob"}',
     "a name with a line's end": '{"t": "send", "id": "m1", "text": "x", "to": "bob\\n"}',
     "a group with a line's end": '{"t": "group", "group": "tea\\n", "action": "create"}',
-    "text above the limit": json.dumps({"t": "send", "id": "m1", "to": "bob", "text": "x" * (MOST_TEXT + 1)}),
+    "text above the limit": json.dumps({"t": "send", "id": "m1", "to": "bob", "text": "x" * (MAX_TEXT_CHARS + 1)}),
     "no text": '{"t": "send", "id": "m1", "to": "bob", "text": ""}',
     "an unknown action": '{"t": "group", "group": "tea", "action": "destroy"}',
     "members are no names": '{"t": "group", "group": "tea", "action": "create", "members": [""]}',
@@ -103,7 +103,9 @@ async def test_odd_names_are_names(name):
         assert (await raw.hear("push"))["text"] == "hi"
 
 
-@pytest.mark.parametrize("text", ["x" * MOST_TEXT, "\U0001f375" * MOST_TEXT, '"\\\n' * 1_300, "a\u2028\u0000\x7f", " "])
+@pytest.mark.parametrize(
+    "text", ["x" * MAX_TEXT_CHARS, "\U0001f375" * MAX_TEXT_CHARS, '"\\\n' * 1_300, "a\u2028\u0000\x7f", " "]
+)
 async def test_any_text_within_the_limit_arrives_as_it_was(text):
     """4,000 characters, of four bytes each, too."""
     async with system() as mpim, RawClient(gateway_of(mpim).url) as raw:
@@ -311,7 +313,7 @@ def _slow(url):
 
 async def _send(mpim, number):
     text = f"{number} " + "x" * 1_000
-    await mpim.services.messages.send_message(SendMessageReq(f"m{number}", "alice", "bob", text))
+    await mpim.services.messages.send_message(SendMessageRequest(f"m{number}", "alice", "bob", text))
 
 
 async def _read(raw, got, count):

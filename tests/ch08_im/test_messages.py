@@ -17,12 +17,12 @@ from mpim_lab.errors import (
 )
 from mpim_lab.im.protocol.frames import Broadcast, decode_gateway, decode_push
 from mpim_lab.im.protocol.requests import (
-    AckReq,
-    BroadcastSystemMessageReq,
+    AckRequest,
+    BroadcastSystemMessageRequest,
     ChatMessage,
-    PullOfflineReq,
-    SendGroupMessageReq,
-    SendMessageReq,
+    PullOfflineRequest,
+    SendGroupMessageRequest,
+    SendMessageRequest,
 )
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.message_log import Ledger
@@ -72,15 +72,15 @@ async def listening(messages, *uids):
 
 
 async def send(messages, id, text="hello", sender="alice", to="bob"):
-    return await messages.send_message(SendMessageReq(id, sender, to, text))
+    return await messages.send_message(SendMessageRequest(id, sender, to, text))
 
 
 async def send_all(messages, id, text="hello", sender="alice", group="tea"):
-    return await messages.send_group_message(SendGroupMessageReq(id, sender, group, text))
+    return await messages.send_group_message(SendGroupMessageRequest(id, sender, group, text))
 
 
 async def pull(messages, uid="bob", conversation=TALK, after=0, **options):
-    return await messages.pull_offline(PullOfflineReq(uid, conversation, after, **options))
+    return await messages.pull_offline(PullOfflineRequest(uid, conversation, after, **options))
 
 
 async def call(messages, *words):
@@ -367,9 +367,14 @@ async def test_acknowledgements_go_forward_only(messages):
     for n in range(9):
         await send(messages, f"m{n}")
         await send(messages, f"m{n}", to="carol")
-    requests = [AckReq("bob", TALK, 5), AckReq("alice", TALK, 2), AckReq("alice", "alice:carol", 9)]
+    requests = [AckRequest("bob", TALK, 5), AckRequest("alice", TALK, 2), AckRequest("alice", "alice:carol", 9)]
     assert [each.sequence for each in await messages.ack(requests)] == [5, 2, 9]
-    late = [AckReq("bob", TALK, 3), AckReq("bob", TALK, 0), AckReq("bob", TALK, 6), AckReq("bob", TALK, 4)]
+    late = [
+        AckRequest("bob", TALK, 3),
+        AckRequest("bob", TALK, 0),
+        AckRequest("bob", TALK, 6),
+        AckRequest("bob", TALK, 4),
+    ]
     assert [each.sequence for each in await messages.ack(late)] == [5, 5, 6, 6]
     assert await messages.conversations("alice") == {TALK: (2, 9), "alice:carol": (9, 9)}
     assert await messages.conversations("bob") == {TALK: (6, 9)} and await messages.ack([]) == []
@@ -378,7 +383,7 @@ async def test_acknowledgements_go_forward_only(messages):
 async def test_nobody_acknowledges_what_has_not_been_said_yet(messages):
     """Otherwise whoever says 2**53 once would never be told of anything again."""
     await send(messages, "m1")
-    assert [each.sequence for each in await messages.ack([AckReq("bob", TALK, 2**53)])] == [1]
+    assert [each.sequence for each in await messages.ack([AckRequest("bob", TALK, 2**53)])] == [1]
     await send(messages, "m2")
     assert await messages.conversations("bob") == {TALK: (1, 2)}
 
@@ -387,7 +392,7 @@ async def test_acknowledgements_of_what_is_not_theirs_fill_nothing(messages):
     """A client may say any name, as often as it likes: nothing is kept of it."""
     await send(messages, "m1")
     names = [TALK, "nobody:here", "eve:nobody", "#none", "x" * 130, "eve", ":", "eve:茶\n"]
-    assert [each.sequence for each in await messages.ack([AckReq("eve", name, 7) for name in names])] == [0] * 8
+    assert [each.sequence for each in await messages.ack([AckRequest("eve", name, 7) for name in names])] == [0] * 8
     assert await call(messages, "EXISTS", Keys().acked("eve")) == 0
 
 
@@ -395,7 +400,7 @@ async def test_five_hundred_acknowledgements_are_one_step(messages):
     """In the order in which they were given."""
     uids = [f"user{n}" for n in range(500)]
     await asyncio.gather(*(send(messages, "m1", to=uid) for uid in uids))
-    requests = [AckReq(uid, f"alice:{uid}", n % 3) for n, uid in enumerate(uids)]
+    requests = [AckRequest(uid, f"alice:{uid}", n % 3) for n, uid in enumerate(uids)]
     assert [each.sequence for each in await messages.ack(requests)] == [min(n % 3, 1) for n in range(500)]
 
 
@@ -429,7 +434,7 @@ async def test_what_was_stored_is_forgotten_once_it_is_acknowledged(messages):
     for n in range(3):
         await send(messages, f"m{n}")
     await send(messages, "m3", to="carol")
-    assert await messages.forget_stored(AckReq("bob", TALK, 2)) == 2
+    assert await messages.forget_stored(AckRequest("bob", TALK, 2)) == 2
     assert numbers(await messages.offline.page("bob", TALK, 0, 100)) == [3]
     assert await messages.offline.waiting("carol") == {"alice:carol": 1}
 
@@ -437,9 +442,9 @@ async def test_what_was_stored_is_forgotten_once_it_is_acknowledged(messages):
 async def test_a_notice_goes_to_every_gateway(messages):
     """It says how many there are."""
     told = []
-    assert (await messages.broadcast_system_message(BroadcastSystemMessageReq("n1", "hi"))).gateways == 0
+    assert (await messages.broadcast_system_message(BroadcastSystemMessageRequest("n1", "hi"))).gateways == 0
     await messages.queue.subscribe(BROADCAST_CHANNEL, lambda message: told.append(message.payload))
-    assert (await messages.broadcast_system_message(BroadcastSystemMessageReq("n2", HARD))).gateways == 1
+    assert (await messages.broadcast_system_message(BroadcastSystemMessageRequest("n2", HARD))).gateways == 1
     await wait_until(lambda: told)
     head, _, frame = told[0].partition(b" ")
     assert (head, decode_gateway(frame)) == (b"n2", Broadcast("n2", HARD))
@@ -449,29 +454,29 @@ async def test_a_notice_goes_to_every_gateway(messages):
 async def test_a_text_that_no_client_could_read_is_refused_where_it_is_given(messages, text):
     """A notice without a text would break the line of everybody who is online."""
     with pytest.raises(InvalidMessage):
-        await messages.broadcast_system_message(BroadcastSystemMessageReq("n1", text))
+        await messages.broadcast_system_message(BroadcastSystemMessageRequest("n1", text))
     with pytest.raises(InvalidMessage):
-        await messages.send_message(SendMessageReq("m1", "alice", "bob", text))
+        await messages.send_message(SendMessageRequest("m1", "alice", "bob", text))
     assert await messages.ledger.last(TALK) == 0
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, 2**53 + 1, float("nan"), True, "5", None])
 async def test_numbers_that_no_conversation_has_are_refused_by_name(messages, number):
     """Nobody's place is moved, to nowhere least of all."""
-    await messages.send_message(SendMessageReq("m1", "alice", "bob", "hi"))
+    await messages.send_message(SendMessageRequest("m1", "alice", "bob", "hi"))
     with pytest.raises(InvalidParameter, match="after="):
-        await messages.pull_offline(PullOfflineReq("bob", TALK, number))
+        await messages.pull_offline(PullOfflineRequest("bob", TALK, number))
     with pytest.raises(InvalidParameter, match="limit="):
-        await messages.pull_offline(PullOfflineReq("bob", TALK, 0, number))
+        await messages.pull_offline(PullOfflineRequest("bob", TALK, 0, number))
     with pytest.raises(InvalidParameter, match="sequence="):
-        await messages.ack([AckReq("bob", TALK, number)])
+        await messages.ack([AckRequest("bob", TALK, number)])
     assert await messages.conversations("bob") == {TALK: (0, 1)}
 
 
 async def test_a_page_of_nothing_is_refused(messages):
     """0 messages: nobody would ever come to the end."""
     with pytest.raises(InvalidParameter, match="limit=0"):
-        await messages.pull_offline(PullOfflineReq("bob", TALK, 0, 0))
+        await messages.pull_offline(PullOfflineRequest("bob", TALK, 0, 0))
 
 
 async def test_bounds_are_refused_by_name(messages):

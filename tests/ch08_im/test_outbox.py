@@ -9,7 +9,13 @@ import pytest
 from mpim_lab.errors import ConnectionLost, InvalidParameter, StoreFailed
 from mpim_lab.im.gateway.ack_buffer import Acknowledgements
 from mpim_lab.im.protocol.frames import decode_push
-from mpim_lab.im.protocol.requests import AckReq, ChatMessage, PullOfflineReq, SendGroupMessageReq, SendMessageReq
+from mpim_lab.im.protocol.requests import (
+    AckRequest,
+    ChatMessage,
+    PullOfflineRequest,
+    SendGroupMessageRequest,
+    SendMessageRequest,
+)
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.message_log import Ledger
 from mpim_lab.im.services.messages import FanOut, Messages
@@ -34,12 +40,12 @@ class Bench:
 
     async def talk(self, first, last, sender="alice", to="bob"):
         for number in range(first, last + 1):
-            request = SendMessageReq(f"m{number}", sender, to, f"text {number}")
+            request = SendMessageRequest(f"m{number}", sender, to, f"text {number}")
             assert (await self.messages.send_message(request)).sequence == number
 
     async def talk_to_all(self, first, last, sender="alice"):
         for number in range(first, last + 1):
-            request = SendGroupMessageReq(f"m{number}", sender, "tea", f"text {number}")
+            request = SendGroupMessageRequest(f"m{number}", sender, "tea", f"text {number}")
             assert (await self.messages.send_group_message(request)).sequence == number
 
     async def die_after_step_1(self, number, sender="alice"):
@@ -51,7 +57,7 @@ class Bench:
         """Everything that this user can pull, in the order in which it comes."""
         read, missing = [], []
         while True:
-            page = await self.messages.pull_offline(PullOfflineReq(uid, conversation, after))
+            page = await self.messages.pull_offline(PullOfflineRequest(uid, conversation, after))
             missing += [page.missing] if page.missing else []
             read += page.messages
             if not page.messages:
@@ -113,8 +119,8 @@ async def test_the_sender_who_asks_again_is_told_known_and_the_outbox_still_push
     """Its client repeats the id; that is not a second message, and not the end of the first one's push."""
     await lab.messages.groups.create("tea", "alice", ["bob"])
     await lab.die_after_step_1(1)
-    again = await lab.messages.send_group_message(SendGroupMessageReq("m1", "alice", "tea", "text 1"))
-    assert (again.told, again.sequence) == ("known", 1)
+    again = await lab.messages.send_group_message(SendGroupMessageRequest("m1", "alice", "tea", "text 1"))
+    assert (again.status, again.sequence) == ("known", 1)
     assert await lab.todo() == [("push", 1)] and await lab.outbox.sweep(after_ms=0) == 1
 
 
@@ -177,7 +183,7 @@ async def test_a_service_whose_push_failed_leaves_it_to_the_outbox(lab, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr("mpim_lab.im.services.messages.call_many", no_line)
-        sent = await lab.messages.send_group_message(SendGroupMessageReq("m1", "alice", "tea", "hi"))
+        sent = await lab.messages.send_group_message(SendGroupMessageRequest("m1", "alice", "tea", "hi"))
     assert (sent.sequence, sent.pushed, sent.failed) == (1, 0, ("alice", "bob"))
     assert await lab.todo() == [("push", 1)]
     async with listening(lab.messages, "bob") as pushed:
@@ -221,7 +227,7 @@ async def test_a_log_is_shortened_and_its_receiver_reads_on_without_a_gap(lab):
     """What he had acknowledged is gone; what he had not comes from the offline store, then from the log, in order."""
     async with listening(lab.messages, "bob"):  # nothing is stored on the way
         await lab.talk(1, 250)
-    await lab.messages.ack([AckReq("bob", TALK, 30), AckReq("alice", TALK, 250)])
+    await lab.messages.ack([AckRequest("bob", TALK, 30), AckRequest("alice", TALK, 250)])
     assert ("trim", 250) in await lab.todo()
     await lab.outbox.sweep(after_ms=0)
     assert (await lab.ledger.length(TALK), await lab.todo()) == (20, [])
@@ -239,7 +245,7 @@ async def test_a_groups_log_is_shortened_and_every_member_reads_on_from_where_sh
     async with listening(lab.messages, "alice", "bob", "carol", "dave", "erin"):
         await lab.talk_to_all(1, 130)
     far = {"alice": 130, "bob": 0, "carol": 57, "dave": 109, "erin": 57}
-    await lab.messages.ack([AckReq(uid, "#tea", number) for uid, number in far.items()])
+    await lab.messages.ack([AckRequest(uid, "#tea", number) for uid, number in far.items()])
     await lab.outbox.sweep(after_ms=0)
     assert (await lab.ledger.length("#tea"), await lab.todo()) == (20, [])
     for uid, number in far.items():
@@ -307,7 +313,7 @@ async def test_reading_while_the_log_is_shortened_loses_nothing(lab):
     async def read():
         after, seen = 0, []
         while not done.is_set() or after < 600:
-            page = await lab.messages.pull_offline(PullOfflineReq("bob", TALK, after, 7))
+            page = await lab.messages.pull_offline(PullOfflineRequest("bob", TALK, after, 7))
             assert page.missing is None
             seen += numbers(page.messages)
             after = seen[-1] if seen else 0

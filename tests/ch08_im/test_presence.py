@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.im.protocol.requests import BindRouteReq, DeliverReq
+from mpim_lab.im.protocol.requests import BindRouteRequest, DeliverRequest
 from mpim_lab.im.services.presence import Presence, Route
 from mpim_lab.keys import Keys, gateway_channel, status_channel, user_channel
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -25,7 +25,7 @@ async def presence(queue):
 
 
 def at(gateway, connection="c1", uid="alice", device="phone"):
-    return BindRouteReq(uid, device, gateway, connection)
+    return BindRouteRequest(uid, device, gateway, connection)
 
 
 @contextlib.asynccontextmanager
@@ -229,9 +229,9 @@ async def test_asking_about_nobody_and_about_somebody_twice(presence):
 async def test_delivery_tells_how_many_listen_whatever_the_route_says(presence, queue):
     """A ghost's route counts for nothing: 0 gateways."""
     await presence.bind_route(at("gw-1"))
-    assert (await presence.deliver(DeliverReq("alice", b"hello"))).gateways == 0
+    assert (await presence.deliver(DeliverRequest("alice", b"hello"))).gateways == 0
     async with heard(queue, user_channel("alice")) as told:
-        assert (await presence.deliver(DeliverReq("alice", b"hello"))).gateways == 1
+        assert (await presence.deliver(DeliverRequest("alice", b"hello"))).gateways == 1
         await wait_until(lambda: told)
     assert told == [("user:alice", "hello")]
 

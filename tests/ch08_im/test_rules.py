@@ -17,7 +17,7 @@ from mpim_lab.im.client.sequencer import ConversationSequencer, MissingRange
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.protocol import frames as wire
 from mpim_lab.im.protocol.frames import Ack, ErrorFrame, Page, Sync, SyncHint, Welcome
-from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage, checked_name
+from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, ChatMessage, checked_name
 from mpim_lab.im.services.messages import _until_a_gap
 
 TALKS = ("alice:bob", "#tea")
@@ -555,7 +555,7 @@ def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_li
         '{"t":"send","id":"m1","text":"x"}',
         '{"t":"send","id":"m1","text":"x","to":"bob","group":"tea"}',
         '{"t":"send","id":"m1","text":"","to":"bob"}',
-        '{"t":"send","id":"m1","text":"%s","to":"bob"}' % ("x" * (MOST_TEXT + 1)),
+        '{"t":"send","id":"m1","text":"%s","to":"bob"}' % ("x" * (MAX_TEXT_CHARS + 1)),
         '{"t":"send","id":"","text":"x","to":"bob"}',
         '{"t":"send","id":"a b","text":"x","to":"bob"}',
         '{"t":"send","id":"m1\\n","text":"x","to":"bob"}',

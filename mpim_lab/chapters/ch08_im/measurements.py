@@ -8,7 +8,7 @@ from typing import Any
 
 from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
 from mpim_lab.events import now
-from mpim_lab.im.protocol.requests import BindRouteReq, SendGroupMessageReq, SendMessageReq
+from mpim_lab.im.protocol.requests import BindRouteRequest, SendGroupMessageRequest, SendMessageRequest
 from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.im.services.offline import OfflineStore
@@ -32,7 +32,7 @@ async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator
     async with SqlStore("sqlite+aiosqlite:///:memory:") as store:
         await Groups(store, queue).create(GROUP, members[0], members[1:])
         presence = SketchedPresence(queue)
-        await asyncio.gather(*(presence.bind_route(BindRouteReq(uid, "main", "gw-1", uid)) for uid in members))
+        await asyncio.gather(*(presence.bind_route(BindRouteRequest(uid, "main", "gw-1", uid)) for uid in members))
         await queue.subscribe("user:*", _listen, pattern=True)
         yield store
 
@@ -69,7 +69,7 @@ async def _group_cost(messages: Messages, line: FarLine, times: int) -> dict[str
     taken, trips = [], []
     for _ in range(times):
         before, begun = line.round_trips, now()
-        await messages.send_group_message(SendGroupMessageReq(new_message_id(), "u0", GROUP, "tea at eight?"))
+        await messages.send_group_message(SendGroupMessageRequest(new_message_id(), "u0", GROUP, "tea at eight?"))
         taken.append((now() - begun) * 1e3)
         trips.append(line.round_trips - before)
     return {"ms": statistics.median(taken), "round trips": int(statistics.median(trips))}
@@ -104,7 +104,7 @@ async def _rate(messages: Messages, members: Sequence[str], seconds: float) -> d
     async def sender(number: int, until: float) -> None:
         while (begun := now()) < until:
             to = members[(number + 1) % len(members)]
-            await messages.send_message(SendMessageReq(new_message_id(), members[number], to, "tea at eight?"))
+            await messages.send_message(SendMessageRequest(new_message_id(), members[number], to, "tea at eight?"))
             taken.append((now() - begun) * 1e3)
 
     end = now() + seconds

@@ -19,18 +19,18 @@ from typing import ClassVar
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Observer, Reporter
 from mpim_lab.im.protocol.frames import encode, encode_push
 from mpim_lab.im.protocol.requests import (
-    AckReq,
-    AckResp,
-    BindRouteReq,
-    BindRouteResp,
+    AckRequest,
+    AckResponse,
+    BindRouteRequest,
+    BindRouteResponse,
     ChatMessage,
-    DeliverReq,
-    PullOfflineReq,
-    PullOfflineResp,
-    SendGroupMessageReq,
-    SendGroupMessageResp,
-    SendMessageReq,
-    SendMessageResp,
+    DeliverRequest,
+    PullOfflineRequest,
+    PullOfflineResponse,
+    SendGroupMessageRequest,
+    SendGroupMessageResponse,
+    SendMessageRequest,
+    SendMessageResponse,
     direct_conversation,
     group_conversation,
 )
@@ -53,14 +53,14 @@ class SketchedPresence(Presence):
         super().__init__(queue)
         self._unbinds = unbinds
 
-    async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
+    async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """SET route and status, and tell who watches."""
         await self._commands.call("SET", self._route(request.uid), request.gateway, "EX", str(ROUTE_S))
         await self._commands.call("SET", self._status(request.uid), "online", "EX", str(ROUTE_S))
         await self.queue.publish(status_channel(request.uid), f"online:{request.gateway}")
-        return BindRouteResp()
+        return BindRouteResponse()
 
-    async def unbind_route(self, request: BindRouteReq) -> bool:
+    async def unbind_route(self, request: BindRouteRequest) -> bool:
         """DEL both, without a look at whose they are by now."""
         if not self._unbinds:
             return False
@@ -68,7 +68,7 @@ class SketchedPresence(Presence):
         await self.queue.publish(status_channel(request.uid), f"offline:{request.gateway}")
         return bool(gone)
 
-    async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
+    async def renew(self, gateway: str, bound: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
         """Nobody does."""
         return []
 
@@ -98,18 +98,18 @@ class SketchedMessages(Messages):
     async def at(self, step: str, id: str) -> None:
         """Between two steps; a laboratory overrides it."""
 
-    async def send_message(self, request: SendMessageReq) -> SendMessageResp:
+    async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
         """A fresh id, a number, a look at the status, push or store; success either way."""
         conversation = direct_conversation(request.sender, request.to)
         if await self._is_processed(new_message_id()):
-            return SendMessageResp(request.id, conversation, 0, "known")
+            return SendMessageResponse(request.id, conversation, 0, "known")
         number = await self._next_number(conversation)
         await self.at("numbered", request.id)
         message = ChatMessage(conversation, number, request.id, request.sender, request.text)
         told = await self._hand_over(request.to, message)
-        return SendMessageResp(request.id, conversation, number, told)
+        return SendMessageResponse(request.id, conversation, number, told)
 
-    async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
+    async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
         """One member after the other."""
         conversation = group_conversation(request.group)
         number = await self._next_number(conversation)
@@ -119,7 +119,7 @@ class SketchedMessages(Messages):
             if count == len(members) // 2:
                 await self.at("half", request.id)
             await self._hand_over(uid, message)
-        return SendGroupMessageResp(request.id, conversation, number, "success")
+        return SendGroupMessageResponse(request.id, conversation, number, "success")
 
     async def _is_processed(self, id: str) -> bool:
         commands, record = self.ledger.commands, self.queue.keys.record(_NAME, id)
@@ -137,7 +137,7 @@ class SketchedMessages(Messages):
         status = await self.presence.status(to)
         await self.at("checked", message.id)
         if status == "online":
-            response = await self.presence.deliver(DeliverReq(to, encode_push(message)))
+            response = await self.presence.deliver(DeliverRequest(to, encode_push(message)))
             self.reporter.passed(message.id, user_channel(to), count=response.gateways)
             await self.at("pushed", message.id)
         else:
@@ -161,10 +161,10 @@ class SketchedMessages(Messages):
                 self.reporter.passed(message.id, SERVICE, source=OFFLINE_STORE)
         return frames
 
-    async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:
+    async def pull_offline(self, request: PullOfflineRequest) -> PullOfflineResponse:
         """Nothing is asked for by number."""
-        return PullOfflineResp((), 0)
+        return PullOfflineResponse((), 0)
 
-    async def ack(self, requests: Sequence[AckReq]) -> list[AckResp]:
+    async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
         """Nobody acknowledges."""
-        return [AckResp(each.sequence) for each in requests]
+        return [AckResponse(each.sequence) for each in requests]

@@ -7,7 +7,7 @@ from typing import Self
 
 from mpim_lab.errors import MpimError
 from mpim_lab.im.protocol.periodic import run_periodically
-from mpim_lab.im.protocol.requests import AckReq
+from mpim_lab.im.protocol.requests import AckRequest
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.mq.connection.retry import Backoff
 
@@ -72,7 +72,7 @@ class Acknowledgements:
         self._some.clear()
         due, self._due = self._due, {}
         stored, self._stored = self._stored, set()
-        requests = [AckReq(uid, conversation, number) for (uid, conversation), number in due.items()]
+        requests = [AckRequest(uid, conversation, number) for (uid, conversation), number in due.items()]
         try:
             for begin in range(0, len(requests), _MOST_AT_ONCE):
                 await self._note(requests[begin : begin + _MOST_AT_ONCE])
@@ -90,7 +90,7 @@ class Acknowledgements:
             return False
         return True
 
-    async def _note(self, requests: list[AckReq]) -> None:
+    async def _note(self, requests: list[AckRequest]) -> None:
         """Note many at once. If they are refused for good, one by one: a single one must not keep the others for ever."""
         try:
             await self._messages.ack(requests)
@@ -103,7 +103,7 @@ class Acknowledgements:
             for each in requests:
                 await self._note([each])
 
-    async def _forget(self, request: AckReq) -> None:
+    async def _forget(self, request: AckRequest) -> None:
         try:
             await self._messages.forget_stored(request)
         except MpimError as error:

@@ -14,13 +14,13 @@ from typing import Any
 from mpim_lab.errors import Unconfirmed
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.protocol.frames import Send
-from mpim_lab.im.protocol.requests import SendMessageReq, SendMessageResp
+from mpim_lab.im.protocol.requests import SendMessageRequest, SendMessageResponse
 from mpim_lab.im.services.message_log import Kept, kept_of, told_to_sender
 from mpim_lab.im.services.messages import Messages
 from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
-Said = Callable[[Session, Send, SendMessageResp | BaseException], None]
+Said = Callable[[Session, Send, SendMessageResponse | BaseException], None]
 
 
 class QuickSend:
@@ -38,7 +38,7 @@ class QuickSend:
         """Send a message to one user. False: not at this moment, use `send_message` once they are `settled`."""
         if not self._is_quick or frame.to is None or session in self._again:
             return False
-        request = SendMessageReq(frame.id, session.route.uid, frame.to, frame.text)
+        request = SendMessageRequest(frame.id, session.route.uid, frame.to, frame.text)
         sending = Sending(self, session, frame, request)
         return self._messages.ledger.begin_append(sending.message, (request.to, request.sender), sending)
 
@@ -75,7 +75,7 @@ class QuickSend:
 
     async def _send_in_line(self, session: Session, line: "deque[Sending]") -> None:
         """One after another; what fails takes the rest along, which would overtake its next repeat."""
-        outcome: SendMessageResp | Exception | None = None
+        outcome: SendMessageResponse | Exception | None = None
         try:
             while line:
                 sending = line.popleft()
@@ -92,7 +92,7 @@ class QuickSend:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _outcome(work: Awaitable[SendMessageResp]) -> SendMessageResp | Exception:
+async def _outcome(work: Awaitable[SendMessageResponse]) -> SendMessageResponse | Exception:
     cancellations = Cancellations()
     try:
         return await work
@@ -109,7 +109,7 @@ class Sending:
 
     __slots__ = ("_error", "_is_told", "_quick", "frame", "message", "request", "session")
 
-    def __init__(self, quick: QuickSend, session: Session, frame: Send, request: SendMessageReq) -> None:
+    def __init__(self, quick: QuickSend, session: Session, frame: Send, request: SendMessageRequest) -> None:
         self._quick, self.session, self.frame = quick, session, frame
         self.request, self.message = request, request.message
         self._is_told = False
@@ -136,7 +136,7 @@ class Sending:
         if told == "stored":
             self._quick.go_on(self, kept_of(self.message, (sequence, is_new, listened, todo, at_ms)))
         else:
-            response = SendMessageResp(self.message.id, self.message.conversation, sequence, told)
+            response = SendMessageResponse(self.message.id, self.message.conversation, sequence, told)
             self._quick.said(self.session, self.frame, response)
 
     def set_exception(self, error: Any, /) -> None:

@@ -32,11 +32,11 @@ from mpim_lab.im.protocol.frames import (
     error_frame,
 )
 from mpim_lab.im.protocol.requests import (
-    PullOfflineReq,
-    SendGroupMessageReq,
-    SendGroupMessageResp,
-    SendMessageReq,
-    SendMessageResp,
+    PullOfflineRequest,
+    SendGroupMessageRequest,
+    SendGroupMessageResponse,
+    SendMessageRequest,
+    SendMessageResponse,
     group_conversation,
     group_of,
     is_name,
@@ -162,11 +162,11 @@ class Desk:
             if self._send_quickly(session, frame):
                 return
             self._report(frame, sender)
-            request = SendMessageReq(frame.id, sender, frame.to, frame.text)
+            request = SendMessageRequest(frame.id, sender, frame.to, frame.text)
             self._say_sent(session, await messages.send_message(request))
         else:
             self._report(frame, sender)
-            to_all = SendGroupMessageReq(frame.id, sender, str(frame.group), frame.text)
+            to_all = SendGroupMessageRequest(frame.id, sender, str(frame.group), frame.text)
             self._say_sent(session, await messages.send_group_message(to_all))
 
     def _send_quickly(self, session: Session, frame: Send) -> bool:
@@ -176,7 +176,7 @@ class Desk:
         session.under_way += 1
         return True
 
-    def _ended(self, session: Session, frame: Send, said: SendMessageResp | BaseException) -> None:
+    def _ended(self, session: Session, frame: Send, said: SendMessageResponse | BaseException) -> None:
         session.under_way -= 1
         if isinstance(said, BaseException):
             self._failed(session, frame, said)
@@ -187,9 +187,9 @@ class Desk:
         self._reporter.passed(frame.id, self._reporter.actor, source=sender)
         self._reporter.passed(frame.id, SERVICE)
 
-    def _say_sent(self, session: Session, response: SendMessageResp | SendGroupMessageResp) -> None:
+    def _say_sent(self, session: Session, response: SendMessageResponse | SendGroupMessageResponse) -> None:
         self._figures.sent += 1
-        session.say(encode(Sent(response.id, response.conversation, response.sequence, response.told)))
+        session.say(encode(Sent(response.id, response.conversation, response.sequence, response.status)))
 
     def _ack(self, session: Session, frame: Ack) -> None:
         if self._ack_at_once(session, frame):
@@ -204,7 +204,7 @@ class Desk:
         messages, uid, after = self._services.messages, session.route.uid, frame.after
         if after is None:
             after = await messages.begin_at_the_end(uid, frame.conversation, is_new=False)
-        page = await messages.pull_offline(PullOfflineReq(uid, frame.conversation, after))
+        page = await messages.pull_offline(PullOfflineRequest(uid, frame.conversation, after))
         session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing, after)))
         if self._reporter.is_on:
             for message in (each for each in page.messages if each.sender != session.route.uid):

@@ -22,7 +22,7 @@ from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Lobby
 from mpim_lab.im.protocol.closing import POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
 from mpim_lab.im.protocol.frames import Hello, Welcome, decode_client, encode, error_frame
-from mpim_lab.im.protocol.requests import BindRouteReq
+from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.mq.connection.ids import new_message_id
 
 
@@ -82,7 +82,7 @@ class Reception:
     async def _let_in(self, ws: QuickConnection, hello: Hello) -> Session:
         """Either all of it, or none: what was taken by then is given back."""
         uid = await self._services.tokens.admit(hello.token, self._services.queue)
-        route = BindRouteReq(uid, hello.device, self._gateway, new_message_id())
+        route = BindRouteRequest(uid, hello.device, self._gateway, new_message_id())
         session = Session(ws, route, self._on_dirty, self._bucket())
         session.packed, session.own = hello.packed, None if hello.echo else {}
         try:

@@ -51,7 +51,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from mpim_lab.errors import CorruptPayload, InvalidMessage, MpimError
-from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, Number, Text
+from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, SequenceNumber, Text
 
 
 def correlation_id(frame: object) -> str:
@@ -99,14 +99,14 @@ class Ack(Struct, frozen=True, tag="ack", tag_field="t"):
     """I have everything of a conversation up to this number."""
 
     conversation: ConversationName
-    sequence: Number
+    sequence: SequenceNumber
 
 
 class Sync(Struct, frozen=True, tag="sync", tag_field="t"):
     """What came after this number, or (None) after what I have acknowledged?"""
 
     conversation: ConversationName
-    after: Number | None = None
+    after: SequenceNumber | None = None
 
 
 class WatchPresence(Struct, frozen=True, tag="presence", tag_field="t"):

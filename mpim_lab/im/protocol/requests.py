@@ -22,15 +22,15 @@ from msgspec import Meta, Struct
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 
-MOST_TEXT = 4_000  # characters
-MOST_NOTICE = 100_000  # likewise, of a system notice
-MOST_ID = 64
+MAX_TEXT_CHARS = 4_000  # characters
+MAX_BROADCAST_CHARS = 100_000  # likewise, of a system notice
+MAX_ID_CHARS = 64
 NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 MESSAGE_ID_PATTERN = r"^[!-~]{1,64}\Z"
 MessageId = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]  # printable, no blank: it is the first word on a channel
-Text = Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)]
-Number = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
+SequenceNumber = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
 _NAME, _MESSAGE_ID = re.compile(NAME_PATTERN), re.compile(MESSAGE_ID_PATTERN)
 
 
@@ -45,7 +45,7 @@ class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
     at_ms: int = 0
 
 
-class BindRouteReq(Struct, frozen=True):
+class BindRouteRequest(Struct, frozen=True):
     """`connection` names this one connection: only it can be unbound by its own name."""
 
     uid: str
@@ -54,26 +54,26 @@ class BindRouteReq(Struct, frozen=True):
     connection: str
 
 
-class BindRouteResp(Struct, frozen=True):
+class BindRouteResponse(Struct, frozen=True):
     """`replaced`: "gateway connection" of each older connection of the same device, which is to be closed."""
 
     replaced: tuple[str, ...] = ()
 
 
-class DeliverReq(Struct, frozen=True):
+class DeliverRequest(Struct, frozen=True):
     """A message for one user, as it travels on the user's channel."""
 
     to: str
     payload: bytes
 
 
-class DeliverResp(Struct, frozen=True):
+class DeliverResponse(Struct, frozen=True):
     """How many gateways the server handed the message to; 0: nobody listens, whatever the route says."""
 
     gateways: int
 
 
-class SendMessageReq(Struct, frozen=True):
+class SendMessageRequest(Struct, frozen=True):
     """From one user to another. The same `id` again is the same message."""
 
     id: str
@@ -87,16 +87,16 @@ class SendMessageReq(Struct, frozen=True):
         return ChatMessage(direct_conversation(self.sender, self.to), 0, self.id, self.sender, self.text)
 
 
-class SendMessageResp(Struct, frozen=True):
+class SendMessageResponse(Struct, frozen=True):
     """`told`: "pushed" (a gateway of the receiver has it), "stored" (it waits), or "known" (the id was sent before)."""
 
     id: str
     conversation: str
     sequence: int
-    told: str
+    status: str
 
 
-class SendGroupMessageReq(Struct, frozen=True):
+class SendGroupMessageRequest(Struct, frozen=True):
     """From a member to the members of a group. The same `id` again is the same message."""
 
     id: str
@@ -110,19 +110,19 @@ class SendGroupMessageReq(Struct, frozen=True):
         return ChatMessage(group_conversation(self.group), 0, self.id, self.sender, self.text)
 
 
-class SendGroupMessageResp(Struct, frozen=True):
+class SendGroupMessageResponse(Struct, frozen=True):
     """How many members' gateways have it, for how many it waits, and who could not be told yet (they will be)."""
 
     id: str
     conversation: str
     sequence: int
-    told: str
+    status: str
     pushed: int = 0
     stored: int = 0
     failed: tuple[str, ...] = ()
 
 
-class PullOfflineReq(Struct, frozen=True):
+class PullOfflineRequest(Struct, frozen=True):
     """What `uid` may read of a conversation after number `after`, at most `limit` messages."""
 
     uid: str
@@ -131,7 +131,7 @@ class PullOfflineReq(Struct, frozen=True):
     limit: int = 100
 
 
-class PullOfflineResp(Struct, frozen=True):
+class PullOfflineResponse(Struct, frozen=True):
     """In order. `last` is the number of the conversation's last message; `missing`: numbers nothing has any more."""
 
     messages: tuple[ChatMessage, ...]
@@ -139,7 +139,7 @@ class PullOfflineResp(Struct, frozen=True):
     missing: tuple[int, int] | None = None  # first and last
 
 
-class AckReq(Struct, frozen=True):
+class AckRequest(Struct, frozen=True):
     """`uid` has everything of a conversation up to `sequence`."""
 
     uid: str
@@ -147,20 +147,20 @@ class AckReq(Struct, frozen=True):
     sequence: int
 
 
-class AckResp(Struct, frozen=True):
+class AckResponse(Struct, frozen=True):
     """How far the user is now: acknowledgements that come late do not turn it back."""
 
     sequence: int
 
 
-class BroadcastSystemMessageReq(Struct, frozen=True):
+class BroadcastSystemMessageRequest(Struct, frozen=True):
     """A notice to everybody who is online."""
 
     id: str
     text: str
 
 
-class BroadcastSystemMessageResp(Struct, frozen=True):
+class BroadcastSystemMessageResponse(Struct, frozen=True):
     """How many gateways have it."""
 
     gateways: int
@@ -194,19 +194,19 @@ def checked_id(id: str) -> str:
     """
     if not isinstance(id, str) or _MESSAGE_ID.match(id) is None:
         raise InvalidMessage(
-            f"a message id is 1 to {MOST_ID} printable ASCII characters without a blank, not {id!r:.100}"
+            f"a message id is 1 to {MAX_ID_CHARS} printable ASCII characters without a blank, not {id!r:.100}"
         )
     return id
 
 
-def checked_text(text: str, most: int = MOST_TEXT) -> str:
+def checked_text(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
     """What a message says: 1 to `most` characters that UTF-8 can encode. Raises InvalidMessage.
 
     >>> checked_text("hi")
     'hi'
     """
-    if not isinstance(text, str) or not 1 <= len(text) <= most:
-        raise InvalidMessage(f"a text is 1 to {most:,} characters, not {text!r:.100}")
+    if not isinstance(text, str) or not 1 <= len(text) <= max_chars:
+        raise InvalidMessage(f"a text is 1 to {max_chars:,} characters, not {text!r:.100}")
     if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
         raise InvalidMessage("the text holds half a character: it cannot be written as UTF-8")
     return text

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from mpim_lab.errors import CorruptPayload, InvalidParameter
 from mpim_lab.im.protocol.frames import decode_gateway, encode
-from mpim_lab.im.protocol.requests import AckReq, ChatMessage
+from mpim_lab.im.protocol.requests import AckRequest, ChatMessage
 from mpim_lab.keys import joinable, user_channel
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.connection.reconnecting import call_many
@@ -187,7 +187,7 @@ class Ledger:
                 raise number
         return {uid: int(number or 0) for uid, number in found.items()}
 
-    async def ack(self, requests: Sequence[AckReq]) -> list[int]:
+    async def ack(self, requests: Sequence[AckRequest]) -> list[int]:
         """Note how far users are: forward only, never beyond the last message; gives how far they are now."""
         if not requests:
             return []

@@ -25,18 +25,18 @@ from mpim_lab.errors import AccessDenied, MpimError, NotAMember
 from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Observer, Reporter
 from mpim_lab.im.protocol.frames import Broadcast, encode, encode_push
 from mpim_lab.im.protocol.requests import (
-    MOST_NOTICE,
-    AckReq,
-    AckResp,
-    BroadcastSystemMessageReq,
-    BroadcastSystemMessageResp,
+    MAX_BROADCAST_CHARS,
+    AckRequest,
+    AckResponse,
+    BroadcastSystemMessageRequest,
+    BroadcastSystemMessageResponse,
     ChatMessage,
-    PullOfflineReq,
-    PullOfflineResp,
-    SendGroupMessageReq,
-    SendGroupMessageResp,
-    SendMessageReq,
-    SendMessageResp,
+    PullOfflineRequest,
+    PullOfflineResponse,
+    SendGroupMessageRequest,
+    SendGroupMessageResponse,
+    SendMessageRequest,
+    SendMessageResponse,
     checked_id,
     checked_text,
     group_conversation,
@@ -82,17 +82,17 @@ class Messages:
 
     # Sending
 
-    async def send_message(self, request: SendMessageReq) -> SendMessageResp:
+    async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
         """Keep a message for one user and push it. The same id again is the same message."""
         return await self.told(request, await self.keep(request.message, [request.to, request.sender]))
 
-    async def told(self, request: SendMessageReq, kept: Kept) -> SendMessageResp:
+    async def told(self, request: SendMessageRequest, kept: Kept) -> SendMessageResponse:
         """What the sender is told once the message is kept; if nobody listened, it is stored first (step 2)."""
         if kept.told == "stored":
             await self.store([request.to], kept.message)
-        return SendMessageResp(request.id, kept.message.conversation, kept.message.sequence, kept.told)
+        return SendMessageResponse(request.id, kept.message.conversation, kept.message.sequence, kept.told)
 
-    async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
+    async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
         """Keep a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
         members = await self.groups.members(request.group)
         if request.sender not in members:
@@ -100,7 +100,7 @@ class Messages:
         conversation = group_conversation(request.group)
         kept = await self.keep(request.message)
         if not kept.is_new:
-            return SendGroupMessageResp(request.id, conversation, kept.message.sequence, "known")
+            return SendGroupMessageResponse(request.id, conversation, kept.message.sequence, "known")
         # Asked again, with the pushes: who joined meanwhile begins before this number, and must be told of it.
         out, now_in = await asyncio.gather(self.push(kept.message, members), self.groups.members(request.group))
         if joined := sorted(set(now_in) - set(members)):
@@ -111,7 +111,7 @@ class Messages:
         if not out.failed:
             await self.strike(kept.todo)
         told = "pushed" if out.pushed else "stored"
-        return SendGroupMessageResp(
+        return SendGroupMessageResponse(
             request.id, conversation, kept.message.sequence, told, out.pushed, len(waiting), out.failed
         )
 
@@ -163,12 +163,12 @@ class Messages:
         except MpimError as error:
             _log.warning("an outbox entry stays: %s", error)
 
-    async def broadcast_system_message(self, request: BroadcastSystemMessageReq) -> BroadcastSystemMessageResp:
+    async def broadcast_system_message(self, request: BroadcastSystemMessageRequest) -> BroadcastSystemMessageResponse:
         """Tell everybody who is online; nobody else, and nobody twice."""
         payload = f"{checked_id(request.id)} ".encode() + encode(
-            Broadcast(request.id, checked_text(request.text, MOST_NOTICE))
+            Broadcast(request.id, checked_text(request.text, MAX_BROADCAST_CHARS))
         )
-        return BroadcastSystemMessageResp(await self.queue.publish(BROADCAST_CHANNEL, payload))
+        return BroadcastSystemMessageResponse(await self.queue.publish(BROADCAST_CHANNEL, payload))
 
     # Reading
 
@@ -181,7 +181,7 @@ class Messages:
         found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))
         return {name: (acked.get(name, 0), last) for name, last in found}
 
-    async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:
+    async def pull_offline(self, request: PullOfflineRequest) -> PullOfflineResponse:
         """What came after a number, from the offline store and the log.
 
         Raises AccessDenied, NoSuchGroup, InvalidParameter.
@@ -196,9 +196,9 @@ class Messages:
         if log_begins > wanted:  # trimmed: what had not been acknowledged by then is in the offline store
             older = await self.offline.page(request.uid, request.conversation, request.after, request.limit)
             found = [*(each for each in older if each.sequence < log_begins), *found][: request.limit]
-        return PullOfflineResp(*_until_a_gap(found, wanted, last))
+        return PullOfflineResponse(*_until_a_gap(found, wanted, last))
 
-    async def ack(self, requests: Sequence[AckReq]) -> list[AckResp]:
+    async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
         """Note how far users are. What they have is not turned back by an acknowledgement that comes late.
 
         Of a conversation of two others nothing is noted: whatever a client says, what is kept of it stays small.
@@ -207,9 +207,9 @@ class Messages:
             check_bounds(0, MOST, sequence=each.sequence)
         own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
         far = dict(zip(map(id, own), await self.ledger.ack(own), strict=True))
-        return [AckResp(far.get(id(each), 0)) for each in requests]
+        return [AckResponse(far.get(id(each), 0)) for each in requests]
 
-    async def forget_stored(self, request: AckReq) -> int:
+    async def forget_stored(self, request: AckRequest) -> int:
         """After an acknowledgement: delete what the offline store has of it; gives how many messages."""
         return await self.offline.remove(request.uid, request.conversation, request.sequence)
 
@@ -222,7 +222,7 @@ class Messages:
         if not is_new:
             return (await self.ledger.acked(uid)).get(conversation, 0)
         last = await self.ledger.last(conversation)
-        await self.ack([AckReq(uid, conversation, last)])
+        await self.ack([AckRequest(uid, conversation, last)])
         return last
 
     async def _admit(self, uid: str, conversation: str) -> None:

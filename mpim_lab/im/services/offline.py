@@ -41,7 +41,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import InvalidMessage
-from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage
+from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, ChatMessage
 from mpim_lab.im.services.batch_loader import Gathered
 from mpim_lab.im.services.schema import Tables
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
@@ -84,8 +84,8 @@ def line_of(message: ChatMessage) -> dict[str, Any]:
     """
     if not 0 <= message.sequence <= _MOST_NUMBER or not 0 <= message.at_ms <= _MOST_NUMBER:
         raise InvalidMessage(f"number {message.sequence} and time {message.at_ms}: 0 to 2**53")
-    if len(message.text) > MOST_TEXT:
-        raise InvalidMessage(f"a text has at most {MOST_TEXT:,} characters, not {len(message.text):,}")
+    if len(message.text) > MAX_TEXT_CHARS:
+        raise InvalidMessage(f"a text has at most {MAX_TEXT_CHARS:,} characters, not {len(message.text):,}")
     try:
         message.text.encode()
     except UnicodeEncodeError as error:

@@ -22,7 +22,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpim_lab.events import now
-from mpim_lab.im.protocol.requests import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp, checked_name
+from mpim_lab.im.protocol.requests import (
+    BindRouteRequest,
+    BindRouteResponse,
+    DeliverRequest,
+    DeliverResponse,
+    checked_name,
+)
 from mpim_lab.keys import gateway_channel, status_channel, user_channel
 from mpim_lab.mq.connection.bounds import check_times
 from mpim_lab.mq.connection.lua_script import Script
@@ -53,18 +59,20 @@ class Presence:
         self.queue, self.lifetime_s = queue, lifetime_s
         self._commands = queue.access("presence").commands
         self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))
-        self._renewals: list[set[BindRouteReq]] = []  # each under way, with what was unbound meanwhile
-        self._due: dict[BindRouteReq, float] = {}  # to be unbound: from when on their routes have ended by themselves
+        self._renewals: list[set[BindRouteRequest]] = []  # each under way, with what was unbound meanwhile
+        self._due: dict[
+            BindRouteRequest, float
+        ] = {}  # to be unbound: from when on their routes have ended by themselves
 
-    async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
+    async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
         route = _words_of(request)
         channels = (self._channel(status_channel(request.uid)), self._channel(gateway_channel("")))
         words = (*route, self._lifetime_ms, *channels)
         replaced = await _BIND.run(self._commands, [self._route(request.uid)], *words)
-        return BindRouteResp(tuple(each.decode() for each in replaced))
+        return BindRouteResponse(tuple(each.decode() for each in replaced))
 
-    async def unbind_route(self, request: BindRouteReq) -> bool:
+    async def unbind_route(self, request: BindRouteRequest) -> bool:
         """Delete this connection's route, if it is still there; gives whether it was."""
         for unbound in self._renewals:
             unbound.add(request)
@@ -84,13 +92,13 @@ class Presence:
                 if isinstance(error, BaseException):
                     raise error
 
-    async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
+    async def renew(self, gateway: str, bound: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
         """Have a gateway's routes count for another lifetime; gives those that another connection has replaced.
 
         One that is unbound while this is under way stays unbound: it does not come back as a ghost.
         """
-        replaced: list[BindRouteReq] = []
-        unbound: set[BindRouteReq] = set()
+        replaced: list[BindRouteRequest] = []
+        unbound: set[BindRouteRequest] = set()
         self._renewals.append(unbound)
         try:
             for begin in range(0, len(bound), MOST_AT_ONCE):
@@ -102,7 +110,7 @@ class Presence:
             await self.unbind_route(each)
         return [each for each in replaced if each not in unbound]
 
-    async def _renew(self, gateway: str, some: Sequence[BindRouteReq]) -> list[BindRouteReq]:
+    async def _renew(self, gateway: str, some: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
         words = [word for each in some for word in (each.device, each.connection)]
         keys = [self._route(each.uid) for each in some]
         answers = await _RENEW.run(self._commands, keys, self._lifetime_ms, gateway, *words)
@@ -126,9 +134,9 @@ class Presence:
         """Each user's status: "online" or "offline"."""
         return {uid: "online" if routes else "offline" for uid, routes in (await self.query_routes(uids)).items()}
 
-    async def deliver(self, request: DeliverReq) -> DeliverResp:
+    async def deliver(self, request: DeliverRequest) -> DeliverResponse:
         """Push to a user's channel; gives how many gateways listened. 0: she is offline, or her route is a ghost."""
-        return DeliverResp(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
+        return DeliverResponse(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
 
     def _route(self, uid: str) -> bytes:
         return self.queue.keys.route(uid)
@@ -137,7 +145,7 @@ class Presence:
         return self.queue.keys.channel(name)
 
 
-def _words_of(request: BindRouteReq) -> tuple[str, str, str]:
+def _words_of(request: BindRouteRequest) -> tuple[str, str, str]:
     """Device, gateway and connection, which are words of a route. Raises InvalidParameter."""
     for what in ("uid", "device", "gateway", "connection"):
         checked_name(what, getattr(request, what))
