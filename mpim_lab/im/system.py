@@ -14,7 +14,7 @@ from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.protocol.requests import BroadcastSystemMessageRequest, checked_name
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore, database_url
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
@@ -48,7 +48,7 @@ class ImSystem:
         secret: str | None = None,
         port: int = 0,
         first: int = 1,
-        messages: MessageServiceFactory = Messages,
+        messages: MessageServiceFactory = MessageService,
         presence: PresenceFactory | None = None,
         route_lifetime_s: float = ROUTE_LIFETIME_S,
         gateway_config: GatewayConfig | None = None,

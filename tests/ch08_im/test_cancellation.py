@@ -245,14 +245,14 @@ async def test_a_service_that_meets_a_foreign_cancellation_answers_that_it_is_un
     async with system(**QUICK) as mpim:
         messages = mpim.gateways["gw-1"].services.messages
         await mpim.services.groups.create("tea", "alice", ["bob"])
-        store, calls = messages.store, itertools.count()
+        store, calls = messages.store_offline, itertools.count()
 
         async def fail_once(uids, message):
             if next(calls) == 0:
                 await cancelled_by_somebody_else()
             await store(uids, message)
 
-        monkeypatch.setattr(messages, "store", fail_once)
+        monkeypatch.setattr(messages, "store_offline", fail_once)
         async with RawClient(mpim.addresses[0]) as alice:
             await alice.hello("alice")
             frame = {"t": "send", "id": "m1", "text": "hi"} | ({"to": "bob"} if to == "alone" else {"group": "tea"})
@@ -280,9 +280,9 @@ async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(mon
     """A foreign cancellation, a mistake, an entry that nobody can read: what stands behind them is done."""
     async with system(outbox_after_s=3_600) as mpim:
         messages, groups = mpim.services.messages, mpim.services.groups
-        monkeypatch.setattr(messages, "strike", lambda todo: asyncio.sleep(0))
-        link, outbox = messages.ledger.commands, Outbox(messages)
-        await link.call("XADD", messages.ledger.outbox, "*", "nonsense", "x")
+        monkeypatch.setattr(messages, "complete_outbox", lambda todo: asyncio.sleep(0))
+        link, outbox = messages.log.commands, Outbox(messages)
+        await link.call("XADD", messages.log.outbox, "*", "nonsense", "x")
         for name in ("cancelled", "mistaken", "fine"):
             await groups.create(name, "alice", ["bob"])
             await messages.send_group_message(SendGroupMessageRequest("m1", "alice", name, "hi"))
@@ -297,14 +297,14 @@ async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(mon
 
         monkeypatch.setattr(messages.groups, "members", fail)
         assert await outbox.sweep(0) == 1
-        left = {each.conversation for each in await messages.ledger.to_do(0)}
+        left = {each.conversation for each in await messages.log.due_entries(0)}
         assert {"#cancelled", "#mistaken"} < left and "#fine" not in left and len(left) == 3
 
 
 async def test_one_acknowledgement_that_is_refused_for_good_does_not_hold_up_the_others():
     """Its user's numbers are something else on the server; it is let go, and the others are noted."""
     async with system(**QUICK) as mpim:
-        gateway, ledger = mpim.gateways["gw-1"], mpim.services.messages.ledger
+        gateway, ledger = mpim.gateways["gw-1"], mpim.services.messages.log
         async with mpim.client("alice") as alice:
             for uid in ("bob", "carol"):
                 await alice.send(uid, "hi")
@@ -312,7 +312,7 @@ async def test_one_acknowledgement_that_is_refused_for_good_does_not_hold_up_the
         for uid in ("bob", "carol"):
             gateway._acks.add(uid, f"alice:{uid}", 1, is_stored=False)
         async with asyncio.timeout(10):
-            while (await ledger.acked("carol")).get("alice:carol") != 1:
+            while (await ledger.read_positions("carol")).get("alice:carol") != 1:
                 await asyncio.sleep(0.02)
         await wait_until(lambda: not gateway._acks._due)
 

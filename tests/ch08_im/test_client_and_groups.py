@@ -52,7 +52,7 @@ async def test_a_group_message_numbered_after_a_join_is_pushed_to_who_joined():
     """Although its sender's gateway had read the members before."""
     async with system(2) as mpim, mpim.client("bob", at=["gw-1"]) as bob, mpim.client("alice", at=["gw-2"]) as alice:
         await bob.create_group("tea")
-        ledger, has_joined = mpim.gateways["gw-1"].services.messages.ledger, asyncio.Event()
+        ledger, has_joined = mpim.gateways["gw-1"].services.messages.log, asyncio.Event()
         append = ledger.append
 
         async def late(*given, **named):
@@ -199,7 +199,7 @@ async def test_what_was_read_before_is_not_read_again_where_the_welcome_left_it_
                 await sender.send("alice", "hi")
             assert sorted(await numbers(alice, 3)) == [1, 1, 2]
         async with asyncio.timeout(5):
-            while await mpim.services.messages.ledger.acked("alice") != {"alice:bob": 2, "alice:carol": 1}:
+            while await mpim.services.messages.log.read_positions("alice") != {"alice:bob": 2, "alice:carol": 1}:
                 await asyncio.sleep(0.01)
         await carol.send("alice", "are you there?")  # so that this one is named
         async with mpim.client("alice", device="new") as alice:

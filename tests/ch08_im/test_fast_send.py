@@ -48,12 +48,12 @@ async def message_under_way(**options):
 
 
 def link_of(mpim):
-    return mpim.gateways["gw-1"].services.messages.ledger.commands
+    return mpim.gateways["gw-1"].services.messages.log.commands
 
 
 async def ledger_of(mpim):
     """What the log has: the ids, by number."""
-    kept = await mpim.services.messages.ledger.between(TALK, 1, None, 1_000)
+    kept = await mpim.services.messages.log.read_range(TALK, 1, None, 1_000)
     return [message.id for message in kept]
 
 
@@ -131,14 +131,14 @@ async def test_a_gateway_that_closes_waits_for_what_clients_that_left_had_sent(s
     """The message is in the log, and on its way into the offline store."""
     async with ImSystem(server.url, **system_options()) as mpim:
         messages, stored = mpim.gateways["gw-1"].services.messages, []
-        store = messages.store
+        store = messages.store_offline
 
         async def slowly(uids, message):
             await asyncio.sleep(0.2)
             await store(uids, message)
             stored.append(message.id)
 
-        monkeypatch.setattr(messages, "store", slowly)
+        monkeypatch.setattr(messages, "store_offline", slowly)
         async with RawClient(mpim.gateways["gw-1"].url) as alice:
             await welcome(alice, "alice")
             await alice.say(send(1))

@@ -235,7 +235,7 @@ async def test_nobody_acknowledges_conversations_of_others():
             told = await raw.ask({"t": "ack", "conversation": name, "sequence": 7}, "error")
             assert told["error"] in ("AccessDenied", "InvalidMessage")
         await asyncio.sleep(0.1)
-        assert await mpim.services.messages.ledger.acked("eve") == {}
+        assert await mpim.services.messages.log.read_positions("eve") == {}
 
 
 async def test_faults_are_forgotten_in_time():

@@ -25,8 +25,8 @@ from mpim_lab.im.protocol.requests import (
     SendMessageRequest,
 )
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.message_log import Ledger
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.message_log import MessageLog
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -44,7 +44,7 @@ HARD = (
 @contextlib.asynccontextmanager
 async def service(server):
     async with MessageQueue(server.url) as queue, SqlStore("sqlite+aiosqlite:///:memory:") as store:
-        yield Messages(queue, Groups(store, queue), OfflineStore(store))
+        yield MessageService(queue, Groups(store, queue), OfflineStore(store))
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def test_the_same_id_twenty_times_at_once_is_one_message(messages, server)
         assert {each.sequence for each in sent} == {1}
         assert (await send(messages, "m2")).sequence == 2
         await wait_until(lambda: len(pushed) == 2)
-    assert await messages.ledger.length(TALK) == 2
+    assert await messages.log.length(TALK) == 2
 
 
 async def test_two_people_who_choose_the_same_id_have_two_messages(messages):
@@ -252,11 +252,11 @@ async def test_a_groups_message_is_kept_once_and_pushed_to_all(messages):
         await wait_until(lambda: len(pushed) == 2)
     assert (sent.status, sent.pushed, sent.stored, sent.failed) == ("pushed", 2, 2, ())
     assert {uid for uid, _ in pushed} == {"alice", "bob"} and {each.sequence for _, each in pushed} == {1}
-    assert await messages.ledger.length("#tea") == 1
+    assert await messages.log.length("#tea") == 1
     waiting = {uid: await messages.offline.waiting(uid) for uid in ("alice", "bob", "carol", "dave")}
     assert waiting == {"alice": {}, "bob": {}, "carol": {"#tea": 1}, "dave": {"#tea": 1}}
     assert await call(messages, "XLEN", "chat:{outbox}") == 0
-    assert (await send_all(messages, "m1")).status == "known" and await messages.ledger.length("#tea") == 1
+    assert (await send_all(messages, "m1")).status == "known" and await messages.log.length("#tea") == 1
 
 
 async def test_a_group_of_which_nobody_is_here_has_it_stored_for_all_but_the_sender(messages):
@@ -292,7 +292,7 @@ async def test_only_members_write_to_a_group_and_read_it(messages):
         with pytest.raises(NoSuchGroup):
             await refused
     assert numbers((await pull(messages, "alice", "#tea")).messages) == [1]
-    assert await messages.ledger.length("#tea") == 1
+    assert await messages.log.length("#tea") == 1
 
 
 @pytest.mark.parametrize("conversation", [TALK, "alice:bob2", "alice:eve2", "alice", "al:ice", "x"])
@@ -308,8 +308,8 @@ async def test_whoever_joins_begins_with_what_comes_next(messages):
     for n in range(3):
         await send_all(messages, f"m{n}")
     await messages.groups.join("tea", "bob")
-    assert await messages.begin_at_the_end("bob", "#tea", is_new=True) == 3
-    assert await messages.begin_at_the_end("bob", "#tea", is_new=False) == 3
+    assert await messages.seek_to_end("bob", "#tea", is_new=True) == 3
+    assert await messages.seek_to_end("bob", "#tea", is_new=False) == 3
     await send_all(messages, "m3")
     assert await messages.conversations("bob") == {"#tea": (3, 4)}
 
@@ -421,8 +421,8 @@ async def test_conversations_are_those_of_a_user_and_how_far_they_are(messages):
 async def test_what_nothing_has_any_more_is_said_to_be_missing(messages):
     """The log was shortened behind the store's back: the page says from where to where, and goes on after it."""
     for n in range(1, 8):
-        await messages.ledger.append(ChatMessage(TALK, 0, f"m{n}", "alice", "hi"), ["bob"], is_group=False)
-    await messages.ledger.trim(TALK, 4)
+        await messages.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "hi"), ["bob"], is_group=False)
+    await messages.log.trim(TALK, 4)
     await messages.offline.store_many(["bob"], [ChatMessage(TALK, 2, "m2", "alice", "hi")])
     assert (page := await pull(messages)).missing == (1, 1) and numbers(page.messages) == [2]
     assert (page := await pull(messages, after=2)).missing == (3, 3) and numbers(page.messages) == [4, 5, 6, 7]
@@ -434,7 +434,7 @@ async def test_what_was_stored_is_forgotten_once_it_is_acknowledged(messages):
     for n in range(3):
         await send(messages, f"m{n}")
     await send(messages, "m3", to="carol")
-    assert await messages.forget_stored(AckRequest("bob", TALK, 2)) == 2
+    assert await messages.delete_offline(AckRequest("bob", TALK, 2)) == 2
     assert numbers(await messages.offline.page("bob", TALK, 0, 100)) == [3]
     assert await messages.offline.waiting("carol") == {"alice:carol": 1}
 
@@ -457,7 +457,7 @@ async def test_a_text_that_no_client_could_read_is_refused_where_it_is_given(mes
         await messages.broadcast_system_message(BroadcastSystemMessageRequest("n1", text))
     with pytest.raises(InvalidMessage):
         await messages.send_message(SendMessageRequest("m1", "alice", "bob", text))
-    assert await messages.ledger.last(TALK) == 0
+    assert await messages.log.last_sequence(TALK) == 0
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, 2**53 + 1, float("nan"), True, "5", None])
@@ -482,7 +482,7 @@ async def test_a_page_of_nothing_is_refused(messages):
 async def test_bounds_are_refused_by_name(messages):
     """A log that is looked at for trimming never."""
     with pytest.raises(InvalidParameter, match="trim_every"):
-        Ledger(messages.queue, trim_every=0)
+        MessageLog(messages.queue, trim_every=0)
 
 
 # The server dies

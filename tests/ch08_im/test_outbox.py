@@ -17,8 +17,8 @@ from mpim_lab.im.protocol.requests import (
     SendMessageRequest,
 )
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.message_log import Ledger
-from mpim_lab.im.services.messages import FanOut, Messages
+from mpim_lab.im.services.message_log import MessageLog
+from mpim_lab.im.services.messages import FanOutResult, MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.keys import user_channel
@@ -34,9 +34,9 @@ class Bench:
     """A message service, its outbox and its database."""
 
     def __init__(self, queue, store, *, keep=20, **options):
-        self.store, ledger = store, Ledger(queue, trim_every=10)
-        self.messages = Messages(queue, Groups(store, queue), OfflineStore(store), ledger=ledger)
-        self.ledger, self.outbox = ledger, Outbox(self.messages, keep=keep, **options)
+        self.store, log = store, MessageLog(queue, trim_every=10)
+        self.messages = MessageService(queue, Groups(store, queue), OfflineStore(store), log=log)
+        self.log, self.outbox = log, Outbox(self.messages, keep=keep, **options)
 
     async def talk(self, first, last, sender="alice", to="bob"):
         for number in range(first, last + 1):
@@ -50,8 +50,8 @@ class Bench:
 
     async def die_after_step_1(self, number, sender="alice"):
         """A group's message whose service ends there."""
-        kept = await self.messages.keep(ChatMessage("#tea", 0, f"m{number}", sender, f"text {number}"))
-        assert kept.todo and kept.message.sequence == number
+        kept = await self.messages.append(ChatMessage("#tea", 0, f"m{number}", sender, f"text {number}"))
+        assert kept.outbox_entry and kept.message.sequence == number
 
     async def read(self, uid, conversation=TALK, after=0):
         """Everything that this user can pull, in the order in which it comes."""
@@ -66,7 +66,7 @@ class Bench:
 
     async def todo(self):
         """What waits in the outbox."""
-        return [(each.do, each.sequence) for each in await self.ledger.to_do(0)]
+        return [(each.action, each.sequence) for each in await self.log.due_entries(0)]
 
 
 @contextlib.asynccontextmanager
@@ -166,9 +166,9 @@ async def test_an_entry_whose_push_failed_stays(lab, monkeypatch):
     with monkeypatch.context() as patch:
 
         async def broken(message, members):
-            return FanOut(1, (), ("carol",))
+            return FanOutResult(1, (), ("carol",))
 
-        patch.setattr(lab.messages, "push", broken)
+        patch.setattr(lab.messages, "fan_out", broken)
         assert await lab.outbox.sweep(after_ms=0) == 0
     assert await lab.todo() == [("push", 1)]
     assert await lab.outbox.sweep(after_ms=0) == 1 and await lab.todo() == []
@@ -195,7 +195,7 @@ async def test_what_cannot_be_done_does_not_hold_up_what_can(lab, caplog):
     """150 entries of which each fails at the database, and behind them one that needs none."""
     for number in range(150):
         await lab.messages.groups.create(f"g{number}", "alice", ["bob"])
-        await lab.messages.keep(ChatMessage(f"#g{number}", 0, "m1", "alice", "hi"))
+        await lab.messages.append(ChatMessage(f"#g{number}", 0, "m1", "alice", "hi"))
     await lab.messages.groups.create("tea", "alice", ["bob"])
     await lab.die_after_step_1(1)
     await lab.messages.groups.members("tea")
@@ -204,7 +204,7 @@ async def test_what_cannot_be_done_does_not_hold_up_what_can(lab, caplog):
         async with listening(lab.messages, "alice", "bob") as pushed:
             assert await lab.outbox.sweep(after_ms=0) == 1
             await wait_until(lambda: ("bob", 1) in pushed)
-    assert len(await lab.ledger.to_do(0, count=1_000)) == 150
+    assert len(await lab.log.due_entries(0, count=1_000)) == 150
     assert await lab.outbox.sweep(after_ms=0) == 150
 
 
@@ -230,7 +230,7 @@ async def test_a_log_is_shortened_and_its_receiver_reads_on_without_a_gap(lab):
     await lab.messages.ack([AckRequest("bob", TALK, 30), AckRequest("alice", TALK, 250)])
     assert ("trim", 250) in await lab.todo()
     await lab.outbox.sweep(after_ms=0)
-    assert (await lab.ledger.length(TALK), await lab.todo()) == (20, [])
+    assert (await lab.log.length(TALK), await lab.todo()) == (20, [])
     read, missing = await lab.read("bob", after=30)
     assert numbers(read) == [*range(31, 251)] and missing == []
     assert [each.text for each in read] == [f"text {n}" for n in range(31, 251)]
@@ -247,7 +247,7 @@ async def test_a_groups_log_is_shortened_and_every_member_reads_on_from_where_sh
     far = {"alice": 130, "bob": 0, "carol": 57, "dave": 109, "erin": 57}
     await lab.messages.ack([AckRequest(uid, "#tea", number) for uid, number in far.items()])
     await lab.outbox.sweep(after_ms=0)
-    assert (await lab.ledger.length("#tea"), await lab.todo()) == (20, [])
+    assert (await lab.log.length("#tea"), await lab.todo()) == (20, [])
     for uid, number in far.items():
         read, missing = await lab.read(uid, "#tea", after=number)
         assert (uid, numbers(read), missing) == (uid, [*range(number + 1, 131)], [])
@@ -257,11 +257,11 @@ async def test_a_groups_log_is_shortened_and_every_member_reads_on_from_where_sh
 
 async def test_more_than_one_page_is_shortened_at_once(lab):
     """1,300 messages that nobody acknowledged; the last 20 stay."""
-    receiver = [lab.ledger.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
+    receiver = [lab.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
                 for n in range(1_300)]  # fmt: skip
     await asyncio.gather(*receiver)
     await lab.outbox.trim(TALK)
-    assert await lab.ledger.length(TALK) == 20
+    assert await lab.log.length(TALK) == 20
     read, missing = await lab.read("bob")
     assert numbers(read) == [*range(1, 1_301)] and missing == []
 
@@ -271,7 +271,7 @@ async def test_a_short_log_stays_as_it_is(lab, count):
     """Nothing is stored, and nothing goes."""
     async with listening(lab.messages, "bob"):
         await lab.talk(1, count)
-    assert await lab.outbox.trim(TALK) == 0 and await lab.ledger.length(TALK) == count
+    assert await lab.outbox.trim(TALK) == 0 and await lab.log.length(TALK) == count
     assert await lab.messages.offline.waiting("bob") == {}
 
 
@@ -279,7 +279,7 @@ async def test_one_more_than_a_log_may_hold_is_one_that_goes(lab):
     """It is the oldest."""
     await lab.talk(1, 21)
     await lab.outbox.trim(TALK)
-    assert numbers(await lab.ledger.between(TALK, 0, None, 100)) == [*range(2, 22)]
+    assert numbers(await lab.log.read_range(TALK, 0, None, 100)) == [*range(2, 22)]
 
 
 async def test_a_database_that_is_away_leaves_the_log_as_it_is_and_the_entry_in_the_outbox(lab):
@@ -291,9 +291,9 @@ async def test_a_database_that_is_away_leaves_the_log_as_it_is_and_the_entry_in_
         assert await lab.outbox.sweep(after_ms=0) == 0
         with pytest.raises(StoreFailed):
             await lab.outbox.trim(TALK)
-    assert await lab.ledger.length(TALK) == 100 and await lab.todo() == entries
+    assert await lab.log.length(TALK) == 100 and await lab.todo() == entries
     assert await lab.outbox.sweep(after_ms=0) == len(entries) == 10
-    assert numbers((await lab.read("bob"))[0]) == [*range(1, 101)] and await lab.ledger.length(TALK) == 20
+    assert numbers((await lab.read("bob"))[0]) == [*range(1, 101)] and await lab.log.length(TALK) == 20
 
 
 async def test_reading_while_the_log_is_shortened_loses_nothing(lab):
@@ -303,7 +303,7 @@ async def test_reading_while_the_log_is_shortened_loses_nothing(lab):
 
     async def write():
         for n in range(600):
-            await lab.ledger.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
+            await lab.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
         done.set()
 
     async def shorten(outbox):
@@ -328,7 +328,7 @@ async def test_a_log_of_a_group_that_all_have_left_is_shortened(lab):
     await lab.talk_to_all(1, 60)
     await lab.messages.groups.leave("tea", "alice")
     await lab.outbox.sweep(after_ms=0)
-    assert (await lab.ledger.length("#tea"), await lab.todo()) == (20, [])
+    assert (await lab.log.length("#tea"), await lab.todo()) == (20, [])
 
 
 @pytest.mark.parametrize("options", [{"keep": 0}, {"every_s": 0}, {"after_s": -1}])
@@ -348,10 +348,10 @@ async def test_gathered_acknowledgements_are_written_and_the_highest_counts(lab)
         for number in (3, 9, 5):
             acks.add("bob", TALK, number, is_stored=True)
         async with asyncio.timeout(5):
-            while (await lab.ledger.acked("bob")).get(TALK) != 9:
+            while (await lab.log.read_positions("bob")).get(TALK) != 9:
                 await asyncio.sleep(0.01)
         acks.add("bob", TALK, 25, is_stored=True)
-    assert await lab.ledger.acked("bob") == {TALK: 25}
+    assert await lab.log.read_positions("bob") == {TALK: 25}
     assert numbers(await lab.messages.offline.page("bob", TALK, 0, 100)) == [26, 27, 28, 29, 30]
 
 
@@ -366,7 +366,7 @@ async def test_acknowledgements_wait_while_the_server_is_away():
             acks.add("bob", TALK, 7, is_stored=False)
             await server.start()
             async with asyncio.timeout(10):
-                while (await lab.ledger.acked("bob")).get(TALK) != 7:
+                while (await lab.log.read_positions("bob")).get(TALK) != 7:
                     await asyncio.sleep(0.02)
 
 
@@ -386,7 +386,7 @@ async def test_an_acknowledgement_that_was_being_written_at_the_end_is_written(l
     async with Acknowledgements(lab.messages, 0.001) as acks:
         acks.add("bob", TALK, 8, is_stored=False)
         await begun.wait()
-    assert await lab.ledger.acked("bob") == {TALK: 8}
+    assert await lab.log.read_positions("bob") == {TALK: 8}
 
 
 async def test_what_has_waited_too_long_in_the_offline_store_goes_by_itself(lab, monkeypatch):

@@ -18,7 +18,7 @@ from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.protocol import frames as wire
 from mpim_lab.im.protocol.frames import Ack, ErrorFrame, Page, Sync, SyncHint, Welcome
 from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, ChatMessage, checked_name
-from mpim_lab.im.services.messages import _until_a_gap
+from mpim_lab.im.services.messages import _contiguous_prefix
 
 TALKS = ("alice:bob", "#tea")
 ME = "bob"
@@ -87,7 +87,7 @@ class Server:
     def page(self, name, after, limit):
         """As `Messages.pull_offline` answers."""
         left = [each for each in self.logs[name][after:] if each.sequence not in self.gone[name]]
-        return Page(name, *_until_a_gap(left[:limit], after + 1, self.last(name)))
+        return Page(name, *_contiguous_prefix(left[:limit], after + 1, self.last(name)))
 
 
 class ReaderAndNetwork(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.im.services.presence import Presence
@@ -40,7 +40,7 @@ def queue():
 
 
 def messages():
-    return Messages(queue(), Groups(SqlStore(DATABASE), queue()), OfflineStore(SqlStore(DATABASE)))
+    return MessageService(queue(), Groups(SqlStore(DATABASE), queue()), OfflineStore(SqlStore(DATABASE)))
 
 
 def services():

@@ -10,7 +10,7 @@ from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
 from mpim_lab.events import now
 from mpim_lab.im.protocol.requests import BindRouteRequest, SendGroupMessageRequest, SendMessageRequest
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.faults.latency_proxy import FarLine
 from mpim_lab.lab.server.embedded import open_server
@@ -20,7 +20,7 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-DESIGNS: dict[str, type[Messages]] = {"sketch": SketchedMessages, "sound": Messages}
+DESIGNS: dict[str, type[MessageService]] = {"sketch": SketchedMessages, "sound": MessageService}
 GROUP, SIZES = "everybody", (1, 10, 100, 1_000)
 _TIMES = {"sketch": 1, "sound": 5}
 _SENDERS = 32
@@ -37,7 +37,7 @@ async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator
         yield store
 
 
-def _service(design: str, queue: MessageQueue, store: SqlStore) -> Messages:
+def _service(design: str, queue: MessageQueue, store: SqlStore) -> MessageService:
     return DESIGNS[design](queue, Groups(store, queue), OfflineStore(store))
 
 
@@ -64,7 +64,7 @@ async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> 
                 yield {"members": size, "design": design} | cost
 
 
-async def _group_cost(messages: Messages, line: FarLine, times: int) -> dict[str, Any]:
+async def _group_cost(messages: MessageService, line: FarLine, times: int) -> dict[str, Any]:
     await messages.groups.members(GROUP)  # the first one fills the copy
     taken, trips = [], []
     for _ in range(times):
@@ -86,7 +86,7 @@ async def price_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator
     members = [f"u{number}" for number in range(_SENDERS)]
     measured: dict[str, list[dict[str, float]]] = {design: [] for design in DESIGNS}
     async with server, contextlib.AsyncExitStack() as opened:
-        services: dict[str, Messages] = {}
+        services: dict[str, MessageService] = {}
         for design in DESIGNS:
             queue = await opened.enter_async_context(_queue(server.url, f"{server.prefix}{design}:"))
             store = await opened.enter_async_context(_members(queue, members))
@@ -98,7 +98,7 @@ async def price_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncIterator
         yield {"design": design} | {name: statistics.median(each[name] for each in found) for name in found[0]}
 
 
-async def _rate(messages: Messages, members: Sequence[str], seconds: float) -> dict[str, float]:
+async def _rate(messages: MessageService, members: Sequence[str], seconds: float) -> dict[str, float]:
     taken: list[float] = []
 
     async def sender(number: int, until: float) -> None:

@@ -35,7 +35,7 @@ from mpim_lab.im.protocol.requests import (
     group_conversation,
 )
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.keys import status_channel, user_channel
@@ -84,7 +84,7 @@ class SketchedPresence(Presence):
         return self.queue.keys.stream(status_channel(uid))
 
 
-class SketchedMessages(Messages):
+class SketchedMessages(MessageService):
     """SendMessage and SendGroupMessage as the notes have them. `at(step, id)` is awaited between the steps."""
 
     ordered: ClassVar[bool] = False
@@ -122,7 +122,7 @@ class SketchedMessages(Messages):
         return SendGroupMessageResponse(request.id, conversation, number, "success")
 
     async def _is_processed(self, id: str) -> bool:
-        commands, record = self.ledger.commands, self.queue.keys.record(_NAME, id)
+        commands, record = self.log.commands, self.queue.keys.record(_NAME, id)
         if await commands.call("GET", record) is not None:
             return True
         await commands.call("SET", record, "1", "EX", str(ROUTE_S))
@@ -130,7 +130,7 @@ class SketchedMessages(Messages):
 
     async def _next_number(self, conversation: str) -> int:
         counter = self.queue.keys.sequence(_NAME, conversation)
-        return int(await self.ledger.commands.call("INCR", counter))
+        return int(await self.log.commands.call("INCR", counter))
 
     async def _hand_over(self, to: str, message: ChatMessage) -> str:
         """Look at the status; push or store."""
@@ -150,7 +150,7 @@ class SketchedMessages(Messages):
         """The sketch's clients know nothing of numbers."""
         return {}
 
-    async def on_welcome(self, uid: str) -> list[bytes]:
+    async def backlog_frames(self, uid: str) -> list[bytes]:
         """Read what waits, delete it, and give it to be sent."""
         frames: list[bytes] = []
         for conversation in await self.offline.waiting(uid):

@@ -14,7 +14,7 @@ from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import FanOut, Messages
+from mpim_lab.im.services.messages import FanOutResult, MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Hold, check_available, until
@@ -59,7 +59,7 @@ class MpimStage:
         self._left: dict[str, int] = {}  # fault → how many more messages it lasts for
         self._stack = contextlib.AsyncExitStack()
 
-    def _make(self, queue: MessageQueue, groups: Groups, offline: OfflineStore, **options: Any) -> Messages:
+    def _make(self, queue: MessageQueue, groups: Groups, offline: OfflineStore, **options: Any) -> MessageService:
         if self._design == "sound":
             return _StruckMessages(self, queue, groups, offline, **options)
         return _StruckSketch(self, queue, groups, offline, **options)
@@ -207,25 +207,25 @@ class _StruckSketch(SketchedMessages):
         await self._stage.at(step, id, self.queue.name)
 
 
-class _StruckMessages(Messages):
+class _StruckMessages(MessageService):
     """The sound service, with the same faults between its steps: before the atomic one, and after it."""
 
     def __init__(self, stage: MpimStage, *services: Any, **options: Any) -> None:
         super().__init__(*services, **options)
         self._stage = stage
 
-    async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Any:
+    async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Any:
         await self._stage.at("checked", message.id, self.queue.name)
         await self._stage.at("numbered", message.id, self.queue.name)
-        kept = await super().keep(message, receivers)
+        kept = await super().append(message, receivers)
         if receivers:
             await self._stage.at("pushed", message.id, self.queue.name)
         return kept
 
-    async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
+    async def fan_out(self, message: ChatMessage, members: Sequence[str]) -> FanOutResult:
         """Half of the members have it; then the service may die."""
         half = len(members) // 2
-        first = await super().push(message, members[:half])
+        first = await super().fan_out(message, members[:half])
         await self._stage.at("half", message.id, self.queue.name)
-        rest = await super().push(message, members[half:])
-        return FanOut(first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed)
+        rest = await super().fan_out(message, members[half:])
+        return FanOutResult(first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed)

@@ -8,7 +8,7 @@ from typing import Self
 from mpim_lab.errors import MpimError
 from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import AckRequest
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.mq.connection.retry import Backoff
 
 _MOST_AT_ONCE = 500
@@ -30,7 +30,7 @@ class Acknowledgements:
     | is cut off                               | are lost with the gateway                            |
     """
 
-    def __init__(self, messages: Messages, every_s: float) -> None:
+    def __init__(self, messages: MessageService, every_s: float) -> None:
         self._messages, self._every_s = messages, every_s
         self._failures, self._backoff = 0, Backoff(every_s, _MOST_PAUSE_S)
         self._due: dict[tuple[str, str], int] = {}
@@ -105,7 +105,7 @@ class Acknowledgements:
 
     async def _forget(self, request: AckRequest) -> None:
         try:
-            await self._messages.forget_stored(request)
+            await self._messages.delete_offline(request)
         except MpimError as error:
             if error.transient:
                 raise

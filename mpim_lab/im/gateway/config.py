@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
@@ -18,7 +18,7 @@ class GatewayServices:
     queue: MessageQueue
     presence: Presence
     groups: Groups
-    messages: Messages
+    messages: MessageService
     tokens: Tokens
 
 

@@ -15,8 +15,8 @@ from mpim_lab.errors import Unconfirmed
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.protocol.frames import Send
 from mpim_lab.im.protocol.requests import SendMessageRequest, SendMessageResponse
-from mpim_lab.im.services.message_log import Kept, kept_of, told_to_sender
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.message_log import AppendResult, parse_append, sender_status
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ Said = Callable[[Session, Send, SendMessageResponse | BaseException], None]
 class QuickSend:
     """One for all clients of a gateway. `said(session, frame, response or error)` is told once for each that was begun."""
 
-    def __init__(self, messages: Messages, said: Said, *, is_observed: bool) -> None:
+    def __init__(self, messages: MessageService, said: Said, *, is_observed: bool) -> None:
         self._messages, self.said = messages, said
         # somebody who observes, or who has steps of his own, gets them one by one
         is_observed = is_observed or messages.reporter.is_on
-        self._is_quick = messages.ordered and not is_observed and type(messages).keep is Messages.keep
+        self._is_quick = messages.ordered and not is_observed and type(messages).append is MessageService.append
         self._again: dict[Session, deque[Sending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -40,7 +40,7 @@ class QuickSend:
             return False
         request = SendMessageRequest(frame.id, session.route.uid, frame.to, frame.text)
         sending = Sending(self, session, frame, request)
-        return self._messages.ledger.begin_append(sending.message, (request.to, request.sender), sending)
+        return self._messages.log.append_nowait(sending.message, (request.to, request.sender), sending)
 
     async def settled(self, session: Session) -> None:
         """Wait until nothing is sent again for a client."""
@@ -57,7 +57,7 @@ class QuickSend:
         for task in tuple(self._tasks):
             task.cancel()
 
-    def go_on(self, sending: "Sending", kept: Kept) -> None:
+    def go_on(self, sending: "Sending", kept: AppendResult) -> None:
         """What follows the atomic step."""
         self._start(self._store(sending, kept))
 
@@ -69,8 +69,8 @@ class QuickSend:
             self._start(self._send_in_line(sending.session, line))
         line.append(sending)
 
-    async def _store(self, sending: "Sending", kept: Kept) -> None:
-        outcome = await _outcome(self._messages.told(sending.request, kept))
+    async def _store(self, sending: "Sending", kept: AppendResult) -> None:
+        outcome = await _outcome(self._messages.complete_send(sending.request, kept))
         self.said(sending.session, sending.frame, outcome)
 
     async def _send_in_line(self, session: Session, line: "deque[Sending]") -> None:
@@ -120,7 +120,7 @@ class Sending:
         return self._is_told
 
     def set_result(self, reply: Any, /) -> None:
-        """What send.lua answered. Raises nothing: it is called from where all replies of the server are read."""
+        """What append_and_push.lua answered. Raises nothing: it is called from where all replies of the server are read."""
         if self._is_told:
             return
         try:
@@ -132,9 +132,9 @@ class Sending:
             self._quick.send_again(self)
 
     def _take(self, sequence: int, is_new: int, listened: int, todo: bytes, at_ms: int) -> None:
-        told = told_to_sender(is_new, listened)
+        told = sender_status(is_new, listened)
         if told == "stored":
-            self._quick.go_on(self, kept_of(self.message, (sequence, is_new, listened, todo, at_ms)))
+            self._quick.go_on(self, parse_append(self.message, (sequence, is_new, listened, todo, at_ms)))
         else:
             response = SendMessageResponse(self.message.id, self.message.conversation, sequence, told)
             self._quick.said(self.session, self.frame, response)

@@ -203,7 +203,7 @@ class Desk:
     async def _sync(self, session: Session, frame: Sync) -> None:
         messages, uid, after = self._services.messages, session.route.uid, frame.after
         if after is None:
-            after = await messages.begin_at_the_end(uid, frame.conversation, is_new=False)
+            after = await messages.seek_to_end(uid, frame.conversation, is_new=False)
         page = await messages.pull_offline(PullOfflineRequest(uid, frame.conversation, after))
         session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing, after)))
         if self._reporter.is_on:
@@ -224,7 +224,7 @@ class Desk:
         else:
             members = await groups.members(name)
             is_new = uid not in members  # asked again after a lost answer: nothing is passed over
-            begin = partial(self._services.messages.begin_at_the_end, uid, group_conversation(name), is_new=is_new)
+            begin = partial(self._services.messages.seek_to_end, uid, group_conversation(name), is_new=is_new)
             if frame.action == "join":
                 # Should this stop halfway, whoever asks again begins here, and not with all there ever was.
                 await begin()

@@ -110,7 +110,7 @@ class Reception:
         conversations = dict(islice(known.items(), MOST_CONVERSATIONS))
         late = {name: last for name, (acked, last) in known.items() if acked < last}
         session.stored = late or None
-        frames = await messages.on_welcome(uid)
+        frames = await messages.backlog_frames(uid)
         # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
         whole, silent_s = len(conversations) == len(known), self._config.idle_timeout_s
         session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))

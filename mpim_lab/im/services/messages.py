@@ -43,7 +43,7 @@ from mpim_lab.im.protocol.requests import (
     group_of,
 )
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.message_log import Kept, Ledger
+from mpim_lab.im.services.message_log import AppendResult, MessageLog
 from mpim_lab.im.services.offline import MOST_PAGE, OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
 from mpim_lab.mq.connection.bounds import MOST, check_bounds
@@ -51,11 +51,11 @@ from mpim_lab.mq.connection.encoding import publish_head
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-_MOST_BYTES_AT_ONCE = 4 * 1024 * 1024  # of a group's pushes
+_MAX_PIPELINE_BYTES = 4 * 1024 * 1024  # of a group's pushes
 _log = logging.getLogger(__name__)
 
 
-class FanOut(NamedTuple):
+class FanOutResult(NamedTuple):
     """What became of a message's pushes: to how many, for whom it waits, who could not be told."""
 
     pushed: int
@@ -63,7 +63,7 @@ class FanOut(NamedTuple):
     failed: tuple[str, ...]
 
 
-class Messages:
+class MessageService:
     """The message service over one server and one database. Raises what `Link` raises: then send again, with the same id."""
 
     ordered: ClassVar[bool] = True
@@ -74,23 +74,25 @@ class Messages:
         groups: Groups,
         offline: OfflineStore,
         *,
-        ledger: Ledger | None = None,
+        log: MessageLog | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.queue, self.groups, self.offline = queue, groups, offline
-        self.ledger, self.reporter = ledger or Ledger(queue), Reporter(SERVICE, observer)
+        self.log, self.reporter = log or MessageLog(queue), Reporter(SERVICE, observer)
 
     # Sending
 
     async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
         """Keep a message for one user and push it. The same id again is the same message."""
-        return await self.told(request, await self.keep(request.message, [request.to, request.sender]))
+        return await self.complete_send(request, await self.append(request.message, [request.to, request.sender]))
 
-    async def told(self, request: SendMessageRequest, kept: Kept) -> SendMessageResponse:
+    async def complete_send(self, request: SendMessageRequest, appended: AppendResult) -> SendMessageResponse:
         """What the sender is told once the message is kept; if nobody listened, it is stored first (step 2)."""
-        if kept.told == "stored":
-            await self.store([request.to], kept.message)
-        return SendMessageResponse(request.id, kept.message.conversation, kept.message.sequence, kept.told)
+        if appended.status == "stored":
+            await self.store_offline([request.to], appended.message)
+        return SendMessageResponse(
+            request.id, appended.message.conversation, appended.message.sequence, appended.status
+        )
 
     async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
         """Keep a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
@@ -98,38 +100,38 @@ class Messages:
         if request.sender not in members:
             raise NotAMember(f"{request.sender} is not in the group {request.group}")
         conversation = group_conversation(request.group)
-        kept = await self.keep(request.message)
-        if not kept.is_new:
-            return SendGroupMessageResponse(request.id, conversation, kept.message.sequence, "known")
+        appended = await self.append(request.message)
+        if not appended.is_new:
+            return SendGroupMessageResponse(request.id, conversation, appended.message.sequence, "known")
         # Asked again, with the pushes: who joined meanwhile begins before this number, and must be told of it.
-        out, now_in = await asyncio.gather(self.push(kept.message, members), self.groups.members(request.group))
+        out, now_in = await asyncio.gather(self.fan_out(appended.message, members), self.groups.members(request.group))
         if joined := sorted(set(now_in) - set(members)):
-            more = await self.push(kept.message, joined)
-            out = FanOut(out.pushed + more.pushed, out.absent + more.absent, out.failed + more.failed)
+            more = await self.fan_out(appended.message, joined)
+            out = FanOutResult(out.pushed + more.pushed, out.absent + more.absent, out.failed + more.failed)
         waiting = [uid for uid in out.absent if uid != request.sender]
-        await self.store(waiting, kept.message)
+        await self.store_offline(waiting, appended.message)
         if not out.failed:
-            await self.strike(kept.todo)
-        told = "pushed" if out.pushed else "stored"
+            await self.complete_outbox(appended.outbox_entry)
+        status = "pushed" if out.pushed else "stored"
         return SendGroupMessageResponse(
-            request.id, conversation, kept.message.sequence, told, out.pushed, len(waiting), out.failed
+            request.id, conversation, appended.message.sequence, status, out.pushed, len(waiting), out.failed
         )
 
-    async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
+    async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> AppendResult:
         """Step 1. Without receivers it is a group's."""
         checked_id(message.id)
         checked_text(message.text)
-        kept = await self.ledger.append(message, receivers, is_group=not receivers)
+        appended = await self.log.append(message, receivers, is_group=not receivers)
         self.reporter.passed(message.id, CHAT_LOG)
-        if receivers and kept.is_new:
-            self.reporter.passed(message.id, user_channel(receivers[0]), count=kept.listened)
-        return kept
+        if receivers and appended.is_new:
+            self.reporter.passed(message.id, user_channel(receivers[0]), count=appended.subscriber_count)
+        return appended
 
-    async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
+    async def fan_out(self, message: ChatMessage, members: Sequence[str]) -> FanOutResult:
         """Push to many in one pipeline: each answer says how many gateways listened, at that moment."""
         payload = encode_push(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
-        at_once = max(1, _MOST_BYTES_AT_ONCE // (len(tail) + 128))
+        at_once = max(1, _MAX_PIPELINE_BYTES // (len(tail) + 128))
         counts, channel = list[Any](), self.queue.keys.channel
         for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
             some = members[begin : begin + at_once]
@@ -144,9 +146,9 @@ class Messages:
             for uid, count in zip(members, counts, strict=True):
                 if uid != message.sender and not isinstance(count, BaseException):
                     self.reporter.passed(message.id, user_channel(uid), count=count)
-        return FanOut(len(members) - len(absent) - len(failed), absent, failed)
+        return FanOutResult(len(members) - len(absent) - len(failed), absent, failed)
 
-    async def store(self, uids: Sequence[str], message: ChatMessage) -> None:
+    async def store_offline(self, uids: Sequence[str], message: ChatMessage) -> None:
         """Step 2. A database that is away loses nothing: the log has the message, and stores it before it is trimmed."""
         if not uids:
             return
@@ -156,10 +158,10 @@ class Messages:
         except MpimError as error:
             _log.warning("%s %d waits in the log alone: %s", message.conversation, message.sequence, error)
 
-    async def strike(self, todo: bytes) -> None:
+    async def complete_outbox(self, entry_id: bytes) -> None:
         """Step 3. An entry that stays is done once more, later."""
         try:
-            await self.ledger.done(todo)
+            await self.log.remove(entry_id)
         except MpimError as error:
             _log.warning("an outbox entry stays: %s", error)
 
@@ -175,9 +177,9 @@ class Messages:
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
         """Each of a user's conversations, those with news first: how far she has acknowledged it, and its last number."""
         talks, groups, acked = await asyncio.gather(
-            self.ledger.talks(uid), self.groups.groups_of(uid), self.ledger.acked(uid)
+            self.log.direct_conversations(uid), self.groups.groups_of(uid), self.log.read_positions(uid)
         )
-        lasts = await self.ledger.lasts([*talks, *map(group_conversation, groups)])
+        lasts = await self.log.last_sequences([*talks, *map(group_conversation, groups)])
         found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))
         return {name: (acked.get(name, 0), last) for name, last in found}
 
@@ -188,15 +190,15 @@ class Messages:
         """
         check_bounds(0, MOST, after=request.after)
         check_bounds(1, MOST_PAGE, limit=request.limit)
-        await self._admit(request.uid, request.conversation)
-        last = await self.ledger.last(request.conversation)
+        await self._authorize(request.uid, request.conversation)
+        last = await self.log.last_sequence(request.conversation)
         wanted = request.after + 1
-        found = await self.ledger.between(request.conversation, wanted, None, request.limit)
+        found = await self.log.read_range(request.conversation, wanted, None, request.limit)
         log_begins = found[0].sequence if found else last + 1
         if log_begins > wanted:  # trimmed: what had not been acknowledged by then is in the offline store
             older = await self.offline.page(request.uid, request.conversation, request.after, request.limit)
             found = [*(each for each in older if each.sequence < log_begins), *found][: request.limit]
-        return PullOfflineResponse(*_until_a_gap(found, wanted, last))
+        return PullOfflineResponse(*_contiguous_prefix(found, wanted, last))
 
     async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
         """Note how far users are. What they have is not turned back by an acknowledgement that comes late.
@@ -206,26 +208,26 @@ class Messages:
         for each in requests:
             check_bounds(0, MOST, sequence=each.sequence)
         own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
-        far = dict(zip(map(id, own), await self.ledger.ack(own), strict=True))
+        far = dict(zip(map(id, own), await self.log.ack(own), strict=True))
         return [AckResponse(far.get(id(each), 0)) for each in requests]
 
-    async def forget_stored(self, request: AckRequest) -> int:
+    async def delete_offline(self, request: AckRequest) -> int:
         """After an acknowledgement: delete what the offline store has of it; gives how many messages."""
         return await self.offline.remove(request.uid, request.conversation, request.sequence)
 
-    async def on_welcome(self, uid: str) -> list[bytes]:
+    async def backlog_frames(self, uid: str) -> list[bytes]:
         """Frames that a client gets unasked when it comes: none, it pulls what it lacks."""
         return []
 
-    async def begin_at_the_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
+    async def seek_to_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
         """Whoever joins a group begins with what comes next; whoever is in it already, where she was. Gives the number."""
         if not is_new:
-            return (await self.ledger.acked(uid)).get(conversation, 0)
-        last = await self.ledger.last(conversation)
+            return (await self.log.read_positions(uid)).get(conversation, 0)
+        last = await self.log.last_sequence(conversation)
         await self.ack([AckRequest(uid, conversation, last)])
         return last
 
-    async def _admit(self, uid: str, conversation: str) -> None:
+    async def _authorize(self, uid: str, conversation: str) -> None:
         group = group_of(conversation)
         if group is not None and uid not in await self.groups.members(group):
             raise NotAMember(f"{uid} is not in the group {group}")
@@ -242,18 +244,20 @@ def _may_take_part(uid: str, conversation: str) -> bool:
     return group_of(conversation) is not None or uid in conversation.split(":")
 
 
-def _until_a_gap(
-    found: list[ChatMessage], wanted: int, last: int
+def _contiguous_prefix(
+    found: list[ChatMessage], first: int, last: int
 ) -> tuple[tuple[ChatMessage, ...], int, tuple[int, int] | None]:
     """The messages up to the next hole, the last number, and the hole if it comes first.
 
     >>> hi = ChatMessage("a:b", 3, "m3", "a", "hi")
-    >>> _until_a_gap([hi], wanted=3, last=3)[1:], _until_a_gap([hi], wanted=1, last=3)[1:], _until_a_gap([], 2, last=3)
-    ((3, None), (3, (1, 2)), ((), 3, (2, 3)))
+    >>> _contiguous_prefix([hi], first=3, last=3)[1:], _contiguous_prefix([hi], first=1, last=3)[1:]
+    ((3, None), (3, (1, 2)))
+    >>> _contiguous_prefix([], 2, last=3)
+    ((), 3, (2, 3))
     """
     missing = None
     begins = found[0].sequence if found else last + 1
-    if begins > wanted:
-        missing = (wanted, begins - 1)
+    if begins > first:
+        missing = (first, begins - 1)
     end = next((n for n, each in enumerate(found) if each.sequence != begins + n), len(found))
     return tuple(found[:end]), last, missing

@@ -13,8 +13,8 @@ import logging
 from mpim_lab.errors import CorruptPayload, MpimError, NoSuchGroup, NotConnected
 from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
-from mpim_lab.im.services.message_log import ToDo
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.message_log import OutboxEntry
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.connection.handler import Cancellations
 
@@ -38,7 +38,7 @@ class Outbox:
 
     def __init__(
         self,
-        messages: Messages,
+        messages: MessageService,
         *,
         every_s: float = 1.0,
         after_s: float = 2.0,
@@ -48,7 +48,7 @@ class Outbox:
         check_times(every_s=every_s, expire_every_s=expire_every_s)
         check_bounds(0.0, LONGEST_S, after_s=after_s)
         check_bounds(1, MOST, keep=keep)
-        self._messages, self._ledger = messages, messages.ledger
+        self._messages, self._ledger = messages, messages.log
         self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
         self._expire_every_s = expire_every_s
         self._tasks: list[asyncio.Task[None]] = []
@@ -68,50 +68,50 @@ class Outbox:
     async def sweep(self, after_ms: int | None = None) -> int:
         """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
         did, wait_ms = 0, self._after_ms if after_ms is None else after_ms
-        some = await self._ledger.to_do(wait_ms)
+        some = await self._ledger.due_entries(wait_ms)
         while some:
             for todo in some:
                 did += await self._do(todo)
-            some = await self._ledger.to_do(wait_ms, after=some[-1].entry_id)  # past those that could not be done
+            some = await self._ledger.due_entries(wait_ms, after=some[-1].entry_id)  # past those that could not be done
         return did
 
-    async def _do(self, todo: ToDo) -> bool:
+    async def _do(self, todo: OutboxEntry) -> bool:
         """Do one entry and strike it; one that could not be done stays in the outbox. Gives whether it was done."""
         cancellations = Cancellations()
         try:
-            if todo.do not in ("push", "trim"):
+            if todo.action not in ("push", "trim"):
                 raise CorruptPayload("nobody wrote this")
-            await (self.trim(todo.conversation) if todo.do == "trim" else self._push(todo))
+            await (self.trim(todo.conversation) if todo.action == "trim" else self._push(todo))
         except (Exception, asyncio.CancelledError) as error:
             if cancellations.are_ours:
                 raise
             trace = None if isinstance(error, MpimError) else error
-            _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error, exc_info=trace)
+            _log.warning("%s of %s %d: %s", todo.action, todo.conversation, todo.sequence, error, exc_info=trace)
             return False
-        await self._ledger.done(todo.entry_id)
+        await self._ledger.remove(todo.entry_id)
         return True
 
-    async def _push(self, todo: ToDo) -> None:
+    async def _push(self, todo: OutboxEntry) -> None:
         """Push a group's message. Raises NotConnected if some could not be told."""
-        found = await self._ledger.between(todo.conversation, todo.sequence, todo.sequence, 1)
+        found = await self._ledger.read_range(todo.conversation, todo.sequence, todo.sequence, 1)
         for message in found:
             members = await self._receivers(todo.conversation)
-            out = await self._messages.push(message, members)
+            out = await self._messages.fan_out(message, members)
             await self._messages.offline.store_many([uid for uid in out.absent if uid != message.sender], found)
             if out.failed:
                 raise NotConnected(f"{len(out.failed):,} members could not be told")
 
     async def trim(self, conversation: str) -> int:
         """Shorten a log to its last `keep` messages; what somebody has not acknowledged goes to the offline store first."""
-        before = await self._ledger.last(conversation) - self.keep + 1
-        while page := await self._ledger.between(conversation, 0, before - 1, _PAGE) if before > 1 else []:
+        before = await self._ledger.last_sequence(conversation) - self.keep + 1
+        while page := await self._ledger.read_range(conversation, 0, before - 1, _PAGE) if before > 1 else []:
             await self._archive(conversation, page)
             await self._ledger.trim(conversation, page[-1].sequence + 1)
         return max(0, before - 1)
 
     async def _archive(self, conversation: str, page: list[ChatMessage]) -> None:
         """Each receiver's part of it, and no more: what is acknowledged would stay, and take the place of something else."""
-        acked = await self._ledger.acked_by(await self._receivers(conversation), conversation)
+        acked = await self._ledger.positions_of(await self._receivers(conversation), conversation)
         for far in {number for number in acked.values() if number < page[-1].sequence}:
             late = [uid for uid, number in acked.items() if number == far]
             await self._messages.offline.store_many(late, [each for each in page if each.sequence > far])
