@@ -13,7 +13,7 @@ from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.protocol.requests import BroadcastSystemMessageRequest, checked_name
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore, database_url
 from mpim_lab.im.services.outbox import Outbox
@@ -170,7 +170,7 @@ class ImSystem:
         return MessageQueue(self.url, name=name, **common, **options)
 
     def _services(self, queue: MessageQueue) -> GatewayServices:
-        groups = Groups(self.store, queue)
+        groups = GroupService(self.store, queue)
         messages = self._make_messages(queue, groups, self.offline, observer=self._observer)
         return GatewayServices(queue, self._make_presence(queue), groups, messages, self.tokens)
 

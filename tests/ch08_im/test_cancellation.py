@@ -11,7 +11,7 @@ from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import SendGroupMessageRequest
-from mpim_lab.im.services.batch_loader import Gathered
+from mpim_lab.im.services.batch_loader import BatchLoader
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient
@@ -139,7 +139,7 @@ async def test_a_membership_change_cancelled_after_its_commit_is_not_hidden_by_a
             await turns(rounds)
             task.cancel()
             await asyncio.wait([task])
-            await asyncio.gather(*groups._forgetting)
+            await asyncio.gather(*groups._invalidations)
             assert await groups.members("tea") == await groups._read("tea")
 
 
@@ -214,11 +214,11 @@ async def test_who_asked_first_and_is_cancelled_takes_nobody_along():
         await gate.wait()
         return {name: name.upper() for name in names}
 
-    gathered = Gathered(fetch, most=10)
-    first, second = asyncio.create_task(gathered.ask("a")), asyncio.create_task(gathered.ask("a"))
+    gathered = BatchLoader(fetch, max_batch=10)
+    first, second = asyncio.create_task(gathered.load("a")), asyncio.create_task(gathered.load("a"))
     await turns(3)
     first.cancel()
-    third = asyncio.create_task(gathered.ask("b"))
+    third = asyncio.create_task(gathered.load("b"))
     await turns(3)
     gate.set()
     assert await asyncio.wait_for(asyncio.gather(second, third), 5) == ["A", "B"]
@@ -233,10 +233,10 @@ async def test_a_query_that_meets_a_foreign_cancellation_has_failed_and_nobody_w
             await cancelled_by_somebody_else()
         return {name: name.upper() for name in names}
 
-    gathered = Gathered(fetch, most=1)
-    results = await asyncio.wait_for(asyncio.gather(gathered.ask("a"), gathered.ask("b"), return_exceptions=True), 5)
+    gathered = BatchLoader(fetch, max_batch=1)
+    results = await asyncio.wait_for(asyncio.gather(gathered.load("a"), gathered.load("b"), return_exceptions=True), 5)
     assert isinstance(results[0], StoreFailed) and results[0].transient and results[1] == "B"
-    assert await asyncio.wait_for(gathered.ask("a"), 5) == "A"
+    assert await asyncio.wait_for(gathered.load("a"), 5) == "A"
 
 
 @pytest.mark.parametrize("to", ["alone", "group"])

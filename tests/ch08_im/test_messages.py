@@ -24,7 +24,7 @@ from mpim_lab.im.protocol.requests import (
     SendGroupMessageRequest,
     SendMessageRequest,
 )
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.message_log import MessageLog
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
@@ -44,7 +44,7 @@ HARD = (
 @contextlib.asynccontextmanager
 async def service(server):
     async with MessageQueue(server.url) as queue, SqlStore("sqlite+aiosqlite:///:memory:") as store:
-        yield MessageService(queue, Groups(store, queue), OfflineStore(store))
+        yield MessageService(queue, GroupService(store, queue), OfflineStore(store))
 
 
 @pytest.fixture

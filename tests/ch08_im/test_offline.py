@@ -12,7 +12,7 @@ from sqlalchemy import event, insert, text, update
 from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed
 from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.offline import OFFLINE, OfflineStore, Stored, database_url
-from mpim_lab.im.services.schema import SCHEMA, Tables
+from mpim_lab.im.services.schema import SCHEMA, VersionedTables
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from tests.support import statement_that_fails
 
@@ -374,9 +374,9 @@ async def test_parts_have_versions_of_their_own(store):
     async with store.transaction() as connection:
         await connection.run_sync(SCHEMA.create)
         await connection.execute(insert(SCHEMA).values(component="other", version=9))
-    await Tables(store, "offline", 1).check()
+    await VersionedTables(store, "offline", 1).ensure()
     with pytest.raises(StoreFailed, match="version 9"):
-        await Tables(store, "other", 1).check()
+        await VersionedTables(store, "other", 1).ensure()
 
 
 async def test_of_two_transactions_that_lock_each_other_out_both_are_done_in_the_end(mariadb):
@@ -394,7 +394,7 @@ async def test_of_two_transactions_that_lock_each_other_out_both_are_done_in_the
                     has_locked[uid].set()
                     await has_locked[second].wait()
 
-            await Tables(store, "offline", 1, OFFLINE).run("a test", work)
+            await VersionedTables(store, "offline", 1, OFFLINE).transaction("a test", work)
 
         await asyncio.gather(rename(one, "bob", "carol"), rename(other, "carol", "bob"))
         assert sorted(tries) in (["bob", "bob", "carol"], ["bob", "carol", "carol"])

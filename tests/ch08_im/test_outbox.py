@@ -16,7 +16,7 @@ from mpim_lab.im.protocol.requests import (
     SendGroupMessageRequest,
     SendMessageRequest,
 )
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.message_log import MessageLog
 from mpim_lab.im.services.messages import FanOutResult, MessageService
 from mpim_lab.im.services.offline import OfflineStore
@@ -35,7 +35,7 @@ class Bench:
 
     def __init__(self, queue, store, *, keep=20, **options):
         self.store, log = store, MessageLog(queue, trim_every=10)
-        self.messages = MessageService(queue, Groups(store, queue), OfflineStore(store), log=log)
+        self.messages = MessageService(queue, GroupService(store, queue), OfflineStore(store), log=log)
         self.log, self.outbox = log, Outbox(self.messages, keep=keep, **options)
 
     async def talk(self, first, last, sender="alice", to="bob"):

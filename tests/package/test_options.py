@@ -9,7 +9,7 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.outbox import Outbox
@@ -40,7 +40,7 @@ def queue():
 
 
 def messages():
-    return MessageService(queue(), Groups(SqlStore(DATABASE), queue()), OfflineStore(SqlStore(DATABASE)))
+    return MessageService(queue(), GroupService(SqlStore(DATABASE), queue()), OfflineStore(SqlStore(DATABASE)))
 
 
 def services():
@@ -64,7 +64,7 @@ MADE = [
     (GatewayConfig, GatewayConfig),
     (Gateway, lambda **options: Gateway("gw-1", services(), **options)),
     (Client, lambda **options: Client("ws://127.0.0.1:1/ws", str, **options)),
-    (Groups, lambda **options: Groups(SqlStore(DATABASE), queue(), **options)),
+    (GroupService, lambda **options: GroupService(SqlStore(DATABASE), queue(), **options)),
     (Presence, lambda **options: Presence(queue(), **options)),
     (OfflineStore, lambda **options: OfflineStore(SqlStore(DATABASE), **options)),
     (Outbox, lambda **options: Outbox(messages(), **options)),

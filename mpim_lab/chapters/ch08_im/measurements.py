@@ -9,7 +9,7 @@ from typing import Any
 from mpim_lab.chapters.ch08_im.naive import SketchedMessages, SketchedPresence
 from mpim_lab.events import now
 from mpim_lab.im.protocol.requests import BindRouteRequest, SendGroupMessageRequest, SendMessageRequest
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.faults.latency_proxy import FarLine
@@ -30,7 +30,7 @@ _SENDERS = 32
 async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator[SqlStore]:
     """A database with a group of these, all of them online at a gateway that listens."""
     async with SqlStore("sqlite+aiosqlite:///:memory:") as store:
-        await Groups(store, queue).create(GROUP, members[0], members[1:])
+        await GroupService(store, queue).create(GROUP, members[0], members[1:])
         presence = SketchedPresence(queue)
         await asyncio.gather(*(presence.bind_route(BindRouteRequest(uid, "main", "gw-1", uid)) for uid in members))
         await queue.subscribe("user:*", _listen, pattern=True)
@@ -38,7 +38,7 @@ async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator
 
 
 def _service(design: str, queue: MessageQueue, store: SqlStore) -> MessageService:
-    return DESIGNS[design](queue, Groups(store, queue), OfflineStore(store))
+    return DESIGNS[design](queue, GroupService(store, queue), OfflineStore(store))
 
 
 def _listen(message: Message) -> None:

@@ -34,7 +34,7 @@ from mpim_lab.im.protocol.requests import (
     direct_conversation,
     group_conversation,
 )
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
@@ -90,7 +90,7 @@ class SketchedMessages(MessageService):
     ordered: ClassVar[bool] = False
 
     def __init__(
-        self, queue: MessageQueue, groups: Groups, offline: OfflineStore, *, observer: Observer | None = None
+        self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, *, observer: Observer | None = None
     ) -> None:
         super().__init__(queue, groups, offline)
         self.presence, self.reporter = SketchedPresence(queue), Reporter(SERVICE, observer)

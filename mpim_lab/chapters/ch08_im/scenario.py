@@ -13,7 +13,7 @@ from mpim_lab.events import Event, Kind, now
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import FanOutResult, MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.exercise.experiment import Run
@@ -59,7 +59,7 @@ class MpimStage:
         self._left: dict[str, int] = {}  # fault → how many more messages it lasts for
         self._stack = contextlib.AsyncExitStack()
 
-    def _make(self, queue: MessageQueue, groups: Groups, offline: OfflineStore, **options: Any) -> MessageService:
+    def _make(self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, **options: Any) -> MessageService:
         if self._design == "sound":
             return _StruckMessages(self, queue, groups, offline, **options)
         return _StruckSketch(self, queue, groups, offline, **options)

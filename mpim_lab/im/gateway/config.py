@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.im.services.tokens import Tokens
@@ -17,7 +17,7 @@ class GatewayServices:
 
     queue: MessageQueue
     presence: Presence
-    groups: Groups
+    groups: GroupService
     messages: MessageService
     tokens: Tokens
 

@@ -15,7 +15,7 @@ from mpim_lab.mq.connection.handler import Cancellations
 Answer = TypeVar("Answer")
 
 
-class Gathered(Generic[Answer]):
+class BatchLoader(Generic[Answer]):
     """Ask `fetch` for at most `most` names at a time: `Gathered(fetch, most=500)`.
 
     `fetch(names)` gives the answers by name. What waits is at most one question for each different name.
@@ -27,37 +27,37 @@ class Gathered(Generic[Answer]):
     | and the query itself is cancelled         | are told StoreFailed, and nobody is cancelled |
     """
 
-    def __init__(self, fetch: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]], *, most: int) -> None:
-        self._fetch, self._most = fetch, most
+    def __init__(self, batch_fn: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]], *, max_batch: int) -> None:
+        self._batch_fn, self._max_batch = batch_fn, max_batch
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
-        self._fetching: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    async def ask(self, name: str) -> Answer | None:
+    async def load(self, name: str) -> Answer | None:
         """The answer for one name; None if `fetch` gave none. Raises what `fetch` raises."""
         answer = self._waiting.get(name)
         if answer is None:
             answer = self._waiting[name] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(_retrieved)
-        if self._fetching is None:
-            self._fetching = asyncio.create_task(self._fetch_all())
+        if self._task is None:
+            self._task = asyncio.create_task(self._load_all())
         return await asyncio.shield(answer)  # others may wait for the same
 
-    async def _fetch_all(self) -> None:
+    async def _load_all(self) -> None:
         self._cancellations = Cancellations()
         try:
             await asyncio.sleep(0)  # tasks that are to run in this turn still come along
             while self._waiting:
-                names = list(islice(self._waiting, self._most))
-                await self._fetch_some({name: self._waiting.pop(name) for name in names})
+                names = list(islice(self._waiting, self._max_batch))
+                await self._load_batch({name: self._waiting.pop(name) for name in names})
         finally:
-            self._fetching = None
+            self._task = None
             for answer in self._waiting.values():  # only if this task was cancelled
                 answer.set_exception(StoreFailed("the query was given up"))
             self._waiting.clear()
 
-    async def _fetch_some(self, asked: dict[str, asyncio.Future[Answer | None]]) -> None:
+    async def _load_batch(self, asked: dict[str, asyncio.Future[Answer | None]]) -> None:
         try:
-            found = await self._fetch(list(asked))
+            found = await self._batch_fn(list(asked))
             answers = {name: found.get(name) for name in asked}
         except BaseException as error:
             # a cancellation was meant for the query, and not for those who wait for it

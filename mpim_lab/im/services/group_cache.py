@@ -23,64 +23,69 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _log = logging.getLogger(__name__)
 A_DAY_S = 86_400
-_KEEP, _FORGET = Script("im/services/lua/keep_members.lua"), Script("im/services/lua/forget_members.lua")
+CACHE_MEMBERS, INVALIDATE_MEMBERS = (
+    Script("im/services/lua/cache_members.lua"),
+    Script("im/services/lua/invalidate_members.lua"),
+)
 _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
-class Look(NamedTuple):
+class CacheEntry(NamedTuple):
     """What there is: the members, if there is a copy; the version now (None: the server is away, keep nothing)."""
 
     members: tuple[str, ...] | None
     version: bytes | None
 
 
-class MembersCopy:
+class GroupMembersCache:
     """Copies of groups' members in Redis, each for `cache_s` seconds. No method raises because Redis fails."""
 
-    def __init__(self, queue: MessageQueue, cache_s: float) -> None:
-        check_bounds(0.001, A_DAY_S, cache_s=cache_s)
-        self._queue, self._lifetime_ms = queue, str(int(cache_s * 1e3))
-        self._link = queue.access("members").commands
+    def __init__(self, queue: MessageQueue, ttl_s: float) -> None:
+        check_bounds(0.001, A_DAY_S, ttl_s=ttl_s)
+        self._queue, self._ttl_ms = queue, str(int(ttl_s * 1e3))
+        self._connection = queue.access("members").commands
         self._is_away = False
 
-    async def look(self, group: str) -> Look:
+    async def get(self, group: str) -> CacheEntry:
         """The copy and the version, read in one step, before the database is. A line that is down is not waited for."""
-        if not self._link.is_connected:
-            return Look(None, None)
+        if not self._connection.is_connected:
+            return CacheEntry(None, None)
         try:
-            copy, version = await self._link.call("MGET", *self._keys(group))
+            copy, version = await self._connection.call("MGET", *self._keys(group))
         except MpimError as error:
-            self._tell(f"read: {error}")
-            return Look(None, None)
+            self._warn_once(f"read: {error}")
+            return CacheEntry(None, None)
         self._is_away = False
-        return Look(_read(group, copy), version or b"")
+        return CacheEntry(_parse_members(group, copy), version or b"")
 
-    async def keep(self, group: str, members: tuple[str, ...], version: bytes | None) -> None:
+    async def set_if_unchanged(self, group: str, members: tuple[str, ...], version: bytes | None) -> None:
         """Put down what the database said after `version` was read; not if the group was changed meanwhile."""
-        if version is not None and self._link.is_connected:
+        if version is not None and self._connection.is_connected:
             try:
-                await _KEEP.run(self._link, self._keys(group), version, msgspec.json.encode(members), self._lifetime_ms)
+                await CACHE_MEMBERS.run(
+                    self._connection, self._keys(group), version, msgspec.json.encode(members), self._ttl_ms
+                )
             except MpimError as error:
-                self._tell(f"made: {error}")
+                self._warn_once(f"made: {error}")
 
-    async def forget(self, group: str) -> None:
+    async def invalidate(self, group: str) -> None:
         """The group was changed. A line that is down is waited for, as long as the queue's limits say."""
         try:
-            await _FORGET.run(self._link, self._keys(group), str(A_DAY_S * 1_000))
+            await INVALIDATE_MEMBERS.run(self._connection, self._keys(group), str(A_DAY_S * 1_000))
         except MpimError as error:
-            _log.warning("the copy of %s's members may be old for %s ms: %s", group, self._lifetime_ms, error)
+            _log.warning("the copy of %s's members may be old for %s ms: %s", group, self._ttl_ms, error)
 
     def _keys(self, group: str) -> list[bytes]:
         keys = self._queue.keys
         return [keys.cached_members(group), keys.members_version(group)]
 
-    def _tell(self, what: str) -> None:
+    def _warn_once(self, what: str) -> None:
         if not self._is_away:  # once: whoever asks meanwhile would say it again
             _log.warning("copies of groups' members cannot be %s; the database answers", what)
         self._is_away = True
 
 
-def _read(group: str, copy: Any) -> tuple[str, ...] | None:
+def _parse_members(group: str, copy: Any) -> tuple[str, ...] | None:
     try:
         return None if copy is None else _decode(copy)
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:

@@ -42,7 +42,7 @@ from mpim_lab.im.protocol.requests import (
     group_conversation,
     group_of,
 )
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.message_log import AppendResult, MessageLog
 from mpim_lab.im.services.offline import MOST_PAGE, OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
@@ -71,7 +71,7 @@ class MessageService:
     def __init__(
         self,
         queue: MessageQueue,
-        groups: Groups,
+        groups: GroupService,
         offline: OfflineStore,
         *,
         log: MessageLog | None = None,

@@ -42,8 +42,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import InvalidMessage
 from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, ChatMessage
-from mpim_lab.im.services.batch_loader import Gathered
-from mpim_lab.im.services.schema import Tables
+from mpim_lab.im.services.batch_loader import BatchLoader
+from mpim_lab.im.services.schema import VersionedTables
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
 
@@ -176,8 +176,8 @@ class OfflineStore:
         check_bounds(1, MOST, most_per_user=most_per_user)
         check_times(100 * LONGEST_S, keep_s=keep_s)
         self._most, self._keep_s, self._clock = most_per_user, keep_s, clock
-        self._tables = Tables(store, "offline", VERSION, OFFLINE)
-        self._waiting = Gathered(self._waiting_of, most=MOST_ROWS)
+        self._tables = VersionedTables(store, "offline", VERSION, OFFLINE)
+        self._waiting = BatchLoader(self._waiting_of, max_batch=MOST_ROWS)
 
     # Storing
 
@@ -198,7 +198,7 @@ class OfflineStore:
             return new, await self._drop(connection, looked_at)
 
         patience = 1 + len(users) * len(lines) // _PATIENT_ROWS
-        new, dropped = await self._tables.run("messages cannot be stored", work, patience=patience)
+        new, dropped = await self._tables.transaction("messages cannot be stored", work, timeout_factor=patience)
         for uid, count in dropped.items():
             _log.warning("%s has more than %d messages waiting: the oldest %d were dropped", uid, self._most, count)
         return Stored(new, sum(dropped.values()))
@@ -241,14 +241,14 @@ class OfflineStore:
             found = await connection.execute(wanted.order_by(ROW.sequence).limit(limit))
             return [ChatMessage(*row) for row in found]
 
-        return await self._tables.run("what waits cannot be read", work)
+        return await self._tables.transaction("what waits cannot be read", work)
 
     async def waiting(self, uid: str) -> dict[str, int]:
         """In which conversations something waits for a user, and the last number of each.
 
         Those who ask at the same time are asked for together: 10,000 clients that connect at once cost 20 queries.
         """
-        return await self._waiting.ask(uid) or {}
+        return await self._waiting.load(uid) or {}
 
     async def _waiting_of(self, uids: Sequence[str]) -> dict[str, dict[str, int]]:
         last = func.max(ROW.sequence)
@@ -260,7 +260,7 @@ class OfflineStore:
                 waiting.setdefault(uid, {})[conversation] = number
             return waiting
 
-        return await self._tables.run("what waits cannot be read", work)
+        return await self._tables.transaction("what waits cannot be read", work)
 
     # Removing
 
@@ -271,7 +271,7 @@ class OfflineStore:
             gone = await connection.execute(delete(OFFLINE).where(*is_of(uid, conversation), ROW.sequence <= up_to))
             return gone.rowcount
 
-        return await self._tables.run("what was acknowledged cannot be deleted", work)
+        return await self._tables.transaction("what was acknowledged cannot be deleted", work)
 
     async def expire(self) -> int:
         """Delete what was stored longer ago than `keep_s`, about a thousand rows a transaction; gives how many."""
@@ -286,7 +286,7 @@ class OfflineStore:
 
         is_last = False
         while not is_last:
-            count, is_last = await self._tables.run("old messages cannot be deleted", work)
+            count, is_last = await self._tables.transaction("old messages cannot be deleted", work)
             total += count
         return total
 
