@@ -9,7 +9,7 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.compression.codec import Codec
@@ -56,7 +56,7 @@ class RawClient:
 
     async def hello(self, uid: str, device: str = "main", *, token: str | None = None, packed: bool = False) -> Any:
         """Say hello; gives the gateway's first frame."""
-        token = Tokens(SECRET).issue(uid) if token is None else token
+        token = TokenService(SECRET).issue(uid) if token is None else token
         await self.say({"t": "hello", "token": token, "device": device, "packed": packed})
         return await self.next()
 

@@ -16,9 +16,9 @@ from mpim_lab.im.protocol.requests import BroadcastSystemMessageRequest, checked
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore, database_url
-from mpim_lab.im.services.outbox import Outbox
-from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
-from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.im.services.outbox import OutboxWorker
+from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
+from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.handler import OneLoop
@@ -50,27 +50,27 @@ class ImSystem:
         first: int = 1,
         messages: MessageServiceFactory = MessageService,
         presence: PresenceFactory | None = None,
-        route_lifetime_s: float = ROUTE_LIFETIME_S,
+        route_ttl_s: float = ROUTE_TTL_S,
         gateway_config: GatewayConfig | None = None,
         queue_config: Limits | None = None,
-        outbox_after_s: float = 2.0,
+        outbox_min_age_s: float = 2.0,
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
         check_bounds(0, MAX_GATEWAYS, gateways=gateways)
         check_bounds(0, 65_536 - gateways, port=port)
         check_bounds(0, MOST, first=first)
-        check_times(route_lifetime_s=route_lifetime_s)
-        check_bounds(0.0, LONGEST_S, outbox_after_s=outbox_after_s)
+        check_times(route_ttl_s=route_ttl_s)
+        check_bounds(0.0, LONGEST_S, outbox_min_age_s=outbox_min_age_s)
         self.url, self._prefix, self._observer = url, prefix, observer
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
         self._port, self._gateway_config, self._queue_config = port, gateway_config, queue_config
-        self.tokens = Tokens(secret or new_secret())
+        self.tokens = TokenService(secret or new_secret())
         self.store = SqlStore(database or database_url())
         self.offline = OfflineStore(self.store)
         self._make_messages = messages
-        self._make_presence = presence or (lambda queue: Presence(queue, lifetime_s=route_lifetime_s))
-        self._outbox_after_s, self._allow_login = outbox_after_s, allow_login
+        self._make_presence = presence or (lambda queue: Presence(queue, ttl_s=route_ttl_s))
+        self._outbox_min_age_s, self._allow_login = outbox_min_age_s, allow_login
         self.gateways: dict[str, Gateway] = {}
         self._running: dict[str, contextlib.AsyncExitStack] = {}
         self._starting, self._home = set[str](), OneLoop("this system")
@@ -132,7 +132,7 @@ class ImSystem:
             await stack.enter_async_context(queue)
             await stack.enter_async_context(gateway)
             if services.messages.ordered:  # the sketch has no outbox
-                await stack.enter_async_context(Outbox(services.messages, after_s=self._outbox_after_s))
+                await stack.enter_async_context(OutboxWorker(services.messages, min_age_s=self._outbox_min_age_s))
             if self._is_closed:  # while this one was started: it is not among those that were stopped
                 raise self._not_open_error()
             self._running[name], self.gateways[name] = stack.pop_all(), gateway

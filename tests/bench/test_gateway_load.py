@@ -16,7 +16,7 @@ from mpim_lab.errors import CorruptPayload
 from mpim_lab.im.gateway.fast_connection import BINARY, PING, TEXT
 from mpim_lab.im.protocol import frames as wire
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 from mpim_lab.load.gateway.mpim_speech import MpimSpeech
 from mpim_lab.load.gateway.plan import CrowdPlan
@@ -85,7 +85,7 @@ def test_a_refused_handshake_says_with_which_status():
 
 @pytest.fixture
 def bob():
-    return MpimSpeech("bob", Tokens(new_secret()), Codec())
+    return MpimSpeech("bob", TokenService(new_secret()), Codec())
 
 
 def push(number, sender="alice"):

@@ -12,7 +12,7 @@ from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import SendGroupMessageRequest
 from mpim_lab.im.services.batch_loader import BatchLoader
-from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.services.outbox import OutboxWorker
 from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient
 from tests.raw_clients import system_of_its_own as system
@@ -278,10 +278,10 @@ async def test_a_mistake_of_the_service_is_told_by_name_and_the_connection_lives
 
 async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(monkeypatch):
     """A foreign cancellation, a mistake, an entry that nobody can read: what stands behind them is done."""
-    async with system(outbox_after_s=3_600) as mpim:
+    async with system(outbox_min_age_s=3_600) as mpim:
         messages, groups = mpim.services.messages, mpim.services.groups
         monkeypatch.setattr(messages, "complete_outbox", lambda todo: asyncio.sleep(0))
-        link, outbox = messages.log.commands, Outbox(messages)
+        link, outbox = messages.log.commands, OutboxWorker(messages)
         await link.call("XADD", messages.log.outbox, "*", "nonsense", "x")
         for name in ("cancelled", "mistaken", "fine"):
             await groups.create(name, "alice", ["bob"])
@@ -296,7 +296,7 @@ async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(mon
             return await members(group)
 
         monkeypatch.setattr(messages.groups, "members", fail)
-        assert await outbox.sweep(0) == 1
+        assert await outbox.run_once(0) == 1
         left = {each.conversation for each in await messages.log.due_entries(0)}
         assert {"#cancelled", "#mistaken"} < left and "#fine" not in left and len(left) == 3
 

@@ -10,7 +10,7 @@ from mpim_lab.errors import MpimError
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.closing import close_or_abort
 from mpim_lab.im.protocol.requests import BindRouteRequest
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -86,7 +86,7 @@ class Lab:
 @contextlib.asynccontextmanager
 async def lab_of(gateway_config=LIMITS, **options):
     """Two gateways over a server of their own, which may be stopped; routes last for an hour."""
-    given = system_options(gateway_config=gateway_config, queue_config=IMPATIENT, route_lifetime_s=3_600) | options
+    given = system_options(gateway_config=gateway_config, queue_config=IMPATIENT, route_ttl_s=3_600) | options
     async with EmbeddedServer(persistence="always") as server, ImSystem(server.url, gateways=2, **given) as mpim:
         yield Lab(server, mpim)
 
@@ -197,7 +197,7 @@ async def test_a_connection_that_is_reset_during_its_handshake_leaves_nothing_be
     async with lab_of() as lab:
         raw = RawClient(lab.url())
         await raw.__aenter__()
-        await raw.say({"t": "hello", "token": Tokens(SECRET).issue("alice"), "device": "main"})
+        await raw.say({"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"})
         for _ in range(rounds):
             await asyncio.sleep(0)
         raw.ws.transport.abort()
@@ -217,7 +217,7 @@ async def test_what_could_not_be_given_back_while_the_server_hung_is_given_back_
         lab.server.pause()
         try:
             if after == "hello":
-                await raw.say({"t": "hello", "token": Tokens(SECRET).issue("alice"), "device": "main"})
+                await raw.say({"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"})
                 await asyncio.sleep(0.2)
             raw.ws.transport.abort()
             await wait_until(lambda: not lab.mpim.gateways["gw-1"].connections, within_s=20)

@@ -8,7 +8,7 @@ import pytest
 
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import SendMessageRequest
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_options
@@ -59,9 +59,9 @@ async def test_hello_with_a_good_token_is_answered_by_welcome(mpim):
     [
         "",
         "not a token",
-        Tokens("quite another secret of more than thirty-two characters").issue("alice"),
-        Tokens(SECRET, clock=lambda: time.time() - 3600).issue("alice"),
-        Tokens(SECRET).issue("alice")[:-4] + "AAAA",
+        TokenService("quite another secret of more than thirty-two characters").issue("alice"),
+        TokenService(SECRET, clock=lambda: time.time() - 3600).issue("alice"),
+        TokenService(SECRET).issue("alice")[:-4] + "AAAA",
         # "alg": "none", no signature
         "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImF1ZCI6Im1waW0iLCJqdGkiOiJ4IiwiZXhwIjo0MTAyNDQ0ODAwfQ.",
     ],
@@ -77,7 +77,7 @@ async def test_a_client_with_a_bad_token_is_told_so_and_sent_away(mpim, token):
 
 async def test_a_token_that_was_used_is_refused_at_every_gateway(mpim):
     """Replayed at the other gateway while the first connection lives, and after it."""
-    token = Tokens(SECRET).issue("alice")
+    token = TokenService(SECRET).issue("alice")
     async with RawClient(url_of(mpim, 1)) as first, RawClient(url_of(mpim, 2)) as second:
         assert (await first.hello("alice", token=token))["t"] == "welcome"
         assert (await second.hello("alice", token=token))["error"] == "InvalidToken"
@@ -113,7 +113,7 @@ async def test_hello_is_said_once(mpim):
     """A second hello is answered by an error, and the connection stays."""
     async with RawClient(url_of(mpim)) as raw:
         await raw.hello("alice")
-        again = {"t": "hello", "token": Tokens(SECRET).issue("bob"), "device": "main"}
+        again = {"t": "hello", "token": TokenService(SECRET).issue("bob"), "device": "main"}
         assert (await raw.ask(again, "error"))["error"] == "InvalidMessage"
         assert (await raw.ask({"t": "ping"}, "pong"))["t"] == "pong"
 

@@ -14,7 +14,7 @@ from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, SendMessageRequest
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_of_its_own, system_options
@@ -421,7 +421,7 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
         async def come_and_go(number):
             raw = RawClient(gateway.url)
             await raw.__aenter__()
-            await raw.say({"t": "hello", "token": Tokens(SECRET).issue(f"u{number}"), "device": "main"})
+            await raw.say({"t": "hello", "token": TokenService(SECRET).issue(f"u{number}"), "device": "main"})
             await asyncio.sleep(random.Random(number).random() * 0.05)
             raw.ws.transport.abort()
 

@@ -171,10 +171,10 @@ async def test_a_message_is_told_pushed_or_stored_as_somebody_listens_or_not(mes
     async with listening(messages, "alice") as pushed:
         assert (await send(messages, "m1")).status == "stored"
         await wait_until(lambda: pushed)
-    assert await messages.offline.waiting("bob") == {TALK: 1} and await messages.offline.waiting("alice") == {}
+    assert await messages.offline.pending("bob") == {TALK: 1} and await messages.offline.pending("alice") == {}
     async with listening(messages, "bob"):
         assert (await send(messages, "m2")).status == "pushed"
-    assert await messages.offline.waiting("bob") == {TALK: 1}
+    assert await messages.offline.pending("bob") == {TALK: 1}
 
 
 @pytest.mark.parametrize("group", [None, "tea"])
@@ -253,7 +253,7 @@ async def test_a_groups_message_is_kept_once_and_pushed_to_all(messages):
     assert (sent.status, sent.pushed, sent.stored, sent.failed) == ("pushed", 2, 2, ())
     assert {uid for uid, _ in pushed} == {"alice", "bob"} and {each.sequence for _, each in pushed} == {1}
     assert await messages.log.length("#tea") == 1
-    waiting = {uid: await messages.offline.waiting(uid) for uid in ("alice", "bob", "carol", "dave")}
+    waiting = {uid: await messages.offline.pending(uid) for uid in ("alice", "bob", "carol", "dave")}
     assert waiting == {"alice": {}, "bob": {}, "carol": {"#tea": 1}, "dave": {"#tea": 1}}
     assert await call(messages, "XLEN", "chat:{outbox}") == 0
     assert (await send_all(messages, "m1")).status == "known" and await messages.log.length("#tea") == 1
@@ -264,7 +264,7 @@ async def test_a_group_of_which_nobody_is_here_has_it_stored_for_all_but_the_sen
     await messages.groups.create("tea", "alice", ["bob", "carol"])
     sent = await send_all(messages, "m1")
     assert (sent.status, sent.pushed, sent.stored) == ("stored", 0, 2)
-    assert await messages.offline.waiting("alice") == {}
+    assert await messages.offline.pending("alice") == {}
 
 
 async def test_fifty_members_who_write_at_once_get_numbers_without_a_gap(messages):
@@ -436,7 +436,7 @@ async def test_what_was_stored_is_forgotten_once_it_is_acknowledged(messages):
     await send(messages, "m3", to="carol")
     assert await messages.delete_offline(AckRequest("bob", TALK, 2)) == 2
     assert numbers(await messages.offline.page("bob", TALK, 0, 100)) == [3]
-    assert await messages.offline.waiting("carol") == {"alice:carol": 1}
+    assert await messages.offline.pending("carol") == {"alice:carol": 1}
 
 
 async def test_a_notice_goes_to_every_gateway(messages):

@@ -20,7 +20,7 @@ from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.message_log import MessageLog
 from mpim_lab.im.services.messages import FanOutResult, MessageService
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.services.outbox import OutboxWorker
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.idempotency.sql_database import SqlStore
@@ -36,7 +36,7 @@ class Bench:
     def __init__(self, queue, store, *, keep=20, **options):
         self.store, log = store, MessageLog(queue, trim_every=10)
         self.messages = MessageService(queue, GroupService(store, queue), OfflineStore(store), log=log)
-        self.log, self.outbox = log, Outbox(self.messages, keep=keep, **options)
+        self.log, self.outbox = log, OutboxWorker(self.messages, max_log_length=keep, **options)
 
     async def talk(self, first, last, sender="alice", to="bob"):
         for number in range(first, last + 1):
@@ -107,12 +107,12 @@ async def test_a_group_message_whose_service_died_is_pushed_by_the_outbox(lab):
     async with listening(lab.messages, "bob") as pushed:
         await lab.die_after_step_1(1)
         assert pushed == [] and await lab.todo() == [("push", 1)]
-        assert await lab.outbox.sweep(after_ms=0) == 1
+        assert await lab.outbox.run_once(min_age_ms=0) == 1
         await wait_until(lambda: pushed)
     assert pushed == [("bob", 1)] and await lab.todo() == []
-    assert await lab.messages.offline.waiting("carol") == {"#tea": 1}
-    assert await lab.messages.offline.waiting("alice") == {}
-    assert await lab.outbox.sweep(after_ms=0) == 0
+    assert await lab.messages.offline.pending("carol") == {"#tea": 1}
+    assert await lab.messages.offline.pending("alice") == {}
+    assert await lab.outbox.run_once(min_age_ms=0) == 0
 
 
 async def test_the_sender_who_asks_again_is_told_known_and_the_outbox_still_pushes(lab):
@@ -121,7 +121,7 @@ async def test_the_sender_who_asks_again_is_told_known_and_the_outbox_still_push
     await lab.die_after_step_1(1)
     again = await lab.messages.send_group_message(SendGroupMessageRequest("m1", "alice", "tea", "text 1"))
     assert (again.status, again.sequence) == ("known", 1)
-    assert await lab.todo() == [("push", 1)] and await lab.outbox.sweep(after_ms=0) == 1
+    assert await lab.todo() == [("push", 1)] and await lab.outbox.run_once(min_age_ms=0) == 1
 
 
 async def test_an_entry_is_done_when_it_is_old_enough_and_never_earlier(lab):
@@ -130,7 +130,7 @@ async def test_an_entry_is_done_when_it_is_old_enough_and_never_earlier(lab):
     await lab.die_after_step_1(1)
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    while await lab.outbox.sweep(after_ms=400) == 0:
+    while await lab.outbox.run_once(min_age_ms=400) == 0:
         await asyncio.sleep(0.01)
     assert 0.38 <= loop.time() - begun < 5
 
@@ -141,8 +141,8 @@ async def test_two_outboxes_at_once_do_everything_and_leave_nothing(lab, server)
     for number in range(1, 31):
         await lab.die_after_step_1(number)
     async with listening(lab.messages, "bob") as pushed:
-        other = Outbox(lab.messages, keep=20)
-        await asyncio.gather(lab.outbox.sweep(after_ms=0), other.sweep(after_ms=0))
+        other = OutboxWorker(lab.messages, max_log_length=20)
+        await asyncio.gather(lab.outbox.run_once(min_age_ms=0), other.run_once(min_age_ms=0))
         await wait_until(lambda: {number for _, number in pushed} == {*range(1, 31)})
     assert await lab.todo() == []
     read, missing = await lab.read("bob", "#tea")
@@ -169,9 +169,9 @@ async def test_an_entry_whose_push_failed_stays(lab, monkeypatch):
             return FanOutResult(1, (), ("carol",))
 
         patch.setattr(lab.messages, "fan_out", broken)
-        assert await lab.outbox.sweep(after_ms=0) == 0
+        assert await lab.outbox.run_once(min_age_ms=0) == 0
     assert await lab.todo() == [("push", 1)]
-    assert await lab.outbox.sweep(after_ms=0) == 1 and await lab.todo() == []
+    assert await lab.outbox.run_once(min_age_ms=0) == 1 and await lab.todo() == []
 
 
 async def test_a_service_whose_push_failed_leaves_it_to_the_outbox(lab, monkeypatch):
@@ -187,7 +187,7 @@ async def test_a_service_whose_push_failed_leaves_it_to_the_outbox(lab, monkeypa
     assert (sent.sequence, sent.pushed, sent.failed) == (1, 0, ("alice", "bob"))
     assert await lab.todo() == [("push", 1)]
     async with listening(lab.messages, "bob") as pushed:
-        assert await lab.outbox.sweep(after_ms=0) == 1
+        assert await lab.outbox.run_once(min_age_ms=0) == 1
         await wait_until(lambda: pushed)
 
 
@@ -202,10 +202,10 @@ async def test_what_cannot_be_done_does_not_hold_up_what_can(lab, caplog):
     caplog.set_level(logging.ERROR)
     with statement_that_fails(lab.store, "SELECT mpim_members"):
         async with listening(lab.messages, "alice", "bob") as pushed:
-            assert await lab.outbox.sweep(after_ms=0) == 1
+            assert await lab.outbox.run_once(min_age_ms=0) == 1
             await wait_until(lambda: ("bob", 1) in pushed)
     assert len(await lab.log.due_entries(0, count=1_000)) == 150
-    assert await lab.outbox.sweep(after_ms=0) == 150
+    assert await lab.outbox.run_once(min_age_ms=0) == 150
 
 
 async def test_a_message_that_is_not_in_the_log_any_more_needs_no_push(lab):
@@ -215,7 +215,7 @@ async def test_a_message_that_is_not_in_the_log_any_more_needs_no_push(lab):
     await lab.talk_to_all(2, 60)
     await lab.outbox.trim("#tea")
     assert ("push", 1) in await lab.todo()
-    await lab.outbox.sweep(after_ms=0)
+    await lab.outbox.run_once(min_age_ms=0)
     assert await lab.todo() == []
     assert numbers((await lab.read("bob", "#tea"))[0]) == [*range(1, 61)]
 
@@ -229,7 +229,7 @@ async def test_a_log_is_shortened_and_its_receiver_reads_on_without_a_gap(lab):
         await lab.talk(1, 250)
     await lab.messages.ack([AckRequest("bob", TALK, 30), AckRequest("alice", TALK, 250)])
     assert ("trim", 250) in await lab.todo()
-    await lab.outbox.sweep(after_ms=0)
+    await lab.outbox.run_once(min_age_ms=0)
     assert (await lab.log.length(TALK), await lab.todo()) == (20, [])
     read, missing = await lab.read("bob", after=30)
     assert numbers(read) == [*range(31, 251)] and missing == []
@@ -246,7 +246,7 @@ async def test_a_groups_log_is_shortened_and_every_member_reads_on_from_where_sh
         await lab.talk_to_all(1, 130)
     far = {"alice": 130, "bob": 0, "carol": 57, "dave": 109, "erin": 57}
     await lab.messages.ack([AckRequest(uid, "#tea", number) for uid, number in far.items()])
-    await lab.outbox.sweep(after_ms=0)
+    await lab.outbox.run_once(min_age_ms=0)
     assert (await lab.log.length("#tea"), await lab.todo()) == (20, [])
     for uid, number in far.items():
         read, missing = await lab.read(uid, "#tea", after=number)
@@ -272,7 +272,7 @@ async def test_a_short_log_stays_as_it_is(lab, count):
     async with listening(lab.messages, "bob"):
         await lab.talk(1, count)
     assert await lab.outbox.trim(TALK) == 0 and await lab.log.length(TALK) == count
-    assert await lab.messages.offline.waiting("bob") == {}
+    assert await lab.messages.offline.pending("bob") == {}
 
 
 async def test_one_more_than_a_log_may_hold_is_one_that_goes(lab):
@@ -288,17 +288,17 @@ async def test_a_database_that_is_away_leaves_the_log_as_it_is_and_the_entry_in_
         await lab.talk(1, 100)
     entries = await lab.todo()
     with statement_that_fails(lab.store, "INSERT INTO mpim_offline"):
-        assert await lab.outbox.sweep(after_ms=0) == 0
+        assert await lab.outbox.run_once(min_age_ms=0) == 0
         with pytest.raises(StoreFailed):
             await lab.outbox.trim(TALK)
     assert await lab.log.length(TALK) == 100 and await lab.todo() == entries
-    assert await lab.outbox.sweep(after_ms=0) == len(entries) == 10
+    assert await lab.outbox.run_once(min_age_ms=0) == len(entries) == 10
     assert numbers((await lab.read("bob"))[0]) == [*range(1, 101)] and await lab.log.length(TALK) == 20
 
 
 async def test_reading_while_the_log_is_shortened_loses_nothing(lab):
     """20 readers and two outboxes at once, while more is said: each reads every number once, in order, none missing."""
-    others = [Outbox(lab.messages, keep=20), Outbox(lab.messages, keep=5)]
+    others = [OutboxWorker(lab.messages, max_log_length=20), OutboxWorker(lab.messages, max_log_length=5)]
     done = asyncio.Event()
 
     async def write():
@@ -327,15 +327,15 @@ async def test_a_log_of_a_group_that_all_have_left_is_shortened(lab):
     await lab.messages.groups.create("tea", "alice")
     await lab.talk_to_all(1, 60)
     await lab.messages.groups.leave("tea", "alice")
-    await lab.outbox.sweep(after_ms=0)
+    await lab.outbox.run_once(min_age_ms=0)
     assert (await lab.log.length("#tea"), await lab.todo()) == (20, [])
 
 
-@pytest.mark.parametrize("options", [{"keep": 0}, {"every_s": 0}, {"after_s": -1}])
+@pytest.mark.parametrize("options", [{"max_log_length": 0}, {"interval_s": 0}, {"min_age_s": -1}])
 async def test_bounds_are_refused_by_name(lab, options):
     """A log of nothing, no pause between two looks, what has not happened yet."""
     with pytest.raises(InvalidParameter, match=next(iter(options))):
-        Outbox(lab.messages, **options)
+        OutboxWorker(lab.messages, **options)
 
 
 # Acknowledgements, which say what may be forgotten
@@ -398,5 +398,5 @@ async def test_what_has_waited_too_long_in_the_offline_store_goes_by_itself(lab,
         return 0
 
     monkeypatch.setattr(lab.messages.offline, "expire", expire)
-    async with Outbox(lab.messages, expire_every_s=0.01), asyncio.timeout(5):
+    async with OutboxWorker(lab.messages, expire_interval_s=0.01), asyncio.timeout(5):
         await called.wait()

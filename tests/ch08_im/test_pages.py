@@ -7,7 +7,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.raw_clients import SECRET, RawClient, system_options
@@ -129,7 +129,7 @@ async def test_the_gateways_own_page_gets_in(mpim):
     """A WebSocket whose origin is the page's own host."""
     gateway = mpim.gateways["gw-1"]
     async with connect(gateway.url, origin=f"http://127.0.0.1:{gateway.port}", proxy=None) as ws:
-        await ws.send(json.dumps({"t": "hello", "token": Tokens(SECRET).issue("alice")}))
+        await ws.send(json.dumps({"t": "hello", "token": TokenService(SECRET).issue("alice")}))
         assert json.loads(await ws.recv())["t"] == "welcome"
 
 

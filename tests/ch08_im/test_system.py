@@ -138,7 +138,7 @@ async def test_routes_of_a_gateway_that_died_end_and_renewed_ones_live_on():
     """Ghosts last for a lifetime at most; whoever watches is told, though nobody said good-bye."""
     statuses = []
     async with (
-        system(route_lifetime_s=1.0) as mpim,
+        system(route_ttl_s=1.0) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as ghost,
         mpim.client("alive", at=["gw-2"], on_presence=lambda each: statuses.append((each.uid, each.status))) as alive,
     ):
@@ -156,7 +156,7 @@ async def test_routes_of_a_gateway_that_died_end_and_renewed_ones_live_on():
 
 async def test_whoever_leaves_while_routes_are_renewed_leaves_no_ghost():
     """A renewal makes routes anew that have ended; not those of clients that have gone in the meantime."""
-    async with system(gateways=1, route_lifetime_s=60.0) as mpim:
+    async with system(gateways=1, route_ttl_s=60.0) as mpim:
         gateway = mpim.gateways["gw-1"]
         presence = gateway.services.presence
         async with RawClient(gateway.url) as raw:

@@ -14,7 +14,7 @@ import pytest
 from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.launcher import serve, start_gateway
 from tests.raw_clients import SECRET
@@ -36,7 +36,7 @@ async def two_processes(tmp_path):
 def client(uid, gateways, **options):
     """A client that tries these gateways in this order."""
     addresses = [f"ws://127.0.0.1:{each.port}/ws" for each in gateways]
-    return Client(addresses, lambda: Tokens(SECRET).issue(uid), response_timeout_s=1.0, **options)
+    return Client(addresses, lambda: TokenService(SECRET).issue(uid), response_timeout_s=1.0, **options)
 
 
 @contextlib.asynccontextmanager

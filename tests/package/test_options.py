@@ -12,9 +12,9 @@ from mpim_lab.im.gateway.gateway import Gateway
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.services.outbox import OutboxWorker
 from mpim_lab.im.services.presence import Presence
-from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.flow_control import Credit
@@ -44,7 +44,7 @@ def messages():
 
 
 def services():
-    return GatewayServices(queue(), Presence(queue()), messages().groups, messages(), Tokens(new_secret()))
+    return GatewayServices(queue(), Presence(queue()), messages().groups, messages(), TokenService(new_secret()))
 
 
 MADE = [
@@ -67,8 +67,8 @@ MADE = [
     (GroupService, lambda **options: GroupService(SqlStore(DATABASE), queue(), **options)),
     (Presence, lambda **options: Presence(queue(), **options)),
     (OfflineStore, lambda **options: OfflineStore(SqlStore(DATABASE), **options)),
-    (Outbox, lambda **options: Outbox(messages(), **options)),
-    (Tokens, lambda **options: Tokens(new_secret(), **options)),
+    (OutboxWorker, lambda **options: OutboxWorker(messages(), **options)),
+    (TokenService, lambda **options: TokenService(new_secret(), **options)),
 ]
 
 

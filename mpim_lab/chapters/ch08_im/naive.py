@@ -37,12 +37,12 @@ from mpim_lab.im.protocol.requests import (
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
+from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_S = int(ROUTE_LIFETIME_S)
+ROUTE_S = int(ROUTE_TTL_S)
 _NAME = "sketch"
 
 
@@ -55,7 +55,7 @@ class SketchedPresence(Presence):
 
     async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """SET route and status, and tell who watches."""
-        await self._commands.call("SET", self._route(request.uid), request.gateway, "EX", str(ROUTE_S))
+        await self._commands.call("SET", self._route_key(request.uid), request.gateway, "EX", str(ROUTE_S))
         await self._commands.call("SET", self._status(request.uid), "online", "EX", str(ROUTE_S))
         await self.queue.publish(status_channel(request.uid), f"online:{request.gateway}")
         return BindRouteResponse()
@@ -64,7 +64,7 @@ class SketchedPresence(Presence):
         """DEL both, without a look at whose they are by now."""
         if not self._unbinds:
             return False
-        gone = await self._commands.call("DEL", self._route(request.uid), self._status(request.uid))
+        gone = await self._commands.call("DEL", self._route_key(request.uid), self._status(request.uid))
         await self.queue.publish(status_channel(request.uid), f"offline:{request.gateway}")
         return bool(gone)
 
@@ -153,7 +153,7 @@ class SketchedMessages(MessageService):
     async def backlog_frames(self, uid: str) -> list[bytes]:
         """Read what waits, delete it, and give it to be sent."""
         frames: list[bytes] = []
-        for conversation in await self.offline.waiting(uid):
+        for conversation in await self.offline.pending(uid):
             page = await self.offline.page(uid, conversation, 0, 1_000)
             await self.offline.remove(uid, conversation, page[-1].sequence)
             frames += [encode(message) for message in page]

@@ -45,10 +45,10 @@ class MpimStage:
         self._run, self._design, self._lasts = run, design, lasts
         self._struck = dict(struck)
         self.hold = Hold()  # while it is closed, gw-2 cannot reconnect to the server
-        options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "sound" else {"presence": self._presence}
+        options: dict[str, Any] = {"route_ttl_s": 3_600.0} if design == "sound" else {"presence": self._presence}
         self.system = MpimSystem(
             server=server, gateways=0, messages=self._make, gateway_config=_LIMITS, queue_config=_QUEUE_LIMITS,
-            observer=run.trace, outbox_after_s=0.2, **options,
+            observer=run.trace, outbox_min_age_s=0.2, **options,
         )  # fmt: skip
         self.server, self.seats = server, {uid: Seat(self.system, uid) for uid in readers}
         self.faults = MpimFaults(self)
@@ -191,7 +191,7 @@ class MpimStage:
     async def _waiting(self, uid: str) -> list[str]:
         pages = [
             await self.system.offline.page(uid, conversation, 0, 1_000)
-            for conversation in await self.system.offline.waiting(uid)
+            for conversation in await self.system.offline.pending(uid)
         ]
         return [message.id for page in pages for message in page]
 

@@ -6,7 +6,7 @@ from functools import partial
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.presence import Presence
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -19,7 +19,7 @@ class GatewayServices:
     presence: Presence
     groups: GroupService
     messages: MessageService
-    tokens: Tokens
+    tokens: TokenService
 
 
 @dataclass(frozen=True, kw_only=True)

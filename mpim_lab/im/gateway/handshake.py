@@ -81,7 +81,7 @@ class Reception:
 
     async def _let_in(self, ws: QuickConnection, hello: Hello) -> Session:
         """Either all of it, or none: what was taken by then is given back."""
-        uid = await self._services.tokens.admit(hello.token, self._services.queue)
+        uid = await self._services.tokens.redeem(hello.token, self._services.queue)
         route = BindRouteRequest(uid, hello.device, self._gateway, new_message_id())
         session = Session(ws, route, self._on_dirty, self._bucket())
         session.packed, session.own = hello.packed, None if hello.echo else {}

@@ -32,7 +32,7 @@ class Patrol:
         self._renewed_at, self._looked_at = now(), now()
         self._watching = watching
         self._untold: set[Session] = set()  # after a gap, how far things are
-        self._watched_every_s = min(_WATCHED_EVERY_S, services.presence.lifetime_s / 3)
+        self._watched_every_s = min(_WATCHED_EVERY_S, services.presence.ttl_s / 3)
 
     async def run(self) -> None:
         """Go round until cancelled. What needs no server is not held up by it, and nothing by what failed before it."""
@@ -41,7 +41,7 @@ class Patrol:
             self.renew_routes,
             self.look_at_watched,
             self.tell_everybody_behind,
-            self._services.presence.unbind_due,
+            self._services.presence.retry_unbinds,
             self._lobby.channels.again,
         )
         await asyncio.gather(
@@ -94,7 +94,7 @@ class Patrol:
     async def renew_routes(self) -> None:
         """The heartbeat: every third of a lifetime. A client whose device is connected elsewhere by now is ended here."""
         presence = self._services.presence
-        if now() - self._renewed_at < presence.lifetime_s / 3:
+        if now() - self._renewed_at < presence.ttl_s / 3:
             return
         here = [session for session in self._lobby if session.is_welcome and not session.is_ending]
         bound = {session.route.connection: session for session in here}

@@ -44,7 +44,7 @@ from mpim_lab.im.protocol.requests import (
 )
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.message_log import AppendResult, MessageLog
-from mpim_lab.im.services.offline import MOST_PAGE, OfflineStore
+from mpim_lab.im.services.offline import MAX_PAGE, OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
 from mpim_lab.mq.connection.bounds import MOST, check_bounds
 from mpim_lab.mq.connection.encoding import publish_head
@@ -189,7 +189,7 @@ class MessageService:
         Raises AccessDenied, NoSuchGroup, InvalidParameter.
         """
         check_bounds(0, MOST, after=request.after)
-        check_bounds(1, MOST_PAGE, limit=request.limit)
+        check_bounds(1, MAX_PAGE, limit=request.limit)
         await self._authorize(request.uid, request.conversation)
         last = await self.log.last_sequence(request.conversation)
         wanted = request.after + 1

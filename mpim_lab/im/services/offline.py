@@ -49,8 +49,8 @@ from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
 
 Each = TypeVar("Each")
 VERSION = 1
-MOST_ROWS = 500  # rows, or users, that one statement is about
-_MOST_NUMBER = 2**53
+MAX_ROWS = 500  # rows, or users, that one statement is about
+_MAX_NUMBER = 2**53
 
 OFFLINE = Table(
     "mpim_offline",
@@ -72,17 +72,17 @@ OFFLINE = Table(
 ROW = OFFLINE.c
 
 
-def is_of(uid: str, conversation: str) -> tuple[ColumnElement[bool], ...]:
+def owned_by(uid: str, conversation: str) -> tuple[ColumnElement[bool], ...]:
     """That a row waits for this user in this conversation."""
     return ROW.uid == uid, ROW.conversation == conversation
 
 
-def line_of(message: ChatMessage) -> dict[str, Any]:
+def row_values(message: ChatMessage) -> dict[str, Any]:
     """A message as columns. Raises InvalidMessage.
 
     Checked here, because MySQL's "insert or ignore" would cut off what is too long, and say nothing.
     """
-    if not 0 <= message.sequence <= _MOST_NUMBER or not 0 <= message.at_ms <= _MOST_NUMBER:
+    if not 0 <= message.sequence <= _MAX_NUMBER or not 0 <= message.at_ms <= _MAX_NUMBER:
         raise InvalidMessage(f"number {message.sequence} and time {message.at_ms}: 0 to 2**53")
     if len(message.text) > MAX_TEXT_CHARS:
         raise InvalidMessage(f"a text has at most {MAX_TEXT_CHARS:,} characters, not {len(message.text):,}")
@@ -110,7 +110,7 @@ def insert_or_ignore(dialect: str) -> Insert:
 
 
 @contextlib.asynccontextmanager
-async def quiet_repeats(connection: AsyncConnection) -> AsyncIterator[None]:
+async def ignore_duplicate_warnings(connection: AsyncConnection) -> AsyncIterator[None]:
     """Have MySQL and MariaDB say nothing of the rows that are passed over: drivers fetch and log that, row by row."""
     is_talkative = connection.dialect.name in ("mysql", "mariadb")
     if is_talkative:
@@ -127,7 +127,7 @@ def chunks(rows: Iterable[Each]) -> Iterator[list[Each]]:
     [500, 500, 200]
     """
     rest = iter(rows)
-    while chunk := list(islice(rest, MOST_ROWS)):
+    while chunk := list(islice(rest, MAX_ROWS)):
         yield chunk
 
 
@@ -140,10 +140,10 @@ async def drop_oldest(connection: AsyncConnection, uid: str, count: int) -> int:
 
 
 _log = logging.getLogger(__name__)
-MOST_PAGE = 1_000
-_EXPIRING = 1_000  # rows a transaction, about: a long one would keep everybody else waiting
-_PATIENT_ROWS = 10_000  # the store's time-out is for so many rows
-_LOOKS = 100  # at each user, while as many messages come as the limit allows
+MAX_PAGE = 1_000
+_EXPIRE_BATCH = 1_000  # rows a transaction, about: a long one would keep everybody else waiting
+_ROWS_PER_TIMEOUT = 10_000  # the store's time-out is for so many rows
+_QUOTA_SAMPLES = 100  # at each user, while as many messages come as the limit allows
 
 
 def database_url() -> str:
@@ -151,7 +151,7 @@ def database_url() -> str:
     return os.environ.get("MPIM_DATABASE_URL", "").strip() or "sqlite+aiosqlite:///:memory:"
 
 
-class Stored(NamedTuple):
+class StoreResult(NamedTuple):
     """How many rows were new, and how many of the oldest rows of users over their limit were dropped."""
 
     new: int
@@ -169,73 +169,77 @@ class OfflineStore:
         self,
         store: SqlStore,
         *,
-        most_per_user: int = 10_000,
-        keep_s: float = 30 * 86_400,
+        max_per_user: int = 10_000,
+        retention_s: float = 30 * 86_400,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_bounds(1, MOST, most_per_user=most_per_user)
-        check_times(100 * LONGEST_S, keep_s=keep_s)
-        self._most, self._keep_s, self._clock = most_per_user, keep_s, clock
+        check_bounds(1, MOST, max_per_user=max_per_user)
+        check_times(100 * LONGEST_S, retention_s=retention_s)
+        self._max_per_user, self._retention_s, self._clock = max_per_user, retention_s, clock
         self._tables = VersionedTables(store, "offline", VERSION, OFFLINE)
-        self._waiting = BatchLoader(self._waiting_of, max_batch=MOST_ROWS)
+        self._pending_loader = BatchLoader(self._load_pending, max_batch=MAX_ROWS)
 
     # Storing
 
-    async def store_many(self, uids: Sequence[str], messages: Sequence[ChatMessage]) -> Stored:
+    async def store_many(self, uids: Sequence[str], messages: Sequence[ChatMessage]) -> StoreResult:
         """Store every message for every user, in one transaction: all or nothing. What is there already stays as it is.
 
         Rows are written in the order of their keys, so that two who store the same ones wait for each other instead of
         locking each other out. Raises InvalidMessage, too.
         """
         users = sorted({checked_name("uid", uid) for uid in uids})
-        lines = [line_of(message) for message in sorted(messages, key=lambda each: (each.conversation, each.sequence))]
-        if not users or not lines:
-            return Stored(0, 0)
-        looked_at = self._to_look_at(users, len(lines))
+        rows = [
+            row_values(message) for message in sorted(messages, key=lambda each: (each.conversation, each.sequence))
+        ]
+        if not users or not rows:
+            return StoreResult(0, 0)
+        sampled = self._sample_for_quota(users, len(rows))
 
         async def work(connection: AsyncConnection) -> tuple[int, dict[str, int]]:
-            new = await self._insert(connection, users, lines)
-            return new, await self._drop(connection, looked_at)
+            new = await self._insert(connection, users, rows)
+            return new, await self._enforce_quota(connection, sampled)
 
-        patience = 1 + len(users) * len(lines) // _PATIENT_ROWS
-        new, dropped = await self._tables.transaction("messages cannot be stored", work, timeout_factor=patience)
+        timeout_factor = 1 + len(users) * len(rows) // _ROWS_PER_TIMEOUT
+        new, dropped = await self._tables.transaction("messages cannot be stored", work, timeout_factor=timeout_factor)
         for uid, count in dropped.items():
-            _log.warning("%s has more than %d messages waiting: the oldest %d were dropped", uid, self._most, count)
-        return Stored(new, sum(dropped.values()))
+            _log.warning(
+                "%s has more than %d messages waiting: the oldest %d were dropped", uid, self._max_per_user, count
+            )
+        return StoreResult(new, sum(dropped.values()))
 
     async def _insert(self, connection: AsyncConnection, users: list[str], lines: list[dict[str, Any]]) -> int:
         stored_at = self._now_ms()
         statement, new = insert_or_ignore(connection.dialect.name), 0
         rows = ({"uid": uid, "stored_at": stored_at} | line for uid in users for line in lines)
-        async with quiet_repeats(connection):
+        async with ignore_duplicate_warnings(connection):
             for chunk in chunks(rows):
                 done = await connection.execute(statement, chunk)
                 new += len(done.all()) if done.returns_rows else done.rowcount
         return new
 
-    def _to_look_at(self, users: list[str], count: int) -> list[str]:
+    def _sample_for_quota(self, users: list[str], count: int) -> list[str]:
         """Those whose rows are counted this time, drawn so that each stored row has the same chance to bring it about."""
-        rarely = max(1, self._most // _LOOKS)
-        chance = 1 - (1 - 1 / rarely) ** count
-        return [uid for uid in users if random.random() < chance]
+        every = max(1, self._max_per_user // _QUOTA_SAMPLES)
+        probability = 1 - (1 - 1 / every) ** count
+        return [uid for uid in users if random.random() < probability]
 
-    async def _drop(self, connection: AsyncConnection, users: list[str]) -> dict[str, int]:
+    async def _enforce_quota(self, connection: AsyncConnection, users: list[str]) -> dict[str, int]:
         """Delete the oldest rows of those who have too many; gives how many of whom."""
         dropped: dict[str, int] = {}
         for chunk in chunks(users):
             size = func.count()
-            wanted = select(ROW.uid, size).where(ROW.uid.in_(chunk)).group_by(ROW.uid).having(size > self._most)
+            wanted = select(ROW.uid, size).where(ROW.uid.in_(chunk)).group_by(ROW.uid).having(size > self._max_per_user)
             for uid, count in (await connection.execute(wanted)).all():
-                dropped[uid] = await drop_oldest(connection, uid, count - self._most)
+                dropped[uid] = await drop_oldest(connection, uid, count - self._max_per_user)
         return dropped
 
     # Reading
 
     async def page(self, uid: str, conversation: str, after: int, limit: int) -> list[ChatMessage]:
         """What waits for a user in a conversation after number `after`, in order, at most `limit` (1 to 1,000)."""
-        check_bounds(1, MOST_PAGE, limit=limit)
+        check_bounds(1, MAX_PAGE, limit=limit)
         columns = (ROW.conversation, ROW.sequence, ROW.id, ROW.sender, ROW.text, ROW.at_ms)
-        wanted = select(*columns).where(*is_of(uid, conversation), ROW.sequence > after)
+        wanted = select(*columns).where(*owned_by(uid, conversation), ROW.sequence > after)
 
         async def work(connection: AsyncConnection) -> list[ChatMessage]:
             found = await connection.execute(wanted.order_by(ROW.sequence).limit(limit))
@@ -243,14 +247,14 @@ class OfflineStore:
 
         return await self._tables.transaction("what waits cannot be read", work)
 
-    async def waiting(self, uid: str) -> dict[str, int]:
+    async def pending(self, uid: str) -> dict[str, int]:
         """In which conversations something waits for a user, and the last number of each.
 
         Those who ask at the same time are asked for together: 10,000 clients that connect at once cost 20 queries.
         """
-        return await self._waiting.load(uid) or {}
+        return await self._pending_loader.load(uid) or {}
 
-    async def _waiting_of(self, uids: Sequence[str]) -> dict[str, dict[str, int]]:
+    async def _load_pending(self, uids: Sequence[str]) -> dict[str, dict[str, int]]:
         last = func.max(ROW.sequence)
         wanted = select(ROW.uid, ROW.conversation, last).where(ROW.uid.in_(uids))
 
@@ -268,16 +272,16 @@ class OfflineStore:
         """Delete what a user's client has acknowledged, up to this number; gives how many rows. Twice is harmless."""
 
         async def work(connection: AsyncConnection) -> int:
-            gone = await connection.execute(delete(OFFLINE).where(*is_of(uid, conversation), ROW.sequence <= up_to))
+            gone = await connection.execute(delete(OFFLINE).where(*owned_by(uid, conversation), ROW.sequence <= up_to))
             return gone.rowcount
 
         return await self._tables.transaction("what was acknowledged cannot be deleted", work)
 
     async def expire(self) -> int:
         """Delete what was stored longer ago than `keep_s`, about a thousand rows a transaction; gives how many."""
-        oldest, total = self._now_ms() - int(self._keep_s * 1e3), 0
+        oldest, total = self._now_ms() - int(self._retention_s * 1e3), 0
         is_old = ROW.stored_at < oldest
-        end = select(ROW.stored_at).where(is_old).order_by(ROW.stored_at).limit(1).offset(_EXPIRING - 1)
+        end = select(ROW.stored_at).where(is_old).order_by(ROW.stored_at).limit(1).offset(_EXPIRE_BATCH - 1)
 
         async def work(connection: AsyncConnection) -> tuple[int, bool]:
             cut = (await connection.execute(end)).scalar_one_or_none()

@@ -18,12 +18,12 @@ from mpim_lab.im.services.messages import MessageService
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.connection.handler import Cancellations
 
-KEEP = 1_000  # messages in a conversation's log
+MAX_LOG_LENGTH = 1_000  # messages in a conversation's log
 _PAGE = 500
 _log = logging.getLogger(__name__)
 
 
-class Outbox:
+class OutboxWorker:
     """Looks every `every_s` for entries older than `after_s`: `async with Outbox(messages)`. keep: messages in a log.
 
     Every `expire_every_s` what has waited too long in the offline store goes. Raises InvalidParameter.
@@ -40,23 +40,25 @@ class Outbox:
         self,
         messages: MessageService,
         *,
-        every_s: float = 1.0,
-        after_s: float = 2.0,
-        keep: int = KEEP,
-        expire_every_s: float = 3_600.0,
+        interval_s: float = 1.0,
+        min_age_s: float = 2.0,
+        max_log_length: int = MAX_LOG_LENGTH,
+        expire_interval_s: float = 3_600.0,
     ) -> None:
-        check_times(every_s=every_s, expire_every_s=expire_every_s)
-        check_bounds(0.0, LONGEST_S, after_s=after_s)
-        check_bounds(1, MOST, keep=keep)
-        self._messages, self._ledger = messages, messages.log
-        self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
-        self._expire_every_s = expire_every_s
+        check_times(interval_s=interval_s, expire_interval_s=expire_interval_s)
+        check_bounds(0.0, LONGEST_S, min_age_s=min_age_s)
+        check_bounds(1, MOST, max_log_length=max_log_length)
+        self._messages, self._log = messages, messages.log
+        self._interval_s, self._min_age_ms, self.max_log_length = interval_s, int(min_age_s * 1e3), max_log_length
+        self._expire_interval_s = expire_interval_s
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Outbox":
+    async def __aenter__(self) -> "OutboxWorker":
         self._tasks = [
-            asyncio.create_task(run_periodically("the outbox", self.sweep, self._every_s)),
-            asyncio.create_task(run_periodically("what expires", self._messages.offline.expire, self._expire_every_s)),
+            asyncio.create_task(run_periodically("the outbox", self.run_once, self._interval_s)),
+            asyncio.create_task(
+                run_periodically("what expires", self._messages.offline.expire, self._expire_interval_s)
+            ),
         ]
         return self
 
@@ -65,37 +67,37 @@ class Outbox:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def sweep(self, after_ms: int | None = None) -> int:
+    async def run_once(self, min_age_ms: int | None = None) -> int:
         """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
-        did, wait_ms = 0, self._after_ms if after_ms is None else after_ms
-        some = await self._ledger.due_entries(wait_ms)
+        done, wait_ms = 0, self._min_age_ms if min_age_ms is None else min_age_ms
+        some = await self._log.due_entries(wait_ms)
         while some:
-            for todo in some:
-                did += await self._do(todo)
-            some = await self._ledger.due_entries(wait_ms, after=some[-1].entry_id)  # past those that could not be done
-        return did
+            for entry in some:
+                done += await self._process(entry)
+            some = await self._log.due_entries(wait_ms, after=some[-1].entry_id)  # past those that could not be done
+        return done
 
-    async def _do(self, todo: OutboxEntry) -> bool:
+    async def _process(self, entry: OutboxEntry) -> bool:
         """Do one entry and strike it; one that could not be done stays in the outbox. Gives whether it was done."""
         cancellations = Cancellations()
         try:
-            if todo.action not in ("push", "trim"):
+            if entry.action not in ("push", "trim"):
                 raise CorruptPayload("nobody wrote this")
-            await (self.trim(todo.conversation) if todo.action == "trim" else self._push(todo))
+            await (self.trim(entry.conversation) if entry.action == "trim" else self._push(entry))
         except (Exception, asyncio.CancelledError) as error:
             if cancellations.are_ours:
                 raise
             trace = None if isinstance(error, MpimError) else error
-            _log.warning("%s of %s %d: %s", todo.action, todo.conversation, todo.sequence, error, exc_info=trace)
+            _log.warning("%s of %s %d: %s", entry.action, entry.conversation, entry.sequence, error, exc_info=trace)
             return False
-        await self._ledger.remove(todo.entry_id)
+        await self._log.remove(entry.entry_id)
         return True
 
-    async def _push(self, todo: OutboxEntry) -> None:
+    async def _push(self, entry: OutboxEntry) -> None:
         """Push a group's message. Raises NotConnected if some could not be told."""
-        found = await self._ledger.read_range(todo.conversation, todo.sequence, todo.sequence, 1)
+        found = await self._log.read_range(entry.conversation, entry.sequence, entry.sequence, 1)
         for message in found:
-            members = await self._receivers(todo.conversation)
+            members = await self._receivers(entry.conversation)
             out = await self._messages.fan_out(message, members)
             await self._messages.offline.store_many([uid for uid in out.absent if uid != message.sender], found)
             if out.failed:
@@ -103,15 +105,15 @@ class Outbox:
 
     async def trim(self, conversation: str) -> int:
         """Shorten a log to its last `keep` messages; what somebody has not acknowledged goes to the offline store first."""
-        before = await self._ledger.last_sequence(conversation) - self.keep + 1
-        while page := await self._ledger.read_range(conversation, 0, before - 1, _PAGE) if before > 1 else []:
+        before = await self._log.last_sequence(conversation) - self.max_log_length + 1
+        while page := await self._log.read_range(conversation, 0, before - 1, _PAGE) if before > 1 else []:
             await self._archive(conversation, page)
-            await self._ledger.trim(conversation, page[-1].sequence + 1)
+            await self._log.trim(conversation, page[-1].sequence + 1)
         return max(0, before - 1)
 
     async def _archive(self, conversation: str, page: list[ChatMessage]) -> None:
         """Each receiver's part of it, and no more: what is acknowledged would stay, and take the place of something else."""
-        acked = await self._ledger.positions_of(await self._receivers(conversation), conversation)
+        acked = await self._log.positions_of(await self._receivers(conversation), conversation)
         for far in {number for number in acked.values() if number < page[-1].sequence}:
             late = [uid for uid, number in acked.items() if number == far]
             await self._messages.offline.store_many(late, [each for each in page if each.sequence > far])

@@ -34,10 +34,10 @@ from mpim_lab.mq.connection.bounds import check_times
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_LIFETIME_S = 3_600.0  # the design notes'; a gateway renews long before, and a system may choose less
-_BIND, _UNBIND = Script("im/services/lua/bind.lua"), Script("im/services/lua/unbind.lua")
-_RENEW, _ROUTES = Script("im/services/lua/renew.lua"), Script("im/services/lua/routes.lua")
-MOST_AT_ONCE = 500  # keys in one script: it holds up the server for well under a millisecond
+ROUTE_TTL_S = 3_600.0  # the design notes'; a gateway renews long before, and a system may choose less
+BIND_ROUTE, UNBIND = Script("im/services/lua/bind_route.lua"), Script("im/services/lua/unbind.lua")
+RENEW_ROUTES, LIST_ROUTES = Script("im/services/lua/renew_routes.lua"), Script("im/services/lua/list_routes.lua")
+MAX_KEYS_PER_SCRIPT = 500  # keys in one script: it holds up the server for well under a millisecond
 
 
 class Route(NamedTuple):
@@ -54,40 +54,40 @@ class Presence:
     lifetime_s: how long a route counts after its gateway's last sign of life.
     """
 
-    def __init__(self, queue: MessageQueue, *, lifetime_s: float = ROUTE_LIFETIME_S) -> None:
-        check_times(lifetime_s=lifetime_s)
-        self.queue, self.lifetime_s = queue, lifetime_s
+    def __init__(self, queue: MessageQueue, *, ttl_s: float = ROUTE_TTL_S) -> None:
+        check_times(ttl_s=ttl_s)
+        self.queue, self.ttl_s = queue, ttl_s
         self._commands = queue.access("presence").commands
-        self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))
+        self._ttl_ms = str(max(1, int(ttl_s * 1e3)))
         self._renewals: list[set[BindRouteRequest]] = []  # each under way, with what was unbound meanwhile
-        self._due: dict[
+        self._pending_unbinds: dict[
             BindRouteRequest, float
         ] = {}  # to be unbound: from when on their routes have ended by themselves
 
     async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
-        route = _words_of(request)
-        channels = (self._channel(status_channel(request.uid)), self._channel(gateway_channel("")))
-        words = (*route, self._lifetime_ms, *channels)
-        replaced = await _BIND.run(self._commands, [self._route(request.uid)], *words)
+        route = _route_arguments(request)
+        channels = (self._channel_key(status_channel(request.uid)), self._channel_key(gateway_channel("")))
+        words = (*route, self._ttl_ms, *channels)
+        replaced = await BIND_ROUTE.run(self._commands, [self._route_key(request.uid)], *words)
         return BindRouteResponse(tuple(each.decode() for each in replaced))
 
     async def unbind_route(self, request: BindRouteRequest) -> bool:
         """Delete this connection's route, if it is still there; gives whether it was."""
         for unbound in self._renewals:
             unbound.add(request)
-        words = (*_words_of(request), self._channel(status_channel(request.uid)))
-        self._due.setdefault(request, now() + self.lifetime_s)
-        is_gone = await _UNBIND.run(self._commands, [self._route(request.uid)], *words)
-        self._due.pop(request, None)
+        words = (*_route_arguments(request), self._channel_key(status_channel(request.uid)))
+        self._pending_unbinds.setdefault(request, now() + self.ttl_s)
+        is_gone = await UNBIND.run(self._commands, [self._route_key(request.uid)], *words)
+        self._pending_unbinds.pop(request, None)
         return bool(is_gone)
 
-    async def unbind_due(self) -> None:
+    async def retry_unbinds(self) -> None:
         """Unbind what could not be unbound when it was its time."""
-        self._due = {request: until for request, until in self._due.items() if until > now()}
-        due = list(self._due)
-        for begin in range(0, len(due), MOST_AT_ONCE):
-            some = map(self.unbind_route, due[begin : begin + MOST_AT_ONCE])
+        self._pending_unbinds = {request: until for request, until in self._pending_unbinds.items() if until > now()}
+        due = list(self._pending_unbinds)
+        for begin in range(0, len(due), MAX_KEYS_PER_SCRIPT):
+            some = map(self.unbind_route, due[begin : begin + MAX_KEYS_PER_SCRIPT])
             for error in await asyncio.gather(*some, return_exceptions=True):
                 if isinstance(error, BaseException):
                     raise error
@@ -101,8 +101,8 @@ class Presence:
         unbound: set[BindRouteRequest] = set()
         self._renewals.append(unbound)
         try:
-            for begin in range(0, len(bound), MOST_AT_ONCE):
-                some = [each for each in bound[begin : begin + MOST_AT_ONCE] if each not in unbound]
+            for begin in range(0, len(bound), MAX_KEYS_PER_SCRIPT):
+                some = [each for each in bound[begin : begin + MAX_KEYS_PER_SCRIPT] if each not in unbound]
                 replaced += await self._renew(gateway, some)
         finally:
             self._renewals = [each for each in self._renewals if each is not unbound]
@@ -112,16 +112,16 @@ class Presence:
 
     async def _renew(self, gateway: str, some: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
         words = [word for each in some for word in (each.device, each.connection)]
-        keys = [self._route(each.uid) for each in some]
-        answers = await _RENEW.run(self._commands, keys, self._lifetime_ms, gateway, *words)
+        keys = [self._route_key(each.uid) for each in some]
+        answers = await RENEW_ROUTES.run(self._commands, keys, self._ttl_ms, gateway, *words)
         return [each for each, kept in zip(some, answers, strict=True) if not kept]
 
     async def query_routes(self, uids: Sequence[str]) -> dict[str, list[Route]]:
         """Where each user is connected now; an empty list: nowhere. One round trip for 500 users."""
         found: dict[str, list[Route]] = {}
-        for begin in range(0, len(uids), MOST_AT_ONCE):
-            some = uids[begin : begin + MOST_AT_ONCE]
-            answers = await _ROUTES.run(self._commands, [self._route(uid) for uid in some])
+        for begin in range(0, len(uids), MAX_KEYS_PER_SCRIPT):
+            some = uids[begin : begin + MAX_KEYS_PER_SCRIPT]
+            answers = await LIST_ROUTES.run(self._commands, [self._route_key(uid) for uid in some])
             for uid, routes in zip(some, answers, strict=True):
                 found[uid] = [Route(*route.decode().split(" ")) for route in routes]
         return found
@@ -138,14 +138,14 @@ class Presence:
         """Push to a user's channel; gives how many gateways listened. 0: she is offline, or her route is a ghost."""
         return DeliverResponse(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
 
-    def _route(self, uid: str) -> bytes:
+    def _route_key(self, uid: str) -> bytes:
         return self.queue.keys.route(uid)
 
-    def _channel(self, name: str) -> bytes:
+    def _channel_key(self, name: str) -> bytes:
         return self.queue.keys.channel(name)
 
 
-def _words_of(request: BindRouteRequest) -> tuple[str, str, str]:
+def _route_arguments(request: BindRouteRequest) -> tuple[str, str, str]:
     """Device, gateway and connection, which are words of a route. Raises InvalidParameter."""
     for what in ("uid", "device", "gateway", "connection"):
         checked_name(what, getattr(request, what))

@@ -27,7 +27,7 @@ from mpim_lab.im.protocol.frames import (
     encode,
 )
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.load.gateway.speech import Heard, What
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import messages_of
@@ -43,7 +43,7 @@ class MpimSpeech:
     path: str = "/ws"
     subprotocols: Sequence[str] = ()
 
-    def __init__(self, uid: str, tokens: Tokens, codec: Codec | None = None) -> None:
+    def __init__(self, uid: str, tokens: TokenService, codec: Codec | None = None) -> None:
         self._uid, self._token, self._codec = uid, tokens.issue(uid), codec
         self._last: dict[str, int] = {}
         self._asked: set[str] = set()
