@@ -314,7 +314,7 @@ async def test_one_acknowledgement_that_is_refused_for_good_does_not_hold_up_the
         async with asyncio.timeout(10):
             while (await ledger.read_positions("carol")).get("alice:carol") != 1:
                 await asyncio.sleep(0.02)
-        await wait_until(lambda: not gateway._acks._due)
+        await wait_until(lambda: not gateway._acks._pending)
 
 
 async def test_closing_ends_every_wait_and_a_closed_client_is_closed():

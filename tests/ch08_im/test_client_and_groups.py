@@ -24,7 +24,7 @@ async def numbers(client, count, within_s=10.0):
 
 def syncs_counted(gateway):
     """A list of the conversations that clients ask this gateway about, from now on."""
-    asked, answers = [], gateway._desk._answers
+    asked, answers = [], gateway._desk._handlers
     answer = answers[Sync]
 
     async def count(session, frame):
@@ -238,7 +238,7 @@ async def test_closing_ends_whatever_waits_for_its_turn_at_once():
     async with system() as mpim:
         alice = mpim.client("alice", response_timeout_s=5.0)
         async with alice:
-            mpim.gateways["gw-1"]._desk.quick.begin = lambda session, frame: True
+            mpim.gateways["gw-1"]._desk.fast_sender.try_send = lambda session, frame: True
             sends = [asyncio.create_task(alice.send("bob", "hi", id="one")) for _ in range(10)]
             await asyncio.sleep(0.1)
         async with asyncio.timeout(2):

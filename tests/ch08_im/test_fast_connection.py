@@ -11,7 +11,7 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode, Frame, Opcode
 
-from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PONG, TEXT, QuickConnection
+from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PONG, TEXT, FastServerConnection
 from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 
@@ -40,14 +40,14 @@ class Ear:
                 raw = frame.encode() if isinstance(frame, str) else frame
                 self.heard.append(raw)
                 ws.write([raw]) if isinstance(frame, str) else ws.write_batch(raw)
-                ws.waiting -= 1
+                ws.unread_frames -= 1
 
 
 @contextlib.asynccontextmanager
 async def listening():
     """A server with one connection; gives what it hears, and a way to talk to it byte by byte."""
     ear = Ear()
-    options = {"create_connection": QuickConnection, "max_size": MAX_FRAME_BYTES, "compression": None}
+    options = {"create_connection": FastServerConnection, "max_size": MAX_FRAME_BYTES, "compression": None}
     async with serve(
         ear.serve, "127.0.0.1", 0, ping_interval=None, close_timeout=0.2, max_queue=8, **options
     ) as server:
@@ -257,7 +257,7 @@ async def test_nothing_is_written_to_a_connection_that_is_closing():
         sockets.append(ws)
         await ws.wait_closed()
 
-    async with serve(keep, "127.0.0.1", 0, create_connection=QuickConnection, ping_interval=None) as server:
+    async with serve(keep, "127.0.0.1", 0, create_connection=FastServerConnection, ping_interval=None) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
         writer.write(Handshake("127.0.0.1", "/ws").request)
         await reader.readuntil(b"\r\n\r\n")

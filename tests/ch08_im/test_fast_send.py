@@ -142,7 +142,7 @@ async def test_a_gateway_that_closes_waits_for_what_clients_that_left_had_sent(s
         async with RawClient(mpim.gateways["gw-1"].url) as alice:
             await welcome(alice, "alice")
             await alice.say(send(1))
-            await wait_until(lambda: len(mpim.gateways["gw-1"]._desk.quick._tasks))
+            await wait_until(lambda: len(mpim.gateways["gw-1"]._desk.fast_sender._tasks))
         await mpim.stop("gw-1")
         assert stored == ["m1"]
 

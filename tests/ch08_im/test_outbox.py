@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from mpim_lab.errors import ConnectionLost, InvalidParameter, StoreFailed
-from mpim_lab.im.gateway.ack_buffer import Acknowledgements
+from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.protocol.frames import decode_push
 from mpim_lab.im.protocol.requests import (
     AckRequest,
@@ -344,7 +344,7 @@ async def test_bounds_are_refused_by_name(lab, options):
 async def test_gathered_acknowledgements_are_written_and_the_highest_counts(lab):
     """Also the last ones, when it ends; and what was stored is forgotten."""
     await lab.talk(1, 30)
-    async with Acknowledgements(lab.messages, 0.01) as acks:
+    async with AckBuffer(lab.messages, 0.01) as acks:
         for number in (3, 9, 5):
             acks.add("bob", TALK, number, is_stored=True)
         async with asyncio.timeout(5):
@@ -359,7 +359,7 @@ async def test_acknowledgements_wait_while_the_server_is_away():
     """What could not be written is written when it is back; a newer one is not turned back by it."""
     async with EmbeddedServer(persistence="always") as server, bench(server) as lab:
         await lab.talk(1, 10)
-        async with Acknowledgements(lab.messages, 0.01) as acks:
+        async with AckBuffer(lab.messages, 0.01) as acks:
             server.kill()
             acks.add("bob", TALK, 4, is_stored=False)
             await asyncio.sleep(0.1)
@@ -383,7 +383,7 @@ async def test_an_acknowledgement_that_was_being_written_at_the_end_is_written(l
         return await ack(requests)
 
     monkeypatch.setattr(lab.messages, "ack", slow)
-    async with Acknowledgements(lab.messages, 0.001) as acks:
+    async with AckBuffer(lab.messages, 0.001) as acks:
         acks.add("bob", TALK, 8, is_stored=False)
         await begun.wait()
     assert await lab.log.read_positions("bob") == {TALK: 8}

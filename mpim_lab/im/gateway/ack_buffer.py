@@ -11,12 +11,12 @@ from mpim_lab.im.protocol.requests import AckRequest
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.mq.connection.retry import Backoff
 
-_MOST_AT_ONCE = 500
-_MOST_PAUSE_S = 1.0  # while the server or the database is away
+_MAX_BATCH = 500
+_MAX_BACKOFF_S = 1.0  # while the server or the database is away
 _log = logging.getLogger(__name__)
 
 
-class Acknowledgements:
+class AckBuffer:
     """Notes how far users are: `async with Acknowledgements(messages, every_s=0.02) as acks`; leaving it writes the rest.
 
     An ack that is lost with its gateway costs a repeated pull, and nothing else.
@@ -30,25 +30,25 @@ class Acknowledgements:
     | is cut off                               | are lost with the gateway                            |
     """
 
-    def __init__(self, messages: MessageService, every_s: float) -> None:
-        self._messages, self._every_s = messages, every_s
-        self._failures, self._backoff = 0, Backoff(every_s, _MOST_PAUSE_S)
-        self._due: dict[tuple[str, str], int] = {}
+    def __init__(self, messages: MessageService, interval_s: float) -> None:
+        self._messages, self._interval_s = messages, interval_s
+        self._failures, self._backoff = 0, Backoff(interval_s, _MAX_BACKOFF_S)
+        self._pending: dict[tuple[str, str], int] = {}
         self._stored: set[tuple[str, str]] = set()
-        self._some = asyncio.Event()
+        self._available = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(run_periodically("acknowledgements", self._write_now_and_then, self._every_s))
+        self._task = asyncio.create_task(run_periodically("acknowledgements", self._flush_when_due, self._interval_s))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self.write()
+        await self.flush()
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         """Write nothing more by itself: its gateway ends."""
         if self._task is not None:
             self._task.cancel()
@@ -56,29 +56,29 @@ class Acknowledgements:
     def add(self, uid: str, conversation: str, sequence: int, *, is_stored: bool) -> None:
         """Note one. is_stored: the offline store may have some of these messages; it may forget them then."""
         key = uid, conversation
-        self._due[key] = max(sequence, self._due.get(key, 0))
+        self._pending[key] = max(sequence, self._pending.get(key, 0))
         if is_stored:
             self._stored.add(key)
-        self._some.set()
+        self._available.set()
 
-    async def _write_now_and_then(self) -> None:
-        await self._some.wait()
+    async def _flush_when_due(self) -> None:
+        await self._available.wait()
         if self._failures:
             await asyncio.sleep(self._backoff.delay_s(self._failures, random.random()))
-        self._failures = 0 if await self.write() else self._failures + 1
+        self._failures = 0 if await self.flush() else self._failures + 1
 
-    async def write(self) -> bool:
+    async def flush(self) -> bool:
         """Write what there is; gives whether it could be. What could not waits for the next time."""
-        self._some.clear()
-        due, self._due = self._due, {}
+        self._available.clear()
+        due, self._pending = self._pending, {}
         stored, self._stored = self._stored, set()
         requests = [AckRequest(uid, conversation, number) for (uid, conversation), number in due.items()]
         try:
-            for begin in range(0, len(requests), _MOST_AT_ONCE):
-                await self._note(requests[begin : begin + _MOST_AT_ONCE])
+            for begin in range(0, len(requests), _MAX_BATCH):
+                await self._write(requests[begin : begin + _MAX_BATCH])
             for each in requests:
                 if (each.uid, each.conversation) in stored:
-                    await self._forget(each)
+                    await self._delete_offline(each)
         except BaseException as error:  # also cancelled: `__aexit__` writes them then
             for each in requests:
                 key = each.uid, each.conversation
@@ -90,7 +90,7 @@ class Acknowledgements:
             return False
         return True
 
-    async def _note(self, requests: list[AckRequest]) -> None:
+    async def _write(self, requests: list[AckRequest]) -> None:
         """Note many at once. If they are refused for good, one by one: a single one must not keep the others for ever."""
         try:
             await self._messages.ack(requests)
@@ -101,9 +101,9 @@ class Acknowledgements:
                 _log.error("%s, an acknowledgement, is let go: %s", requests[0], error)
                 return
             for each in requests:
-                await self._note([each])
+                await self._write([each])
 
-    async def _forget(self, request: AckRequest) -> None:
+    async def _delete_offline(self, request: AckRequest) -> None:
         try:
             await self._messages.delete_offline(request)
         except MpimError as error:

@@ -8,10 +8,10 @@ from typing import Any
 
 from mpim_lab.errors import AccessDenied, GroupExists, InvalidMessage, MpimError, NotAMember, TooFast, Unconfirmed
 from mpim_lab.events import CHAT_LOG, SERVICE, Reporter, now
-from mpim_lab.im.gateway.ack_buffer import Acknowledgements
+from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
-from mpim_lab.im.gateway.fast_send import QuickSend
-from mpim_lab.im.gateway.metrics import Figures
+from mpim_lab.im.gateway.fast_send import FastSender
+from mpim_lab.im.gateway.metrics import GatewayMetrics
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Watching
 from mpim_lab.im.protocol.frames import (
@@ -45,62 +45,62 @@ from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())
-_MOST_UNDER_WAY = 64  # of one client's messages; then it waits for an answer
+_MAX_IN_FLIGHT = 64  # of one client's messages; then it waits for an answer
 
 
-class TooManyFaults(Exception):
+class TooManyViolations(Exception):
     """A client sent more that cannot be read, or came more often, than is borne."""
 
 
-class Desk:
+class FrameHandler:
     """One for all sessions of a gateway."""
 
     def __init__(
         self,
         services: GatewayServices,
-        watching: Watching,
-        acks: Acknowledgements,
-        figures: Figures,
+        presence_watcher: Watching,
+        acks: AckBuffer,
+        metrics: GatewayMetrics,
         config: GatewayConfig,
         reporter: Reporter,
     ) -> None:
         self._reporter = reporter
         self._services, self._acks = services, acks
-        self._figures, self._config, self._watching = figures, config, watching
-        self.quick = QuickSend(services.messages, self._ended, is_observed=reporter.is_on)
-        self._answers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
+        self._metrics, self._config, self._presence_watcher = metrics, config, presence_watcher
+        self.fast_sender = FastSender(services.messages, self._on_send_done, is_observed=reporter.is_on)
+        self._handlers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, WatchPresence: self._watch, Group: self._group, Ping: self._ping
         }  # fmt: skip
 
-    def answer_at_once(self, session: Session, raw: bytes) -> bool:
+    def try_handle_sync(self, session: Session, raw: bytes) -> bool:
         """Answer what needs no waiting: an acknowledgement, a message between two. False: nothing is done, use `answer`."""
         try:
             frame = decode_client(raw.decode())
         except (InvalidMessage, UnicodeDecodeError):
             return False
         if type(frame) is Send:
-            is_done = self._send_at_once(session, frame)
+            is_done = self._try_send_sync(session, frame)
         else:
-            is_done = type(frame) is Ack and self._ack_at_once(session, frame)
+            is_done = type(frame) is Ack and self._try_ack_sync(session, frame)
         if is_done:
-            self._figures.received += 1
+            self._metrics.received += 1
             session.heard_at = now()
         return is_done
 
-    def _send_at_once(self, session: Session, frame: Send) -> bool:
+    def _try_send_sync(self, session: Session, frame: Send) -> bool:
         if (
             frame.to is None
             or session.is_flooded(self._config.max_send_buffer_bytes)
-            or not session.bucket.admits(now())
+            or not session.bucket.try_acquire(now())
         ):
             return False
-        if not self._send_quickly(session, frame):
-            session.bucket.give_back()
+        if not self._try_send(session, frame):
+            session.bucket.refund()
             return False
         session.sends(frame.id)
         return True
 
-    def _ack_at_once(self, session: Session, frame: Ack) -> bool:
+    def _try_ack_sync(self, session: Session, frame: Ack) -> bool:
         conversation, sequence = frame.conversation, frame.sequence
         if session.acks >= self._config.max_acks or not _takes_part(session.route.uid, conversation):
             return False
@@ -113,92 +113,92 @@ class Desk:
         self._acks.add(session.route.uid, conversation, sequence, is_stored=is_stored)
         return True
 
-    async def answer(self, session: Session, raw: bytes | str) -> None:
+    async def handle(self, session: Session, raw: bytes | str) -> None:
         """Answer one frame. Raises TooManyFaults when the connection is to be ended."""
-        self._figures.received += 1
+        self._metrics.received += 1
         session.heard_at = now()
         cancellations = Cancellations()
         try:
             frame = decode_client(raw)
         except InvalidMessage as error:
-            self._figures.unreadable += 1
-            return self._fault(session, error_frame(error))
+            self._metrics.unreadable += 1
+            return self._violation(session, error_frame(error))
         if type(frame) is Ack:
             return self._ack(session, frame)
-        if not session.bucket.admits(session.heard_at):
-            self._figures.too_fast += 1
+        if not session.bucket.try_acquire(session.heard_at):
+            self._metrics.too_fast += 1
             told = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
-            return self._fault(session, error_frame(TooFast(told), correlation_id(frame)))
-        answer = self._answers.get(type(frame))
+            return self._violation(session, error_frame(TooFast(told), correlation_id(frame)))
+        answer = self._handlers.get(type(frame))
         if answer is None:
-            return self._fault(session, error_frame(InvalidMessage("hello is said once, as the first frame")))
+            return self._violation(session, error_frame(InvalidMessage("hello is said once, as the first frame")))
         try:
             await answer(session, frame)
         except (Exception, asyncio.CancelledError) as error:
             if cancellations.are_ours:
                 raise
-            self._failed(session, frame, error)
+            self._send_error(session, frame, error)
         return None
 
-    def _failed(self, session: Session, frame: Any, error: BaseException) -> None:
+    def _send_error(self, session: Session, frame: Any, error: BaseException) -> None:
         """Tell a client that it was not done. What is no error of ours is logged, and named: it may have been done."""
-        self._figures.failed += type(frame) is Send
+        self._metrics.failed += type(frame) is Send
         if not isinstance(error, MpimError):
             _log.error("%s of %s", type(frame).__name__, session.route.uid, exc_info=error)
             error = Unconfirmed(f"{type(error).__name__}: {error}")
         session.say(encode(error_frame(error, correlation_id(frame))))
 
-    def _fault(self, session: Session, problem: ErrorFrame) -> None:
+    def _violation(self, session: Session, problem: ErrorFrame) -> None:
         session.faults += 1
         session.say(encode(problem))
         if session.faults > self._config.max_violations:
-            raise TooManyFaults(problem.error)
+            raise TooManyViolations(problem.error)
 
     async def _send(self, session: Session, frame: Send) -> None:
         messages, sender = self._services.messages, session.route.uid
-        await self.quick.settled(session)
+        await self.fast_sender.wait_for_retries(session)
         session.sends(frame.id)
         if frame.to is not None:
-            if self._send_quickly(session, frame):
+            if self._try_send(session, frame):
                 return
-            self._report(frame, sender)
+            self._trace(frame, sender)
             request = SendMessageRequest(frame.id, sender, frame.to, frame.text)
-            self._say_sent(session, await messages.send_message(request))
+            self._send_receipt(session, await messages.send_message(request))
         else:
-            self._report(frame, sender)
+            self._trace(frame, sender)
             to_all = SendGroupMessageRequest(frame.id, sender, str(frame.group), frame.text)
-            self._say_sent(session, await messages.send_group_message(to_all))
+            self._send_receipt(session, await messages.send_group_message(to_all))
 
-    def _send_quickly(self, session: Session, frame: Send) -> bool:
+    def _try_send(self, session: Session, frame: Send) -> bool:
         """Send a message to one user without waiting for the answer; False: not at this moment."""
-        if session.under_way >= _MOST_UNDER_WAY or not self.quick.begin(session, frame):
+        if session.under_way >= _MAX_IN_FLIGHT or not self.fast_sender.try_send(session, frame):
             return False
         session.under_way += 1
         return True
 
-    def _ended(self, session: Session, frame: Send, said: SendMessageResponse | BaseException) -> None:
+    def _on_send_done(self, session: Session, frame: Send, outcome: SendMessageResponse | BaseException) -> None:
         session.under_way -= 1
-        if isinstance(said, BaseException):
-            self._failed(session, frame, said)
+        if isinstance(outcome, BaseException):
+            self._send_error(session, frame, outcome)
         else:
-            self._say_sent(session, said)
+            self._send_receipt(session, outcome)
 
-    def _report(self, frame: Send, sender: str) -> None:
+    def _trace(self, frame: Send, sender: str) -> None:
         self._reporter.passed(frame.id, self._reporter.actor, source=sender)
         self._reporter.passed(frame.id, SERVICE)
 
-    def _say_sent(self, session: Session, response: SendMessageResponse | SendGroupMessageResponse) -> None:
-        self._figures.sent += 1
+    def _send_receipt(self, session: Session, response: SendMessageResponse | SendGroupMessageResponse) -> None:
+        self._metrics.sent += 1
         session.say(encode(Sent(response.id, response.conversation, response.sequence, response.status)))
 
     def _ack(self, session: Session, frame: Ack) -> None:
-        if self._ack_at_once(session, frame):
+        if self._try_ack_sync(session, frame):
             return None
         session.acks += 1
         if session.acks > self._config.max_acks:
-            self._figures.too_fast += 1
-            return self._fault(session, error_frame(TooFast(f"at most {self._config.max_acks} acks at once")))
-        return self._fault(session, error_frame(AccessDenied("that is no conversation of yours")))
+            self._metrics.too_fast += 1
+            return self._violation(session, error_frame(TooFast(f"at most {self._config.max_acks} acks at once")))
+        return self._violation(session, error_frame(AccessDenied("that is no conversation of yours")))
 
     async def _sync(self, session: Session, frame: Sync) -> None:
         messages, uid, after = self._services.messages, session.route.uid, frame.after
@@ -211,7 +211,7 @@ class Desk:
                 self._reporter.passed(message.id, self._reporter.actor, source=CHAT_LOG)
 
     async def _watch(self, session: Session, frame: WatchPresence) -> None:
-        await self._watching.watch(session, frame.users)
+        await self._presence_watcher.watch(session, frame.users)
 
     async def _group(self, session: Session, frame: Group) -> None:
         groups, uid, last = self._services.groups, session.route.uid, 0

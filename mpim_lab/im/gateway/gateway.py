@@ -18,14 +18,14 @@ from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.errors import GatewayClosed, MpimError, ServerFailed
 from mpim_lab.events import Observer, Reporter
-from mpim_lab.im.gateway.ack_buffer import Acknowledgements
+from mpim_lab.im.gateway.ack_buffer import AckBuffer
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
-from mpim_lab.im.gateway.fast_connection import QuickConnection
-from mpim_lab.im.gateway.frame_handler import Desk, TooManyFaults
+from mpim_lab.im.gateway.fast_connection import FastServerConnection
+from mpim_lab.im.gateway.frame_handler import FrameHandler, TooManyViolations
 from mpim_lab.im.gateway.handshake import Incoming, Reception, is_of_the_client
-from mpim_lab.im.gateway.http import Pages
+from mpim_lab.im.gateway.http import HttpRoutes
 from mpim_lab.im.gateway.maintenance import Patrol
-from mpim_lab.im.gateway.metrics import Figures, GatewayCollector, exposition
+from mpim_lab.im.gateway.metrics import GatewayMetrics, MetricsCollector, render_metrics
 from mpim_lab.im.gateway.session import Outgoing, Session, answered
 from mpim_lab.im.gateway.session_registry import Lobby, Watching
 from mpim_lab.im.protocol.closing import GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
@@ -70,21 +70,21 @@ class Gateway:
         check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
         self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
-        self.config, self.figures = config or GatewayConfig(), Figures()
+        self.config, self.figures = config or GatewayConfig(), GatewayMetrics()
         self.lobby = Lobby(services.queue, self._on_push, self._on_status)
-        self._acks = Acknowledgements(services.messages, self.config.ack_flush_interval_s)
+        self._acks = AckBuffer(services.messages, self.config.ack_flush_interval_s)
         watching = Watching(self.lobby, services.presence)
-        self._desk = Desk(services, watching, self._acks, self.figures, self.config, reporter)
+        self._desk = FrameHandler(services, watching, self._acks, self.figures, self.config, reporter)
         self._reception = Reception(name, services, self.lobby, self.config, Outgoing().mark)
         self.patrol = Patrol(services, self.lobby, watching, self.figures, self.config, self.end)
-        self._pages = Pages(
+        self._pages = HttpRoutes(
             login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._home = OneLoop(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
         self._stack, self._incoming = contextlib.AsyncExitStack(), Incoming()
-        self.connections: set[QuickConnection] = set()  # those, too, before hello and in farewell
+        self.connections: set[FastServerConnection] = set()  # those, too, before hello and in farewell
         self._server: Server | None = None
         self._draining = self._dead = False
 
@@ -101,7 +101,7 @@ class Gateway:
 
     def metrics(self) -> bytes:
         """Its figures, as Prometheus reads them."""
-        return exposition(GatewayCollector(self.name, self.figures, lambda: len(self.lobby), self.is_healthy))
+        return render_metrics(MetricsCollector(self.name, self.figures, lambda: len(self.lobby), self.is_healthy))
 
     async def __aenter__(self) -> Self:
         if self._server is not None or self._draining:
@@ -136,7 +136,7 @@ class Gateway:
             cast(Any, self._serve),  # of the connections that `make` makes
             self.host,
             self.port,
-            process_request=self._pages.answer,
+            process_request=self._pages.handle,
             create_connection=cast(Any, self._incoming.make),  # it calls like the class
             max_size=MAX_FRAME_BYTES,
             compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
@@ -183,7 +183,7 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._desk.quick.ended()
+        await self._desk.fast_sender.wait_idle()
         await self._stack.aclose()
 
     def _cut_off(self) -> None:
@@ -191,8 +191,8 @@ class Gateway:
         for ws in self.connections:
             ws.transport.abort()
         self._incoming.drop()
-        self._desk.quick.drop()
-        self._acks.cut_off()
+        self._desk.fast_sender.abort()
+        self._acks.abort()
         self.lobby.channels.cut_off()
         for task in (*self._tasks, *self._handlers):
             task.cancel()
@@ -207,7 +207,7 @@ class Gateway:
 
     # Clients
 
-    async def _serve(self, ws: QuickConnection) -> None:
+    async def _serve(self, ws: FastServerConnection) -> None:
         if self._draining or len(self.connections) >= self.config.max_clients:
             return await ws.close(TRY_AGAIN_LATER, "connect to another gateway")
         self.connections.add(ws)
@@ -230,7 +230,7 @@ class Gateway:
             await self._let_go(ws, task)
         return None
 
-    async def _let_go(self, ws: QuickConnection, task: asyncio.Task[Any]) -> None:
+    async def _let_go(self, ws: FastServerConnection, task: asyncio.Task[Any]) -> None:
         """However its handler ended: nothing of it is left."""
         try:
             if not self._dead:
@@ -241,23 +241,23 @@ class Gateway:
 
     async def _converse(self, session: Session) -> None:
         ws = session.ws
-        ws.waiting -= 1  # hello
-        ws.on_frame = partial(self._desk.answer_at_once, session)
+        ws.unread_frames -= 1  # hello
+        ws.on_frame = partial(self._desk.try_handle_sync, session)
         try:
             async for frame in ws:
                 if self._draining:  # it will say this again, elsewhere
                     continue
                 session.under_way += 1
                 try:
-                    await self._desk.answer(session, frame)
+                    await self._desk.handle(session, frame)
                 finally:
                     session.under_way -= 1
-                    ws.waiting -= 1
+                    ws.unread_frames -= 1
                 if session.is_flooded(self.config.max_send_buffer_bytes):
                     return self.patrol.end_slow(session)
         except ConnectionClosed:
             pass
-        except TooManyFaults as error:
+        except TooManyViolations as error:
             ws.on_frame = None  # whatever else it says
             await answered([session], self.config.drain_timeout_s)
             await close_or_abort(ws, POLICY_VIOLATION, f"too many faults: {error}")

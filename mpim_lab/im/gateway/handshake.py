@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError, NotConnected
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
-from mpim_lab.im.gateway.fast_connection import QuickConnection
+from mpim_lab.im.gateway.fast_connection import FastServerConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Lobby
@@ -30,15 +30,15 @@ class Incoming:
     """Sockets that were taken in and have not done the WebSocket handshake. `make` is for `serve(create_connection=…)`."""
 
     def __init__(self) -> None:
-        self._waiting: WeakSet[QuickConnection] = WeakSet()
+        self._waiting: WeakSet[FastServerConnection] = WeakSet()
 
-    def make(self, *arguments: Any, **options: Any) -> QuickConnection:
+    def make(self, *arguments: Any, **options: Any) -> FastServerConnection:
         """A connection for a socket that has just been taken in."""
-        ws = QuickConnection(*arguments, **options)
+        ws = FastServerConnection(*arguments, **options)
         self._waiting.add(ws)
         return ws
 
-    def is_in(self, ws: QuickConnection) -> None:
+    def is_in(self, ws: FastServerConnection) -> None:
         """The handshake is done."""
         self._waiting.discard(ws)
 
@@ -67,7 +67,7 @@ class Reception:
         self._gateway, self._services, self._lobby = gateway, services, lobby
         self._config, self._on_dirty = config, on_dirty
 
-    async def welcome(self, ws: QuickConnection) -> Session:
+    async def welcome(self, ws: FastServerConnection) -> Session:
         """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `Link` raises.
 
         First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
@@ -79,7 +79,7 @@ class Reception:
         except TimeoutError as error:
             raise NotConnected(f"the gateway was not ready within {self._config.handshake_timeout_s:g} s") from error
 
-    async def _let_in(self, ws: QuickConnection, hello: Hello) -> Session:
+    async def _let_in(self, ws: FastServerConnection, hello: Hello) -> Session:
         """Either all of it, or none: what was taken by then is given back."""
         uid = await self._services.tokens.redeem(hello.token, self._services.queue)
         route = BindRouteRequest(uid, hello.device, self._gateway, new_message_id())
@@ -94,7 +94,7 @@ class Reception:
             raise
         return session
 
-    async def _hear_hello(self, ws: QuickConnection) -> Hello:
+    async def _hear_hello(self, ws: FastServerConnection) -> Hello:
         try:
             async with asyncio.timeout(self._config.handshake_timeout_s):
                 hello = decode_client(await ws.recv())
@@ -120,7 +120,7 @@ class Reception:
         session.note_behind({name: last for name, last in late.items() if name not in conversations})
         session.catch_up()
 
-    async def turn_away(self, ws: QuickConnection, error: MpimError) -> None:
+    async def turn_away(self, ws: FastServerConnection, error: MpimError) -> None:
         """Tell a client why it is not let in."""
         problem = error_frame(error)
         with contextlib.suppress(ConnectionClosed, TimeoutError):

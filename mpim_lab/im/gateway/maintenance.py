@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from mpim_lab.events import now
 from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
-from mpim_lab.im.gateway.metrics import Figures
+from mpim_lab.im.gateway.metrics import GatewayMetrics
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.gateway.session_registry import Lobby, Watching
 from mpim_lab.im.protocol.frames import PresenceChanged, encode
@@ -24,7 +24,7 @@ class Patrol:
         services: GatewayServices,
         lobby: Lobby,
         watching: Watching,
-        figures: Figures,
+        figures: GatewayMetrics,
         config: GatewayConfig,
         end: Callable[[Session, str], None],
     ) -> None:

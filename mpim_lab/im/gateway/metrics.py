@@ -25,7 +25,7 @@ _HELP = {
 
 
 @dataclass
-class Figures:
+class GatewayMetrics:
     """Counters of one gateway, from its start."""
 
     welcomed: int = 0
@@ -43,18 +43,20 @@ class Figures:
     replaced: int = 0
 
 
-class GatewayCollector(Collector):
+class MetricsCollector(Collector):
     """Reads one gateway's figures when Prometheus asks."""
 
-    def __init__(self, gateway: str, figures: Figures, connected: Callable[[], int], is_up: Callable[[], bool]) -> None:
-        self._gateway, self._figures, self._connected, self._is_up = gateway, figures, connected, is_up
+    def __init__(
+        self, gateway: str, metrics: GatewayMetrics, connected: Callable[[], int], is_up: Callable[[], bool]
+    ) -> None:
+        self._gateway, self._metrics, self._connected, self._is_up = gateway, metrics, connected, is_up
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus calls."""
         labels = ["gateway"]
-        for each in fields(self._figures):
+        for each in fields(self._metrics):
             counter = CounterMetricFamily(f"mpim_{each.name}", _HELP[each.name], labels=labels)
-            counter.add_metric([self._gateway], getattr(self._figures, each.name))
+            counter.add_metric([self._gateway], getattr(self._metrics, each.name))
             yield counter
         for name, text, value in (
             ("mpim_connected_clients", "clients that are connected now", self._connected()),
@@ -65,7 +67,7 @@ class GatewayCollector(Collector):
             yield gauge
 
 
-def exposition(collector: GatewayCollector) -> bytes:
+def render_metrics(collector: MetricsCollector) -> bytes:
     """The figures in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)

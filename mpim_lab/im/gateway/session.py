@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from mpim_lab.events import now
-from mpim_lab.im.gateway.fast_connection import QuickConnection
+from mpim_lab.im.gateway.fast_connection import FastServerConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.protocol.frames import SyncHint, encode
 from mpim_lab.im.protocol.requests import BindRouteRequest
@@ -79,7 +79,11 @@ class Session:
     )
 
     def __init__(
-        self, ws: QuickConnection, route: BindRouteRequest, on_dirty: Callable[["Session"], None], bucket: TokenBucket
+        self,
+        ws: FastServerConnection,
+        route: BindRouteRequest,
+        on_dirty: Callable[["Session"], None],
+        bucket: TokenBucket,
     ) -> None:
         self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
         self.packed = self.is_welcome = self.is_ending = False
