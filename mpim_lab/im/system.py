@@ -150,7 +150,7 @@ class ImSystem:
         self._home.check()
         gateway = self._gateway(name)
         del self.gateways[name]
-        await gateway.die()
+        await gateway.abort()
         await self._running.pop(name).aclose()
 
     async def _stop_all(self) -> None:

@@ -121,7 +121,7 @@ async def test_opening_that_is_cancelled_at_any_moment_leaves_no_task_and_no_ses
             await asyncio.wait([opening])
             await client.close()
             assert not {task for task in client._tasks if not task.done()}
-        await wait_until(lambda: not len(mpim.gateways["gw-1"].lobby) and not mpim.gateways["gw-1"].connections)
+        await wait_until(lambda: not len(mpim.gateways["gw-1"].sessions) and not mpim.gateways["gw-1"].connections)
 
         await wait_until(lambda: not asyncio.all_tasks() - before)
         assert await mpim.services.presence.query_route("alice") == []
@@ -172,7 +172,7 @@ async def test_a_callback_that_raises_a_cancellation_does_not_hang_up():
         async with mpim.client("bob") as bob:
             await bob.send("alice", "still there?")
         assert (await asyncio.wait_for(alice.receive(), 10)).text == "still there?"
-        assert mpim.gateways["gw-1"].figures.welcomed == 2
+        assert mpim.gateways["gw-1"].metrics.welcomed == 2
 
 
 async def test_an_observer_that_raises_changes_nothing():
@@ -273,7 +273,7 @@ async def test_a_mistake_of_the_service_is_told_by_name_and_the_connection_lives
         with pytest.raises(Unconfirmed, match="RuntimeError: a mistake"):
             await alice.send_to_group("tea", "hi")
         assert (await alice.send("bob", "hi")).status == "stored"
-        assert mpim.gateways["gw-1"].figures.welcomed == 1
+        assert mpim.gateways["gw-1"].metrics.welcomed == 1
 
 
 async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(monkeypatch):

@@ -77,7 +77,7 @@ async def test_what_no_gateway_would_take_is_refused_before_it_is_sent(text):
         with pytest.raises(InvalidMessage):
             await alice.send("bob", text)
         assert (await alice.send("bob", "fine")).status == "stored"
-        assert mpim.gateways["gw-1"].figures.welcomed == 1
+        assert mpim.gateways["gw-1"].metrics.welcomed == 1
 
 
 async def test_names_that_are_none_are_refused_before_they_are_sent():
@@ -240,7 +240,7 @@ async def test_a_mistake_in_the_applications_callback_does_not_hang_up():
         async with mpim.client("bob") as bob:
             await bob.send("alice", "still there?")
         assert await texts(alice, 1) == ["still there?"]
-        assert mpim.gateways["gw-1"].figures.welcomed == 2
+        assert mpim.gateways["gw-1"].metrics.welcomed == 2
 
 
 async def test_nonsense_from_a_gateway_ends_that_line_and_not_the_client():
@@ -263,7 +263,7 @@ async def test_two_clients_that_say_they_are_the_same_device_do_not_fight_withou
     """Each throws the other out; they wait longer and longer before they come again."""
     async with system() as mpim, mpim.client("alice"), mpim.client("alice"):
         await asyncio.sleep(3)
-        assert mpim.gateways["gw-1"].figures.welcomed < 40
+        assert mpim.gateways["gw-1"].metrics.welcomed < 40
 
 
 # Many at once
@@ -286,7 +286,7 @@ async def test_more_than_the_rate_allows_is_sent_as_fast_as_it_allows():
     async with system(gateway_config=config) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         await asyncio.gather(*(alice.send("bob", f"{number}") for number in range(600)))
         assert sorted(map(int, await texts(bob, 600))) == list(range(600))
-        assert mpim.gateways["gw-1"].figures.welcomed == 2
+        assert mpim.gateways["gw-1"].metrics.welcomed == 2
 
 
 async def test_what_stays_too_fast_is_told_as_too_fast():
@@ -437,9 +437,9 @@ async def test_after_leaving_nothing_is_asked_of_a_group_any_more():
         bob._inbox._sequencers["#tea"].advance_last_known(99)
         await bob.leave("tea")
         await asyncio.sleep(0.2)  # the last acknowledgement
-        received = mpim.gateways["gw-1"].figures.received
+        received = mpim.gateways["gw-1"].metrics.received
         await asyncio.sleep(2.5)
-        assert mpim.gateways["gw-1"].figures.received == received
+        assert mpim.gateways["gw-1"].metrics.received == received
 
 
 # After the server has lost what it had
@@ -472,7 +472,7 @@ async def test_being_told_of_more_than_there_is_does_not_make_a_client_ask_witho
     async with system() as mpim, mpim.client("alice") as alice:
         await mpim.services.messages.send_message(SendMessageRequest(new_message_id(), "bob", "alice", "hi"))
         assert await texts(alice, 1) == ["hi"]
-        received = mpim.gateways["gw-1"].figures.received
+        received = mpim.gateways["gw-1"].metrics.received
         alice._on_frame(SyncHint({"alice:bob": 10}))
         await asyncio.sleep(1)
-        assert mpim.gateways["gw-1"].figures.received - received < 10
+        assert mpim.gateways["gw-1"].metrics.received - received < 10

@@ -24,7 +24,7 @@ async def numbers(client, count, within_s=10.0):
 
 def syncs_counted(gateway):
     """A list of the conversations that clients ask this gateway about, from now on."""
-    asked, answers = [], gateway._desk._handlers
+    asked, answers = [], gateway._frame_handler._handlers
     answer = answers[Sync]
 
     async def count(session, frame):
@@ -137,7 +137,7 @@ async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
         )
         async with mpim.client("alice") as alice:
             assert await numbers(alice, 150, within_s=20.0) == [1] * 150
-            assert mpim.gateways["gw-1"].figures.welcomed == 1
+            assert mpim.gateways["gw-1"].metrics.welcomed == 1
 
 
 async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(monkeypatch):
@@ -217,7 +217,7 @@ async def test_watching_begins_when_the_server_is_back(monkeypatch):
         mpim.client("alice", on_presence=lambda each: seen.append((each.uid, each.status))) as alice,
     ):
         gateway = mpim.gateways["gw-1"]
-        monkeypatch.setattr(gateway.patrol, "_watched_every_s", 0.1)
+        monkeypatch.setattr(gateway.maintenance, "_presence_interval_s", 0.1)
         statuses, times = gateway.services.presence.statuses, []
 
         async def away_at_first(uids):
@@ -238,7 +238,7 @@ async def test_closing_ends_whatever_waits_for_its_turn_at_once():
     async with system() as mpim:
         alice = mpim.client("alice", response_timeout_s=5.0)
         async with alice:
-            mpim.gateways["gw-1"]._desk.fast_sender.try_send = lambda session, frame: True
+            mpim.gateways["gw-1"]._frame_handler.fast_sender.try_send = lambda session, frame: True
             sends = [asyncio.create_task(alice.send("bob", "hi", id="one")) for _ in range(10)]
             await asyncio.sleep(0.1)
         async with asyncio.timeout(2):

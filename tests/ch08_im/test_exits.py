@@ -76,10 +76,10 @@ class Lab:
         gateways = self.mpim.gateways.values()
         counts = [sum(1 for _, _, name in connected if name == gateway.name) for gateway in gateways]
         return (
-            [len(gateway.lobby) for gateway in gateways] == counts
+            [len(gateway.sessions) for gateway in gateways] == counts
             and [len(gateway.connections) for gateway in gateways] == counts
             and [len(gateway._handlers) for gateway in gateways] == counts
-            and {name for gateway in gateways for name in gateway.lobby.channels._heard} == channels
+            and {name for gateway in gateways for name in gateway.sessions.channels._subscribed} == channels
         )
 
 
@@ -108,14 +108,14 @@ async def talks_nonsense(lab, raw):
 
 
 async def is_sent_away(lab, raw):
-    session = lab.mpim.gateways["gw-1"].lobby.of("alice")[0]
-    lab.mpim.gateways["gw-1"].end(session, "for a test")
+    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    lab.mpim.gateways["gw-1"].close_session(session, "for a test")
 
 
 async def is_not_reading(lab, raw):
     raw.ws.transport.pause_reading()
-    session = lab.mpim.gateways["gw-1"].lobby.of("alice")[0]
-    session.say(b"x" * 12_000_000)
+    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    session.enqueue(b"x" * 12_000_000)
 
 
 async def loses_its_handler(lab, raw):
@@ -161,8 +161,8 @@ async def test_twenty_connections_of_one_device_at_once_leave_one_that_works():
         raws = [RawClient(lab.url(number % 2 + 1)) for number in range(20)]
         await asyncio.gather(*(raw.__aenter__() for raw in raws))
         await asyncio.gather(*(raw.hello("alice") for raw in raws))
-        await wait_until(lambda: sum(len(gateway.lobby) for gateway in lab.mpim.gateways.values()) == 1)
-        (name,) = (gateway.name for gateway in lab.mpim.gateways.values() if len(gateway.lobby))
+        await wait_until(lambda: sum(len(gateway.sessions) for gateway in lab.mpim.gateways.values()) == 1)
+        (name,) = (gateway.name for gateway in lab.mpim.gateways.values() if len(gateway.sessions))
         await lab.comes_to(("alice", "main", name))
         await asyncio.gather(*(raw.ws.close() for raw in raws))
         await lab.comes_to()
@@ -243,15 +243,15 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
     """The patrol is at it when the session ends: the subscription is given back all the same."""
     async with lab_of() as lab:
         gateway, alice = lab.mpim.gateways["gw-1"], await lab.come("alice")
-        (session,) = gateway.lobby
-        session.watching = {"watched"}
-        gateway.patrol._looked_at -= 100
+        (session,) = gateway.sessions
+        session.watched = {"watched"}
+        gateway.maintenance._presence_refreshed_at -= 100
         subscribe, leaving = gateway.services.queue.subscribe, []
 
         async def slow(channel, handler):
             await subscribe(channel, handler)
             if not leaving:
-                leaving.append(asyncio.create_task(gateway._reception.farewell(session)))
+                leaving.append(asyncio.create_task(gateway._handshake.disconnect(session)))
                 await asyncio.sleep(0.05)
 
         gateway.services.queue.subscribe = slow
@@ -260,7 +260,9 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
         await asyncio.gather(*leaving)
         alice.ws.transport.abort()
         await lab.comes_to()
-        assert not gateway.lobby.watched and not gateway.lobby.told and not gateway.lobby.notices
+        assert (
+            not gateway.sessions.watched and not gateway.sessions.last_status and not gateway.sessions.status_versions
+        )
 
 
 async def test_a_gateway_that_cannot_listen_gives_back_what_it_had_begun():
@@ -293,7 +295,7 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
                 assert not await lab.mpim.services.presence.unbind_route(late)
                 await newer.say({"t": "ping"})
                 assert await newer.hear("pong")
-                assert len(second.gateways["gw-1"].lobby) == 2
+                assert len(second.gateways["gw-1"].sessions) == 2
 
 
 async def test_a_client_is_told_after_a_gap_although_the_first_try_fails(monkeypatch):
@@ -310,7 +312,7 @@ async def test_a_client_is_told_after_a_gap_although_the_first_try_fails(monkeyp
             return await conversations(uid)
 
         monkeypatch.setattr(gateway.services.messages, "conversations", fail_twice)
-        monkeypatch.setattr(gateway.lobby, "of", lambda uid: [])  # the push is lost
+        monkeypatch.setattr(gateway.sessions, "sessions_of", lambda uid: [])  # the push is lost
         await alice.say({"t": "send", "id": "m1", "to": "bob", "text": "lost on its way"})
         await alice.hear("sent")
         gateway.on_gap(0.5)

@@ -43,7 +43,7 @@ async def message_under_way(**options):
         await welcome(alice, "alice")
         server.pause()
         await alice.say(send(1))
-        await wait_until(lambda: mpim.gateways["gw-1"].lobby.of("alice")[0].under_way)
+        await wait_until(lambda: mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight)
         yield server, mpim, alice
 
 
@@ -109,7 +109,7 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
         assert {(await alice.hear("error"))["id"] for _ in range(2)} == {"m1", "m2"}
         assert (await alice.ask(send(3), "sent"))["sequence"] == 1
         assert (await bob.hear("push"))["id"] == "m3"
-        assert link.connection is connection and mpim.gateways["gw-1"].lobby.of("alice")[0].under_way == 0
+        assert link.connection is connection and mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight == 0
 
 
 async def test_a_client_that_is_sent_away_is_not_served_meanwhile():
@@ -142,7 +142,7 @@ async def test_a_gateway_that_closes_waits_for_what_clients_that_left_had_sent(s
         async with RawClient(mpim.gateways["gw-1"].url) as alice:
             await welcome(alice, "alice")
             await alice.say(send(1))
-            await wait_until(lambda: len(mpim.gateways["gw-1"]._desk.fast_sender._tasks))
+            await wait_until(lambda: len(mpim.gateways["gw-1"]._frame_handler.fast_sender._tasks))
         await mpim.stop("gw-1")
         assert stored == ["m1"]
 

@@ -27,7 +27,7 @@ def url_of(mpim, number=1):
 
 
 def figures_of(mpim, number=1):
-    return mpim.gateways[f"gw-{number}"].figures
+    return mpim.gateways[f"gw-{number}"].metrics
 
 
 @contextlib.asynccontextmanager
@@ -106,7 +106,7 @@ async def test_whoever_does_not_say_hello_in_time_is_sent_away(server):
         async with RawClient(url_of(mpim)) as raw:
             assert "no hello within 0.2 s" in (await raw.hear("error"))["text"]
             assert (await raw.ended())[0] == 1008
-        assert figures_of(mpim).refused == 1 and len(mpim.gateways["gw-1"].lobby) == 0
+        assert figures_of(mpim).refused == 1 and len(mpim.gateways["gw-1"].sessions) == 0
 
 
 async def test_hello_is_said_once(mpim):
@@ -252,9 +252,9 @@ async def test_the_last_connection_of_a_user_takes_her_subscription_along(mpim):
         await one.hello("alice")
         async with RawClient(url_of(mpim)) as two:
             await two.hello("alice", "phone")
-        await wait_until(lambda: len(mpim.gateways["gw-1"].lobby) == 1)
+        await wait_until(lambda: len(mpim.gateways["gw-1"].sessions) == 1)
         assert await queue.listeners("user:alice") == 1
-    await wait_until(lambda: len(mpim.gateways["gw-1"].lobby) == 0)
+    await wait_until(lambda: len(mpim.gateways["gw-1"].sessions) == 0)
     async with asyncio.timeout(5):
         while await queue.listeners("user:alice") or await mpim.services.presence.query_route("alice"):
             await asyncio.sleep(0.01)

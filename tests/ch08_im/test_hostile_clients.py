@@ -90,7 +90,7 @@ async def test_a_frame_that_cannot_be_read_is_named_and_nothing_is_done(server, 
             told = await raw.ask(frame, "error")
             assert told["error"] == "InvalidMessage" and len(told["text"]) < 300
             assert (await raw.ask({"t": "ping"}, "pong"))["t"] == "pong"
-        assert gateway_of(mpim).figures.unreadable == 1
+        assert gateway_of(mpim).metrics.unreadable == 1
         assert await mpim.services.messages.conversations("alice") == {}
 
 
@@ -161,8 +161,8 @@ async def fuzz(connections):
                 await asyncio.wait([reading], timeout=20)
                 answered += reading.result() if reading.done() else 0
         assert answered > 1_000 * connections
-        assert gateway_of(mpim).figures.unreadable > 1_000 * connections
-        await wait_until(lambda: len(gateway_of(mpim).lobby) == 0)
+        assert gateway_of(mpim).metrics.unreadable > 1_000 * connections
+        await wait_until(lambda: len(gateway_of(mpim).sessions) == 0)
         assert await is_alive(mpim)
 
 
@@ -211,7 +211,7 @@ async def test_whoever_asks_too_often_is_told_so_and_in_the_end_sent_away():
         assert {frame["error"] for frame in errors} == {"TooFast"} and len(errors) == 31
         assert all(frame["id"] and frame["definite"] for frame in errors)
         assert 20 <= sum(frame["t"] == "sent" for frame in heard) < 60
-        assert gateway_of(mpim).figures.too_fast == 31
+        assert gateway_of(mpim).metrics.too_fast == 31
         assert await is_alive(mpim)
 
 
@@ -267,7 +267,7 @@ async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
             assert codes == {1008} and now() - began < 5
             for each in sockets:
                 each.close()
-        await wait_until(lambda: gateway_of(mpim).figures.refused == 1_000)
+        await wait_until(lambda: gateway_of(mpim).metrics.refused == 1_000)
 
 
 async def test_connections_without_hello_count_as_clients():
@@ -294,7 +294,7 @@ async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again
             await quick.hello("bob", "quick")
             reading = asyncio.create_task(_read(quick, bob_got, 5_000))
             slow.ws.transport.pause_reading()
-            session = next(each for each in gateway.lobby.of("bob") if each.route.device == "slow")
+            session = next(each for each in gateway.sessions.sessions_of("bob") if each.route.device == "slow")
             most, longest = 0, 0.0
             for begin in range(0, 5_000, 50):
                 began = now()
@@ -302,7 +302,7 @@ async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again
                 longest, most = max(longest, now() - began), max(most, session.buffered_bytes)
             await asyncio.wait_for(reading, 20)
             assert bob_got == list(range(1, 5_001)) and longest < 1.0
-            assert most < 64 * 1024 + 200_000 and gateway.figures.held_back > 1_000
+            assert most < 64 * 1024 + 200_000 and gateway.metrics.held_back > 1_000
             slow.ws.transport.resume_reading()
             assert await _pull_all(slow, 5_000) == [str(number) for number in range(5_000)]
 
@@ -355,11 +355,11 @@ async def test_whoever_never_reads_again_is_sent_away_within_bounds():
             for begin in range(0, 6_000, 200):
                 await asyncio.gather(*(_send(mpim, number) for number in range(begin, begin + 200)))
             async with asyncio.timeout(8):
-                while len(gateway.lobby):
+                while len(gateway.sessions):
                     with contextlib.suppress(ConnectionClosed):
                         await asyncio.wait_for(slow.say({"t": "ping"}), 0.2)
                     await asyncio.sleep(0.1)
-        assert gateway.figures.slow == 1
+        assert gateway.metrics.slow == 1
         assert await is_alive(mpim)
 
 
@@ -378,8 +378,8 @@ async def test_whoever_asks_and_never_reads_the_answers_is_sent_away():
                 async with asyncio.timeout(5):
                     for _ in range(2_000):
                         await slow.say({"t": "sync", "conversation": "alice:bob", "after": 0})
-            await wait_until(lambda: len(gateway.lobby) == 0, within_s=8)
-        assert gateway.figures.slow == 1
+            await wait_until(lambda: len(gateway.sessions) == 0, within_s=8)
+        assert gateway.metrics.slow == 1
 
 
 async def test_notices_to_whoever_does_not_read_do_not_pile_up_without_end():
@@ -392,8 +392,8 @@ async def test_notices_to_whoever_does_not_read_do_not_pile_up_without_end():
             for _ in range(400):
                 await mpim.broadcast("x" * 20_000)
                 await asyncio.sleep(0.001)
-            await wait_until(lambda: len(gateway.lobby) == 0, within_s=8)
-        assert gateway.figures.slow == 1
+            await wait_until(lambda: len(gateway.sessions) == 0, within_s=8)
+        assert gateway.metrics.slow == 1
 
 
 async def test_a_gateway_that_closes_does_not_wait_for_whoever_does_not_read():
@@ -426,7 +426,7 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
             raw.ws.transport.abort()
 
         await asyncio.gather(*(come_and_go(number) for number in range(200)))
-        await wait_until(lambda: len(gateway.lobby) == 0 and not gateway.connections)
+        await wait_until(lambda: len(gateway.sessions) == 0 and not gateway.connections)
         routes = await mpim.services.presence.query_routes([f"u{number}" for number in range(200)])
         assert not any(routes.values())
         assert sum([await gateway.services.queue.listeners(f"user:u{number}") for number in range(200)]) == 0
@@ -453,7 +453,7 @@ async def test_a_flood_of_frames_that_say_nothing_ends_the_connection(flood, is_
             raw.ws.transport.write(flood if len(flood) > 10 else flood * 20_000)
             assert await raw.ended() == (1008, "too many frames that say nothing")
         await bob.send("alice", "I am served")
-        await wait_until(lambda: len(gateway_of(mpim).lobby) == 1)
+        await wait_until(lambda: len(gateway_of(mpim).sessions) == 1)
 
 
 async def test_a_ping_now_and_then_is_answered_for_as_long_as_one_likes():

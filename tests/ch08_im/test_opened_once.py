@@ -100,7 +100,7 @@ async def test_what_is_asked_of_a_closed_client_was_not_sent_and_will_not_be():
             assert (raised.value.definite, raised.value.transient) == (True, False)
 
 
-@pytest.mark.parametrize("end", ["drain", "die"])
+@pytest.mark.parametrize("end", ["drain", "abort"])
 @pytest.mark.parametrize("turns", [0, 1, 3, 10])
 async def test_a_gateway_that_is_closed_while_it_is_opened_is_not_left_open(one_server, end, turns):
     """No socket, no subscription, no task: whoever opens it hears why, or it was open and has been closed."""

@@ -116,7 +116,7 @@ async def test_a_hundred_clients_go_elsewhere_when_their_gateway_ends(how):
         await asyncio.gather(*writing)
         await traffic.settled()
         assert {client.gateway for client in traffic.clients.values()} == {"gw-2"}
-        assert len(mpim.gateways["gw-2"].lobby) == 100
+        assert len(mpim.gateways["gw-2"].sessions) == 100
         assert sum(len(texts) for texts in traffic.sent.values()) == 3_000
 
 
@@ -161,17 +161,17 @@ async def test_whoever_leaves_while_routes_are_renewed_leaves_no_ghost():
         presence = gateway.services.presence
         async with RawClient(gateway.url) as raw:
             await raw.hello("brief")
-            gateway.patrol._renewed_at -= 100
+            gateway.maintenance._routes_renewed_at -= 100
             renew = presence.renew
 
             async def slow_renew(name, routes):
                 await raw.ws.close()
-                await wait_until(lambda: len(gateway.lobby) == 0)
+                await wait_until(lambda: len(gateway.sessions) == 0)
                 await asyncio.sleep(0.1)
                 return await renew(name, routes)
 
             presence.renew = slow_renew
-            await gateway.patrol.renew_routes()
+            await gateway.maintenance.renew_routes()
         assert await mpim.services.presence.query_route("brief") == []
 
 

@@ -184,7 +184,7 @@ async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
                 await raw.say({"t": "presence", "users": [f"w{number}-{each}" for each in range(20)]})
                 await raw.hear("presence")
             raw.ws.transport.pause_reading()
-            mpim.gateways["gw-3"].lobby.of("u29")[0].say(b"x" * 12_000_000)
+            mpim.gateways["gw-3"].sessions.sessions_of("u29")[0].enqueue(b"x" * 12_000_000)
             (server.pause if fault == "paused" else server.kill)()
             await asyncio.gather(
                 *(RawClient.say(raw, {"t": "send", "id": f"m{n}", "to": "x", "text": "hi"}) for n in range(5))
@@ -255,7 +255,7 @@ async def test_a_client_and_a_gateway_belong_to_one_event_loop():
         def elsewhere():
             for call in (
                 lambda: alice.send("bob", "hi"), alice.receive, lambda: alice.watch("bob"), lambda: alice.join("tea"),
-                alice.close, alice.abort, gateway.drain, gateway.die,
+                alice.close, alice.abort, gateway.drain, gateway.abort,
             ):  # fmt: skip
                 try:
                     asyncio.run(asyncio.wait_for(call(), 5))

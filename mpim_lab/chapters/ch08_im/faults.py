@@ -121,7 +121,9 @@ class MpimFaults:
         client = await self._reader.knock(RECEIVER)
         await client.abort()
         gateway = self._stage.system.gateways[RECEIVER]
-        await until(lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken line")
+        await until(
+            lambda: not gateway.sessions.sessions_of(self._reader.uid), "the gateway's notice of the broken line"
+        )
         await self._come_back()
 
     async def _move(self, where: AtTheStep) -> None:

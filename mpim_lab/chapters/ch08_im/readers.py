@@ -61,7 +61,7 @@ class Seat:
 
     def _farewell_of(self, gateway: Gateway) -> Callable[[], bool]:
         """Says whether the connections that are here now have been taken leave of."""
-        mine = {session.ws for session in gateway.lobby.of(self.uid)}
+        mine = {session.ws for session in gateway.sessions.sessions_of(self.uid)}
         return lambda: not mine & gateway.connections
 
     async def _nobody_listens(self) -> bool:

@@ -13,7 +13,7 @@ from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_send import FastSender
 from mpim_lab.im.gateway.metrics import GatewayMetrics
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import Watching
+from mpim_lab.im.gateway.session_registry import PresenceWatcher
 from mpim_lab.im.protocol.frames import (
     Ack,
     ErrorFrame,
@@ -58,7 +58,7 @@ class FrameHandler:
     def __init__(
         self,
         services: GatewayServices,
-        presence_watcher: Watching,
+        presence_watcher: PresenceWatcher,
         acks: AckBuffer,
         metrics: GatewayMetrics,
         config: GatewayConfig,
@@ -84,29 +84,29 @@ class FrameHandler:
             is_done = type(frame) is Ack and self._try_ack_sync(session, frame)
         if is_done:
             self._metrics.received += 1
-            session.heard_at = now()
+            session.last_received_at = now()
         return is_done
 
     def _try_send_sync(self, session: Session, frame: Send) -> bool:
         if (
             frame.to is None
-            or session.is_flooded(self._config.max_send_buffer_bytes)
+            or session.is_over_limit(self._config.max_send_buffer_bytes)
             or not session.bucket.try_acquire(now())
         ):
             return False
         if not self._try_send(session, frame):
             session.bucket.refund()
             return False
-        session.sends(frame.id)
+        session.note_sent(frame.id)
         return True
 
     def _try_ack_sync(self, session: Session, frame: Ack) -> bool:
         conversation, sequence = frame.conversation, frame.sequence
-        if session.acks >= self._config.max_acks or not _takes_part(session.route.uid, conversation):
+        if session.ack_count >= self._config.max_acks or not _takes_part(session.route.uid, conversation):
             return False
-        session.acks += 1
-        session.acknowledge(conversation, sequence)
-        stored = session.stored
+        session.ack_count += 1
+        session.on_ack(conversation, sequence)
+        stored = session.offline
         is_stored = stored is not None and conversation in stored
         if stored is not None and is_stored and sequence >= stored[conversation]:
             del stored[conversation]  # what comes now is pushed
@@ -116,7 +116,7 @@ class FrameHandler:
     async def handle(self, session: Session, raw: bytes | str) -> None:
         """Answer one frame. Raises TooManyFaults when the connection is to be ended."""
         self._metrics.received += 1
-        session.heard_at = now()
+        session.last_received_at = now()
         cancellations = Cancellations()
         try:
             frame = decode_client(raw)
@@ -125,7 +125,7 @@ class FrameHandler:
             return self._violation(session, error_frame(error))
         if type(frame) is Ack:
             return self._ack(session, frame)
-        if not session.bucket.try_acquire(session.heard_at):
+        if not session.bucket.try_acquire(session.last_received_at):
             self._metrics.too_fast += 1
             told = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
             return self._violation(session, error_frame(TooFast(told), correlation_id(frame)))
@@ -146,18 +146,18 @@ class FrameHandler:
         if not isinstance(error, MpimError):
             _log.error("%s of %s", type(frame).__name__, session.route.uid, exc_info=error)
             error = Unconfirmed(f"{type(error).__name__}: {error}")
-        session.say(encode(error_frame(error, correlation_id(frame))))
+        session.enqueue(encode(error_frame(error, correlation_id(frame))))
 
     def _violation(self, session: Session, problem: ErrorFrame) -> None:
-        session.faults += 1
-        session.say(encode(problem))
-        if session.faults > self._config.max_violations:
+        session.violations += 1
+        session.enqueue(encode(problem))
+        if session.violations > self._config.max_violations:
             raise TooManyViolations(problem.error)
 
     async def _send(self, session: Session, frame: Send) -> None:
         messages, sender = self._services.messages, session.route.uid
         await self.fast_sender.wait_for_retries(session)
-        session.sends(frame.id)
+        session.note_sent(frame.id)
         if frame.to is not None:
             if self._try_send(session, frame):
                 return
@@ -171,13 +171,13 @@ class FrameHandler:
 
     def _try_send(self, session: Session, frame: Send) -> bool:
         """Send a message to one user without waiting for the answer; False: not at this moment."""
-        if session.under_way >= _MAX_IN_FLIGHT or not self.fast_sender.try_send(session, frame):
+        if session.in_flight >= _MAX_IN_FLIGHT or not self.fast_sender.try_send(session, frame):
             return False
-        session.under_way += 1
+        session.in_flight += 1
         return True
 
     def _on_send_done(self, session: Session, frame: Send, outcome: SendMessageResponse | BaseException) -> None:
-        session.under_way -= 1
+        session.in_flight -= 1
         if isinstance(outcome, BaseException):
             self._send_error(session, frame, outcome)
         else:
@@ -189,13 +189,13 @@ class FrameHandler:
 
     def _send_receipt(self, session: Session, response: SendMessageResponse | SendGroupMessageResponse) -> None:
         self._metrics.sent += 1
-        session.say(encode(Sent(response.id, response.conversation, response.sequence, response.status)))
+        session.enqueue(encode(Sent(response.id, response.conversation, response.sequence, response.status)))
 
     def _ack(self, session: Session, frame: Ack) -> None:
         if self._try_ack_sync(session, frame):
             return None
-        session.acks += 1
-        if session.acks > self._config.max_acks:
+        session.ack_count += 1
+        if session.ack_count > self._config.max_acks:
             self._metrics.too_fast += 1
             return self._violation(session, error_frame(TooFast(f"at most {self._config.max_acks} acks at once")))
         return self._violation(session, error_frame(AccessDenied("that is no conversation of yours")))
@@ -205,7 +205,7 @@ class FrameHandler:
         if after is None:
             after = await messages.seek_to_end(uid, frame.conversation, is_new=False)
         page = await messages.pull_offline(PullOfflineRequest(uid, frame.conversation, after))
-        session.say(encode(Page(frame.conversation, page.messages, page.last, page.missing, after)))
+        session.enqueue(encode(Page(frame.conversation, page.messages, page.last, page.missing, after)))
         if self._reporter.is_on:
             for message in (each for each in page.messages if each.sender != session.route.uid):
                 self._reporter.passed(message.id, self._reporter.actor, source=CHAT_LOG)
@@ -220,7 +220,7 @@ class FrameHandler:
             members = await self._create(uid, frame)
         elif frame.action == "leave":
             members = await groups.leave(name, uid)
-            session.forget(group_conversation(name))
+            session.drop_conversation(group_conversation(name))
         else:
             members = await groups.members(name)
             is_new = uid not in members  # asked again after a lost answer: nothing is passed over
@@ -232,7 +232,7 @@ class FrameHandler:
             elif is_new:
                 raise NotAMember(f"{uid} is not in the group {name}")
             last = await begin()
-        session.say(encode(Members(frame.group, members, last)))
+        session.enqueue(encode(Members(frame.group, members, last)))
 
     async def _create(self, uid: str, frame: Group) -> tuple[str, ...]:
         try:
@@ -244,7 +244,7 @@ class FrameHandler:
             return members
 
     async def _ping(self, session: Session, frame: Ping) -> None:
-        session.say(_PONG)
+        session.enqueue(_PONG)
 
 
 def _takes_part(uid: str, conversation: str) -> bool:

@@ -19,82 +19,82 @@ from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.fast_connection import FastServerConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import Lobby
+from mpim_lab.im.gateway.session_registry import SessionRegistry
 from mpim_lab.im.protocol.closing import POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
 from mpim_lab.im.protocol.frames import Hello, Welcome, decode_client, encode, error_frame
 from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.mq.connection.ids import new_message_id
 
 
-class Incoming:
+class PendingHandshakes:
     """Sockets that were taken in and have not done the WebSocket handshake. `make` is for `serve(create_connection=…)`."""
 
     def __init__(self) -> None:
-        self._waiting: WeakSet[FastServerConnection] = WeakSet()
+        self._pending: WeakSet[FastServerConnection] = WeakSet()
 
-    def make(self, *arguments: Any, **options: Any) -> FastServerConnection:
+    def create(self, *arguments: Any, **options: Any) -> FastServerConnection:
         """A connection for a socket that has just been taken in."""
         ws = FastServerConnection(*arguments, **options)
-        self._waiting.add(ws)
+        self._pending.add(ws)
         return ws
 
-    def is_in(self, ws: FastServerConnection) -> None:
+    def completed(self, ws: FastServerConnection) -> None:
         """The handshake is done."""
-        self._waiting.discard(ws)
+        self._pending.discard(ws)
 
-    def drop(self) -> None:
+    def abort_all(self) -> None:
         """Drop those that still wait: whoever says nothing would hold up a gateway that closes."""
-        for ws in list(self._waiting):
+        for ws in list(self._pending):
             if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
                 ws.transport.abort()
 
 
-MOST_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
+MAX_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
 _log = logging.getLogger(__name__)
 
 
-class Reception:
+class Handshake:
     """One for all clients of a gateway."""
 
     def __init__(
         self,
         gateway: str,
         services: GatewayServices,
-        lobby: Lobby,
+        sessions: SessionRegistry,
         config: GatewayConfig,
         on_dirty: Callable[[Session], None],
     ) -> None:
-        self._gateway, self._services, self._lobby = gateway, services, lobby
+        self._gateway, self._services, self._sessions = gateway, services, sessions
         self._config, self._on_dirty = config, on_dirty
 
-    async def welcome(self, ws: FastServerConnection) -> Session:
+    async def accept(self, ws: FastServerConnection) -> Session:
         """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `Link` raises.
 
         First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
         """
-        hello = await self._hear_hello(ws)
+        hello = await self._receive_hello(ws)
         try:
             async with asyncio.timeout(self._config.handshake_timeout_s):
-                return await self._let_in(ws, hello)
+                return await self._open_session(ws, hello)
         except TimeoutError as error:
             raise NotConnected(f"the gateway was not ready within {self._config.handshake_timeout_s:g} s") from error
 
-    async def _let_in(self, ws: FastServerConnection, hello: Hello) -> Session:
+    async def _open_session(self, ws: FastServerConnection, hello: Hello) -> Session:
         """Either all of it, or none: what was taken by then is given back."""
         uid = await self._services.tokens.redeem(hello.token, self._services.queue)
         route = BindRouteRequest(uid, hello.device, self._gateway, new_message_id())
         session = Session(ws, route, self._on_dirty, self._bucket())
-        session.packed, session.own = hello.packed, None if hello.echo else {}
+        session.packed, session.sent_ids = hello.packed, None if hello.echo else {}
         try:
-            await self._lobby.enter(session)
+            await self._sessions.add(session)
             await self._services.presence.bind_route(route)
-            await self._say_welcome(session)
+            await self._send_welcome(session)
         except BaseException:
-            await self.farewell(session)
+            await self.disconnect(session)
             raise
         return session
 
-    async def _hear_hello(self, ws: FastServerConnection) -> Hello:
+    async def _receive_hello(self, ws: FastServerConnection) -> Hello:
         try:
             async with asyncio.timeout(self._config.handshake_timeout_s):
                 hello = decode_client(await ws.recv())
@@ -104,34 +104,34 @@ class Reception:
             raise InvalidMessage("the first frame must be hello")
         return hello
 
-    async def _say_welcome(self, session: Session) -> None:
+    async def _send_welcome(self, session: Session) -> None:
         uid, messages = session.route.uid, self._services.messages
         known = await messages.conversations(uid)
-        conversations = dict(islice(known.items(), MOST_CONVERSATIONS))
+        conversations = dict(islice(known.items(), MAX_CONVERSATIONS))
         late = {name: last for name, (acked, last) in known.items() if acked < last}
-        session.stored = late or None
+        session.offline = late or None
         frames = await messages.backlog_frames(uid)
         # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
         whole, silent_s = len(conversations) == len(known), self._config.idle_timeout_s
-        session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
+        session.enqueue(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
         for frame in frames:
-            session.say(frame)
+            session.enqueue(frame)
         session.is_welcome = True
-        session.note_behind({name: last for name, last in late.items() if name not in conversations})
-        session.catch_up()
+        session.note_lag({name: last for name, last in late.items() if name not in conversations})
+        session.resume_pushes()
 
-    async def turn_away(self, ws: FastServerConnection, error: MpimError) -> None:
+    async def reject(self, ws: FastServerConnection, error: MpimError) -> None:
         """Tell a client why it is not let in."""
         problem = error_frame(error)
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(self._config.handshake_timeout_s):
                 await ws.send(encode(problem), text=True)
-        await close_or_abort(ws, POLICY_VIOLATION if is_of_the_client(error) else TRY_AGAIN_LATER, problem.error)
+        await close_or_abort(ws, POLICY_VIOLATION if is_client_error(error) else TRY_AGAIN_LATER, problem.error)
 
-    async def farewell(self, session: Session) -> None:
+    async def disconnect(self, session: Session) -> None:
         """A client is gone: its route is deleted, and its channel not listened to any more."""
-        unneeded = self._lobby.take_out(session)
-        work = (self._lobby.channels.drop(*unneeded), self._services.presence.unbind_route(session.route))
+        unneeded = self._sessions.discard(session)
+        work = (self._sessions.channels.unsubscribe(*unneeded), self._services.presence.unbind_route(session.route))
         for error in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(error, MpimError):
                 _log.info("%s: what it had is given back later: %s", session.route.uid, error)
@@ -142,6 +142,6 @@ class Reception:
         return TokenBucket(rate_per_s=self._config.rate_per_s, burst=self._config.burst, now=now())
 
 
-def is_of_the_client(error: Exception) -> bool:
+def is_client_error(error: Exception) -> bool:
     """Whether it is the client's own fault that it is not let in."""
     return isinstance(error, InvalidToken | InvalidMessage)
