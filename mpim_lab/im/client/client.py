@@ -4,14 +4,14 @@
         await alice.send("bob", "see you at eight")
         message = await alice.receive()
 
-It reconnects, at another gateway if it knows one; sends again, with the same id, what was not answered; hands over each
-conversation's messages in order and each once; acknowledges what was taken; and fills gaps by asking for the numbers.
+It reconnects, at another gateway if it knows one; sends again, with the same id, what was not answered; delivers each
+conversation's messages in order and each once; acknowledges what was read; and fills gaps by asking for the numbers.
 
 Exactly once, in effect, is a matter of where the position is kept: a message counts as read when the next one is asked for
 (`messages`), or when `receive` returns it; `positions` is then one further. Keep it where the effects are kept, and a client
 that dies begins again where they end.
 
-Journal: what a client reports of its messages to a trace. Nothing is built where nobody observes.
+ClientTracer: what a client reports of its messages to a trace. Nothing is built where nobody observes.
 """
 
 import asyncio
@@ -48,17 +48,17 @@ from mpim_lab.mq.connection.retry import Backoff
 
 
 class ClientTracer:
-    """One client's."""
+    """The trace events of one client."""
 
     def __init__(self, name: str, observer: Observer | None) -> None:
         self._name, self._reporter = name, Reporter(name, observer)
 
     def on_accepted(self, frame: Send) -> None:
-        """The application handed over a message."""
+        """Trace that the application sent a message."""
         self._trace(Kind.ACCEPTED, frame)
 
     def on_outcome(self, frame: Send, what: str) -> None:
-        """The application was told what became of it."""
+        """Trace what the application learned of it: a status, or the name of an error."""
         self._trace(Kind.TOLD, frame, what)
 
     def _trace(self, kind: Kind, frame: Send, detail: str = "") -> None:
@@ -67,7 +67,7 @@ class ClientTracer:
             self._reporter.message(kind, frame.id.encode(), channel, detail=detail)
 
     def on_received(self, frame: FromGateway, gateway: str, sent_ids: Container[str]) -> None:
-        """A push or a page arrived; what was sent from here is no news."""
+        """Trace a push or a page that arrived, without the messages that were sent from here."""
         if self._reporter.is_on:
             arrived = frame.messages if isinstance(frame, Page) else [frame] if isinstance(frame, ChatMessage) else []
             for message in arrived:
@@ -75,14 +75,14 @@ class ClientTracer:
                     self._reporter.passed(message.id, self._name, source=gateway)
 
     def on_read(self, message: ChatMessage) -> None:
-        """The application has read a message."""
+        """Trace that the application has read a message."""
         if self._reporter.is_on:
             self._reporter.message(Kind.EFFECT, message.id.encode(), message.conversation)
 
 
 _MAX_SENT_IDS = 10_000
 _HOUSEKEEPING_INTERVAL_S = 0.05
-_CLOSE_TIMEOUT_S = 3.0  # hanging up takes a second; a token that is being made may not listen
+_CLOSE_TIMEOUT_S = 3.0  # closing takes a second; a token that is being made may not listen
 
 
 class Client:
@@ -130,7 +130,7 @@ class Client:
             ConversationInbox(self.positions, max_buffered),
             RequestTracker(self.connection, response_timeout_s, timeout_s),
         )
-        self._sent_ids: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not handed over again
+        self._sent_ids: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not delivered again
         self._watched, self._welcome, self.gateway, self.uid = set[str](), asyncio.Event(), "", ""
         self._tasks, self._send_tasks = list[asyncio.Task[None]](), set[asyncio.Task[Any]]()
 
@@ -226,11 +226,11 @@ class Client:
     # Groups and presence
 
     async def create_group(self, group: str, *members: str) -> tuple[str, ...]:
-        """Make a group of me and these; gives its members. Raises GroupExists."""
+        """Create a group of me and these; return its members. Raises GroupExists."""
         return await self._group_request(Group(group, "create", members))
 
     async def join(self, group: str) -> tuple[str, ...]:
-        """Join a group: I get what is written from now on. Raises NoSuchGroup."""
+        """Join a group, from its next message on. Raises NoSuchGroup."""
         return await self._group_request(Group(group, "join"))
 
     async def leave(self, group: str) -> tuple[str, ...]:
@@ -238,7 +238,7 @@ class Client:
         return await self._group_request(Group(group, "leave"))
 
     async def members(self, group: str) -> tuple[str, ...]:
-        """Who is in a group of mine now. Raises NoSuchGroup, NotAMember."""
+        """Return who is in a group of mine now. Raises NoSuchGroup, NotAMember."""
         return await self._group_request(Group(group, "members"))
 
     async def _group_request(self, frame: Group) -> tuple[str, ...]:
@@ -254,19 +254,19 @@ class Client:
         self._check_open()
         validated(WatchPresence(tuple(self._watched | set(uids))))
         self._watched.update(uids)
-        await self.connection.send(WatchPresence(uids))  # if it cannot be said, it is when the next gateway lets us in
+        await self.connection.send(WatchPresence(uids))  # if it cannot be sent, it is sent to the next gateway
 
     # Reading
 
     async def receive(self) -> ChatMessage:
-        """The next message; it counts as read. Raises GatewayClosed once the client is closed."""
+        """Return the next message; it counts as read. Raises GatewayClosed once the client is closed."""
         self._check_reading()
         message = await self._inbox.next()
         self._mark_read(message)
         return message
 
     async def messages(self) -> AsyncIterator[ChatMessage]:
-        """Every message, until the client is closed; one counts as read when the next is asked for."""
+        """Iterate over the messages until the client is closed; one counts as read when the next is asked for."""
         self._check_reading()
         while True:
             try:
@@ -277,21 +277,21 @@ class Client:
             self._mark_read(message)
 
     def _check_reading(self) -> None:
-        """What has arrived is read after the end, too."""
+        """Allow reading after the client is closed: what has arrived is still read."""
         self._home.check()
         if not self._is_closed:
             self._check_open()
 
     @property
     def missing(self) -> list[MissingRange]:
-        """Numbers that could not be had any more."""
+        """Sequence numbers that are lost for good."""
         return self._inbox.missing
 
     def _mark_read(self, message: ChatMessage) -> None:
         self._tracer.on_read(message)
         self._inbox.mark_read(message)
 
-    # What the gateway says
+    # Frames from the gateway
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self.gateway, self.uid = welcome.gateway, welcome.uid
@@ -322,7 +322,7 @@ class Client:
             self._inbox.on_frame(frame, now(), self._sent_ids)
             self._request_missing()
 
-    # Now and then
+    # Housekeeping
 
     def _request_missing(self) -> None:
         for frame in self._inbox.due_syncs(now()):

@@ -1,4 +1,4 @@
-"""Line: a client's connection to some gateway, which comes back by itself: at the next gateway if this one is gone."""
+"""GatewayConnection: a client's WebSocket to some gateway; it reconnects by itself, to the next one if this one is gone."""
 
 import asyncio
 import inspect
@@ -25,22 +25,24 @@ from mpim_lab.mq.connection.retry import Backoff
 TokenSource = Callable[[], str] | Callable[[], Awaitable[str]]
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _NORMAL_CLOSURE = 1000  # RFC 6455, section 7.4.1
-_CLOSE_TIMEOUT_S = 1.0  # for hanging up
+_CLOSE_TIMEOUT_S = 1.0
 _log = logging.getLogger(__name__)
 
 
 class GatewayConnection:
-    """`await line.run()` until cancelled. on_welcome and on_frame are called in the order in which the gateway spoke.
+    """A reconnecting connection: `await connection.run()` until cancelled.
+
+    on_welcome and on_frame are called in the order in which the gateway sent.
 
     gateways: WebSocket addresses, tried one after another. token: makes a new one, for each attempt.
 
     | the gateway ...                                     | then                                            |
     |-----------------------------------------------------|-------------------------------------------------|
     | does not answer, or not with a welcome              | given up after `timeout_s`, and the next is tried |
-    | says bye, breaks the connection, or talks nonsense  | likewise, at once                               |
-    | is silent for as long as it bears our own silence   | likewise                                        |
-    | does not read what is said to it, for `timeout_s`   | likewise; what was said is said again           |
-    | does any of this while we hang up                   | its socket is given back all the same           |
+    | sends bye, breaks the connection, or sends nonsense | likewise, at once                               |
+    | is silent for its own idle timeout                  | likewise                                        |
+    | does not read what is sent to it, for `timeout_s`   | likewise; what was sent is sent again           |
+    | does any of this while we close                     | its socket is released all the same             |
     """
 
     def __init__(
@@ -70,11 +72,11 @@ class GatewayConnection:
 
     @property
     def is_connected(self) -> bool:
-        """Welcomed by a gateway, and the line has not broken as far as anybody here knows."""
+        """Whether a gateway has welcomed us, and the connection is not known to be broken."""
         return self._ws is not None
 
     async def send(self, frame: Any) -> bool:
-        """Send a frame; False: there is no line, nothing was sent."""
+        """Send a frame. Return False if there is no connection: nothing was sent."""
         ws = self._ws
         if ws is None or ws.transport.is_closing():  # given up, or closed by the gateway
             return False
@@ -89,13 +91,13 @@ class GatewayConnection:
         return True
 
     async def send_keepalive(self) -> None:
-        """Say a sign of life if it is time for one."""
+        """Send a heartbeat if one is due."""
         if now() - self._last_ping_at > self.idle_timeout_s / 3:
             self._last_ping_at = now()
             await self.send(Ping())
 
     def check_liveness(self, idle_s: float) -> None:
-        """An answer is overdue: if nothing at all was heard for so long, the other end may be gone. Connect anew."""
+        """Reconnect if nothing at all was received for so long: a response is overdue, and the other end may be gone."""
         if self._ws is not None and now() - self._last_received_at > idle_s:
             self._abort(self._ws, f"nothing was heard for {idle_s:g} s")
 
@@ -105,7 +107,7 @@ class GatewayConnection:
         ws.transport.abort()
 
     async def run(self) -> None:
-        """Connect, again and again."""
+        """Connect, and reconnect, until cancelled."""
         failures, cancellations = 0, Cancellations()
         while True:
             self._welcomed_at, said_bye = now(), False
@@ -114,15 +116,18 @@ class GatewayConnection:
                 said_bye = True
             except (OSError, TimeoutError, WebSocketException, MpimError) as error:
                 self.last_error = f"{type(error).__name__}: {error}"
-                _log.debug("no line: %s", self.last_error)
-            except (Exception, asyncio.CancelledError) as error:  # a mistake: this line is given up, and not the client
+                _log.debug("no connection: %s", self.last_error)
+            except (
+                Exception,
+                asyncio.CancelledError,
+            ) as error:  # a mistake: it ends this connection, and not the client
                 if cancellations.are_ours:
                     self._ws = None
                     raise
                 self.last_error = f"{type(error).__name__}: {error}"
-                _log.exception("no line")
+                _log.exception("no connection")
             # A connection that lasted is no failure; one that ends at once, again and again, must not be made as fast as
-            # it ends: two clients that say they are the same device throw each other out.
+            # it ends: two clients of the same device replace each other.
             has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.most_s
             self._ws = None
             failures = (0 if said_bye else 1) if has_lasted else failures + 1
@@ -201,14 +206,14 @@ def _check(url: str) -> None:
         raise InvalidParameter(f"{url!r} is no WebSocket address: ws://host:port/ws") from error
 
 
-def exception_from_frame(problem: ErrorFrame) -> MpimError:
-    """The error that a gateway reported, as an exception of ours."""
-    found = getattr(errors, problem.error, None)
+def exception_from_frame(frame: ErrorFrame) -> MpimError:
+    """Return the error that a gateway reported, as an exception of ours."""
+    found = getattr(errors, frame.error, None)
     if not (isinstance(found, type) and issubclass(found, MpimError)):
-        found = NotConnected if problem.definite else errors.Unconfirmed
+        found = NotConnected if frame.definite else errors.Unconfirmed
     try:
-        error: MpimError = found(problem.text)
+        error: MpimError = found(frame.text)
     except TypeError:
-        error = MpimError(problem.text)
-    error.definite, error.transient = problem.definite, problem.transient
+        error = MpimError(frame.text)
+    error.definite, error.transient = frame.definite, frame.transient
     return error

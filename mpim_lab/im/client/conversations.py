@@ -1,4 +1,4 @@
-"""Readers: all conversations of one client: what may be handed over, what is to be asked for, what to acknowledge."""
+"""ConversationInbox: all conversations of one client: what may be delivered, what to sync, what to acknowledge."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,9 @@ _RATE_LIMIT_PAUSE_S = 1.0  # after a refusal nothing for so long, and then for a
 
 
 class ConversationInbox:
-    """positions: how far each was read. max_buffered: messages that may wait for the application; then pushes are
-    let pass, and asked for again when there is room.
+    """The conversations of one client, and the messages that wait for its application.
+
+    positions: how far each was read. max_buffered: messages that may wait; beyond it pushes are dropped, and synced later.
     """
 
     def __init__(self, positions: MutableMapping[str, int], max_buffered: int) -> None:
@@ -27,7 +28,7 @@ class ConversationInbox:
         self._sequencers: dict[str, ConversationSequencer] = {}
         self._maybe_behind: dict[str, None] = {}  # the others, which may be thousands, need not be looked at
         self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
-        self._delivered_unread = False  # one was handed over and is not read yet
+        self._delivered_unread = False  # one was delivered and is not read yet
         self._uid = ""
         self._available = asyncio.Event()
         self._acks: dict[str, int] = {}
@@ -38,8 +39,8 @@ class ConversationInbox:
 
     @property
     def missing(self) -> list[MissingRange]:
-        """Numbers that could not be had any more."""
-        return [each for reader in self._sequencers.values() for each in reader.missing]
+        """Sequence numbers that are lost for good."""
+        return [each for sequencer in self._sequencers.values() for each in sequencer.missing]
 
     def start(self, conversation: str, after: int) -> None:
         """Read a conversation from number `after` on, unless it is being read, or was read further."""
@@ -47,27 +48,27 @@ class ConversationInbox:
             self._start(conversation, self._positions.get(conversation, after))
 
     def _start(self, conversation: str, after: int) -> None:
-        """What was pushed before it was known where it begins is read in any case."""
-        unplaced = self._unknown_starts.pop(conversation, UnknownStart())
-        self._sequencers[conversation] = ConversationSequencer(conversation, after=int(min(after, unplaced.first - 1)))
+        """Begin after number `after`, or before the lowest number that was pushed meanwhile."""
+        unknown = self._unknown_starts.pop(conversation, UnknownStart())
+        self._sequencers[conversation] = ConversationSequencer(conversation, after=int(min(after, unknown.first - 1)))
 
     def _start_is_known(self, conversation: str, first: float, last: int) -> bool:
-        """Whether it is known where a conversation begins. Another device of the user may have joined a group, or read."""
+        """Return whether it is known where a conversation begins. Another device may have joined a group, or read."""
         if last <= 1 or conversation in self._sequencers or conversation in self._positions:
             return True
-        unplaced = self._unknown_starts.setdefault(conversation, UnknownStart())
-        unplaced.first = min(first, unplaced.first)
+        unknown = self._unknown_starts.setdefault(conversation, UnknownStart())
+        unknown.first = min(first, unknown.first)
         return False
 
     def _sequencer(self, conversation: str, after: int = 0) -> ConversationSequencer:
-        """To be told something, after which it may have something to ask for."""
+        """Return the sequencer of a conversation, which may have something to sync afterwards."""
         self.start(conversation, after)
         self._maybe_behind[conversation] = None
         return self._sequencers[conversation]
 
     @contextlib.contextmanager
     def joining(self, conversation: str | None) -> Iterator[None]:
-        """While it is asked to join a group: its messages cannot be placed yet, and are let pass. None: no such group."""
+        """Ignore a group's messages while the request to join it is in flight. None: no group."""
         self._joining.add(conversation)
         try:
             yield
@@ -75,7 +76,7 @@ class ConversationInbox:
             self._joining.discard(conversation)
 
     def on_membership(self, conversation: str, last: int, *, is_in: bool) -> None:
-        """The user is in a group now, and if it was not, reads what comes after its number `last`; or is not any more."""
+        """Take note that the user is in a group, and reads what comes after its number `last`; or is in it no more."""
         self._joining.discard(conversation)
         if not is_in:
             self._leave(conversation)
@@ -86,47 +87,47 @@ class ConversationInbox:
             self._start(conversation, max(last, self._positions.get(conversation, 0), *waiting))
 
     def _leave(self, conversation: str) -> None:
-        """What still comes of a group after it was left is let pass."""
+        """Ignore what still comes of a group that was left."""
         self._sequencers.pop(conversation, None)
         self._unknown_starts.pop(conversation, None)
         self._left.add(conversation)
 
-    def on_error(self, problem: ErrorFrame, now: float) -> None:
-        """A `sync` was refused: we are in that group no more, or asked too often."""
-        what, _, conversation = problem.id.partition(" ")
+    def on_error(self, frame: ErrorFrame, now: float) -> None:
+        """Handle a `sync` that was refused: we are in that group no more, or asked too often."""
+        what, _, conversation = frame.id.partition(" ")
         asked = self._unknown_starts.get(conversation) or self._sequencers.get(conversation)
         if what != "sync" or asked is None:
             return
-        if problem.error == TooFast.__name__:
+        if frame.error == TooFast.__name__:
             asked.requested_at, self._paused_until = None, now + _RATE_LIMIT_PAUSE_S
-        elif problem.error in (NotAMember.__name__, NoSuchGroup.__name__):
+        elif frame.error in (NotAMember.__name__, NoSuchGroup.__name__):
             self._leave(conversation)
 
     def on_welcome(self, welcome: Welcome, now: float) -> None:
-        """What a gateway says at the beginning: how far things are."""
+        """Handle the first frame of a connection: the read position and last number of each conversation."""
         self._is_ordered, self._uid = welcome.ordered, welcome.uid
         known = (*self._sequencers, *self._positions) if welcome.complete else ()
         lost = {name for name in known if group_of(name) is None}
         self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
-            reader = self._sequencer(name, acked)
-            reader.requested_at = None  # what was asked over the line before is not answered any more
-            if reader.reset_if_rewound(acked, last):
-                self._positions[name] = reader.position  # and not what the next messages will be numbered
+            sequencer = self._sequencer(name, acked)
+            sequencer.requested_at = None  # what was asked over the connection before is not answered any more
+            if sequencer.reset_if_rewound(acked, last):
+                self._positions[name] = sequencer.position  # and not what the next messages will be numbered
             else:
-                reader.advance_last_known(last)
+                sequencer.advance_last_known(last)
             if self._positions.get(name, 0) > acked:
                 self._acks[name] = self._positions[name]
-        for unplaced in self._unknown_starts.values():
-            unplaced.requested_at = None
+        for unknown in self._unknown_starts.values():
+            unknown.requested_at = None
 
     def on_sent(self, sent: Sent, now: float, sent_ids: Container[str]) -> None:
-        """A message from here was kept: its turn passes without its being pushed to us."""
+        """Skip a message that was sent from here and is stored: it is not pushed to us."""
         if self._is_ordered:
             self.on_frame(ChatMessage(sent.conversation, sent.sequence, sent.id, self._uid, ""), now, sent_ids)
 
     def on_frame(self, frame: FromGateway, now: float, sent_ids: Container[str]) -> None:
-        """Take in a push, a page or word of being behind; `own`: the ids of messages sent from here."""
+        """Handle a push, a page or a sync hint; `sent_ids`: the ids of messages sent from here."""
         if isinstance(frame, ChatMessage) and not self._is_ordered:
             self._enqueue([frame], sent_ids)
         elif isinstance(frame, ChatMessage | Page) and self._should_ignore(frame.conversation):
@@ -134,16 +135,16 @@ class ConversationInbox:
         elif isinstance(frame, ChatMessage):
             if not self._start_is_known(frame.conversation, frame.sequence, frame.sequence):
                 return
-            reader = self._sequencer(frame.conversation)
+            sequencer = self._sequencer(frame.conversation)
             if len(self._ready) < self._max_buffered:
-                self._enqueue(reader.on_push(frame, now), sent_ids)
+                self._enqueue(sequencer.on_push(frame, now), sent_ids)
             else:
-                reader.advance_last_known(frame.sequence)
+                sequencer.advance_last_known(frame.sequence)
         elif isinstance(frame, Page):
-            reader = self._sequencer(frame.conversation, frame.after)
-            self._enqueue(reader.on_page(frame.messages, frame.last, frame.missing, now), sent_ids)
+            sequencer = self._sequencer(frame.conversation, frame.after)
+            self._enqueue(sequencer.on_page(frame.messages, frame.last, frame.missing, now), sent_ids)
             if not frame.messages and frame.missing is None:
-                reader.requested_at = now  # there is nothing, whatever was said before: do not ask again at once
+                sequencer.requested_at = now  # there is nothing, whatever was said before: do not ask again at once
         elif isinstance(frame, SyncHint) and self._is_ordered:
             for name, last in frame.conversations.items():
                 if name in self._left or not self._start_is_known(name, math.inf, last):
@@ -165,12 +166,12 @@ class ConversationInbox:
         return message.id in sent_ids and message.sender == (self._uid or message.sender)
 
     def _skip_own(self) -> None:
-        """What was sent from here is not handed over; it counts as read when its turn comes, after those before it."""
+        """Skip what was sent from here: it counts as read after the messages before it."""
         while self._ready and self._ready[0][1]:
             self._advance(self._ready.popleft()[0])
 
     async def next(self) -> ChatMessage:
-        """The next message to hand over. Raises GatewayClosed once closed."""
+        """Return the next message. Raises GatewayClosed once closed."""
         self._delivered_unread = False
         self._skip_own()
         while not self._ready:
@@ -182,7 +183,7 @@ class ConversationInbox:
         return self._ready.popleft()[0]
 
     def mark_read(self, message: ChatMessage) -> None:
-        """A message counts as read: the position is one further, and to be acknowledged."""
+        """Count a message as read: the position advances, and is to be acknowledged."""
         self._delivered_unread = False
         self._advance(message)
         self._skip_own()
@@ -192,32 +193,34 @@ class ConversationInbox:
             self._positions[message.conversation] = self._acks[message.conversation] = message.sequence
 
     def due_syncs(self, now: float) -> Iterator[Sync]:
-        """What is to be asked for now."""
+        """Iterate over the syncs to send now."""
         if len(self._ready) >= self._max_buffered or now < self._paused_until:
             return
         most = 1 if now < self._paused_until + _RATE_LIMIT_PAUSE_S else _MAX_PENDING_SYNCS
-        found = [(name, reader) for name in self._maybe_behind if (reader := self._sequencers.get(name)) is not None]
-        readers = {name: reader for name, reader in found if not reader.is_up_to_date(now)}
-        self._maybe_behind = dict.fromkeys(readers)
-        room = most - sum(asked.is_pending(now) for asked in (*readers.values(), *self._unknown_starts.values()))
-        for name, reader in readers.items():
+        found = [
+            (name, sequencer) for name in self._maybe_behind if (sequencer := self._sequencers.get(name)) is not None
+        ]
+        sequencers = {name: sequencer for name, sequencer in found if not sequencer.is_up_to_date(now)}
+        self._maybe_behind = dict.fromkeys(sequencers)
+        room = most - sum(asked.is_pending(now) for asked in (*sequencers.values(), *self._unknown_starts.values()))
+        for name, sequencer in sequencers.items():
             if room <= 0:
                 return
-            if (after := reader.next_sync(now)) is not None:
+            if (after := sequencer.next_sync(now)) is not None:
                 room -= 1
                 yield Sync(name, after)
-        for name, unplaced in list(self._unknown_starts.items()):
-            if room > 0 and not unplaced.is_pending(now):
+        for name, unknown in list(self._unknown_starts.items()):
+            if room > 0 and not unknown.is_pending(now):
                 room -= 1
-                unplaced.requested_at = now
+                unknown.requested_at = now
                 yield Sync(name)
 
     def due_acks(self) -> list[Ack]:
-        """What is to be acknowledged now; each is given once."""
+        """Return the acknowledgements to send now, each once."""
         acks, self._acks = self._acks, {}
         return [Ack(name, number) for name, number in acks.items()]
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """Wake whoever waits for a message: nothing comes any more."""
         self._is_closed = True
         self._available.set()

@@ -1,4 +1,4 @@
-"""Asking: a request is said until it is answered, over as many connections as that takes, always with the same id."""
+"""RequestTracker: a request is sent until it is answered, over as many connections as that takes, always with the same id."""
 
 import asyncio
 import random
@@ -10,21 +10,21 @@ from mpim_lab.im.protocol.frames import ErrorFrame, Group, Members, Send, Sent, 
 from mpim_lab.mq.connection.retry import Backoff
 
 _BACKOFF = Backoff(0.05, 1.0)
-_MAX_IN_FLIGHT = 32  # requests under way: a gateway answers one client's in turn, and above its rate not at all
+_MAX_IN_FLIGHT = 32  # a gateway answers one client's requests in turn, and above its rate not at all
 _RATE_LIMIT_PAUSE_S = 1.0
 
 
 class RequestTracker:
-    """The requests of one client that wait for an answer. What belongs together has one `id_of`.
+    """The outstanding requests of one client. A request and its response have the same `correlation_id`.
 
-    At most 32 are under way, the others wait for their turn. After TooFast, a second of silence, then one at a time.
+    At most 32 are in flight, the others wait for a permit. After TooFast, a second of silence, then one at a time.
 
-    | a request ends by ...                     | its turn, and its entry in `_waiting` |
-    |-------------------------------------------|---------------------------------------|
-    | its answer, or an error that stays        | given back                            |
-    | an error that passes, or no answer in time | given back until it is said again     |
-    | its caller's cancellation, its time-out   | given back                            |
-    | the client's end                          | given back; whoever waits is told     |
+    | a request ends by ...                            | its permit, and its entry in `_pending` |
+    |--------------------------------------------------|-----------------------------------------|
+    | its response, or an error that is not transient  | released                                |
+    | a transient error, or no response in time        | released until it is sent again         |
+    | its caller's cancellation, its time-out          | released                                |
+    | the client's end                                 | released; the caller gets GatewayClosed |
     """
 
     def __init__(self, connection: GatewayConnection, response_timeout_s: float, timeout_s: float) -> None:
@@ -36,13 +36,13 @@ class RequestTracker:
 
     @property
     def pending(self) -> list[Send | Group]:
-        """What is to be said again over a new connection, in the order in which it was said first."""
+        """The requests to send again over a new connection, in the order in which they were sent first."""
         return [frame for frame, _ in self._pending.values()]
 
     async def request(self, frame: Send | Group) -> Sent | Members:
-        """Say a frame until it is answered. Raises what the gateway answered, and Unconfirmed if nothing came in time.
+        """Send a request until it is answered. Raises what the gateway answered, and Unconfirmed if nothing came in time.
 
-        TooFast: it was refused as often as it was said.
+        TooFast: it was refused as often as it was sent.
         """
         deadline, failed = now() + self._timeout_s, list[MpimError]()
         try:
@@ -76,7 +76,7 @@ class RequestTracker:
 
     async def _attempt(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         key = correlation_id(frame)
-        while key in self._pending:  # the same is being asked: one after the other
+        while key in self._pending:  # one with this id is in flight: one after the other
             await asyncio.wait([self._pending[key][1]])
             await asyncio.sleep(0)
         if now() > self._paused_until + _RATE_LIMIT_PAUSE_S:
@@ -86,7 +86,7 @@ class RequestTracker:
             return await self._send(key, frame, failed)
 
     async def _send(self, key: str, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
-        if self._is_closed:  # while this was waiting for its turn
+        if self._is_closed:  # while this was waiting for a permit
             raise _closed_error()
         answer: asyncio.Future[Sent | Members] = asyncio.get_running_loop().create_future()
         self._pending[key] = frame, answer
@@ -104,20 +104,20 @@ class RequestTracker:
             del self._pending[key]
             answer.cancel()  # whoever waits for its end goes on
 
-    def on_response(self, answer: Sent | Members) -> None:
-        """An answer has come."""
-        waiting = self._pending.get(correlation_id(answer))
+    def on_response(self, response: Sent | Members) -> None:
+        """Resolve the request that this answers."""
+        waiting = self._pending.get(correlation_id(response))
         if waiting is not None and not waiting[1].done():
-            waiting[1].set_result(answer)
+            waiting[1].set_result(response)
 
-    def on_error(self, problem: ErrorFrame) -> None:
-        """The gateway could not do something: what has its id."""
-        waiting = self._pending.get(problem.id)
+    def on_error(self, frame: ErrorFrame) -> None:
+        """Fail the request that the error names by its id."""
+        waiting = self._pending.get(frame.id)
         if waiting is not None and not waiting[1].done():
-            waiting[1].set_exception(exception_from_frame(problem))
+            waiting[1].set_exception(exception_from_frame(frame))
 
     def close(self) -> None:
-        """Whoever waits gets GatewayClosed."""
+        """Fail all outstanding requests with GatewayClosed."""
         self._is_closed = True
         for _, answer in self._pending.values():
             if not answer.done():

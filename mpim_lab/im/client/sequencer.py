@@ -1,7 +1,7 @@
-"""Reader: the reading client's rule for one conversation: every message once, in the order of the numbers. No I/O, no clock.
+"""ConversationSequencer: every message of one conversation once, in the order of the numbers. A rule without I/O or clock.
 
-Pushes come early, late, twice or not at all; pages (answers to `sync`) fill what is missing. The reader says what can be
-handed over now, and whether it is time to ask for more.
+Pushes come early, late, twice or not at all; pages (answers to `sync`) fill what is missing. The sequencer returns
+what can be delivered now, and whether it is time to sync.
 """
 
 import math
@@ -14,7 +14,7 @@ from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
 
 
 class MissingRange(NamedTuple):
-    """Numbers that nothing has any more: told, and passed over."""
+    """Sequence numbers that are lost for good: reported, and skipped."""
 
     conversation: str
     first: int
@@ -22,33 +22,35 @@ class MissingRange(NamedTuple):
 
 
 class PendingSync:
-    """What a conversation waits for: an answer to `sync`, for `patience_s` after it was asked; None: nothing was asked."""
+    """A `sync` in flight: its page may come within `sync_timeout_s`. `requested_at` is None while there is none."""
 
     def __init__(self, sync_timeout_s: float = 2.0) -> None:
         self._sync_timeout_s = sync_timeout_s
         self.requested_at: float | None = None
 
     def is_pending(self, now: float) -> bool:
-        """Whether it was asked, and the answer may still come."""
+        """Return whether it was sent, and the page may still come."""
         return self.requested_at is not None and now - self.requested_at < self._sync_timeout_s
 
 
 class UnknownStart(PendingSync):
-    """A conversation of which nobody has said yet where it begins; `first`: the lowest number that was pushed."""
+    """A conversation whose first number is not known yet; `first`: the lowest number that was pushed."""
 
     first = math.inf
 
 
 class ConversationSequencer(PendingSync):
-    """Begins after number `after`. Times are the caller's, in seconds; a gap is asked about after `gap_s`.
+    """The order of one conversation, after number `after`. Times are the caller's, in seconds.
+
+    A gap is synced after `gap_timeout_s`.
 
     >>> m1, m2, m3 = (ChatMessage("alice:bob", n, f"m{n}", "alice", "hi") for n in (1, 2, 3))
-    >>> reader = ConversationSequencer("alice:bob", after=0)
-    >>> reader.on_push(m1, now=0.0), reader.on_push(m3, now=0.1), reader.next_sync(now=0.2)
+    >>> sequencer = ConversationSequencer("alice:bob", after=0)
+    >>> sequencer.on_push(m1, now=0.0), sequencer.on_push(m3, now=0.1), sequencer.next_sync(now=0.2)
     ([ChatMessage(conversation='alice:bob', sequence=1, id='m1', sender='alice', text='hi', at_ms=0)], [], None)
-    >>> reader.next_sync(now=0.4)
+    >>> sequencer.next_sync(now=0.4)
     1
-    >>> [each.id for each in reader.on_page((m2,), last=3, missing=None, now=0.5)], reader.next_sync(now=0.9)
+    >>> [each.id for each in sequencer.on_page((m2,), last=3, missing=None, now=0.5)], sequencer.next_sync(now=0.9)
     (['m2', 'm3'], None)
     """
 
@@ -64,21 +66,21 @@ class ConversationSequencer(PendingSync):
         super().__init__(sync_timeout_s)
         self.conversation, self.missing = conversation, list[MissingRange]()
         self._max_buffered, self._gap_timeout_s = max_buffered, gap_timeout_s
-        self.last_known = 0  # as far as the gateway has said
+        self.last_known = 0  # as far as the gateway has reported
         self._restart(after)
 
     def _restart(self, after: int) -> None:
         self._buffer: ReorderBuffer[ChatMessage] = ReorderBuffer(limit=self._max_buffered, next=after + 1)
         self.requested_at = None
-        self._sync_again = False  # a page brought something, and more is missing: ask for the next one at once
+        self._sync_again = False  # a page brought something, and more is missing: sync again at once
 
     @property
     def position(self) -> int:
-        """The number of the last message that was handed over."""
+        """The number of the last message that was delivered."""
         return self._buffer.next - 1
 
     def on_push(self, message: ChatMessage, now: float) -> list[ChatMessage]:
-        """Take in a push; gives what can be handed over, in order."""
+        """Handle a push. Return what can be delivered, in order."""
         self.last_known = max(self.last_known, message.sequence)
         try:
             return self._buffer.add(message.sequence, message, now=now)
@@ -88,7 +90,7 @@ class ConversationSequencer(PendingSync):
     def on_page(
         self, messages: Sequence[ChatMessage], last: int, missing: tuple[int, int] | None, now: float
     ) -> list[ChatMessage]:
-        """Take in the answer to a `sync`; gives what can be handed over, in order."""
+        """Handle the answer to a `sync`. Return what can be delivered, in order."""
         self.requested_at = None
         self.last_known = max(self.last_known, last)
         released: list[ChatMessage] = []
@@ -109,12 +111,12 @@ class ConversationSequencer(PendingSync):
             begin = number + 1
 
     def advance_last_known(self, last: int) -> bool:
-        """The gateway says how far the conversation is; gives whether something is missing here."""
+        """Note the conversation's last number, as the gateway reports it. Return whether something is missing here."""
         self.last_known = max(self.last_known, last)
         return last > self.position
 
     def reset_if_rewound(self, acked: int, last: int) -> bool:
-        """Whether the server knows less than was read: it lost what it had. Then begin where it is now."""
+        """Begin anew where the server is, if it has less than was read: it lost data. Return whether it did."""
         if last >= self.position:
             return False
         self.missing.append(MissingRange(self.conversation, last + 1, self.position))
@@ -123,11 +125,11 @@ class ConversationSequencer(PendingSync):
         return True
 
     def is_up_to_date(self, now: float) -> bool:
-        """Whether nothing is missing, as far as anybody has said, and no answer may still come."""
+        """Return whether nothing is known to be missing, and no `sync` is in flight."""
         return self.last_known <= self.position and not len(self._buffer) and not self.is_pending(now)
 
     def next_sync(self, now: float, *, at_once: bool = False) -> int | None:
-        """After which number to `sync` now; None: nothing is to be asked, or it was asked just now."""
+        """Return after which number to `sync` now; None: nothing is missing, or a `sync` is in flight."""
         if self.is_pending(now):
             return None
         behind = self.last_known > self.position and (at_once or self._sync_again or not len(self._buffer))

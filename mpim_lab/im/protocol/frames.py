@@ -1,9 +1,9 @@
-"""Wire frames: what clients and gateways say to each other over a WebSocket. The one place that says so.
+"""Frames: what clients and gateways send to each other over a WebSocket. This is the specification.
 
-Each frame is one JSON object in a text message; `t` says which. A frame that is no such object, or breaks a limit, is
+Each frame is one JSON object in a text message; `t` is its type. A frame that is no such object, or breaks a limit, is
 answered by `error`; unknown members are passed over, so that newer clients can talk to older gateways.
 
-| client says | members                      | gateway answers                                                              |
+| from client | members                      | gateway answers                                                              |
 |-------------|------------------------------|------------------------------------------------------------------------------|
 | `hello`     | token, device, packed, echo  | `welcome`, or `error` and the end of the connection; must be the first frame |
 | `send`      | id, text, to or group        | `sent`, or `error` with the id; the same id again is the same message        |
@@ -14,7 +14,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 |             |                              | "members" (asks only)                                                        |
 | `ping`      |                              | `pong`; a client that is silent for too long is taken for gone               |
 
-| gateway says | members                                                | meaning                                           |
+| from gateway | members                                                | meaning                                           |
 |--------------|--------------------------------------------------------|---------------------------------------------------|
 | `welcome`    | uid, gateway, conversations {name: [acked, last]}, ordered, silent_s, whole | begins; who is behind syncs  |
 | `push`       | conversation, sequence, id, sender, text, at_ms        | a message; acknowledge it                         |
@@ -33,15 +33,15 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 An `error` about a `sync` has the id "sync <conversation>". `whole` false: there are more conversations than were named.
 
 Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a notice 100,000), `presence` 200 users.
-`ordered` false: this system is the sketch, whose pushes have no numbers to rely on. With `packed` true, the gateway may
+`ordered` false: this system is the naive one, whose pushes have no numbers to rely on. With `packed` true, the gateway may
 send several frames in one binary message: a batch, compressed if that pays (`mpim_lab/mq/compression/framing.py`).
 
-A message that I send is pushed to all my devices; with `echo` false not over the line that sent it, which has `sent`.
+A message that I send is pushed to all my devices; with `echo` false not over the connection that sent it, which has `sent`.
 
 On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so that a gateway can pass the
 frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
 
-What an answer or an error names, so that a client knows what it belongs to.
+A field of a class may have another name on the wire; `name=` says which.
 """
 
 from collections.abc import Callable
@@ -55,8 +55,9 @@ from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, Sequence
 
 
 def correlation_id(frame: object) -> str:
-    """A message's own id, "group <name>" for what was asked of a group, "sync <conversation>",
-    "" for what nobody waits for.
+    """Return what a response or an error refers to: a message's id, "group <name>", "sync <conversation>".
+
+    It is "" for a frame that nobody waits for.
 
     >>> correlation_id(Group("tea", "join")), correlation_id(Members("tea", ("alice",)))
     ('group tea', 'group tea')
@@ -74,7 +75,7 @@ ConversationName = Annotated[str, Meta(min_length=2, max_length=130)]
 
 
 class Hello(Struct, frozen=True, tag="hello", tag_field="t"):
-    """The first frame: who I am (a token), on which device, how I read (`packed`), what I need not hear (`echo`)."""
+    """The first frame: a token, the device, whether batches are read (`packed`) and own messages wanted (`echo`)."""
 
     token: Annotated[str, Meta(max_length=2_000)]
     device: Name = "main"
@@ -110,13 +111,13 @@ class Sync(Struct, frozen=True, tag="sync", tag_field="t"):
 
 
 class WatchPresence(Struct, frozen=True, tag="presence", tag_field="t"):
-    """Tell me when these come and go."""
+    """Subscribe to the presence of these users."""
 
     users: Annotated[tuple[Name, ...], Meta(max_length=MAX_WATCHED)]
 
 
 class Group(Struct, frozen=True, tag="group", tag_field="t"):
-    """Make a group (I am in it, and `members`), join it, leave it, or ask who is in it."""
+    """Create a group (of me and `members`), join it, leave it, or ask for its members."""
 
     group: Name
     action: Literal["create", "join", "leave", "members"]
@@ -124,7 +125,7 @@ class Group(Struct, frozen=True, tag="group", tag_field="t"):
 
 
 class Ping(Struct, frozen=True, tag="ping", tag_field="t"):
-    """I am still here."""
+    """A heartbeat."""
 
 
 class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
@@ -158,20 +159,20 @@ class Page(Struct, frozen=True, tag="page", tag_field="t"):
 
 
 class SyncHint(Struct, frozen=True, tag="behind", tag_field="t"):
-    """There is more than was pushed to you."""
+    """A hint that there is more than was pushed: sync these conversations."""
 
     conversations: dict[str, int]
 
 
 class PresenceChanged(Struct, frozen=True, tag="presence", tag_field="t"):
-    """Somebody you watch came or went: "online" or "offline"."""
+    """The status of a watched user: "online" or "offline"."""
 
     uid: str
     status: str
 
 
 class Members(Struct, frozen=True, tag="group", tag_field="t"):
-    """Who is in a group now; `last`: its last number, after which whoever has just joined begins."""
+    """The members of a group now; `last`: its last number, after which a new member begins."""
 
     group: str
     members: tuple[str, ...]
@@ -179,16 +180,16 @@ class Members(Struct, frozen=True, tag="group", tag_field="t"):
 
 
 class Broadcast(Struct, frozen=True, tag="notice", tag_field="t"):
-    """From the operator, to everybody."""
+    """A system notice from the operator to everybody who is online."""
 
     id: str
     text: str
 
 
 class ErrorFrame(Struct, frozen=True, tag="error", tag_field="t"):
-    """Something you asked for was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
+    """An error: a request was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
 
-    transient: the same may succeed later; a client asks this, and has no list of its own.
+    transient: the same request may succeed later.
     """
 
     error: str
@@ -218,7 +219,7 @@ _decode_gateway: Callable[[bytes | str], FromGateway] = msgspec.json.Decoder(Fro
 
 
 def error_frame(error: MpimError, id: str = "") -> ErrorFrame:
-    """What a client is told of an error.
+    """Return the frame that reports an error.
 
     >>> error_frame(InvalidMessage("no"), "m1")
     ErrorFrame(error='InvalidMessage', text='no', id='m1', definite=True, transient=False)
@@ -227,7 +228,7 @@ def error_frame(error: MpimError, id: str = "") -> ErrorFrame:
 
 
 def decode_client(frame: bytes | str) -> FromClient:
-    """Read a client's frame. Raises InvalidMessage, which says what is wrong.
+    """Decode a client's frame. Raises InvalidMessage, which says what is wrong.
 
     >>> decode_client('{"t": "send", "id": "m1", "to": "bob", "text": "hi"}')
     Send(id='m1', text='hi', to='bob', group=None)
@@ -242,7 +243,7 @@ def decode_client(frame: bytes | str) -> FromClient:
 
 
 def validated(frame: FromClient) -> FromClient:
-    """Give a frame back if a gateway would take it. Raises InvalidMessage.
+    """Return a frame as a gateway would decode it. Raises InvalidMessage if it would not accept it.
 
     >>> validated(Send("m1", "", to="bob"))
     Traceback (most recent call last):
@@ -261,7 +262,7 @@ def validated(frame: FromClient) -> FromClient:
 
 
 def decode_gateway(frame: bytes | str) -> FromGateway:
-    """Read a gateway's frame. Raises CorruptPayload."""
+    """Decode a gateway's frame. Raises CorruptPayload."""
     try:
         return _decode_gateway(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -269,7 +270,7 @@ def decode_gateway(frame: bytes | str) -> FromGateway:
 
 
 def encode_push(message: ChatMessage) -> bytes:
-    """A push as it travels on a user's channel.
+    """Encode a message as it travels on a user's channel.
 
     >>> encode_push(ChatMessage("alice:bob", 3, "m1", "alice", "hi"))[:16]
     b'm1 alice:bob 3 {'
@@ -279,7 +280,7 @@ def encode_push(message: ChatMessage) -> bytes:
 
 
 def decode_push(payload: bytes) -> tuple[str, str, int, bytes]:
-    """Message id, conversation, number and frame of a push. Raises CorruptPayload."""
+    """Decode a push: message id, conversation, sequence number, frame. Raises CorruptPayload."""
     try:
         message_id, conversation, sequence, frame = payload.split(b" ", 3)
         return message_id.decode(), conversation.decode(), int(sequence), frame

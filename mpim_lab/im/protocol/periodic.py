@@ -1,4 +1,4 @@
-"""Rounds: work that is done now and then for as long as its owner lives, whatever befalls one of its turns."""
+"""Periodic work: it runs again and again for as long as its owner lives, whatever happens in one round."""
 
 import asyncio
 import logging
@@ -11,9 +11,9 @@ _log = logging.getLogger(__name__)
 
 
 async def run_periodically(name: str, work: Callable[[], Awaitable[object]], interval_s: float) -> None:
-    """Do `work` every `every_s` until this task is cancelled; what one turn raises does not keep the next from coming.
+    """Run `work` every `interval_s` until this task is cancelled; an error in one round does not prevent the next.
 
-    | a turn ...                                   | then                                |
+    | a round ...                                  | then                                |
     |----------------------------------------------|-------------------------------------|
     | raises one of our errors                     | it is noted: the server is away     |
     | raises anything else                         | it is logged with its trace         |

@@ -1,14 +1,14 @@
 """Requests and responses of MPIM's services, by the names of the design notes, and the message they carry.
 
-| request                     | asked by    | answered by                         | what it does                             |
-|-----------------------------|-------------|-------------------------------------|------------------------------------------|
-| `BindRouteReq`              | a gateway   | `Presence.bind_route`               | notes where a device is connected        |
-| `DeliverReq`                | a service   | `Presence.deliver`                  | pushes a message to a user's channel     |
-| `SendMessageReq`            | a gateway   | `Messages.send_message`             | numbers, keeps and pushes a message      |
-| `SendGroupMessageReq`       | a gateway   | `Messages.send_group_message`       | the same, to all members of a group      |
-| `PullOfflineReq`            | a gateway   | `Messages.pull_offline`             | gives what came after a number           |
-| `AckReq`                    | a gateway   | `Messages.ack`                      | the user has everything up to a number   |
-| `BroadcastSystemMessageReq` | an operator | `Messages.broadcast_system_message` | a notice to everybody online             |
+| request                         | from        | handled by                                | what it does                   |
+|---------------------------------|-------------|-------------------------------------------|--------------------------------|
+| `BindRouteRequest`              | a gateway   | `Presence.bind_route`                     | stores where a device connects |
+| `DeliverRequest`                | a service   | `Presence.deliver`                        | pushes to a user's channel     |
+| `SendMessageRequest`            | a gateway   | `MessageService.send_message`             | numbers, stores and pushes     |
+| `SendGroupMessageRequest`       | a gateway   | `MessageService.send_group_message`       | the same, to a group's members |
+| `PullOfflineRequest`            | a gateway   | `MessageService.pull_offline`             | returns what follows a number  |
+| `AckRequest`                    | a gateway   | `MessageService.ack`                      | moves the read position        |
+| `BroadcastSystemMessageRequest` | an operator | `MessageService.broadcast_system_message` | a notice to everybody online   |
 
 A user's id (`uid`), a device and a group are names of 1 to 64 letters, digits, "_", "." or "-". A conversation is
 "alice:bob" (the two ids, sorted) or "#tea" (a group). A message's id is made once, by the client that sends it.
@@ -35,7 +35,7 @@ _NAME, _MESSAGE_ID = re.compile(NAME_PATTERN), re.compile(MESSAGE_ID_PATTERN)
 
 
 class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
-    """One message of a conversation: its number there, its sender's id for it, who, what, and when (ms since 1970)."""
+    """One message of a conversation: its sequence number, id, sender, text and time (ms since 1970)."""
 
     conversation: str
     sequence: int
@@ -46,7 +46,7 @@ class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
 
 
 class BindRouteRequest(Struct, frozen=True):
-    """`connection` names this one connection: only it can be unbound by its own name."""
+    """Where one device of a user is connected. `connection` is unique: a route is unbound by this name alone."""
 
     uid: str
     device: str
@@ -55,7 +55,7 @@ class BindRouteRequest(Struct, frozen=True):
 
 
 class BindRouteResponse(Struct, frozen=True):
-    """`replaced`: "gateway connection" of each older connection of the same device, which is to be closed."""
+    """The routes that were replaced: "gateway connection" of each older connection of the device, to be closed."""
 
     replaced: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class DeliverResponse(Struct, frozen=True):
 
 
 class SendMessageRequest(Struct, frozen=True):
-    """From one user to another. The same `id` again is the same message."""
+    """A message from one user to another. The same `id` again is the same message."""
 
     id: str
     sender: str
@@ -83,12 +83,14 @@ class SendMessageRequest(Struct, frozen=True):
 
     @property
     def message(self) -> ChatMessage:
-        """The message that is asked for, not numbered yet."""
+        """The message to send, not numbered yet."""
         return ChatMessage(direct_conversation(self.sender, self.to), 0, self.id, self.sender, self.text)
 
 
 class SendMessageResponse(Struct, frozen=True):
-    """`told`: "pushed" (a gateway of the receiver has it), "stored" (it waits), or "known" (the id was sent before)."""
+    """What became of a message. `status`: "pushed" (a gateway of the receiver has it), "stored" (it waits), "known"
+    (the id was sent before).
+    """
 
     id: str
     conversation: str
@@ -97,7 +99,7 @@ class SendMessageResponse(Struct, frozen=True):
 
 
 class SendGroupMessageRequest(Struct, frozen=True):
-    """From a member to the members of a group. The same `id` again is the same message."""
+    """A message from a member to the members of a group. The same `id` again is the same message."""
 
     id: str
     sender: str
@@ -106,12 +108,12 @@ class SendGroupMessageRequest(Struct, frozen=True):
 
     @property
     def message(self) -> ChatMessage:
-        """The message that is asked for, not numbered yet."""
+        """The message to send, not numbered yet."""
         return ChatMessage(group_conversation(self.group), 0, self.id, self.sender, self.text)
 
 
 class SendGroupMessageResponse(Struct, frozen=True):
-    """How many members' gateways have it, for how many it waits, and who could not be told yet (they will be)."""
+    """How many members' gateways have it, for how many it waits, and to whom it could not be pushed yet (it will be)."""
 
     id: str
     conversation: str
@@ -123,7 +125,7 @@ class SendGroupMessageResponse(Struct, frozen=True):
 
 
 class PullOfflineRequest(Struct, frozen=True):
-    """What `uid` may read of a conversation after number `after`, at most `limit` messages."""
+    """A request for the messages of a conversation after number `after`, at most `limit`."""
 
     uid: str
     conversation: str
@@ -132,7 +134,7 @@ class PullOfflineRequest(Struct, frozen=True):
 
 
 class PullOfflineResponse(Struct, frozen=True):
-    """In order. `last` is the number of the conversation's last message; `missing`: numbers nothing has any more."""
+    """A page, in order. `last`: the number of the conversation's last message. `missing`: numbers that are lost for good."""
 
     messages: tuple[ChatMessage, ...]
     last: int
@@ -148,7 +150,7 @@ class AckRequest(Struct, frozen=True):
 
 
 class AckResponse(Struct, frozen=True):
-    """How far the user is now: acknowledgements that come late do not turn it back."""
+    """The read position of the user now: a late acknowledgement does not move it back."""
 
     sequence: int
 
@@ -167,7 +169,7 @@ class BroadcastSystemMessageResponse(Struct, frozen=True):
 
 
 def is_name(name: str) -> bool:
-    """Whether it may name a user, a device or a group.
+    """Return whether it may name a user, a device or a group.
 
     >>> is_name("alice"), is_name("alice bob")
     (True, False)
@@ -176,7 +178,7 @@ def is_name(name: str) -> bool:
 
 
 def checked_name(what: str, name: str) -> str:
-    """The name of a user, a device or a group. Raises InvalidParameter.
+    """Return the name of a user, a device or a group. Raises InvalidParameter.
 
     >>> checked_name("uid", "alice")
     'alice'
@@ -187,7 +189,7 @@ def checked_name(what: str, name: str) -> str:
 
 
 def checked_id(id: str) -> str:
-    """The id of a message: 1 to 64 printable characters without a blank. Raises InvalidMessage.
+    """Return the id of a message: 1 to 64 printable characters without a blank. Raises InvalidMessage.
 
     >>> checked_id("018f-7a:1")
     '018f-7a:1'
@@ -200,7 +202,7 @@ def checked_id(id: str) -> str:
 
 
 def checked_text(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """What a message says: 1 to `most` characters that UTF-8 can encode. Raises InvalidMessage.
+    """Return the text of a message: 1 to `max_chars` characters that UTF-8 can encode. Raises InvalidMessage.
 
     >>> checked_text("hi")
     'hi'
@@ -234,7 +236,7 @@ def group_conversation(group: str) -> str:
 
 
 def group_of(conversation: str) -> str | None:
-    """The group whose conversation it is; None for one of two users.
+    """Return the group whose conversation it is; None for a direct conversation.
 
     >>> group_of("#tea"), group_of("alice:bob")
     ('tea', None)
