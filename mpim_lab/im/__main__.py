@@ -24,7 +24,7 @@ from mpim_lab.im.system import ImSystem
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run until a signal; gives the exit status."""
+    """Run until a signal. Return the exit status."""
     parser = argparse.ArgumentParser(prog="mpim_lab.im", description="One gateway of MPIM.")
     parser.add_argument(
         "--url", default=os.environ.get("MPIM_REDIS_URL", "").strip(), help="the Redis or Valkey server"

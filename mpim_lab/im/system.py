@@ -32,10 +32,10 @@ PresenceFactory = Callable[[MessageQueue], Any]
 
 
 class ImSystem:
-    """`async with ImSystem(redis_url) as mpim`: gateways on loopback, a client for whoever asks.
+    """A whole system: `async with ImSystem(redis_url) as mpim` starts gateways on loopback, and makes clients.
 
     database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages, presence: make the services;
-    the sketch's have the same methods. secret: shared by all gateways of a system; several processes need the same one.
+    the naive ones have the same methods. secret: shared by all gateways of a system; several processes need the same one.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ImSystem:
         self._own = self._queue("mpim")
         self.services = self._services(self._own)
 
-    # Life
+    # Start and stop
 
     async def __aenter__(self) -> Self:
         self._home.check()
@@ -131,7 +131,7 @@ class ImSystem:
             told.append(gateway)
             await stack.enter_async_context(queue)
             await stack.enter_async_context(gateway)
-            if services.messages.ordered:  # the sketch has no outbox
+            if services.messages.ordered:  # the naive one has no outbox
                 await stack.enter_async_context(OutboxWorker(services.messages, min_age_s=self._outbox_min_age_s))
             if self._is_closed:  # while this one was started: it is not among those that were stopped
                 raise self._not_open_error()
@@ -146,7 +146,7 @@ class ImSystem:
         await self._running.pop(name).aclose()
 
     async def kill(self, name: str) -> None:
-        """End a gateway as if its process had died: no good-bye, its routes stay, what it was at is left undone."""
+        """End a gateway as if its process had died: no bye, its routes stay, what it had begun is left undone."""
         self._home.check()
         gateway = self._gateway(name)
         del self.gateways[name]
@@ -154,7 +154,7 @@ class ImSystem:
         await self._running.pop(name).aclose()
 
     async def _stop_all(self) -> None:
-        """All at the same time: together they take as long as the slowest, and each is stopped whatever another raises."""
+        """Stop all at the same time: it takes as long as the slowest, and each is stopped whatever another raises."""
         stops = [self.stop(name) for name in self.gateways]
         for error in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(error, BaseException):
@@ -178,11 +178,11 @@ class ImSystem:
 
     @property
     def addresses(self) -> list[str]:
-        """Where clients connect to."""
+        """The addresses that clients connect to."""
         return [gateway.url for gateway in self.gateways.values()]
 
     def client(self, uid: str, *, at: Sequence[str] = (), **options: Any) -> Client:
-        """A client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named.
+        """Return a client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named.
 
         Raises InvalidParameter: what is no user's name, or no gateway that runs.
         """
@@ -197,6 +197,6 @@ class ImSystem:
         return self.gateways[name]
 
     async def broadcast(self, text: str) -> int:
-        """A system notice to everybody who is online; gives how many gateways have it."""
+        """Send a system notice to everybody who is online. Return how many gateways have it."""
         request = BroadcastSystemMessageRequest(new_message_id(), text)
         return (await self.services.messages.broadcast_system_message(request)).gateways

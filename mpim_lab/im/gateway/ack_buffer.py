@@ -1,4 +1,4 @@
-"""Acknowledgements: gathered for a moment and written at once; ten thousand clients' acks are a few commands a second."""
+"""AckBuffer: acknowledgements wait a moment and are written together; 10,000 clients' acks are a few commands a second."""
 
 import asyncio
 import logging
@@ -17,17 +17,17 @@ _log = logging.getLogger(__name__)
 
 
 class AckBuffer:
-    """Notes how far users are: `async with Acknowledgements(messages, every_s=0.02) as acks`; leaving it writes the rest.
+    """A write-behind buffer of read positions: `async with AckBuffer(messages, interval_s=0.02) as acks`.
 
-    An ack that is lost with its gateway costs a repeated pull, and nothing else.
+    Leaving it flushes the rest. An ack that is lost with its gateway costs a repeated pull, and nothing else.
 
-    | writing some ...                         | then they                                            |
+    | a flush ...                              | then its acks                                        |
     |------------------------------------------|------------------------------------------------------|
     | succeeds                                 | are done                                             |
     | fails for now, or raises anything        | wait, with what comes meanwhile; the pauses grow     |
-    | is refused for good                      | are written one by one; the one at fault is let go   |
+    | is refused for good                      | are written one by one; the one at fault is dropped  |
     | is cancelled, because the gateway closes | are written once more, by `__aexit__`                |
-    | is cut off                               | are lost with the gateway                            |
+    | is aborted                               | are lost with the gateway                            |
     """
 
     def __init__(self, messages: MessageService, interval_s: float) -> None:
@@ -49,12 +49,12 @@ class AckBuffer:
         await self.flush()
 
     def abort(self) -> None:
-        """Write nothing more by itself: its gateway ends."""
+        """Stop writing: the gateway ends."""
         if self._task is not None:
             self._task.cancel()
 
     def add(self, uid: str, conversation: str, sequence: int, *, is_stored: bool) -> None:
-        """Note one. is_stored: the offline store may have some of these messages; it may forget them then."""
+        """Add one. is_stored: the offline store may have some of these messages, which may be deleted then."""
         key = uid, conversation
         self._pending[key] = max(sequence, self._pending.get(key, 0))
         if is_stored:
@@ -68,7 +68,7 @@ class AckBuffer:
         self._failures = 0 if await self.flush() else self._failures + 1
 
     async def flush(self) -> bool:
-        """Write what there is; gives whether it could be. What could not waits for the next time."""
+        """Write what there is. Return whether it could be; otherwise it waits for the next flush."""
         self._available.clear()
         due, self._pending = self._pending, {}
         stored, self._stored = self._stored, set()
@@ -91,14 +91,14 @@ class AckBuffer:
         return True
 
     async def _write(self, requests: list[AckRequest]) -> None:
-        """Note many at once. If they are refused for good, one by one: a single one must not keep the others for ever."""
+        """Write many at once; one by one if they are refused for good: a single one must not block the others."""
         try:
             await self._messages.ack(requests)
         except MpimError as error:
             if error.transient:
                 raise
             if len(requests) == 1:
-                _log.error("%s, an acknowledgement, is let go: %s", requests[0], error)
+                _log.error("%s, an acknowledgement, is dropped: %s", requests[0], error)
                 return
             for each in requests:
                 await self._write([each])

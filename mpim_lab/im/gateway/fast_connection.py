@@ -1,15 +1,15 @@
-"""QuickConnection: a gateway's WebSocket, on which the usual frame is cut, unmasked and answered in one go.
+"""FastServerConnection: a gateway's WebSocket with a fast path: the usual frame is parsed, unmasked and handled in one go.
 
 The library parses a frame in a generator, queues it and wakes the task that reads the connection. That is right for every
 frame there is, and most of what a message costs a gateway. Nearly all frames of clients are of one kind: text, whole, masked,
-short. Those are handed to `on_frame` here, as soon as they are whole. All others go to the library byte by byte as they came:
+short. Those go to `on_frame` here, as soon as they are whole. All others go to the library byte by byte as they came:
 the handshake, control frames, and from the first frame of another kind on everything. So does a frame that `on_frame` does
-not take; those that come after it wait behind it in the library's queue, so order holds and slow answers hold their client
-back.
+not handle; those that come after it wait behind it in the library's queue, so order holds and slow answers put
+back-pressure on their client.
 
 Source: RFC 6455, section 5.2.
 
-What a WebSocket frame begins with: RFC 6455, section 5.2.
+encode_frame_header: what a WebSocket frame begins with, by the same section.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ MASKED, TWO_BYTES, EIGHT_BYTES = 0x80, 126, 127  # the second byte: its first bi
 
 
 def encode_frame_header(first: int, size: int, mask: int = 0) -> bytes:
-    r"""The head of a frame of so many bytes, up to the masking key; mask: MASKED if there is to be one.
+    r"""Return the header of a frame of `size` bytes, up to the masking key; mask: MASKED if there is to be one.
 
     >>> encode_frame_header(TEXT, 5), encode_frame_header(TEXT, 300, MASKED)
     (b'\x81\x05', b'\x81\xfe\x01,')
@@ -39,17 +39,19 @@ def encode_frame_header(first: int, size: int, mask: int = 0) -> bytes:
     return bytes((first, mask | EIGHT_BYTES)) + size.to_bytes(8, "big")
 
 
-_MAX_IDLE_FRAMES = 2_000  # between two looks of the patrol
+_MAX_IDLE_FRAMES = 2_000  # between two maintenance rounds
 _CONTROL = frozenset((CLOSE, PING, PONG))
 _IDLE = frozenset((Opcode.PING, Opcode.PONG))
 _END_OF_REQUEST = b"\r\n\r\n"
 
 
 class FastServerConnection(ServerConnection):
-    """`on_frame(payload)` answers a client's frame at once, or gives False: then it waits for `recv`.
+    """A server connection that handles most frames without a task.
 
-    waiting: how many frames the library was given and whoever reads them has not answered; it is counted down by him.
-    idle_frames: pings, pongs and unfinished fragments, which ask for nothing and cost time; the patrol sets it back.
+    `on_frame(payload)` handles a client's frame at once, or returns False: then the frame waits for `recv`.
+
+    unread_frames: frames in the library's queue that the reading task has not handled yet; it counts them down.
+    idle_frames: pings, pongs and unfinished fragments, which cost time; maintenance resets it.
     """
 
     # The library's class keeps a dictionary for each connection, and with six members more it would be twice as large.
@@ -73,7 +75,7 @@ class FastServerConnection(ServerConnection):
         self._partial_frame = b""  # a frame that is not whole yet
 
     def data_received(self, data: bytes) -> None:
-        """Take in what the client sent."""
+        """Receive what the client sent."""
         if self._in_handshake:
             self._parse_handshake(data)
         elif self._fast_path:
@@ -82,7 +84,7 @@ class FastServerConnection(ServerConnection):
             super().data_received(data)
 
     def _parse_handshake(self, data: bytes) -> None:
-        """The handshake. If anything followed its end at once, the library has it already, and gets the rest as well."""
+        """Pass on the handshake. If anything followed its end at once, the library has it, and gets the rest as well."""
         super().data_received(data)
         ending = self._handshake_tail + data
         end = ending.find(_END_OF_REQUEST)
@@ -111,12 +113,12 @@ class FastServerConnection(ServerConnection):
         return None
 
     def _fall_back(self, data: bytes) -> None:
-        """From now on everything is the library's."""
+        """Leave everything to the library from now on."""
         self._fast_path, self._partial_frame = False, b""
         super().data_received(data)
 
     def process_event(self, event: Event) -> None:
-        """Take in one frame, or the handshake. Too many frames that say nothing end the connection, before hello as well."""
+        """Count idle frames. Too many of them end the connection, before hello as well."""
         if isinstance(event, Frame) and (event.opcode in _IDLE or not event.fin):
             self.idle_frames += 1
             if self.idle_frames > _MAX_IDLE_FRAMES and self._is_open():
@@ -126,7 +128,7 @@ class FastServerConnection(ServerConnection):
         super().process_event(event)
 
     def write(self, frames: Iterable[bytes]) -> None:
-        """Write text frames, all at once; nothing if the connection is closing. Never waits: whoever writes sets limits."""
+        """Write text frames, all at once; nothing if the connection is closing. Never waits: the caller has limits."""
         self._write(b"".join([part for frame in frames for part in (encode_frame_header(TEXT, len(frame)), frame)]))
 
     def write_batch(self, batch: bytes) -> None:
@@ -138,10 +140,10 @@ class FastServerConnection(ServerConnection):
             self.transport.write(raw)
 
     def _is_open(self) -> bool:
-        """Neither end has said that it closes."""
+        """Return whether neither end has sent a close frame."""
         return self.protocol.state is State.OPEN
 
 
 def _reject(payload: bytes) -> bool:
-    """Nobody answers at once, before the client is welcome."""
+    """Handle nothing at once before the client is welcome."""
     return False

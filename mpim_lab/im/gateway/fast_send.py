@@ -1,8 +1,8 @@
-"""QuickSend: a message between two, without a task of its own: for nearly every one the atomic step is all there is to do.
+"""FastSender: a direct message without a task of its own: for nearly every one the atomic step is all there is to do.
 
 The command is written, the gateway reads the client's next frame, and the answer calls back. What is not so simple (an error,
 a receiver who is away) goes on in a task, by the message service's own methods. After an error a message is sent again, with
-its id; those of one client one after another, and what it says meanwhile waits, so that its messages keep their order.
+its id; those of one client one after another, and what it sends meanwhile waits, so that its messages keep their order.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ OnDone = Callable[[Session, Send, SendMessageResponse | BaseException], None]
 
 
 class FastSender:
-    """One for all clients of a gateway. `said(session, frame, response or error)` is told once for each that was begun."""
+    """The fast path of a gateway. `on_done(session, frame, response or error)` is called once for each message."""
 
     def __init__(self, messages: MessageService, on_done: OnDone, *, is_observed: bool) -> None:
         self._messages, self.on_done = messages, on_done
-        # somebody who observes, or who has steps of his own, gets them one by one
+        # an observer, or a subclass with steps of its own, gets them one by one
         is_observed = is_observed or messages.reporter.is_on
         self._is_enabled = messages.ordered and not is_observed and type(messages).append is MessageService.append
         self._retries: dict[Session, deque[PendingSend]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def try_send(self, session: Session, frame: Send) -> bool:
-        """Send a message to one user. False: not at this moment, use `send_message` once they are `settled`."""
+        """Send a message to one user. Return False if not possible now: then `wait_for_retries`, and `send_message`."""
         if not self._is_enabled or frame.to is None or session in self._retries:
             return False
         request = SendMessageRequest(frame.id, session.route.uid, frame.to, frame.text)
@@ -43,26 +43,26 @@ class FastSender:
         return self._messages.log.append_nowait(pending.message, (request.to, request.sender), pending)
 
     async def wait_for_retries(self, session: Session) -> None:
-        """Wait until nothing is sent again for a client."""
+        """Wait until no message of a client is to be sent again."""
         while session in self._retries:
             await asyncio.sleep(0.005)
 
     async def wait_idle(self) -> None:
-        """Wait until everything that was begun is told."""
+        """Wait until no task is running."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def abort(self) -> None:
-        """Do nothing more: the gateway dies."""
+        """Cancel all tasks: the gateway dies."""
         for task in tuple(self._tasks):
             task.cancel()
 
     def finish_in_task(self, pending: "PendingSend", appended: AppendResult) -> None:
-        """What follows the atomic step."""
+        """Do what follows the atomic step, in a task."""
         self._start(self._finish(pending, appended))
 
     def schedule_retry(self, pending: "PendingSend") -> None:
-        """All of it again, after those of the same client that are to be sent again already."""
+        """Send a message again, after those of the same client that are to be sent again already."""
         queue = self._retries.get(pending.session)
         if queue is None:
             queue = self._retries[pending.session] = deque()
@@ -105,7 +105,7 @@ async def _outcome(work: Awaitable[SendMessageResponse]) -> SendMessageResponse 
 
 
 class PendingSend:
-    """A message under way. It stands in the line of commands in a future's place, and costs half of what a future does."""
+    """A message in flight. It waits for the reply in a future's place, and costs half of what a future does."""
 
     __slots__ = ("_error", "_is_done", "_sender", "frame", "message", "request", "session")
 
@@ -116,11 +116,11 @@ class PendingSend:
         self._error: BaseException | None = None
 
     def done(self) -> bool:
-        """It was told; what comes late is not read."""
+        """Return whether the outcome is known; a late reply is ignored."""
         return self._is_done
 
     def set_result(self, reply: Any, /) -> None:
-        """What append_and_push.lua answered. Raises nothing: it is called from where all replies of the server are read."""
+        """Handle the reply of append_and_push.lua. Raises nothing: it is called from where all replies are read."""
         if self._is_done:
             return
         try:
@@ -142,13 +142,13 @@ class PendingSend:
             self._sender.on_done(self.session, self.frame, response)
 
     def set_exception(self, error: Any, /) -> None:
-        """It may have been kept, or not."""
+        """Handle an error: the message may have been stored, or not."""
         if not self._is_done:
             self._is_done, self._error = True, error
             self._sender.schedule_retry(self)
 
     def error_for_sender(self, error: Exception) -> Exception:
-        """What its sender is told after it could not be sent again: that it was certainly not kept only if that is so."""
+        """Return the error for the sender after a failed retry: definite only if the message was certainly not stored."""
         if getattr(error, "definite", False) and not getattr(self._error, "definite", False):
             return Unconfirmed(f"{self._error}; sent again: {error}")
         return error

@@ -1,4 +1,4 @@
-"""Desk: answers what clients ask of a gateway, frame by frame. What each frame means is in `wire.py`."""
+"""FrameHandler: dispatches the frames of clients. What each frame means is in `protocol/frames.py`."""
 
 import asyncio
 import logging
@@ -45,15 +45,15 @@ from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())
-_MAX_IN_FLIGHT = 64  # of one client's messages; then it waits for an answer
+_MAX_IN_FLIGHT = 64  # messages of one client; then it waits for an answer
 
 
 class TooManyViolations(Exception):
-    """A client sent more that cannot be read, or came more often, than is borne."""
+    """A client sent more frames that cannot be read, or came too fast, than `max_violations`."""
 
 
 class FrameHandler:
-    """One for all sessions of a gateway."""
+    """The dispatcher of one gateway's frames, for all its sessions."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class FrameHandler:
         }  # fmt: skip
 
     def try_handle_sync(self, session: Session, raw: bytes) -> bool:
-        """Answer what needs no waiting: an acknowledgement, a message between two. False: nothing is done, use `answer`."""
+        """Handle what needs no waiting: an acknowledgement, a direct message. Return False if not: use `handle`."""
         try:
             frame = decode_client(raw.decode())
         except (InvalidMessage, UnicodeDecodeError):
@@ -114,7 +114,7 @@ class FrameHandler:
         return True
 
     async def handle(self, session: Session, raw: bytes | str) -> None:
-        """Answer one frame. Raises TooManyFaults when the connection is to be ended."""
+        """Handle one frame. Raises TooManyViolations when the connection is to be closed."""
         self._metrics.received += 1
         session.last_received_at = now()
         cancellations = Cancellations()
@@ -141,7 +141,7 @@ class FrameHandler:
         return None
 
     def _send_error(self, session: Session, frame: Any, error: BaseException) -> None:
-        """Tell a client that it was not done. What is no error of ours is logged, and named: it may have been done."""
+        """Send an error to a client. What is no error of ours is logged, and becomes Unconfirmed: it may have been done."""
         self._metrics.failed += type(frame) is Send
         if not isinstance(error, MpimError):
             _log.error("%s of %s", type(frame).__name__, session.route.uid, exc_info=error)
@@ -170,7 +170,7 @@ class FrameHandler:
             self._send_receipt(session, await messages.send_group_message(to_all))
 
     def _try_send(self, session: Session, frame: Send) -> bool:
-        """Send a message to one user without waiting for the answer; False: not at this moment."""
+        """Send a message to one user without waiting for the reply. Return False if not possible now."""
         if session.in_flight >= _MAX_IN_FLIGHT or not self.fast_sender.try_send(session, frame):
             return False
         session.in_flight += 1
@@ -223,7 +223,7 @@ class FrameHandler:
             session.drop_conversation(group_conversation(name))
         else:
             members = await groups.members(name)
-            is_new = uid not in members  # asked again after a lost answer: nothing is passed over
+            is_new = uid not in members  # asked again after a lost answer: nothing is skipped
             begin = partial(self._services.messages.seek_to_end, uid, group_conversation(name), is_new=is_new)
             if frame.action == "join":
                 # Should this stop halfway, whoever asks again begins here, and not with all there ever was.
@@ -237,7 +237,7 @@ class FrameHandler:
     async def _create(self, uid: str, frame: Group) -> tuple[str, ...]:
         try:
             return await self._services.groups.create(frame.group, uid, frame.members)
-        except GroupExists:  # perhaps by this client, who did not hear the answer
+        except GroupExists:  # perhaps by this client, which did not receive the answer
             members = await self._services.groups.members(frame.group)
             if set(members) != {uid, *frame.members}:
                 raise
@@ -248,7 +248,7 @@ class FrameHandler:
 
 
 def _takes_part(uid: str, conversation: str) -> bool:
-    """Whether it has the name of a group, or of a conversation of two of whom this user is one."""
+    """Return whether it is the name of a group, or of a direct conversation of this user."""
     group = group_of(conversation)
     if group is not None:
         return is_name(group)

@@ -1,9 +1,9 @@
-"""Gateway: clients connect to it by WebSocket; it asks the services for them, and passes pushes on to them.
+"""Gateway: clients connect to it by WebSocket; it calls the services for them, and passes pushes on to them.
 
-A client's message: `QuickConnection`, `Desk.answer_at_once`, `QuickSend`, one script on the server; or, if it needs more,
-`_converse` here, `Desk.answer`, `Messages.send_message`, the same script. A push: the server, `_on_push` here,
-`Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any number of them
-work side by side over one server, and know nothing of each other.
+A client's message: `FastServerConnection`, `FrameHandler.try_handle_sync`, `FastSender`, one script on the server; or, if it
+needs more, `_read_loop` here, `FrameHandler.handle`, `MessageService.send_message`, the same script. A push: the server,
+`_on_push` here, `Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any
+number of them work side by side over one server, and know nothing of each other.
 """
 
 import asyncio
@@ -41,19 +41,19 @@ _log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """`async with Gateway("gw-1", services) as gateway`: listens on loopback until the block ends, then drains.
+    """One gateway: `async with Gateway("gw-1", services) as gateway` listens on loopback until the block ends, then drains.
 
     port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab alone.
-    name: clients and metrics are told it. Two gateways of one name do not take each other's pushes or routes, which go by
-    user and by connection; only their figures cannot be told apart.
+    name: for clients and metrics. Two gateways of one name do not take each other's pushes or routes, which go by user and by
+    connection; only their metrics cannot be told apart.
 
     | it ends by ...               | connections          | routes, subscriptions | acknowledgements | socket, tasks  |
     |------------------------------|----------------------|-----------------------|------------------|----------------|
-    | `drain`                      | bye, then closed     | given back            | written          | given back     |
-    | `drain`, server or peers     | bye, then cut off    | end by themselves     | lost: pulled     | given back     |
+    | `drain`                      | bye, then closed     | released              | written          | released       |
+    | `drain`, server or peers     | bye, then aborted    | expire                | lost: pulled     | released       |
     | hang; or it is cancelled     |                      |                       | once more        |                |
-    | a start that failed          | none                 | given back            | none             | given back     |
-    | `die`                        | cut off              | end by themselves     | lost             | given back     |
+    | a start that failed          | none                 | released              | none             | released       |
+    | `abort`                      | aborted              | expire                | lost             | released       |
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Gateway:
         self._home = OneLoop(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
         self._stack, self._pending_handshakes = contextlib.AsyncExitStack(), PendingHandshakes()
-        self.connections: set[FastServerConnection] = set()  # those, too, before hello and in farewell
+        self.connections: set[FastServerConnection] = set()  # also those before hello and after their session
         self._server: Server | None = None
         self._draining = self._dead = False
 
-    # Life
+    # Start and stop
 
     @property
     def url(self) -> str:
@@ -100,11 +100,11 @@ class Gateway:
         return f"ws://{self.host}:{self.port}/ws"
 
     def is_healthy(self) -> bool:
-        """Whether it can do its work: it is not closing, and the lines to the server are up."""
+        """Return whether it can do its work: it is not closing, and the connections to the server are up."""
         return not self._draining and self.services.queue.is_connected
 
     def render_metrics(self) -> bytes:
-        """Its figures, as Prometheus reads them."""
+        """Return its metrics, as Prometheus reads them."""
         return render_metrics(MetricsCollector(self.name, self.metrics, lambda: len(self.sessions), self.is_healthy))
 
     async def __aenter__(self) -> Self:
@@ -139,14 +139,14 @@ class Gateway:
 
     async def _listen(self) -> Server:
         return await serve(
-            cast(Any, self._serve),  # of the connections that `make` makes
+            cast(Any, self._serve),  # of the connections that `create` makes
             self.host,
             self.port,
             process_request=self._routes.handle,
             create_connection=cast(Any, self._pending_handshakes.create),  # it calls like the class
             max_size=MAX_FRAME_BYTES,
             compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
-            ping_interval=None,  # the patrol knows who is silent, without a task a client
+            ping_interval=None,  # maintenance knows who is silent, without a task a client
             max_queue=8,
             close_timeout=2,
             open_timeout=self.config.handshake_timeout_s,
@@ -157,10 +157,10 @@ class Gateway:
         await self.drain()
 
     async def drain(self) -> None:
-        """Take in nobody new, let what was begun end, send everybody elsewhere, write what is due. Twice is harmless.
+        """Accept nobody new, finish what was begun, send everybody elsewhere, flush what is due. Idempotent.
 
-        Takes `drain_timeout_s` for what is under way and `close_timeout_s` for the rest, whatever clients and server do; and
-        two milliseconds a client, so that ten thousand who part in good order are not cut off.
+        Takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the rest, whatever clients and server do; and
+        two milliseconds a client, so that ten thousand that close in good order are not aborted.
         """
         self._home.check()
         if self._draining:
@@ -178,7 +178,7 @@ class Gateway:
             async with asyncio.timeout(within_s):
                 await self._close_gracefully(self._server)
         except TimeoutError:
-            _log.warning("%s: not everything ended in time: it is cut off", self.name)
+            _log.warning("%s: not everything ended in time: it is aborted", self.name)
         finally:
             self._abort_all()
 
@@ -193,7 +193,7 @@ class Gateway:
         await self._stack.aclose()
 
     def _abort_all(self) -> None:
-        """Give back what is left, without waiting for anything or anybody."""
+        """Release what is left, without waiting for anything."""
         for ws in self.connections:
             ws.transport.abort()
         self._pending_handshakes.abort_all()
@@ -204,7 +204,7 @@ class Gateway:
             task.cancel()
 
     async def abort(self) -> None:
-        """End at once, as a process does that is killed: no good-bye, no unbinding, nothing written."""
+        """End at once, like a killed process: no bye, no unbinding, nothing flushed."""
         self._home.check()
         self._draining = self._dead = True
         if self._server is not None:
@@ -237,7 +237,7 @@ class Gateway:
         return None
 
     async def _release(self, ws: FastServerConnection, task: asyncio.Task[Any]) -> None:
-        """However its handler ended: nothing of it is left."""
+        """Release a connection, however its handler ended."""
         try:
             if not self._dead:
                 await close_or_abort(ws, GOING_AWAY, "")
@@ -251,7 +251,7 @@ class Gateway:
         ws.on_frame = partial(self._frame_handler.try_handle_sync, session)
         try:
             async for frame in ws:
-                if self._draining:  # it will say this again, elsewhere
+                if self._draining:  # it will send this again, elsewhere
                     continue
                 session.in_flight += 1
                 try:
@@ -264,24 +264,24 @@ class Gateway:
         except ConnectionClosed:
             pass
         except TooManyViolations as error:
-            ws.on_frame = None  # whatever else it says
+            ws.on_frame = None  # whatever else it sends
             await wait_until_idle([session], self.config.drain_timeout_s)
-            await close_or_abort(ws, POLICY_VIOLATION, f"too many faults: {error}")
+            await close_or_abort(ws, POLICY_VIOLATION, f"too many violations: {error}")
         finally:
             ws.on_frame = None
 
     def close_session(self, session: Session, reason: str) -> None:
-        """End a connection, once, and say why if it still listens."""
+        """Close a session, once, with a reason."""
         if not session.is_ending:
             session.is_ending = True
             session.enqueue(encode(Close(reason)))
             self._start(close_or_abort(session.ws, POLICY_VIOLATION, reason))
 
-    # From the server
+    # Messages from the server
 
     def _on_push(self, message: Message) -> None:
         message_id, conversation, sequence, frame = decode_push(message.payload)
-        channel: Any = message.channel  # text: users' names are narrow
+        channel: Any = message.channel  # text: user names are ASCII
         self._reporter.passed(message_id, self.name, source=channel)
         for session in self.sessions.sessions_of(channel[5:]):  # what follows "user:"
             if session.push(message_id, conversation, sequence, frame, self.config.max_push_buffer_bytes):
@@ -308,9 +308,9 @@ class Gateway:
             self.close_session(session, "replaced: this device is connected elsewhere")
 
     def on_gap(self, gap_s: float) -> None:
-        """The line from the server was down for so long: pushes were lost. For the queue's `on_gap`."""
-        _log.info("%s: nothing was heard for %.2f s", self.name, gap_s)
-        self.maintenance.note_gap()  # it tells them in its next round
+        """Note that the connection from the server was down: pushes were lost. For the queue's `on_gap`."""
+        _log.info("%s: nothing was received for %.2f s", self.name, gap_s)
+        self.maintenance.note_gap()  # its next round notifies them
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,6 +1,6 @@
-"""Reception: a client comes (who is it, what has it missed), and goes.
+"""Handshake: from hello to a session (who is it, what has it missed), and the end of the session.
 
-Incoming: connections of a gateway before their first frame.
+PendingHandshakes: connections of a gateway before their first frame.
 """
 
 import asyncio
@@ -27,34 +27,34 @@ from mpim_lab.mq.connection.ids import new_message_id
 
 
 class PendingHandshakes:
-    """Sockets that were taken in and have not done the WebSocket handshake. `make` is for `serve(create_connection=…)`."""
+    """Connections before the WebSocket handshake is done. `create` is for `serve(create_connection=…)`."""
 
     def __init__(self) -> None:
         self._pending: WeakSet[FastServerConnection] = WeakSet()
 
     def create(self, *arguments: Any, **options: Any) -> FastServerConnection:
-        """A connection for a socket that has just been taken in."""
+        """Create a connection for a socket that was just accepted."""
         ws = FastServerConnection(*arguments, **options)
         self._pending.add(ws)
         return ws
 
     def completed(self, ws: FastServerConnection) -> None:
-        """The handshake is done."""
+        """Note that the handshake is done."""
         self._pending.discard(ws)
 
     def abort_all(self) -> None:
-        """Drop those that still wait: whoever says nothing would hold up a gateway that closes."""
+        """Abort those that are not done: a silent one would delay a gateway that closes."""
         for ws in list(self._pending):
             if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
                 ws.transport.abort()
 
 
-MAX_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
+MAX_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news get a sync hint right after it
 _log = logging.getLogger(__name__)
 
 
 class Handshake:
-    """One for all clients of a gateway."""
+    """The handshake with the clients of one gateway: hello, welcome, session."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Handshake:
         self._config, self._on_dirty = config, on_dirty
 
     async def accept(self, ws: FastServerConnection) -> Session:
-        """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `Link` raises.
+        """Accept a client. Raises InvalidToken, InvalidMessage, NotConnected, and what the connection raises.
 
-        First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
+        First subscribe, then read what there is: nothing is lost between the two.
         """
         hello = await self._receive_hello(ws)
         try:
@@ -80,7 +80,7 @@ class Handshake:
             raise NotConnected(f"the gateway was not ready within {self._config.handshake_timeout_s:g} s") from error
 
     async def _open_session(self, ws: FastServerConnection, hello: Hello) -> Session:
-        """Either all of it, or none: what was taken by then is given back."""
+        """Open a session completely, or release what was acquired by then."""
         uid = await self._services.tokens.redeem(hello.token, self._services.queue)
         route = BindRouteRequest(uid, hello.device, self._gateway, new_message_id())
         session = Session(ws, route, self._on_dirty, self._bucket())
@@ -111,7 +111,7 @@ class Handshake:
         late = {name: last for name, (acked, last) in known.items() if acked < last}
         session.offline = late or None
         frames = await messages.backlog_frames(uid)
-        # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
+        # from here on without an await: what was pushed meanwhile is in `resume_pushes`, and nothing comes in between
         whole, silent_s = len(conversations) == len(known), self._config.idle_timeout_s
         session.enqueue(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
         for frame in frames:
@@ -121,7 +121,7 @@ class Handshake:
         session.resume_pushes()
 
     async def reject(self, ws: FastServerConnection, error: MpimError) -> None:
-        """Tell a client why it is not let in."""
+        """Reject a client, with an error."""
         problem = error_frame(error)
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(self._config.handshake_timeout_s):
@@ -129,12 +129,12 @@ class Handshake:
         await close_or_abort(ws, POLICY_VIOLATION if is_client_error(error) else TRY_AGAIN_LATER, problem.error)
 
     async def disconnect(self, session: Session) -> None:
-        """A client is gone: its route is deleted, and its channel not listened to any more."""
+        """Delete the route of a client that is gone, and unsubscribe from its channel."""
         unneeded = self._sessions.discard(session)
         work = (self._sessions.channels.unsubscribe(*unneeded), self._services.presence.unbind_route(session.route))
         for error in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(error, MpimError):
-                _log.info("%s: what it had is given back later: %s", session.route.uid, error)
+                _log.info("%s: what it had is released later: %s", session.route.uid, error)
             elif isinstance(error, BaseException):
                 raise error
 
@@ -143,5 +143,5 @@ class Handshake:
 
 
 def is_client_error(error: Exception) -> bool:
-    """Whether it is the client's own fault that it is not let in."""
+    """Return whether the client itself is the reason that it is rejected."""
     return isinstance(error, InvalidToken | InvalidMessage)

@@ -1,12 +1,12 @@
-"""Pages: what a gateway answers to a plain HTTP request: the web page, a login for the lab, its health, its figures.
+"""HttpRoutes: what a gateway answers to a plain HTTP request: the web page, a login for the lab, its health, its metrics.
 
 | path        | answer                                                                                   |
 |-------------|------------------------------------------------------------------------------------------|
 | `/`         | the web page; its parts are beside it (`/mpim.js`, …)                                    |
-| `/ws`       | the WebSocket (`wire.py`)                                                                |
+| `/ws`       | the WebSocket (`protocol/frames.py`)                                                     |
 | `/login`    | a token for `?user=…`, where logging in by name alone is allowed (never outside the lab) |
 | `/healthz`  | 200 while the gateway can do its work, 503 otherwise                                     |
-| `/metrics`  | figures for Prometheus                                                                   |
+| `/metrics`  | metrics for Prometheus                                                                   |
 
 A page of another site that is open in the same browser must not get in: a request that names an `Origin` other than its own
 host, or (DNS rebinding) a host that is neither an address nor localhost, is refused.
@@ -37,7 +37,7 @@ _HEADERS = {
 
 
 class HttpRoutes:
-    """Answers plain requests. login: makes a token for a user; None where nobody may log in by name."""
+    """The routes for plain requests. login: makes a token for a user; None where nobody may log in by name."""
 
     def __init__(
         self, *, login: Callable[[str], str] | None, is_healthy: Callable[[], bool], metrics: Callable[[], bytes]
@@ -47,7 +47,7 @@ class HttpRoutes:
         self._files["/"] = _WEB_DIR / "index.html"
 
     def handle(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The answer to a request; None: go on with the WebSocket."""
+        """Return the response to a request; None: go on with the WebSocket."""
         try:
             url = urlsplit(request.path)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Patrol: what a gateway looks after now and then: the silent, the slow, the unacknowledged, the routes, the watched."""
+"""GatewayMaintenance: the periodic checks of a gateway: idle and slow clients, unacknowledged pushes, routes, presence."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from mpim_lab.im.protocol.frames import PresenceChanged, encode
 from mpim_lab.im.protocol.periodic import run_periodically
 
 _SESSIONS_PER_TICK = 250
-_MAX_CONCURRENT = 50  # clients asked about at the same time, after a gap
+_MAX_CONCURRENT = 50  # clients notified at the same time, after a gap
 _PRESENCE_INTERVAL_S = 15.0
 
 
 class GatewayMaintenance:
-    """`end(session, reason)` ends a connection and says why."""
+    """The maintenance tasks of one gateway. `close_session(session, reason)` closes a session."""
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class GatewayMaintenance:
         )
         self._routes_renewed_at, self._presence_refreshed_at = now(), now()
         self._presence_watcher = presence_watcher
-        self._lagging: set[Session] = set()  # after a gap, how far things are
+        self._lagging: set[Session] = set()  # to be notified after a gap
         self._presence_interval_s = min(_PRESENCE_INTERVAL_S, services.presence.ttl_s / 3)
 
     async def run(self) -> None:
-        """Go round until cancelled. What needs no server is not held up by it, and nothing by what failed before it."""
+        """Run all tasks until cancelled. None waits for another, and an error ends only its own round."""
         rounds = (
             self.check_sessions,
             self.renew_routes,
@@ -52,19 +52,19 @@ class GatewayMaintenance:
         )
         await asyncio.gather(
             *(
-                run_periodically(f"patrol, {work.__name__}", work, self._config.maintenance_interval_s)
+                run_periodically(f"maintenance, {work.__name__}", work, self._config.maintenance_interval_s)
                 for work in rounds
             )
         )
 
     async def check_sessions(self) -> None:
-        """End the silent and the slow, let who has caught up have pushes again, remind who has not acknowledged."""
+        """Close idle and slow clients, resume pushes to those that caught up, remind those that have not acknowledged."""
         sessions = list(self._sessions)
         for begin in range(0, len(sessions), _SESSIONS_PER_TICK):
             for session in sessions[begin : begin + _SESSIONS_PER_TICK]:
                 if not session.is_ending:
                     self._check_session(session, now())
-            await asyncio.sleep(0)  # ten thousand would hold up everybody's messages for some milliseconds
+            await asyncio.sleep(0)  # ten thousand would delay everybody's messages for some milliseconds
 
     def _check_session(self, session: Session, moment: float) -> None:
         config = self._config
@@ -94,12 +94,12 @@ class GatewayMaintenance:
             self.close_slow_consumer(session)
 
     def close_slow_consumer(self, session: Session) -> None:
-        """End a client that does not read what is sent to it."""
+        """Close a client that does not read what is sent to it."""
         self._metrics.slow += not session.is_ending
         self._close_session(session, "what was sent is not read")
 
     async def renew_routes(self) -> None:
-        """The heartbeat: every third of a lifetime. A client whose device is connected elsewhere by now is ended here."""
+        """Renew the routes (a heartbeat), every third of their ttl. Close a client whose device is connected elsewhere."""
         presence = self._services.presence
         if now() - self._routes_renewed_at < presence.ttl_s / 3:
             return
@@ -111,11 +111,11 @@ class GatewayMaintenance:
             self._close_session(bound[route.connection], "replaced: this device is connected elsewhere")
         self._routes_renewed_at = now()
         for session in here:
-            if session not in self._sessions:  # it may have left meanwhile, and its route been made again
+            if session not in self._sessions:  # it may have been removed meanwhile, and its route been stored again
                 await presence.unbind_route(session.route)
 
     async def refresh_presence(self) -> None:
-        """Watching that could not begin; statuses that changed without a notice: a gateway died, its routes just ended."""
+        """Retry failed watches; find statuses that changed without a notification, because a gateway died."""
         if now() - self._presence_refreshed_at < self._presence_interval_s:
             return
         await self._presence_watcher.retry_pending()
@@ -126,16 +126,16 @@ class GatewayMaintenance:
                 self.broadcast_status(uid, status)
 
     def broadcast_status(self, uid: str, status: str) -> None:
-        """Tell who watches a user."""
+        """Send a user's status to all who watch."""
         for session in self._sessions.record_status(uid, status):
             session.enqueue(encode(PresenceChanged(uid, status)))
 
     def note_gap(self) -> None:
-        """The line from the server was down: pushes were lost, to everybody who is here."""
+        """Note that pushes to every session were lost: the connection from the server was down."""
         self._lagging.update(self._sessions)
 
     async def notify_lag(self) -> None:
-        """After a gap, tell each client how far its conversations are; who cannot be told now is told in the next round."""
+        """After a gap, send each client its last numbers. What fails is retried in the next round."""
         permits, lagging = (
             asyncio.Semaphore(_MAX_CONCURRENT),
             [each for each in self._lagging if each in self._sessions],

@@ -1,4 +1,4 @@
-"""Figures of one gateway, as Prometheus reads them. Counting is adding to an attribute; nothing else is paid."""
+"""GatewayMetrics: the counters of one gateway, as Prometheus reads them. Counting is adding to an attribute."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ _HELP = {
 
 @dataclass
 class GatewayMetrics:
-    """Counters of one gateway, from its start."""
+    """The counters of one gateway, from its start."""
 
     welcomed: int = 0
     refused: int = 0
@@ -44,7 +44,7 @@ class GatewayMetrics:
 
 
 class MetricsCollector(Collector):
-    """Reads one gateway's figures when Prometheus asks."""
+    """Prometheus' collector of one gateway's metrics."""
 
     def __init__(
         self, gateway: str, metrics: GatewayMetrics, connected: Callable[[], int], is_up: Callable[[], bool]
@@ -52,7 +52,7 @@ class MetricsCollector(Collector):
         self._gateway, self._metrics, self._connected, self._is_up = gateway, metrics, connected, is_up
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus calls."""
+        """Return the metrics; Prometheus calls this."""
         labels = ["gateway"]
         for each in fields(self._metrics):
             counter = CounterMetricFamily(f"mpim_{each.name}", _HELP[each.name], labels=labels)
@@ -60,7 +60,7 @@ class MetricsCollector(Collector):
             yield counter
         for name, text, value in (
             ("mpim_connected_clients", "clients that are connected now", self._connected()),
-            ("mpim_redis_up", "1 while both lines to the server are up", int(self._is_up())),
+            ("mpim_redis_up", "1 while both connections to the server are up", int(self._is_up())),
         ):
             gauge = GaugeMetricFamily(name, text, labels=labels)
             gauge.add_metric([self._gateway], value)
@@ -68,7 +68,7 @@ class MetricsCollector(Collector):
 
 
 def render_metrics(collector: MetricsCollector) -> bytes:
-    """The figures in Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return generate_latest(registry)

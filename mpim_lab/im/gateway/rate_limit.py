@@ -1,10 +1,10 @@
-"""TokenBucket: how much one client may ask for. A rule without a clock: time is passed in."""
+"""TokenBucket: how much one client may request. A rule without a clock: time is passed in."""
 
 from mpim_lab.errors import InvalidParameter
 
 
 class TokenBucket:
-    """Lets `rate_per_s` requests a second through, and `burst` at once after a rest.
+    """A rate limit: `rate_per_s` requests a second, and `burst` at once after a rest.
 
         >>> bucket = TokenBucket(rate_per_s=10, burst=2)
         >>> [bucket.try_acquire(now=0.0) for _ in range(3)]
@@ -23,7 +23,7 @@ class TokenBucket:
         self._rate, self._burst, self._tokens, self._updated_at = rate_per_s, burst, burst, now
 
     def try_acquire(self, now: float) -> bool:
-        """Whether one more request may pass now; one that may is counted."""
+        """Take a token. Return False if there is none: the request must not pass now."""
         self._tokens = min(self._burst, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now
         if self._tokens < 1:
@@ -32,5 +32,5 @@ class TokenBucket:
         return True
 
     def refund(self) -> None:
-        """The request that was let through last was not made after all."""
+        """Return the last token: the request was not made after all."""
         self._tokens = min(self._burst, self._tokens + 1)

@@ -1,10 +1,10 @@
 """Session: one client's connection at a gateway: what is on its way to it, and what it has not acknowledged.
 
 A client that reads slowly must cost nothing but itself. What waits for it here is bounded: above the limit nothing more is
-pushed, only the numbers are noted; when it has read what there was, one frame (`behind`) tells it how far things are, and it
-pulls. Nothing is lost by that: the log is right, a push is only fast.
+pushed, only the numbers are noted; when it has read what there was, one sync hint (`behind`) has the last numbers, and
+it pulls. Nothing is lost by that: the log is the source of truth, a push is only fast.
 
-Outgoing: what a gateway says within one turn of its loop leaves at the turn's end, together for each client.
+WriteCoalescer: what a gateway sends within one event-loop iteration leaves at its end, together for each client.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ _COMPRESSION_THRESHOLD_BYTES = 1_024  # below it a few bytes are saved, and the 
 
 
 class WriteCoalescer:
-    """One for all sessions of a gateway; `mark` is each session's `on_dirty`."""
+    """The coalescer of a gateway's writes; `schedule` is each session's `on_dirty`."""
 
     def __init__(self) -> None:
         self._codec = Codec(threshold_bytes=_COMPRESSION_THRESHOLD_BYTES)
         self._dirty: list[Session] = []
 
     def schedule(self, session: "Session") -> None:
-        """A session has something to say, the first in this turn."""
+        """Flush a session at the end of this event-loop iteration."""
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty.append(session)
@@ -43,18 +43,21 @@ class WriteCoalescer:
         for session in dirty:
             try:
                 session.flush(self._codec)
-            except Exception:  # one connection's trouble, and no other's
-                _log.exception("%s is cut off", session.route.uid)
+            except Exception:  # of one connection, and of no other
+                _log.exception("%s is aborted", session.route.uid)
                 session.ws.transport.abort()
 
 
-_MAX_CONVERSATIONS = 10_000  # conversations in a frame
-_MAX_SENT_IDS = 128  # more than may be under way
+_MAX_CONVERSATIONS = 10_000  # in one frame
+_MAX_SENT_IDS = 128  # more than may be in flight
 _MAX_BATCH_BYTES = 512 * 1024
 
 
 class Session:
-    """Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end of this turn."""
+    """The connection of one client: what is in flight to it, and what it has not acknowledged.
+
+    Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end of this iteration.
+    """
 
     # ten thousand of them: without a dictionary each
     __slots__ = (
@@ -88,10 +91,10 @@ class Session:
         self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
         self.packed = self.is_welcome = self.is_ending = False
         self.last_received_at = now()
-        self.violations = 0.0  # frames that could not be read, or came too fast; they are forgiven by and by
-        self.ack_count = 0  # since the patrol looked
+        self.violations = 0.0  # frames that could not be read, or came too fast; they decay
+        self.ack_count = 0  # since the last maintenance round
         self._outgoing: list[bytes] = []
-        # conversation → the last number that was not pushed; None: everything is. At first it is not welcomed yet
+        # conversation → the last number that was not pushed; None: everything is. At first there was no welcome yet
         self.lagging: dict[str, int] | None = {}
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
         self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
@@ -105,28 +108,28 @@ class Session:
 
     @property
     def buffered_bytes(self) -> int:
-        """What was handed to the operating system and not taken, and what waits for the end of the turn."""
+        """What the operating system has not accepted yet, and what waits for the end of the iteration."""
         return self.ws.transport.get_write_buffer_size() + sum(map(len, self._outgoing))
 
     def is_over_limit(self, max_bytes: int) -> bool:
-        """Whether more than this was handed to the operating system and not taken."""
+        """Return whether more than this waits for the operating system."""
         return bool(self.ws.transport.get_write_buffer_size() > max_bytes)
 
     def enqueue(self, frame: bytes) -> None:
-        """Put a frame on its way; it leaves at the end of this loop turn, with whatever else there is by then."""
+        """Enqueue a frame; it leaves at the end of this event-loop iteration, with what else there is by then."""
         if not self._outgoing:
             self._on_dirty(self)
         self._outgoing.append(frame)
 
     def note_sent(self, id: str) -> None:
-        """A message comes from here: `sent` will say its number, and the client wants no echo."""
+        """Note a message sent from here: `sent` will have its number, and the client wants no echo."""
         if self.sent_ids is not None:
             self.sent_ids[id] = None
             if len(self.sent_ids) > _MAX_SENT_IDS:
                 del self.sent_ids[next(iter(self.sent_ids))]
 
     def push(self, id: str, conversation: str, sequence: int, frame: bytes, max_bytes: int) -> bool:
-        """Push a message, unless too much is on its way already: then note its number. Gives whether it was pushed."""
+        """Push a message, unless too much waits already: then note its number. Return whether it was pushed."""
         if (
             self.sent_ids and id in self.sent_ids and b'"sender":"%b"' % self.route.uid.encode() in frame
         ):  # no text has bare quotes
@@ -144,37 +147,37 @@ class Session:
         return True
 
     def on_ack(self, conversation: str, sequence: int) -> None:
-        """The client has everything up to this number."""
+        """Note that the client has everything up to this number."""
         if self.unacked and conversation in self.unacked:
             self.pushed_at = now()
             if sequence >= self.unacked[conversation]:
                 del self.unacked[conversation]
 
     def drop_conversation(self, conversation: str) -> None:
-        """The client has left it: say no more of it."""
+        """Forget a conversation that the client has left."""
         for numbers in (self.unacked, self.lagging):
             if numbers:
                 numbers.pop(conversation, None)
 
     def resume_pushes(self) -> None:
-        """Push again from now on, and say how far things are."""
+        """Push again from now on, and send a sync hint for what was not pushed."""
         lagging, self.lagging = self.lagging, None
         self.send_hints(lagging or {})
 
     def note_lag(self, lasts: dict[str, int]) -> None:
-        """Have `catch_up` say these, too."""
+        """Add last numbers to the hint of `resume_pushes`."""
         lagging = self.lagging = self.lagging or {}
         for conversation, last in lasts.items():
             lagging[conversation] = max(last, lagging.get(conversation, 0))
 
     def send_hints(self, lasts: dict[str, int]) -> None:
-        """Say how far things are, in frames that every client takes."""
+        """Send the last numbers as sync hints, in frames of a bounded size."""
         rest = iter(lasts.items())
         while some := dict(islice(rest, _MAX_CONVERSATIONS)):
             self.enqueue(encode(SyncHint(some)))
 
     def remind(self) -> None:
-        """What was pushed and is not acknowledged: say again how far things are."""
+        """Send a sync hint for what was pushed and is not acknowledged."""
         if self.unacked:
             self.pushed_at = now()
             self.send_hints(self.unacked)
@@ -188,7 +191,7 @@ class Session:
 
 
 async def wait_until_idle(sessions: Iterable[Session], timeout_s: float) -> None:
-    """Wait until what these clients have asked for is answered, but not for longer."""
+    """Wait until no request of these clients is in flight, for at most `timeout_s`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while any(session.in_flight for session in sessions):

@@ -1,7 +1,7 @@
-"""Gathered: questions that are asked at the same time, answered by one query for many of them.
+"""BatchLoader: concurrent lookups share one query.
 
-The first one waits for the end of the loop's turn; whoever asks until then goes along, and whoever asks during a query is in
-the next one. So no answer is older than its question, and the more ask at once the fewer queries each of them costs.
+The first one waits for the end of the event-loop iteration; lookups until then join it, and lookups during a query are in
+the next one. So no answer is older than its lookup, and the more there are at once the fewer queries each of them costs.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ Answer = TypeVar("Answer")
 
 
 class BatchLoader(Generic[Answer]):
-    """Ask `fetch` for at most `most` names at a time: `Gathered(fetch, most=500)`.
+    """A DataLoader: `BatchLoader(batch_fn, max_batch=500)` calls `batch_fn` for at most 500 names at a time.
 
-    `fetch(names)` gives the answers by name. What waits is at most one question for each different name.
+    `batch_fn(names)` returns the answers by name. What waits is at most one lookup for each different name.
 
-    | whoever asked ...                         | then the others                              |
+    | a caller ...                              | then the others                              |
     |-------------------------------------------|----------------------------------------------|
-    | is answered, or told what `fetch` raised  | likewise                                     |
+    | gets its answer, or what `batch_fn` raised | likewise                                    |
     | is cancelled, be it the one who was first | are served: the query runs for itself        |
-    | and the query itself is cancelled         | are told StoreFailed, and nobody is cancelled |
+    | and the query itself is cancelled         | get StoreFailed, and nobody is cancelled     |
     """
 
     def __init__(self, batch_fn: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]], *, max_batch: int) -> None:
@@ -33,7 +33,7 @@ class BatchLoader(Generic[Answer]):
         self._task: asyncio.Task[None] | None = None
 
     async def load(self, name: str) -> Answer | None:
-        """The answer for one name; None if `fetch` gave none. Raises what `fetch` raises."""
+        """Return the answer for one name; None if `batch_fn` has none. Raises what `batch_fn` raises."""
         answer = self._waiting.get(name)
         if answer is None:
             answer = self._waiting[name] = asyncio.get_running_loop().create_future()
@@ -45,7 +45,7 @@ class BatchLoader(Generic[Answer]):
     async def _load_all(self) -> None:
         self._cancellations = Cancellations()
         try:
-            await asyncio.sleep(0)  # tasks that are to run in this turn still come along
+            await asyncio.sleep(0)  # tasks that run in this iteration still join
             while self._waiting:
                 names = list(islice(self._waiting, self._max_batch))
                 await self._load_batch({name: self._waiting.pop(name) for name in names})
@@ -73,6 +73,6 @@ class BatchLoader(Generic[Answer]):
 
 
 def _retrieved(answer: "asyncio.Future[Answer | None]") -> None:
-    """Look at an error even if everybody who asked has gone: otherwise the loop reports it as lost."""
+    """Retrieve an error even if every caller has gone: otherwise the loop reports it as lost."""
     if not answer.cancelled():
         answer.exception()

@@ -1,12 +1,12 @@
-"""MembersCopy: a copy in Redis of who is in a group, which cannot stay wrong.
+"""GroupMembersCache: a cache in Redis of who is in a group, which cannot stay stale.
 
 | what goes wrong                                               | why it cannot stay                                     |
 |---------------------------------------------------------------|--------------------------------------------------------|
-| a reader reads the database, a change follows, and only then  | the change raised the version: the copy is kept only   |
-| does the reader put its copy down                             | if the version is what it was before the reading       |
-| a crash after a change's commit, before the copy is deleted   | the copy ends by itself, `cache_s` after it was made   |
+| a reader reads the database, a change follows, and only then  | the change raised the version: the entry is set only   |
+| does the reader set its entry                                 | if the version is what it was before the reading       |
+| a crash after a change's commit, before the entry is deleted  | the entry expires `ttl_s` after it was set             |
 | the server forgets the version                                | it begins again at the server's clock, above old ones  |
-| the server is not there, or answers nonsense                  | then there is no copy: the database answers            |
+| the server is not there, or answers nonsense                  | then there is no entry: the database answers           |
 
 Source: Nishtala and others, "Scaling Memcache at Facebook", 2013, section 3.2.1 (leases against stale sets).
 """
@@ -31,14 +31,14 @@ _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class CacheEntry(NamedTuple):
-    """What there is: the members, if there is a copy; the version now (None: the server is away, keep nothing)."""
+    """A cached entry: the members (None: a miss), and the version now (None: the server is away, set nothing)."""
 
     members: tuple[str, ...] | None
     version: bytes | None
 
 
 class GroupMembersCache:
-    """Copies of groups' members in Redis, each for `cache_s` seconds. No method raises because Redis fails."""
+    """A cache-aside of groups' members in Redis, each entry for `ttl_s` seconds. No method raises because Redis fails."""
 
     def __init__(self, queue: MessageQueue, ttl_s: float) -> None:
         check_bounds(0.001, A_DAY_S, ttl_s=ttl_s)
@@ -47,7 +47,7 @@ class GroupMembersCache:
         self._is_away = False
 
     async def get(self, group: str) -> CacheEntry:
-        """The copy and the version, read in one step, before the database is. A line that is down is not waited for."""
+        """Return the entry and the version, read in one step, before the database. Does not wait for a connection."""
         if not self._connection.is_connected:
             return CacheEntry(None, None)
         try:
@@ -59,7 +59,7 @@ class GroupMembersCache:
         return CacheEntry(_parse_members(group, copy), version or b"")
 
     async def set_if_unchanged(self, group: str, members: tuple[str, ...], version: bytes | None) -> None:
-        """Put down what the database said after `version` was read; not if the group was changed meanwhile."""
+        """Set what was read from the database after `version`, unless the group was changed meanwhile."""
         if version is not None and self._connection.is_connected:
             try:
                 await CACHE_MEMBERS.run(
@@ -69,7 +69,7 @@ class GroupMembersCache:
                 self._warn_once(f"made: {error}")
 
     async def invalidate(self, group: str) -> None:
-        """The group was changed. A line that is down is waited for, as long as the queue's limits say."""
+        """Delete the entry of a group that was changed. Waits for the connection as long as the queue's limits say."""
         try:
             await INVALIDATE_MEMBERS.run(self._connection, self._keys(group), str(A_DAY_S * 1_000))
         except MpimError as error:

@@ -1,8 +1,8 @@
-"""Groups: who is in which group. The database says so; a copy in Redis answers, and `MembersCopy` says why it may.
+"""GroupService: who is in which group. The database is the source of truth; a cache in Redis answers (`GroupMembersCache`).
 
-A change locks its group's row, so that changes of one group come one after the other, and a copy is made afterwards from
-what was committed. What a change returns is what it committed; who asks for the members after it has returned sees it, or
-something later. Only if Redis cannot be told of the change may others read the old list, for at most `cache_s` seconds.
+A change locks its group's row, so that changes of one group come one after the other, and the cache is filled afterwards
+from what was committed. What a change returns is what it committed; who reads the members after it has returned sees it, or
+something later. Only if the cache cannot be invalidated may others read the old list, for at most `cache_ttl_s` seconds.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 VERSION = 1
-MAX_BATCH = 500  # users a query is about
+MAX_BATCH = 500  # users in one query
 _Work = Callable[[AsyncConnection], Awaitable[tuple[str, ...]]]
 
 GROUPS = Table(
@@ -44,9 +44,9 @@ MEMBERS = Table(
 
 
 class GroupService:
-    """Who is in which group: `Groups(store, queue)`, over an SQL database and a Redis that need not be there.
+    """The group service: `GroupService(store, queue)`, over an SQL database and a Redis that need not be there.
 
-    cache_s: for how long a copy of a group's members answers. most_members: of one group.
+    cache_ttl_s: for how long a cached list of members is used. max_members: of one group.
     All methods raise InvalidParameter (a name that is none), StoreFailed and StoreUncertain.
     """
 
@@ -62,7 +62,7 @@ class GroupService:
     # Changes
 
     async def create(self, group: str, owner: str, members: Sequence[str] = ()) -> tuple[str, ...]:
-        """Make a group of its owner and `members`; gives all of them, sorted. Raises GroupExists, InvalidParameter."""
+        """Create a group of its owner and `members`; return all of them, sorted. Raises GroupExists, InvalidParameter."""
         checked_name("group", group)
         everybody = tuple(sorted({checked_name("uid", uid) for uid in (owner, *members)}))
         if len(everybody) > self._max_members:
@@ -80,14 +80,14 @@ class GroupService:
         return await self._commit_and_invalidate(group, work)
 
     async def join(self, group: str, uid: str) -> tuple[str, ...]:
-        """Put a user into a group; gives its members. Joining twice is harmless. Raises NoSuchGroup.
+        """Add a user to a group; return its members. Idempotent. Raises NoSuchGroup.
 
         InvalidParameter: the group is full.
         """
         return await self._update_membership("join", group, uid)
 
     async def leave(self, group: str, uid: str) -> tuple[str, ...]:
-        """Take a user out of a group; gives its members. Leaving when not in is harmless. Raises NoSuchGroup."""
+        """Remove a user from a group; return its members. Idempotent. Raises NoSuchGroup."""
         return await self._update_membership("leave", group, uid)
 
     async def _update_membership(self, action: Literal["join", "leave"], group: str, uid: str) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class GroupService:
         return await self._commit_and_invalidate(group, work)
 
     async def _commit_and_invalidate(self, group: str, work: _Work) -> tuple[str, ...]:
-        """Commit, then tell Redis; also when nothing changed, because whoever tried before may have died in between."""
+        """Commit, then invalidate the cache; also when nothing changed: an earlier attempt may have died in between."""
         try:
             members = await self._tables.transaction(f"group {group!r} cannot be changed", work)
         except (StoreUncertain, asyncio.CancelledError):  # it may be committed
@@ -124,7 +124,7 @@ class GroupService:
         return members
 
     async def _invalidate(self, group: str) -> None:
-        """In a task of its own: whoever changed the group and is cancelled now has changed it."""
+        """Invalidate in a task of its own: a caller that is cancelled now has changed the group all the same."""
         task = asyncio.create_task(self._cache.invalidate(group))
         self._invalidations.add(task)
         task.add_done_callback(self._invalidations.discard)
@@ -133,7 +133,7 @@ class GroupService:
     # Questions
 
     async def members(self, group: str) -> tuple[str, ...]:
-        """Who is in a group, sorted: from the copy, or from the database, of which a copy is made. Raises NoSuchGroup."""
+        """Return who is in a group, sorted: from the cache, or from the database. Raises NoSuchGroup."""
         cached = await self._cache.get(checked_name("group", group))
         if cached.members is not None:
             return cached.members
@@ -156,9 +156,9 @@ class GroupService:
         )  # a group that all have left has one row, without one
 
     async def groups_of(self, uid: str) -> tuple[str, ...]:
-        """The groups a user is in, sorted, from the database.
+        """Return the groups a user is in, sorted, from the database.
 
-        Those who ask at the same time are asked for together: 10,000 clients that connect at once cost 20 queries.
+        Concurrent calls share a query: 10,000 clients that connect at once cost 20 queries.
         """
         return tuple(sorted(await self._groups_loader.load(checked_name("uid", uid)) or ()))
 

@@ -1,8 +1,8 @@
-"""Ledger: what the server knows of conversations: the log, the numbers, who takes part, how far everybody is.
+"""MessageLog: the conversations on the server: their logs, sequence numbers, members and read positions. The source of truth.
 
 All of it is written in atomic steps (lua/append_and_push.lua, lua/acknowledge.lua); this is the thin layer that calls them.
 
-AppendCommand: the call of append_and_push.lua for one sender's messages in one conversation, as far as it is always the same.
+PreparedAppend: the call of append_and_push.lua for one sender's messages in one conversation, as far as it is constant.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
 class PreparedAppend:
-    """Made once for a sender and a conversation of two; a message then costs its own words, and not the packing of all.
+    """The prepared script call of one sender in one direct conversation: a message costs its own words only.
 
-    keys, words: those of one message of his there; every other has the same, but for three.
+    keys, words: those of one message; every other message has the same, but for three.
     """
 
     __slots__ = ("_frame_head_bytes", "_message_id_key_prefix", "_template")
@@ -40,21 +40,21 @@ class PreparedAppend:
         self._frame_head_bytes = encode(message).index(b'"sequence":0') + len(b'"sequence":0')
 
     def pack(self, message: ChatMessage) -> bytes:
-        """The command for a message that has no number yet."""
+        """Return the encoded command for a message that has no number yet."""
         message_id, after = message.id.encode(), encode(message)[self._frame_head_bytes : -2]
         mark = self._message_id_key_prefix + joinable(message.id)
         return self._template % (len(mark), mark, len(message_id), message_id, len(after), after)
 
 
 LOG_NAME = "chat"  # the name of these conversations
-MESSAGE_ID_TTL_S = 3_600  # how long a message id is remembered: longer than any client repeats
+MESSAGE_ID_TTL_S = 3_600  # of the idempotency record of a message id: longer than any client retries
 TRIM_EVERY = 256  # messages
 _MAX_PREPARED = 16_384  # senders in conversations, of some 800 bytes
 APPEND_AND_PUSH, ACKNOWLEDGE = Script("im/services/lua/append_and_push.lua"), Script("im/services/lua/acknowledge.lua")
 
 
 class AppendResult(NamedTuple):
-    """What became of a message: with number and time, whether it is new, who listened, and what the outbox has to do."""
+    """The result of an append: the message with number and time, whether it is new, and its outbox entry if it has one."""
 
     message: ChatMessage
     is_new: bool
@@ -63,12 +63,12 @@ class AppendResult(NamedTuple):
 
     @property
     def status(self) -> str:
-        """What the sender of a message between two is told."""
+        """The status for the sender of a direct message."""
         return sender_status(self.is_new, self.subscriber_count)
 
 
 class OutboxEntry(NamedTuple):
-    """One entry of the outbox: what is still to be done for a message."""
+    """One entry of the outbox: what is still to do for a message."""
 
     entry_id: bytes
     action: str  # "push" or "trim"
@@ -77,7 +77,7 @@ class OutboxEntry(NamedTuple):
 
 
 class MessageLog:
-    """Conversations on one server. Raises what `Link` raises.
+    """The log of all conversations on one server. Raises what the connection raises.
 
     trim_every: after so many messages a conversation's log is looked at for trimming.
     """
@@ -89,11 +89,11 @@ class MessageLog:
         self.commands = queue.access(LOG_NAME).commands
         self.outbox = self._keys.outbox
         self._message_id_ttl_ms = lifetime_ms(MESSAGE_ID_TTL_S)
-        self._script_loaded_on: Connection | None = None  # whose server knows append_and_push.lua
+        self._script_loaded_on: Connection | None = None  # whose server has append_and_push.lua
         self._prepared: dict[tuple[str, str], PreparedAppend] = {}  # by sender and conversation
 
     async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> AppendResult:
-        """Number, keep and push a message, unless its id was sent before. `receivers`: whose channels, the first counts."""
+        """Number, append and push a message, unless its id was sent before. The first of `receivers` decides the status."""
         keys, words = self._append_arguments(message, receivers, is_group)
         connection = self.commands.connection
         appended = parse_append(message, await APPEND_AND_PUSH.run(self.commands, keys, *words))
@@ -101,9 +101,10 @@ class MessageLog:
         return appended
 
     def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: Waits) -> bool:
-        """The same without waiting, of a message between two; False: not at this moment. The answer is for `kept_of`.
+        """Append a direct message without waiting. Return False if that is not possible now: then use `append`.
 
-        The server must know the script: on each new connection the first message goes by `append`.
+        `sink` gets the reply, which is for `parse_append`. On each new connection the first message goes by `append`,
+        which loads the script.
         """
         connection = self.commands.connection
         if connection.blocked or connection is not self._script_loaded_on:
@@ -124,7 +125,7 @@ class MessageLog:
     def _append_arguments(
         self, message: ChatMessage, receivers: Sequence[str], is_group: bool
     ) -> tuple[list[bytes], list[bytes | str]]:
-        """The keys and arguments of append_and_push.lua."""
+        """Return the keys and arguments of append_and_push.lua."""
         conversation, sender = message.conversation, message.sender
         before, after = _split_frame(message)
         keys = [
@@ -146,17 +147,17 @@ class MessageLog:
         return keys, words + [self._keys.channel(user_channel(uid)) for uid in dict.fromkeys(receivers)]
 
     async def read_range(self, conversation: str, first: int, last: int | None, count: int) -> list[ChatMessage]:
-        """What the log still has from number `first` to `last` (None: to its end), at most `count`."""
+        """Return what the log still has from number `first` to `last` (None: to its end), at most `count`."""
         end = "+" if last is None else f"{last}-0"
         raws = await self.commands.call("XRANGE", self._log_key(conversation), f"{first}-0", end, "COUNT", str(count))
         return [_parse_message(raw[1][3]) for raw in raws]
 
     async def last_sequence(self, conversation: str) -> int:
-        """The number of a conversation's last message."""
+        """Return the number of a conversation's last message."""
         return int(await self.commands.call("GET", self._keys.sequence(LOG_NAME, conversation)) or 0)
 
     async def last_sequences(self, conversations: Sequence[str]) -> dict[str, int]:
-        """The numbers of the last messages of several."""
+        """Return the last numbers of several conversations."""
         if not conversations:
             return {}
         keys = [self._keys.sequence(LOG_NAME, each) for each in conversations]
@@ -164,24 +165,24 @@ class MessageLog:
         return {each: int(number or 0) for each, number in zip(conversations, numbers, strict=True)}
 
     async def length(self, conversation: str) -> int:
-        """How many messages the log of a conversation holds."""
+        """Return how many messages the log of a conversation holds."""
         return int(await self.commands.call("XLEN", self._log_key(conversation)))
 
     async def trim(self, conversation: str, before: int) -> int:
-        """Forget what comes before number `before`; gives how many that were."""
+        """Delete what comes before number `before`. Return how many messages that were."""
         return int(await self.commands.call("XTRIM", self._log_key(conversation), "MINID", "=", f"{before}-0"))
 
     async def direct_conversations(self, uid: str) -> list[str]:
-        """The conversations of two in which a user takes part."""
+        """Return the direct conversations of a user."""
         return [raw.decode() for raw in await self.commands.call("SMEMBERS", self._keys.talks(uid))]
 
     async def read_positions(self, uid: str) -> dict[str, int]:
-        """How far a user has acknowledged each conversation."""
+        """Return how far a user has acknowledged each conversation."""
         pairs = await self.commands.call("HGETALL", self._keys.acked(uid))
         return {name.decode(): int(number) for name, number in dict(pairs).items()}
 
     async def positions_of(self, uids: Sequence[str], conversation: str) -> dict[str, int]:
-        """How far each of several users has acknowledged one conversation."""
+        """Return how far each of several users has acknowledged one conversation."""
         commands = [pack(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids]
         found = dict(zip(uids, await call_many(self.commands, commands) if commands else [], strict=True))
         for number in found.values():
@@ -190,7 +191,7 @@ class MessageLog:
         return {uid: int(number or 0) for uid, number in found.items()}
 
     async def ack(self, requests: Sequence[AckRequest]) -> list[int]:
-        """Note how far users are: forward only, never beyond the last message; gives how far they are now."""
+        """Advance read positions: forward only, never beyond the last message. Return the positions now."""
         if not requests:
             return []
         keys = [
@@ -205,7 +206,7 @@ class MessageLog:
     # The outbox
 
     async def due_entries(self, min_age_ms: int, *, after: bytes = b"", count: int = 100) -> list[OutboxEntry]:
-        """What has waited in the outbox for so long, by the server's clock: whoever was at it has died.
+        """Return the entries at least this old, by the server's clock: the service that wrote them has died.
 
         after: the entry after which to begin; from the first one if none is given.
         """
@@ -216,7 +217,7 @@ class MessageLog:
         return [_parse_entry(entry_id, fields) for entry_id, fields in raws]
 
     async def remove(self, entry_id: bytes) -> None:
-        """Strike an entry from the outbox."""
+        """Remove an entry from the outbox."""
         await self.commands.call("XDEL", self.outbox, entry_id)
 
     def _log_key(self, conversation: str) -> bytes:
@@ -224,7 +225,7 @@ class MessageLog:
 
 
 def sender_status(is_new: object, subscriber_count: int) -> str:
-    """What the sender of a message between two is told: "pushed", "stored" (nobody listened), or "known".
+    """Return the status of a direct message: "pushed", "stored" (nobody is subscribed), or "known".
 
     >>> sender_status(True, 1), sender_status(True, 0), sender_status(False, 0)
     ('pushed', 'stored', 'known')
@@ -233,13 +234,13 @@ def sender_status(is_new: object, subscriber_count: int) -> str:
 
 
 def parse_append(message: ChatMessage, reply: Sequence[Any]) -> AppendResult:
-    """What append_and_push.lua said."""
+    """Parse the reply of append_and_push.lua."""
     sequence, is_new, subscriber_count, outbox_entry, at_ms = reply
     return AppendResult(replace(message, sequence=sequence, at_ms=at_ms), bool(is_new), subscriber_count, outbox_entry)
 
 
 def _split_frame(message: ChatMessage) -> tuple[bytes, bytes]:
-    """The message's frame up to its number, and from there to its time: append_and_push.lua puts in both."""
+    """Return the frame up to its number, and from there to its time: append_and_push.lua inserts both."""
     frame = encode(message)
     before, _, after = frame.partition(b'"sequence":0')
     return before + b'"sequence":', after.removesuffix(b"0}")
@@ -253,7 +254,7 @@ def _parse_message(frame: bytes) -> ChatMessage:
 
 
 def _parse_entry(entry_id: bytes, fields: Sequence[bytes]) -> OutboxEntry:
-    """An entry that nobody can read is one that cannot be done: those behind it can."""
+    """Parse an outbox entry. One that cannot be parsed has no action, and does not block those behind it."""
     try:
         _, action, _, conversation, _, sequence = fields
         return OutboxEntry(entry_id, action.decode(), conversation.decode(), int(sequence))

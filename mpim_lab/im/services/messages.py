@@ -1,19 +1,20 @@
-"""Messages: the message service, sound. What it has said "sent" to is delivered once and in order, whoever dies meanwhile.
+"""MessageService: the correct message service. A message it has acknowledged is delivered once and in order, whoever dies.
 
 | step | what                                                           | if the service dies after it                       |
 |------|----------------------------------------------------------------|----------------------------------------------------|
-| 1    | one atomic step: known? otherwise number, keep in the log,     | the client sends again with the same id, and is    |
-|      | push to the receiver; of a group's message, note in the outbox | told "known"; the outbox pushes to a group         |
-| 2    | for whom nobody listened: into the offline store               | the log has it; it is archived before it is        |
+| 1    | one atomic step: known? otherwise number, append to the log,   | the client sends again with the same id, and gets  |
+|      | push to the receiver; of a group's message, add to the outbox  | "known"; the outbox pushes to a group              |
+| 2    | for whom nobody is subscribed: into the offline store          | the log has it; it is archived before it is        |
 |      |                                                                | trimmed                                            |
-| 3    | of a group's message: strike it from the outbox                | it is pushed again; clients know its number        |
-| 4    | tell the sender                                                | as after step 1                                    |
+| 3    | of a group's message: remove it from the outbox                | it is pushed again; clients know its number        |
+| 4    | acknowledge it to the sender                                   | as after step 1                                    |
 
 A push may be lost on its way (Pub/Sub is at most once). The receiving client acknowledges numbers, sees gaps, and pulls by
-number: from the log, and what was trimmed there from the offline store. So a push only has to be fast; the log is right.
+number: from the log, and what was trimmed there from the offline store. A push only has to be fast;
+the log is the source of truth.
 
 A group's message is written once and read by everybody (fan-out on read), and its push costs a fixed number of round trips:
-members (one), step 1 (one), all members' pushes in one pipeline, with a look who joined meanwhile (one), step 3 (one).
+members (one), step 1 (one), all members' pushes in one pipeline, with the members again (one), step 3 (one).
 """
 
 import asyncio
@@ -56,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 class FanOutResult(NamedTuple):
-    """What became of a message's pushes: to how many, for whom it waits, who could not be told."""
+    """The result of a fan-out: to how many it was pushed, for whom it waits, to whom it could not be pushed."""
 
     pushed: int
     absent: tuple[str, ...]
@@ -64,7 +65,10 @@ class FanOutResult(NamedTuple):
 
 
 class MessageService:
-    """The message service over one server and one database. Raises what `Link` raises: then send again, with the same id."""
+    """The message service over one server and one database.
+
+    Raises what the connection raises: then send again, with the same id.
+    """
 
     ordered: ClassVar[bool] = True
 
@@ -83,11 +87,11 @@ class MessageService:
     # Sending
 
     async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
-        """Keep a message for one user and push it. The same id again is the same message."""
+        """Append a message for one user and push it. The same id again is the same message."""
         return await self.complete_send(request, await self.append(request.message, [request.to, request.sender]))
 
     async def complete_send(self, request: SendMessageRequest, appended: AppendResult) -> SendMessageResponse:
-        """What the sender is told once the message is kept; if nobody listened, it is stored first (step 2)."""
+        """Return the response for the sender; if nobody was subscribed, store the message first (step 2)."""
         if appended.status == "stored":
             await self.store_offline([request.to], appended.message)
         return SendMessageResponse(
@@ -95,7 +99,7 @@ class MessageService:
         )
 
     async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
-        """Keep a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
+        """Append a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
         members = await self.groups.members(request.group)
         if request.sender not in members:
             raise NotAMember(f"{request.sender} is not in the group {request.group}")
@@ -103,7 +107,7 @@ class MessageService:
         appended = await self.append(request.message)
         if not appended.is_new:
             return SendGroupMessageResponse(request.id, conversation, appended.message.sequence, "known")
-        # Asked again, with the pushes: who joined meanwhile begins before this number, and must be told of it.
+        # Read again, with the pushes: who joined meanwhile begins before this number, and needs the push.
         out, now_in = await asyncio.gather(self.fan_out(appended.message, members), self.groups.members(request.group))
         if joined := sorted(set(now_in) - set(members)):
             more = await self.fan_out(appended.message, joined)
@@ -118,7 +122,7 @@ class MessageService:
         )
 
     async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> AppendResult:
-        """Step 1. Without receivers it is a group's."""
+        """Number, append and push a message (step 1). Without receivers it is a group's."""
         checked_id(message.id)
         checked_text(message.text)
         appended = await self.log.append(message, receivers, is_group=not receivers)
@@ -128,7 +132,7 @@ class MessageService:
         return appended
 
     async def fan_out(self, message: ChatMessage, members: Sequence[str]) -> FanOutResult:
-        """Push to many in one pipeline: each answer says how many gateways listened, at that moment."""
+        """Push to many in one pipeline: each reply says how many gateways were subscribed, at that moment."""
         payload = encode_push(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
         at_once = max(1, _MAX_PIPELINE_BYTES // (len(tail) + 128))
@@ -149,7 +153,10 @@ class MessageService:
         return FanOutResult(len(members) - len(absent) - len(failed), absent, failed)
 
     async def store_offline(self, uids: Sequence[str], message: ChatMessage) -> None:
-        """Step 2. A database that is away loses nothing: the log has the message, and stores it before it is trimmed."""
+        """Store a message for absent users (step 2).
+
+        A database that is away loses nothing: the log has the message, and stores it before it is trimmed.
+        """
         if not uids:
             return
         try:
@@ -159,14 +166,14 @@ class MessageService:
             _log.warning("%s %d waits in the log alone: %s", message.conversation, message.sequence, error)
 
     async def complete_outbox(self, entry_id: bytes) -> None:
-        """Step 3. An entry that stays is done once more, later."""
+        """Remove the outbox entry (step 3). An entry that stays is done once more, later."""
         try:
             await self.log.remove(entry_id)
         except MpimError as error:
             _log.warning("an outbox entry stays: %s", error)
 
     async def broadcast_system_message(self, request: BroadcastSystemMessageRequest) -> BroadcastSystemMessageResponse:
-        """Tell everybody who is online; nobody else, and nobody twice."""
+        """Push a notice to everybody who is online; to nobody else, and to nobody twice."""
         payload = f"{checked_id(request.id)} ".encode() + encode(
             Broadcast(request.id, checked_text(request.text, MAX_BROADCAST_CHARS))
         )
@@ -175,7 +182,7 @@ class MessageService:
     # Reading
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
-        """Each of a user's conversations, those with news first: how far she has acknowledged it, and its last number."""
+        """Return the read position and last number of each of a user's conversations, those with news first."""
         talks, groups, acked = await asyncio.gather(
             self.log.direct_conversations(uid), self.groups.groups_of(uid), self.log.read_positions(uid)
         )
@@ -184,7 +191,7 @@ class MessageService:
         return {name: (acked.get(name, 0), last) for name, last in found}
 
     async def pull_offline(self, request: PullOfflineRequest) -> PullOfflineResponse:
-        """What came after a number, from the offline store and the log.
+        """Return what came after a number, from the offline store and the log.
 
         Raises AccessDenied, NoSuchGroup, InvalidParameter.
         """
@@ -201,9 +208,9 @@ class MessageService:
         return PullOfflineResponse(*_contiguous_prefix(found, wanted, last))
 
     async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
-        """Note how far users are. What they have is not turned back by an acknowledgement that comes late.
+        """Advance read positions. A late acknowledgement does not move them back.
 
-        Of a conversation of two others nothing is noted: whatever a client says, what is kept of it stays small.
+        Nothing is stored for a conversation of two other users: whatever a client sends, its data stays small.
         """
         for each in requests:
             check_bounds(0, MOST, sequence=each.sequence)
@@ -212,15 +219,15 @@ class MessageService:
         return [AckResponse(far.get(id(each), 0)) for each in requests]
 
     async def delete_offline(self, request: AckRequest) -> int:
-        """After an acknowledgement: delete what the offline store has of it; gives how many messages."""
+        """Delete what was acknowledged from the offline store. Return how many messages."""
         return await self.offline.remove(request.uid, request.conversation, request.sequence)
 
     async def backlog_frames(self, uid: str) -> list[bytes]:
-        """Frames that a client gets unasked when it comes: none, it pulls what it lacks."""
+        """Return frames to push right after the welcome: none, a client pulls what it lacks."""
         return []
 
     async def seek_to_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
-        """Whoever joins a group begins with what comes next; whoever is in it already, where she was. Gives the number."""
+        """Begin a group after its last message for a new member, at the read position for others. Return that number."""
         if not is_new:
             return (await self.log.read_positions(uid)).get(conversation, 0)
         last = await self.log.last_sequence(conversation)
@@ -236,7 +243,7 @@ class MessageService:
 
 
 def _may_take_part(uid: str, conversation: str) -> bool:
-    """Whether it is a group's, or the user is one of the two.
+    """Return whether it is a group's, or the user is one of the two.
 
     >>> _may_take_part("bob", "alice:bob"), _may_take_part("eve", "alice:bob"), _may_take_part("eve", "#tea")
     (True, False, True)
@@ -247,7 +254,7 @@ def _may_take_part(uid: str, conversation: str) -> bool:
 def _contiguous_prefix(
     found: list[ChatMessage], first: int, last: int
 ) -> tuple[tuple[ChatMessage, ...], int, tuple[int, int] | None]:
-    """The messages up to the next hole, the last number, and the hole if it comes first.
+    """Return the messages up to the next gap, the last number, and the gap if it comes first.
 
     >>> hi = ChatMessage("a:b", 3, "m3", "a", "hi")
     >>> _contiguous_prefix([hi], first=3, last=3)[1:], _contiguous_prefix([hi], first=1, last=3)[1:]

@@ -1,12 +1,12 @@
 """OfflineStore: what waits for users who are away, in a SQL database, until their client says that it has it.
 
 A row is one message for one user: unique by user, conversation and number, so storing it again changes nothing, whoever
-does it and how often. Rows leave when the client acknowledged them (`remove`), when they have waited for `keep_s`
-(`expire`), and when their user has more than `most_per_user`: then the oldest go, and that is told. It is the only loss
-here, and the price for a disk that no user can fill.
+does it and how often. Rows are deleted when the client has acknowledged them (`remove`), when they are older than
+`retention_s` (`expire`), and when their user has more than `max_per_user`: then the oldest go, and that is logged. It is the
+only loss here, and the price for a disk that no user can fill.
 
-The limit is looked at after a store, not for every user each time, because that means to count the user's rows: a user is
-looked at once in a hundredth of the limit, on average, and so may be about a hundredth over it for a while.
+The limit is checked after a store, not for every user each time, because that means to count the user's rows: a user is
+checked once in a hundredth of the limit, on average, and so may be about a hundredth over it for a while.
 
 Text is kept as it is, in any script, of at most 4,000 characters; names are compared letter by letter, case and all.
 
@@ -73,12 +73,12 @@ ROW = OFFLINE.c
 
 
 def owned_by(uid: str, conversation: str) -> tuple[ColumnElement[bool], ...]:
-    """That a row waits for this user in this conversation."""
+    """Return the conditions that a row waits for this user in this conversation."""
     return ROW.uid == uid, ROW.conversation == conversation
 
 
 def row_values(message: ChatMessage) -> dict[str, Any]:
-    """A message as columns. Raises InvalidMessage.
+    """Return a message as column values. Raises InvalidMessage.
 
     Checked here, because MySQL's "insert or ignore" would cut off what is too long, and say nothing.
     """
@@ -101,7 +101,7 @@ def row_values(message: ChatMessage) -> dict[str, Any]:
 
 
 def insert_or_ignore(dialect: str) -> Insert:
-    """The statement that passes over rows which are there; drivers run it for many rows at once."""
+    """Return the statement that skips rows which are there; drivers run it for many rows at once."""
     if dialect == "sqlite":
         return sqlite.insert(OFFLINE).on_conflict_do_nothing()
     if dialect == "postgresql":  # not every driver counts the rows of many at once: have them named
@@ -111,7 +111,7 @@ def insert_or_ignore(dialect: str) -> Insert:
 
 @contextlib.asynccontextmanager
 async def ignore_duplicate_warnings(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Have MySQL and MariaDB say nothing of the rows that are passed over: drivers fetch and log that, row by row."""
+    """Keep MySQL and MariaDB from warning of each row that is skipped: drivers fetch and log that, row by row."""
     is_talkative = connection.dialect.name in ("mysql", "mariadb")
     if is_talkative:
         await connection.execute(text("SET SESSION max_error_count = 0"))
@@ -143,26 +143,27 @@ _log = logging.getLogger(__name__)
 MAX_PAGE = 1_000
 _EXPIRE_BATCH = 1_000  # rows a transaction, about: a long one would keep everybody else waiting
 _ROWS_PER_TIMEOUT = 10_000  # the store's time-out is for so many rows
-_QUOTA_SAMPLES = 100  # at each user, while as many messages come as the limit allows
+_QUOTA_SAMPLES = 100  # checks of each user, while as many messages come as the limit allows
 
 
 def database_url() -> str:
-    """The database of this system: MPIM_DATABASE_URL, or SQLite in memory, which ends with the store that opened it."""
+    """Return the database of this system: MPIM_DATABASE_URL, or SQLite in memory, which ends with its store."""
     return os.environ.get("MPIM_DATABASE_URL", "").strip() or "sqlite+aiosqlite:///:memory:"
 
 
 class StoreResult(NamedTuple):
-    """How many rows were new, and how many of the oldest rows of users over their limit were dropped."""
+    """The result of a store: how many rows were new, and how many rows of users over their limit were dropped."""
 
     new: int
     dropped: int
 
 
 class OfflineStore:
-    """What waits for users who are away: `OfflineStore(SqlStore(database_url()))`. Its tables are made on first use.
+    """The store of messages for users who are away: `OfflineStore(SqlStore(database_url()))`.
 
-    most_per_user: rows of one user, in all conversations. keep_s: for how long a row may wait, from when it was stored.
-    clock: seconds since 1970. All methods raise StoreFailed (nothing was kept) and StoreUncertain (do it again to know).
+    Its tables are created on first use. max_per_user: rows of one user, in all conversations. retention_s: for how long a row
+    may wait, from when it was stored. clock: seconds since 1970. All methods raise StoreFailed (nothing was stored) and
+    StoreUncertain (retry to know).
     """
 
     def __init__(
@@ -218,13 +219,13 @@ class OfflineStore:
         return new
 
     def _sample_for_quota(self, users: list[str], count: int) -> list[str]:
-        """Those whose rows are counted this time, drawn so that each stored row has the same chance to bring it about."""
+        """Return those whose rows are counted this time, drawn so that each stored row has the same probability."""
         every = max(1, self._max_per_user // _QUOTA_SAMPLES)
         probability = 1 - (1 - 1 / every) ** count
         return [uid for uid in users if random.random() < probability]
 
     async def _enforce_quota(self, connection: AsyncConnection, users: list[str]) -> dict[str, int]:
-        """Delete the oldest rows of those who have too many; gives how many of whom."""
+        """Delete the oldest rows of those who have too many. Return how many of whom."""
         dropped: dict[str, int] = {}
         for chunk in chunks(users):
             size = func.count()
@@ -236,7 +237,7 @@ class OfflineStore:
     # Reading
 
     async def page(self, uid: str, conversation: str, after: int, limit: int) -> list[ChatMessage]:
-        """What waits for a user in a conversation after number `after`, in order, at most `limit` (1 to 1,000)."""
+        """Return what waits for a user in a conversation after number `after`, in order, at most `limit` (1 to 1,000)."""
         check_bounds(1, MAX_PAGE, limit=limit)
         columns = (ROW.conversation, ROW.sequence, ROW.id, ROW.sender, ROW.text, ROW.at_ms)
         wanted = select(*columns).where(*owned_by(uid, conversation), ROW.sequence > after)
@@ -248,9 +249,9 @@ class OfflineStore:
         return await self._tables.transaction("what waits cannot be read", work)
 
     async def pending(self, uid: str) -> dict[str, int]:
-        """In which conversations something waits for a user, and the last number of each.
+        """Return in which conversations messages wait for a user, and the last number of each.
 
-        Those who ask at the same time are asked for together: 10,000 clients that connect at once cost 20 queries.
+        Concurrent calls share a query: 10,000 clients that connect at once cost 20 queries.
         """
         return await self._pending_loader.load(uid) or {}
 
@@ -269,7 +270,7 @@ class OfflineStore:
     # Removing
 
     async def remove(self, uid: str, conversation: str, up_to: int) -> int:
-        """Delete what a user's client has acknowledged, up to this number; gives how many rows. Twice is harmless."""
+        """Delete what a user's client has acknowledged, up to this number. Return how many rows. Idempotent."""
 
         async def work(connection: AsyncConnection) -> int:
             gone = await connection.execute(delete(OFFLINE).where(*owned_by(uid, conversation), ROW.sequence <= up_to))
@@ -278,7 +279,7 @@ class OfflineStore:
         return await self._tables.transaction("what was acknowledged cannot be deleted", work)
 
     async def expire(self) -> int:
-        """Delete what was stored longer ago than `keep_s`, about a thousand rows a transaction; gives how many."""
+        """Delete what was stored longer ago than `retention_s`, about 1,000 rows a transaction. Return how many."""
         oldest, total = self._now_ms() - int(self._retention_s * 1e3), 0
         is_old = ROW.stored_at < oldest
         end = select(ROW.stored_at).where(is_old).order_by(ROW.stored_at).limit(1).offset(_EXPIRE_BATCH - 1)

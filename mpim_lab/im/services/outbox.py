@@ -1,7 +1,7 @@
-"""Outbox: finishes what a message service began and did not end: pushes of groups' messages, and the trimming of logs.
+"""OutboxWorker: finishes what a message service did not: pushes of groups' messages, and the trimming of logs.
 
-What is to be done stands in a stream, written in the same atomic step as the message itself. Every system runs one of
-these, and any number may: what is done twice is a push of a number that clients know.
+The entries are in a stream, written in the same atomic step as the message itself (transactional outbox). Every system runs
+one worker, and any number may: what is done twice is a push of a number that clients know.
 
 Before a log is trimmed, every message that a receiver has not acknowledged is put into the offline store (the archive): so a
 log stays short and nobody loses anything by being long away.
@@ -24,16 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 class OutboxWorker:
-    """Looks every `every_s` for entries older than `after_s`: `async with Outbox(messages)`. keep: messages in a log.
+    """The worker of the outbox: every `interval_s` it processes entries older than `min_age_s`.
 
-    Every `expire_every_s` what has waited too long in the offline store goes. Raises InvalidParameter.
+    Use: `async with OutboxWorker(messages)`. max_log_length: messages in a log. Every `expire_interval_s` it deletes what has
+    waited too long in the offline store. Raises InvalidParameter.
 
     | an entry ...                                        | then it                                               |
     |-----------------------------------------------------|-------------------------------------------------------|
-    | was done                                            | is struck                                             |
-    | could not be done, whatever was raised              | stays until the next look; those behind it are done   |
-    | cannot be read                                      | the same: it is told of each time, and not lost       |
-    | was done, and the outbox cancelled, or died, then   | is done once more: a push of a number that is known   |
+    | was done                                            | is removed                                            |
+    | could not be done, whatever was raised              | stays until the next run; those behind it are done    |
+    | cannot be parsed                                    | the same: it is logged each time, and not lost        |
+    | was done, and the worker cancelled, or died, then   | is done once more: a push of a number that is known   |
     """
 
     def __init__(
@@ -68,17 +69,17 @@ class OutboxWorker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def run_once(self, min_age_ms: int | None = None) -> int:
-        """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
+        """Process every entry at least this old. Return how many were done. Raises what the connection raises."""
         done, wait_ms = 0, self._min_age_ms if min_age_ms is None else min_age_ms
         some = await self._log.due_entries(wait_ms)
         while some:
             for entry in some:
                 done += await self._process(entry)
-            some = await self._log.due_entries(wait_ms, after=some[-1].entry_id)  # past those that could not be done
+            some = await self._log.due_entries(wait_ms, after=some[-1].entry_id)  # after those that could not be done
         return done
 
     async def _process(self, entry: OutboxEntry) -> bool:
-        """Do one entry and strike it; one that could not be done stays in the outbox. Gives whether it was done."""
+        """Process one entry and remove it; one that fails stays in the outbox. Return whether it was done."""
         cancellations = Cancellations()
         try:
             if entry.action not in ("push", "trim"):
@@ -94,17 +95,17 @@ class OutboxWorker:
         return True
 
     async def _push(self, entry: OutboxEntry) -> None:
-        """Push a group's message. Raises NotConnected if some could not be told."""
+        """Push a group's message. Raises NotConnected if it could not be pushed to some."""
         found = await self._log.read_range(entry.conversation, entry.sequence, entry.sequence, 1)
         for message in found:
             members = await self._receivers(entry.conversation)
             out = await self._messages.fan_out(message, members)
             await self._messages.offline.store_many([uid for uid in out.absent if uid != message.sender], found)
             if out.failed:
-                raise NotConnected(f"{len(out.failed):,} members could not be told")
+                raise NotConnected(f"{len(out.failed):,} members could not be reached")
 
     async def trim(self, conversation: str) -> int:
-        """Shorten a log to its last `keep` messages; what somebody has not acknowledged goes to the offline store first."""
+        """Trim a log to its last `max_log_length` messages; what is not acknowledged goes to the offline store first."""
         before = await self._log.last_sequence(conversation) - self.max_log_length + 1
         while page := await self._log.read_range(conversation, 0, before - 1, _PAGE) if before > 1 else []:
             await self._archive(conversation, page)
@@ -112,7 +113,7 @@ class OutboxWorker:
         return max(0, before - 1)
 
     async def _archive(self, conversation: str, page: list[ChatMessage]) -> None:
-        """Each receiver's part of it, and no more: what is acknowledged would stay, and take the place of something else."""
+        """Store what each receiver has not acknowledged, and no more: the rest would stay, and count against the limit."""
         acked = await self._log.positions_of(await self._receivers(conversation), conversation)
         for far in {number for number in acked.values() if number < page[-1].sequence}:
             late = [uid for uid, number in acked.items() if number == far]

@@ -1,20 +1,20 @@
 """Presence: who is online, on which devices, at which gateways; and delivery to a user's channel.
 
-A route says where one device of a user is connected. It lasts for a lifetime and its gateway renews it (a heartbeat), so
-that a gateway that dies leaves no ghosts for longer than that. A connection that ends deletes its own route and no
+A route is where one device of a user is connected. It expires after `ttl_s`, and its gateway renews it (a heartbeat), so
+that a gateway that dies leaves stale routes for no longer than that. A connection that ends deletes its own route and no
 other's: a late unbind by the old gateway does not touch the new one's route (compare and delete).
 
 | a route ends because ...                         | it is deleted                                            |
 |--------------------------------------------------|----------------------------------------------------------|
 | its connection ended                             | at once, by `unbind_route`                               |
-| the same, and the server was away, or whoever    | by the next `unbind_due`: its gateway does not renew it, |
-| unbound was cancelled                            | but an hour would be long                                |
+| the same, and the server was away, or the        | by the next `retry_unbinds`: its gateway does not renew  |
+| unbind was cancelled                             | it, but an hour would be long                            |
 | its connection ended while it was being renewed  | after the renewal, by `renew`                            |
 | another connection of the device replaced it     | by that one's `bind_route`                               |
 | its gateway died                                 | by itself, at the end of its lifetime                    |
 
-The route answers "is she online, and where?". Whether a message reached a gateway is told by PUBLISH itself: it gives how
-many listened, at the moment of sending. `deliver` believes that, and not a route that was true a moment ago.
+The route answers "is she online, and where?". Whether a message reached a gateway is answered by PUBLISH itself: it returns
+how many were subscribed, at that moment. `deliver` believes that, and not a route that was true a moment ago.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from mpim_lab.mq.connection.bounds import check_times
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_TTL_S = 3_600.0  # the design notes'; a gateway renews long before, and a system may choose less
+ROUTE_TTL_S = 3_600.0  # of the design notes; a gateway renews long before, and a system may choose less
 BIND_ROUTE, UNBIND = Script("im/services/lua/bind_route.lua"), Script("im/services/lua/unbind.lua")
 RENEW_ROUTES, LIST_ROUTES = Script("im/services/lua/renew_routes.lua"), Script("im/services/lua/list_routes.lua")
 MAX_KEYS_PER_SCRIPT = 500  # keys in one script: it holds up the server for well under a millisecond
@@ -49,9 +49,9 @@ class Route(NamedTuple):
 
 
 class Presence:
-    """Routes and statuses on one server. Raises what `Link` raises.
+    """The presence service: routes and statuses on one server. Raises what the connection raises.
 
-    lifetime_s: how long a route counts after its gateway's last sign of life.
+    ttl_s: how long a route counts after its gateway's last heartbeat.
     """
 
     def __init__(self, queue: MessageQueue, *, ttl_s: float = ROUTE_TTL_S) -> None:
@@ -59,13 +59,11 @@ class Presence:
         self.queue, self.ttl_s = queue, ttl_s
         self._commands = queue.access("presence").commands
         self._ttl_ms = str(max(1, int(ttl_s * 1e3)))
-        self._renewals: list[set[BindRouteRequest]] = []  # each under way, with what was unbound meanwhile
-        self._pending_unbinds: dict[
-            BindRouteRequest, float
-        ] = {}  # to be unbound: from when on their routes have ended by themselves
+        self._renewals: list[set[BindRouteRequest]] = []  # each in flight, with what was unbound meanwhile
+        self._pending_unbinds: dict[BindRouteRequest, float] = {}  # and when their routes expire by themselves
 
     async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
-        """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
+        """Store where a device is connected; an older connection of the device is replaced, and its gateway notified."""
         route = _route_arguments(request)
         channels = (self._channel_key(status_channel(request.uid)), self._channel_key(gateway_channel("")))
         words = (*route, self._ttl_ms, *channels)
@@ -73,7 +71,7 @@ class Presence:
         return BindRouteResponse(tuple(each.decode() for each in replaced))
 
     async def unbind_route(self, request: BindRouteRequest) -> bool:
-        """Delete this connection's route, if it is still there; gives whether it was."""
+        """Delete this connection's route. Return whether it was still there."""
         for unbound in self._renewals:
             unbound.add(request)
         words = (*_route_arguments(request), self._channel_key(status_channel(request.uid)))
@@ -83,7 +81,7 @@ class Presence:
         return bool(is_gone)
 
     async def retry_unbinds(self) -> None:
-        """Unbind what could not be unbound when it was its time."""
+        """Retry the unbinds that have failed."""
         self._pending_unbinds = {request: until for request, until in self._pending_unbinds.items() if until > now()}
         due = list(self._pending_unbinds)
         for begin in range(0, len(due), MAX_KEYS_PER_SCRIPT):
@@ -93,9 +91,9 @@ class Presence:
                     raise error
 
     async def renew(self, gateway: str, bound: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
-        """Have a gateway's routes count for another lifetime; gives those that another connection has replaced.
+        """Renew a gateway's routes for another `ttl_s`. Return those that another connection has replaced.
 
-        One that is unbound while this is under way stays unbound: it does not come back as a ghost.
+        A route that is unbound meanwhile stays unbound: it does not come back as a stale one.
         """
         replaced: list[BindRouteRequest] = []
         unbound: set[BindRouteRequest] = set()
@@ -117,7 +115,7 @@ class Presence:
         return [each for each, kept in zip(some, answers, strict=True) if not kept]
 
     async def query_routes(self, uids: Sequence[str]) -> dict[str, list[Route]]:
-        """Where each user is connected now; an empty list: nowhere. One round trip for 500 users."""
+        """Return where each user is connected now; an empty list: nowhere. One round trip for 500 users."""
         found: dict[str, list[Route]] = {}
         for begin in range(0, len(uids), MAX_KEYS_PER_SCRIPT):
             some = uids[begin : begin + MAX_KEYS_PER_SCRIPT]
@@ -127,15 +125,15 @@ class Presence:
         return found
 
     async def query_route(self, uid: str) -> list[Route]:
-        """Where one user is connected now."""
+        """Return where one user is connected now."""
         return (await self.query_routes([uid]))[uid]
 
     async def statuses(self, uids: Sequence[str]) -> dict[str, str]:
-        """Each user's status: "online" or "offline"."""
+        """Return each user's status: "online" or "offline"."""
         return {uid: "online" if routes else "offline" for uid, routes in (await self.query_routes(uids)).items()}
 
     async def deliver(self, request: DeliverRequest) -> DeliverResponse:
-        """Push to a user's channel; gives how many gateways listened. 0: she is offline, or her route is a ghost."""
+        """Push to a user's channel. Return how many gateways were subscribed. 0: offline, or the route is stale."""
         return DeliverResponse(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
 
     def _route_key(self, uid: str) -> bytes:
@@ -146,7 +144,7 @@ class Presence:
 
 
 def _route_arguments(request: BindRouteRequest) -> tuple[str, str, str]:
-    """Device, gateway and connection, which are words of a route. Raises InvalidParameter."""
+    """Return device, gateway and connection, the words of a route. Raises InvalidParameter."""
     for what in ("uid", "device", "gateway", "connection"):
         checked_name(what, getattr(request, what))
     return request.device, request.gateway, request.connection

@@ -1,4 +1,4 @@
-"""Tables: what one part of the system keeps in an SQL database, with the version of its tables written beside them.
+"""VersionedTables: the SQL tables of one part of the system, with their version written beside them.
 
 | version in the database | then the first use ...                                                            |
 |-------------------------|-----------------------------------------------------------------------------------|
@@ -33,7 +33,10 @@ SCHEMA = Table(
 
 
 class VersionedTables:
-    """One part's tables: `Tables(store, "offline", 1, OFFLINE)`. They are made, and their version compared, on first use."""
+    """The tables of one component: `VersionedTables(store, "offline", 1, OFFLINE)`.
+
+    They are created, and their version compared, on first use.
+    """
 
     def __init__(self, store: SqlStore, component: str, version: int, *tables: Table) -> None:
         self.store, self.component, self.version = store, component, version
@@ -46,9 +49,9 @@ class VersionedTables:
     ) -> Result:
         """Run `work(connection)` in one transaction; after a deadlock with another one, a few times more.
 
-        what: how an error begins that a statement of `work` ends in. patience: how many of the store's time-outs `work` may
-        take. Raises StoreFailed (nothing was kept), StoreUncertain
-        (perhaps all was), and unchanged whatever else `work` raises (nothing was kept).
+        what: how an error begins that a statement of `work` ends in. timeout_factor: how many of the store's time-outs
+        `work` may take. Raises StoreFailed (nothing was stored), StoreUncertain (perhaps all was), and unchanged whatever
+        else `work` raises (nothing was stored).
         """
         await self.ensure()
         for tries_left in reversed(range(MAX_ATTEMPTS)):
@@ -63,8 +66,8 @@ class VersionedTables:
     async def ensure(self) -> None:
         """Make what is missing, and compare the versions, once. Raises StoreFailed.
 
-        Whoever comes meanwhile waits for the same look: behind a lock, a hundred would wait a hundred times as long for a
-        database that does not answer. Whoever is cancelled leaves it to the others.
+        Concurrent callers wait for the same check: behind a lock, a hundred would wait a hundred times as long for a database
+        that does not answer. A caller that is cancelled leaves it to the others.
         """
         if self._is_ensured:
             return

@@ -1,8 +1,8 @@
-"""Tokens: who a client is, signed, for a short time, to be used once.
+"""TokenService: tokens say who a client is, signed, for a short time, to be used once.
 
 A token is a JSON Web Token (HS256): `sub` the user, `exp` when it ends, `jti` its own id. Whoever has the secret can make
-them and check them, so every gateway has the same secret. A token that was seen before is refused: `jti` is marked on the
-server for as long as the token would still be valid anywhere, with SET NX, so that of two uses one is first.
+them and check them, so every gateway has the same secret. A token that was seen before is refused: `jti` is recorded on
+the server for as long as the token would still be valid anywhere, with SET NX, so that of two uses one is first.
 
 Source: RFC 7519 (JWT), RFC 8725 (best current practices: one algorithm, pinned).
 """
@@ -35,7 +35,7 @@ def new_secret() -> str:
 
 
 class TokenService:
-    """Issues tokens and admits each of them once. lifetime_s: how long a new one may be used for."""
+    """The token service: issues tokens, and redeems each of them once. ttl_s: how long a new one may be used for."""
 
     def __init__(self, secret: str, *, ttl_s: float = 60.0, clock: Callable[[], float] = time.time) -> None:
         try:
@@ -53,7 +53,7 @@ class TokenService:
         return jwt.encode(claims | {"exp": self._clock() + self._ttl_s}, self._secret, algorithm=_ALGORITHM)
 
     async def redeem(self, token: str, queue: MessageQueue) -> str:
-        """The user whose token it is; it cannot be used again. Raises InvalidToken, and what `Link` raises."""
+        """Use a token up; return its user. Raises InvalidToken, and what the connection raises."""
         uid, token_id, ends_at = self._verify(token)
         key, commands = queue.keys.used_token(token_id), queue.access(_AUDIENCE).commands
         keep_ms = int((ends_at - self._clock() + _CLOCK_SKEW_S) * 1e3)
