@@ -117,8 +117,8 @@ class ImSystem:
 
     async def _start(self, name: str, port: int, queue_options: dict[str, Any]) -> Gateway:
         async with contextlib.AsyncExitStack() as stack:
-            told: list[Gateway] = []  # the queue is there before its gateway
-            queue = self._queue(name, on_gap=lambda gap_s: told[0].on_gap(gap_s), **queue_options)
+            made: list[Gateway] = []  # the queue is there before its gateway
+            queue = self._queue(name, on_gap=lambda gap_s: made[0].on_gap(gap_s), **queue_options)
             services = self._services(queue)
             gateway = Gateway(
                 name,
@@ -128,7 +128,7 @@ class ImSystem:
                 allow_login=self._allow_login,
                 observer=self._observer,
             )
-            told.append(gateway)
+            made.append(gateway)
             await stack.enter_async_context(queue)
             await stack.enter_async_context(gateway)
             if services.messages.ordered:  # the naive one has no outbox

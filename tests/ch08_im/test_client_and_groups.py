@@ -6,8 +6,7 @@ import pytest
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, NotAMember, NotConnected
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway import handshake as reception
-from mpim_lab.im.gateway import session
+from mpim_lab.im.gateway import handshake, session
 from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import Sync
 from mpim_lab.im.services import messages
@@ -142,7 +141,7 @@ async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
 
 async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(monkeypatch):
     """Of very many, only those with news are named."""
-    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 3)
+    monkeypatch.setattr(handshake, "MAX_CONVERSATIONS", 3)
     positions = {}
     async with system() as mpim, mpim.client("bob") as bob:
         async with mpim.client("alice", positions=positions) as alice:
@@ -159,8 +158,8 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
 
 async def test_news_in_more_conversations_than_a_welcome_names_are_all_read(monkeypatch):
     """Although nobody writes in them any more: the rest is told of right after the welcome, in several frames."""
-    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 3)
-    monkeypatch.setattr(session, "_MOST_NAMED", 2)
+    monkeypatch.setattr(handshake, "MAX_CONVERSATIONS", 3)
+    monkeypatch.setattr(session, "_MAX_CONVERSATIONS", 2)
     async with system() as mpim:
         for number in range(12):
             for _ in range(2):
@@ -192,7 +191,7 @@ async def test_another_device_reads_a_group_from_where_one_has_joined():
 
 async def test_what_was_read_before_is_not_read_again_where_the_welcome_left_it_out(monkeypatch):
     """A new device of somebody with very many conversations begins where she has acknowledged."""
-    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 1)
+    monkeypatch.setattr(handshake, "MAX_CONVERSATIONS", 1)
     async with system() as mpim, mpim.client("bob") as bob, mpim.client("carol") as carol:
         async with mpim.client("alice") as alice:
             for sender in (bob, bob, carol):

@@ -1,4 +1,4 @@
-"""QuickConnection: whatever arrives, cut wherever, is heard once and in order, on the quick way or the library's."""
+"""FastServerConnection: whatever arrives, cut wherever, is received once and in order, on the fast path or the library's."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The gateway: what each frame of `wire.py` does, told over real connections."""
+"""The gateway: what each frame of `protocol/frames.py` does, told over real connections."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Groups on databases and servers: the database says who is in a group, and no copy says otherwise for long."""
+"""GroupService on databases and servers: the database says who is in a group, and no copy says otherwise for long."""
 
 import asyncio
 import contextlib
@@ -174,7 +174,7 @@ async def test_a_group_has_a_limit(store, queue):
     assert await groups.join("tea", "d") == ("b", "c", "d")
 
 
-@pytest.mark.parametrize("bad", [{"most_members": 0}, {"cache_s": 0}, {"cache_s": 86_401}])
+@pytest.mark.parametrize("bad", [{"max_members": 0}, {"cache_ttl_s": 0}, {"cache_ttl_s": 86_401}])
 async def test_limits_that_are_none_are_refused(store, queue, bad):
     """Also a copy that could outlive the version it depends on."""
     with pytest.raises(InvalidParameter):

@@ -1,4 +1,4 @@
-"""Messages on a server: numbered without gaps, kept once, pushed, and read in order by those who may."""
+"""MessageService on a server: numbered without gaps, kept once, pushed, and read in order by those who may."""
 
 import asyncio
 import contextlib

@@ -333,7 +333,7 @@ async def test_rows_expire_when_they_have_waited_too_long(store):
     assert await offline.expire() == 2 * 700
 
 
-@pytest.mark.parametrize("bad", [{"most_per_user": 0}, {"keep_s": 0}])
+@pytest.mark.parametrize("bad", [{"max_per_user": 0}, {"retention_s": 0}])
 async def test_limits_that_are_none_are_refused(store, bad):
     """Nothing could be kept."""
     with pytest.raises(InvalidParameter):

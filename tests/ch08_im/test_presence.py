@@ -249,8 +249,8 @@ async def test_routes_of_one_run_are_not_seen_by_another(server):
         assert sorted(keys) == [b"one:mpim:layout", b"one:route:alice", b"two:mpim:layout"]
 
 
-@pytest.mark.parametrize("lifetime_s", [0, -1])
-async def test_a_lifetime_of_nothing_is_refused(queue, lifetime_s):
+@pytest.mark.parametrize("ttl_s", [0, -1])
+async def test_a_lifetime_of_nothing_is_refused(queue, ttl_s):
     """By name."""
-    with pytest.raises(InvalidParameter, match="lifetime_s"):
-        Presence(queue, ttl_s=lifetime_s)
+    with pytest.raises(InvalidParameter, match="ttl_s"):
+        Presence(queue, ttl_s=ttl_s)

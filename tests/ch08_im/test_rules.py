@@ -67,7 +67,7 @@ def test_a_bucket_that_lets_nothing_through_is_refused(options):
         TokenBucket(**options)
 
 
-# Reader
+# ConversationSequencer
 
 
 class Server:
@@ -85,7 +85,7 @@ class Server:
         return len(self.logs[name])
 
     def page(self, name, after, limit):
-        """As `Messages.pull_offline` answers."""
+        """As `MessageService.pull_offline` answers."""
         left = [each for each in self.logs[name][after:] if each.sequence not in self.gone[name]]
         return Page(name, *_contiguous_prefix(left[:limit], after + 1, self.last(name)))
 
@@ -216,7 +216,7 @@ def test_a_server_that_lost_what_it_had_is_followed_back():
     assert reader.next_sync(now=0.0) == 4
 
 
-# Readers
+# ConversationInbox
 
 
 class ReadersAndNetwork(RuleBasedStateMachine):
@@ -493,7 +493,7 @@ FRAMES = {
     wire.Send: st.builds(wire.Send, IDS, TEXTS, NAMES) | st.builds(wire.Send, IDS, TEXTS, group=NAMES),
     wire.Ack: st.builds(wire.Ack, WORDS, NUMBERS),
     wire.Sync: st.builds(wire.Sync, WORDS, NUMBERS),
-    wire.Watch: st.builds(wire.Watch, st.lists(NAMES, max_size=9).map(tuple)),
+    wire.WatchPresence: st.builds(wire.WatchPresence, st.lists(NAMES, max_size=9).map(tuple)),
     wire.Group: st.builds(wire.Group, NAMES, st.sampled_from(["create", "join", "leave"]), st.tuples(NAMES, NAMES)),
     wire.Ping: st.just(wire.Ping()),
     wire.Page: st.builds(wire.Page, WORDS, st.tuples(PUSHES, PUSHES), NUMBERS, st.none() | st.tuples(NUMBERS, NUMBERS)),
@@ -506,7 +506,7 @@ FRAMES = {
         st.booleans(),
         st.floats(0.1, 1e6),
     ),
-    wire.Behind: st.builds(wire.Behind, st.dictionaries(WORDS, NUMBERS)),
+    wire.SyncHint: st.builds(wire.SyncHint, st.dictionaries(WORDS, NUMBERS)),
     wire.Members: st.builds(wire.Members, NAMES, st.tuples(NAMES, NAMES), NUMBERS),
     wire.Sent: st.builds(wire.Sent, IDS, WORDS, NUMBERS, st.sampled_from(["pushed", "stored", "known"])),
 }
@@ -520,19 +520,19 @@ TAGS = ["hello", "send", "ack", "sync", "presence", "group", "ping", "welcome", 
 @given(st.one_of(FRAMES[kind] for kind in CLIENT))
 def test_a_clients_frame_is_read_as_it_was_written(frame):
     """Each kind, within its limits."""
-    assert wire.from_client(wire.encode(frame)) == frame == wire.from_client(wire.encode(frame).decode())
+    assert wire.decode_client(wire.encode(frame)) == frame == wire.decode_client(wire.encode(frame).decode())
 
 
 @given(st.one_of(FRAMES[kind] if kind in FRAMES else st.from_type(kind) for kind in GATEWAY))
 def test_a_gateways_frame_is_read_as_it_was_written(frame):
     """Each kind."""
-    assert wire.from_gateway(wire.encode(frame)) == frame
+    assert wire.decode_gateway(wire.encode(frame)) == frame
 
 
 @given(st.one_of(st.binary(), st.text(), JSON.map(wire.msgspec.json.encode)))
 def test_whatever_is_no_frame_is_refused_by_name(raw):
     """By both sides, and with nothing else than that error."""
-    for read, error in ((wire.from_client, InvalidMessage), (wire.from_gateway, CorruptPayload)):
+    for read, error in ((wire.decode_client, InvalidMessage), (wire.decode_gateway, CorruptPayload)):
         with pytest.raises(error):
             read(raw)
 
@@ -543,10 +543,10 @@ def test_whatever_is_no_frame_is_refused_by_name(raw):
 def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_limits(tag, members):
     """A right tag does not help."""
     try:
-        frame = wire.from_client(wire.msgspec.json.encode({"t": tag} | members))
+        frame = wire.decode_client(wire.msgspec.json.encode({"t": tag} | members))
     except InvalidMessage:
         return
-    assert isinstance(frame, CLIENT) and wire.from_client(wire.encode(frame)) == frame
+    assert isinstance(frame, CLIENT) and wire.decode_client(wire.encode(frame)) == frame
 
 
 @pytest.mark.parametrize(
@@ -587,27 +587,27 @@ def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_li
 def test_a_frame_that_breaks_a_limit_is_refused_by_name(raw):
     """Each limit of the table, and some that are nobody's business."""
     with pytest.raises(InvalidMessage):
-        wire.from_client(raw)
+        wire.decode_client(raw)
 
 
 def test_unknown_members_are_passed_over():
     """Newer clients can talk to older gateways."""
-    assert wire.from_client('{"t":"ping","newer":{"a":[1,2,{}]}}') == wire.Ping()
+    assert wire.decode_client('{"t":"ping","newer":{"a":[1,2,{}]}}') == wire.Ping()
 
 
 @given(IDS, st.sampled_from(TALKS), NUMBERS, TEXTS)
 def test_a_push_is_read_as_it_was_written(id, conversation, number, text):
     """Its head, which a gateway reads, and its frame, which it passes on."""
     sent = ChatMessage(conversation, number, id, "alice", text, 7)
-    *head, frame = wire.push_of(wire.pushed(sent))
-    assert head == [id, conversation, number] and wire.from_gateway(frame) == sent
+    *head, frame = wire.decode_push(wire.encode_push(sent))
+    assert head == [id, conversation, number] and wire.decode_gateway(frame) == sent
 
 
 @given(st.binary(max_size=40))
 def test_whatever_is_no_push_is_refused_by_name(payload):
     """Anybody who has the server can publish anything."""
     try:
-        sequence = wire.push_of(payload)[2]
+        sequence = wire.decode_push(payload)[2]
     except CorruptPayload:
         return
     assert len(payload.split(b" ", 3)) == 4 and isinstance(sequence, int)
@@ -630,4 +630,4 @@ def test_what_is_no_name_is_refused(name):
 def test_what_would_arrive_as_something_else_is_refused(value):
     """JSON makes a text of bytes, dates and the like: not the one that was meant."""
     with pytest.raises(InvalidMessage):
-        wire.checked(wire.Send("m1", value, to="bob"))
+        wire.validated(wire.Send("m1", value, to="bob"))

@@ -1,4 +1,4 @@
-"""Tokens on a server: each lets one client in, once, and nothing else lets anybody in."""
+"""TokenService on a server: each lets one client in, once, and nothing else lets anybody in."""
 
 import asyncio
 import base64
@@ -172,7 +172,7 @@ def test_a_token_with_one_byte_changed_is_refused(place, change):
         TokenService(SECRET)._verify(raw.decode("latin-1"))
 
 
-@pytest.mark.parametrize("options", [{"secret": "short"}, {"secret": SECRET, "lifetime_s": 0}])
+@pytest.mark.parametrize("options", [{"secret": "short"}, {"secret": SECRET, "ttl_s": 0}])
 def test_bounds_are_refused_by_name(options):
     """A secret that can be guessed, and a token that ends before it begins."""
     with pytest.raises(InvalidParameter):

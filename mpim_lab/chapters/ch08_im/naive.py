@@ -1,4 +1,4 @@
-"""The design notes' message service and presence, flaws kept. Same methods as `im.messages` and `im.presence`.
+"""The design notes' message service and presence, flaws kept. Same methods as `MessageService` and `Presence`.
 
 What goes wrong, in the order of the steps:
 

@@ -54,8 +54,8 @@ class RequestTracker:
             raise _closed_error()
         if failed and all(error.definite for error in failed):
             raise failed[-1]
-        told = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._connection.last_error}"
-        raise Unconfirmed(f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {told}")
+        detail = f"{type(failed[-1]).__name__}: {failed[-1]}" if failed else f"no answer; {self._connection.last_error}"
+        raise Unconfirmed(f"no gateway answered within {now() - deadline + self._timeout_s:.1f} s: {detail}")
 
     async def _attempt_until_done(self, frame: Send | Group, failed: list[MpimError]) -> Sent | Members:
         while not self._is_closed:

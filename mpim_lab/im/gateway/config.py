@@ -34,7 +34,7 @@ class GatewayConfig:
     max_clients: int = 20_000
     handshake_timeout_s: float = 10.0  # until a new connection has said hello
     idle_timeout_s: float = 60.0  # a client that says nothing for so long is taken for gone
-    ack_timeout_s: float = 2.0  # what was pushed and is not acknowledged for so long is told of again
+    ack_timeout_s: float = 2.0  # what was pushed and is not acknowledged for so long is hinted at again
     max_push_buffer_bytes: int = 256 * 1024
     max_send_buffer_bytes: int = 8 * 1024 * 1024
     slow_consumer_timeout_s: float = 30.0

@@ -127,8 +127,8 @@ class FrameHandler:
             return self._ack(session, frame)
         if not session.bucket.try_acquire(session.last_received_at):
             self._metrics.too_fast += 1
-            told = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
-            return self._violation(session, error_frame(TooFast(told), correlation_id(frame)))
+            text = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
+            return self._violation(session, error_frame(TooFast(text), correlation_id(frame)))
         answer = self._handlers.get(type(frame))
         if answer is None:
             return self._violation(session, error_frame(InvalidMessage("hello is said once, as the first frame")))

@@ -77,10 +77,10 @@ class HttpRoutes:
         if self._login is None:
             return _error(HTTPStatus.FORBIDDEN, "this system does not let anybody in by name alone")
         try:
-            told = {"token": self._login(user)}
+            body = {"token": self._login(user)}
         except InvalidParameter as error:
             return _error(HTTPStatus.BAD_REQUEST, str(error))
-        return _response(HTTPStatus.OK, "application/json", json.dumps(told).encode())
+        return _response(HTTPStatus.OK, "application/json", json.dumps(body).encode())
 
 
 def _response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
@@ -91,8 +91,8 @@ def _response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
 
 
 def _error(status: HTTPStatus, text: str) -> Response:
-    told = {"error": status.phrase, "text": text}
-    return _response(status, "application/json", json.dumps(told).encode())
+    body = {"error": status.phrase, "text": text}
+    return _response(status, "application/json", json.dumps(body).encode())
 
 
 def _is_same_origin(request: Request) -> bool:

@@ -14,7 +14,7 @@ _HELP = {
     "sent": "messages that clients sent and the service took",
     "failed": "messages of clients that were answered with an error",
     "pushed": "messages pushed to clients",
-    "held_back": "messages not pushed because their client was too slow; it was told to pull them",
+    "held_back": "messages not pushed because their client was too slow; it gets a hint to pull them",
     "reminded": "clients that were reminded of messages they had not acknowledged",
     "too_fast": "frames refused because their client asked too often",
     "unreadable": "frames that could not be read",

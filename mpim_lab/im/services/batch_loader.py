@@ -62,9 +62,9 @@ class BatchLoader(Generic[Answer]):
         except BaseException as error:
             # a cancellation was meant for the query, and not for those who wait for it
             is_ours = isinstance(error, Exception)
-            told = error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
+            raised = error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
             for answer in asked.values():
-                answer.set_exception(told)
+                answer.set_exception(raised)
             if not is_ours and self._cancellations.are_ours:
                 raise
         else:
