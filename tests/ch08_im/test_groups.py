@@ -195,7 +195,7 @@ async def test_all_who_join_at_once_are_in(shared_database_url, one_server):
 
 async def test_the_limit_holds_for_many_at_once(shared_database_url, one_server):
     """The last place is given away once."""
-    async with two(shared_database_url, one_server, most_members=10) as (here, there):
+    async with two(shared_database_url, one_server, max_members=10) as (here, there):
         await here.create("tea", "carol")
         joins = [groups.join("tea", f"u{number}") for number in range(15) for groups in (here, there)]
         ends = await asyncio.gather(*joins, return_exceptions=True)

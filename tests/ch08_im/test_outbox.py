@@ -151,7 +151,7 @@ async def test_two_outboxes_at_once_do_everything_and_leave_nothing(lab, server)
 
 async def test_an_outbox_that_runs_finishes_what_is_left(server):
     """By itself, without being asked; and more than one look takes at a time."""
-    async with bench(server, keep=1_000, every_s=0.05, after_s=0.05) as lab:
+    async with bench(server, keep=1_000, interval_s=0.05, min_age_s=0.05) as lab:
         await lab.messages.groups.create("tea", "alice", ["bob"])
         async with lab.outbox, listening(lab.messages, "bob") as pushed:
             for number in range(1, 251):

@@ -162,7 +162,7 @@ class Client:
     async def close(self) -> None:
         """Say what is due, and leave. Whoever still waits for an answer gets GatewayClosed. Twice is harmless.
 
-        Takes a second for what is due, and at most `_CLOSE_S` for the rest, whatever the gateway and callbacks do.
+        Takes a second for what is due, and at most `_CLOSE_TIMEOUT_S` for the rest, whatever the gateway and callbacks do.
         """
         self._home.check()
         try:

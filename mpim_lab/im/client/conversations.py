@@ -196,13 +196,13 @@ class ConversationInbox:
         """Iterate over the syncs to send now."""
         if len(self._ready) >= self._max_buffered or now < self._paused_until:
             return
-        most = 1 if now < self._paused_until + _RATE_LIMIT_PAUSE_S else _MAX_PENDING_SYNCS
+        allowed = 1 if now < self._paused_until + _RATE_LIMIT_PAUSE_S else _MAX_PENDING_SYNCS
         found = [
             (name, sequencer) for name in self._maybe_behind if (sequencer := self._sequencers.get(name)) is not None
         ]
         sequencers = {name: sequencer for name, sequencer in found if not sequencer.is_up_to_date(now)}
         self._maybe_behind = dict.fromkeys(sequencers)
-        room = most - sum(asked.is_pending(now) for asked in (*sequencers.values(), *self._unknown_starts.values()))
+        room = allowed - sum(asked.is_pending(now) for asked in (*sequencers.values(), *self._unknown_starts.values()))
         for name, sequencer in sequencers.items():
             if room <= 0:
                 return

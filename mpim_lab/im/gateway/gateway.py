@@ -174,8 +174,8 @@ class Gateway:
                 session.ws.on_frame = None
                 session.enqueue(encode(Close("the gateway closes; connect to another one")))
             await wait_until_idle(self.sessions, self.config.drain_timeout_s)
-            within_s = self.config.close_timeout_s + _CLOSE_PER_CLIENT_S * len(self.connections)
-            async with asyncio.timeout(within_s):
+            timeout_s = self.config.close_timeout_s + _CLOSE_PER_CLIENT_S * len(self.connections)
+            async with asyncio.timeout(timeout_s):
                 await self._close_gracefully(self._server)
         except TimeoutError:
             _log.warning("%s: not everything ended in time: it is aborted", self.name)

@@ -42,8 +42,8 @@ class PreparedAppend:
     def pack(self, message: ChatMessage) -> bytes:
         """Return the encoded command for a message that has no number yet."""
         message_id, after = message.id.encode(), encode(message)[self._frame_head_bytes : -2]
-        mark = self._message_id_key_prefix + joinable(message.id)
-        return self._template % (len(mark), mark, len(message_id), message_id, len(after), after)
+        key = self._message_id_key_prefix + joinable(message.id)
+        return self._template % (len(key), key, len(message_id), message_id, len(after), after)
 
 
 LOG_NAME = "chat"  # the name of these conversations

@@ -183,10 +183,10 @@ class MessageService:
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
         """Return the read position and last number of each of a user's conversations, those with news first."""
-        talks, groups, acked = await asyncio.gather(
+        direct, groups, acked = await asyncio.gather(
             self.log.direct_conversations(uid), self.groups.groups_of(uid), self.log.read_positions(uid)
         )
-        lasts = await self.log.last_sequences([*talks, *map(group_conversation, groups)])
+        lasts = await self.log.last_sequences([*direct, *map(group_conversation, groups)])
         found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))
         return {name: (acked.get(name, 0), last) for name, last in found}
 

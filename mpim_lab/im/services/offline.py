@@ -208,10 +208,10 @@ class OfflineStore:
             )
         return StoreResult(new, sum(dropped.values()))
 
-    async def _insert(self, connection: AsyncConnection, users: list[str], lines: list[dict[str, Any]]) -> int:
+    async def _insert(self, connection: AsyncConnection, users: list[str], messages: list[dict[str, Any]]) -> int:
         stored_at = self._now_ms()
         statement, new = insert_or_ignore(connection.dialect.name), 0
-        rows = ({"uid": uid, "stored_at": stored_at} | line for uid in users for line in lines)
+        rows = ({"uid": uid, "stored_at": stored_at} | message for uid in users for message in messages)
         async with ignore_duplicate_warnings(connection):
             for chunk in chunks(rows):
                 done = await connection.execute(statement, chunk)
