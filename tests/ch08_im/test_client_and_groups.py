@@ -130,7 +130,7 @@ async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
     async with system(gateway_config=config) as mpim:
         await asyncio.gather(
             *(
-                mpim.services.messages.send_message(messages.SendMessageReq(f"m{n}", f"u{n}", "alice", "hi"))
+                mpim.services.messages.send_message(messages.SendMessageRequest(f"m{n}", f"u{n}", "alice", "hi"))
                 for n in range(150)
             )
         )
@@ -147,7 +147,7 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
         async with mpim.client("alice", positions=positions) as alice:
             for number in range(5):
                 await mpim.services.messages.send_message(
-                    messages.SendMessageReq(f"m{number}", f"u{number}", "alice", "hi")
+                    messages.SendMessageRequest(f"m{number}", f"u{number}", "alice", "hi")
                 )
             assert await numbers(alice, 5) == [1] * 5
         async with mpim.client("alice", positions=positions) as alice:
@@ -163,7 +163,7 @@ async def test_news_in_more_conversations_than_a_welcome_names_are_all_read(monk
     async with system() as mpim:
         for number in range(12):
             for _ in range(2):
-                request = messages.SendMessageReq(new_message_id(), f"u{number}", "alice", "hi")
+                request = messages.SendMessageRequest(new_message_id(), f"u{number}", "alice", "hi")
                 await mpim.services.messages.send_message(request)
         async with mpim.client("alice") as alice:
             assert sorted(await numbers(alice, 24)) == [1] * 12 + [2] * 12

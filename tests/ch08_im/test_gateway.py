@@ -237,7 +237,7 @@ async def test_the_same_device_again_takes_the_place_of_the_first(mpim, other):
         await second.hello("alice")
         assert "replaced" in (await first.hear("bye"))["reason"]
         assert (await first.ended())[0] == 1008
-        await wait_until(lambda: sum(len(each.lobby) for each in mpim.gateways.values()) == 1)
+        await wait_until(lambda: sum(len(each.sessions) for each in mpim.gateways.values()) == 1)
         routes = await mpim.services.presence.query_route("alice")
         assert [(each.device, each.gateway) for each in routes] == [("main", f"gw-{other}")]
         await second.ask(message("to myself", to="alice"), "sent")

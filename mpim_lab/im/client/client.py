@@ -126,10 +126,8 @@ class Client:
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,
             on_welcome=self._on_welcome, on_frame=self._on_frame, backoff=backoff or Backoff(0.05, 2.0), timeout_s=5.0,
         )  # fmt: skip
-        self._inbox, self._requests = (
-            ConversationInbox(self.positions, max_buffered),
-            RequestTracker(self.connection, response_timeout_s, timeout_s),
-        )
+        self._inbox = ConversationInbox(self.positions, max_buffered)
+        self._requests = RequestTracker(self.connection, response_timeout_s, timeout_s)
         self._sent_ids: OrderedDict[str, None] = OrderedDict()  # ids sent from here: not delivered again
         self._watched, self._welcome, self.gateway, self.uid = set[str](), asyncio.Event(), "", ""
         self._tasks, self._send_tasks = list[asyncio.Task[None]](), set[asyncio.Task[Any]]()

@@ -129,11 +129,11 @@ class FrameHandler:
             self._metrics.too_fast += 1
             text = f"at most {self._config.rate_per_s:g} frames a second; wait and ask again"
             return self._violation(session, error_frame(TooFast(text), correlation_id(frame)))
-        answer = self._handlers.get(type(frame))
-        if answer is None:
-            return self._violation(session, error_frame(InvalidMessage("hello is said once, as the first frame")))
+        handler = self._handlers.get(type(frame))
+        if handler is None:
+            return self._violation(session, error_frame(InvalidMessage("hello is sent once, as the first frame")))
         try:
-            await answer(session, frame)
+            await handler(session, frame)
         except (Exception, asyncio.CancelledError) as error:
             if cancellations.are_ours:
                 raise
@@ -148,11 +148,11 @@ class FrameHandler:
             error = Unconfirmed(f"{type(error).__name__}: {error}")
         session.enqueue(encode(error_frame(error, correlation_id(frame))))
 
-    def _violation(self, session: Session, problem: ErrorFrame) -> None:
+    def _violation(self, session: Session, error: ErrorFrame) -> None:
         session.violations += 1
-        session.enqueue(encode(problem))
+        session.enqueue(encode(error))
         if session.violations > self._config.max_violations:
-            raise TooManyViolations(problem.error)
+            raise TooManyViolations(error.error)
 
     async def _send(self, session: Session, frame: Send) -> None:
         messages, sender = self._services.messages, session.route.uid

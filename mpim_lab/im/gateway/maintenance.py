@@ -28,13 +28,8 @@ class GatewayMaintenance:
         config: GatewayConfig,
         close_session: Callable[[Session, str], None],
     ) -> None:
-        self._services, self._sessions, self._metrics, self._config, self._close_session = (
-            services,
-            sessions,
-            metrics,
-            config,
-            close_session,
-        )
+        self._services, self._sessions, self._metrics, self._config = services, sessions, metrics, config
+        self._close_session = close_session
         self._routes_renewed_at, self._presence_refreshed_at = now(), now()
         self._presence_watcher = presence_watcher
         self._lagging: set[Session] = set()  # to be notified after a gap
@@ -42,7 +37,7 @@ class GatewayMaintenance:
 
     async def run(self) -> None:
         """Run all tasks until cancelled. None waits for another, and an error ends only its own round."""
-        rounds = (
+        tasks = (
             self.check_sessions,
             self.renew_routes,
             self.refresh_presence,
@@ -50,12 +45,8 @@ class GatewayMaintenance:
             self._services.presence.retry_unbinds,
             self._sessions.channels.retry_pending,
         )
-        await asyncio.gather(
-            *(
-                run_periodically(f"maintenance, {work.__name__}", work, self._config.maintenance_interval_s)
-                for work in rounds
-            )
-        )
+        interval_s = self._config.maintenance_interval_s
+        await asyncio.gather(*(run_periodically(f"maintenance, {work.__name__}", work, interval_s) for work in tasks))
 
     async def check_sessions(self) -> None:
         """Close idle and slow clients, resume pushes to those that caught up, remind those that have not acknowledged."""
@@ -70,10 +61,8 @@ class GatewayMaintenance:
         config = self._config
         session.ack_count = session.ws.idle_frames = 0
         if session.violations:
-            session.violations = max(
-                0.0,
-                session.violations - config.max_violations * config.maintenance_interval_s / config.violation_decay_s,
-            )
+            decay = config.max_violations * config.maintenance_interval_s / config.violation_decay_s
+            session.violations = max(0.0, session.violations - decay)
         if moment - session.last_received_at > config.idle_timeout_s:
             self._metrics.silent += 1
             self._close_session(session, f"silent for {config.idle_timeout_s:g} s")
@@ -136,10 +125,8 @@ class GatewayMaintenance:
 
     async def notify_lag(self) -> None:
         """After a gap, send each client its last numbers. What fails is retried in the next round."""
-        permits, lagging = (
-            asyncio.Semaphore(_MAX_CONCURRENT),
-            [each for each in self._lagging if each in self._sessions],
-        )
+        permits = asyncio.Semaphore(_MAX_CONCURRENT)
+        lagging = [each for each in self._lagging if each in self._sessions]
         self._lagging = set()
 
         async def notify(session: Session) -> None:

@@ -100,9 +100,8 @@ class Session:
         self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
         self.watched: set[str] | None = None
         self.in_flight = 0  # frames that are not answered yet
-        self.sent_ids: dict[str, None] | None = (
-            None  # messages sent from here, of which it wants no echo; None: it does
-        )
+        # messages sent from here, of which it wants no echo; None: it does
+        self.sent_ids: dict[str, None] | None = None
         # conversations of which the offline store may have messages for this user, and up to which number
         self.offline: dict[str, int] | None = None
 

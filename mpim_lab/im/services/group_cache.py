@@ -23,10 +23,8 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _log = logging.getLogger(__name__)
 A_DAY_S = 86_400
-CACHE_MEMBERS, INVALIDATE_MEMBERS = (
-    Script("im/services/lua/cache_members.lua"),
-    Script("im/services/lua/invalidate_members.lua"),
-)
+CACHE_MEMBERS = Script("im/services/lua/cache_members.lua")
+INVALIDATE_MEMBERS = Script("im/services/lua/invalidate_members.lua")
 _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
