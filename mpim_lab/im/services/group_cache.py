@@ -4,7 +4,7 @@
 |---------------------------------------------------------------|--------------------------------------------------------|
 | a reader reads the database, a change follows, and only then  | the change raised the version: the entry is set only   |
 | does the reader set its entry                                 | if the version is what it was before the reading       |
-| a crash after a change's commit, before the entry is deleted  | the entry expires `ttl_s` after it was set             |
+| a crash after a change's commit, before the entry is deleted  | the entry expires `cache_ttl_s` after it was set       |
 | the server forgets the version                                | it begins again at the server's clock, above old ones  |
 | the server is not there, or answers nonsense                  | then there is no entry: the database answers           |
 
@@ -36,11 +36,11 @@ class CacheEntry(NamedTuple):
 
 
 class GroupMembersCache:
-    """A cache-aside of groups' members in Redis, each entry for `ttl_s` seconds. No method raises because Redis fails."""
+    """A cache-aside of groups' members in Redis, for `cache_ttl_s` seconds. No method raises if Redis fails."""
 
-    def __init__(self, queue: MessageQueue, ttl_s: float) -> None:
-        check_bounds(0.001, A_DAY_S, ttl_s=ttl_s)
-        self._queue, self._ttl_ms = queue, str(int(ttl_s * 1e3))
+    def __init__(self, queue: MessageQueue, cache_ttl_s: float) -> None:
+        check_bounds(0.001, A_DAY_S, cache_ttl_s=cache_ttl_s)
+        self._queue, self._ttl_ms = queue, str(int(cache_ttl_s * 1e3))
         self._connection = queue.access("members").commands
         self._is_away = False
 
