@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from mpim_lab.chapters.ch08_im.readers import QUICK
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.protocol.frames import Notice, Sent, Status
+from mpim_lab.im.protocol.frames import Broadcast, PresenceChanged, Sent
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.system.embedded import MpimSystem
 
@@ -51,13 +51,13 @@ class _Narrator:
     ) -> AsyncIterator[Client]:
         """Connect a user with a client; print what the user reads."""
 
-        def notice(frame: Notice) -> None:
+        def notice(frame: Broadcast) -> None:
             self.print(f"sees the notice: {frame.text}", uid)
 
-        def status(frame: Status) -> None:
+        def status(frame: PresenceChanged) -> None:
             self.print(f"sees that {frame.uid} is {frame.status}", uid)
 
-        options = {"positions": positions, "on_notice": notice, "on_status": status, "backoff": QUICK}
+        options = {"positions": positions, "on_broadcast": notice, "on_presence": status, "backoff": QUICK}
         async with self.system.client(uid, at=gateways, **options) as client:
             self.print(f"is connected to {client.gateway}", uid)
             reading = asyncio.create_task(self._read(uid, client))
@@ -76,7 +76,7 @@ class _Narrator:
         """Send a message from a user; "#tea" is a group."""
         send = client.send_to_group(to[1:], text) if to.startswith("#") else client.send(to, text)
         sent = await send
-        self.print(f"wrote “{text}” to {to}: number {sent.sequence}, {sent.told}", client.name)
+        self.print(f"wrote “{text}” to {to}: number {sent.sequence}, {sent.status}", client.name)
         return sent
 
     async def wait_read(self, uid: str, count: int) -> None:

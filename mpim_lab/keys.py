@@ -24,14 +24,14 @@
 | `user:status:<uid>` | channel | none | `Presence` | gateways, for who watches |
 | `gateway:<gateway>` | channel | none | `Presence` | that gateway |
 | `system:broadcast` | channel | none | an operator | every gateway |
-| `conv:{chat:<conv>}:seq|log` | as `conv:{<name>:<conv>}:…` above | send.lua | `Messages`, `Archive` |
-| `conv:{chat:<conv>}:sent:<uid>:<id>` | string | an hour | send.lua | send.lua |
-| `chat:{<uid>}:talks` | set | for ever | send.lua | `Messages` |
-| `chat:{<uid>}:acked` | hash | for ever | ack.lua | `Messages`, `Archive` |
-| `chat:{outbox}` | stream | until done | send.lua | `Outbox` |
-| `members:{<group>}` | string | `cache_s` | `Groups` | `Groups` |
-| `members:{<group>}:version` | string | a day after a change | `Groups` | `Groups` |
-| `token:{<id>}` | string | the token's | `Tokens` | `Tokens` |
+| `conv:{chat:<conv>}:seq|log` | as `conv:{<name>:<conv>}:…` above | append_and_push.lua | `MessageService`, `OutboxWorker` |
+| `conv:{chat:<conv>}:sent:<uid>:<id>` | string | an hour | append_and_push.lua | append_and_push.lua |
+| `chat:{<uid>}:talks` | set | for ever | append_and_push.lua | `MessageService` |
+| `chat:{<uid>}:acked` | hash | for ever | acknowledge.lua | `MessageService`, `OutboxWorker` |
+| `chat:{outbox}` | stream | until done | append_and_push.lua | `OutboxWorker` |
+| `members:{<group>}` | string | `cache_ttl_s` | `GroupService` | `GroupService` |
+| `members:{<group>}:version` | string | a day after a change | `GroupService` | `GroupService` |
+| `token:{<id>}` | string | the token's | `TokenService` | `TokenService` |
 | `mpim:layout` | string | for ever | the first who uses keys | every queue that uses keys |
 
 A channel keeps nothing: what is published while nobody listens is gone. A stream keeps what it was given. On a server

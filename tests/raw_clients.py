@@ -9,8 +9,8 @@ from typing import Any, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.services.tokens import TokenService
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import messages_of
@@ -19,16 +19,16 @@ SECRET = "a secret for tests that has more than thirty-two characters"
 
 
 def system_options(**more: Any) -> dict[str, Any]:
-    """What tests give to `System`: a secret they know, a database in memory, and `more`."""
+    """What tests give to `ImSystem`: a secret they know, a database in memory, and `more`."""
     return {"secret": SECRET, "database": "sqlite+aiosqlite://"} | more
 
 
 @asynccontextmanager
-async def system_of_its_own(gateways: int = 1, *, persistence: str = "none", **options: Any) -> AsyncIterator[System]:
-    """Gateways over a server of their own. options: as `System` takes them."""
+async def system_of_its_own(gateways: int = 1, *, persistence: str = "none", **options: Any) -> AsyncIterator[ImSystem]:
+    """Gateways over a server of their own. options: as `ImSystem` takes them."""
     async with (
         EmbeddedServer(persistence=persistence) as server,
-        System(server.url, gateways=gateways, **system_options(**options)) as mpim,
+        ImSystem(server.url, gateways=gateways, **system_options(**options)) as mpim,
     ):
         yield mpim
 
@@ -56,7 +56,7 @@ class RawClient:
 
     async def hello(self, uid: str, device: str = "main", *, token: str | None = None, packed: bool = False) -> Any:
         """Say hello; gives the gateway's first frame."""
-        token = Tokens(SECRET).issue(uid) if token is None else token
+        token = TokenService(SECRET).issue(uid) if token is None else token
         await self.say({"t": "hello", "token": token, "device": device, "packed": packed})
         return await self.next()
 

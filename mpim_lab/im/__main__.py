@@ -18,13 +18,13 @@ from collections.abc import Sequence
 import uvloop
 
 from mpim_lab.errors import InvalidParameter, MpimError
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.services.offline import database_url
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run until a signal; gives the exit status."""
+    """Run until a signal. Return the exit status."""
     parser = argparse.ArgumentParser(prog="mpim_lab.im", description="One gateway of MPIM.")
     parser.add_argument(
         "--url", default=os.environ.get("MPIM_REDIS_URL", "").strip(), help="the Redis or Valkey server"
@@ -59,9 +59,9 @@ async def _serve(options: argparse.Namespace) -> int:
         asyncio.get_running_loop().add_signal_handler(each, ended.set)
     if options.until_eof:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _end_at_eof, ended)
-    async with System(
+    async with ImSystem(
         options.url, gateways=0, prefix=options.prefix, secret=secret, allow_login=options.allow_login,
-        database=database_url(), limits=GatewayLimits(rate_per_s=options.rate, burst=int(2 * options.rate)),
+        database=database_url(), gateway_config=GatewayConfig(rate_per_s=options.rate, burst=int(2 * options.rate)),
     ) as mpim:  # fmt: skip
         gateway = await mpim.start(options.name, port=options.port)
         print(json.dumps({"name": gateway.name, "port": gateway.port, "pid": os.getpid()}), flush=True)

@@ -1,4 +1,4 @@
-"""System: wires it all. Some gateways, each with services and a queue of its own, over one server and one database."""
+"""ImSystem: the whole system in one process: gateways, each with its services and queue, over one server and one database."""
 
 import asyncio
 import contextlib
@@ -10,15 +10,15 @@ from sqlalchemy.engine import URL
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, QueueClosed
 from mpim_lab.events import Observer
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.protocol.requests import BroadcastSystemMessageReq, checked_name
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.protocol.requests import BroadcastSystemMessageRequest, checked_name
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore, database_url
-from mpim_lab.im.services.outbox import Outbox
-from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
-from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.im.services.outbox import OutboxWorker
+from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
+from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.connection.handler import OneLoop
@@ -26,13 +26,13 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-MOST_GATEWAYS = 1_000  # in one process
-MakeMessages = Callable[..., Any]  # (queue, groups, offline, observer=…)
-MakePresence = Callable[[MessageQueue], Any]
+MAX_GATEWAYS = 1_000  # in one process
+MessageServiceFactory = Callable[..., Any]  # (queue, groups, offline, observer=…)
+PresenceFactory = Callable[[MessageQueue], Any]
 
 
-class System:
-    """`async with System(redis_url) as mpim`: gateways on loopback, a client for whoever asks.
+class ImSystem:
+    """A whole system: `async with ImSystem(redis_url) as mpim` starts gateways on loopback, and makes clients.
 
     database: an SQLAlchemy URL; by default MPIM_DATABASE_URL, or SQLite in memory. messages, presence: make the services;
     the naive ones have the same methods. secret: shared by all gateways of a system; several processes need the same one.
@@ -48,29 +48,29 @@ class System:
         secret: str | None = None,
         port: int = 0,
         first: int = 1,
-        messages: MakeMessages = Messages,
-        presence: MakePresence | None = None,
-        route_lifetime_s: float = ROUTE_LIFETIME_S,
-        limits: GatewayLimits | None = None,
-        queue_limits: Limits | None = None,
-        outbox_after_s: float = 2.0,
+        messages: MessageServiceFactory = MessageService,
+        presence: PresenceFactory | None = None,
+        route_ttl_s: float = ROUTE_TTL_S,
+        gateway_config: GatewayConfig | None = None,
+        queue_config: Limits | None = None,
+        outbox_min_age_s: float = 2.0,
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
-        check_bounds(0, MOST_GATEWAYS, gateways=gateways)
+        check_bounds(0, MAX_GATEWAYS, gateways=gateways)
         check_bounds(0, 65_536 - gateways, port=port)
         check_bounds(0, MOST, first=first)
-        check_times(route_lifetime_s=route_lifetime_s)
-        check_bounds(0.0, LONGEST_S, outbox_after_s=outbox_after_s)
+        check_times(route_ttl_s=route_ttl_s)
+        check_bounds(0.0, LONGEST_S, outbox_min_age_s=outbox_min_age_s)
         self.url, self._prefix, self._observer = url, prefix, observer
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
-        self._port, self._limits, self._queue_limits = port, limits, queue_limits
-        self.tokens = Tokens(secret or new_secret())
+        self._port, self._gateway_config, self._queue_config = port, gateway_config, queue_config
+        self.tokens = TokenService(secret or new_secret())
         self.store = SqlDatabase(database or database_url())
         self.offline = OfflineStore(self.store)
         self._make_messages = messages
-        self._make_presence = presence or (lambda queue: Presence(queue, lifetime_s=route_lifetime_s))
-        self._outbox_after_s, self._allow_login = outbox_after_s, allow_login
+        self._make_presence = presence or (lambda queue: Presence(queue, ttl_s=route_ttl_s))
+        self._outbox_min_age_s, self._allow_login = outbox_min_age_s, allow_login
         self.gateways: dict[str, Gateway] = {}
         self._running: dict[str, contextlib.AsyncExitStack] = {}
         self._starting, self._home = set[str](), OneLoop("this system")
@@ -79,12 +79,12 @@ class System:
         self._own = self._queue("mpim")
         self.services = self._services(self._own)
 
-    # Life
+    # Start and stop
 
     async def __aenter__(self) -> Self:
         self._home.check()
         if self._is_opened:
-            raise self._why_not_open() if self._is_closed else InvalidParameter("the system is open already")
+            raise self._not_open_error() if self._is_closed else InvalidParameter("the system is open already")
         self._is_opened = True
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._own)
@@ -106,7 +106,7 @@ class System:
         """
         self._home.check()
         if not self._is_opened or self._is_closed:
-            raise self._why_not_open()
+            raise self._not_open_error()
         if name in self._running or name in self._starting:
             raise InvalidParameter(f"{name!r} is running already")
         self._starting.add(name)
@@ -117,19 +117,24 @@ class System:
 
     async def _start(self, name: str, port: int, queue_options: dict[str, Any]) -> Gateway:
         async with contextlib.AsyncExitStack() as stack:
-            told: list[Gateway] = []  # the queue is there before its gateway
-            queue = self._queue(name, on_gap=lambda gap_s: told[0].on_gap(gap_s), **queue_options)
+            made: list[Gateway] = []  # the queue is there before its gateway
+            queue = self._queue(name, on_gap=lambda gap_s: made[0].on_gap(gap_s), **queue_options)
             services = self._services(queue)
             gateway = Gateway(
-                name, services, port=port, limits=self._limits, allow_login=self._allow_login, observer=self._observer
+                name,
+                services,
+                port=port,
+                config=self._gateway_config,
+                allow_login=self._allow_login,
+                observer=self._observer,
             )
-            told.append(gateway)
+            made.append(gateway)
             await stack.enter_async_context(queue)
             await stack.enter_async_context(gateway)
             if services.messages.ordered:  # the naive version has no outbox
-                await stack.enter_async_context(Outbox(services.messages, after_s=self._outbox_after_s))
+                await stack.enter_async_context(OutboxWorker(services.messages, min_age_s=self._outbox_min_age_s))
             if self._is_closed:  # while this one was started: it is not among those that were stopped
-                raise self._why_not_open()
+                raise self._not_open_error()
             self._running[name], self.gateways[name] = stack.pop_all(), gateway
         return gateway
 
@@ -141,43 +146,43 @@ class System:
         await self._running.pop(name).aclose()
 
     async def kill(self, name: str) -> None:
-        """End a gateway as if its process had died: no good-bye, its routes stay, what it was at is left undone."""
+        """End a gateway as if its process had died: no bye, its routes stay, what it had begun is left undone."""
         self._home.check()
         gateway = self._gateway(name)
         del self.gateways[name]
-        await gateway.die()
+        await gateway.abort()
         await self._running.pop(name).aclose()
 
     async def _stop_all(self) -> None:
-        """All at the same time: together they take as long as the slowest, and each is stopped whatever another raises."""
+        """Stop all at the same time: it takes as long as the slowest, and each is stopped whatever another raises."""
         stops = [self.stop(name) for name in self.gateways]
         for error in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(error, BaseException):
                 raise error
 
-    def _why_not_open(self) -> MpimError:
+    def _not_open_error(self) -> MpimError:
         if self._is_closed:
             return QueueClosed("the system is closed; make another one")
         return NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     def _queue(self, name: str, **options: Any) -> MessageQueue:
-        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_limits}
+        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_config}
         return MessageQueue(self.url, name=name, **common, **options)
 
-    def _services(self, queue: MessageQueue) -> Services:
-        groups = Groups(self.store, queue)
+    def _services(self, queue: MessageQueue) -> GatewayServices:
+        groups = GroupService(self.store, queue)
         messages = self._make_messages(queue, groups, self.offline, observer=self._observer)
-        return Services(queue, self._make_presence(queue), groups, messages, self.tokens)
+        return GatewayServices(queue, self._make_presence(queue), groups, messages, self.tokens)
 
     # Using it
 
     @property
     def addresses(self) -> list[str]:
-        """Where clients connect to."""
+        """The addresses that clients connect to."""
         return [gateway.url for gateway in self.gateways.values()]
 
     def client(self, uid: str, *, at: Sequence[str] = (), **options: Any) -> Client:
-        """A client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named.
+        """Return a client for a user, not yet connected; `at`: the gateways it tries, in this order; all if none is named.
 
         Raises InvalidParameter: what is no user's name, or no gateway that runs.
         """
@@ -192,6 +197,6 @@ class System:
         return self.gateways[name]
 
     async def broadcast(self, text: str) -> int:
-        """A system notice to everybody who is online; gives how many gateways have it."""
-        request = BroadcastSystemMessageReq(new_message_id(), text)
+        """Send a system notice to everybody who is online. Return how many gateways have it."""
+        request = BroadcastSystemMessageRequest(new_message_id(), text)
         return (await self.services.messages.broadcast_system_message(request)).gateways

@@ -16,7 +16,7 @@ from mpim_lab.errors import CorruptPayload
 from mpim_lab.im.gateway.fast_connection import BINARY, PING, TEXT
 from mpim_lab.im.protocol import frames as wire
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.load.gateway.client_protocol import FrameKind, ReceivedEvent
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 from mpim_lab.load.gateway.mpim_protocol import MpimProtocol
@@ -85,7 +85,7 @@ def test_a_refused_handshake_says_with_which_status():
 
 @pytest.fixture
 def bob():
-    return MpimProtocol("bob", Tokens(new_secret()), Codec())
+    return MpimProtocol("bob", TokenService(new_secret()), Codec())
 
 
 def push(number, sender="alice"):
@@ -93,22 +93,22 @@ def push(number, sender="alice"):
 
 
 def test_what_a_client_says_is_what_a_gateway_reads(bob):
-    """Every frame is one of wire.py's."""
-    hello = wire.from_client(bob.hello())
+    """Every frame is one of the frames of `protocol/frames.py`."""
+    hello = wire.decode_client(bob.hello())
     assert isinstance(hello, wire.Hello) and hello.packed
-    assert wire.from_client(bob.send("m1", "alice", "hi")) == wire.Send("m1", "hi", to="alice")
-    assert wire.from_client(bob.send_group("m2", "tea", "hi")) == wire.Send("m2", "hi", group="tea")
+    assert wire.decode_client(bob.send("m1", "alice", "hi")) == wire.Send("m1", "hi", to="alice")
+    assert wire.decode_client(bob.send_group("m2", "tea", "hi")) == wire.Send("m2", "hi", group="tea")
     frame, count = bob.create_group("tea", [f"u{number}" for number in range(1_000)])
-    assert count == len(wire.from_client(frame).members) == wire.MOST_WATCHED
-    assert wire.from_client(bob.join_group("tea")) == wire.Group("tea", "join")
-    assert wire.from_client(bob.keepalive()) == wire.Ping()
+    assert count == len(wire.decode_client(frame).members) == wire.MAX_WATCHED
+    assert wire.decode_client(bob.join_group("tea")) == wire.Group("tea", "join")
+    assert wire.decode_client(bob.keepalive()) == wire.Ping()
 
 
 def test_messages_are_handed_on_once_in_order_and_acknowledged(bob):
     """A second copy is nothing new; what is acknowledged is said once, for the last number."""
     heard = [each for frame in (push(1), push(2), push(1)) for each in bob.receive(frame)]
     assert [each.text for each in heard if each.kind is FrameKind.PUSHED] == ["text 1", "text 2"]
-    assert [wire.from_client(frame) for frame in bob.flush()] == [wire.Ack("alice:bob", 2)]
+    assert [wire.decode_client(frame) for frame in bob.flush()] == [wire.Ack("alice:bob", 2)]
     assert bob.flush() == []
 
 
@@ -116,11 +116,11 @@ def test_a_gap_is_asked_about_once_and_filled_by_the_page(bob):
     """The early ones come again with the page."""
     heard = [each for frame in (push(1), push(3), push(4)) for each in bob.receive(frame)]
     (reply,) = [each.reply for each in heard if each.reply]
-    assert wire.from_client(reply) == wire.Sync("alice:bob", 1)
+    assert wire.decode_client(reply) == wire.Sync("alice:bob", 1)
     messages = tuple(ChatMessage("alice:bob", number, f"m{number}", "alice", "x") for number in (2, 3, 4))
     page = bob.receive(wire.encode(wire.Page("alice:bob", messages, last=5)))
     assert [each.kind for each in page[:3]] == [FrameKind.PUSHED] * 3
-    assert wire.from_client(page[3].reply) == wire.Sync("alice:bob", 4)  # there is one more
+    assert wire.decode_client(page[3].reply) == wire.Sync("alice:bob", 4)  # there is one more
 
 
 def test_what_a_client_sent_itself_is_no_message(bob):
@@ -133,10 +133,10 @@ def test_being_behind_is_asked_about_unless_it_is_the_acknowledgement_that_lacks
     """The gateway reminds a client of what it has not acknowledged."""
     bob.receive(push(1))
     bob.flush()
-    assert bob.receive(wire.encode(wire.Behind({"alice:bob": 1}))) == (ReceivedEvent(FrameKind.NOTHING),)
-    assert [wire.from_client(frame) for frame in bob.flush()] == [wire.Ack("alice:bob", 1)]
-    (behind,) = bob.receive(wire.encode(wire.Behind({"alice:bob": 2})))
-    assert wire.from_client(behind.reply) == wire.Sync("alice:bob", 1)
+    assert bob.receive(wire.encode(wire.SyncHint({"alice:bob": 1}))) == (ReceivedEvent(FrameKind.NOTHING),)
+    assert [wire.decode_client(frame) for frame in bob.flush()] == [wire.Ack("alice:bob", 1)]
+    (behind,) = bob.receive(wire.encode(wire.SyncHint({"alice:bob": 2})))
+    assert wire.decode_client(behind.reply) == wire.Sync("alice:bob", 1)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_being_behind_is_asked_about_unless_it_is_the_acknowledgement_that_lacks
     [
         (wire.Welcome("bob", "gw-1", {}), FrameKind.READY),
         (wire.Sent("m1", "alice:bob", 1, "pushed"), FrameKind.ANSWERED),
-        (wire.Notice("n1", "lunch"), FrameKind.NOTICE),
-        (wire.Problem("TooFast", "wait", "m1"), FrameKind.FAILED),
-        (wire.Bye("the gateway closes"), FrameKind.FAILED),
+        (wire.Broadcast("n1", "lunch"), FrameKind.NOTICE),
+        (wire.ErrorFrame("TooFast", "wait", "m1"), FrameKind.FAILED),
+        (wire.Close("the gateway closes"), FrameKind.FAILED),
         (wire.Pong(), FrameKind.NOTHING),
     ],
 )

@@ -5,7 +5,7 @@ import contextlib
 import re
 import threading
 
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 
 WITHIN_S = 30
@@ -72,7 +72,7 @@ class Hall:
     async def _open(self):
         server = await self._stack.enter_async_context(EmbeddedServer())
         database = "sqlite+aiosqlite:///:memory:"
-        mpim = System(server.url, gateways=2, database=database, allow_login=True)
+        mpim = ImSystem(server.url, gateways=2, database=database, allow_login=True)
         self.mpim = await self._stack.enter_async_context(mpim)
         self.fronts = [await self._stack.enter_async_context(Front(mpim, name)) for name in ("gw-1", "gw-2")]
 

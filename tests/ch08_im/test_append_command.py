@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.im.protocol.frames import Send
 from mpim_lab.im.protocol.requests import ChatMessage, direct_conversation
-from mpim_lab.im.services.message_log import AppendCommand, Ledger
+from mpim_lab.im.services.message_log import MessageLog, PreparedAppend
 from mpim_lab.keys import Keys
 from mpim_lab.mq.connection.lua_script import Script, template_of
 from mpim_lab.mq.connection.resp import pack
@@ -41,12 +41,12 @@ class Queue:
 @given(prefixes, names, names, st.lists(st.tuples(ids, texts), min_size=1, max_size=5))
 def test_a_prepared_command_is_the_one_that_is_packed_from_its_parts(prefix, sender, to, said):
     """Whatever the names, the texts and the prefix are."""
-    ledger, script, prepared = Ledger(Queue(prefix)), Recorder(), None
+    ledger, script, prepared = MessageLog(Queue(prefix)), Recorder(), None
     for message_id, text in said:
         msgspec.convert({"t": "send", "id": message_id, "text": text, "to": to}, Send)  # a gateway would take it
         message = ChatMessage(direct_conversation(sender, to), 0, message_id, sender, text)
-        keys, words = ledger._append_words(message, [to, sender], is_group=False)
-        prepared = prepared or AppendCommand(script, message, keys, words)
+        keys, words = ledger._append_arguments(message, [to, sender], is_group=False)
+        prepared = prepared or PreparedAppend(script, message, keys, words)
         assert prepared.pack(message) == pack("EVALSHA", "d" * 40, str(len(keys)), *keys, *words)
 
 

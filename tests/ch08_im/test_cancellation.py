@@ -8,17 +8,19 @@ import pytest
 
 from mpim_lab.errors import GatewayClosed, MpimError, StoreFailed, Unconfirmed
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits
-from mpim_lab.im.protocol.periodic import go_round
-from mpim_lab.im.protocol.requests import SendGroupMessageReq
-from mpim_lab.im.services.batch_loader import Gathered
-from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.protocol.periodic import run_periodically
+from mpim_lab.im.protocol.requests import SendGroupMessageRequest
+from mpim_lab.im.services.batch_loader import BatchLoader
+from mpim_lab.im.services.outbox import OutboxWorker
 from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient
 from tests.raw_clients import system_of_its_own as system
 from tests.support import wait_until
 
-QUICK = {"limits": GatewayLimits(sweep_s=0.05, rate_per_s=10_000, burst=10_000, most_faults=10_000)}
+QUICK = {
+    "gateway_config": GatewayConfig(maintenance_interval_s=0.05, rate_per_s=10_000, burst=10_000, max_violations=10_000)
+}
 
 
 async def cancelled_by_somebody_else():
@@ -51,7 +53,7 @@ async def test_a_send_cancelled_at_any_moment_leaves_the_conversation_in_order()
             got.append(await asyncio.wait_for(bob.receive(), 10))
         assert [each.text for each in got if "kept" in each.text] == [f"kept {rounds}" for rounds in range(30)]
         assert [each.sequence for each in got] == sorted({each.sequence for each in got})
-        assert not alice._asking._waiting and alice._asking._turns._value == 32
+        assert not alice._requests._pending and alice._requests._permits._value == 32
 
 
 async def test_the_same_message_asked_for_twice_and_one_of_them_cancelled_is_sent_once():
@@ -101,7 +103,7 @@ async def test_a_request_cancelled_at_any_moment_can_be_made_again(call):
             async with asyncio.timeout(10):
                 await getattr(alice, call)(name)
                 await alice.join("tea")
-        assert not alice._asking._waiting and not alice._readers._joining - {None}
+        assert not alice._requests._pending and not alice._inbox._joining - {None}
         await alice.send_to_group("tea", "still a member")
         assert (await asyncio.wait_for(bob.receive(), 10)).text == "still a member"
 
@@ -119,7 +121,7 @@ async def test_opening_that_is_cancelled_at_any_moment_leaves_no_task_and_no_ses
             await asyncio.wait([opening])
             await client.close()
             assert not {task for task in client._tasks if not task.done()}
-        await wait_until(lambda: not len(mpim.gateways["gw-1"].lobby) and not mpim.gateways["gw-1"].connections)
+        await wait_until(lambda: not len(mpim.gateways["gw-1"].sessions) and not mpim.gateways["gw-1"].connections)
 
         await wait_until(lambda: not asyncio.all_tasks() - before)
         assert await mpim.services.presence.query_route("alice") == []
@@ -137,7 +139,7 @@ async def test_a_membership_change_cancelled_after_its_commit_is_not_hidden_by_a
             await turns(rounds)
             task.cancel()
             await asyncio.wait([task])
-            await asyncio.gather(*groups._forgetting)
+            await asyncio.gather(*groups._invalidations)
             assert await groups.members("tea") == await groups._read("tea")
 
 
@@ -164,13 +166,13 @@ async def test_a_callback_that_raises_a_cancellation_does_not_hang_up():
     def fail(frame):
         raise asyncio.CancelledError
 
-    async with system() as mpim, mpim.client("alice", on_notice=fail, on_status=fail) as alice:
+    async with system() as mpim, mpim.client("alice", on_broadcast=fail, on_presence=fail) as alice:
         await alice.watch("bob")
         await mpim.broadcast("hello")
         async with mpim.client("bob") as bob:
             await bob.send("alice", "still there?")
         assert (await asyncio.wait_for(alice.receive(), 10)).text == "still there?"
-        assert mpim.gateways["gw-1"].figures.welcomed == 2
+        assert mpim.gateways["gw-1"].metrics.welcomed == 2
 
 
 async def test_an_observer_that_raises_changes_nothing():
@@ -197,7 +199,7 @@ async def test_work_that_goes_round_survives_all_but_its_own_cancellation():
         if len(did) == 3:
             await cancelled_by_somebody_else()
 
-    task = asyncio.create_task(go_round("work", work, 0.001))
+    task = asyncio.create_task(run_periodically("work", work, 0.001))
     await wait_until(lambda: len(did) > 5)
     task.cancel()
     await asyncio.wait([task], timeout=5)
@@ -212,11 +214,11 @@ async def test_who_asked_first_and_is_cancelled_takes_nobody_along():
         await gate.wait()
         return {name: name.upper() for name in names}
 
-    gathered = Gathered(fetch, most=10)
-    first, second = asyncio.create_task(gathered.ask("a")), asyncio.create_task(gathered.ask("a"))
+    gathered = BatchLoader(fetch, max_batch=10)
+    first, second = asyncio.create_task(gathered.load("a")), asyncio.create_task(gathered.load("a"))
     await turns(3)
     first.cancel()
-    third = asyncio.create_task(gathered.ask("b"))
+    third = asyncio.create_task(gathered.load("b"))
     await turns(3)
     gate.set()
     assert await asyncio.wait_for(asyncio.gather(second, third), 5) == ["A", "B"]
@@ -231,10 +233,10 @@ async def test_a_query_that_meets_a_foreign_cancellation_has_failed_and_nobody_w
             await cancelled_by_somebody_else()
         return {name: name.upper() for name in names}
 
-    gathered = Gathered(fetch, most=1)
-    results = await asyncio.wait_for(asyncio.gather(gathered.ask("a"), gathered.ask("b"), return_exceptions=True), 5)
+    gathered = BatchLoader(fetch, max_batch=1)
+    results = await asyncio.wait_for(asyncio.gather(gathered.load("a"), gathered.load("b"), return_exceptions=True), 5)
     assert isinstance(results[0], StoreFailed) and results[0].transient and results[1] == "B"
-    assert await asyncio.wait_for(gathered.ask("a"), 5) == "A"
+    assert await asyncio.wait_for(gathered.load("a"), 5) == "A"
 
 
 @pytest.mark.parametrize("to", ["alone", "group"])
@@ -243,14 +245,14 @@ async def test_a_service_that_meets_a_foreign_cancellation_answers_that_it_is_un
     async with system(**QUICK) as mpim:
         messages = mpim.gateways["gw-1"].services.messages
         await mpim.services.groups.create("tea", "alice", ["bob"])
-        store, calls = messages.store, itertools.count()
+        store, calls = messages.store_offline, itertools.count()
 
         async def fail_once(uids, message):
             if next(calls) == 0:
                 await cancelled_by_somebody_else()
             await store(uids, message)
 
-        monkeypatch.setattr(messages, "store", fail_once)
+        monkeypatch.setattr(messages, "store_offline", fail_once)
         async with RawClient(mpim.addresses[0]) as alice:
             await alice.hello("alice")
             frame = {"t": "send", "id": "m1", "text": "hi"} | ({"to": "bob"} if to == "alone" else {"group": "tea"})
@@ -270,20 +272,20 @@ async def test_a_mistake_of_the_service_is_told_by_name_and_the_connection_lives
         monkeypatch.setattr(messages, "send_group_message", fail)
         with pytest.raises(Unconfirmed, match="RuntimeError: a mistake"):
             await alice.send_to_group("tea", "hi")
-        assert (await alice.send("bob", "hi")).told == "stored"
-        assert mpim.gateways["gw-1"].figures.welcomed == 1
+        assert (await alice.send("bob", "hi")).status == "stored"
+        assert mpim.gateways["gw-1"].metrics.welcomed == 1
 
 
 async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(monkeypatch):
     """A foreign cancellation, a mistake, an entry that nobody can read: what stands behind them is done."""
-    async with system(outbox_after_s=3_600) as mpim:
+    async with system(outbox_min_age_s=3_600) as mpim:
         messages, groups = mpim.services.messages, mpim.services.groups
-        monkeypatch.setattr(messages, "strike", lambda todo: asyncio.sleep(0))
-        link, outbox = messages.ledger.commands, Outbox(messages)
-        await link.call("XADD", messages.ledger.outbox, "*", "nonsense", "x")
+        monkeypatch.setattr(messages, "complete_outbox", lambda todo: asyncio.sleep(0))
+        link, outbox = messages.log.commands, OutboxWorker(messages)
+        await link.call("XADD", messages.log.outbox, "*", "nonsense", "x")
         for name in ("cancelled", "mistaken", "fine"):
             await groups.create(name, "alice", ["bob"])
-            await messages.send_group_message(SendGroupMessageReq("m1", "alice", name, "hi"))
+            await messages.send_group_message(SendGroupMessageRequest("m1", "alice", name, "hi"))
         members = messages.groups.members
 
         async def fail(group):
@@ -294,15 +296,15 @@ async def test_an_outbox_goes_on_past_what_cannot_be_done_whatever_it_raises(mon
             return await members(group)
 
         monkeypatch.setattr(messages.groups, "members", fail)
-        assert await outbox.sweep(0) == 1
-        left = {each.conversation for each in await messages.ledger.to_do(0)}
+        assert await outbox.run_once(0) == 1
+        left = {each.conversation for each in await messages.log.due_entries(0)}
         assert {"#cancelled", "#mistaken"} < left and "#fine" not in left and len(left) == 3
 
 
 async def test_one_acknowledgement_that_is_refused_for_good_does_not_hold_up_the_others():
     """Its user's numbers are something else on the server; it is let go, and the others are noted."""
     async with system(**QUICK) as mpim:
-        gateway, ledger = mpim.gateways["gw-1"], mpim.services.messages.ledger
+        gateway, ledger = mpim.gateways["gw-1"], mpim.services.messages.log
         async with mpim.client("alice") as alice:
             for uid in ("bob", "carol"):
                 await alice.send(uid, "hi")
@@ -310,9 +312,9 @@ async def test_one_acknowledgement_that_is_refused_for_good_does_not_hold_up_the
         for uid in ("bob", "carol"):
             gateway._acks.add(uid, f"alice:{uid}", 1, is_stored=False)
         async with asyncio.timeout(10):
-            while (await ledger.acked("carol")).get("alice:carol") != 1:
+            while (await ledger.read_positions("carol")).get("alice:carol") != 1:
                 await asyncio.sleep(0.02)
-        await wait_until(lambda: not gateway._acks._due)
+        await wait_until(lambda: not gateway._acks._pending)
 
 
 async def test_closing_ends_every_wait_and_a_closed_client_is_closed():

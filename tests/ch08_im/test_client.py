@@ -19,10 +19,10 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits
-from mpim_lab.im.protocol.frames import Behind, Welcome, encode, from_client, problem_of
-from mpim_lab.im.protocol.requests import ChatMessage, SendMessageReq
-from mpim_lab.im.system import System
+from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.protocol.frames import SyncHint, Welcome, decode_client, encode, error_frame
+from mpim_lab.im.protocol.requests import ChatMessage, SendMessageRequest
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import system_of_its_own as system
@@ -33,7 +33,7 @@ from tests.support import wait_until
 @pytest.fixture
 async def mpim(server):
     """Two gateways over one server."""
-    async with System(server.url, gateways=2, **system_options()) as running:
+    async with ImSystem(server.url, gateways=2, **system_options()) as running:
         yield running
 
 
@@ -76,8 +76,8 @@ async def test_what_no_gateway_would_take_is_refused_before_it_is_sent(text):
     async with asyncio.timeout(5), system() as mpim, mpim.client("alice") as alice:
         with pytest.raises(InvalidMessage):
             await alice.send("bob", text)
-        assert (await alice.send("bob", "fine")).told == "stored"
-        assert mpim.gateways["gw-1"].figures.welcomed == 1
+        assert (await alice.send("bob", "fine")).status == "stored"
+        assert mpim.gateways["gw-1"].metrics.welcomed == 1
 
 
 async def test_names_that_are_none_are_refused_before_they_are_sent():
@@ -106,10 +106,10 @@ async def test_two_group_changes_at_once_each_get_their_own_answer():
 async def test_an_error_of_something_else_does_not_end_a_group_change():
     """A pull that fails is not the answer to a create that is under way."""
     async with system() as mpim, mpim.client("alice") as alice:
-        alice._asking._waiting["group tea"] = (None, asyncio.get_running_loop().create_future())
-        await alice.line.say({"t": "sync", "conversation": "#none", "after": 0})
+        alice._requests._pending["group tea"] = (None, asyncio.get_running_loop().create_future())
+        await alice.connection.send({"t": "sync", "conversation": "#none", "after": 0})
         await asyncio.sleep(0.2)
-        assert not alice._asking._waiting.pop("group tea")[1].done()
+        assert not alice._requests._pending.pop("group tea")[1].done()
 
 
 # Time
@@ -117,7 +117,7 @@ async def test_an_error_of_something_else_does_not_end_a_group_change():
 
 async def test_nobody_answers_and_send_says_so_in_the_end():
     """Unconfirmed after `timeout_s`: it is not definite; the message may be kept."""
-    async with system() as mpim, mpim.client("alice", timeout_s=1.0, answer_s=0.3) as alice:
+    async with system() as mpim, mpim.client("alice", timeout_s=1.0, response_timeout_s=0.3) as alice:
         await mpim.stop("gw-1")
         began = now()
         with pytest.raises(Unconfirmed) as raised:
@@ -172,7 +172,7 @@ async def test_what_was_not_answered_is_sent_again_under_the_same_id():
         await ws.recv()
         await ws.send(encode(Welcome("alice", "mute", {})), text=True)
         async for raw in ws:
-            frame = from_client(raw)
+            frame = decode_client(raw)
             if hasattr(frame, "text"):
                 heard.append((frame.id, frame.text))
                 if len(heard) == 2:
@@ -183,8 +183,8 @@ async def test_what_was_not_answered_is_sent_again_under_the_same_id():
 
     async with serve_websockets(gateway, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        async with Client(f"ws://127.0.0.1:{port}/", lambda: "x", answer_s=0.3) as alice:
-            assert (await alice.send("bob", "hi", id="the-id")).told == "known"
+        async with Client(f"ws://127.0.0.1:{port}/", lambda: "x", response_timeout_s=0.3) as alice:
+            assert (await alice.send("bob", "hi", id="the-id")).status == "known"
     assert heard == [("the-id", "hi")] * 3
 
 
@@ -196,11 +196,11 @@ async def test_a_server_that_is_still_loading_is_asked_again():
         await ws.recv()
         await ws.send(encode(Welcome("alice", "fake", {})), text=True)
         async for raw in ws:
-            frame = from_client(raw)
+            frame = decode_client(raw)
             if hasattr(frame, "text"):
                 heard.append(frame.id)
                 text = "LOADING the dataset in memory" if len(heard) == 1 else "WRONGTYPE"
-                await ws.send(encode(problem_of(CommandRejected(text), frame.id)), text=True)
+                await ws.send(encode(error_frame(CommandRejected(text), frame.id)), text=True)
 
     async with serve_websockets(gateway, "127.0.0.1", 0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
@@ -211,7 +211,7 @@ async def test_a_server_that_is_still_loading_is_asked_again():
 
 
 async def test_a_gateway_that_hears_and_says_nothing_is_left_for_another():
-    """The line is half open: nothing was heard for twice `answer_s` after a send, long before `silent_s`."""
+    """The line is half open: nothing was heard for twice `response_timeout_s` after a send, long before `silent_s`."""
 
     async def dead_gateway(ws):
         await ws.recv()
@@ -221,10 +221,10 @@ async def test_a_gateway_that_hears_and_says_nothing_is_left_for_another():
     async with system() as mpim, serve_websockets(dead_gateway, "127.0.0.1", 0, close_timeout=0.1) as server:
         dead = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
         token = lambda: mpim.tokens.issue("alice")  # noqa: E731
-        async with Client([dead, *mpim.addresses], token, answer_s=0.2, timeout_s=10) as alice:
+        async with Client([dead, *mpim.addresses], token, response_timeout_s=0.2, timeout_s=10) as alice:
             assert alice.gateway == "dead"
             began = now()
-            assert (await alice.send("bob", "hi")).told == "stored"
+            assert (await alice.send("bob", "hi")).status == "stored"
             assert now() - began < 3 and alice.gateway == "gw-1"
 
 
@@ -234,13 +234,13 @@ async def test_a_mistake_in_the_applications_callback_does_not_hang_up():
     def fail(frame):
         raise RuntimeError("a mistake")
 
-    async with system() as mpim, mpim.client("alice", on_notice=fail, on_status=fail) as alice:
+    async with system() as mpim, mpim.client("alice", on_broadcast=fail, on_presence=fail) as alice:
         await alice.watch("bob")
         await mpim.broadcast("hello")
         async with mpim.client("bob") as bob:
             await bob.send("alice", "still there?")
         assert await texts(alice, 1) == ["still there?"]
-        assert mpim.gateways["gw-1"].figures.welcomed == 2
+        assert mpim.gateways["gw-1"].metrics.welcomed == 2
 
 
 async def test_nonsense_from_a_gateway_ends_that_line_and_not_the_client():
@@ -263,7 +263,7 @@ async def test_two_clients_that_say_they_are_the_same_device_do_not_fight_withou
     """Each throws the other out; they wait longer and longer before they come again."""
     async with system() as mpim, mpim.client("alice"), mpim.client("alice"):
         await asyncio.sleep(3)
-        assert mpim.gateways["gw-1"].figures.welcomed < 40
+        assert mpim.gateways["gw-1"].metrics.welcomed < 40
 
 
 # Many at once
@@ -282,17 +282,17 @@ async def test_many_concurrent_senders_all_arrive_once():
 
 async def test_more_than_the_rate_allows_is_sent_as_fast_as_it_allows():
     """A client waits after TooFast instead of being thrown out; all arrive once."""
-    limits = GatewayLimits(rate_per_s=200, burst=50, most_faults=60)
-    async with system(limits=limits) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+    config = GatewayConfig(rate_per_s=200, burst=50, max_violations=60)
+    async with system(gateway_config=config) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         await asyncio.gather(*(alice.send("bob", f"{number}") for number in range(600)))
         assert sorted(map(int, await texts(bob, 600))) == list(range(600))
-        assert mpim.gateways["gw-1"].figures.welcomed == 2
+        assert mpim.gateways["gw-1"].metrics.welcomed == 2
 
 
 async def test_what_stays_too_fast_is_told_as_too_fast():
     """A definite error: nothing was done."""
-    limits = GatewayLimits(rate_per_s=0.1, burst=1)
-    async with system(limits=limits) as mpim, mpim.client("alice", timeout_s=2.5) as alice:
+    config = GatewayConfig(rate_per_s=0.1, burst=1)
+    async with system(gateway_config=config) as mpim, mpim.client("alice", timeout_s=2.5) as alice:
         await alice.send("bob", "one")
         with pytest.raises(TooFast) as raised:
             await alice.send("bob", "two")
@@ -301,8 +301,8 @@ async def test_what_stays_too_fast_is_told_as_too_fast():
 
 async def test_a_thousand_of_ones_own_messages_behind_an_unread_one_are_passed():
     """Own messages are not handed over; passing them does not go deeper with each."""
-    limits = GatewayLimits(rate_per_s=10_000, burst=10_000)
-    async with system(limits=limits) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
+    config = GatewayConfig(rate_per_s=10_000, burst=10_000)
+    async with system(gateway_config=config) as mpim, mpim.client("alice") as alice, mpim.client("bob") as bob:
         await bob.send("alice", "first")
         await asyncio.gather(*(alice.send("bob", f"{number}") for number in range(990)))
         await asyncio.sleep(0.3)
@@ -324,7 +324,7 @@ async def test_a_new_client_with_the_same_positions_goes_on_exactly_there(mpim):
         for begin in range(0, 20, 5):
             bob = await mpim.client("bob", positions=positions, device=f"d{begin}").__aenter__()
             assert await texts(bob, 5) == [f"{number}" for number in range(begin, begin + 5)]
-            await bob.die()
+            await bob.abort()
         assert positions == {"alice:bob": 20}
         async with mpim.client("bob", positions=positions) as bob:
             assert await nothing_comes(bob, 0.3)
@@ -341,7 +341,7 @@ async def test_whoever_dies_with_a_message_in_hand_gets_it_again():
             if message.text == "2":
                 break  # it dies with this one in hand: no effect was kept
             kept.append(message.text)
-        await bob.die()
+        await bob.abort()
         assert positions == {"alice:bob": 2} and kept == ["0", "1"]
         async with mpim.client("bob", positions=positions) as bob:
             assert await texts(bob, 2) == ["2", "3"]
@@ -359,8 +359,8 @@ async def test_nothing_is_handed_over_twice_to_a_reader_that_flaps():
         sending = asyncio.create_task(send())
         for _ in range(8):
             await asyncio.sleep(0.15)
-            if bob.line._ws is not None:
-                bob.line._ws.transport.abort()
+            if bob.connection._ws is not None:
+                bob.connection._ws.transport.abort()
         await sending
         assert await texts(bob, 200) == [f"{number}" for number in range(200)]
         assert await nothing_comes(bob)
@@ -368,10 +368,10 @@ async def test_nothing_is_handed_over_twice_to_a_reader_that_flaps():
 
 async def test_a_slow_application_gets_everything_in_order_though_little_is_read_ahead():
     """With `limit` 5, pushes that find no room are let pass, and pulled later."""
-    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob", limit=5) as bob:
+    async with system() as mpim, mpim.client("alice") as alice, mpim.client("bob", max_buffered=5) as bob:
         for number in range(150):
             await alice.send("bob", f"{number}")
-        assert len(bob._readers._ready) < 200
+        assert len(bob._inbox._ready) < 200
         assert await texts(bob, 150) == [f"{number}" for number in range(150)]
         assert await nothing_comes(bob, 0.3)
 
@@ -415,13 +415,13 @@ async def test_a_member_can_ask_who_is_in_a_group_and_reads_on_where_she_was(mpi
 async def test_a_message_that_comes_before_the_answer_to_join_does_not_bring_the_past_along():
     """Where a group begins is said by the answer."""
     async with (
-        system(limits=GatewayLimits(resend_s=0.2, sweep_s=0.05)) as mpim,
+        system(gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05)) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):
         await alice.create_group("tea")
         await alice.send_to_group("tea", "before")
-        with bob._readers.joining("#tea"):
+        with bob._inbox.joining("#tea"):
             bob._on_frame(ChatMessage("#tea", 2, "early", "alice", "early"))
         await bob.join("tea")
         await alice.send_to_group("tea", "two")
@@ -434,12 +434,12 @@ async def test_after_leaving_nothing_is_asked_of_a_group_any_more():
         await alice.create_group("tea", "bob")
         await alice.send_to_group("tea", "hi")
         assert await texts(bob, 1) == ["hi"]
-        bob._readers._readers["#tea"].told_last(99)
+        bob._inbox._sequencers["#tea"].advance_last_known(99)
         await bob.leave("tea")
         await asyncio.sleep(0.2)  # the last acknowledgement
-        received = mpim.gateways["gw-1"].figures.received
+        received = mpim.gateways["gw-1"].metrics.received
         await asyncio.sleep(2.5)
-        assert mpim.gateways["gw-1"].figures.received == received
+        assert mpim.gateways["gw-1"].metrics.received == received
 
 
 # After the server has lost what it had
@@ -449,7 +449,7 @@ async def test_a_server_that_lost_everything_is_noticed_after_a_reconnect():
     """What was lost is told as missing, once; new messages are handed over."""
     async with (
         EmbeddedServer() as server,
-        System(server.url, gateways=1, **system_options()) as mpim,
+        ImSystem(server.url, gateways=1, **system_options()) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):
@@ -460,8 +460,8 @@ async def test_a_server_that_lost_everything_is_noticed_after_a_reconnect():
         await server.start()
         await wait_until(lambda: mpim.gateways["gw-1"].is_healthy())
         for each in (alice, bob):
-            if each.line._ws is not None:
-                each.line._ws.transport.abort()
+            if each.connection._ws is not None:
+                each.connection._ws.transport.abort()
         await asyncio.sleep(0.5)
         await alice.send("bob", "new")
         assert await texts(bob, 1) == ["new"]
@@ -470,9 +470,9 @@ async def test_a_server_that_lost_everything_is_noticed_after_a_reconnect():
 async def test_being_told_of_more_than_there_is_does_not_make_a_client_ask_without_pause():
     """A `behind` that is wrong costs a pull now and then, and not a loop."""
     async with system() as mpim, mpim.client("alice") as alice:
-        await mpim.services.messages.send_message(SendMessageReq(new_message_id(), "bob", "alice", "hi"))
+        await mpim.services.messages.send_message(SendMessageRequest(new_message_id(), "bob", "alice", "hi"))
         assert await texts(alice, 1) == ["hi"]
-        received = mpim.gateways["gw-1"].figures.received
-        alice._on_frame(Behind({"alice:bob": 10}))
+        received = mpim.gateways["gw-1"].metrics.received
+        alice._on_frame(SyncHint({"alice:bob": 10}))
         await asyncio.sleep(1)
-        assert mpim.gateways["gw-1"].figures.received - received < 10
+        assert mpim.gateways["gw-1"].metrics.received - received < 10

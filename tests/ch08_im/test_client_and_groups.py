@@ -6,9 +6,8 @@ import pytest
 
 from mpim_lab.errors import GatewayClosed, InvalidParameter, NotAMember, NotConnected
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway import handshake as reception
-from mpim_lab.im.gateway import session
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway import handshake, session
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import Sync
 from mpim_lab.im.services import messages
 from mpim_lab.mq.connection.ids import new_message_id
@@ -24,7 +23,7 @@ async def numbers(client, count, within_s=10.0):
 
 def syncs_counted(gateway):
     """A list of the conversations that clients ask this gateway about, from now on."""
-    asked, answers = [], gateway._desk._answers
+    asked, answers = [], gateway._frame_handler._handlers
     answer = answers[Sync]
 
     async def count(session, frame):
@@ -52,7 +51,7 @@ async def test_a_group_message_numbered_after_a_join_is_pushed_to_who_joined():
     """Although its sender's gateway had read the members before."""
     async with system(2) as mpim, mpim.client("bob", at=["gw-1"]) as bob, mpim.client("alice", at=["gw-2"]) as alice:
         await bob.create_group("tea")
-        ledger, has_joined = mpim.gateways["gw-1"].services.messages.ledger, asyncio.Event()
+        ledger, has_joined = mpim.gateways["gw-1"].services.messages.log, asyncio.Event()
         append = ledger.append
 
         async def late(*given, **named):
@@ -71,7 +70,7 @@ async def test_a_group_message_numbered_after_a_join_is_pushed_to_who_joined():
 async def test_whoever_leaves_with_messages_unread_reads_them_once_and_asks_for_nothing_more():
     """Also after joining again."""
     async with (
-        system(limits=GatewayLimits(resend_s=0.1, sweep_s=0.05)) as mpim,
+        system(gateway_config=GatewayConfig(ack_timeout_s=0.1, maintenance_interval_s=0.05)) as mpim,
         mpim.client("alice") as alice,
         mpim.client("bob") as bob,
     ):
@@ -79,7 +78,7 @@ async def test_whoever_leaves_with_messages_unread_reads_them_once_and_asks_for_
         await bob.create_group("tea", "alice")
         for number in range(5):
             await bob.send_to_group("tea", f"m{number}")
-        await wait_until(lambda: len(alice._readers._ready) == 5)
+        await wait_until(lambda: len(alice._inbox._ready) == 5)
         await alice.leave("tea")
         asked.clear()
         await asyncio.sleep(0.5)
@@ -97,7 +96,7 @@ async def test_whoever_is_no_member_any_more_asks_once():
         assert await numbers(alice, 1) == [1]
         await mpim.services.groups.leave("tea", "alice")
         asked = syncs_counted(mpim.gateways["gw-1"])
-        alice._readers._reader("#tea").told_last(9)
+        alice._inbox._sequencer("#tea").advance_last_known(9)
         await wait_until(lambda: asked)
         await asyncio.sleep(2.5)  # longer than a reader's patience
         assert asked == ["#tea"]
@@ -127,28 +126,28 @@ async def test_a_join_that_stopped_halfway_does_not_bring_the_past_along(monkeyp
 
 async def test_whoever_comes_back_to_many_conversations_is_not_refused_for_it():
     """A few are asked about at a time, and fewer once it is too fast."""
-    limits = GatewayLimits(rate_per_s=100.0, burst=20, most_faults=40)
-    async with system(limits=limits) as mpim:
+    config = GatewayConfig(rate_per_s=100.0, burst=20, max_violations=40)
+    async with system(gateway_config=config) as mpim:
         await asyncio.gather(
             *(
-                mpim.services.messages.send_message(messages.SendMessageReq(f"m{n}", f"u{n}", "alice", "hi"))  # type: ignore[attr-defined]
+                mpim.services.messages.send_message(messages.SendMessageRequest(f"m{n}", f"u{n}", "alice", "hi"))  # type: ignore[attr-defined]
                 for n in range(150)
             )
         )
         async with mpim.client("alice") as alice:
             assert await numbers(alice, 150, within_s=20.0) == [1] * 150
-            assert mpim.gateways["gw-1"].figures.welcomed == 1
+            assert mpim.gateways["gw-1"].metrics.welcomed == 1
 
 
 async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(monkeypatch):
     """Of very many, only those with news are named."""
-    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 3)
+    monkeypatch.setattr(handshake, "MAX_CONVERSATIONS", 3)
     positions = {}
     async with system() as mpim, mpim.client("bob") as bob:
         async with mpim.client("alice", positions=positions) as alice:
             for number in range(5):
                 await mpim.services.messages.send_message(
-                    messages.SendMessageReq(f"m{number}", f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
+                    messages.SendMessageRequest(f"m{number}", f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
                 )
             assert await numbers(alice, 5) == [1] * 5
         async with mpim.client("alice", positions=positions) as alice:
@@ -159,12 +158,12 @@ async def test_conversations_that_the_welcome_left_out_are_not_taken_for_lost(mo
 
 async def test_news_in_more_conversations_than_a_welcome_names_are_all_read(monkeypatch):
     """Although nobody writes in them any more: the rest is told of right after the welcome, in several frames."""
-    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 3)
-    monkeypatch.setattr(session, "_MOST_NAMED", 2)
+    monkeypatch.setattr(handshake, "MAX_CONVERSATIONS", 3)
+    monkeypatch.setattr(session, "_MAX_CONVERSATIONS", 2)
     async with system() as mpim:
         for number in range(12):
             for _ in range(2):
-                request = messages.SendMessageReq(new_message_id(), f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
+                request = messages.SendMessageRequest(new_message_id(), f"u{number}", "alice", "hi")  # type: ignore[attr-defined]
                 await mpim.services.messages.send_message(request)
         async with mpim.client("alice") as alice:
             assert sorted(await numbers(alice, 24)) == [1] * 12 + [2] * 12
@@ -192,14 +191,14 @@ async def test_another_device_reads_a_group_from_where_one_has_joined():
 
 async def test_what_was_read_before_is_not_read_again_where_the_welcome_left_it_out(monkeypatch):
     """A new device of somebody with very many conversations begins where she has acknowledged."""
-    monkeypatch.setattr(reception, "MOST_CONVERSATIONS", 1)
+    monkeypatch.setattr(handshake, "MAX_CONVERSATIONS", 1)
     async with system() as mpim, mpim.client("bob") as bob, mpim.client("carol") as carol:
         async with mpim.client("alice") as alice:
             for sender in (bob, bob, carol):
                 await sender.send("alice", "hi")
             assert sorted(await numbers(alice, 3)) == [1, 1, 2]
         async with asyncio.timeout(5):
-            while await mpim.services.messages.ledger.acked("alice") != {"alice:bob": 2, "alice:carol": 1}:
+            while await mpim.services.messages.log.read_positions("alice") != {"alice:bob": 2, "alice:carol": 1}:
                 await asyncio.sleep(0.01)
         await carol.send("alice", "are you there?")  # so that this one is named
         async with mpim.client("alice", device="new") as alice:
@@ -214,10 +213,10 @@ async def test_watching_begins_when_the_server_is_back(monkeypatch):
     seen = []
     async with (
         system() as mpim,
-        mpim.client("alice", on_status=lambda each: seen.append((each.uid, each.status))) as alice,
+        mpim.client("alice", on_presence=lambda each: seen.append((each.uid, each.status))) as alice,
     ):
         gateway = mpim.gateways["gw-1"]
-        monkeypatch.setattr(gateway.patrol, "_watched_every_s", 0.1)
+        monkeypatch.setattr(gateway.maintenance, "_presence_interval_s", 0.1)
         statuses, times = gateway.services.presence.statuses, []
 
         async def away_at_first(uids):
@@ -236,9 +235,9 @@ async def test_watching_begins_when_the_server_is_back(monkeypatch):
 async def test_closing_ends_whatever_waits_for_its_turn_at_once():
     """The same message sent ten times at once, by a client whose gateway does not answer."""
     async with system() as mpim:
-        alice = mpim.client("alice", answer_s=5.0)
+        alice = mpim.client("alice", response_timeout_s=5.0)
         async with alice:
-            mpim.gateways["gw-1"]._desk.quick.begin = lambda session, frame: True
+            mpim.gateways["gw-1"]._frame_handler.fast_sender.try_send = lambda session, frame: True
             sends = [asyncio.create_task(alice.send("bob", "hi", id="one")) for _ in range(10)]
             await asyncio.sleep(0.1)
         async with asyncio.timeout(2):
@@ -247,7 +246,16 @@ async def test_closing_ends_whatever_waits_for_its_turn_at_once():
             )
 
 
-@pytest.mark.parametrize("bad", [{"limit": 0}, {"limit": -1}, {"answer_s": 0}, {"answer_s": -1.0}, {"timeout_s": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_buffered": 0},
+        {"max_buffered": -1},
+        {"response_timeout_s": 0},
+        {"response_timeout_s": -1.0},
+        {"timeout_s": 0},
+    ],
+)
 def test_numbers_that_would_read_or_send_nothing_are_refused(bad):
     """At once, and not by silence."""
     with pytest.raises(InvalidParameter, match=next(iter(bad))):

@@ -7,11 +7,11 @@ import socket
 import pytest
 
 from mpim_lab.errors import MpimError
-from mpim_lab.im.gateway.config import GatewayLimits
-from mpim_lab.im.protocol.closing import hang_up
-from mpim_lab.im.protocol.requests import BindRouteReq
-from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.protocol.closing import close_or_abort
+from mpim_lab.im.protocol.requests import BindRouteRequest
+from mpim_lab.im.services.tokens import TokenService
+from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import Limits
@@ -19,7 +19,13 @@ from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
 
-LIMITS = GatewayLimits(sweep_s=0.05, silent_s=30.0, hello_s=1.5, drain_s=0.5, most_bytes=2**20)
+LIMITS = GatewayConfig(
+    maintenance_interval_s=0.05,
+    idle_timeout_s=30.0,
+    handshake_timeout_s=1.5,
+    drain_timeout_s=0.5,
+    max_send_buffer_bytes=2**20,
+)
 IMPATIENT = Limits(timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1))
 UIDS = ("alice", "bob", "carol", "dave", "watched")
 
@@ -70,18 +76,18 @@ class Lab:
         gateways = self.mpim.gateways.values()
         counts = [sum(1 for _, _, name in connected if name == gateway.name) for gateway in gateways]
         return (
-            [len(gateway.lobby) for gateway in gateways] == counts
+            [len(gateway.sessions) for gateway in gateways] == counts
             and [len(gateway.connections) for gateway in gateways] == counts
             and [len(gateway._handlers) for gateway in gateways] == counts
-            and {name for gateway in gateways for name in gateway.lobby.channels._heard} == channels
+            and {name for gateway in gateways for name in gateway.sessions.channels._subscribed} == channels
         )
 
 
 @contextlib.asynccontextmanager
-async def lab_of(limits=LIMITS, **options):
+async def lab_of(gateway_config=LIMITS, **options):
     """Two gateways over a server of their own, which may be stopped; routes last for an hour."""
-    given = system_options(limits=limits, queue_limits=IMPATIENT, route_lifetime_s=3_600) | options
-    async with EmbeddedServer(persistence="always") as server, System(server.url, gateways=2, **given) as mpim:
+    given = system_options(gateway_config=gateway_config, queue_config=IMPATIENT, route_ttl_s=3_600) | options
+    async with EmbeddedServer(persistence="always") as server, ImSystem(server.url, gateways=2, **given) as mpim:
         yield Lab(server, mpim)
 
 
@@ -102,14 +108,14 @@ async def talks_nonsense(lab, raw):
 
 
 async def is_sent_away(lab, raw):
-    session = lab.mpim.gateways["gw-1"].lobby.of("alice")[0]
-    lab.mpim.gateways["gw-1"].end(session, "for a test")
+    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    lab.mpim.gateways["gw-1"].close_session(session, "for a test")
 
 
 async def is_not_reading(lab, raw):
     raw.ws.transport.pause_reading()
-    session = lab.mpim.gateways["gw-1"].lobby.of("alice")[0]
-    session.say(b"x" * 12_000_000)
+    session = lab.mpim.gateways["gw-1"].sessions.sessions_of("alice")[0]
+    session.enqueue(b"x" * 12_000_000)
 
 
 async def loses_its_handler(lab, raw):
@@ -130,13 +136,13 @@ async def test_whatever_ends_a_connection_nothing_of_it_stays(end):
         await lab.comes_to(*here, watched=["bob", "watched"])
         await end(lab, alice)
         await lab.comes_to(here[1], watched=["watched"])
-        await asyncio.gather(hang_up(alice.ws, 1000, "", 0.1), bob.ws.close())
+        await asyncio.gather(close_or_abort(alice.ws, 1000, "", 0.1), bob.ws.close())
         await lab.comes_to()
 
 
 async def test_whoever_is_silent_leaves_nothing_behind():
     """The heartbeat's end is an end like the others."""
-    async with lab_of(GatewayLimits(sweep_s=0.05, silent_s=0.3)) as lab:
+    async with lab_of(GatewayConfig(maintenance_interval_s=0.05, idle_timeout_s=0.3)) as lab:
         await lab.come("alice", watching=["bob"])
         await lab.comes_to()
 
@@ -155,8 +161,8 @@ async def test_twenty_connections_of_one_device_at_once_leave_one_that_works():
         raws = [RawClient(lab.url(number % 2 + 1)) for number in range(20)]
         await asyncio.gather(*(raw.__aenter__() for raw in raws))
         await asyncio.gather(*(raw.hello("alice") for raw in raws))
-        await wait_until(lambda: sum(len(gateway.lobby) for gateway in lab.mpim.gateways.values()) == 1)
-        (name,) = (gateway.name for gateway in lab.mpim.gateways.values() if len(gateway.lobby))
+        await wait_until(lambda: sum(len(gateway.sessions) for gateway in lab.mpim.gateways.values()) == 1)
+        (name,) = (gateway.name for gateway in lab.mpim.gateways.values() if len(gateway.sessions))
         await lab.comes_to(("alice", "main", name))
         await asyncio.gather(*(raw.ws.close() for raw in raws))
         await lab.comes_to()
@@ -191,7 +197,7 @@ async def test_a_connection_that_is_reset_during_its_handshake_leaves_nothing_be
     async with lab_of() as lab:
         raw = RawClient(lab.url())
         await raw.__aenter__()
-        await raw.say({"t": "hello", "token": Tokens(SECRET).issue("alice"), "device": "main"})
+        await raw.say({"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"})
         for _ in range(rounds):
             await asyncio.sleep(0)
         raw.ws.transport.abort()
@@ -211,7 +217,7 @@ async def test_what_could_not_be_given_back_while_the_server_hung_is_given_back_
         lab.server.pause()
         try:
             if after == "hello":
-                await raw.say({"t": "hello", "token": Tokens(SECRET).issue("alice"), "device": "main"})
+                await raw.say({"t": "hello", "token": TokenService(SECRET).issue("alice"), "device": "main"})
                 await asyncio.sleep(0.2)
             raw.ws.transport.abort()
             await wait_until(lambda: not lab.mpim.gateways["gw-1"].connections, within_s=20)
@@ -237,15 +243,15 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
     """The patrol is at it when the session ends: the subscription is given back all the same."""
     async with lab_of() as lab:
         gateway, alice = lab.mpim.gateways["gw-1"], await lab.come("alice")
-        (session,) = gateway.lobby
-        session.watching = {"watched"}
-        gateway.patrol._looked_at -= 100
+        (session,) = gateway.sessions
+        session.watched = {"watched"}
+        gateway.maintenance._presence_refreshed_at -= 100
         subscribe, leaving = gateway.services.queue.subscribe, []
 
         async def slow(channel, handler):
             await subscribe(channel, handler)
             if not leaving:
-                leaving.append(asyncio.create_task(gateway._reception.farewell(session)))
+                leaving.append(asyncio.create_task(gateway._handshake.disconnect(session)))
                 await asyncio.sleep(0.05)
 
         gateway.services.queue.subscribe = slow
@@ -254,7 +260,9 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
         await asyncio.gather(*leaving)
         alice.ws.transport.abort()
         await lab.comes_to()
-        assert not gateway.lobby.watched and not gateway.lobby.told and not gateway.lobby.notices
+        assert (
+            not gateway.sessions.watched and not gateway.sessions.last_status and not gateway.sessions.status_versions
+        )
 
 
 async def test_a_gateway_that_cannot_listen_gives_back_what_it_had_begun():
@@ -271,7 +279,7 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
     """As after a restart that overlaps: pushes, routes and replacements go by user and connection, not by the name."""
     async with (
         lab_of() as lab,
-        System(lab.server.url, **system_options(limits=LIMITS, queue_limits=IMPATIENT)) as second,
+        ImSystem(lab.server.url, **system_options(gateway_config=LIMITS, queue_config=IMPATIENT)) as second,
     ):
         alice = await lab.come("alice")
         async with RawClient(second.gateways["gw-1"].url) as bob:
@@ -283,16 +291,16 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
             async with RawClient(second.gateways["gw-1"].url) as newer:
                 await newer.hello("alice")
                 assert "replaced" in (await alice.hear("bye"))["reason"]
-                late = BindRouteReq("alice", "main", "gw-1", "another-connection")
+                late = BindRouteRequest("alice", "main", "gw-1", "another-connection")
                 assert not await lab.mpim.services.presence.unbind_route(late)
                 await newer.say({"t": "ping"})
                 assert await newer.hear("pong")
-                assert len(second.gateways["gw-1"].lobby) == 2
+                assert len(second.gateways["gw-1"].sessions) == 2
 
 
 async def test_a_client_is_told_after_a_gap_although_the_first_try_fails(monkeypatch):
     """What was pushed while the line was down is pulled as soon as the database answers again."""
-    async with lab_of(GatewayLimits(sweep_s=0.05, resend_s=30.0)) as lab:
+    async with lab_of(GatewayConfig(maintenance_interval_s=0.05, ack_timeout_s=30.0)) as lab:
         alice, bob = await lab.come("alice"), await lab.come("bob", number=2)
         gateway = lab.mpim.gateways["gw-2"]
         conversations, failures = gateway.services.messages.conversations, []
@@ -304,7 +312,7 @@ async def test_a_client_is_told_after_a_gap_although_the_first_try_fails(monkeyp
             return await conversations(uid)
 
         monkeypatch.setattr(gateway.services.messages, "conversations", fail_twice)
-        monkeypatch.setattr(gateway.lobby, "of", lambda uid: [])  # the push is lost
+        monkeypatch.setattr(gateway.sessions, "sessions_of", lambda uid: [])  # the push is lost
         await alice.say({"t": "send", "id": "m1", "to": "bob", "text": "lost on its way"})
         await alice.hear("sent")
         gateway.on_gap(0.5)

@@ -154,7 +154,7 @@ async def test_a_notebook_makes_a_system_in_one_line(lab_server):
     async with MpimSystem(gateways=2, observer=trace) as mpim:
         server = mpim.server
         async with mpim.client("alice", at=["gw-1"]) as alice, mpim.client("bob", at=["gw-2"]) as bob:
-            assert (await alice.send("bob", "hi", id="m1")).told == "pushed"
+            assert (await alice.send("bob", "hi", id="m1")).status == "pushed"
             assert (await bob.receive()).text == "hi"
     assert not server.is_running
     assert [story.fate for story in build_scene(trace).stories] == ["delivered"]

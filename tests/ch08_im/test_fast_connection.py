@@ -1,4 +1,4 @@
-"""QuickConnection: whatever arrives, cut wherever, is heard once and in order, on the quick way or the library's."""
+"""FastServerConnection: whatever arrives, cut wherever, is received once and in order, on the fast path or the library's."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode, Frame, Opcode
 
-from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PONG, TEXT, QuickConnection
-from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
+from mpim_lab.im.gateway.fast_connection import BINARY, CLOSE, PONG, TEXT, FastServerConnection
+from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
 from mpim_lab.load.gateway.frames import FrameReader, Handshake, masked
 
 QUICK = b"quick"  # what `on_frame` takes; everything else is for whoever reads
@@ -40,14 +40,14 @@ class Ear:
                 raw = frame.encode() if isinstance(frame, str) else frame
                 self.heard.append(raw)
                 ws.write([raw]) if isinstance(frame, str) else ws.write_batch(raw)
-                ws.waiting -= 1
+                ws.unread_frames -= 1
 
 
 @contextlib.asynccontextmanager
 async def listening():
     """A server with one connection; gives what it hears, and a way to talk to it byte by byte."""
     ear = Ear()
-    options = {"create_connection": QuickConnection, "max_size": MOST_FRAME_BYTES, "compression": None}
+    options = {"create_connection": FastServerConnection, "max_size": MAX_FRAME_BYTES, "compression": None}
     async with serve(
         ear.serve, "127.0.0.1", 0, ping_interval=None, close_timeout=0.2, max_queue=8, **options
     ) as server:
@@ -127,7 +127,7 @@ OTHER_KINDS = {
     "binary": lambda text: (frame(QUICK + text, Opcode.BINARY), [(BINARY, QUICK + text)]),
 }
 sizes = st.one_of(
-    st.integers(0, 40), st.sampled_from([121 - 5, 122, 125, 126, 127, 128, 250, 4_000, MOST_FRAME_BYTES - 5])
+    st.integers(0, 40), st.sampled_from([121 - 5, 122, 125, 126, 127, 128, 250, 4_000, MAX_FRAME_BYTES - 5])
 )
 usual = st.tuples(st.sampled_from(sorted(KINDS)), sizes)
 unusual = st.tuples(st.sampled_from(sorted(KINDS | OTHER_KINDS)), sizes)
@@ -225,7 +225,7 @@ async def test_what_comes_with_the_handshake_is_not_taken_for_a_beginning():
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
-        (frame(b"x" * (MOST_FRAME_BYTES + 1)), CloseCode.MESSAGE_TOO_BIG),
+        (frame(b"x" * (MAX_FRAME_BYTES + 1)), CloseCode.MESSAGE_TOO_BIG),
         (frame(b"x" * 70_000), CloseCode.MESSAGE_TOO_BIG),
         (Frame(Opcode.TEXT, b"quick").serialize(mask=False), CloseCode.PROTOCOL_ERROR),
         (b"\xc1" + frame(b"quick")[1:], CloseCode.PROTOCOL_ERROR),
@@ -257,7 +257,7 @@ async def test_nothing_is_written_to_a_connection_that_is_closing():
         sockets.append(ws)
         await ws.wait_closed()
 
-    async with serve(keep, "127.0.0.1", 0, create_connection=QuickConnection, ping_interval=None) as server:
+    async with serve(keep, "127.0.0.1", 0, create_connection=FastServerConnection, ping_interval=None) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
         writer.write(Handshake("127.0.0.1", "/ws").request)
         await reader.readuntil(b"\r\n\r\n")

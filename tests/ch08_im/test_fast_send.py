@@ -6,9 +6,9 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import ConnectionLost
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import direct_conversation
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
 from mpim_lab.lab.faults.latency_proxy import LatencyProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -37,23 +37,23 @@ async def message_under_way(**options):
     """A server that has stopped under alice's first message: (server, system, alice)."""
     async with (
         EmbeddedServer() as server,
-        System(server.url, **options, **system_options()) as mpim,
+        ImSystem(server.url, **options, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as alice,
     ):
         await welcome(alice, "alice")
         server.pause()
         await alice.say(send(1))
-        await wait_until(lambda: mpim.gateways["gw-1"].lobby.of("alice")[0].under_way)
+        await wait_until(lambda: mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight)
         yield server, mpim, alice
 
 
 def link_of(mpim):
-    return mpim.gateways["gw-1"].services.messages.ledger.commands
+    return mpim.gateways["gw-1"].services.messages.log.commands
 
 
 async def ledger_of(mpim):
     """What the log has: the ids, by number."""
-    kept = await mpim.services.messages.ledger.between(TALK, 1, None, 1_000)
+    kept = await mpim.services.messages.log.read_range(TALK, 1, None, 1_000)
     return [message.id for message in kept]
 
 
@@ -63,7 +63,7 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
     """The server has forgotten the script, or the line to it breaks, under a client that goes on writing."""
     async with (
         LatencyProxy(server.url, one_way_ms=2.0) as line,
-        System(line.url, queue_limits=IMPATIENT, **system_options()) as mpim,
+        ImSystem(line.url, queue_config=IMPATIENT, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as bob,
         RawClient(mpim.gateways["gw-1"].url) as alice,
     ):
@@ -85,7 +85,7 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
 
 async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
     """The step was written and its answer lost, and no repeat comes through: the error is not definite."""
-    async with message_under_way(queue_limits=IMPATIENT) as (server, _, alice):
+    async with message_under_way(queue_config=IMPATIENT) as (server, _, alice):
         server.kill()
         problem = await alice.hear("error")
         assert problem["id"] == "m1" and problem["definite"] is False
@@ -94,7 +94,7 @@ async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
 async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
     """Somebody has written over its mark: its sender is told, the line to the server holds, others are served."""
     async with (
-        System(server.url, **system_options()) as mpim,
+        ImSystem(server.url, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as alice,
         RawClient(mpim.gateways["gw-1"].url) as bob,
     ):
@@ -109,12 +109,12 @@ async def test_an_answer_that_makes_no_sense_is_one_messages_trouble(server):
         assert {(await alice.hear("error"))["id"] for _ in range(2)} == {"m1", "m2"}
         assert (await alice.ask(send(3), "sent"))["sequence"] == 1
         assert (await bob.hear("push"))["id"] == "m3"
-        assert link.connection is connection and mpim.gateways["gw-1"].lobby.of("alice")[0].under_way == 0
+        assert link.connection is connection and mpim.gateways["gw-1"].sessions.sessions_of("alice")[0].in_flight == 0
 
 
 async def test_a_client_that_is_sent_away_is_not_served_meanwhile():
     """Too many faults, while an answer of the server is still awaited: what it says now is not taken."""
-    async with message_under_way(limits=GatewayLimits(most_faults=3)) as (server, mpim, alice):
+    async with message_under_way(gateway_config=GatewayConfig(max_violations=3)) as (server, mpim, alice):
         for _ in range(4):
             await alice.say("garbage")
         for _ in range(4):
@@ -129,27 +129,27 @@ async def test_a_client_that_is_sent_away_is_not_served_meanwhile():
 
 async def test_a_gateway_that_closes_waits_for_what_clients_that_left_had_sent(server, monkeypatch):
     """The message is in the log, and on its way into the offline store."""
-    async with System(server.url, **system_options()) as mpim:
+    async with ImSystem(server.url, **system_options()) as mpim:
         messages, stored = mpim.gateways["gw-1"].services.messages, []
-        store = messages.store
+        store = messages.store_offline
 
         async def slowly(uids, message):
             await asyncio.sleep(0.2)
             await store(uids, message)
             stored.append(message.id)
 
-        monkeypatch.setattr(messages, "store", slowly)
+        monkeypatch.setattr(messages, "store_offline", slowly)
         async with RawClient(mpim.gateways["gw-1"].url) as alice:
             await welcome(alice, "alice")
             await alice.say(send(1))
-            await wait_until(lambda: len(mpim.gateways["gw-1"]._desk.quick._tasks))
+            await wait_until(lambda: len(mpim.gateways["gw-1"]._frame_handler.fast_sender._tasks))
         await mpim.stop("gw-1")
         assert stored == ["m1"]
 
 
 async def test_a_text_that_is_not_utf_8_ends_the_connection_wherever_it_is(server):
     """In a member that nobody reads, too: RFC 6455, section 8.1."""
-    async with System(server.url, **system_options()) as mpim, RawClient(mpim.gateways["gw-1"].url) as alice:
+    async with ImSystem(server.url, **system_options()) as mpim, RawClient(mpim.gateways["gw-1"].url) as alice:
         await welcome(alice, "alice")
         await alice.ws.send(b'{"t":"send","id":"m1","to":"bob","text":"hi","x":"\xff"}', text=True)
         assert (await alice.ended())[0] == 1007
@@ -158,7 +158,7 @@ async def test_a_text_that_is_not_utf_8_ends_the_connection_wherever_it_is(serve
 
 async def test_a_gateway_that_closes_takes_nothing_new():
     """After `bye` nothing is begun; what was begun is told."""
-    async with message_under_way(limits=GatewayLimits(drain_s=5.0)) as (server, mpim, alice):
+    async with message_under_way(gateway_config=GatewayConfig(drain_timeout_s=5.0)) as (server, mpim, alice):
         closing = asyncio.create_task(mpim.stop("gw-1"))
         await alice.hear("bye")
         await alice.say(send(2))

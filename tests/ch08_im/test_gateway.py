@@ -1,4 +1,4 @@
-"""The gateway: what each frame of `wire.py` does, told over real connections."""
+"""The gateway: what each frame of `protocol/frames.py` does, told over real connections."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from mpim_lab.im.gateway.config import GatewayLimits
-from mpim_lab.im.protocol.requests import SendMessageReq
-from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.protocol.requests import SendMessageRequest
+from mpim_lab.im.services.tokens import TokenService
+from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
@@ -18,7 +18,7 @@ from tests.support import wait_until
 @pytest.fixture
 async def mpim(server):
     """Two gateways over one server."""
-    async with System(server.url, gateways=2, **system_options()) as running:
+    async with ImSystem(server.url, gateways=2, **system_options()) as running:
         yield running
 
 
@@ -27,7 +27,7 @@ def url_of(mpim, number=1):
 
 
 def figures_of(mpim, number=1):
-    return mpim.gateways[f"gw-{number}"].figures
+    return mpim.gateways[f"gw-{number}"].metrics
 
 
 @contextlib.asynccontextmanager
@@ -59,9 +59,9 @@ async def test_hello_with_a_good_token_is_answered_by_welcome(mpim):
     [
         "",
         "not a token",
-        Tokens("quite another secret of more than thirty-two characters").issue("alice"),
-        Tokens(SECRET, clock=lambda: time.time() - 3600).issue("alice"),
-        Tokens(SECRET).issue("alice")[:-4] + "AAAA",
+        TokenService("quite another secret of more than thirty-two characters").issue("alice"),
+        TokenService(SECRET, clock=lambda: time.time() - 3600).issue("alice"),
+        TokenService(SECRET).issue("alice")[:-4] + "AAAA",
         # "alg": "none", no signature
         "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImF1ZCI6Im1waW0iLCJqdGkiOiJ4IiwiZXhwIjo0MTAyNDQ0ODAwfQ.",
     ],
@@ -77,7 +77,7 @@ async def test_a_client_with_a_bad_token_is_told_so_and_sent_away(mpim, token):
 
 async def test_a_token_that_was_used_is_refused_at_every_gateway(mpim):
     """Replayed at the other gateway while the first connection lives, and after it."""
-    token = Tokens(SECRET).issue("alice")
+    token = TokenService(SECRET).issue("alice")
     async with RawClient(url_of(mpim, 1)) as first, RawClient(url_of(mpim, 2)) as second:
         assert (await first.hello("alice", token=token))["t"] == "welcome"
         assert (await second.hello("alice", token=token))["error"] == "InvalidToken"
@@ -102,18 +102,18 @@ async def test_whoever_does_not_begin_with_hello_is_told_so_and_sent_away(mpim, 
 
 async def test_whoever_does_not_say_hello_in_time_is_sent_away(server):
     """An error frame that says why, and close code 1008."""
-    async with System(server.url, limits=GatewayLimits(hello_s=0.2), **system_options()) as mpim:
+    async with ImSystem(server.url, gateway_config=GatewayConfig(handshake_timeout_s=0.2), **system_options()) as mpim:
         async with RawClient(url_of(mpim)) as raw:
             assert "no hello within 0.2 s" in (await raw.hear("error"))["text"]
             assert (await raw.ended())[0] == 1008
-        assert figures_of(mpim).refused == 1 and len(mpim.gateways["gw-1"].lobby) == 0
+        assert figures_of(mpim).refused == 1 and len(mpim.gateways["gw-1"].sessions) == 0
 
 
 async def test_hello_is_said_once(mpim):
     """A second hello is answered by an error, and the connection stays."""
     async with RawClient(url_of(mpim)) as raw:
         await raw.hello("alice")
-        again = {"t": "hello", "token": Tokens(SECRET).issue("bob"), "device": "main"}
+        again = {"t": "hello", "token": TokenService(SECRET).issue("bob"), "device": "main"}
         assert (await raw.ask(again, "error"))["error"] == "InvalidMessage"
         assert (await raw.ask({"t": "ping"}, "pong"))["t"] == "pong"
 
@@ -189,9 +189,11 @@ async def test_nobody_reads_a_conversation_of_others(mpim):
 
 
 async def test_what_is_not_acknowledged_is_told_of_again(server):
-    """After `resend_s` a `behind` with the last number, until it is acknowledged."""
+    """After `ack_timeout_s` a `behind` with the last number, until it is acknowledged."""
     async with (
-        System(server.url, limits=GatewayLimits(resend_s=0.2, sweep_s=0.05), **system_options()) as mpim,
+        ImSystem(
+            server.url, gateway_config=GatewayConfig(ack_timeout_s=0.2, maintenance_interval_s=0.05), **system_options()
+        ) as mpim,
         RawClient(url_of(mpim)) as alice,
         RawClient(url_of(mpim)) as bob,
     ):
@@ -235,7 +237,7 @@ async def test_the_same_device_again_takes_the_place_of_the_first(mpim, other):
         await second.hello("alice")
         assert "replaced" in (await first.hear("bye"))["reason"]
         assert (await first.ended())[0] == 1008
-        await wait_until(lambda: sum(len(each.lobby) for each in mpim.gateways.values()) == 1)
+        await wait_until(lambda: sum(len(each.sessions) for each in mpim.gateways.values()) == 1)
         routes = await mpim.services.presence.query_route("alice")
         assert [(each.device, each.gateway) for each in routes] == [("main", f"gw-{other}")]
         await second.ask(message("to myself", to="alice"), "sent")
@@ -250,9 +252,9 @@ async def test_the_last_connection_of_a_user_takes_her_subscription_along(mpim):
         await one.hello("alice")
         async with RawClient(url_of(mpim)) as two:
             await two.hello("alice", "phone")
-        await wait_until(lambda: len(mpim.gateways["gw-1"].lobby) == 1)
+        await wait_until(lambda: len(mpim.gateways["gw-1"].sessions) == 1)
         assert await queue.listeners("user:alice") == 1
-    await wait_until(lambda: len(mpim.gateways["gw-1"].lobby) == 0)
+    await wait_until(lambda: len(mpim.gateways["gw-1"].sessions) == 0)
     async with asyncio.timeout(5):
         while await queue.listeners("user:alice") or await mpim.services.presence.query_route("alice"):
             await asyncio.sleep(0.01)
@@ -344,7 +346,7 @@ async def test_several_pushes_of_one_turn_come_as_one_binary_frame_to_whoever_re
 
 
 def request(text, to="bob"):
-    return SendMessageReq(new_message_id(), "alice", to, text)
+    return SendMessageRequest(new_message_id(), "alice", to, text)
 
 
 # Silence
@@ -353,7 +355,9 @@ def request(text, to="bob"):
 async def test_whoever_is_silent_for_too_long_is_taken_for_gone(server):
     """A ping is a sign of life; without one the connection ends, counted once, and the route with it."""
     async with (
-        System(server.url, limits=GatewayLimits(silent_s=0.6, sweep_s=0.1), **system_options()) as mpim,
+        ImSystem(
+            server.url, gateway_config=GatewayConfig(idle_timeout_s=0.6, maintenance_interval_s=0.1), **system_options()
+        ) as mpim,
         RawClient(url_of(mpim)) as quiet,
         RawClient(url_of(mpim)) as lively,
     ):

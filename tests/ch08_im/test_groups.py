@@ -1,4 +1,4 @@
-"""Groups on databases and servers: the database says who is in a group, and no copy says otherwise for long."""
+"""GroupService on databases and servers: the database says who is in a group, and no copy says otherwise for long."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import event
 
 from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFailed, StoreUncertain
-from mpim_lab.im.services.group_cache import MembersCopy
-from mpim_lab.im.services.groups import Groups
+from mpim_lab.im.services.group_cache import GroupMembersCache
+from mpim_lab.im.services.groups import GroupService
 from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -35,7 +35,7 @@ async def queue(one_server):
 
 @pytest.fixture
 async def groups(store, queue):
-    return Groups(store, queue)
+    return GroupService(store, queue)
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +47,7 @@ async def two(url, server, **options):
         MessageQueue(server.url) as first,
         MessageQueue(server.url) as second,
     ):
-        yield Groups(one, first, **options), Groups(other, second, **options)
+        yield GroupService(one, first, **options), GroupService(other, second, **options)
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ async def test_names_that_are_none_are_refused(groups, bad):
 
 async def test_a_group_has_a_limit(store, queue):
     """Whoever is in may join again; a place that becomes free is free."""
-    groups = Groups(store, queue, most_members=3)
+    groups = GroupService(store, queue, max_members=3)
     with pytest.raises(InvalidParameter, match="at most 3"):
         await groups.create("tea", "a", ["b", "c", "d"])
     await groups.create("tea", "a", ["b", "c"])
@@ -174,11 +174,11 @@ async def test_a_group_has_a_limit(store, queue):
     assert await groups.join("tea", "d") == ("b", "c", "d")
 
 
-@pytest.mark.parametrize("bad", [{"most_members": 0}, {"cache_s": 0}, {"cache_s": 86_401}])
+@pytest.mark.parametrize("bad", [{"max_members": 0}, {"cache_ttl_s": 0}, {"cache_ttl_s": 86_401}])
 async def test_limits_that_are_none_are_refused(store, queue, bad):
     """Also a copy that could outlive the version it depends on."""
     with pytest.raises(InvalidParameter):
-        Groups(store, queue, **bad)
+        GroupService(store, queue, **bad)
 
 
 # Many at once
@@ -195,7 +195,7 @@ async def test_all_who_join_at_once_are_in(shared_database_url, one_server):
 
 async def test_the_limit_holds_for_many_at_once(shared_database_url, one_server):
     """The last place is given away once."""
-    async with two(shared_database_url, one_server, most_members=10) as (here, there):
+    async with two(shared_database_url, one_server, max_members=10) as (here, there):
         await here.create("tea", "carol")
         joins = [groups.join("tea", f"u{number}") for number in range(15) for groups in (here, there)]
         ends = await asyncio.gather(*joins, return_exceptions=True)
@@ -248,7 +248,7 @@ async def test_one_who_stops_asking_does_not_disturb_the_others(groups):
 async def test_the_copy_answers_once_it_is_made(store, server):
     """The database is asked once, by whoever asks first; the copy has an end."""
     async with MessageQueue(server.url, prefix="run-1:") as queue:
-        groups = Groups(store, queue, cache_s=60)
+        groups = GroupService(store, queue, cache_ttl_s=60)
         await groups.create("tea", "carol", ["bob"])
         with queries(store) as seen:
             for _ in range(5):
@@ -272,7 +272,7 @@ async def test_a_change_is_seen_by_every_process_at_once(shared_database_url, se
 async def test_a_slow_reader_does_not_put_back_the_old_list(store, server):
     """It read the database before the change: it may say what it read, and nobody else hears it."""
     async with MessageQueue(server.url) as queue:
-        slow, groups = Groups(store, queue), Groups(store, queue)
+        slow, groups = GroupService(store, queue), GroupService(store, queue)
         await groups.create("tea", "carol")
         reading = Reading(slow)
         reader = asyncio.create_task(slow.members("tea"))
@@ -286,7 +286,7 @@ async def test_a_slow_reader_does_not_put_back_the_old_list(store, server):
 
 async def test_a_slow_reader_is_found_out_after_the_server_lost_the_version(groups, queue, store):
     """A counter that began at nought again would come back to the number that the reader has."""
-    slow = Groups(store, queue)
+    slow = GroupService(store, queue)
     await groups.create("tea", "carol")
     reading = Reading(slow)
     reader = asyncio.create_task(slow.members("tea"))
@@ -300,7 +300,7 @@ async def test_a_slow_reader_is_found_out_after_the_server_lost_the_version(grou
 
 async def test_a_reader_who_finds_no_version_does_not_overwrite_a_first_change(groups, queue, store):
     """None is a version, too."""
-    slow = Groups(store, queue)
+    slow = GroupService(store, queue)
     await groups.create("tea", "carol")
     await queue.access("any").commands.call("FLUSHALL")
     reading = Reading(slow)
@@ -314,12 +314,12 @@ async def test_a_reader_who_finds_no_version_does_not_overwrite_a_first_change(g
 
 async def test_a_copy_whose_deletion_was_lost_is_right_after_its_lifetime(store, queue, monkeypatch):
     """As after a crash between the commit and the word to Redis: the old list answers, and not for long."""
-    groups = Groups(store, queue, cache_s=0.4)
+    groups = GroupService(store, queue, cache_ttl_s=0.4)
     await groups.create("tea", "carol")
     await groups.members("tea")
     made = time.monotonic()
     with monkeypatch.context() as broken:
-        broken.setattr(MembersCopy, "forget", lambda self, group: asyncio.sleep(0))
+        broken.setattr(GroupMembersCache, "invalidate", lambda self, group: asyncio.sleep(0))
         await groups.join("tea", "bob")
     assert await groups.members("tea") == ("carol",) or time.monotonic() > made + 0.4
     while await groups.members("tea") != ("bob", "carol"):
@@ -332,7 +332,7 @@ async def test_who_tries_again_after_a_crash_heals_the_copy(groups, monkeypatch)
     await groups.create("tea", "carol")
     await groups.members("tea")
     with monkeypatch.context() as broken:
-        broken.setattr(MembersCopy, "forget", lambda self, group: asyncio.sleep(0))
+        broken.setattr(GroupMembersCache, "invalidate", lambda self, group: asyncio.sleep(0))
         await groups.join("tea", "bob")
     await groups.join("tea", "bob")
     assert await groups.members("tea") == ("bob", "carol")
@@ -439,7 +439,7 @@ async def test_a_redis_that_hangs_delays_and_does_not_fail(groups, queue, one_se
 
 async def test_a_database_that_fails_is_told(store, queue):
     """There is nothing to answer from; a copy that is there answers."""
-    groups = Groups(store, queue)
+    groups = GroupService(store, queue)
     await groups.create("tea", "carol")
     await groups.members("tea")
     await store.close()

@@ -11,11 +11,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.events import now
-from mpim_lab.im.gateway.config import GatewayLimits
-from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES
-from mpim_lab.im.protocol.requests import MOST_TEXT, SendMessageReq
-from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES
+from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, SendMessageRequest
+from mpim_lab.im.services.tokens import TokenService
+from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.connection.ids import new_message_id
 from tests.raw_clients import SECRET, RawClient, system_of_its_own, system_options
 from tests.support import wait_until
@@ -24,7 +24,7 @@ from tests.support import wait_until
 @contextlib.asynccontextmanager
 async def system(gateways=1, **limits):
     """Gateways over a server of their own, with these limits."""
-    async with system_of_its_own(gateways, limits=GatewayLimits(**limits)) as mpim:
+    async with system_of_its_own(gateways, gateway_config=GatewayConfig(**limits)) as mpim:
         yield mpim
 
 
@@ -74,7 +74,7 @@ UNREADABLE = {
     "an id with a line's end": '{"t": "send", "id": "m1\\n", "text": "x", "to": "bob"}',
     "a name with a line's end": '{"t": "send", "id": "m1", "text": "x", "to": "bob\\n"}',
     "a group with a line's end": '{"t": "group", "group": "tea\\n", "action": "create"}',
-    "text above the limit": json.dumps({"t": "send", "id": "m1", "to": "bob", "text": "x" * (MOST_TEXT + 1)}),
+    "text above the limit": json.dumps({"t": "send", "id": "m1", "to": "bob", "text": "x" * (MAX_TEXT_CHARS + 1)}),
     "no text": '{"t": "send", "id": "m1", "to": "bob", "text": ""}',
     "an unknown action": '{"t": "group", "group": "tea", "action": "destroy"}',
     "members are no names": '{"t": "group", "group": "tea", "action": "create", "members": [""]}',
@@ -84,13 +84,13 @@ UNREADABLE = {
 @pytest.mark.parametrize("frame", UNREADABLE.values(), ids=UNREADABLE.keys())
 async def test_a_frame_that_cannot_be_read_is_named_and_nothing_is_done(server, frame):
     """An error frame; the connection stays; nothing is kept on the server."""
-    async with System(server.url, **system_options()) as mpim:
+    async with ImSystem(server.url, **system_options()) as mpim:
         async with RawClient(gateway_of(mpim).url) as raw:
             await raw.hello("alice")
             told = await raw.ask(frame, "error")
             assert told["error"] == "InvalidMessage" and len(told["text"]) < 300
             assert (await raw.ask({"t": "ping"}, "pong"))["t"] == "pong"
-        assert gateway_of(mpim).figures.unreadable == 1
+        assert gateway_of(mpim).metrics.unreadable == 1
         assert await mpim.services.messages.conversations("alice") == {}
 
 
@@ -103,13 +103,15 @@ async def test_odd_names_are_names(name):
         assert (await raw.hear("push"))["text"] == "hi"
 
 
-@pytest.mark.parametrize("text", ["x" * MOST_TEXT, "\U0001f375" * MOST_TEXT, '"\\\n' * 1_300, "a\u2028\u0000\x7f", " "])
+@pytest.mark.parametrize(
+    "text", ["x" * MAX_TEXT_CHARS, "\U0001f375" * MAX_TEXT_CHARS, '"\\\n' * 1_300, "a\u2028\u0000\x7f", " "]
+)
 async def test_any_text_within_the_limit_arrives_as_it_was(text):
     """4,000 characters, of four bytes each, too."""
     async with system() as mpim, RawClient(gateway_of(mpim).url) as raw:
         await raw.hello("bob")
         frame = json.dumps(message(text), ensure_ascii=False)
-        assert len(frame.encode()) <= MOST_FRAME_BYTES
+        assert len(frame.encode()) <= MAX_FRAME_BYTES
         await raw.ask(frame, "sent")
         assert (await raw.hear("push"))["text"] == text
         page = await raw.ask({"t": "sync", "conversation": "bob:bob", "after": 0}, "page")
@@ -123,7 +125,7 @@ async def test_a_frame_above_the_limit_ends_the_connection(is_welcome):
         async with RawClient(gateway_of(mpim).url) as raw:
             if is_welcome:
                 await raw.hello("alice")
-            await raw.say("x" * (MOST_FRAME_BYTES + 1))
+            await raw.say("x" * (MAX_FRAME_BYTES + 1))
             assert (await raw.ended())[0] == 1009
         assert await is_alive(mpim)
 
@@ -146,7 +148,7 @@ async def test_ten_thousand_fuzzed_frames_are_each_answered_and_harm_nobody():
 
 async def fuzz(connections):
     """Each sends 2,000 frames."""
-    async with system(most_faults=10**6, rate_per_s=10**6, burst=10**6) as mpim:
+    async with system(max_violations=10**6, rate_per_s=10**6, burst=10**6) as mpim:
         rng, answered = random.Random(7), 0
         for _ in range(connections):
             async with RawClient(gateway_of(mpim).url) as raw:
@@ -159,8 +161,8 @@ async def fuzz(connections):
                 await asyncio.wait([reading], timeout=20)
                 answered += reading.result() if reading.done() else 0
         assert answered > 1_000 * connections
-        assert gateway_of(mpim).figures.unreadable > 1_000 * connections
-        await wait_until(lambda: len(gateway_of(mpim).lobby) == 0)
+        assert gateway_of(mpim).metrics.unreadable > 1_000 * connections
+        await wait_until(lambda: len(gateway_of(mpim).sessions) == 0)
         assert await is_alive(mpim)
 
 
@@ -194,7 +196,7 @@ def _fuzzed(rng):
 
 async def test_whoever_asks_too_often_is_told_so_and_in_the_end_sent_away():
     """TooFast for each frame above the limit; then 1008. Others are not delayed."""
-    async with system(rate_per_s=50, burst=20, most_faults=30) as mpim:
+    async with system(rate_per_s=50, burst=20, max_violations=30) as mpim:
         async with RawClient(gateway_of(mpim).url) as raw:
             await raw.hello("flood")
             with contextlib.suppress(ConnectionClosed):
@@ -209,7 +211,7 @@ async def test_whoever_asks_too_often_is_told_so_and_in_the_end_sent_away():
         assert {frame["error"] for frame in errors} == {"TooFast"} and len(errors) == 31
         assert all(frame["id"] and frame["definite"] for frame in errors)
         assert 20 <= sum(frame["t"] == "sent" for frame in heard) < 60
-        assert gateway_of(mpim).figures.too_fast == 31
+        assert gateway_of(mpim).metrics.too_fast == 31
         assert await is_alive(mpim)
 
 
@@ -233,12 +235,15 @@ async def test_nobody_acknowledges_conversations_of_others():
             told = await raw.ask({"t": "ack", "conversation": name, "sequence": 7}, "error")
             assert told["error"] in ("AccessDenied", "InvalidMessage")
         await asyncio.sleep(0.1)
-        assert await mpim.services.messages.ledger.acked("eve") == {}
+        assert await mpim.services.messages.log.read_positions("eve") == {}
 
 
 async def test_faults_are_forgotten_in_time():
     """A client that errs now and then is not sent away for it after weeks."""
-    async with system(most_faults=5, forgive_s=0.5, sweep_s=0.05) as mpim, RawClient(gateway_of(mpim).url) as raw:
+    async with (
+        system(max_violations=5, violation_decay_s=0.5, maintenance_interval_s=0.05) as mpim,
+        RawClient(gateway_of(mpim).url) as raw,
+    ):
         await raw.hello("clumsy")
         for _ in range(3):
             for _ in range(4):
@@ -251,8 +256,8 @@ async def test_faults_are_forgotten_in_time():
 
 
 async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
-    """They end after `hello_s`; meanwhile who has a token is served."""
-    async with system(hello_s=2.0) as mpim:
+    """They end after `handshake_timeout_s`; meanwhile who has a token is served."""
+    async with system(handshake_timeout_s=2.0) as mpim:
         async with contextlib.AsyncExitStack() as stack:
             idle = [await stack.enter_async_context(RawClient(gateway_of(mpim).url)) for _ in range(1_000)]
             sockets = [socket.create_connection(("127.0.0.1", gateway_of(mpim).port)) for _ in range(500)]
@@ -262,12 +267,12 @@ async def test_thousands_of_connections_that_never_say_hello_keep_nobody_out():
             assert codes == {1008} and now() - began < 5
             for each in sockets:
                 each.close()
-        await wait_until(lambda: gateway_of(mpim).figures.refused == 1_000)
+        await wait_until(lambda: gateway_of(mpim).metrics.refused == 1_000)
 
 
 async def test_connections_without_hello_count_as_clients():
-    """Above `most_clients` nobody is let in, whether they have said hello or not: 1013, try later."""
-    async with system(most_clients=10, hello_s=5) as mpim, contextlib.AsyncExitStack() as stack:
+    """Above `max_clients` nobody is let in, whether they have said hello or not: 1013, try later."""
+    async with system(max_clients=10, handshake_timeout_s=5) as mpim, contextlib.AsyncExitStack() as stack:
         idle = [await stack.enter_async_context(RawClient(gateway_of(mpim).url)) for _ in range(10)]
         await asyncio.sleep(0.05)
         async with RawClient(gateway_of(mpim).url) as late:
@@ -282,14 +287,14 @@ async def test_connections_without_hello_count_as_clients():
 
 async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again():
     """5,000 messages of 1,000 bytes: what waits for it is bounded, others get theirs at once, `behind` tells it to pull."""
-    async with system(outbox_bytes=64 * 1024, sweep_s=0.05, silent_s=60) as mpim:
+    async with system(max_push_buffer_bytes=64 * 1024, maintenance_interval_s=0.05, idle_timeout_s=60) as mpim:
         gateway, bob_got = gateway_of(mpim), []
         async with _slow(gateway.url) as slow, RawClient(gateway.url) as quick:
             await slow.hello("bob", "slow")
             await quick.hello("bob", "quick")
             reading = asyncio.create_task(_read(quick, bob_got, 5_000))
             slow.ws.transport.pause_reading()
-            session = next(each for each in gateway.lobby.of("bob") if each.route.device == "slow")
+            session = next(each for each in gateway.sessions.sessions_of("bob") if each.route.device == "slow")
             most, longest = 0, 0.0
             for begin in range(0, 5_000, 50):
                 began = now()
@@ -297,7 +302,7 @@ async def test_a_slow_reader_is_held_back_and_has_everything_once_it_reads_again
                 longest, most = max(longest, now() - began), max(most, session.buffered_bytes)
             await asyncio.wait_for(reading, 20)
             assert bob_got == list(range(1, 5_001)) and longest < 1.0
-            assert most < 64 * 1024 + 200_000 and gateway.figures.held_back > 1_000
+            assert most < 64 * 1024 + 200_000 and gateway.metrics.held_back > 1_000
             slow.ws.transport.resume_reading()
             assert await _pull_all(slow, 5_000) == [str(number) for number in range(5_000)]
 
@@ -308,7 +313,7 @@ def _slow(url):
 
 async def _send(mpim, number):
     text = f"{number} " + "x" * 1_000
-    await mpim.services.messages.send_message(SendMessageReq(f"m{number}", "alice", "bob", text))
+    await mpim.services.messages.send_message(SendMessageRequest(f"m{number}", "alice", "bob", text))
 
 
 async def _read(raw, got, count):
@@ -339,8 +344,10 @@ async def _pull_all(raw, count):
 
 
 async def test_whoever_never_reads_again_is_sent_away_within_bounds():
-    """After `slow_s`, even if pings come from it all the time; its session, route and buffers are gone soon after."""
-    async with system(outbox_bytes=64 * 1024, sweep_s=0.05, slow_s=0.5) as mpim:
+    """After `slow_consumer_timeout_s`, even if pings come all the time; session, route and buffers are gone soon after."""
+    async with system(
+        max_push_buffer_bytes=64 * 1024, maintenance_interval_s=0.05, slow_consumer_timeout_s=0.5
+    ) as mpim:
         gateway = gateway_of(mpim)
         async with _slow(gateway.url) as slow:
             await slow.hello("bob")
@@ -348,17 +355,19 @@ async def test_whoever_never_reads_again_is_sent_away_within_bounds():
             for begin in range(0, 6_000, 200):
                 await asyncio.gather(*(_send(mpim, number) for number in range(begin, begin + 200)))
             async with asyncio.timeout(8):
-                while len(gateway.lobby):
+                while len(gateway.sessions):
                     with contextlib.suppress(ConnectionClosed):
                         await asyncio.wait_for(slow.say({"t": "ping"}), 0.2)
                     await asyncio.sleep(0.1)
-        assert gateway.figures.slow == 1
+        assert gateway.metrics.slow == 1
         assert await is_alive(mpim)
 
 
 async def test_whoever_asks_and_never_reads_the_answers_is_sent_away():
-    """Answers pile up to `most_bytes` and not further."""
-    async with system(most_bytes=256 * 1024, rate_per_s=10_000, burst=10_000, sweep_s=0.05) as mpim:
+    """Answers pile up to `max_send_buffer_bytes` and not further."""
+    async with system(
+        max_send_buffer_bytes=256 * 1024, rate_per_s=10_000, burst=10_000, maintenance_interval_s=0.05
+    ) as mpim:
         gateway = gateway_of(mpim)
         for begin in range(0, 200, 50):
             await asyncio.gather(*(_send(mpim, number) for number in range(begin, begin + 50)))
@@ -369,13 +378,13 @@ async def test_whoever_asks_and_never_reads_the_answers_is_sent_away():
                 async with asyncio.timeout(5):
                     for _ in range(2_000):
                         await slow.say({"t": "sync", "conversation": "alice:bob", "after": 0})
-            await wait_until(lambda: len(gateway.lobby) == 0, within_s=8)
-        assert gateway.figures.slow == 1
+            await wait_until(lambda: len(gateway.sessions) == 0, within_s=8)
+        assert gateway.metrics.slow == 1
 
 
 async def test_notices_to_whoever_does_not_read_do_not_pile_up_without_end():
-    """A client that has no messages and reads nothing is bounded by `most_bytes` all the same."""
-    async with system(most_bytes=256 * 1024, sweep_s=0.05) as mpim:
+    """A client that has no messages and reads nothing is bounded by `max_send_buffer_bytes` all the same."""
+    async with system(max_send_buffer_bytes=256 * 1024, maintenance_interval_s=0.05) as mpim:
         gateway = gateway_of(mpim)
         async with _slow(gateway.url) as slow:
             await slow.hello("bob")
@@ -383,13 +392,13 @@ async def test_notices_to_whoever_does_not_read_do_not_pile_up_without_end():
             for _ in range(400):
                 await mpim.broadcast("x" * 20_000)
                 await asyncio.sleep(0.001)
-            await wait_until(lambda: len(gateway.lobby) == 0, within_s=8)
-        assert gateway.figures.slow == 1
+            await wait_until(lambda: len(gateway.sessions) == 0, within_s=8)
+        assert gateway.metrics.slow == 1
 
 
 async def test_a_gateway_that_closes_does_not_wait_for_whoever_does_not_read():
-    """Nor for whoever stays after `bye`: drained within `drain_s` and a moment."""
-    async with system(drain_s=1.0, outbox_bytes=64 * 1024) as mpim:
+    """Nor for whoever stays after `bye`: drained within `drain_timeout_s` and a moment."""
+    async with system(drain_timeout_s=1.0, max_push_buffer_bytes=64 * 1024) as mpim:
         gateway = gateway_of(mpim)
         async with _slow(gateway.url) as slow, RawClient(gateway.url) as stubborn, RawClient(gateway.url):
             await slow.hello("bob")
@@ -412,12 +421,12 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
         async def come_and_go(number):
             raw = RawClient(gateway.url)
             await raw.__aenter__()
-            await raw.say({"t": "hello", "token": Tokens(SECRET).issue(f"u{number}"), "device": "main"})
+            await raw.say({"t": "hello", "token": TokenService(SECRET).issue(f"u{number}"), "device": "main"})
             await asyncio.sleep(random.Random(number).random() * 0.05)
             raw.ws.transport.abort()
 
         await asyncio.gather(*(come_and_go(number) for number in range(200)))
-        await wait_until(lambda: len(gateway.lobby) == 0 and not gateway.connections)
+        await wait_until(lambda: len(gateway.sessions) == 0 and not gateway.connections)
         routes = await mpim.services.presence.query_routes([f"u{number}" for number in range(200)])
         assert not any(routes.values())
         assert sum([await gateway.services.queue.listeners(f"user:u{number}") for number in range(200)]) == 0
@@ -425,7 +434,7 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
 
 async def test_a_gateway_that_closes_does_not_wait_for_sockets_that_said_nothing():
     """A connection whose handshake has not begun is dropped, and not waited for until its time is up."""
-    async with system(hello_s=30) as mpim:
+    async with system(handshake_timeout_s=30) as mpim:
         with socket.create_connection(("127.0.0.1", gateway_of(mpim).port)):
             await asyncio.sleep(0.1)
             began = now()
@@ -444,12 +453,12 @@ async def test_a_flood_of_frames_that_say_nothing_ends_the_connection(flood, is_
             raw.ws.transport.write(flood if len(flood) > 10 else flood * 20_000)
             assert await raw.ended() == (1008, "too many frames that say nothing")
         await bob.send("alice", "I am served")
-        await wait_until(lambda: len(gateway_of(mpim).lobby) == 1)
+        await wait_until(lambda: len(gateway_of(mpim).sessions) == 1)
 
 
 async def test_a_ping_now_and_then_is_answered_for_as_long_as_one_likes():
     """The patrol forgets them: only a flood counts."""
-    async with system(sweep_s=0.01) as mpim, RawClient(gateway_of(mpim).url) as raw:
+    async with system(maintenance_interval_s=0.01) as mpim, RawClient(gateway_of(mpim).url) as raw:
         await raw.hello("alice")
         for _ in range(30):
             for _ in range(100):

@@ -1,4 +1,4 @@
-"""Messages on a server: numbered without gaps, kept once, pushed, and read in order by those who may."""
+"""MessageService on a server: numbered without gaps, kept once, pushed, and read in order by those who may."""
 
 import asyncio
 import contextlib
@@ -15,18 +15,18 @@ from mpim_lab.errors import (
     NoSuchGroup,
     NotAMember,
 )
-from mpim_lab.im.protocol.frames import Notice, from_gateway, push_of
+from mpim_lab.im.protocol.frames import Broadcast, decode_gateway, decode_push
 from mpim_lab.im.protocol.requests import (
-    AckReq,
-    BroadcastSystemMessageReq,
+    AckRequest,
+    BroadcastSystemMessageRequest,
     ChatMessage,
-    PullOfflineReq,
-    SendGroupMessageReq,
-    SendMessageReq,
+    PullOfflineRequest,
+    SendGroupMessageRequest,
+    SendMessageRequest,
 )
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.message_log import Ledger
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.message_log import MessageLog
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -44,7 +44,7 @@ HARD = (
 @contextlib.asynccontextmanager
 async def service(server):
     async with MessageQueue(server.url) as queue, SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
-        yield Messages(queue, Groups(store, queue), OfflineStore(store))
+        yield MessageService(queue, GroupService(store, queue), OfflineStore(store))
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ async def listening(messages, *uids):
     pushed = []
 
     def take(message):
-        sender_id, conversation, sequence, frame = push_of(message.payload)
-        read = from_gateway(frame)
+        sender_id, conversation, sequence, frame = decode_push(message.payload)
+        read = decode_gateway(frame)
         assert (read.id, read.conversation, read.sequence) == (sender_id, conversation, sequence)
         pushed.append((message.channel.removeprefix("user:"), read))
 
@@ -72,15 +72,15 @@ async def listening(messages, *uids):
 
 
 async def send(messages, id, text="hello", sender="alice", to="bob"):
-    return await messages.send_message(SendMessageReq(id, sender, to, text))
+    return await messages.send_message(SendMessageRequest(id, sender, to, text))
 
 
 async def send_all(messages, id, text="hello", sender="alice", group="tea"):
-    return await messages.send_group_message(SendGroupMessageReq(id, sender, group, text))
+    return await messages.send_group_message(SendGroupMessageRequest(id, sender, group, text))
 
 
 async def pull(messages, uid="bob", conversation=TALK, after=0, **options):
-    return await messages.pull_offline(PullOfflineReq(uid, conversation, after, **options))
+    return await messages.pull_offline(PullOfflineRequest(uid, conversation, after, **options))
 
 
 async def call(messages, *words):
@@ -121,9 +121,9 @@ async def test_each_conversation_has_its_own_numbers(messages):
 async def test_the_same_id_again_is_the_same_message(messages):
     """Told "known" with the number it has; not pushed and not kept again."""
     async with listening(messages, "bob") as pushed:
-        assert (await send(messages, "m1")).told == "pushed"
+        assert (await send(messages, "m1")).status == "pushed"
         again = await send(messages, "m1", "another text")
-        assert (again.told, again.sequence) == ("known", 1)
+        assert (again.status, again.sequence) == ("known", 1)
         assert (await send(messages, "m2")).sequence == 2
         await wait_until(lambda: len(pushed) == 2)
     assert [(each.id, each.text) for each in (await pull(messages)).messages] == [("m1", "hello"), ("m2", "hello")]
@@ -133,18 +133,18 @@ async def test_the_same_id_twenty_times_at_once_is_one_message(messages, server)
     """By two gateways, as a client does that changed over: one number, one entry, one push."""
     async with service(server) as other, listening(messages, "bob") as pushed:
         sent = await asyncio.gather(*(send(each, "m1") for each in (messages, other) * 10))
-        assert sorted(each.told for each in sent) == ["known"] * 19 + ["pushed"]
+        assert sorted(each.status for each in sent) == ["known"] * 19 + ["pushed"]
         assert {each.sequence for each in sent} == {1}
         assert (await send(messages, "m2")).sequence == 2
         await wait_until(lambda: len(pushed) == 2)
-    assert await messages.ledger.length(TALK) == 2
+    assert await messages.log.length(TALK) == 2
 
 
 async def test_two_people_who_choose_the_same_id_have_two_messages(messages):
     """An id is its sender's: nobody's message is taken for another one's, in a talk of two or in a group."""
-    assert (await send(messages, "m1", "from alice")).told == "stored"
+    assert (await send(messages, "m1", "from alice")).status == "stored"
     other = await send(messages, "m1", "from bob", "bob", "alice")
-    assert (other.told, other.sequence) == ("stored", 2)
+    assert (other.status, other.sequence) == ("stored", 2)
     await messages.groups.create("tea", "alice", ["bob"])
     assert [(await send_all(messages, "m1", sender=who)).sequence for who in ("alice", "bob")] == [1, 2]
     assert [each.text for each in (await pull(messages)).messages] == ["from alice", "from bob"]
@@ -154,7 +154,7 @@ async def test_a_message_to_oneself_is_pushed_and_kept_once(messages):
     """A talk of one: note to self."""
     async with listening(messages, "alice") as pushed:
         sent = await send(messages, "m1", to="alice")
-        assert (sent.conversation, sent.sequence, sent.told) == ("alice:alice", 1, "pushed")
+        assert (sent.conversation, sent.sequence, sent.status) == ("alice:alice", 1, "pushed")
         await send(messages, "m2", to="alice")
         await wait_until(lambda: len(pushed) >= 2)
     assert [each.id for _, each in pushed] == ["m1", "m2"]
@@ -169,12 +169,12 @@ async def test_a_message_to_oneself_is_pushed_and_kept_once(messages):
 async def test_a_message_is_told_pushed_or_stored_as_somebody_listens_or_not(messages):
     """The receiver counts, and not the sender's own devices, which hear it, too."""
     async with listening(messages, "alice") as pushed:
-        assert (await send(messages, "m1")).told == "stored"
+        assert (await send(messages, "m1")).status == "stored"
         await wait_until(lambda: pushed)
-    assert await messages.offline.waiting("bob") == {TALK: 1} and await messages.offline.waiting("alice") == {}
+    assert await messages.offline.pending("bob") == {TALK: 1} and await messages.offline.pending("alice") == {}
     async with listening(messages, "bob"):
-        assert (await send(messages, "m2")).told == "pushed"
-    assert await messages.offline.waiting("bob") == {TALK: 1}
+        assert (await send(messages, "m2")).status == "pushed"
+    assert await messages.offline.pending("bob") == {TALK: 1}
 
 
 @pytest.mark.parametrize("group", [None, "tea"])
@@ -206,7 +206,7 @@ async def test_a_database_that_is_away_does_not_stop_a_message(messages):
     """It is in the log, and "stored" is true of that."""
     await messages.groups.create("tea", "alice", ["bob"])
     with failing_inserts(messages):
-        assert (await send(messages, "m1")).told == "stored"
+        assert (await send(messages, "m1")).status == "stored"
         assert (await send_all(messages, "m2")).stored == 1
     assert (
         numbers((await pull(messages)).messages) == numbers((await pull(messages, conversation="#tea")).messages) == [1]
@@ -250,21 +250,21 @@ async def test_a_groups_message_is_kept_once_and_pushed_to_all(messages):
     async with listening(messages, "alice", "bob") as pushed:
         sent = await send_all(messages, "m1")
         await wait_until(lambda: len(pushed) == 2)
-    assert (sent.told, sent.pushed, sent.stored, sent.failed) == ("pushed", 2, 2, ())
+    assert (sent.status, sent.pushed, sent.stored, sent.failed) == ("pushed", 2, 2, ())
     assert {uid for uid, _ in pushed} == {"alice", "bob"} and {each.sequence for _, each in pushed} == {1}
-    assert await messages.ledger.length("#tea") == 1
-    waiting = {uid: await messages.offline.waiting(uid) for uid in ("alice", "bob", "carol", "dave")}
+    assert await messages.log.length("#tea") == 1
+    waiting = {uid: await messages.offline.pending(uid) for uid in ("alice", "bob", "carol", "dave")}
     assert waiting == {"alice": {}, "bob": {}, "carol": {"#tea": 1}, "dave": {"#tea": 1}}
     assert await call(messages, "XLEN", "chat:{outbox}") == 0
-    assert (await send_all(messages, "m1")).told == "known" and await messages.ledger.length("#tea") == 1
+    assert (await send_all(messages, "m1")).status == "known" and await messages.log.length("#tea") == 1
 
 
 async def test_a_group_of_which_nobody_is_here_has_it_stored_for_all_but_the_sender(messages):
     """And that is what the sender is told."""
     await messages.groups.create("tea", "alice", ["bob", "carol"])
     sent = await send_all(messages, "m1")
-    assert (sent.told, sent.pushed, sent.stored) == ("stored", 0, 2)
-    assert await messages.offline.waiting("alice") == {}
+    assert (sent.status, sent.pushed, sent.stored) == ("stored", 0, 2)
+    assert await messages.offline.pending("alice") == {}
 
 
 async def test_fifty_members_who_write_at_once_get_numbers_without_a_gap(messages):
@@ -292,7 +292,7 @@ async def test_only_members_write_to_a_group_and_read_it(messages):
         with pytest.raises(NoSuchGroup):
             await refused
     assert numbers((await pull(messages, "alice", "#tea")).messages) == [1]
-    assert await messages.ledger.length("#tea") == 1
+    assert await messages.log.length("#tea") == 1
 
 
 @pytest.mark.parametrize("conversation", [TALK, "alice:bob2", "alice:eve2", "alice", "al:ice", "x"])
@@ -308,8 +308,8 @@ async def test_whoever_joins_begins_with_what_comes_next(messages):
     for n in range(3):
         await send_all(messages, f"m{n}")
     await messages.groups.join("tea", "bob")
-    assert await messages.begin_at_the_end("bob", "#tea", is_new=True) == 3
-    assert await messages.begin_at_the_end("bob", "#tea", is_new=False) == 3
+    assert await messages.seek_to_end("bob", "#tea", is_new=True) == 3
+    assert await messages.seek_to_end("bob", "#tea", is_new=False) == 3
     await send_all(messages, "m3")
     assert await messages.conversations("bob") == {"#tea": (3, 4)}
 
@@ -367,9 +367,14 @@ async def test_acknowledgements_go_forward_only(messages):
     for n in range(9):
         await send(messages, f"m{n}")
         await send(messages, f"m{n}", to="carol")
-    requests = [AckReq("bob", TALK, 5), AckReq("alice", TALK, 2), AckReq("alice", "alice:carol", 9)]
+    requests = [AckRequest("bob", TALK, 5), AckRequest("alice", TALK, 2), AckRequest("alice", "alice:carol", 9)]
     assert [each.sequence for each in await messages.ack(requests)] == [5, 2, 9]
-    late = [AckReq("bob", TALK, 3), AckReq("bob", TALK, 0), AckReq("bob", TALK, 6), AckReq("bob", TALK, 4)]
+    late = [
+        AckRequest("bob", TALK, 3),
+        AckRequest("bob", TALK, 0),
+        AckRequest("bob", TALK, 6),
+        AckRequest("bob", TALK, 4),
+    ]
     assert [each.sequence for each in await messages.ack(late)] == [5, 5, 6, 6]
     assert await messages.conversations("alice") == {TALK: (2, 9), "alice:carol": (9, 9)}
     assert await messages.conversations("bob") == {TALK: (6, 9)} and await messages.ack([]) == []
@@ -378,7 +383,7 @@ async def test_acknowledgements_go_forward_only(messages):
 async def test_nobody_acknowledges_what_has_not_been_said_yet(messages):
     """Otherwise whoever says 2**53 once would never be told of anything again."""
     await send(messages, "m1")
-    assert [each.sequence for each in await messages.ack([AckReq("bob", TALK, 2**53)])] == [1]
+    assert [each.sequence for each in await messages.ack([AckRequest("bob", TALK, 2**53)])] == [1]
     await send(messages, "m2")
     assert await messages.conversations("bob") == {TALK: (1, 2)}
 
@@ -387,7 +392,7 @@ async def test_acknowledgements_of_what_is_not_theirs_fill_nothing(messages):
     """A client may say any name, as often as it likes: nothing is kept of it."""
     await send(messages, "m1")
     names = [TALK, "nobody:here", "eve:nobody", "#none", "x" * 130, "eve", ":", "eve:茶\n"]
-    assert [each.sequence for each in await messages.ack([AckReq("eve", name, 7) for name in names])] == [0] * 8
+    assert [each.sequence for each in await messages.ack([AckRequest("eve", name, 7) for name in names])] == [0] * 8
     assert await call(messages, "EXISTS", Keys().acked("eve")) == 0
 
 
@@ -395,7 +400,7 @@ async def test_five_hundred_acknowledgements_are_one_step(messages):
     """In the order in which they were given."""
     uids = [f"user{n}" for n in range(500)]
     await asyncio.gather(*(send(messages, "m1", to=uid) for uid in uids))
-    requests = [AckReq(uid, f"alice:{uid}", n % 3) for n, uid in enumerate(uids)]
+    requests = [AckRequest(uid, f"alice:{uid}", n % 3) for n, uid in enumerate(uids)]
     assert [each.sequence for each in await messages.ack(requests)] == [min(n % 3, 1) for n in range(500)]
 
 
@@ -416,8 +421,8 @@ async def test_conversations_are_those_of_a_user_and_how_far_they_are(messages):
 async def test_what_nothing_has_any_more_is_said_to_be_missing(messages):
     """The log was shortened behind the store's back: the page says from where to where, and goes on after it."""
     for n in range(1, 8):
-        await messages.ledger.append(ChatMessage(TALK, 0, f"m{n}", "alice", "hi"), ["bob"], is_group=False)
-    await messages.ledger.trim(TALK, 4)
+        await messages.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "hi"), ["bob"], is_group=False)
+    await messages.log.trim(TALK, 4)
     await messages.offline.store_many(["bob"], [ChatMessage(TALK, 2, "m2", "alice", "hi")])
     assert (page := await pull(messages)).missing == (1, 1) and numbers(page.messages) == [2]
     assert (page := await pull(messages, after=2)).missing == (3, 3) and numbers(page.messages) == [4, 5, 6, 7]
@@ -429,55 +434,55 @@ async def test_what_was_stored_is_forgotten_once_it_is_acknowledged(messages):
     for n in range(3):
         await send(messages, f"m{n}")
     await send(messages, "m3", to="carol")
-    assert await messages.forget_stored(AckReq("bob", TALK, 2)) == 2
+    assert await messages.delete_offline(AckRequest("bob", TALK, 2)) == 2
     assert numbers(await messages.offline.page("bob", TALK, 0, 100)) == [3]
-    assert await messages.offline.waiting("carol") == {"alice:carol": 1}
+    assert await messages.offline.pending("carol") == {"alice:carol": 1}
 
 
 async def test_a_notice_goes_to_every_gateway(messages):
     """It says how many there are."""
     told = []
-    assert (await messages.broadcast_system_message(BroadcastSystemMessageReq("n1", "hi"))).gateways == 0
+    assert (await messages.broadcast_system_message(BroadcastSystemMessageRequest("n1", "hi"))).gateways == 0
     await messages.queue.subscribe(BROADCAST_CHANNEL, lambda message: told.append(message.payload))
-    assert (await messages.broadcast_system_message(BroadcastSystemMessageReq("n2", HARD))).gateways == 1
+    assert (await messages.broadcast_system_message(BroadcastSystemMessageRequest("n2", HARD))).gateways == 1
     await wait_until(lambda: told)
     head, _, frame = told[0].partition(b" ")
-    assert (head, from_gateway(frame)) == (b"n2", Notice("n2", HARD))
+    assert (head, decode_gateway(frame)) == (b"n2", Broadcast("n2", HARD))
 
 
 @pytest.mark.parametrize("text", ["", None, 5, b"hi", "half \ud800", "x" * 100_001], ids=lambda text: repr(text)[:8])
 async def test_a_text_that_no_client_could_read_is_refused_where_it_is_given(messages, text):
     """A notice without a text would break the line of everybody who is online."""
     with pytest.raises(InvalidMessage):
-        await messages.broadcast_system_message(BroadcastSystemMessageReq("n1", text))
+        await messages.broadcast_system_message(BroadcastSystemMessageRequest("n1", text))
     with pytest.raises(InvalidMessage):
-        await messages.send_message(SendMessageReq("m1", "alice", "bob", text))
-    assert await messages.ledger.last(TALK) == 0
+        await messages.send_message(SendMessageRequest("m1", "alice", "bob", text))
+    assert await messages.log.last_sequence(TALK) == 0
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, 2**53 + 1, float("nan"), True, "5", None])
 async def test_numbers_that_no_conversation_has_are_refused_by_name(messages, number):
     """Nobody's place is moved, to nowhere least of all."""
-    await messages.send_message(SendMessageReq("m1", "alice", "bob", "hi"))
+    await messages.send_message(SendMessageRequest("m1", "alice", "bob", "hi"))
     with pytest.raises(InvalidParameter, match="after="):
-        await messages.pull_offline(PullOfflineReq("bob", TALK, number))
+        await messages.pull_offline(PullOfflineRequest("bob", TALK, number))
     with pytest.raises(InvalidParameter, match="limit="):
-        await messages.pull_offline(PullOfflineReq("bob", TALK, 0, number))
+        await messages.pull_offline(PullOfflineRequest("bob", TALK, 0, number))
     with pytest.raises(InvalidParameter, match="sequence="):
-        await messages.ack([AckReq("bob", TALK, number)])
+        await messages.ack([AckRequest("bob", TALK, number)])
     assert await messages.conversations("bob") == {TALK: (0, 1)}
 
 
 async def test_a_page_of_nothing_is_refused(messages):
     """0 messages: nobody would ever come to the end."""
     with pytest.raises(InvalidParameter, match="limit=0"):
-        await messages.pull_offline(PullOfflineReq("bob", TALK, 0, 0))
+        await messages.pull_offline(PullOfflineRequest("bob", TALK, 0, 0))
 
 
 async def test_bounds_are_refused_by_name(messages):
     """A log that is looked at for trimming never."""
     with pytest.raises(InvalidParameter, match="trim_every"):
-        Ledger(messages.queue, trim_every=0)
+        MessageLog(messages.queue, trim_every=0)
 
 
 # The server dies

@@ -11,8 +11,8 @@ from sqlalchemy import event, insert, text, update
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, StoreFailed
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.offline import OFFLINE, OfflineStore, Stored, database_url
-from mpim_lab.im.services.schema import SCHEMA, Tables
+from mpim_lab.im.services.offline import OFFLINE, OfflineStore, StoreResult, database_url
+from mpim_lab.im.services.schema import SCHEMA, VersionedTables
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from tests.support import statement_that_fails
 
@@ -58,14 +58,14 @@ async def offline(store):
 async def test_what_was_stored_comes_back_unchanged(offline):
     """Every part of a message."""
     kept = ChatMessage("#tea", 7, "018f-7a", "carol", "Tea?", at_ms=1_722_000_000_123)
-    assert await offline.store_many(["bob"], [kept]) == Stored(1, 0)
+    assert await offline.store_many(["bob"], [kept]) == StoreResult(1, 0)
     assert await offline.page("bob", "#tea", 0, 10) == [kept]
 
 
 async def test_every_message_is_stored_for_every_user(offline):
     """Each has rows of their own."""
     users = [f"u{number}" for number in range(40)]
-    assert await offline.store_many(users, messages(1, 30)) == Stored(1_200, 0)
+    assert await offline.store_many(users, messages(1, 30)) == StoreResult(1_200, 0)
     for uid in users:
         assert numbers(await offline.page(uid, TALK, 0, 100)) == list(range(1, 31))
     assert await offline.page("u40", TALK, 0, 100) == []
@@ -74,7 +74,7 @@ async def test_every_message_is_stored_for_every_user(offline):
 async def test_storing_again_is_no_error_and_changes_nothing(offline, caplog, capfd):
     """Also with other words: the first stay. What is new among it is counted, and no driver tells each row that is not."""
     await offline.store_many(["bob"], messages(1, 3, words="first"))
-    assert await offline.store_many(["bob", "carol"], messages(2, 4, words="again")) == Stored(4, 0)
+    assert await offline.store_many(["bob", "carol"], messages(2, 4, words="again")) == StoreResult(4, 0)
     assert [(each.sequence, each.text) for each in await offline.page("bob", TALK, 0, 10)] == [
         (1, "first"),
         (2, "first"),
@@ -86,13 +86,13 @@ async def test_storing_again_is_no_error_and_changes_nothing(offline, caplog, ca
 
 async def test_users_and_messages_that_are_named_twice_are_stored_once(offline):
     """In one call, too."""
-    assert await offline.store_many(["bob", "bob"], [message(1), message(1, "again")]) == Stored(1, 0)
+    assert await offline.store_many(["bob", "bob"], [message(1), message(1, "again")]) == StoreResult(1, 0)
     assert [each.text for each in await offline.page("bob", TALK, 0, 10)] == ["hello"]
 
 
 async def test_nothing_to_store_is_no_error(offline):
     """No users, or no messages."""
-    assert await offline.store_many([], messages(1, 2)) == await offline.store_many(["bob"], []) == Stored(0, 0)
+    assert await offline.store_many([], messages(1, 2)) == await offline.store_many(["bob"], []) == StoreResult(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ async def test_whatever_people_write_comes_back(offline, words, number):
 async def test_names_are_compared_letter_by_letter(offline):
     """Bob is not bob, and #Tea is not #tea: otherwise one's message would count as the other's repeat."""
     for uid, talk in [("bob", "#tea"), ("Bob", "#tea"), ("bob", "#Tea")]:
-        assert await offline.store_many([uid], [message(1, uid + talk, talk)]) == Stored(1, 0)
+        assert await offline.store_many([uid], [message(1, uid + talk, talk)]) == StoreResult(1, 0)
     assert [each.text for each in await offline.page("Bob", "#tea", 0, 10)] == ["Bob#tea"]
     assert await offline.remove("bob", "#Tea", 1) == 1
-    assert await offline.waiting("bob") == await offline.waiting("Bob") == {"#tea": 1}
+    assert await offline.pending("bob") == await offline.pending("Bob") == {"#tea": 1}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ async def test_a_message_that_a_database_would_change_is_refused_whole(offline, 
     """Nothing of the call is stored: "insert or ignore" would have cut it off in silence."""
     with pytest.raises(InvalidMessage):
         await offline.store_many(["bob"], [message(3), bad])
-    assert await offline.waiting("bob") == {}
+    assert await offline.pending("bob") == {}
 
 
 async def test_a_transaction_that_fails_keeps_nothing(offline, store):
@@ -159,8 +159,8 @@ async def test_a_transaction_that_fails_keeps_nothing(offline, store):
     with statement_that_fails(store, "INSERT", after=2), pytest.raises(StoreFailed, match="cannot be stored") as raised:
         await offline.store_many(users, messages(1, 10))
     assert raised.value.definite
-    assert [await offline.waiting(uid) for uid in ("old", "u0", "u299")] == [{TALK: 2}, {}, {}]
-    assert await offline.store_many(users, messages(1, 10)) == Stored(3_000, 0)
+    assert [await offline.pending(uid) for uid in ("old", "u0", "u299")] == [{TALK: 2}, {}, {}]
+    assert await offline.store_many(users, messages(1, 10)) == StoreResult(3_000, 0)
 
 
 async def test_a_store_that_is_cancelled_anywhere_is_kept_whole_or_not_at_all(offline):
@@ -198,7 +198,7 @@ async def test_storing_dropping_removing_and_expiring_at_once_fail_nobody(shared
     users = [f"u{number}" for number in range(20)]
     clock = Clock()
     async with SqlDatabase(shared_database_url) as one, SqlDatabase(shared_database_url) as other:
-        stores = [OfflineStore(each, most_per_user=50, clock=clock) for each in (one, other)]
+        stores = [OfflineStore(each, max_per_user=50, clock=clock) for each in (one, other)]
 
         async def storing(offline):
             for first in range(1, 200, 10):
@@ -246,10 +246,10 @@ async def test_waiting_names_each_conversation_and_its_last_number(offline):
     """Of this user only; nothing once it is removed."""
     await offline.store_many(["bob"], [*messages(1, 12), *messages(3, 4, conversation="#tea")])
     await offline.store_many(["carol"], messages(1, 20))
-    assert await offline.waiting("bob") == {TALK: 12, "#tea": 4}
+    assert await offline.pending("bob") == {TALK: 12, "#tea": 4}
     await offline.remove("bob", TALK, 12)
-    assert await offline.waiting("bob") == {"#tea": 4}
-    assert await offline.waiting("dave") == {}
+    assert await offline.pending("bob") == {"#tea": 4}
+    assert await offline.pending("dave") == {}
 
 
 async def test_two_thousand_users_who_ask_at_once_cost_a_few_queries(offline, store):
@@ -259,7 +259,7 @@ async def test_two_thousand_users_who_ask_at_once_cost_a_few_queries(offline, st
     queries = []
     engine = store._engine.sync_engine
     event.listen(engine, "before_cursor_execute", lambda *seen: queries.append(seen[2]))
-    waiting = await asyncio.gather(*(offline.waiting(uid) for uid in users))
+    waiting = await asyncio.gather(*(offline.pending(uid) for uid in users))
     assert waiting == [{TALK: 2}, {}] * 1_000
     assert sum(query.startswith("SELECT mpim_offline") for query in queries) == 4
 
@@ -268,9 +268,9 @@ async def test_a_database_that_fails_is_told_to_everybody_who_asked(offline, sto
     """And the next question is answered again."""
     await offline.store_many(["bob"], messages(1, 2))
     with statement_that_fails(store, "SELECT"):
-        ends = await asyncio.gather(*(offline.waiting(uid) for uid in ("bob", "carol")), return_exceptions=True)
+        ends = await asyncio.gather(*(offline.pending(uid) for uid in ("bob", "carol")), return_exceptions=True)
     assert [type(end) for end in ends] == [StoreFailed] * 2
-    assert await offline.waiting("bob") == {TALK: 2}
+    assert await offline.pending("bob") == {TALK: 2}
 
 
 # Removing
@@ -288,12 +288,12 @@ async def test_what_was_acknowledged_is_removed_up_to_that_number(offline):
 
 async def test_the_oldest_rows_beyond_the_limit_are_dropped_and_told(store, caplog):
     """By the time of the messages, whichever conversation they are in, whenever they were stored; others keep theirs."""
-    offline = OfflineStore(store, most_per_user=10)
+    offline = OfflineStore(store, max_per_user=10)
     late = [message(sequence, at_ms=1_000 + sequence) for sequence in range(1, 9)]
     early = [message(sequence, conversation="#tea", at_ms=sequence) for sequence in range(1, 7)]
-    assert await offline.store_many(["bob", "carol"], late) == Stored(16, 0)
+    assert await offline.store_many(["bob", "carol"], late) == StoreResult(16, 0)
     with caplog.at_level(logging.WARNING):
-        assert await offline.store_many(["bob"], early) == Stored(6, 4)
+        assert await offline.store_many(["bob"], early) == StoreResult(6, 4)
     assert "bob has more than 10 messages waiting: the oldest 4 were dropped" in caplog.text
     assert numbers(await offline.page("bob", "#tea", 0, 100)) == [5, 6]
     assert numbers(await offline.page("bob", TALK, 0, 100)) == list(range(1, 9))
@@ -302,14 +302,14 @@ async def test_the_oldest_rows_beyond_the_limit_are_dropped_and_told(store, capl
 
 async def test_more_than_the_limit_at_once_leaves_the_newest(store):
     """For each user who is over it."""
-    offline = OfflineStore(store, most_per_user=10)
-    assert await offline.store_many(["bob", "carol"], messages(1, 25)) == Stored(50, 30)
+    offline = OfflineStore(store, max_per_user=10)
+    assert await offline.store_many(["bob", "carol"], messages(1, 25)) == StoreResult(50, 30)
     assert numbers(await offline.page("carol", TALK, 0, 100)) == list(range(16, 26))
 
 
 async def test_a_larger_limit_is_kept_nearly(store):
     """It is looked at from time to time, because counting costs: a few more than allowed, never many."""
-    offline = OfflineStore(store, most_per_user=400)
+    offline = OfflineStore(store, max_per_user=400)
     for sequence in range(1, 601):
         await offline.store_many(["bob"], [message(sequence)])
     kept = numbers(await offline.page("bob", TALK, 0, 1_000))
@@ -319,7 +319,7 @@ async def test_a_larger_limit_is_kept_nearly(store):
 async def test_rows_expire_when_they_have_waited_too_long(store):
     """Since they were stored, to the millisecond; thousands in several transactions."""
     clock = Clock()
-    offline = OfflineStore(store, keep_s=100, clock=clock)
+    offline = OfflineStore(store, retention_s=100, clock=clock)
     for _ in range(5):
         await offline.store_many([f"u{number}" for number in range(700)], [message(round(clock.now))])
         clock.now += 1
@@ -333,7 +333,7 @@ async def test_rows_expire_when_they_have_waited_too_long(store):
     assert await offline.expire() == 2 * 700
 
 
-@pytest.mark.parametrize("bad", [{"most_per_user": 0}, {"keep_s": 0}])
+@pytest.mark.parametrize("bad", [{"max_per_user": 0}, {"retention_s": 0}])
 async def test_limits_that_are_none_are_refused(store, bad):
     """Nothing could be kept."""
     with pytest.raises(InvalidParameter):
@@ -348,7 +348,7 @@ async def test_tables_are_made_once_and_their_rows_outlive_the_store(shared_data
     async with SqlDatabase(shared_database_url) as one, SqlDatabase(shared_database_url) as other:
         await asyncio.gather(*(OfflineStore(each).store_many(["bob"], messages(1, 3)) for each in (one, other)))
     async with SqlDatabase(shared_database_url) as again:
-        assert await OfflineStore(again).waiting("bob") == {TALK: 3}
+        assert await OfflineStore(again).pending("bob") == {TALK: 3}
         async with again.transaction() as connection:
             found = (await connection.execute(text("select component, version from mpim_schema"))).all()
         assert [tuple(row) for row in found] == [("offline", 1)]
@@ -361,12 +361,12 @@ async def test_tables_of_another_version_are_left_alone_and_named(store, version
     async with store.transaction() as connection:
         await connection.execute(update(SCHEMA).values(version=version))
     offline = OfflineStore(store)
-    for call in (offline.waiting("bob"), offline.store_many(["bob"], messages(4, 5)), offline.remove("bob", TALK, 3)):
+    for call in (offline.pending("bob"), offline.store_many(["bob"], messages(4, 5)), offline.remove("bob", TALK, 3)):
         with pytest.raises(StoreFailed, match=f"version {version} of the tables of 'offline', which is {age}"):
             await call
     async with store.transaction() as connection:
         await connection.execute(update(SCHEMA).values(version=1))
-    assert await offline.waiting("bob") == {TALK: 3}
+    assert await offline.pending("bob") == {TALK: 3}
 
 
 async def test_parts_have_versions_of_their_own(store):
@@ -374,9 +374,9 @@ async def test_parts_have_versions_of_their_own(store):
     async with store.transaction() as connection:
         await connection.run_sync(SCHEMA.create)
         await connection.execute(insert(SCHEMA).values(component="other", version=9))
-    await Tables(store, "offline", 1).check()
+    await VersionedTables(store, "offline", 1).ensure()
     with pytest.raises(StoreFailed, match="version 9"):
-        await Tables(store, "other", 1).check()
+        await VersionedTables(store, "other", 1).ensure()
 
 
 async def test_of_two_transactions_that_lock_each_other_out_both_are_done_in_the_end(mariadb):
@@ -394,7 +394,7 @@ async def test_of_two_transactions_that_lock_each_other_out_both_are_done_in_the
                     has_locked[uid].set()
                     await has_locked[second].wait()
 
-            await Tables(store, "offline", 1, OFFLINE).run("a test", work)
+            await VersionedTables(store, "offline", 1, OFFLINE).transaction("a test", work)
 
         await asyncio.gather(rename(one, "bob", "carol"), rename(other, "carol", "bob"))
         assert sorted(tries) in (["bob", "bob", "carol"], ["bob", "carol", "carol"])

@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.errors import GatewayClosed, InvalidParameter, NotConnected, QueueClosed, WrongLoop
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.faults.server_admin import controlling
 from mpim_lab.lab.system.embedded import MpimSystem
 from tests.raw_clients import system_of_its_own, system_options
@@ -30,7 +30,7 @@ async def test_of_two_gateways_of_one_name_that_are_started_at_once_one_is_start
 
 async def test_a_system_that_is_open_is_not_opened_once_more(one_server):
     """It goes on as if nobody had tried."""
-    async with System(one_server.url, **system_options()) as mpim:
+    async with ImSystem(one_server.url, **system_options()) as mpim:
         with pytest.raises(InvalidParameter, match="open already"):
             await mpim.__aenter__()
         async with mpim.client("alice") as alice, mpim.client("bob") as bob:
@@ -47,12 +47,12 @@ async def test_a_system_in_a_notebook_that_is_open_is_not_opened_once_more(one_s
         with pytest.raises(InvalidParameter, match="open already"):
             await mpim.__aenter__()
         async with mpim.client("alice") as alice:
-            assert (await alice.send("bob", "hi")).told == "stored"
+            assert (await alice.send("bob", "hi")).status == "stored"
 
 
 async def test_no_gateway_is_started_before_its_system_is_open_or_after_it_was_closed(one_server):
     """Nobody would stop it."""
-    mpim = System(one_server.url, **system_options())
+    mpim = ImSystem(one_server.url, **system_options())
     with pytest.raises(NotConnected, match="not opened yet"):
         await mpim.start("gw-9")
     async with mpim:
@@ -65,7 +65,7 @@ async def test_no_gateway_is_started_before_its_system_is_open_or_after_it_was_c
 @pytest.mark.parametrize("turns", [0, 1, 3, 10, 30])
 async def test_a_gateway_that_is_started_while_its_system_closes_is_not_left(one_server, turns):
     """Whoever starts it hears why, unless it was there in time to be stopped with the others."""
-    mpim = System(one_server.url, **system_options())
+    mpim = ImSystem(one_server.url, **system_options())
     await mpim.__aenter__()
     starting = asyncio.create_task(mpim.start("gw-9"))
     for _ in range(turns):
@@ -100,11 +100,11 @@ async def test_what_is_asked_of_a_closed_client_was_not_sent_and_will_not_be():
             assert (raised.value.definite, raised.value.transient) == (True, False)
 
 
-@pytest.mark.parametrize("end", ["drain", "die"])
+@pytest.mark.parametrize("end", ["drain", "abort"])
 @pytest.mark.parametrize("turns", [0, 1, 3, 10])
 async def test_a_gateway_that_is_closed_while_it_is_opened_is_not_left_open(one_server, end, turns):
     """No socket, no subscription, no task: whoever opens it hears why, or it was open and has been closed."""
-    async with System(one_server.url, gateways=0, **system_options()) as mpim:
+    async with ImSystem(one_server.url, gateways=0, **system_options()) as mpim:
         gateway = Gateway("gw-1", mpim.services)
         opening = asyncio.create_task(gateway.__aenter__())
         for _ in range(turns):
@@ -121,7 +121,7 @@ async def test_a_gateway_that_is_closed_while_it_is_opened_is_not_left_open(one_
 
 async def test_a_system_belongs_to_one_event_loop(one_server):
     """A gateway that is started in another thread's loop could not be stopped here."""
-    async with System(one_server.url, **system_options()) as mpim:
+    async with ImSystem(one_server.url, **system_options()) as mpim:
 
         def elsewhere(call):
             with pytest.raises(WrongLoop):

@@ -1,4 +1,4 @@
-"""Outbox on a server: what a service began and did not end is done, and a log is shortened without losing anything."""
+"""OutboxWorker on a server: what a service began and did not end is done, and a log is shortened without losing anything."""
 
 import asyncio
 import contextlib
@@ -7,14 +7,20 @@ import logging
 import pytest
 
 from mpim_lab.errors import ConnectionLost, InvalidParameter, StoreFailed
-from mpim_lab.im.gateway.ack_buffer import Acknowledgements
-from mpim_lab.im.protocol.frames import push_of
-from mpim_lab.im.protocol.requests import AckReq, ChatMessage, PullOfflineReq, SendGroupMessageReq, SendMessageReq
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.message_log import Ledger
-from mpim_lab.im.services.messages import FanOut, Messages
+from mpim_lab.im.gateway.ack_buffer import AckBuffer
+from mpim_lab.im.protocol.frames import decode_push
+from mpim_lab.im.protocol.requests import (
+    AckRequest,
+    ChatMessage,
+    PullOfflineRequest,
+    SendGroupMessageRequest,
+    SendMessageRequest,
+)
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.message_log import MessageLog
+from mpim_lab.im.services.messages import FanOutResult, MessageService
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.services.outbox import OutboxWorker
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
@@ -28,30 +34,30 @@ class Bench:
     """A message service, its outbox and its database."""
 
     def __init__(self, queue, store, *, keep=20, **options):
-        self.store, ledger = store, Ledger(queue, trim_every=10)
-        self.messages = Messages(queue, Groups(store, queue), OfflineStore(store), ledger=ledger)
-        self.ledger, self.outbox = ledger, Outbox(self.messages, keep=keep, **options)
+        self.store, log = store, MessageLog(queue, trim_every=10)
+        self.messages = MessageService(queue, GroupService(store, queue), OfflineStore(store), log=log)
+        self.log, self.outbox = log, OutboxWorker(self.messages, max_log_length=keep, **options)
 
     async def talk(self, first, last, sender="alice", to="bob"):
         for number in range(first, last + 1):
-            request = SendMessageReq(f"m{number}", sender, to, f"text {number}")
+            request = SendMessageRequest(f"m{number}", sender, to, f"text {number}")
             assert (await self.messages.send_message(request)).sequence == number
 
     async def talk_to_all(self, first, last, sender="alice"):
         for number in range(first, last + 1):
-            request = SendGroupMessageReq(f"m{number}", sender, "tea", f"text {number}")
+            request = SendGroupMessageRequest(f"m{number}", sender, "tea", f"text {number}")
             assert (await self.messages.send_group_message(request)).sequence == number
 
     async def die_after_step_1(self, number, sender="alice"):
         """A group's message whose service ends there."""
-        kept = await self.messages.keep(ChatMessage("#tea", 0, f"m{number}", sender, f"text {number}"))
-        assert kept.todo and kept.message.sequence == number
+        kept = await self.messages.append(ChatMessage("#tea", 0, f"m{number}", sender, f"text {number}"))
+        assert kept.outbox_entry and kept.message.sequence == number
 
     async def read(self, uid, conversation=TALK, after=0):
         """Everything that this user can pull, in the order in which it comes."""
         read, missing = [], []
         while True:
-            page = await self.messages.pull_offline(PullOfflineReq(uid, conversation, after))
+            page = await self.messages.pull_offline(PullOfflineRequest(uid, conversation, after))
             missing += [page.missing] if page.missing else []
             read += page.messages
             if not page.messages:
@@ -60,7 +66,7 @@ class Bench:
 
     async def todo(self):
         """What waits in the outbox."""
-        return [(each.do, each.sequence) for each in await self.ledger.to_do(0)]
+        return [(each.action, each.sequence) for each in await self.log.due_entries(0)]
 
 
 @contextlib.asynccontextmanager
@@ -81,7 +87,7 @@ async def listening(messages, *uids):
     pushed = []
     for uid in uids:
         await messages.queue.subscribe(
-            user_channel(uid), lambda each: pushed.append((each.channel[5:], push_of(each.payload)[2]))
+            user_channel(uid), lambda each: pushed.append((each.channel[5:], decode_push(each.payload)[2]))
         )
     yield pushed
     for uid in uids:
@@ -101,21 +107,21 @@ async def test_a_group_message_whose_service_died_is_pushed_by_the_outbox(lab):
     async with listening(lab.messages, "bob") as pushed:
         await lab.die_after_step_1(1)
         assert pushed == [] and await lab.todo() == [("push", 1)]
-        assert await lab.outbox.sweep(after_ms=0) == 1
+        assert await lab.outbox.run_once(min_age_ms=0) == 1
         await wait_until(lambda: pushed)
     assert pushed == [("bob", 1)] and await lab.todo() == []
-    assert await lab.messages.offline.waiting("carol") == {"#tea": 1}
-    assert await lab.messages.offline.waiting("alice") == {}
-    assert await lab.outbox.sweep(after_ms=0) == 0
+    assert await lab.messages.offline.pending("carol") == {"#tea": 1}
+    assert await lab.messages.offline.pending("alice") == {}
+    assert await lab.outbox.run_once(min_age_ms=0) == 0
 
 
 async def test_the_sender_who_asks_again_is_told_known_and_the_outbox_still_pushes(lab):
     """Its client repeats the id; that is not a second message, and not the end of the first one's push."""
     await lab.messages.groups.create("tea", "alice", ["bob"])
     await lab.die_after_step_1(1)
-    again = await lab.messages.send_group_message(SendGroupMessageReq("m1", "alice", "tea", "text 1"))
-    assert (again.told, again.sequence) == ("known", 1)
-    assert await lab.todo() == [("push", 1)] and await lab.outbox.sweep(after_ms=0) == 1
+    again = await lab.messages.send_group_message(SendGroupMessageRequest("m1", "alice", "tea", "text 1"))
+    assert (again.status, again.sequence) == ("known", 1)
+    assert await lab.todo() == [("push", 1)] and await lab.outbox.run_once(min_age_ms=0) == 1
 
 
 async def test_an_entry_is_done_when_it_is_old_enough_and_never_earlier(lab):
@@ -124,7 +130,7 @@ async def test_an_entry_is_done_when_it_is_old_enough_and_never_earlier(lab):
     await lab.die_after_step_1(1)
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    while await lab.outbox.sweep(after_ms=400) == 0:
+    while await lab.outbox.run_once(min_age_ms=400) == 0:
         await asyncio.sleep(0.01)
     assert 0.38 <= loop.time() - begun < 5
 
@@ -135,8 +141,8 @@ async def test_two_outboxes_at_once_do_everything_and_leave_nothing(lab, server)
     for number in range(1, 31):
         await lab.die_after_step_1(number)
     async with listening(lab.messages, "bob") as pushed:
-        other = Outbox(lab.messages, keep=20)
-        await asyncio.gather(lab.outbox.sweep(after_ms=0), other.sweep(after_ms=0))
+        other = OutboxWorker(lab.messages, max_log_length=20)
+        await asyncio.gather(lab.outbox.run_once(min_age_ms=0), other.run_once(min_age_ms=0))
         await wait_until(lambda: {number for _, number in pushed} == {*range(1, 31)})
     assert await lab.todo() == []
     read, missing = await lab.read("bob", "#tea")
@@ -145,7 +151,7 @@ async def test_two_outboxes_at_once_do_everything_and_leave_nothing(lab, server)
 
 async def test_an_outbox_that_runs_finishes_what_is_left(server):
     """By itself, without being asked; and more than one look takes at a time."""
-    async with bench(server, keep=1_000, every_s=0.05, after_s=0.05) as lab:
+    async with bench(server, keep=1_000, interval_s=0.05, min_age_s=0.05) as lab:
         await lab.messages.groups.create("tea", "alice", ["bob"])
         async with lab.outbox, listening(lab.messages, "bob") as pushed:
             for number in range(1, 251):
@@ -160,12 +166,12 @@ async def test_an_entry_whose_push_failed_stays(lab, monkeypatch):
     with monkeypatch.context() as patch:
 
         async def broken(message, members):
-            return FanOut(1, (), ("carol",))
+            return FanOutResult(1, (), ("carol",))
 
-        patch.setattr(lab.messages, "push", broken)
-        assert await lab.outbox.sweep(after_ms=0) == 0
+        patch.setattr(lab.messages, "fan_out", broken)
+        assert await lab.outbox.run_once(min_age_ms=0) == 0
     assert await lab.todo() == [("push", 1)]
-    assert await lab.outbox.sweep(after_ms=0) == 1 and await lab.todo() == []
+    assert await lab.outbox.run_once(min_age_ms=0) == 1 and await lab.todo() == []
 
 
 async def test_a_service_whose_push_failed_leaves_it_to_the_outbox(lab, monkeypatch):
@@ -177,11 +183,11 @@ async def test_a_service_whose_push_failed_leaves_it_to_the_outbox(lab, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr("mpim_lab.im.services.messages.call_many", no_line)
-        sent = await lab.messages.send_group_message(SendGroupMessageReq("m1", "alice", "tea", "hi"))
+        sent = await lab.messages.send_group_message(SendGroupMessageRequest("m1", "alice", "tea", "hi"))
     assert (sent.sequence, sent.pushed, sent.failed) == (1, 0, ("alice", "bob"))
     assert await lab.todo() == [("push", 1)]
     async with listening(lab.messages, "bob") as pushed:
-        assert await lab.outbox.sweep(after_ms=0) == 1
+        assert await lab.outbox.run_once(min_age_ms=0) == 1
         await wait_until(lambda: pushed)
 
 
@@ -189,17 +195,17 @@ async def test_what_cannot_be_done_does_not_hold_up_what_can(lab, caplog):
     """150 entries of which each fails at the database, and behind them one that needs none."""
     for number in range(150):
         await lab.messages.groups.create(f"g{number}", "alice", ["bob"])
-        await lab.messages.keep(ChatMessage(f"#g{number}", 0, "m1", "alice", "hi"))
+        await lab.messages.append(ChatMessage(f"#g{number}", 0, "m1", "alice", "hi"))
     await lab.messages.groups.create("tea", "alice", ["bob"])
     await lab.die_after_step_1(1)
     await lab.messages.groups.members("tea")
     caplog.set_level(logging.ERROR)
     with statement_that_fails(lab.store, "SELECT mpim_members"):
         async with listening(lab.messages, "alice", "bob") as pushed:
-            assert await lab.outbox.sweep(after_ms=0) == 1
+            assert await lab.outbox.run_once(min_age_ms=0) == 1
             await wait_until(lambda: ("bob", 1) in pushed)
-    assert len(await lab.ledger.to_do(0, count=1_000)) == 150
-    assert await lab.outbox.sweep(after_ms=0) == 150
+    assert len(await lab.log.due_entries(0, count=1_000)) == 150
+    assert await lab.outbox.run_once(min_age_ms=0) == 150
 
 
 async def test_a_message_that_is_not_in_the_log_any_more_needs_no_push(lab):
@@ -209,7 +215,7 @@ async def test_a_message_that_is_not_in_the_log_any_more_needs_no_push(lab):
     await lab.talk_to_all(2, 60)
     await lab.outbox.trim("#tea")
     assert ("push", 1) in await lab.todo()
-    await lab.outbox.sweep(after_ms=0)
+    await lab.outbox.run_once(min_age_ms=0)
     assert await lab.todo() == []
     assert numbers((await lab.read("bob", "#tea"))[0]) == [*range(1, 61)]
 
@@ -221,10 +227,10 @@ async def test_a_log_is_shortened_and_its_receiver_reads_on_without_a_gap(lab):
     """What he had acknowledged is gone; what he had not comes from the offline store, then from the log, in order."""
     async with listening(lab.messages, "bob"):  # nothing is stored on the way
         await lab.talk(1, 250)
-    await lab.messages.ack([AckReq("bob", TALK, 30), AckReq("alice", TALK, 250)])
+    await lab.messages.ack([AckRequest("bob", TALK, 30), AckRequest("alice", TALK, 250)])
     assert ("trim", 250) in await lab.todo()
-    await lab.outbox.sweep(after_ms=0)
-    assert (await lab.ledger.length(TALK), await lab.todo()) == (20, [])
+    await lab.outbox.run_once(min_age_ms=0)
+    assert (await lab.log.length(TALK), await lab.todo()) == (20, [])
     read, missing = await lab.read("bob", after=30)
     assert numbers(read) == [*range(31, 251)] and missing == []
     assert [each.text for each in read] == [f"text {n}" for n in range(31, 251)]
@@ -239,9 +245,9 @@ async def test_a_groups_log_is_shortened_and_every_member_reads_on_from_where_sh
     async with listening(lab.messages, "alice", "bob", "carol", "dave", "erin"):
         await lab.talk_to_all(1, 130)
     far = {"alice": 130, "bob": 0, "carol": 57, "dave": 109, "erin": 57}
-    await lab.messages.ack([AckReq(uid, "#tea", number) for uid, number in far.items()])
-    await lab.outbox.sweep(after_ms=0)
-    assert (await lab.ledger.length("#tea"), await lab.todo()) == (20, [])
+    await lab.messages.ack([AckRequest(uid, "#tea", number) for uid, number in far.items()])
+    await lab.outbox.run_once(min_age_ms=0)
+    assert (await lab.log.length("#tea"), await lab.todo()) == (20, [])
     for uid, number in far.items():
         read, missing = await lab.read(uid, "#tea", after=number)
         assert (uid, numbers(read), missing) == (uid, [*range(number + 1, 131)], [])
@@ -251,11 +257,11 @@ async def test_a_groups_log_is_shortened_and_every_member_reads_on_from_where_sh
 
 async def test_more_than_one_page_is_shortened_at_once(lab):
     """1,300 messages that nobody acknowledged; the last 20 stay."""
-    receiver = [lab.ledger.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
+    receiver = [lab.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
                 for n in range(1_300)]  # fmt: skip
     await asyncio.gather(*receiver)
     await lab.outbox.trim(TALK)
-    assert await lab.ledger.length(TALK) == 20
+    assert await lab.log.length(TALK) == 20
     read, missing = await lab.read("bob")
     assert numbers(read) == [*range(1, 1_301)] and missing == []
 
@@ -265,15 +271,15 @@ async def test_a_short_log_stays_as_it_is(lab, count):
     """Nothing is stored, and nothing goes."""
     async with listening(lab.messages, "bob"):
         await lab.talk(1, count)
-    assert await lab.outbox.trim(TALK) == 0 and await lab.ledger.length(TALK) == count
-    assert await lab.messages.offline.waiting("bob") == {}
+    assert await lab.outbox.trim(TALK) == 0 and await lab.log.length(TALK) == count
+    assert await lab.messages.offline.pending("bob") == {}
 
 
 async def test_one_more_than_a_log_may_hold_is_one_that_goes(lab):
     """It is the oldest."""
     await lab.talk(1, 21)
     await lab.outbox.trim(TALK)
-    assert numbers(await lab.ledger.between(TALK, 0, None, 100)) == [*range(2, 22)]
+    assert numbers(await lab.log.read_range(TALK, 0, None, 100)) == [*range(2, 22)]
 
 
 async def test_a_database_that_is_away_leaves_the_log_as_it_is_and_the_entry_in_the_outbox(lab):
@@ -282,22 +288,22 @@ async def test_a_database_that_is_away_leaves_the_log_as_it_is_and_the_entry_in_
         await lab.talk(1, 100)
     entries = await lab.todo()
     with statement_that_fails(lab.store, "INSERT INTO mpim_offline"):
-        assert await lab.outbox.sweep(after_ms=0) == 0
+        assert await lab.outbox.run_once(min_age_ms=0) == 0
         with pytest.raises(StoreFailed):
             await lab.outbox.trim(TALK)
-    assert await lab.ledger.length(TALK) == 100 and await lab.todo() == entries
-    assert await lab.outbox.sweep(after_ms=0) == len(entries) == 10
-    assert numbers((await lab.read("bob"))[0]) == [*range(1, 101)] and await lab.ledger.length(TALK) == 20
+    assert await lab.log.length(TALK) == 100 and await lab.todo() == entries
+    assert await lab.outbox.run_once(min_age_ms=0) == len(entries) == 10
+    assert numbers((await lab.read("bob"))[0]) == [*range(1, 101)] and await lab.log.length(TALK) == 20
 
 
 async def test_reading_while_the_log_is_shortened_loses_nothing(lab):
     """20 readers and two outboxes at once, while more is said: each reads every number once, in order, none missing."""
-    others = [Outbox(lab.messages, keep=20), Outbox(lab.messages, keep=5)]
+    others = [OutboxWorker(lab.messages, max_log_length=20), OutboxWorker(lab.messages, max_log_length=5)]
     done = asyncio.Event()
 
     async def write():
         for n in range(600):
-            await lab.ledger.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
+            await lab.log.append(ChatMessage(TALK, 0, f"m{n}", "alice", "x"), ["bob"], is_group=False)
         done.set()
 
     async def shorten(outbox):
@@ -307,7 +313,7 @@ async def test_reading_while_the_log_is_shortened_loses_nothing(lab):
     async def read():
         after, seen = 0, []
         while not done.is_set() or after < 600:
-            page = await lab.messages.pull_offline(PullOfflineReq("bob", TALK, after, 7))
+            page = await lab.messages.pull_offline(PullOfflineRequest("bob", TALK, after, 7))
             assert page.missing is None
             seen += numbers(page.messages)
             after = seen[-1] if seen else 0
@@ -321,15 +327,15 @@ async def test_a_log_of_a_group_that_all_have_left_is_shortened(lab):
     await lab.messages.groups.create("tea", "alice")
     await lab.talk_to_all(1, 60)
     await lab.messages.groups.leave("tea", "alice")
-    await lab.outbox.sweep(after_ms=0)
-    assert (await lab.ledger.length("#tea"), await lab.todo()) == (20, [])
+    await lab.outbox.run_once(min_age_ms=0)
+    assert (await lab.log.length("#tea"), await lab.todo()) == (20, [])
 
 
-@pytest.mark.parametrize("options", [{"keep": 0}, {"every_s": 0}, {"after_s": -1}])
+@pytest.mark.parametrize("options", [{"max_log_length": 0}, {"interval_s": 0}, {"min_age_s": -1}])
 async def test_bounds_are_refused_by_name(lab, options):
     """A log of nothing, no pause between two looks, what has not happened yet."""
     with pytest.raises(InvalidParameter, match=next(iter(options))):
-        Outbox(lab.messages, **options)
+        OutboxWorker(lab.messages, **options)
 
 
 # Acknowledgements, which say what may be forgotten
@@ -338,14 +344,14 @@ async def test_bounds_are_refused_by_name(lab, options):
 async def test_gathered_acknowledgements_are_written_and_the_highest_counts(lab):
     """Also the last ones, when it ends; and what was stored is forgotten."""
     await lab.talk(1, 30)
-    async with Acknowledgements(lab.messages, 0.01) as acks:
+    async with AckBuffer(lab.messages, 0.01) as acks:
         for number in (3, 9, 5):
             acks.add("bob", TALK, number, is_stored=True)
         async with asyncio.timeout(5):
-            while (await lab.ledger.acked("bob")).get(TALK) != 9:
+            while (await lab.log.read_positions("bob")).get(TALK) != 9:
                 await asyncio.sleep(0.01)
         acks.add("bob", TALK, 25, is_stored=True)
-    assert await lab.ledger.acked("bob") == {TALK: 25}
+    assert await lab.log.read_positions("bob") == {TALK: 25}
     assert numbers(await lab.messages.offline.page("bob", TALK, 0, 100)) == [26, 27, 28, 29, 30]
 
 
@@ -353,14 +359,14 @@ async def test_acknowledgements_wait_while_the_server_is_away():
     """What could not be written is written when it is back; a newer one is not turned back by it."""
     async with EmbeddedServer(persistence="always") as server, bench(server) as lab:
         await lab.talk(1, 10)
-        async with Acknowledgements(lab.messages, 0.01) as acks:
+        async with AckBuffer(lab.messages, 0.01) as acks:
             server.kill()
             acks.add("bob", TALK, 4, is_stored=False)
             await asyncio.sleep(0.1)
             acks.add("bob", TALK, 7, is_stored=False)
             await server.start()
             async with asyncio.timeout(10):
-                while (await lab.ledger.acked("bob")).get(TALK) != 7:
+                while (await lab.log.read_positions("bob")).get(TALK) != 7:
                     await asyncio.sleep(0.02)
 
 
@@ -377,10 +383,10 @@ async def test_an_acknowledgement_that_was_being_written_at_the_end_is_written(l
         return await ack(requests)
 
     monkeypatch.setattr(lab.messages, "ack", slow)
-    async with Acknowledgements(lab.messages, 0.001) as acks:
+    async with AckBuffer(lab.messages, 0.001) as acks:
         acks.add("bob", TALK, 8, is_stored=False)
         await begun.wait()
-    assert await lab.ledger.acked("bob") == {TALK: 8}
+    assert await lab.log.read_positions("bob") == {TALK: 8}
 
 
 async def test_what_has_waited_too_long_in_the_offline_store_goes_by_itself(lab, monkeypatch):
@@ -392,5 +398,5 @@ async def test_what_has_waited_too_long_in_the_offline_store_goes_by_itself(lab,
         return 0
 
     monkeypatch.setattr(lab.messages.offline, "expire", expire)
-    async with Outbox(lab.messages, expire_every_s=0.01), asyncio.timeout(5):
+    async with OutboxWorker(lab.messages, expire_interval_s=0.01), asyncio.timeout(5):
         await called.wait()

@@ -7,8 +7,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from mpim_lab.im.services.tokens import Tokens
-from mpim_lab.im.system import System
+from mpim_lab.im.services.tokens import TokenService
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from tests.raw_clients import SECRET, RawClient, system_options
 
@@ -16,7 +16,7 @@ from tests.raw_clients import SECRET, RawClient, system_options
 @pytest.fixture
 async def mpim(server):
     """One gateway that lets everybody in by name."""
-    async with System(server.url, allow_login=True, **system_options()) as running:
+    async with ImSystem(server.url, allow_login=True, **system_options()) as running:
         yield running
 
 
@@ -67,7 +67,7 @@ async def test_nothing_but_the_pages_parts_can_be_had(mpim, path):
 
 async def test_health_says_whether_it_can_do_its_work():
     """200; 503 while the server is gone, and 200 again when it is back."""
-    async with EmbeddedServer() as server, System(server.url, **system_options()) as mpim:
+    async with EmbeddedServer() as server, ImSystem(server.url, **system_options()) as mpim:
         assert (await ask(mpim, "/healthz"))[::2] == (200, b"ok\n")
         server.kill()
         async with asyncio.timeout(10):
@@ -108,7 +108,7 @@ async def test_a_login_gives_a_token_that_lets_in_once(mpim):
 
 async def test_without_leave_nobody_logs_in_by_name(server):
     """The default: 403, and no token."""
-    async with System(server.url, **system_options()) as mpim:
+    async with ImSystem(server.url, **system_options()) as mpim:
         status, _, body = await ask(mpim, "/login?user=alice")
         assert status == 403 and b"token" not in body
 
@@ -129,7 +129,7 @@ async def test_the_gateways_own_page_gets_in(mpim):
     """A WebSocket whose origin is the page's own host."""
     gateway = mpim.gateways["gw-1"]
     async with connect(gateway.url, origin=f"http://127.0.0.1:{gateway.port}", proxy=None) as ws:
-        await ws.send(json.dumps({"t": "hello", "token": Tokens(SECRET).issue("alice")}))
+        await ws.send(json.dumps({"t": "hello", "token": TokenService(SECRET).issue("alice")}))
         assert json.loads(await ws.recv())["t"] == "welcome"
 
 

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.im.protocol.requests import BindRouteReq, DeliverReq
+from mpim_lab.im.protocol.requests import BindRouteRequest, DeliverRequest
 from mpim_lab.im.services.presence import Presence, Route
 from mpim_lab.keys import Keys, gateway_channel, status_channel, user_channel
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -21,11 +21,11 @@ async def queue(server):
 
 @pytest.fixture
 async def presence(queue):
-    return Presence(queue, lifetime_s=60)
+    return Presence(queue, ttl_s=60)
 
 
 def at(gateway, connection="c1", uid="alice", device="phone"):
-    return BindRouteReq(uid, device, gateway, connection)
+    return BindRouteRequest(uid, device, gateway, connection)
 
 
 @contextlib.asynccontextmanager
@@ -123,7 +123,7 @@ async def test_whoever_watches_is_told_of_coming_and_of_the_last_going(presence,
 
 async def test_a_route_that_nobody_renews_ends_by_itself(queue):
     """A gateway that dies leaves no ghosts for longer than a lifetime, and no key at all."""
-    presence = Presence(queue, lifetime_s=0.2)
+    presence = Presence(queue, ttl_s=0.2)
     await presence.bind_route(at("gw-1"))
     assert await presence.statuses(["alice"]) == {"alice": "online"}
     await until_ended(presence, "alice")
@@ -135,7 +135,7 @@ async def test_a_route_that_nobody_renews_ends_by_itself(queue):
 
 async def test_a_ghost_ends_although_another_device_of_its_user_is_renewed(queue):
     """Each route has its own time; and a device that comes does not find it replaced."""
-    presence = Presence(queue, lifetime_s=0.3)
+    presence = Presence(queue, ttl_s=0.3)
     ghost, alive = at("gw-1", "c1"), at("gw-2", "c2", device="laptop")
     await presence.bind_route(ghost)
     await presence.bind_route(alive)
@@ -149,7 +149,7 @@ async def test_a_ghost_ends_although_another_device_of_its_user_is_renewed(queue
 
 async def test_a_renewed_route_lives_on(queue):
     """For three lifetimes and more."""
-    presence, loop = Presence(queue, lifetime_s=0.5), asyncio.get_running_loop()
+    presence, loop = Presence(queue, ttl_s=0.5), asyncio.get_running_loop()
     await presence.bind_route(at("gw-1"))
     end = loop.time() + 1.6
     while loop.time() < end:
@@ -160,7 +160,7 @@ async def test_a_renewed_route_lives_on(queue):
 
 async def test_a_route_that_ended_is_made_again_by_its_gateways_next_sign_of_life(queue):
     """The gateway was silent, not dead: the connection is there."""
-    presence = Presence(queue, lifetime_s=0.2)
+    presence = Presence(queue, ttl_s=0.2)
     await presence.bind_route(at("gw-1"))
     await until_ended(presence, "alice")
     assert await presence.renew("gw-1", [at("gw-1")]) == []
@@ -194,7 +194,7 @@ async def test_what_is_unbound_during_a_renewal_stays_unbound(presence):
 
 async def test_a_route_that_ended_and_was_replaced_meanwhile_stays_replaced(queue):
     """The one that is there was there first."""
-    presence = Presence(queue, lifetime_s=0.3)
+    presence = Presence(queue, ttl_s=0.3)
     await presence.bind_route(at("gw-1", "c1"))
     await until_ended(presence, "alice")
     await presence.bind_route(at("gw-2", "c2"))
@@ -229,9 +229,9 @@ async def test_asking_about_nobody_and_about_somebody_twice(presence):
 async def test_delivery_tells_how_many_listen_whatever_the_route_says(presence, queue):
     """A ghost's route counts for nothing: 0 gateways."""
     await presence.bind_route(at("gw-1"))
-    assert (await presence.deliver(DeliverReq("alice", b"hello"))).gateways == 0
+    assert (await presence.deliver(DeliverRequest("alice", b"hello"))).gateways == 0
     async with heard(queue, user_channel("alice")) as told:
-        assert (await presence.deliver(DeliverReq("alice", b"hello"))).gateways == 1
+        assert (await presence.deliver(DeliverRequest("alice", b"hello"))).gateways == 1
         await wait_until(lambda: told)
     assert told == [("user:alice", "hello")]
 
@@ -249,8 +249,8 @@ async def test_routes_of_one_run_are_not_seen_by_another(server):
         assert sorted(keys) == [b"one:mpim:layout", b"one:route:alice", b"two:mpim:layout"]
 
 
-@pytest.mark.parametrize("lifetime_s", [0, -1])
-async def test_a_lifetime_of_nothing_is_refused(queue, lifetime_s):
+@pytest.mark.parametrize("ttl_s", [0, -1])
+async def test_a_lifetime_of_nothing_is_refused(queue, ttl_s):
     """By name."""
-    with pytest.raises(InvalidParameter, match="lifetime_s"):
-        Presence(queue, lifetime_s=lifetime_s)
+    with pytest.raises(InvalidParameter, match="ttl_s"):
+        Presence(queue, ttl_s=ttl_s)

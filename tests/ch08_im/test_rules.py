@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mpim_lab.errors import CorruptPayload, GatewayClosed, InvalidMessage, InvalidParameter
-from mpim_lab.im.client.conversations import Readers
-from mpim_lab.im.client.sequencer import Missing, Reader
+from mpim_lab.im.client.conversations import ConversationInbox
+from mpim_lab.im.client.sequencer import ConversationSequencer, MissingRange
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.protocol import frames as wire
-from mpim_lab.im.protocol.frames import Ack, Behind, Page, Problem, Sync, Welcome
-from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage, checked_name
-from mpim_lab.im.services.messages import _until_a_gap
+from mpim_lab.im.protocol.frames import Ack, ErrorFrame, Page, Sync, SyncHint, Welcome
+from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, ChatMessage, checked_name
+from mpim_lab.im.services.messages import _contiguous_prefix
 
 TALKS = ("alice:bob", "#tea")
 ME = "bob"
@@ -45,7 +45,7 @@ def test_no_window_of_time_lets_more_through_than_burst_and_rate(rate, burst, pa
     bucket, moment, passed = TokenBucket(rate_per_s=rate, burst=burst), 0.0, []
     for pause in pauses:
         moment += pause
-        if bucket.admits(moment):
+        if bucket.try_acquire(moment):
             passed.append(moment)
         else:
             assert pause < 1 / rate + 1e-6
@@ -57,7 +57,7 @@ def test_no_window_of_time_lets_more_through_than_burst_and_rate(rate, burst, pa
 def test_a_rest_gives_a_burst_and_no_more():
     """A year of silence is not saved up."""
     bucket = TokenBucket(rate_per_s=1, burst=3)
-    assert [bucket.admits(3e7) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.try_acquire(3e7) for _ in range(4)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("options", [{"rate_per_s": 0, "burst": 1}, {"rate_per_s": 1, "burst": 0.5}])
@@ -67,7 +67,7 @@ def test_a_bucket_that_lets_nothing_through_is_refused(options):
         TokenBucket(**options)
 
 
-# Reader
+# ConversationSequencer
 
 
 class Server:
@@ -85,9 +85,9 @@ class Server:
         return len(self.logs[name])
 
     def page(self, name, after, limit):
-        """As `Messages.pull_offline` answers."""
+        """As `MessageService.pull_offline` answers."""
         left = [each for each in self.logs[name][after:] if each.sequence not in self.gone[name]]
-        return Page(name, *_until_a_gap(left[:limit], after + 1, self.last(name)))
+        return Page(name, *_contiguous_prefix(left[:limit], after + 1, self.last(name)))
 
 
 class ReaderAndNetwork(RuleBasedStateMachine):
@@ -101,7 +101,7 @@ class ReaderAndNetwork(RuleBasedStateMachine):
         for _ in range(after):
             self.server.say(self.name)
         self.limit, self.after = page, after
-        self.reader, self.handed = Reader(self.name, after=after, limit=limit), []
+        self.reader, self.handed = ConversationSequencer(self.name, after=after, max_buffered=limit), []
 
     def take(self, some):
         self.handed += numbers(some)
@@ -115,16 +115,16 @@ class ReaderAndNetwork(RuleBasedStateMachine):
     def push_arrives(self, data, stays):
         place = data.draw(st.integers(0, len(self.pushes) - 1))
         arrived = self.pushes[place] if stays else self.pushes.pop(place)
-        self.take(self.reader.push(arrived, self.now))
+        self.take(self.reader.on_push(arrived, self.now))
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.3, 5.0]), at_once=st.booleans())
     def look(self, seconds, at_once):
         self.now += seconds
-        after = self.reader.asks(self.now, at_once=at_once)
+        after = self.reader.next_sync(self.now, at_once=at_once)
         if after is not None:
-            assert after == self.reader.position and self.reader.known_last > after
+            assert after == self.reader.position and self.reader.last_known > after
             self.requests.append(after)
-            assert self.reader.asks(self.now + 1.9, at_once=True) is None  # one is under way
+            assert self.reader.next_sync(self.now + 1.9, at_once=True) is None  # one is under way
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data(), stays=st.booleans())
@@ -138,11 +138,11 @@ class ReaderAndNetwork(RuleBasedStateMachine):
     def page_arrives(self, data, stays):
         place = data.draw(st.integers(0, len(self.pages) - 1))
         page = self.pages[place] if stays else self.pages.pop(place)
-        self.take(self.reader.page(page.messages, page.last, page.missing, self.now))
+        self.take(self.reader.on_page(page.messages, page.last, page.missing, self.now))
 
     @rule(back=st.integers(0, 3))
     def told_how_far_it_is(self, back):
-        self.reader.told_last(max(0, self.server.last(self.name) - back))
+        self.reader.advance_last_known(max(0, self.server.last(self.name) - back))
 
     @precondition(lambda self: self.server.last(self.name) > self.reader.position)
     @rule(data=st.data())
@@ -165,15 +165,15 @@ class ReaderAndNetwork(RuleBasedStateMachine):
             return
         last, rounds = self.server.last(self.name), 0
         self.now += 10
-        self.reader.told_last(last)
+        self.reader.advance_last_known(last)
         while self.reader.position < last:
-            after, rounds = self.reader.asks(self.now, at_once=rounds == 0), rounds + 1
+            after, rounds = self.reader.next_sync(self.now, at_once=rounds == 0), rounds + 1
             assert after is not None and rounds <= last
             page = self.server.page(self.name, after, self.limit)
-            self.take(self.reader.page(page.messages, page.last, page.missing, self.now))
+            self.take(self.reader.on_page(page.messages, page.last, page.missing, self.now))
             self.now += 0.3 if page.missing else 0.0
         self.each_number_is_handed_over_or_missing_once_and_in_order()
-        assert self.reader.asks(self.now + 10, at_once=True) is None
+        assert self.reader.next_sync(self.now + 10, at_once=True) is None
 
 
 TestReaderAndNetwork = ReaderAndNetwork.TestCase
@@ -182,41 +182,41 @@ TestReaderAndNetwork.settings = settings(max_examples=150, stateful_step_count=4
 
 def test_a_gap_is_asked_about_after_a_moment_and_not_again_while_that_is_under_way():
     """Pushes that overtake each other cost nothing; an answer that is lost is asked for again."""
-    reader = Reader(TALKS[0], after=0)
-    assert reader.push(message(3), now=0.0) == [] and reader.asks(now=0.19) is None
-    assert reader.asks(now=0.2) == 0 and reader.asks(now=2.19) is None and reader.asks(now=2.2) == 0
+    reader = ConversationSequencer(TALKS[0], after=0)
+    assert reader.on_push(message(3), now=0.0) == [] and reader.next_sync(now=0.19) is None
+    assert reader.next_sync(now=0.2) == 0 and reader.next_sync(now=2.19) is None and reader.next_sync(now=2.2) == 0
 
 
 def test_a_page_that_brings_something_is_followed_by_the_next_at_once():
     """Also while pushes come: whoever was long away does not wait a moment for each page."""
-    reader = Reader(TALKS[0], after=0)
-    reader.push(message(500), now=0.0)
-    assert reader.asks(now=0.2) == 0
-    assert numbers(reader.page(messages(1, 2), last=500, missing=None, now=0.3)) == [1, 2]
-    assert reader.asks(now=0.3) == 2 and reader.asks(now=0.3) is None
-    assert reader.page((), last=500, missing=None, now=0.4) == [] and reader.asks(now=0.4) is None
+    reader = ConversationSequencer(TALKS[0], after=0)
+    reader.on_push(message(500), now=0.0)
+    assert reader.next_sync(now=0.2) == 0
+    assert numbers(reader.on_page(messages(1, 2), last=500, missing=None, now=0.3)) == [1, 2]
+    assert reader.next_sync(now=0.3) == 2 and reader.next_sync(now=0.3) is None
+    assert reader.on_page((), last=500, missing=None, now=0.4) == [] and reader.next_sync(now=0.4) is None
 
 
 def test_more_early_arrivals_than_are_kept_come_by_page():
     """They are not an error, and not lost."""
-    reader = Reader(TALKS[0], after=0, limit=2)
+    reader = ConversationSequencer(TALKS[0], after=0, max_buffered=2)
     for number in (2, 3, 4, 5):
-        assert reader.push(message(number), now=0.0) == []
-    assert numbers(reader.page(messages(1), last=5, missing=None, now=0.1)) == [1, 2, 3]
-    assert reader.asks(now=0.1) == 3
+        assert reader.on_push(message(number), now=0.0) == []
+    assert numbers(reader.on_page(messages(1), last=5, missing=None, now=0.1)) == [1, 2, 3]
+    assert reader.next_sync(now=0.1) == 3
 
 
 def test_a_server_that_lost_what_it_had_is_followed_back():
     """Where it is now is where reading goes on, and what was lost is named."""
-    reader = Reader(TALKS[0], after=0)
+    reader = ConversationSequencer(TALKS[0], after=0)
     for number in range(1, 11):
-        reader.push(message(number), now=0.0)
-    assert not reader.forgotten(acked=10, last=10)
-    assert reader.forgotten(acked=4, last=6) and reader.missing == [Missing(TALKS[0], 7, 10)]
-    assert reader.asks(now=0.0) == 4
+        reader.on_push(message(number), now=0.0)
+    assert not reader.reset_if_rewound(acked=10, last=10)
+    assert reader.reset_if_rewound(acked=4, last=6) and reader.missing == [MissingRange(TALKS[0], 7, 10)]
+    assert reader.next_sync(now=0.0) == 4
 
 
-# Readers
+# ConversationInbox
 
 
 class ReadersAndNetwork(RuleBasedStateMachine):
@@ -233,7 +233,7 @@ class ReadersAndNetwork(RuleBasedStateMachine):
     @rule()
     def come_back(self):
         """A new process: what was handed over and not read is handed over again."""
-        self.readers, self.out = Readers(self.positions, self.limit), None
+        self.readers, self.out = ConversationInbox(self.positions, self.limit), None
         self.reconnect()
 
     @rule()
@@ -246,14 +246,14 @@ class ReadersAndNetwork(RuleBasedStateMachine):
     @rule(names=st.sets(st.sampled_from(TALKS)), anew=st.booleans())
     def reconnect_and_not_be_told_of_all(self, names, anew):
         if anew:
-            self.readers, self.out = Readers(self.positions, self.limit), None
+            self.readers, self.out = ConversationInbox(self.positions, self.limit), None
         self.requests.clear()
         self.pages.clear()
         self.welcome(names)
 
     def welcome(self, names):
         conversations = {name: (self.acked.get(name, 0), self.server.last(name)) for name in names}
-        self.readers.welcome(Welcome(ME, "gw-1", conversations, whole=set(names) == set(TALKS)), self.now)
+        self.readers.on_welcome(Welcome(ME, "gw-1", conversations, complete=set(names) == set(TALKS)), self.now)
 
     @rule(name=st.sampled_from(TALKS), is_mine=st.booleans(), copies=st.integers(0, 2), same_id=st.booleans())
     def say(self, name, is_mine, copies, same_id):
@@ -267,12 +267,12 @@ class ReadersAndNetwork(RuleBasedStateMachine):
     @rule(data=st.data(), stays=st.booleans())
     def push_arrives(self, data, stays):
         place = data.draw(st.integers(0, len(self.pushes) - 1))
-        self.readers.take(self.pushes[place] if stays else self.pushes.pop(place), self.now, self.own)
+        self.readers.on_frame(self.pushes[place] if stays else self.pushes.pop(place), self.now, self.own)
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 5.0]))
     def look(self, seconds):
         self.now += seconds
-        self.requests += list(self.readers.syncs(self.now))
+        self.requests += list(self.readers.due_syncs(self.now))
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -288,15 +288,15 @@ class ReadersAndNetwork(RuleBasedStateMachine):
     @rule(data=st.data(), stays=st.booleans())
     def page_arrives(self, data, stays):
         place = data.draw(st.integers(0, len(self.pages) - 1))
-        self.readers.take(self.pages[place] if stays else self.pages.pop(place), self.now, self.own)
+        self.readers.on_frame(self.pages[place] if stays else self.pages.pop(place), self.now, self.own)
 
     @rule()
     def told_how_far_it_is(self):
-        self.readers.take(Behind({name: self.server.last(name) for name in TALKS}), self.now, self.own)
+        self.readers.on_frame(SyncHint({name: self.server.last(name) for name in TALKS}), self.now, self.own)
 
     @rule(arrive=st.booleans())
     def acknowledge(self, arrive):
-        for ack in self.readers.acks():
+        for ack in self.readers.due_acks():
             assert ack.sequence <= self.positions.get(ack.conversation, 0)
             if arrive:
                 self.acked[ack.conversation] = max(ack.sequence, self.acked.get(ack.conversation, 0))
@@ -309,7 +309,7 @@ class ReadersAndNetwork(RuleBasedStateMachine):
     @precondition(lambda self: self.out is not None)
     @rule()
     def has_read(self):
-        self.readers.read(self.out)
+        self.readers.mark_read(self.out)
         self.read.append((self.out.conversation, self.out.sequence))
         self.out = None
 
@@ -341,8 +341,8 @@ class ReadersAndNetwork(RuleBasedStateMachine):
         self.reconnect()
         for _ in range(4 * everything + 4):
             self.now += 5
-            for sync in self.readers.syncs(self.now):
-                self.readers.take(self.page(sync), self.now, self.own)
+            for sync in self.readers.due_syncs(self.now):
+                self.readers.on_frame(self.page(sync), self.now, self.own)
             self.out = self.out or self.runner.run(self._next())
             if self.out is not None:
                 self.has_read()
@@ -360,88 +360,94 @@ TestReadersAndNetwork.settings = settings(max_examples=150, stateful_step_count=
 
 async def test_what_is_in_hand_is_not_counted_as_read_by_what_comes_after_it():
     """While the application works on a message, one of its own arrives: if it dies now, it gets the first one again."""
-    readers = Readers(positions := {}, limit=10)
-    readers.take(message(1), 0.0, set())
+    readers = ConversationInbox(positions := {}, max_buffered=10)
+    readers.on_frame(message(1), 0.0, set())
     in_hand = await readers.next()
-    readers.take(message(2, sender=ME), 0.0, {f"{ME}-2"})
-    assert positions == {} and readers.acks() == []
-    readers.read(in_hand)
-    assert positions == {TALKS[0]: 2} and readers.acks() == [Ack(TALKS[0], 2)]
+    readers.on_frame(message(2, sender=ME), 0.0, {f"{ME}-2"})
+    assert positions == {} and readers.due_acks() == []
+    readers.mark_read(in_hand)
+    assert positions == {TALKS[0]: 2} and readers.due_acks() == [Ack(TALKS[0], 2)]
 
 
 async def test_any_number_of_ones_own_messages_is_passed_over():
     """Two thousand in a row behind one that the application had not asked for yet."""
-    readers, own = Readers(positions := {}, limit=10_000), {f"{ME}-{n}" for n in range(2, 2_002)}
-    readers.take(message(1), 0.0, own)
+    readers, own = ConversationInbox(positions := {}, max_buffered=10_000), {f"{ME}-{n}" for n in range(2, 2_002)}
+    readers.on_frame(message(1), 0.0, own)
     for n in range(2, 2_002):
-        readers.take(message(n, sender=ME), 0.0, own)
-    readers.read(await readers.next())
+        readers.on_frame(message(n, sender=ME), 0.0, own)
+    readers.mark_read(await readers.next())
     assert positions == {TALKS[0]: 2_001}
 
 
 async def test_after_a_server_lost_messages_the_next_ones_are_not_taken_for_read():
     """The position goes back with the server's numbers; it is not acknowledged what has not been said yet."""
-    readers = Readers(positions := {TALKS[0]: 10}, limit=10)
-    readers.welcome(Welcome(ME, "gw-1", {TALKS[0]: (7, 7)}), 0.0)
-    assert positions == {TALKS[0]: 7} and readers.missing == [Missing(TALKS[0], 8, 10)] and readers.acks() == []
-    readers.take(message(8, id="new"), 0.0, set())
+    readers = ConversationInbox(positions := {TALKS[0]: 10}, max_buffered=10)
+    readers.on_welcome(Welcome(ME, "gw-1", {TALKS[0]: (7, 7)}), 0.0)
+    assert (
+        positions == {TALKS[0]: 7} and readers.missing == [MissingRange(TALKS[0], 8, 10)] and readers.due_acks() == []
+    )
+    readers.on_frame(message(8, id="new"), 0.0, set())
     assert (await readers.next()).id == "new"
 
 
 async def test_a_full_reader_lets_pushes_pass_and_asks_for_them_when_there_is_room():
     """What waits for the application is bounded."""
-    readers = Readers({}, limit=3)
+    readers = ConversationInbox({}, max_buffered=3)
     for n in range(1, 50):
-        readers.take(message(n), 0.0, set())
-    assert list(readers.syncs(9.0)) == []
+        readers.on_frame(message(n), 0.0, set())
+    assert list(readers.due_syncs(9.0)) == []
     for n in (1, 2, 3):
-        readers.read(read := await readers.next())
+        readers.mark_read(read := await readers.next())
         assert read.sequence == n
-    assert list(readers.syncs(9.0)) == [Sync(TALKS[0], 3)] and list(readers.syncs(9.0)) == []
+    assert list(readers.due_syncs(9.0)) == [Sync(TALKS[0], 3)] and list(readers.due_syncs(9.0)) == []
 
 
 def test_only_conversations_in_which_something_is_missing_are_looked_at(monkeypatch):
     """A user of a thousand conversations pays for the one that moves."""
-    looked_at, asks = [], Reader.asks
-    monkeypatch.setattr(Reader, "asks", lambda reader, now: looked_at.append(reader.conversation) or asks(reader, now))
-    readers, talks = Readers({}, limit=10_000), [f"user-{n}:zoe" for n in range(1_000)]
-    readers.welcome(Welcome("zoe", "gw-1", dict.fromkeys(talks, (0, 0))), now=0.0)
-    assert list(readers.syncs(now=0.0)) == looked_at == []
-    readers.take(message(1, talks[7]), now=0.1, own=())
-    readers.take(message(3, talks[8]), now=0.1, own=())
-    assert list(readers.syncs(now=0.4)) == [Sync(talks[8], 0)]
+    looked_at, asks = [], ConversationSequencer.next_sync
+    monkeypatch.setattr(
+        ConversationSequencer,
+        "next_sync",
+        lambda reader, now: looked_at.append(reader.conversation) or asks(reader, now),
+    )
+    readers, talks = ConversationInbox({}, max_buffered=10_000), [f"user-{n}:zoe" for n in range(1_000)]
+    readers.on_welcome(Welcome("zoe", "gw-1", dict.fromkeys(talks, (0, 0))), now=0.0)
+    assert list(readers.due_syncs(now=0.0)) == looked_at == []
+    readers.on_frame(message(1, talks[7]), now=0.1, sent_ids=())
+    readers.on_frame(message(3, talks[8]), now=0.1, sent_ids=())
+    assert list(readers.due_syncs(now=0.4)) == [Sync(talks[8], 0)]
     assert looked_at == [talks[8]]
-    readers.take(Page(talks[8], (message(1, talks[8]), message(2, talks[8])), 3), now=0.5, own=())
-    assert list(readers.syncs(now=0.5)) == []
+    readers.on_frame(Page(talks[8], (message(1, talks[8]), message(2, talks[8])), 3), now=0.5, sent_ids=())
+    assert list(readers.due_syncs(now=0.5)) == []
     assert looked_at == [talks[8]]
 
 
 def unplaced(name, *pushes):
     """Readers who were told of no conversation, and then heard of one in the middle of it."""
-    readers = Readers({}, limit=10)
-    readers.welcome(Welcome(ME, "gw-1", {}), now=0.0)
+    readers = ConversationInbox({}, max_buffered=10)
+    readers.on_welcome(Welcome(ME, "gw-1", {}), now=0.0)
     for number in pushes:
-        readers.take(message(number, name), now=0.0, own=())
-    assert list(readers.syncs(now=0.0)) == [Sync(name, None)] and list(readers.syncs(now=0.0)) == []
+        readers.on_frame(message(number, name), now=0.0, sent_ids=())
+    assert list(readers.due_syncs(now=0.0)) == [Sync(name, None)] and list(readers.due_syncs(now=0.0)) == []
     return readers
 
 
 async def test_what_was_pushed_here_is_read_here_whatever_another_device_has_acknowledged_meanwhile():
     """The first push says the most where to begin, the answer the least."""
     readers = unplaced("#tea", 5, 6)
-    readers.take(Page("#tea", (message(7, "#tea"),), 7, after=6), now=0.1, own=())
-    assert list(readers.syncs(now=0.5)) == [Sync("#tea", 4)]
-    readers.take(Page("#tea", (message(5, "#tea"), message(6, "#tea")), 7, after=4), now=0.6, own=())
+    readers.on_frame(Page("#tea", (message(7, "#tea"),), 7, after=6), now=0.1, sent_ids=())
+    assert list(readers.due_syncs(now=0.5)) == [Sync("#tea", 4)]
+    readers.on_frame(Page("#tea", (message(5, "#tea"), message(6, "#tea")), 7, after=4), now=0.6, sent_ids=())
     assert numbers([await readers.next() for _ in range(3)]) == [5, 6, 7]
 
 
 async def test_after_a_word_of_being_behind_it_begins_where_the_answer_says():
     """Nothing was pushed: nothing says that it begins before what was acknowledged."""
-    readers = Readers({}, limit=10)
-    readers.welcome(Welcome(ME, "gw-1", {}), now=0.0)
-    readers.take(Behind({"#tea": 9}), now=0.0, own=())
-    assert list(readers.syncs(now=0.0)) == [Sync("#tea", None)]
-    readers.take(Page("#tea", (message(9, "#tea"),), 9, after=8), now=0.1, own=())
+    readers = ConversationInbox({}, max_buffered=10)
+    readers.on_welcome(Welcome(ME, "gw-1", {}), now=0.0)
+    readers.on_frame(SyncHint({"#tea": 9}), now=0.0, sent_ids=())
+    assert list(readers.due_syncs(now=0.0)) == [Sync("#tea", None)]
+    readers.on_frame(Page("#tea", (message(9, "#tea"),), 9, after=8), now=0.1, sent_ids=())
     assert numbers([await readers.next()]) == [9] and readers.missing == []
 
 
@@ -449,24 +455,24 @@ async def test_after_a_word_of_being_behind_it_begins_where_the_answer_says():
 def test_where_it_begins_is_asked_again_after_a_refusal_unless_that_is_final(error, asked):
     """Too fast: after a pause. No member any more: never."""
     readers = unplaced("#tea", 5)
-    readers.problem(Problem(error, "no", "sync #tea"), now=0.1)
-    assert list(readers.syncs(now=0.5)) == []
-    assert list(readers.syncs(now=1.5)) == asked
+    readers.on_error(ErrorFrame(error, "no", "sync #tea"), now=0.1)
+    assert list(readers.due_syncs(now=0.5)) == []
+    assert list(readers.due_syncs(now=1.5)) == asked
 
 
 def test_where_it_begins_is_asked_again_over_the_next_line_and_when_no_answer_comes():
     """At once over a new line, otherwise after two seconds."""
     readers = unplaced("#tea", 5)
-    readers.welcome(Welcome(ME, "gw-2", {}, whole=False), now=0.1)
-    assert list(readers.syncs(now=0.1)) == [Sync("#tea", None)]
-    assert list(readers.syncs(now=2.0)) == []
-    assert list(readers.syncs(now=2.1)) == [Sync("#tea", None)]
+    readers.on_welcome(Welcome(ME, "gw-2", {}, complete=False), now=0.1)
+    assert list(readers.due_syncs(now=0.1)) == [Sync("#tea", None)]
+    assert list(readers.due_syncs(now=2.0)) == []
+    assert list(readers.due_syncs(now=2.1)) == [Sync("#tea", None)]
 
 
 async def test_who_waits_is_told_when_it_ends():
     """GatewayClosed, after what was there."""
-    readers = Readers({}, limit=3)
-    readers.take(message(1), 0.0, set())
+    readers = ConversationInbox({}, max_buffered=3)
+    readers.on_frame(message(1), 0.0, set())
     readers.close()
     assert (await readers.next()).sequence == 1
     with pytest.raises(GatewayClosed):
@@ -487,7 +493,7 @@ FRAMES = {
     wire.Send: st.builds(wire.Send, IDS, TEXTS, NAMES) | st.builds(wire.Send, IDS, TEXTS, group=NAMES),
     wire.Ack: st.builds(wire.Ack, WORDS, NUMBERS),
     wire.Sync: st.builds(wire.Sync, WORDS, NUMBERS),
-    wire.Watch: st.builds(wire.Watch, st.lists(NAMES, max_size=9).map(tuple)),
+    wire.WatchPresence: st.builds(wire.WatchPresence, st.lists(NAMES, max_size=9).map(tuple)),
     wire.Group: st.builds(wire.Group, NAMES, st.sampled_from(["create", "join", "leave"]), st.tuples(NAMES, NAMES)),
     wire.Ping: st.just(wire.Ping()),
     wire.Page: st.builds(wire.Page, WORDS, st.tuples(PUSHES, PUSHES), NUMBERS, st.none() | st.tuples(NUMBERS, NUMBERS)),
@@ -500,7 +506,7 @@ FRAMES = {
         st.booleans(),
         st.floats(0.1, 1e6),
     ),
-    wire.Behind: st.builds(wire.Behind, st.dictionaries(WORDS, NUMBERS)),
+    wire.SyncHint: st.builds(wire.SyncHint, st.dictionaries(WORDS, NUMBERS)),
     wire.Members: st.builds(wire.Members, NAMES, st.tuples(NAMES, NAMES), NUMBERS),
     wire.Sent: st.builds(wire.Sent, IDS, WORDS, NUMBERS, st.sampled_from(["pushed", "stored", "known"])),
 }
@@ -514,19 +520,19 @@ TAGS = ["hello", "send", "ack", "sync", "presence", "group", "ping", "welcome", 
 @given(st.one_of(FRAMES[kind] for kind in CLIENT))
 def test_a_clients_frame_is_read_as_it_was_written(frame):
     """Each kind, within its limits."""
-    assert wire.from_client(wire.encode(frame)) == frame == wire.from_client(wire.encode(frame).decode())
+    assert wire.decode_client(wire.encode(frame)) == frame == wire.decode_client(wire.encode(frame).decode())
 
 
 @given(st.one_of(FRAMES[kind] if kind in FRAMES else st.from_type(kind) for kind in GATEWAY))
 def test_a_gateways_frame_is_read_as_it_was_written(frame):
     """Each kind."""
-    assert wire.from_gateway(wire.encode(frame)) == frame
+    assert wire.decode_gateway(wire.encode(frame)) == frame
 
 
 @given(st.one_of(st.binary(), st.text(), JSON.map(wire.msgspec.json.encode)))  # type: ignore[attr-defined]
 def test_whatever_is_no_frame_is_refused_by_name(raw):
     """By both sides, and with nothing else than that error."""
-    for read, error in ((wire.from_client, InvalidMessage), (wire.from_gateway, CorruptPayload)):
+    for read, error in ((wire.decode_client, InvalidMessage), (wire.decode_gateway, CorruptPayload)):
         with pytest.raises(error):
             read(raw)
 
@@ -537,10 +543,10 @@ def test_whatever_is_no_frame_is_refused_by_name(raw):
 def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_limits(tag, members):
     """A right tag does not help."""
     try:
-        frame = wire.from_client(wire.msgspec.json.encode({"t": tag} | members))  # type: ignore[attr-defined]
+        frame = wire.decode_client(wire.msgspec.json.encode({"t": tag} | members))  # type: ignore[attr-defined]
     except InvalidMessage:
         return
-    assert isinstance(frame, CLIENT) and wire.from_client(wire.encode(frame)) == frame
+    assert isinstance(frame, CLIENT) and wire.decode_client(wire.encode(frame)) == frame
 
 
 @pytest.mark.parametrize(
@@ -549,7 +555,7 @@ def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_li
         '{"t":"send","id":"m1","text":"x"}',
         '{"t":"send","id":"m1","text":"x","to":"bob","group":"tea"}',
         '{"t":"send","id":"m1","text":"","to":"bob"}',
-        '{"t":"send","id":"m1","text":"%s","to":"bob"}' % ("x" * (MOST_TEXT + 1)),
+        '{"t":"send","id":"m1","text":"%s","to":"bob"}' % ("x" * (MAX_TEXT_CHARS + 1)),
         '{"t":"send","id":"","text":"x","to":"bob"}',
         '{"t":"send","id":"a b","text":"x","to":"bob"}',
         '{"t":"send","id":"m1\\n","text":"x","to":"bob"}',
@@ -581,27 +587,27 @@ def test_a_frame_with_the_wrong_members_is_refused_by_name_or_read_within_its_li
 def test_a_frame_that_breaks_a_limit_is_refused_by_name(raw):
     """Each limit of the table, and some that are nobody's business."""
     with pytest.raises(InvalidMessage):
-        wire.from_client(raw)
+        wire.decode_client(raw)
 
 
 def test_unknown_members_are_passed_over():
     """Newer clients can talk to older gateways."""
-    assert wire.from_client('{"t":"ping","newer":{"a":[1,2,{}]}}') == wire.Ping()
+    assert wire.decode_client('{"t":"ping","newer":{"a":[1,2,{}]}}') == wire.Ping()
 
 
 @given(IDS, st.sampled_from(TALKS), NUMBERS, TEXTS)
 def test_a_push_is_read_as_it_was_written(id, conversation, number, text):
     """Its head, which a gateway reads, and its frame, which it passes on."""
     sent = ChatMessage(conversation, number, id, "alice", text, 7)
-    *head, frame = wire.push_of(wire.pushed(sent))
-    assert head == [id, conversation, number] and wire.from_gateway(frame) == sent
+    *head, frame = wire.decode_push(wire.encode_push(sent))
+    assert head == [id, conversation, number] and wire.decode_gateway(frame) == sent
 
 
 @given(st.binary(max_size=40))
 def test_whatever_is_no_push_is_refused_by_name(payload):
     """Anybody who has the server can publish anything."""
     try:
-        sequence = wire.push_of(payload)[2]
+        sequence = wire.decode_push(payload)[2]
     except CorruptPayload:
         return
     assert len(payload.split(b" ", 3)) == 4 and isinstance(sequence, int)
@@ -624,4 +630,4 @@ def test_what_is_no_name_is_refused(name):
 def test_what_would_arrive_as_something_else_is_refused(value):
     """JSON makes a text of bytes, dates and the like: not the one that was meant."""
     with pytest.raises(InvalidMessage):
-        wire.checked(wire.Send("m1", value, to="bob"))
+        wire.validated(wire.Send("m1", value, to="bob"))

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from mpim_lab.errors import MpimError, ServerFailed
-from mpim_lab.im.gateway.config import GatewayLimits
-from mpim_lab.im.system import System
+from mpim_lab.im.gateway.config import GatewayConfig
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
@@ -18,7 +18,7 @@ from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
-QUICK = GatewayLimits(resend_s=0.5, sweep_s=0.1, drain_s=2.0, rate_per_s=2_000, burst=2_000)
+QUICK = GatewayConfig(ack_timeout_s=0.5, maintenance_interval_s=0.1, drain_timeout_s=2.0, rate_per_s=2_000, burst=2_000)
 IMPATIENT = Limits(timeout_s=1.0, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.2))
 
 
@@ -31,7 +31,7 @@ class Traffic:
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self):
-        options = {"answer_s": 1.0, "timeout_s": 40.0, "backoff": Backoff(0.02, 0.3)} | self._options
+        options = {"response_timeout_s": 1.0, "timeout_s": 40.0, "backoff": Backoff(0.02, 0.3)} | self._options
         for uid in self.uids:
             self.clients[uid] = await self._stack.enter_async_context(self.mpim.client(uid, **options))
             task = asyncio.create_task(self._read(uid, self.clients[uid]))
@@ -90,10 +90,10 @@ class Traffic:
 @contextlib.asynccontextmanager
 async def system(gateways=2, persistence="none", **options):
     """Gateways over a server of their own."""
-    given = {"limits": QUICK, "queue_limits": IMPATIENT} | options
+    given = {"gateway_config": QUICK, "queue_config": IMPATIENT} | options
     async with (
         EmbeddedServer(persistence=persistence) as server,
-        System(server.url, gateways=gateways, **system_options(**given)) as mpim,
+        ImSystem(server.url, gateways=gateways, **system_options(**given)) as mpim,
     ):
         mpim.server = server  # type: ignore[attr-defined]
         yield mpim
@@ -116,7 +116,7 @@ async def test_a_hundred_clients_go_elsewhere_when_their_gateway_ends(how):
         await asyncio.gather(*writing)
         await traffic.settled()
         assert {client.gateway for client in traffic.clients.values()} == {"gw-2"}
-        assert len(mpim.gateways["gw-2"].lobby) == 100
+        assert len(mpim.gateways["gw-2"].sessions) == 100
         assert sum(len(texts) for texts in traffic.sent.values()) == 3_000
 
 
@@ -138,9 +138,9 @@ async def test_routes_of_a_gateway_that_died_end_and_renewed_ones_live_on():
     """Ghosts last for a lifetime at most; whoever watches is told, though nobody said good-bye."""
     statuses = []
     async with (
-        system(route_lifetime_s=1.0) as mpim,
+        system(route_ttl_s=1.0) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as ghost,
-        mpim.client("alive", at=["gw-2"], on_status=lambda each: statuses.append((each.uid, each.status))) as alive,
+        mpim.client("alive", at=["gw-2"], on_presence=lambda each: statuses.append((each.uid, each.status))) as alive,
     ):
         await ghost.hello("ghost")
         await alive.watch("ghost")
@@ -156,22 +156,22 @@ async def test_routes_of_a_gateway_that_died_end_and_renewed_ones_live_on():
 
 async def test_whoever_leaves_while_routes_are_renewed_leaves_no_ghost():
     """A renewal makes routes anew that have ended; not those of clients that have gone in the meantime."""
-    async with system(gateways=1, route_lifetime_s=60.0) as mpim:
+    async with system(gateways=1, route_ttl_s=60.0) as mpim:
         gateway = mpim.gateways["gw-1"]
         presence = gateway.services.presence
         async with RawClient(gateway.url) as raw:
             await raw.hello("brief")
-            gateway.patrol._renewed_at -= 100
+            gateway.maintenance._routes_renewed_at -= 100
             renew = presence.renew
 
             async def slow_renew(name, routes):
                 await raw.ws.close()
-                await wait_until(lambda: len(gateway.lobby) == 0)
+                await wait_until(lambda: len(gateway.sessions) == 0)
                 await asyncio.sleep(0.1)
                 return await renew(name, routes)
 
             presence.renew = slow_renew
-            await gateway.patrol.renew_routes()
+            await gateway.maintenance.renew_routes()
         assert await mpim.services.presence.query_route("brief") == []
 
 
@@ -219,10 +219,10 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back_with_wha
 
 async def test_a_gateway_that_is_partitioned_from_the_server_loses_nothing(tmp_path):
     """Its line stays and is silent; its clients send again or wait; what they missed comes when it heals."""
-    options = system_options(limits=QUICK, queue_limits=IMPATIENT)
+    options = system_options(gateway_config=QUICK, queue_config=IMPATIENT)
     options["database"] = f"sqlite+aiosqlite:///{tmp_path / 'mpim.db'}"
     async with EmbeddedServer() as server, FaultProxy(server.url) as proxy:
-        near, far = System(server.url, **options), System(proxy.url, first=2, **options)
+        near, far = ImSystem(server.url, **options), ImSystem(proxy.url, first=2, **options)
         async with near, far, Traffic(near, ["ann", "bea"]) as traffic, far.client("cyd") as cyd:
             await traffic.write_many("ann", "cyd", 5)
             proxy.partition()
@@ -258,7 +258,7 @@ async def _misfortune(mpim, rng, ports):
 async def _flap(traffic, rng, stop):
     while not stop.is_set():
         await asyncio.sleep(rng.random() * 0.3)
-        ws = traffic.clients[rng.choice(traffic.uids)].line._ws
+        ws = traffic.clients[rng.choice(traffic.uids)].connection._ws
         if ws is not None:
             ws.transport.abort()
 
@@ -309,9 +309,9 @@ async def test_a_system_that_cannot_start_leaves_nothing_open():
     """No server, or a port that is taken: an error of ours, and no task stays behind."""
     before = len(asyncio.all_tasks())
     with pytest.raises(MpimError):
-        async with System("redis://127.0.0.1:9/0", **system_options(queue_limits=IMPATIENT)):
+        async with ImSystem("redis://127.0.0.1:9/0", **system_options(queue_config=IMPATIENT)):
             pass
-    async with EmbeddedServer() as server, System(server.url, **system_options()) as mpim:
+    async with EmbeddedServer() as server, ImSystem(server.url, **system_options()) as mpim:
         port = mpim.gateways["gw-1"].port
         with pytest.raises(ServerFailed, match="address already in use"):
             await mpim.start("gw-9", port=port)
@@ -323,7 +323,7 @@ async def test_a_system_that_cannot_start_leaves_nothing_open():
 async def test_stopping_while_the_server_is_gone_ends_in_time():
     """Nobody waits for ever for a server that does not answer."""
     async with EmbeddedServer() as server:
-        mpim = System(server.url, gateways=2, **system_options(limits=QUICK, queue_limits=IMPATIENT))
+        mpim = ImSystem(server.url, gateways=2, **system_options(gateway_config=QUICK, queue_config=IMPATIENT))
         await mpim.__aenter__()
         clients = [await mpim.client(f"u{number}").__aenter__() for number in range(10)]
         server.kill()

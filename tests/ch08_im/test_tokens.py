@@ -1,4 +1,4 @@
-"""Tokens on a server: each lets one client in, once, and nothing else lets anybody in."""
+"""TokenService on a server: each lets one client in, once, and nothing else lets anybody in."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter, InvalidToken
-from mpim_lab.im.services.tokens import Tokens, new_secret
+from mpim_lab.im.services.tokens import TokenService, new_secret
 from mpim_lab.keys import Keys
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -42,7 +42,7 @@ def clock():
 
 @pytest.fixture
 def tokens(clock):
-    return Tokens(SECRET, lifetime_s=60, clock=clock)
+    return TokenService(SECRET, ttl_s=60, clock=clock)
 
 
 def claims(clock, **others):
@@ -56,16 +56,16 @@ def part(data):
 async def test_a_token_lets_its_user_in_once(tokens, queue):
     """The second time it is told that it was used before."""
     token = tokens.issue("alice")
-    assert await tokens.admit(token, queue) == "alice"
+    assert await tokens.redeem(token, queue) == "alice"
     with pytest.raises(InvalidToken, match="used before"):
-        await tokens.admit(token, queue)
+        await tokens.redeem(token, queue)
 
 
 async def test_of_twenty_who_come_with_one_token_at_once_one_is_let_in(tokens, queue, server):
     """Also when they come by two gateways: the server's mark decides."""
     token = tokens.issue("alice")
     async with MessageQueue(server.url) as other:
-        tries = [tokens.admit(token, each) for each in (queue, other) * 10]
+        tries = [tokens.redeem(token, each) for each in (queue, other) * 10]
         answers = await asyncio.gather(*tries, return_exceptions=True)
     assert sorted(map(str, map(type, answers))) == sorted(map(str, [str, *[InvalidToken] * 19]))
 
@@ -74,10 +74,10 @@ async def test_a_token_ends_with_its_lifetime(tokens, queue, clock):
     """It is compared with this system's clock, to the moment."""
     token, other = tokens.issue("alice"), tokens.issue("bob")
     clock.now += 59.9
-    assert await tokens.admit(token, queue) == "alice"
+    assert await tokens.redeem(token, queue) == "alice"
     clock.now += 0.1
     with pytest.raises(InvalidToken, match="ended 0 s ago"):
-        await tokens.admit(other, queue)
+        await tokens.redeem(other, queue)
 
 
 async def test_a_gateway_whose_clock_is_behind_does_not_let_a_used_token_in_again(tokens, queue, clock):
@@ -86,23 +86,23 @@ async def test_a_gateway_whose_clock_is_behind_does_not_let_a_used_token_in_agai
     behind = Clock()
     behind.now = clock.now - 50
     clock.now += 59.999
-    assert await tokens.admit(token, queue) == "alice"
+    assert await tokens.redeem(token, queue) == "alice"
     assert await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token))) > 50_000
     with pytest.raises(InvalidToken, match="used before"):
-        await Tokens(SECRET, clock=behind).admit(token, queue)
+        await TokenService(SECRET, clock=behind).redeem(token, queue)
 
 
 async def test_the_mark_of_a_used_token_does_not_stay_for_ever(tokens, queue):
     """It ends a minute after the token, so that the server does not fill up with them."""
     token = tokens.issue("alice")
-    await tokens.admit(token, queue)
+    await tokens.redeem(token, queue)
     left_ms = await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token)))
     assert 60_000 < left_ms <= 120_000
 
 
 async def test_two_tokens_of_one_user_are_two(tokens, queue):
     """Each device has its own."""
-    assert [await tokens.admit(tokens.issue("alice"), queue) for _ in range(3)] == ["alice"] * 3
+    assert [await tokens.redeem(tokens.issue("alice"), queue) for _ in range(3)] == ["alice"] * 3
 
 
 async def test_a_refused_token_leaves_no_mark(tokens, queue, clock):
@@ -110,8 +110,8 @@ async def test_a_refused_token_leaves_no_mark(tokens, queue, clock):
     token = tokens.issue("alice")
     forged = jwt.encode(claims(clock, jti=_id_of(token)), "x" * 40, algorithm="HS256")
     with pytest.raises(InvalidToken):
-        await tokens.admit(forged, queue)
-    assert await tokens.admit(token, queue) == "alice"
+        await tokens.redeem(forged, queue)
+    assert await tokens.redeem(token, queue) == "alice"
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ async def test_no_hostile_token_lets_anybody_in(tokens, queue, hostile):
     """Each is refused by name, InvalidToken, and nothing of it reaches the server."""
     for what, token in hostile.items():
         with pytest.raises(InvalidToken):
-            pytest.fail(f"{what}: let in {await tokens.admit(token, queue)}")
+            pytest.fail(f"{what}: let in {await tokens.redeem(token, queue)}")
     assert await queue.link.call("DBSIZE") == 0
 
 
@@ -158,25 +158,25 @@ async def test_no_hostile_token_lets_anybody_in(tokens, queue, hostile):
 def test_whatever_is_no_token_is_refused_by_name(garbage):
     """Any text, and any three parts in a token's alphabet."""
     with pytest.raises(InvalidToken):
-        Tokens(SECRET)._read(garbage)
+        TokenService(SECRET)._verify(garbage)
 
 
 @given(st.integers(0, 400), st.integers(1, 255))
 def test_a_token_with_one_byte_changed_is_refused(place, change):
     """Wherever it is, unless the change says the same (the last character of base64 has unused bits)."""
-    token = Tokens(SECRET).issue("alice")
+    token = TokenService(SECRET).issue("alice")
     raw = bytearray(token.encode())
     place %= len(raw) - 1
     raw[place] ^= change
     with pytest.raises(InvalidToken):
-        Tokens(SECRET)._read(raw.decode("latin-1"))
+        TokenService(SECRET)._verify(raw.decode("latin-1"))
 
 
-@pytest.mark.parametrize("options", [{"secret": "short"}, {"secret": SECRET, "lifetime_s": 0}])
+@pytest.mark.parametrize("options", [{"secret": "short"}, {"secret": SECRET, "ttl_s": 0}])
 def test_bounds_are_refused_by_name(options):
     """A secret that can be guessed, and a token that ends before it begins."""
     with pytest.raises(InvalidParameter):
-        Tokens(**options)
+        TokenService(**options)
 
 
 @pytest.mark.parametrize("uid", ["", "a b", "a:b", "alice\n", "a" * 65, None, 7])

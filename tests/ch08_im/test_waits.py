@@ -19,10 +19,10 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.frames import Ping, Welcome, encode
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.config import Limits
@@ -31,7 +31,7 @@ from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
-LIMITS = GatewayLimits(sweep_s=0.05, drain_s=1.0, close_timeout_s=1.5)
+LIMITS = GatewayConfig(maintenance_interval_s=0.05, drain_timeout_s=1.0, close_timeout_s=1.5)
 IMPATIENT = Limits(timeout_s=1.0, close_timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(0.02, 0.2))
 END_S = 9.0  # drain, close and queue, one after the other, and some air
 
@@ -46,18 +46,18 @@ async def a_gateway(handler):
 async def never_reads(ws):
     """Welcomes, and reads nothing more."""
     await ws.recv()
-    await ws.send(encode(Welcome("alice", "deaf", {}, silent_s=0.3)), text=True)
+    await ws.send(encode(Welcome("alice", "deaf", {}, idle_timeout_s=0.3)), text=True)
     ws.transport.pause_reading()
     with contextlib.suppress(asyncio.CancelledError):
         while True:
             await asyncio.sleep(0.05)
-            await ws.send(encode(Welcome("alice", "deaf", {}, silent_s=0.3)), text=True)
+            await ws.send(encode(Welcome("alice", "deaf", {}, idle_timeout_s=0.3)), text=True)
 
 
 async def filled(alice):
     """Send until what the gateway does not read fills the socket."""
     texts = [asyncio.create_task(alice.send("bob", "x" * 4_000)) for _ in range(32)]
-    ws = alice.line._ws
+    ws = alice.connection._ws
     ws.transport.write(b"\x81\x7f" + (16_000_000).to_bytes(8, "big") + b"x" * 16_000_000)
     await asyncio.sleep(0.1)
     return texts
@@ -77,16 +77,18 @@ async def test_a_client_closes_although_its_gateway_reads_nothing():
             results = await asyncio.gather(*sending, return_exceptions=True)
         assert now() - began < 6
         assert {type(each) for each in results} == {GatewayClosed}
-        assert all(task.done() for task in (*alice._tasks, *alice._later))
+        assert all(task.done() for task in (*alice._tasks, *alice._send_tasks))
 
 
 async def test_what_is_said_to_a_gateway_that_reads_nothing_ends_and_the_line_is_given_up():
     """`watch`, `send` and `join` return within their limits; the client goes on at the next gateway."""
     async with (
         EmbeddedServer() as server,
-        System(server.url, **system_options()) as mpim,
+        ImSystem(server.url, **system_options()) as mpim,
         a_gateway(never_reads) as url,
-        Client([url, *mpim.addresses], lambda: mpim.tokens.issue("alice"), timeout_s=20, answer_s=0.5) as alice,
+        Client(
+            [url, *mpim.addresses], lambda: mpim.tokens.issue("alice"), timeout_s=20, response_timeout_s=0.5
+        ) as alice,
     ):
         assert alice.gateway == "deaf"
         sending = await filled(alice)
@@ -100,13 +102,13 @@ async def test_nothing_is_said_into_a_line_that_was_given_up():
     """`say` tells that there is none, from the moment at which it was given up: what is asked is asked again elsewhere."""
     async with (
         EmbeddedServer() as server,
-        System(server.url, **system_options()) as mpim,
+        ImSystem(server.url, **system_options()) as mpim,
         mpim.client("alice") as alice,
     ):
-        ws = alice.line._ws
-        alice.line._give_up(ws, "for the test")
-        assert await alice.line.say(Ping()) is False
-        assert (await alice.send("bob", "hi")).told == "stored"
+        ws = alice.connection._ws
+        alice.connection._abort(ws, "for the test")
+        assert await alice.connection.send(Ping()) is False
+        assert (await alice.send("bob", "hi")).status == "stored"
 
 
 async def test_a_gateway_that_never_answers_the_handshake_is_not_waited_for():
@@ -146,7 +148,7 @@ async def test_a_token_that_takes_for_ever_ends_with_the_client():
 
 async def test_a_client_may_be_closed_by_its_own_token_function():
     """It does not wait for itself; whoever waits for a message or an answer is told."""
-    async with EmbeddedServer() as server, System(server.url, **system_options()) as mpim:
+    async with EmbeddedServer() as server, ImSystem(server.url, **system_options()) as mpim:
         tokens = iter([mpim.tokens.issue("alice")])
 
         async def token():
@@ -172,9 +174,9 @@ async def test_a_client_may_be_closed_by_its_own_token_function():
 async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
     """Three gateways, clients that watch many, one that does not read, messages under way: all of it is given back."""
     before = asyncio.all_tasks()
-    options = system_options(limits=LIMITS, queue_limits=IMPATIENT)
+    options = system_options(gateway_config=LIMITS, queue_config=IMPATIENT)
     async with EmbeddedServer() as server:
-        mpim = await System(server.url, gateways=3, **options).__aenter__()
+        mpim = await ImSystem(server.url, gateways=3, **options).__aenter__()
         async with contextlib.AsyncExitStack() as stack:
             for number, url in enumerate(mpim.addresses * 10):
                 raw = await stack.enter_async_context(RawClient(url))
@@ -182,7 +184,7 @@ async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
                 await raw.say({"t": "presence", "users": [f"w{number}-{each}" for each in range(20)]})
                 await raw.hear("presence")
             raw.ws.transport.pause_reading()
-            mpim.gateways["gw-3"].lobby.of("u29")[0].say(b"x" * 12_000_000)
+            mpim.gateways["gw-3"].sessions.sessions_of("u29")[0].enqueue(b"x" * 12_000_000)
             (server.pause if fault == "paused" else server.kill)()
             await asyncio.gather(
                 *(RawClient.say(raw, {"t": "send", "id": f"m{n}", "to": "x", "text": "hi"}) for n in range(5))
@@ -199,9 +201,9 @@ async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
 async def test_a_gateway_closes_in_time_although_the_database_is_locked(tmp_path):
     """Somebody else holds its write lock; acknowledgements, and a message for somebody away, wait for it."""
     database = tmp_path / "chat.db"
-    options = system_options(limits=LIMITS, database=f"sqlite+aiosqlite:///{database}")
+    options = system_options(gateway_config=LIMITS, database=f"sqlite+aiosqlite:///{database}")
     async with EmbeddedServer() as server:
-        mpim = await System(server.url, **options).__aenter__()
+        mpim = await ImSystem(server.url, **options).__aenter__()
         async with RawClient(mpim.addresses[0]) as alice, RawClient(mpim.addresses[0]) as bob:
             await alice.hello("alice")
             await alice.ask({"t": "send", "id": "m1", "to": "bob", "text": "hi"}, "sent")
@@ -222,7 +224,7 @@ async def test_a_gateway_closes_in_time_although_the_database_is_locked(tmp_path
 async def test_a_drain_that_is_cancelled_leaves_nothing_open():
     """Its sockets, tasks and connections are given back at once."""
     async with EmbeddedServer() as server:
-        mpim = await System(server.url, **system_options(limits=LIMITS, queue_limits=IMPATIENT)).__aenter__()
+        mpim = await ImSystem(server.url, **system_options(gateway_config=LIMITS, queue_config=IMPATIENT)).__aenter__()
         gateway = mpim.gateways["gw-1"]
         async with RawClient(gateway.url) as raw:
             await raw.hello("alice")
@@ -245,7 +247,7 @@ async def test_a_client_and_a_gateway_belong_to_one_event_loop():
     """Elsewhere: WrongLoop, at once, and nothing is done."""
     async with (
         EmbeddedServer() as server,
-        System(server.url, **system_options()) as mpim,
+        ImSystem(server.url, **system_options()) as mpim,
         mpim.client("alice") as alice,
     ):
         gateway, told = mpim.gateways["gw-1"], []
@@ -253,7 +255,7 @@ async def test_a_client_and_a_gateway_belong_to_one_event_loop():
         def elsewhere():
             for call in (
                 lambda: alice.send("bob", "hi"), alice.receive, lambda: alice.watch("bob"), lambda: alice.join("tea"),
-                alice.close, alice.die, gateway.drain, gateway.die,
+                alice.close, alice.abort, gateway.drain, gateway.abort,
             ):  # fmt: skip
                 try:
                     asyncio.run(asyncio.wait_for(call(), 5))
@@ -264,12 +266,12 @@ async def test_a_client_and_a_gateway_belong_to_one_event_loop():
         thread.start()
         await asyncio.to_thread(thread.join, 20)
         assert told == [WrongLoop] * 8
-        assert (await alice.send("bob", "still here")).told == "stored"
+        assert (await alice.send("bob", "still here")).status == "stored"
 
 
 async def test_before_it_is_opened_and_after_it_was_closed_a_client_says_so():
     """NotConnected and GatewayClosed, at once; a second opening is refused, too."""
-    async with EmbeddedServer() as server, System(server.url, **system_options()) as mpim:
+    async with EmbeddedServer() as server, ImSystem(server.url, **system_options()) as mpim:
         alice = mpim.client("alice")
         calls = (
             lambda: alice.send("bob", "hi"), lambda: alice.send_to_group("tea", "hi"), lambda: alice.join("tea"),
@@ -281,7 +283,7 @@ async def test_before_it_is_opened_and_after_it_was_closed_a_client_says_so():
         async with alice:
             with pytest.raises(GatewayClosed, match="used once"):
                 await alice.__aenter__()
-            assert (await alice.send("bob", "hi")).told == "stored"
+            assert (await alice.send("bob", "hi")).status == "stored"
         for call in calls[:5]:
             with pytest.raises(GatewayClosed):
                 await asyncio.wait_for(call(), 1)
@@ -293,7 +295,7 @@ async def test_before_it_is_opened_and_after_it_was_closed_a_client_says_so():
 
 async def test_a_system_that_was_not_opened_says_so():
     """It has no gateways yet, and its queue is not connected."""
-    mpim = System("redis://127.0.0.1:9/0", **system_options())
+    mpim = ImSystem("redis://127.0.0.1:9/0", **system_options())
     with pytest.raises(InvalidParameter):
         mpim.client("alice")
     with pytest.raises(NotConnected, match="not opened"):
@@ -318,7 +320,7 @@ def test_callbacks_that_would_not_be_run_are_refused():
     async def asynchronous(frame):
         pass
 
-    for given in ({"on_notice": generator}, {"on_status": asynchronous}, {"on_status": 5}):
+    for given in ({"on_broadcast": generator}, {"on_presence": asynchronous}, {"on_presence": 5}):
         with pytest.raises(InvalidParameter):
             Client("ws://127.0.0.1:80/ws", lambda: "x", **given)
     with pytest.raises(InvalidParameter):

@@ -14,7 +14,7 @@ import pytest
 from mpim_lab.errors import InvalidParameter, ServerFailed
 from mpim_lab.events import now
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.launcher import serve, start_gateway
 from tests.raw_clients import SECRET
@@ -36,7 +36,7 @@ async def two_processes(tmp_path):
 def client(uid, gateways, **options):
     """A client that tries these gateways in this order."""
     addresses = [f"ws://127.0.0.1:{each.port}/ws" for each in gateways]
-    return Client(addresses, lambda: Tokens(SECRET).issue(uid), answer_s=1.0, **options)
+    return Client(addresses, lambda: TokenService(SECRET).issue(uid), response_timeout_s=1.0, **options)
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +60,7 @@ async def test_two_processes_are_one_system(tmp_path):
             await alice.send("bob", "and now")
             await alice.send_to_group("tea", "to all")
             assert sorted(await texts(bob, 3)) == sorted(["while you were away", "and now", "to all"])
-            assert (await bob.send_to_group("tea", "thanks")).told == "pushed"
+            assert (await bob.send_to_group("tea", "thanks")).status == "pushed"
         assert await texts(alice, 1) == ["thanks"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.protocol.requests import BindRouteReq, DeliverReq
+from mpim_lab.im.protocol.requests import BindRouteRequest, DeliverRequest
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import FrameDecoder
@@ -189,7 +189,7 @@ async def test_users_devices_gateways_and_connections_have_narrow_names(mq):
             words = ["bob", "main", "gw-1", "c1"]
             words[place] = wrong
             with pytest.raises(InvalidParameter):
-                await presence.bind_route(BindRouteReq(*words))
+                await presence.bind_route(BindRouteRequest(*words))
         with pytest.raises(InvalidParameter):
-            await presence.deliver(DeliverReq(wrong, b"hi"))
+            await presence.deliver(DeliverRequest(wrong, b"hi"))
     assert await mq.link.call("DBSIZE") == 0

@@ -7,15 +7,15 @@ import pytest
 
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits, Services
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.services.outbox import Outbox
+from mpim_lab.im.services.outbox import OutboxWorker
 from mpim_lab.im.services.presence import Presence
-from mpim_lab.im.services.tokens import Tokens, new_secret
-from mpim_lab.im.system import System
+from mpim_lab.im.services.tokens import TokenService, new_secret
+from mpim_lab.im.system import ImSystem
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.flow_control import CreditWindow
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
@@ -40,11 +40,11 @@ def queue():
 
 
 def messages():
-    return Messages(queue(), Groups(SqlDatabase(DATABASE), queue()), OfflineStore(SqlDatabase(DATABASE)))
+    return MessageService(queue(), GroupService(SqlDatabase(DATABASE), queue()), OfflineStore(SqlDatabase(DATABASE)))
 
 
 def services():
-    return Services(queue(), Presence(queue()), messages().groups, messages(), Tokens(new_secret()))
+    return GatewayServices(queue(), Presence(queue()), messages().groups, messages(), TokenService(new_secret()))
 
 
 MADE = [
@@ -60,15 +60,15 @@ MADE = [
     (OutboxRelay, lambda **options: OutboxRelay(SqlOutbox(SqlDatabase(DATABASE)), queue(), **options)),
     (ConfirmedSender, lambda **options: ConfirmedSender(queue(), "bob", **options)),
     (ConfirmingReceiver, lambda **options: ConfirmingReceiver(queue(), "bob", print, **options)),
-    (System, lambda **options: System(URL, database=DATABASE, **options)),
-    (GatewayLimits, GatewayLimits),
+    (ImSystem, lambda **options: ImSystem(URL, database=DATABASE, **options)),
+    (GatewayConfig, GatewayConfig),
     (Gateway, lambda **options: Gateway("gw-1", services(), **options)),
     (Client, lambda **options: Client("ws://127.0.0.1:1/ws", str, **options)),
-    (Groups, lambda **options: Groups(SqlDatabase(DATABASE), queue(), **options)),
+    (GroupService, lambda **options: GroupService(SqlDatabase(DATABASE), queue(), **options)),
     (Presence, lambda **options: Presence(queue(), **options)),
     (OfflineStore, lambda **options: OfflineStore(SqlDatabase(DATABASE), **options)),
-    (Outbox, lambda **options: Outbox(messages(), **options)),
-    (Tokens, lambda **options: Tokens(new_secret(), **options)),
+    (OutboxWorker, lambda **options: OutboxWorker(messages(), **options)),
+    (TokenService, lambda **options: TokenService(new_secret(), **options)),
 ]
 
 

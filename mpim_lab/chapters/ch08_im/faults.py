@@ -119,10 +119,10 @@ class ImFaults:
     async def _reconnect_twice(self) -> None:
         """Reconnect twice: the first connection breaks as soon as the gateway has sent what it had."""
         client = await self._reader.connect_idle(RECEIVER)
-        await client.die()
+        await client.abort()
         gateway = self._scenario.system.gateways[RECEIVER]
         await wait_until(
-            lambda: not gateway.lobby.of(self._reader.uid), "the gateway's notice of the broken connection"
+            lambda: not gateway.sessions.sessions_of(self._reader.uid), "the gateway's notice of the broken connection"
         )
         await self._reconnect_readers()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from mpim_lab.chapters.ch08_im.naive import NaiveMessages, NaivePresence
 from mpim_lab.events import now
-from mpim_lab.im.protocol.requests import BindRouteReq, SendGroupMessageReq, SendMessageReq
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.protocol.requests import BindRouteRequest, SendGroupMessageRequest, SendMessageRequest
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.faults.latency_proxy import LatencyProxy
 from mpim_lab.lab.server.embedded import open_server
@@ -20,7 +20,7 @@ from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-DESIGNS: dict[str, type[Messages]] = {"naive": NaiveMessages, "correct": Messages}
+DESIGNS: dict[str, type[MessageService]] = {"naive": NaiveMessages, "correct": MessageService}
 GROUP, SIZES = "everybody", (1, 10, 100, 1_000)
 _TIMES = {"naive": 1, "correct": 5}
 _SENDERS = 32
@@ -30,15 +30,15 @@ _SENDERS = 32
 async def _members(queue: MessageQueue, members: Sequence[str]) -> AsyncIterator[SqlDatabase]:
     """A database with a group of these, all of them online at a gateway that listens."""
     async with SqlDatabase("sqlite+aiosqlite:///:memory:") as store:
-        await Groups(store, queue).create(GROUP, members[0], members[1:])
+        await GroupService(store, queue).create(GROUP, members[0], members[1:])
         presence = NaivePresence(queue)
-        await asyncio.gather(*(presence.bind_route(BindRouteReq(uid, "main", "gw-1", uid)) for uid in members))
+        await asyncio.gather(*(presence.bind_route(BindRouteRequest(uid, "main", "gw-1", uid)) for uid in members))
         await queue.subscribe("user:*", _listen, pattern=True)
         yield store
 
 
-def _service(design: str, queue: MessageQueue, store: SqlDatabase) -> Messages:
-    return DESIGNS[design](queue, Groups(store, queue), OfflineStore(store))
+def _service(design: str, queue: MessageQueue, store: SqlDatabase) -> MessageService:
+    return DESIGNS[design](queue, GroupService(store, queue), OfflineStore(store))
 
 
 def _listen(message: Message) -> None:
@@ -64,12 +64,12 @@ async def group_sweep(sizes: Sequence[int] = SIZES, one_way_ms: float = 0.5) -> 
                 yield {"members": size, "design": design} | cost
 
 
-async def _group_cost(messages: Messages, proxy: LatencyProxy, times: int) -> dict[str, Any]:
+async def _group_cost(messages: MessageService, proxy: LatencyProxy, times: int) -> dict[str, Any]:
     await messages.groups.members(GROUP)  # the first one fills the copy
     taken, trips = [], []
     for _ in range(times):
         before, begun = proxy.round_trips, now()
-        await messages.send_group_message(SendGroupMessageReq(new_message_id(), "u0", GROUP, "tea at eight?"))
+        await messages.send_group_message(SendGroupMessageRequest(new_message_id(), "u0", GROUP, "tea at eight?"))
         taken.append((now() - begun) * 1e3)
         trips.append(proxy.round_trips - before)
     return {"ms": statistics.median(taken), "round trips": int(statistics.median(trips))}
@@ -86,7 +86,7 @@ async def overhead_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncItera
     members = [f"u{number}" for number in range(_SENDERS)]
     measured: dict[str, list[dict[str, float]]] = {design: [] for design in DESIGNS}
     async with server, contextlib.AsyncExitStack() as opened:
-        services: dict[str, Messages] = {}
+        services: dict[str, MessageService] = {}
         for design in DESIGNS:
             queue = await opened.enter_async_context(_queue(server.url, f"{server.prefix}{design}:"))
             store = await opened.enter_async_context(_members(queue, members))
@@ -98,13 +98,13 @@ async def overhead_sweep(seconds: float = 1.0, *, rounds: int = 5) -> AsyncItera
         yield {"design": design} | {name: statistics.median(each[name] for each in found) for name in found[0]}
 
 
-async def _rate(messages: Messages, members: Sequence[str], seconds: float) -> dict[str, float]:
+async def _rate(messages: MessageService, members: Sequence[str], seconds: float) -> dict[str, float]:
     taken: list[float] = []
 
     async def sender(number: int, until: float) -> None:
         while (begun := now()) < until:
             to = members[(number + 1) % len(members)]
-            await messages.send_message(SendMessageReq(new_message_id(), members[number], to, "tea at eight?"))
+            await messages.send_message(SendMessageRequest(new_message_id(), members[number], to, "tea at eight?"))
             taken.append((now() - begun) * 1e3)
 
     end = now() + seconds

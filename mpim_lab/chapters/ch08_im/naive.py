@@ -1,4 +1,4 @@
-"""The design notes' message service and presence, flaws kept. Same methods as `im.messages` and `im.presence`.
+"""The design notes' message service and presence, flaws kept. Same methods as `MessageService` and `Presence`.
 
 What goes wrong, in the order of the steps:
 
@@ -17,32 +17,32 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mpim_lab.events import OFFLINE_STORE, SERVICE, Observer, Reporter
-from mpim_lab.im.protocol.frames import encode, pushed
+from mpim_lab.im.protocol.frames import encode, encode_push
 from mpim_lab.im.protocol.requests import (
-    AckReq,
-    AckResp,
-    BindRouteReq,
-    BindRouteResp,
+    AckRequest,
+    AckResponse,
+    BindRouteRequest,
+    BindRouteResponse,
     ChatMessage,
-    DeliverReq,
-    PullOfflineReq,
-    PullOfflineResp,
-    SendGroupMessageReq,
-    SendGroupMessageResp,
-    SendMessageReq,
-    SendMessageResp,
+    DeliverRequest,
+    PullOfflineRequest,
+    PullOfflineResponse,
+    SendGroupMessageRequest,
+    SendGroupMessageResponse,
+    SendMessageRequest,
+    SendMessageResponse,
     direct_conversation,
     group_conversation,
 )
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
-from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
+from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_S = int(ROUTE_LIFETIME_S)
+ROUTE_S = int(ROUTE_TTL_S)
 _NAME = "naive"
 
 
@@ -53,22 +53,22 @@ class NaivePresence(Presence):
         super().__init__(queue)
         self._unbinds = unbinds
 
-    async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
+    async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
         """SET route and status, and tell who watches."""
-        await self._commands.call("SET", self._route(request.uid), request.gateway, "EX", str(ROUTE_S))
+        await self._commands.call("SET", self._route_key(request.uid), request.gateway, "EX", str(ROUTE_S))
         await self._commands.call("SET", self._status(request.uid), "online", "EX", str(ROUTE_S))
         await self.queue.publish(status_channel(request.uid), f"online:{request.gateway}")
-        return BindRouteResp()
+        return BindRouteResponse()
 
-    async def unbind_route(self, request: BindRouteReq) -> bool:
+    async def unbind_route(self, request: BindRouteRequest) -> bool:
         """DEL both, without a look at whose they are by now."""
         if not self._unbinds:
             return False
-        gone = await self._commands.call("DEL", self._route(request.uid), self._status(request.uid))
+        gone = await self._commands.call("DEL", self._route_key(request.uid), self._status(request.uid))
         await self.queue.publish(status_channel(request.uid), f"offline:{request.gateway}")
         return bool(gone)
 
-    async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
+    async def renew(self, gateway: str, bound: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
         """Nobody does."""
         return []
 
@@ -84,13 +84,13 @@ class NaivePresence(Presence):
         return self.queue.keys.stream(status_channel(uid))
 
 
-class NaiveMessages(Messages):
+class NaiveMessages(MessageService):
     """SendMessage and SendGroupMessage as the notes have them. `at(step, id)` is awaited between the steps."""
 
     ordered: ClassVar[bool] = False
 
     def __init__(
-        self, queue: MessageQueue, groups: Groups, offline: OfflineStore, *, observer: Observer | None = None
+        self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, *, observer: Observer | None = None
     ) -> None:
         super().__init__(queue, groups, offline)
         self.presence, self.reporter = NaivePresence(queue), Reporter(SERVICE, observer)
@@ -98,18 +98,18 @@ class NaiveMessages(Messages):
     async def at(self, step: str, id: str) -> None:
         """Between two steps; a laboratory overrides it."""
 
-    async def send_message(self, request: SendMessageReq) -> SendMessageResp:
+    async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
         """A fresh id, a number, a look at the status, push or store; success either way."""
         conversation = direct_conversation(request.sender, request.to)
         if await self._is_processed(new_message_id()):
-            return SendMessageResp(request.id, conversation, 0, "known")
+            return SendMessageResponse(request.id, conversation, 0, "known")
         number = await self._next_number(conversation)
         await self.at("numbered", request.id)
         message = ChatMessage(conversation, number, request.id, request.sender, request.text)
         reported = await self._hand_over(request.to, message)
-        return SendMessageResp(request.id, conversation, number, reported)
+        return SendMessageResponse(request.id, conversation, number, reported)
 
-    async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
+    async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
         """One member after the other."""
         conversation = group_conversation(request.group)
         number = await self._next_number(conversation)
@@ -119,10 +119,10 @@ class NaiveMessages(Messages):
             if count == len(members) // 2:
                 await self.at("half", request.id)
             await self._hand_over(uid, message)
-        return SendGroupMessageResp(request.id, conversation, number, "success")
+        return SendGroupMessageResponse(request.id, conversation, number, "success")
 
     async def _is_processed(self, id: str) -> bool:
-        commands, record = self.ledger.commands, self.queue.keys.idempotency_record(_NAME, id)
+        commands, record = self.log.commands, self.queue.keys.idempotency_record(_NAME, id)
         if await commands.call("GET", record) is not None:
             return True
         await commands.call("SET", record, "1", "EX", str(ROUTE_S))
@@ -130,14 +130,14 @@ class NaiveMessages(Messages):
 
     async def _next_number(self, conversation: str) -> int:
         counter = self.queue.keys.sequence(_NAME, conversation)
-        return int(await self.ledger.commands.call("INCR", counter))
+        return int(await self.log.commands.call("INCR", counter))
 
     async def _hand_over(self, to: str, message: ChatMessage) -> str:
         """Look at the status; push or store."""
         status = await self.presence.status(to)
         await self.at("checked", message.id)
         if status == "online":
-            response = await self.presence.deliver(DeliverReq(to, pushed(message)))
+            response = await self.presence.deliver(DeliverRequest(to, encode_push(message)))
             self.reporter.hop(message.id, user_channel(to), count=response.gateways)
             await self.at("pushed", message.id)
         else:
@@ -150,10 +150,10 @@ class NaiveMessages(Messages):
         """The naive version's clients know nothing of numbers."""
         return {}
 
-    async def on_welcome(self, uid: str) -> list[bytes]:
+    async def backlog_frames(self, uid: str) -> list[bytes]:
         """Read what waits, delete it, and give it to be sent."""
         frames: list[bytes] = []
-        for conversation in await self.offline.waiting(uid):
+        for conversation in await self.offline.pending(uid):
             page = await self.offline.page(uid, conversation, 0, 1_000)
             await self.offline.remove(uid, conversation, page[-1].sequence)
             frames += [encode(message) for message in page]
@@ -161,10 +161,10 @@ class NaiveMessages(Messages):
                 self.reporter.hop(message.id, SERVICE, source=OFFLINE_STORE)
         return frames
 
-    async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:
+    async def pull_offline(self, request: PullOfflineRequest) -> PullOfflineResponse:
         """Nothing is asked for by number."""
-        return PullOfflineResp((), 0)
+        return PullOfflineResponse((), 0)
 
-    async def ack(self, requests: Sequence[AckReq]) -> list[AckResp]:
+    async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
         """Nobody acknowledges."""
-        return [AckResp(each.sequence) for each in requests]
+        return [AckResponse(each.sequence) for each in requests]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mpim_lab.errors import MpimError
 from mpim_lab.im.client.client import Client
 from mpim_lab.im.gateway.gateway import Gateway
-from mpim_lab.im.protocol.frames import Status
+from mpim_lab.im.protocol.frames import PresenceChanged
 from mpim_lab.keys import user_channel
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.system.embedded import MpimSystem
@@ -41,7 +41,7 @@ class SimulatedReader:
     async def connect_idle(self, gateway: str) -> Client:
         """Connect without reading anything."""
         self.gateway = gateway
-        options = {"positions": self.positions, "backoff": QUICK, "on_status": self._on_status}
+        options = {"positions": self.positions, "backoff": QUICK, "on_presence": self._on_status}
         client = self._system.client(self.uid, at=[gateway], **options)
         await client.__aenter__()
         return client
@@ -61,7 +61,7 @@ class SimulatedReader:
 
     def _session_gone(self, gateway: Gateway) -> Callable[[], bool]:
         """Return a function that says whether the sessions of now are gone at the gateway."""
-        mine = {session.ws for session in gateway.lobby.of(self.uid)}
+        mine = {session.ws for session in gateway.sessions.sessions_of(self.uid)}
         return lambda: not mine & gateway.connections
 
     async def _is_unsubscribed(self) -> bool:
@@ -97,5 +97,5 @@ class SimulatedReader:
                 await self._answered.wait()
         await asyncio.sleep(0)
 
-    def _on_status(self, status: Status) -> None:
+    def _on_status(self, status: PresenceChanged) -> None:
         self._answered.set()

@@ -11,10 +11,10 @@ from mpim_lab.chapters.ch08_im.readers import QUICK, SimulatedReader
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Event, EventKind, now
 from mpim_lab.im.client.client import Client
-from mpim_lab.im.gateway.config import GatewayLimits
+from mpim_lab.im.gateway.config import GatewayConfig
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.messages import FanOut, Messages
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.messages import FanOutResult, MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Gate, check_available, wait_until
@@ -26,7 +26,7 @@ from mpim_lab.mq.connection.config import Limits
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 GROUP = "tea"
-_LIMITS = GatewayLimits(sweep_s=0.05, resend_s=0.5, ack_every_s=0.005, drain_s=1.0)
+_LIMITS = GatewayConfig(maintenance_interval_s=0.05, ack_timeout_s=0.5, ack_flush_interval_s=0.005, drain_timeout_s=1.0)
 _QUEUE_LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
 
 
@@ -45,10 +45,10 @@ class ImScenario:
         self._run, self._design, self._duration = run, design, duration
         self._fault_of = dict(fault_of)
         self.reconnect_gate = Gate()  # while it is closed, gw-2 cannot reconnect to the server
-        options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "correct" else {"presence": self._presence}
+        options: dict[str, Any] = {"route_ttl_s": 3_600.0} if design == "correct" else {"presence": self._presence}
         self.system = MpimSystem(
-            server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_limits=_QUEUE_LIMITS,
-            observer=run.trace, outbox_after_s=0.2, **options,
+            server=server, gateways=0, messages=self._make, gateway_config=_LIMITS, queue_config=_QUEUE_LIMITS,
+            observer=run.trace, outbox_min_age_s=0.2, **options,
         )  # fmt: skip
         self.server, self.readers = server, {uid: SimulatedReader(self.system, uid) for uid in readers}
         self.faults = ImFaults(self)
@@ -59,7 +59,7 @@ class ImScenario:
         self._left: dict[str, int] = {}  # fault → how many more messages it lasts for
         self._stack = contextlib.AsyncExitStack()
 
-    def _make(self, queue: MessageQueue, groups: Groups, offline: OfflineStore, **options: Any) -> Messages:
+    def _make(self, queue: MessageQueue, groups: GroupService, offline: OfflineStore, **options: Any) -> MessageService:
         if self._design == "correct":
             return _FaultyMessages(self, queue, groups, offline, **options)
         return _FaultyNaive(self, queue, groups, offline, **options)
@@ -75,7 +75,7 @@ class ImScenario:
             await self.system.start("gw-2", sleep=self.reconnect_gate.sleep)
             await self.system.start("gw-3")
             for device, gateways in (("phone", ["gw-1", "gw-3"]), ("tablet", ["gw-3", "gw-1"])):
-                client = self.system.client("alice", at=gateways, device=device, backoff=QUICK, answer_s=2.0)
+                client = self.system.client("alice", at=gateways, device=device, backoff=QUICK, response_timeout_s=2.0)
                 self._clients[device] = await stack.enter_async_context(client)
             for reader in self.readers.values():
                 stack.push_async_callback(reader.disconnect)
@@ -191,7 +191,7 @@ class ImScenario:
     async def _waiting(self, uid: str) -> list[str]:
         pages = [
             await self.system.offline.page(uid, conversation, 0, 1_000)
-            for conversation in await self.system.offline.waiting(uid)
+            for conversation in await self.system.offline.pending(uid)
         ]
         return [message.id for page in pages for message in page]
 
@@ -207,25 +207,25 @@ class _FaultyNaive(NaiveMessages):
         await self._scenario.at(step, id, self.queue.name)
 
 
-class _FaultyMessages(Messages):
+class _FaultyMessages(MessageService):
     """The correct service, with the same faults between its steps: before the atomic one, and after it."""
 
     def __init__(self, scenario: ImScenario, *services: Any, **options: Any) -> None:
         super().__init__(*services, **options)
         self._scenario = scenario
 
-    async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Any:
+    async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Any:
         await self._scenario.at("checked", message.id, self.queue.name)
         await self._scenario.at("numbered", message.id, self.queue.name)
-        kept = await super().keep(message, receivers)
+        kept = await super().append(message, receivers)
         if receivers:
             await self._scenario.at("pushed", message.id, self.queue.name)
         return kept
 
-    async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
+    async def fan_out(self, message: ChatMessage, members: Sequence[str]) -> FanOutResult:
         """Half of the members have it; then the service may die."""
         half = len(members) // 2
-        first = await super().push(message, members[:half])
+        first = await super().fan_out(message, members[:half])
         await self._scenario.at("half", message.id, self.queue.name)
-        rest = await super().push(message, members[half:])
-        return FanOut(first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed)
+        rest = await super().fan_out(message, members[half:])
+        return FanOutResult(first.pushed + rest.pushed, first.absent + rest.absent, first.failed + rest.failed)

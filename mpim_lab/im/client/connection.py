@@ -1,4 +1,4 @@
-"""Line: a client's connection to some gateway, which comes back by itself: at the next gateway if this one is gone."""
+"""GatewayConnection: a client's WebSocket to some gateway; it reconnects by itself, to the next one if this one is gone."""
 
 import asyncio
 import inspect
@@ -15,38 +15,40 @@ from websockets.uri import parse_uri
 from mpim_lab import errors
 from mpim_lab.errors import CorruptPayload, InvalidParameter, MpimError, NotConnected
 from mpim_lab.events import now
-from mpim_lab.im.protocol.closing import hang_up
-from mpim_lab.im.protocol.frames import Bye, FromGateway, Hello, Ping, Problem, Welcome, encode, from_gateway
+from mpim_lab.im.protocol.closing import close_or_abort
+from mpim_lab.im.protocol.frames import Close, ErrorFrame, FromGateway, Hello, Ping, Welcome, decode_gateway, encode
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import mark_of, messages_of
 from mpim_lab.mq.connection.handler import Cancellations, checked_handler
 from mpim_lab.mq.connection.retry import Backoff
 
-Token = Callable[[], str] | Callable[[], Awaitable[str]]
-_MOST_BYTES = 4 * 1024 * 1024
-_NORMAL = 1000  # RFC 6455, section 7.4.1
-_POLITE_S = 1.0  # for hanging up
+TokenSource = Callable[[], str] | Callable[[], Awaitable[str]]
+_MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+_NORMAL_CLOSURE = 1000  # RFC 6455, section 7.4.1
+_CLOSE_TIMEOUT_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Line:
-    """`await line.run()` until cancelled. on_welcome and on_frame are called in the order in which the gateway spoke.
+class GatewayConnection:
+    """A reconnecting connection: `await connection.run()` until cancelled.
+
+    on_welcome and on_frame are called in the order in which the gateway sent.
 
     gateways: WebSocket addresses, tried one after another. token: makes a new one, for each attempt.
 
     | the gateway ...                                     | then                                            |
     |-----------------------------------------------------|-------------------------------------------------|
     | does not answer, or not with a welcome              | given up after `timeout_s`, and the next is tried |
-    | says bye, breaks the connection, or talks nonsense  | likewise, at once                               |
-    | is silent for as long as it bears our own silence   | likewise                                        |
-    | does not read what is said to it, for `timeout_s`   | likewise; what was said is said again           |
-    | does any of this while we hang up                   | its socket is given back all the same           |
+    | sends bye, breaks the connection, or sends nonsense | likewise, at once                               |
+    | is silent for its own idle timeout                  | likewise                                        |
+    | does not read what is sent to it, for `timeout_s`   | likewise; what was sent is sent again           |
+    | does any of this while we close                     | its socket is released all the same             |
     """
 
     def __init__(
         self,
         gateways: Sequence[str],
-        token: Token,
+        token: TokenSource,
         device: str,
         *,
         on_welcome: Callable[[Welcome], None],
@@ -63,18 +65,18 @@ class Line:
         self._on_welcome, self._on_frame = on_welcome, on_frame
         self._backoff, self._timeout_s = backoff, timeout_s
         self._ws: ClientConnection | None = None
-        self._codec = Codec(max_bytes=_MOST_BYTES)
-        self.why = "not connected yet"
-        self.silent_s = 60.0
-        self._welcomed_at = self._heard_at = self._pinged_at = now()
+        self._codec = Codec(max_bytes=_MAX_MESSAGE_BYTES)
+        self.last_error = "not connected yet"
+        self.idle_timeout_s = 60.0
+        self._welcomed_at = self._last_received_at = self._last_ping_at = now()
 
     @property
     def is_connected(self) -> bool:
-        """Welcomed by a gateway, and the line has not broken as far as anybody here knows."""
+        """Whether a gateway has welcomed us, and the connection is not known to be broken."""
         return self._ws is not None
 
-    async def say(self, frame: Any) -> bool:
-        """Send a frame; False: there is no line, nothing was sent."""
+    async def send(self, frame: Any) -> bool:
+        """Send a frame. Return False if there is no connection: nothing was sent."""
         ws = self._ws
         if ws is None or ws.transport.is_closing():  # given up, or closed by the gateway
             return False
@@ -82,60 +84,63 @@ class Line:
             async with asyncio.timeout(self._timeout_s):
                 await ws.send(encode(frame), text=True)
         except TimeoutError:
-            self._give_up(ws, f"what is said is not read for {self._timeout_s:g} s")
+            self._abort(ws, f"what is said is not read for {self._timeout_s:g} s")
             return False
         except WebSocketException:
             return False
         return True
 
-    async def say_alive(self) -> None:
-        """Say a sign of life if it is time for one."""
-        if now() - self._pinged_at > self.silent_s / 3:
-            self._pinged_at = now()
-            await self.say(Ping())
+    async def send_keepalive(self) -> None:
+        """Send a heartbeat if one is due."""
+        if now() - self._last_ping_at > self.idle_timeout_s / 3:
+            self._last_ping_at = now()
+            await self.send(Ping())
 
-    def doubt(self, silent_s: float) -> None:
-        """An answer is overdue: if nothing at all was heard for so long, the other end may be gone. Connect anew."""
-        if self._ws is not None and now() - self._heard_at > silent_s:
-            self._give_up(self._ws, f"nothing was heard for {silent_s:g} s")
+    def check_liveness(self, idle_s: float) -> None:
+        """Reconnect if nothing at all was received for so long: a response is overdue, and the other end may be gone."""
+        if self._ws is not None and now() - self._last_received_at > idle_s:
+            self._abort(self._ws, f"nothing was heard for {idle_s:g} s")
 
-    def _give_up(self, ws: ClientConnection, why: str) -> None:
+    def _abort(self, ws: ClientConnection, reason: str) -> None:
         if ws is self._ws:
-            self.why = why
+            self.last_error = reason
         ws.transport.abort()
 
     async def run(self) -> None:
-        """Connect, again and again."""
+        """Connect, and reconnect, until cancelled."""
         failures, cancellations = 0, Cancellations()
         while True:
             self._welcomed_at, said_bye = now(), False
             try:
-                await self._once()
+                await self._connect_once()
                 said_bye = True
             except (OSError, TimeoutError, WebSocketException, MpimError) as error:
-                self.why = f"{type(error).__name__}: {error}"
-                _log.debug("no line: %s", self.why)
-            except (Exception, asyncio.CancelledError) as error:  # a mistake: this line is given up, and not the client
+                self.last_error = f"{type(error).__name__}: {error}"
+                _log.debug("no connection: %s", self.last_error)
+            except (
+                Exception,
+                asyncio.CancelledError,
+            ) as error:  # a mistake: it ends this connection, and not the client
                 if cancellations.are_ours:
                     self._ws = None
                     raise
-                self.why = f"{type(error).__name__}: {error}"
-                _log.exception("no line")
+                self.last_error = f"{type(error).__name__}: {error}"
+                _log.exception("no connection")
             # A connection that lasted is no failure; one that ends at once, again and again, must not be made as fast as
-            # it ends: two clients that say they are the same device throw each other out.
+            # it ends: two clients of the same device replace each other.
             has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.most_s
             self._ws = None
             failures = (0 if said_bye else 1) if has_lasted else failures + 1
             if failures:
                 await asyncio.sleep(self._backoff.delay_s(failures, random.random()))
 
-    async def _once(self) -> None:
+    async def _connect_once(self) -> None:
         """Connect, and read until the gateway closes. Raises what went wrong."""
         async with asyncio.timeout(self._timeout_s):
             hello = Hello(await self._new_token(), self._device, packed=True, echo=False)
             ws = await connect(
                 next(self._gateways),
-                max_size=_MOST_BYTES,
+                max_size=_MAX_MESSAGE_BYTES,
                 compression=None,
                 ping_interval=None,
                 close_timeout=1,
@@ -144,22 +149,22 @@ class Line:
         try:
             await self._read(ws, hello)
         finally:
-            await hang_up(ws, _NORMAL, "", _POLITE_S)
+            await close_or_abort(ws, _NORMAL_CLOSURE, "", _CLOSE_TIMEOUT_S)
 
     async def _read(self, ws: ClientConnection, hello: Hello) -> None:
         async with asyncio.timeout(self._timeout_s):
             await ws.send(encode(hello), text=True)
-            frames = self._frames(await ws.recv())
-        self._begin(ws, frames.pop(0))
+            frames = self._decode(await ws.recv())
+        self._on_first_frame(ws, frames.pop(0))
         for frame in frames:
             self._on_frame(frame)
         while True:
-            async with asyncio.timeout(self.silent_s):
+            async with asyncio.timeout(self.idle_timeout_s):
                 raw = await ws.recv()
-            self._heard_at = now()
-            for frame in self._frames(raw):
-                if isinstance(frame, Bye):
-                    self.why = frame.reason
+            self._last_received_at = now()
+            for frame in self._decode(raw):
+                if isinstance(frame, Close):
+                    self.last_error = frame.reason
                     return
                 self._on_frame(frame)
 
@@ -176,19 +181,19 @@ class Line:
                 raise
             raise NotConnected(f"no token: {type(error).__name__}: {error}") from error
 
-    def _begin(self, ws: ClientConnection, first: FromGateway) -> None:
-        if isinstance(first, Problem):
-            raise error_of(first)
+    def _on_first_frame(self, ws: ClientConnection, first: FromGateway) -> None:
+        if isinstance(first, ErrorFrame):
+            raise exception_from_frame(first)
         if not isinstance(first, Welcome):
             raise CorruptPayload(f"the gateway began with {type(first).__name__}")
-        self._ws, self.silent_s, self.why = ws, first.silent_s, "the gateway is silent"
-        self._welcomed_at = self._heard_at = now()
+        self._ws, self.idle_timeout_s, self.last_error = ws, first.idle_timeout_s, "the gateway is silent"
+        self._welcomed_at = self._last_received_at = now()
         self._on_welcome(first)
 
-    def _frames(self, raw: str | bytes) -> list[FromGateway]:
+    def _decode(self, raw: str | bytes) -> list[FromGateway]:
         if isinstance(raw, str) or mark_of(raw) is None:
-            return [from_gateway(raw)]
-        frames = [from_gateway(each) for each in messages_of(self._codec.expand(raw))]
+            return [decode_gateway(raw)]
+        frames = [decode_gateway(each) for each in messages_of(self._codec.expand(raw))]
         if not frames:
             raise CorruptPayload("a batch of nothing")
         return frames
@@ -201,14 +206,14 @@ def _check(url: str) -> None:
         raise InvalidParameter(f"{url!r} is no WebSocket address: ws://host:port/ws") from error
 
 
-def error_of(problem: Problem) -> MpimError:
-    """The error that a gateway reported, as an exception of ours."""
-    found = getattr(errors, problem.error, None)
+def exception_from_frame(frame: ErrorFrame) -> MpimError:
+    """Return the error that a gateway reported, as an exception of ours."""
+    found = getattr(errors, frame.error, None)
     if not (isinstance(found, type) and issubclass(found, MpimError)):
-        found = NotConnected if problem.definite else errors.Unconfirmed
+        found = NotConnected if frame.definite else errors.Unconfirmed
     try:
-        error: MpimError = found(problem.text)
+        error: MpimError = found(frame.text)
     except TypeError:
-        error = MpimError(problem.text)
-    error.definite, error.transient = problem.definite, problem.transient
+        error = MpimError(frame.text)
+    error.definite, error.transient = frame.definite, frame.transient
     return error

@@ -1,4 +1,4 @@
-"""Readers: all conversations of one client: what may be handed over, what is to be asked for, what to acknowledge."""
+"""ConversationInbox: all conversations of one client: what may be delivered, what to sync, what to acknowledge."""
 
 import asyncio
 import contextlib
@@ -7,217 +7,220 @@ from collections import deque
 from collections.abc import Container, Iterator, MutableMapping
 
 from mpim_lab.errors import GatewayClosed, NoSuchGroup, NotAMember, TooFast
-from mpim_lab.im.client.sequencer import Missing, Reader, Unplaced
-from mpim_lab.im.protocol.frames import Ack, Behind, FromGateway, Page, Problem, Sent, Sync, Welcome
+from mpim_lab.im.client.sequencer import ConversationSequencer, MissingRange, UnknownStart
+from mpim_lab.im.protocol.frames import Ack, ErrorFrame, FromGateway, Page, Sent, Sync, SyncHint, Welcome
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
 from mpim_lab.mq.connection.bounds import MOST, check_bounds
 
-_MOST_ASKED = 8  # conversations at once; who comes back to thousands would be refused for it
-_TOO_FAST_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time
+_MAX_PENDING_SYNCS = 8  # conversations at once; who comes back to thousands would be refused for it
+_RATE_LIMIT_PAUSE_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time
 
 
-class Readers:
-    """positions: how far each conversation was read. limit: messages that may wait for the application; then pushes are
-    let pass, and asked for again when there is room.
+class ConversationInbox:
+    """The conversations of one client, and the messages that wait for its application.
+
+    positions: how far each was read. max_buffered: messages that may wait; beyond it pushes are dropped, and synced later.
     """
 
-    def __init__(self, positions: MutableMapping[str, int], limit: int) -> None:
-        check_bounds(1, MOST, limit=limit)
-        self._positions, self._limit = positions, limit
-        self._readers: dict[str, Reader] = {}
-        self._unsettled: dict[str, None] = {}  # the others, which may be thousands, need not be looked at
+    def __init__(self, positions: MutableMapping[str, int], max_buffered: int) -> None:
+        check_bounds(1, MOST, max_buffered=max_buffered)
+        self._positions, self._max_buffered = positions, max_buffered
+        self._sequencers: dict[str, ConversationSequencer] = {}
+        self._maybe_behind: dict[str, None] = {}  # the others, which may be thousands, need not be looked at
         self._ready: deque[tuple[ChatMessage, bool]] = deque()  # and whether it was sent from here
-        self._is_out = False  # one was handed over and is not read yet
+        self._delivered_unread = False  # one was delivered and is not read yet
         self._uid = ""
-        self._some = asyncio.Event()
+        self._available = asyncio.Event()
         self._acks: dict[str, int] = {}
         self._is_ordered, self._is_closed = True, False
         self._joining, self._left = set[str | None](), set[str]()
-        self._unplaced: dict[str, Unplaced] = {}
-        self._silent_until = 0.0
+        self._unknown_starts: dict[str, UnknownStart] = {}
+        self._paused_until = 0.0
 
     @property
-    def missing(self) -> list[Missing]:
-        """Numbers that could not be had any more."""
-        return [each for reader in self._readers.values() for each in reader.missing]
+    def missing(self) -> list[MissingRange]:
+        """Sequence numbers that are lost for good."""
+        return [each for sequencer in self._sequencers.values() for each in sequencer.missing]
 
-    def begin(self, conversation: str, after: int) -> None:
+    def start(self, conversation: str, after: int) -> None:
         """Read a conversation from number `after` on, unless it is being read, or was read further."""
-        if conversation not in self._readers:
-            self._place(conversation, self._positions.get(conversation, after))
+        if conversation not in self._sequencers:
+            self._start(conversation, self._positions.get(conversation, after))
 
-    def _place(self, conversation: str, after: int) -> None:
-        """What was pushed before it was known where it begins is read in any case."""
-        unplaced = self._unplaced.pop(conversation, Unplaced())
-        self._readers[conversation] = Reader(conversation, after=int(min(after, unplaced.first - 1)))
+    def _start(self, conversation: str, after: int) -> None:
+        """Begin after number `after`, or before the lowest number that was pushed meanwhile."""
+        unknown = self._unknown_starts.pop(conversation, UnknownStart())
+        self._sequencers[conversation] = ConversationSequencer(conversation, after=int(min(after, unknown.first - 1)))
 
-    def _is_placed(self, conversation: str, first: float, last: int) -> bool:
-        """Whether it is known where a conversation begins. Another device of the user may have joined a group, or read."""
-        if last <= 1 or conversation in self._readers or conversation in self._positions:
+    def _start_is_known(self, conversation: str, first: float, last: int) -> bool:
+        """Return whether it is known where a conversation begins. Another device may have joined a group, or read."""
+        if last <= 1 or conversation in self._sequencers or conversation in self._positions:
             return True
-        unplaced = self._unplaced.setdefault(conversation, Unplaced())
-        unplaced.first = min(first, unplaced.first)
+        unknown = self._unknown_starts.setdefault(conversation, UnknownStart())
+        unknown.first = min(first, unknown.first)
         return False
 
-    def _reader(self, conversation: str, after: int = 0) -> Reader:
-        """To be told something, after which it may have something to ask for."""
-        self.begin(conversation, after)
-        self._unsettled[conversation] = None
-        return self._readers[conversation]
+    def _sequencer(self, conversation: str, after: int = 0) -> ConversationSequencer:
+        """Return the sequencer of a conversation, which may have something to sync afterwards."""
+        self.start(conversation, after)
+        self._maybe_behind[conversation] = None
+        return self._sequencers[conversation]
 
     @contextlib.contextmanager
     def joining(self, conversation: str | None) -> Iterator[None]:
-        """While it is asked to join a group: its messages cannot be placed yet, and are let pass. None: no such group."""
+        """Ignore a group's messages while the request to join it is in flight. None: no group."""
         self._joining.add(conversation)
         try:
             yield
         finally:
             self._joining.discard(conversation)
 
-    def member(self, conversation: str, last: int, *, is_in: bool) -> None:
-        """The user is in a group now, and if it was not, reads what comes after its number `last`; or is not any more."""
+    def on_membership(self, conversation: str, last: int, *, is_in: bool) -> None:
+        """Take note that the user is in a group, and reads what comes after its number `last`; or is in it no more."""
         self._joining.discard(conversation)
         if not is_in:
             self._leave(conversation)
             return
         self._left.discard(conversation)
-        if conversation not in self._readers:
+        if conversation not in self._sequencers:
             waiting = (each.sequence for each, _ in self._ready if each.conversation == conversation)
-            self._place(conversation, max(last, self._positions.get(conversation, 0), *waiting))
+            self._start(conversation, max(last, self._positions.get(conversation, 0), *waiting))
 
     def _leave(self, conversation: str) -> None:
-        """What still comes of a group after it was left is let pass."""
-        self._readers.pop(conversation, None)
-        self._unplaced.pop(conversation, None)
+        """Ignore what still comes of a group that was left."""
+        self._sequencers.pop(conversation, None)
+        self._unknown_starts.pop(conversation, None)
         self._left.add(conversation)
 
-    def problem(self, problem: Problem, now: float) -> None:
-        """A `sync` was refused: we are in that group no more, or asked too often."""
-        what, _, conversation = problem.id.partition(" ")
-        asked = self._unplaced.get(conversation) or self._readers.get(conversation)
+    def on_error(self, frame: ErrorFrame, now: float) -> None:
+        """Handle a `sync` that was refused: we are in that group no more, or asked too often."""
+        what, _, conversation = frame.id.partition(" ")
+        asked = self._unknown_starts.get(conversation) or self._sequencers.get(conversation)
         if what != "sync" or asked is None:
             return
-        if problem.error == TooFast.__name__:
-            asked.asked_at, self._silent_until = None, now + _TOO_FAST_S
-        elif problem.error in (NotAMember.__name__, NoSuchGroup.__name__):
+        if frame.error == TooFast.__name__:
+            asked.requested_at, self._paused_until = None, now + _RATE_LIMIT_PAUSE_S
+        elif frame.error in (NotAMember.__name__, NoSuchGroup.__name__):
             self._leave(conversation)
 
-    def welcome(self, welcome: Welcome, now: float) -> None:
-        """What a gateway says at the beginning: how far things are."""
+    def on_welcome(self, welcome: Welcome, now: float) -> None:
+        """Handle the first frame of a connection: the read position and last number of each conversation."""
         self._is_ordered, self._uid = welcome.ordered, welcome.uid
-        known = (*self._readers, *self._positions) if welcome.whole else ()
+        known = (*self._sequencers, *self._positions) if welcome.complete else ()
         lost = {name for name in known if group_of(name) is None}
         self._left.difference_update(welcome.conversations)
         for name, (acked, last) in (dict.fromkeys(lost, (0, 0)) | welcome.conversations).items():
-            reader = self._reader(name, acked)
-            reader.asked_at = None  # what was asked over the line before is not answered any more
-            if reader.forgotten(acked, last):
-                self._positions[name] = reader.position  # and not what the next messages will be numbered
+            sequencer = self._sequencer(name, acked)
+            sequencer.requested_at = None  # what was asked over the connection before is not answered any more
+            if sequencer.reset_if_rewound(acked, last):
+                self._positions[name] = sequencer.position  # and not what the next messages will be numbered
             else:
-                reader.told_last(last)
+                sequencer.advance_last_known(last)
             if self._positions.get(name, 0) > acked:
                 self._acks[name] = self._positions[name]
-        for unplaced in self._unplaced.values():
-            unplaced.asked_at = None
+        for unknown in self._unknown_starts.values():
+            unknown.requested_at = None
 
-    def sent(self, sent: Sent, now: float, own: Container[str]) -> None:
-        """A message from here was kept: its turn passes without its being pushed to us."""
+    def on_sent(self, sent: Sent, now: float, sent_ids: Container[str]) -> None:
+        """Skip a message that was sent from here and is stored: it is not pushed to us."""
         if self._is_ordered:
-            self.take(ChatMessage(sent.conversation, sent.sequence, sent.id, self._uid, ""), now, own)
+            self.on_frame(ChatMessage(sent.conversation, sent.sequence, sent.id, self._uid, ""), now, sent_ids)
 
-    def take(self, frame: FromGateway, now: float, own: Container[str]) -> None:
-        """Take in a push, a page or word of being behind; `own`: the ids of messages sent from here."""
+    def on_frame(self, frame: FromGateway, now: float, sent_ids: Container[str]) -> None:
+        """Handle a push, a page or a sync hint; `sent_ids`: the ids of messages sent from here."""
         if isinstance(frame, ChatMessage) and not self._is_ordered:
-            self._hand_over([frame], own)
-        elif isinstance(frame, ChatMessage | Page) and self._lets_pass(frame.conversation):
+            self._enqueue([frame], sent_ids)
+        elif isinstance(frame, ChatMessage | Page) and self._should_ignore(frame.conversation):
             return
         elif isinstance(frame, ChatMessage):
-            if not self._is_placed(frame.conversation, frame.sequence, frame.sequence):
+            if not self._start_is_known(frame.conversation, frame.sequence, frame.sequence):
                 return
-            reader = self._reader(frame.conversation)
-            if len(self._ready) < self._limit:
-                self._hand_over(reader.push(frame, now), own)
+            sequencer = self._sequencer(frame.conversation)
+            if len(self._ready) < self._max_buffered:
+                self._enqueue(sequencer.on_push(frame, now), sent_ids)
             else:
-                reader.told_last(frame.sequence)
+                sequencer.advance_last_known(frame.sequence)
         elif isinstance(frame, Page):
-            reader = self._reader(frame.conversation, frame.after)
-            self._hand_over(reader.page(frame.messages, frame.last, frame.missing, now), own)
+            sequencer = self._sequencer(frame.conversation, frame.after)
+            self._enqueue(sequencer.on_page(frame.messages, frame.last, frame.missing, now), sent_ids)
             if not frame.messages and frame.missing is None:
-                reader.asked_at = now  # there is nothing, whatever was said before: do not ask again at once
-        elif isinstance(frame, Behind) and self._is_ordered:
+                sequencer.requested_at = now  # there is nothing, whatever was said before: do not ask again at once
+        elif isinstance(frame, SyncHint) and self._is_ordered:
             for name, last in frame.conversations.items():
-                if name in self._left or not self._is_placed(name, math.inf, last):
+                if name in self._left or not self._start_is_known(name, math.inf, last):
                     continue
-                if not self._reader(name).told_last(last):
+                if not self._sequencer(name).advance_last_known(last):
                     self._acks[name] = self._positions.get(name, 0)  # the acknowledgement was lost, or is not due yet
 
-    def _lets_pass(self, conversation: str) -> bool:
+    def _should_ignore(self, conversation: str) -> bool:
         return conversation in self._joining or conversation in self._left
 
-    def _hand_over(self, messages: list[ChatMessage], own: Container[str]) -> None:
-        self._ready += [(each, self._is_own(each, own)) for each in messages]
-        if not self._is_out:
-            self._pass_own()
+    def _enqueue(self, messages: list[ChatMessage], sent_ids: Container[str]) -> None:
+        self._ready += [(each, self._is_own(each, sent_ids)) for each in messages]
+        if not self._delivered_unread:
+            self._skip_own()
         if self._ready:
-            self._some.set()
+            self._available.set()
 
-    def _is_own(self, message: ChatMessage, own: Container[str]) -> bool:
-        return message.id in own and message.sender == (self._uid or message.sender)
+    def _is_own(self, message: ChatMessage, sent_ids: Container[str]) -> bool:
+        return message.id in sent_ids and message.sender == (self._uid or message.sender)
 
-    def _pass_own(self) -> None:
-        """What was sent from here is not handed over; it counts as read when its turn comes, after those before it."""
+    def _skip_own(self) -> None:
+        """Skip what was sent from here: it counts as read after the messages before it."""
         while self._ready and self._ready[0][1]:
-            self._note(self._ready.popleft()[0])
+            self._advance(self._ready.popleft()[0])
 
     async def next(self) -> ChatMessage:
-        """The next message to hand over. Raises GatewayClosed once closed."""
-        self._is_out = False
-        self._pass_own()
+        """Return the next message. Raises GatewayClosed once closed."""
+        self._delivered_unread = False
+        self._skip_own()
         while not self._ready:
             if self._is_closed:
                 raise GatewayClosed("the client is closed")
-            self._some.clear()
-            await self._some.wait()
-        self._is_out = True
+            self._available.clear()
+            await self._available.wait()
+        self._delivered_unread = True
         return self._ready.popleft()[0]
 
-    def read(self, message: ChatMessage) -> None:
-        """A message counts as read: the position is one further, and to be acknowledged."""
-        self._is_out = False
-        self._note(message)
-        self._pass_own()
+    def mark_read(self, message: ChatMessage) -> None:
+        """Count a message as read: the position advances, and is to be acknowledged."""
+        self._delivered_unread = False
+        self._advance(message)
+        self._skip_own()
 
-    def _note(self, message: ChatMessage) -> None:
+    def _advance(self, message: ChatMessage) -> None:
         if self._is_ordered:
             self._positions[message.conversation] = self._acks[message.conversation] = message.sequence
 
-    def syncs(self, now: float) -> Iterator[Sync]:
-        """What is to be asked for now."""
-        if len(self._ready) >= self._limit or now < self._silent_until:
+    def due_syncs(self, now: float) -> Iterator[Sync]:
+        """Iterate over the syncs to send now."""
+        if len(self._ready) >= self._max_buffered or now < self._paused_until:
             return
-        most = 1 if now < self._silent_until + _TOO_FAST_S else _MOST_ASKED
-        found = [(name, reader) for name in self._unsettled if (reader := self._readers.get(name)) is not None]
-        readers = {name: reader for name, reader in found if not reader.is_settled(now)}
-        self._unsettled = dict.fromkeys(readers)
-        room = most - sum(asked.waits(now) for asked in (*readers.values(), *self._unplaced.values()))
-        for name, reader in readers.items():
+        allowed = 1 if now < self._paused_until + _RATE_LIMIT_PAUSE_S else _MAX_PENDING_SYNCS
+        found = [
+            (name, sequencer) for name in self._maybe_behind if (sequencer := self._sequencers.get(name)) is not None
+        ]
+        sequencers = {name: sequencer for name, sequencer in found if not sequencer.is_up_to_date(now)}
+        self._maybe_behind = dict.fromkeys(sequencers)
+        room = allowed - sum(asked.is_pending(now) for asked in (*sequencers.values(), *self._unknown_starts.values()))
+        for name, sequencer in sequencers.items():
             if room <= 0:
                 return
-            if (after := reader.asks(now)) is not None:
+            if (after := sequencer.next_sync(now)) is not None:
                 room -= 1
                 yield Sync(name, after)
-        for name, unplaced in list(self._unplaced.items()):
-            if room > 0 and not unplaced.waits(now):
+        for name, unknown in list(self._unknown_starts.items()):
+            if room > 0 and not unknown.is_pending(now):
                 room -= 1
-                unplaced.asked_at = now
+                unknown.requested_at = now
                 yield Sync(name)
 
-    def acks(self) -> list[Ack]:
-        """What is to be acknowledged now; each is given once."""
+    def due_acks(self) -> list[Ack]:
+        """Return the acknowledgements to send now, each once."""
         acks, self._acks = self._acks, {}
         return [Ack(name, number) for name, number in acks.items()]
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """Wake whoever waits for a message: nothing comes any more."""
         self._is_closed = True
-        self._some.set()
+        self._available.set()

@@ -1,7 +1,7 @@
-"""Reader: the reading client's rule for one conversation: every message once, in the order of the numbers. No I/O, no clock.
+"""ConversationSequencer: every message of one conversation once, in the order of the numbers. A rule without I/O or clock.
 
-Pushes come early, late, twice or not at all; pages (answers to `sync`) fill what is missing. The reader says what can be
-handed over now, and whether it is time to ask for more.
+Pushes come early, late, twice or not at all; pages (answers to `sync`) fill what is missing. The sequencer returns
+what can be delivered now, and whether it is time to sync.
 """
 
 import math
@@ -13,119 +13,127 @@ from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
 
 
-class Missing(NamedTuple):
-    """Numbers that nothing has any more: told, and passed over."""
+class MissingRange(NamedTuple):
+    """Sequence numbers that are lost for good: reported, and skipped."""
 
     conversation: str
     first: int
     last: int
 
 
-class Asked:
-    """What a conversation waits for: an answer to `sync`, for `patience_s` after it was asked; None: nothing was asked."""
+class PendingSync:
+    """A `sync` in flight: its page may come within `sync_timeout_s`. `requested_at` is None while there is none."""
 
-    def __init__(self, patience_s: float = 2.0) -> None:
-        self._patience_s = patience_s
-        self.asked_at: float | None = None
+    def __init__(self, sync_timeout_s: float = 2.0) -> None:
+        self._sync_timeout_s = sync_timeout_s
+        self.requested_at: float | None = None
 
-    def waits(self, now: float) -> bool:
-        """Whether it was asked, and the answer may still come."""
-        return self.asked_at is not None and now - self.asked_at < self._patience_s
+    def is_pending(self, now: float) -> bool:
+        """Return whether it was sent, and the page may still come."""
+        return self.requested_at is not None and now - self.requested_at < self._sync_timeout_s
 
 
-class Unplaced(Asked):
-    """A conversation of which nobody has said yet where it begins; `first`: the lowest number that was pushed."""
+class UnknownStart(PendingSync):
+    """A conversation whose first number is not known yet; `first`: the lowest number that was pushed."""
 
     first = math.inf
 
 
-class Reader(Asked):
-    """Begins after number `after`. Times are the caller's, in seconds; a gap is asked about after `gap_s`.
+class ConversationSequencer(PendingSync):
+    """The order of one conversation, after number `after`. Times are the caller's, in seconds.
+
+    A gap is synced after `gap_timeout_s`.
 
     >>> m1, m2, m3 = (ChatMessage("alice:bob", n, f"m{n}", "alice", "hi") for n in (1, 2, 3))
-    >>> reader = Reader("alice:bob", after=0)
-    >>> reader.push(m1, now=0.0), reader.push(m3, now=0.1), reader.asks(now=0.2)
+    >>> sequencer = ConversationSequencer("alice:bob", after=0)
+    >>> sequencer.on_push(m1, now=0.0), sequencer.on_push(m3, now=0.1), sequencer.next_sync(now=0.2)
     ([ChatMessage(conversation='alice:bob', sequence=1, id='m1', sender='alice', text='hi', at_ms=0)], [], None)
-    >>> reader.asks(now=0.4)
+    >>> sequencer.next_sync(now=0.4)
     1
-    >>> [each.id for each in reader.page((m2,), last=3, missing=None, now=0.5)], reader.asks(now=0.9)
+    >>> [each.id for each in sequencer.on_page((m2,), last=3, missing=None, now=0.5)], sequencer.next_sync(now=0.9)
     (['m2', 'm3'], None)
     """
 
     def __init__(
-        self, conversation: str, *, after: int, limit: int = 1_000, gap_s: float = 0.2, patience_s: float = 2.0
+        self,
+        conversation: str,
+        *,
+        after: int,
+        max_buffered: int = 1_000,
+        gap_timeout_s: float = 0.2,
+        sync_timeout_s: float = 2.0,
     ):
-        super().__init__(patience_s)
-        self.conversation, self.missing = conversation, list[Missing]()
-        self._limit, self._gap_s = limit, gap_s
-        self.known_last = 0  # as far as the gateway has said
-        self._begin(after)
+        super().__init__(sync_timeout_s)
+        self.conversation, self.missing = conversation, list[MissingRange]()
+        self._max_buffered, self._gap_timeout_s = max_buffered, gap_timeout_s
+        self.last_known = 0  # as far as the gateway has reported
+        self._restart(after)
 
-    def _begin(self, after: int) -> None:
-        self._early: ReorderBuffer[ChatMessage] = ReorderBuffer(limit=self._limit, next=after + 1)
-        self.asked_at = None
-        self._goes_on = False  # a page brought something, and more is missing: ask for the next one at once
+    def _restart(self, after: int) -> None:
+        self._buffer: ReorderBuffer[ChatMessage] = ReorderBuffer(limit=self._max_buffered, next=after + 1)
+        self.requested_at = None
+        self._sync_again = False  # a page brought something, and more is missing: sync again at once
 
     @property
     def position(self) -> int:
-        """The number of the last message that was handed over."""
-        return self._early.next - 1
+        """The number of the last message that was delivered."""
+        return self._buffer.next - 1
 
-    def push(self, message: ChatMessage, now: float) -> list[ChatMessage]:
-        """Take in a push; gives what can be handed over, in order."""
-        self.known_last = max(self.known_last, message.sequence)
+    def on_push(self, message: ChatMessage, now: float) -> list[ChatMessage]:
+        """Handle a push. Return what can be delivered, in order."""
+        self.last_known = max(self.last_known, message.sequence)
         try:
-            return self._early.add(message.sequence, message, now=now)
+            return self._buffer.add(message.sequence, message, now=now)
         except ReorderOverflow:  # it is in the log; a page will bring it
             return []
 
-    def page(
+    def on_page(
         self, messages: Sequence[ChatMessage], last: int, missing: tuple[int, int] | None, now: float
     ) -> list[ChatMessage]:
-        """Take in the answer to a `sync`; gives what can be handed over, in order."""
-        self.asked_at = None
-        self.known_last = max(self.known_last, last)
+        """Handle the answer to a `sync`. Return what can be delivered, in order."""
+        self.requested_at = None
+        self.last_known = max(self.last_known, last)
         released: list[ChatMessage] = []
-        if missing is not None and missing[0] <= self._early.next <= missing[1]:
-            begin, end = self._early.next, missing[1] + 1
-            released += self._early.skip_to(end, now=now)
+        if missing is not None and missing[0] <= self._buffer.next <= missing[1]:
+            begin, end = self._buffer.next, missing[1] + 1
+            released += self._buffer.skip_to(end, now=now)
             self._note_missing(begin, end, [each.sequence for each in released if each.sequence < end])
         for message in messages:
-            released += self.push(message, now)
-        self._goes_on = bool(released)
+            released += self.on_push(message, now)
+        self._sync_again = bool(released)
         return released
 
     def _note_missing(self, begin: int, end: int, here: Sequence[int]) -> None:
         """What is missing from `begin` to before `end`, except for what had arrived early."""
         for number in (*here, end):
             if number > begin:
-                self.missing.append(Missing(self.conversation, begin, number - 1))
+                self.missing.append(MissingRange(self.conversation, begin, number - 1))
             begin = number + 1
 
-    def told_last(self, last: int) -> bool:
-        """The gateway says how far the conversation is; gives whether something is missing here."""
-        self.known_last = max(self.known_last, last)
+    def advance_last_known(self, last: int) -> bool:
+        """Note the conversation's last number, as the gateway reports it. Return whether something is missing here."""
+        self.last_known = max(self.last_known, last)
         return last > self.position
 
-    def forgotten(self, acked: int, last: int) -> bool:
-        """Whether the server knows less than was read: it lost what it had. Then begin where it is now."""
+    def reset_if_rewound(self, acked: int, last: int) -> bool:
+        """Begin anew where the server is, if it has less than was read: it lost data. Return whether it did."""
         if last >= self.position:
             return False
-        self.missing.append(Missing(self.conversation, last + 1, self.position))
-        self.known_last = last
-        self._begin(min(acked, last))
+        self.missing.append(MissingRange(self.conversation, last + 1, self.position))
+        self.last_known = last
+        self._restart(min(acked, last))
         return True
 
-    def is_settled(self, now: float) -> bool:
-        """Whether nothing is missing, as far as anybody has said, and no answer may still come."""
-        return self.known_last <= self.position and not len(self._early) and not self.waits(now)
+    def is_up_to_date(self, now: float) -> bool:
+        """Return whether nothing is known to be missing, and no `sync` is in flight."""
+        return self.last_known <= self.position and not len(self._buffer) and not self.is_pending(now)
 
-    def asks(self, now: float, *, at_once: bool = False) -> int | None:
-        """After which number to `sync` now; None: nothing is to be asked, or it was asked just now."""
-        if self.waits(now):
+    def next_sync(self, now: float, *, at_once: bool = False) -> int | None:
+        """Return after which number to `sync` now; None: nothing is missing, or a `sync` is in flight."""
+        if self.is_pending(now):
             return None
-        behind = self.known_last > self.position and (at_once or self._goes_on or not len(self._early))
-        if behind or self._early.overdue(now, self._gap_s):
-            self.asked_at, self._goes_on = now, False
+        behind = self.last_known > self.position and (at_once or self._sync_again or not len(self._buffer))
+        if behind or self._buffer.overdue(now, self._gap_timeout_s):
+            self.requested_at, self._sync_again = now, False
             return self.position
         return None

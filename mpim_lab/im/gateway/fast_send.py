@@ -1,8 +1,8 @@
-"""QuickSend: a message between two, without a task of its own: for nearly every one the atomic step is all there is to do.
+"""FastSender: a direct message without a task of its own: for nearly every one the atomic step is all there is to do.
 
 The command is written, the gateway reads the client's next frame, and the answer calls back. What is not so simple (an error,
 a receiver who is away) goes on in a task, by the message service's own methods. After an error a message is sent again, with
-its id; those of one client one after another, and what it says meanwhile waits, so that its messages keep their order.
+its id; those of one client one after another, and what it sends meanwhile waits, so that its messages keep their order.
 """
 
 import asyncio
@@ -14,77 +14,77 @@ from typing import Any
 from mpim_lab.errors import Unconfirmed
 from mpim_lab.im.gateway.session import Session
 from mpim_lab.im.protocol.frames import Send
-from mpim_lab.im.protocol.requests import SendMessageReq, SendMessageResp
-from mpim_lab.im.services.message_log import Kept, kept_of, told_to_sender
-from mpim_lab.im.services.messages import Messages
+from mpim_lab.im.protocol.requests import SendMessageRequest, SendMessageResponse
+from mpim_lab.im.services.message_log import AppendResult, parse_append, sender_status
+from mpim_lab.im.services.messages import MessageService
 from mpim_lab.mq.connection.handler import Cancellations
 
 _log = logging.getLogger(__name__)
-Said = Callable[[Session, Send, SendMessageResp | BaseException], None]
+OnDone = Callable[[Session, Send, SendMessageResponse | BaseException], None]
 
 
-class QuickSend:
-    """One for all clients of a gateway. `said(session, frame, response or error)` is told once for each that was begun."""
+class FastSender:
+    """The fast path of a gateway. `on_done(session, frame, response or error)` is called once for each message."""
 
-    def __init__(self, messages: Messages, said: Said, *, is_observed: bool) -> None:
-        self._messages, self.said = messages, said
-        # somebody who observes, or who has steps of his own, gets them one by one
+    def __init__(self, messages: MessageService, on_done: OnDone, *, is_observed: bool) -> None:
+        self._messages, self.on_done = messages, on_done
+        # an observer, or a subclass with steps of its own, gets them one by one
         is_observed = is_observed or messages.reporter.is_on
-        self._is_quick = messages.ordered and not is_observed and type(messages).keep is Messages.keep
-        self._again: dict[Session, deque[Sending]] = {}
+        self._is_enabled = messages.ordered and not is_observed and type(messages).append is MessageService.append
+        self._retries: dict[Session, deque[PendingSend]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, session: Session, frame: Send) -> bool:
-        """Send a message to one user. False: not at this moment, use `send_message` once they are `settled`."""
-        if not self._is_quick or frame.to is None or session in self._again:
+    def try_send(self, session: Session, frame: Send) -> bool:
+        """Send a message to one user. Return False if not possible now: then `wait_for_retries`, and `send_message`."""
+        if not self._is_enabled or frame.to is None or session in self._retries:
             return False
-        request = SendMessageReq(frame.id, session.route.uid, frame.to, frame.text)
-        sending = Sending(self, session, frame, request)
-        return self._messages.ledger.begin_append(sending.message, (request.to, request.sender), sending)
+        request = SendMessageRequest(frame.id, session.route.uid, frame.to, frame.text)
+        pending = PendingSend(self, session, frame, request)
+        return self._messages.log.append_nowait(pending.message, (request.to, request.sender), pending)
 
-    async def settled(self, session: Session) -> None:
-        """Wait until nothing is sent again for a client."""
-        while session in self._again:
+    async def wait_for_retries(self, session: Session) -> None:
+        """Wait until no message of a client is to be sent again."""
+        while session in self._retries:
             await asyncio.sleep(0.005)
 
-    async def ended(self) -> None:
-        """Wait until everything that was begun is told."""
+    async def wait_idle(self) -> None:
+        """Wait until no task is running."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def drop(self) -> None:
-        """Do nothing more: the gateway dies."""
+    def abort(self) -> None:
+        """Cancel all tasks: the gateway dies."""
         for task in tuple(self._tasks):
             task.cancel()
 
-    def go_on(self, sending: "Sending", kept: Kept) -> None:
-        """What follows the atomic step."""
-        self._start(self._store(sending, kept))
+    def finish_in_task(self, pending: "PendingSend", appended: AppendResult) -> None:
+        """Do what follows the atomic step, in a task."""
+        self._start(self._finish(pending, appended))
 
-    def send_again(self, sending: "Sending") -> None:
-        """All of it again, after those of the same client that are to be sent again already."""
-        line = self._again.get(sending.session)
-        if line is None:
-            line = self._again[sending.session] = deque()
-            self._start(self._send_in_line(sending.session, line))
-        line.append(sending)
+    def schedule_retry(self, pending: "PendingSend") -> None:
+        """Send a message again, after those of the same client that are to be sent again already."""
+        queue = self._retries.get(pending.session)
+        if queue is None:
+            queue = self._retries[pending.session] = deque()
+            self._start(self._retry_in_order(pending.session, queue))
+        queue.append(pending)
 
-    async def _store(self, sending: "Sending", kept: Kept) -> None:
-        outcome = await _outcome(self._messages.told(sending.request, kept))
-        self.said(sending.session, sending.frame, outcome)
+    async def _finish(self, pending: "PendingSend", appended: AppendResult) -> None:
+        outcome = await _outcome(self._messages.complete_send(pending.request, appended))
+        self.on_done(pending.session, pending.frame, outcome)
 
-    async def _send_in_line(self, session: Session, line: "deque[Sending]") -> None:
+    async def _retry_in_order(self, session: Session, queue: "deque[PendingSend]") -> None:
         """One after another; what fails takes the rest along, which would overtake its next repeat."""
-        outcome: SendMessageResp | Exception | None = None
+        outcome: SendMessageResponse | Exception | None = None
         try:
-            while line:
-                sending = line.popleft()
+            while queue:
+                pending = queue.popleft()
                 if not isinstance(outcome, Exception):
-                    outcome = await _outcome(self._messages.send_message(sending.request))
-                told = sending.truth_of(outcome) if isinstance(outcome, Exception) else outcome
-                self.said(session, sending.frame, told)
+                    outcome = await _outcome(self._messages.send_message(pending.request))
+                result = pending.error_for_sender(outcome) if isinstance(outcome, Exception) else outcome
+                self.on_done(session, pending.frame, result)
         finally:
-            del self._again[session]
+            del self._retries[session]
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
@@ -92,7 +92,7 @@ class QuickSend:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _outcome(work: Awaitable[SendMessageResp]) -> SendMessageResp | Exception:
+async def _outcome(work: Awaitable[SendMessageResponse]) -> SendMessageResponse | Exception:
     cancellations = Cancellations()
     try:
         return await work
@@ -104,49 +104,51 @@ async def _outcome(work: Awaitable[SendMessageResp]) -> SendMessageResp | Except
         return Unconfirmed(f"given up by what it waited for: {error!r}")
 
 
-class Sending:
-    """A message under way. It stands in the line of commands in a future's place, and costs half of what a future does."""
+class PendingSend:
+    """A message in flight. It waits for the reply in a future's place, and costs half of what a future does."""
 
-    __slots__ = ("_error", "_is_told", "_quick", "frame", "message", "request", "session")
+    __slots__ = ("_error", "_is_done", "_sender", "frame", "message", "request", "session")
 
-    def __init__(self, quick: QuickSend, session: Session, frame: Send, request: SendMessageReq) -> None:
-        self._quick, self.session, self.frame = quick, session, frame
+    def __init__(self, sender: FastSender, session: Session, frame: Send, request: SendMessageRequest) -> None:
+        self._sender, self.session, self.frame = sender, session, frame
         self.request, self.message = request, request.message
-        self._is_told = False
+        self._is_done = False
         self._error: BaseException | None = None
 
     def done(self) -> bool:
-        """It was told; what comes late is not read."""
-        return self._is_told
+        """Return whether the outcome is known; a late reply is ignored."""
+        return self._is_done
 
     def set_result(self, reply: Any, /) -> None:
-        """What send.lua answered. Raises nothing: it is called from where all replies of the server are read."""
-        if self._is_told:
+        """Handle the reply of append_and_push.lua. Raises nothing: it is called from where all replies are read."""
+        if self._is_done:
             return
         try:
-            self._is_told = True
-            self._take(*reply)
+            self._is_done = True
+            self._on_appended(*reply)
         except Exception as error:  # another script's answer, or somebody else's keys
             _log.exception("%s: not what was asked for: %r", self.message.id, reply)
             self._error = Unconfirmed(f"not what was asked for: {reply!r} ({error})")
-            self._quick.send_again(self)
+            self._sender.schedule_retry(self)
 
-    def _take(self, sequence: int, is_new: int, listened: int, todo: bytes, at_ms: int) -> None:
-        told = told_to_sender(is_new, listened)
-        if told == "stored":
-            self._quick.go_on(self, kept_of(self.message, (sequence, is_new, listened, todo, at_ms)))
+    def _on_appended(self, sequence: int, is_new: int, subscriber_count: int, outbox_entry: bytes, at_ms: int) -> None:
+        status = sender_status(is_new, subscriber_count)
+        if status == "stored":
+            self._sender.finish_in_task(
+                self, parse_append(self.message, (sequence, is_new, subscriber_count, outbox_entry, at_ms))
+            )
         else:
-            response = SendMessageResp(self.message.id, self.message.conversation, sequence, told)
-            self._quick.said(self.session, self.frame, response)
+            response = SendMessageResponse(self.message.id, self.message.conversation, sequence, status)
+            self._sender.on_done(self.session, self.frame, response)
 
     def set_exception(self, error: Any, /) -> None:
-        """It may have been kept, or not."""
-        if not self._is_told:
-            self._is_told, self._error = True, error
-            self._quick.send_again(self)
+        """Handle an error: the message may have been stored, or not."""
+        if not self._is_done:
+            self._is_done, self._error = True, error
+            self._sender.schedule_retry(self)
 
-    def truth_of(self, error: Exception) -> Exception:
-        """What its sender is told after it could not be sent again: that it was certainly not kept only if that is so."""
+    def error_for_sender(self, error: Exception) -> Exception:
+        """Return the error for the sender after a failed retry: definite only if the message was certainly not stored."""
         if getattr(error, "definite", False) and not getattr(self._error, "definite", False):
             return Unconfirmed(f"{self._error}; sent again: {error}")
         return error

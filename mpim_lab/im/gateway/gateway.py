@@ -1,9 +1,9 @@
-"""Gateway: clients connect to it by WebSocket; it asks the services for them, and passes pushes on to them.
+"""Gateway: clients connect to it by WebSocket; it calls the services for them, and passes pushes on to them.
 
-A client's message: `QuickConnection`, `Desk.answer_at_once`, `QuickSend`, one script on the server; or, if it needs more,
-`_converse` here, `Desk.answer`, `Messages.send_message`, the same script. A push: the server, `_on_push` here,
-`Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any number of them
-work side by side over one server, and know nothing of each other.
+A client's message: `FastServerConnection`, `FrameHandler.try_handle_sync`, `FastSender`, one script on the server; or, if it
+needs more, `_read_loop` here, `FrameHandler.handle`, `MessageService.send_message`, the same script. A push: the server,
+`_on_push` here, `Session.push`, the client. A gateway subscribes to the channels of its own clients and to nobody else's; any
+number of them work side by side over one server, and know nothing of each other.
 """
 
 import asyncio
@@ -18,77 +18,81 @@ from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.errors import GatewayClosed, MpimError, ServerFailed
 from mpim_lab.events import Observer, Reporter
-from mpim_lab.im.gateway.ack_buffer import Acknowledgements
-from mpim_lab.im.gateway.config import GatewayLimits, Services
-from mpim_lab.im.gateway.fast_connection import QuickConnection
-from mpim_lab.im.gateway.frame_handler import Desk, TooManyFaults
-from mpim_lab.im.gateway.handshake import Incoming, Reception, is_of_the_client
-from mpim_lab.im.gateway.http import Pages
-from mpim_lab.im.gateway.maintenance import Patrol
-from mpim_lab.im.gateway.metrics import Figures, GatewayCollector, exposition
-from mpim_lab.im.gateway.session import Outgoing, Session, answered
-from mpim_lab.im.gateway.session_registry import Lobby, Watching
-from mpim_lab.im.protocol.closing import GOING_AWAY, POLICY, TRY_LATER, hang_up
-from mpim_lab.im.protocol.frames import MOST_FRAME_BYTES, Bye, encode, push_of
+from mpim_lab.im.gateway.ack_buffer import AckBuffer
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
+from mpim_lab.im.gateway.fast_connection import FastServerConnection
+from mpim_lab.im.gateway.frame_handler import FrameHandler, TooManyViolations
+from mpim_lab.im.gateway.handshake import Handshake, PendingHandshakes, is_client_error
+from mpim_lab.im.gateway.http import HttpRoutes
+from mpim_lab.im.gateway.maintenance import GatewayMaintenance
+from mpim_lab.im.gateway.metrics import GatewayMetrics, MetricsCollector, render_metrics
+from mpim_lab.im.gateway.session import Session, WriteCoalescer, wait_until_idle
+from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
+from mpim_lab.im.protocol.closing import GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
+from mpim_lab.im.protocol.frames import MAX_FRAME_BYTES, Close, decode_push, encode
 from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.handler import OneLoop
 
-_A_CLIENT_S = 0.002
+_CLOSE_PER_CLIENT_S = 0.002
 _log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """`async with Gateway("gw-1", services) as gateway`: listens on loopback until the block ends, then drains.
+    """One gateway: `async with Gateway("gw-1", services) as gateway` listens on loopback until the block ends, then drains.
 
     port 0: any that is free. allow_login: hand out tokens to whoever names a user: for the lab alone.
-    name: clients and metrics are told it. Two gateways of one name do not take each other's pushes or routes, which go by
-    user and by connection; only their figures cannot be told apart.
+    name: for clients and metrics. Two gateways of one name do not take each other's pushes or routes, which go by user and by
+    connection; only their metrics cannot be told apart.
 
     | it ends by ...               | connections          | routes, subscriptions | acknowledgements | socket, tasks  |
     |------------------------------|----------------------|-----------------------|------------------|----------------|
-    | `drain`                      | bye, then closed     | given back            | written          | given back     |
-    | `drain`, server or peers     | bye, then cut off    | end by themselves     | lost: pulled     | given back     |
+    | `drain`                      | bye, then closed     | released              | written          | released       |
+    | `drain`, server or peers     | bye, then aborted    | expire                | lost: pulled     | released       |
     | hang; or it is cancelled     |                      |                       | once more        |                |
-    | a start that failed          | none                 | given back            | none             | given back     |
-    | `die`                        | cut off              | end by themselves     | lost             | given back     |
+    | a start that failed          | none                 | released              | none             | released       |
+    | `abort`                      | aborted              | expire                | lost             | released       |
     """
 
     def __init__(
         self,
         name: str,
-        services: Services,
+        services: GatewayServices,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        limits: GatewayLimits | None = None,
+        config: GatewayConfig | None = None,
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
         check_bounds(0, 65_535, port=port)  # 0: any that is free
         self._reporter = reporter = Reporter(name, observer)
         self.name, self.services, self.host, self.port = checked_name("gateway", name), services, host, port
-        self.limits, self.figures = limits or GatewayLimits(), Figures()
-        self.lobby = Lobby(services.queue, self._on_push, self._on_status)
-        self._acks = Acknowledgements(services.messages, self.limits.ack_every_s)
-        watching = Watching(self.lobby, services.presence)
-        self._desk = Desk(services, watching, self._acks, self.figures, self.limits, reporter)
-        self._reception = Reception(name, services, self.lobby, self.limits, Outgoing().mark)
-        self.patrol = Patrol(services, self.lobby, watching, self.figures, self.limits, self.end)
-        self._pages = Pages(
-            login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
+        self.config, self.metrics = config or GatewayConfig(), GatewayMetrics()
+        self.sessions = SessionRegistry(services.queue, self._on_push, self._on_status)
+        self._acks = AckBuffer(services.messages, self.config.ack_flush_interval_s)
+        presence_watcher = PresenceWatcher(self.sessions, services.presence)
+        self._frame_handler = FrameHandler(services, presence_watcher, self._acks, self.metrics, self.config, reporter)
+        self._handshake = Handshake(name, services, self.sessions, self.config, WriteCoalescer().schedule)
+        self.maintenance = GatewayMaintenance(
+            services, self.sessions, presence_watcher, self.metrics, self.config, self.close_session
+        )
+        self._routes = HttpRoutes(
+            login=services.tokens.issue if allow_login else None,
+            is_healthy=self.is_healthy,
+            metrics=self.render_metrics,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._home = OneLoop(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
-        self._stack, self._incoming = contextlib.AsyncExitStack(), Incoming()
-        self.connections: set[QuickConnection] = set()  # those, too, before hello and in farewell
+        self._stack, self._pending_handshakes = contextlib.AsyncExitStack(), PendingHandshakes()
+        self.connections: set[FastServerConnection] = set()  # also those before hello and after their session
         self._server: Server | None = None
         self._draining = self._dead = False
 
-    # Life
+    # Start and stop
 
     @property
     def url(self) -> str:
@@ -96,20 +100,20 @@ class Gateway:
         return f"ws://{self.host}:{self.port}/ws"
 
     def is_healthy(self) -> bool:
-        """Whether it can do its work: it is not closing, and the lines to the server are up."""
+        """Return whether it can do its work: it is not closing, and the connections to the server are up."""
         return not self._draining and self.services.queue.is_connected
 
-    def metrics(self) -> bytes:
-        """Its figures, as Prometheus reads them."""
-        return exposition(GatewayCollector(self.name, self.figures, lambda: len(self.lobby), self.is_healthy))
+    def render_metrics(self) -> bytes:
+        """Return its metrics, as Prometheus reads them."""
+        return render_metrics(MetricsCollector(self.name, self.metrics, lambda: len(self.sessions), self.is_healthy))
 
     async def __aenter__(self) -> Self:
         if self._server is not None or self._draining:
             raise GatewayClosed(f"the gateway {self.name} is used once; make another one")
         self._home.check()
         async with contextlib.AsyncExitStack() as stack:
-            await self._hear(stack, BROADCAST_CHANNEL, self._on_notice)
-            await self._hear(stack, gateway_channel(self.name), self._on_own_channel)
+            await self._subscribe(stack, BROADCAST_CHANNEL, self._on_broadcast)
+            await self._subscribe(stack, gateway_channel(self.name), self._on_control_message)
             await stack.enter_async_context(self._acks)
             try:
                 self._server = await self._listen()
@@ -120,30 +124,32 @@ class Gateway:
                 raise GatewayClosed(f"the gateway {self.name} was closed while it was opened")
             self._stack = stack.pop_all()
         self.port = next(iter(self._server.sockets)).getsockname()[1]
-        self._start(self.patrol.run())
+        self._start(self.maintenance.run())
         return self
 
-    async def _hear(self, stack: contextlib.AsyncExitStack, channel: str, take: Callable[[Message], None]) -> None:
-        await self.services.queue.subscribe(channel, take)
-        stack.push_async_callback(self._leave, channel)
+    async def _subscribe(
+        self, stack: contextlib.AsyncExitStack, channel: str, handler: Callable[[Message], None]
+    ) -> None:
+        await self.services.queue.subscribe(channel, handler)
+        stack.push_async_callback(self._unsubscribe, channel)
 
-    async def _leave(self, channel: str) -> None:
+    async def _unsubscribe(self, channel: str) -> None:
         with contextlib.suppress(MpimError):
             await self.services.queue.unsubscribe(channel)
 
     async def _listen(self) -> Server:
         return await serve(
-            cast(Any, self._serve),  # of the connections that `make` makes
+            cast(Any, self._serve),  # of the connections that `create` makes
             self.host,
             self.port,
-            process_request=self._pages.answer,
-            create_connection=cast(Any, self._incoming.make),  # it calls like the class
-            max_size=MOST_FRAME_BYTES,
+            process_request=self._routes.handle,
+            create_connection=cast(Any, self._pending_handshakes.create),  # it calls like the class
+            max_size=MAX_FRAME_BYTES,
             compression=None,  # packed frames are compressed by us, and a context a client would cost 64 KiB
-            ping_interval=None,  # the patrol knows who is silent, without a task a client
+            ping_interval=None,  # maintenance knows who is silent, without a task a client
             max_queue=8,
             close_timeout=2,
-            open_timeout=self.limits.hello_s,
+            open_timeout=self.config.handshake_timeout_s,
             backlog=1_024,
         )
 
@@ -151,10 +157,10 @@ class Gateway:
         await self.drain()
 
     async def drain(self) -> None:
-        """Take in nobody new, let what was begun end, send everybody elsewhere, write what is due. Twice is harmless.
+        """Accept nobody new, finish what was begun, send everybody elsewhere, flush what is due. Idempotent.
 
-        Takes `drain_s` for what is under way and `close_timeout_s` for the rest, whatever clients and server do; and two
-        milliseconds a client, so that ten thousand who part in good order are not cut off.
+        Takes `drain_timeout_s` for what is in flight and `close_timeout_s` for the rest, whatever clients and server do; and
+        two milliseconds a client, so that ten thousand that close in good order are not aborted.
         """
         self._home.check()
         if self._draining:
@@ -164,147 +170,147 @@ class Gateway:
             return
         try:
             self._server.close(close_connections=False)
-            for session in self.lobby:
+            for session in self.sessions:
                 session.ws.on_frame = None
-                session.say(encode(Bye("the gateway closes; connect to another one")))
-            await answered(self.lobby, self.limits.drain_s)
-            within_s = self.limits.close_timeout_s + _A_CLIENT_S * len(self.connections)
-            async with asyncio.timeout(within_s):
-                await self._let_end(self._server)
+                session.enqueue(encode(Close("the gateway closes; connect to another one")))
+            await wait_until_idle(self.sessions, self.config.drain_timeout_s)
+            timeout_s = self.config.close_timeout_s + _CLOSE_PER_CLIENT_S * len(self.connections)
+            async with asyncio.timeout(timeout_s):
+                await self._close_gracefully(self._server)
         except TimeoutError:
-            _log.warning("%s: not everything ended in time: it is cut off", self.name)
+            _log.warning("%s: not everything ended in time: it is aborted", self.name)
         finally:
-            self._cut_off()
+            self._abort_all()
 
-    async def _let_end(self, server: Server) -> None:
-        await asyncio.gather(*(hang_up(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections)))
-        self._incoming.drop()
+    async def _close_gracefully(self, server: Server) -> None:
+        await asyncio.gather(*(close_or_abort(ws, GOING_AWAY, "the gateway closes") for ws in list(self.connections)))
+        self._pending_handshakes.abort_all()
         await server.wait_closed()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._desk.quick.ended()
+        await self._frame_handler.fast_sender.wait_idle()
         await self._stack.aclose()
 
-    def _cut_off(self) -> None:
-        """Give back what is left, without waiting for anything or anybody."""
+    def _abort_all(self) -> None:
+        """Release what is left, without waiting for anything."""
         for ws in self.connections:
             ws.transport.abort()
-        self._incoming.drop()
-        self._desk.quick.drop()
-        self._acks.cut_off()
-        self.lobby.channels.cut_off()
+        self._pending_handshakes.abort_all()
+        self._frame_handler.fast_sender.abort()
+        self._acks.abort()
+        self.sessions.channels.abort()
         for task in (*self._tasks, *self._handlers):
             task.cancel()
 
-    async def die(self) -> None:
-        """End at once, as a process does that is killed: no good-bye, no unbinding, nothing written."""
+    async def abort(self) -> None:
+        """End at once, like a killed process: no bye, no unbinding, nothing flushed."""
         self._home.check()
         self._draining = self._dead = True
         if self._server is not None:
             self._server.close()
-        self._cut_off()
+        self._abort_all()
 
     # Clients
 
-    async def _serve(self, ws: QuickConnection) -> None:
-        if self._draining or len(self.connections) >= self.limits.most_clients:
-            return await ws.close(TRY_LATER, "connect to another gateway")
+    async def _serve(self, ws: FastServerConnection) -> None:
+        if self._draining or len(self.connections) >= self.config.max_clients:
+            return await ws.close(TRY_AGAIN_LATER, "connect to another gateway")
         self.connections.add(ws)
         self._handlers.add(task := cast("asyncio.Task[Any]", asyncio.current_task()))
-        self._incoming.is_in(ws)
+        self._pending_handshakes.completed(ws)
         try:
-            session = await self._reception.welcome(ws)
-            self.figures.welcomed += 1
+            session = await self._handshake.accept(ws)
+            self.metrics.welcomed += 1
             try:
-                await self._converse(session)
+                await self._read_loop(session)
             finally:
                 if not self._dead:
-                    await self._reception.farewell(session)
+                    await self._handshake.disconnect(session)
         except MpimError as error:
-            self.figures.refused += is_of_the_client(error)
-            await self._reception.turn_away(ws, error)
+            self.metrics.refused += is_client_error(error)
+            await self._handshake.reject(ws, error)
         except ConnectionClosed:
             pass
         finally:
-            await self._let_go(ws, task)
+            await self._release(ws, task)
         return None
 
-    async def _let_go(self, ws: QuickConnection, task: asyncio.Task[Any]) -> None:
-        """However its handler ended: nothing of it is left."""
+    async def _release(self, ws: FastServerConnection, task: asyncio.Task[Any]) -> None:
+        """Release a connection, however its handler ended."""
         try:
             if not self._dead:
-                await hang_up(ws, GOING_AWAY, "")
+                await close_or_abort(ws, GOING_AWAY, "")
         finally:
             self.connections.discard(ws)
             self._handlers.discard(task)
 
-    async def _converse(self, session: Session) -> None:
+    async def _read_loop(self, session: Session) -> None:
         ws = session.ws
-        ws.waiting -= 1  # hello
-        ws.on_frame = partial(self._desk.answer_at_once, session)
+        ws.unread_frames -= 1  # hello
+        ws.on_frame = partial(self._frame_handler.try_handle_sync, session)
         try:
             async for frame in ws:
-                if self._draining:  # it will say this again, elsewhere
+                if self._draining:  # it will send this again, elsewhere
                     continue
-                session.under_way += 1
+                session.in_flight += 1
                 try:
-                    await self._desk.answer(session, frame)
+                    await self._frame_handler.handle(session, frame)
                 finally:
-                    session.under_way -= 1
-                    ws.waiting -= 1
-                if session.is_flooded(self.limits.most_bytes):
-                    return self.patrol.end_slow(session)
+                    session.in_flight -= 1
+                    ws.unread_frames -= 1
+                if session.is_over_limit(self.config.max_send_buffer_bytes):
+                    return self.maintenance.close_slow_consumer(session)
         except ConnectionClosed:
             pass
-        except TooManyFaults as error:
-            ws.on_frame = None  # whatever else it says
-            await answered([session], self.limits.drain_s)
-            await hang_up(ws, POLICY, f"too many faults: {error}")
+        except TooManyViolations as error:
+            ws.on_frame = None  # whatever else it sends
+            await wait_until_idle([session], self.config.drain_timeout_s)
+            await close_or_abort(ws, POLICY_VIOLATION, f"too many violations: {error}")
         finally:
             ws.on_frame = None
 
-    def end(self, session: Session, reason: str) -> None:
-        """End a connection, once, and say why if it still listens."""
+    def close_session(self, session: Session, reason: str) -> None:
+        """Close a session, once, with a reason."""
         if not session.is_ending:
             session.is_ending = True
-            session.say(encode(Bye(reason)))
-            self._start(hang_up(session.ws, POLICY, reason))
+            session.enqueue(encode(Close(reason)))
+            self._start(close_or_abort(session.ws, POLICY_VIOLATION, reason))
 
-    # From the server
+    # Messages from the server
 
     def _on_push(self, message: Message) -> None:
-        message_id, conversation, sequence, frame = push_of(message.payload)
-        channel: Any = message.channel  # text: users' names are narrow
+        message_id, conversation, sequence, frame = decode_push(message.payload)
+        channel: Any = message.channel  # text: user names are ASCII
         self._reporter.hop(message_id, self.name, source=channel)
-        for session in self.lobby.of(channel[5:]):  # what follows "user:"
-            if session.push(message_id, conversation, sequence, frame, self.limits.outbox_bytes):
-                self.figures.pushed += 1
+        for session in self.sessions.sessions_of(channel[5:]):  # what follows "user:"
+            if session.push(message_id, conversation, sequence, frame, self.config.max_push_buffer_bytes):
+                self.metrics.pushed += 1
             else:
-                self.figures.held_back += 1
+                self.metrics.held_back += 1
 
     def _on_status(self, message: Message) -> None:
         uid = str(message.channel).removeprefix("user:status:")
-        self.lobby.note_status(uid)
-        self.patrol.tell_status(uid, message.text.partition(":")[0])
+        self.sessions.note_status(uid)
+        self.maintenance.broadcast_status(uid, message.text.partition(":")[0])
 
-    def _on_notice(self, message: Message) -> None:
+    def _on_broadcast(self, message: Message) -> None:
         frame = message.payload.partition(b" ")[2]
-        for session in self.lobby:
-            if session.is_welcome and session.behind is None:
-                session.say(frame)
+        for session in self.sessions:
+            if session.is_welcome and session.lagging is None:
+                session.enqueue(frame)
 
-    def _on_own_channel(self, message: Message) -> None:
+    def _on_control_message(self, message: Message) -> None:
         word, _, connection = message.text.partition(" ")
-        session = self.lobby.by_connection(connection)
+        session = self.sessions.by_connection(connection)
         if word == "replaced" and session is not None:
-            self.figures.replaced += 1
-            self.end(session, "replaced: this device is connected elsewhere")
+            self.metrics.replaced += 1
+            self.close_session(session, "replaced: this device is connected elsewhere")
 
     def on_gap(self, gap_s: float) -> None:
-        """The line from the server was down for so long: pushes were lost. For the queue's `on_gap`."""
-        _log.info("%s: nothing was heard for %.2f s", self.name, gap_s)
-        self.patrol.note_gap()  # it tells them in its next round
+        """Note that the connection from the server was down: pushes were lost. For the queue's `on_gap`."""
+        _log.info("%s: nothing was received for %.2f s", self.name, gap_s)
+        self.maintenance.note_gap()  # its next round notifies them
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

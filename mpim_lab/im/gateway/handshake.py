@@ -1,6 +1,6 @@
-"""Reception: a client comes (who is it, what has it missed), and goes.
+"""Handshake: from hello to a session (who is it, what has it missed), and the end of the session.
 
-Incoming: connections of a gateway before their first frame.
+PendingHandshakes: connections of a gateway before their first frame.
 """
 
 import asyncio
@@ -15,128 +15,133 @@ from websockets.exceptions import ConnectionClosed
 
 from mpim_lab.errors import InvalidMessage, InvalidToken, MpimError, NotConnected
 from mpim_lab.events import now
-from mpim_lab.im.gateway.config import GatewayLimits, Services
-from mpim_lab.im.gateway.fast_connection import QuickConnection
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
+from mpim_lab.im.gateway.fast_connection import FastServerConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import Lobby
-from mpim_lab.im.protocol.closing import POLICY, TRY_LATER, hang_up
-from mpim_lab.im.protocol.frames import Hello, Welcome, encode, from_client, problem_of
-from mpim_lab.im.protocol.requests import BindRouteReq
+from mpim_lab.im.gateway.session_registry import SessionRegistry
+from mpim_lab.im.protocol.closing import POLICY_VIOLATION, TRY_AGAIN_LATER, close_or_abort
+from mpim_lab.im.protocol.frames import Hello, Welcome, decode_client, encode, error_frame
+from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.mq.connection.ids import new_message_id
 
 
-class Incoming:
-    """Sockets that were taken in and have not done the WebSocket handshake. `make` is for `serve(create_connection=…)`."""
+class PendingHandshakes:
+    """Connections before the WebSocket handshake is done. `create` is for `serve(create_connection=…)`."""
 
     def __init__(self) -> None:
-        self._waiting: WeakSet[QuickConnection] = WeakSet()
+        self._pending: WeakSet[FastServerConnection] = WeakSet()
 
-    def make(self, *arguments: Any, **options: Any) -> QuickConnection:
-        """A connection for a socket that has just been taken in."""
-        ws = QuickConnection(*arguments, **options)
-        self._waiting.add(ws)
+    def create(self, *arguments: Any, **options: Any) -> FastServerConnection:
+        """Create a connection for a socket that was just accepted."""
+        ws = FastServerConnection(*arguments, **options)
+        self._pending.add(ws)
         return ws
 
-    def is_in(self, ws: QuickConnection) -> None:
-        """The handshake is done."""
-        self._waiting.discard(ws)
+    def completed(self, ws: FastServerConnection) -> None:
+        """Note that the handshake is done."""
+        self._pending.discard(ws)
 
-    def drop(self) -> None:
-        """Drop those that still wait: whoever says nothing would hold up a gateway that closes."""
-        for ws in list(self._waiting):
+    def abort_all(self) -> None:
+        """Abort those that are not done: a silent one would delay a gateway that closes."""
+        for ws in list(self._pending):
             if hasattr(ws, "transport"):  # it has one as soon as the loop has given it its socket
                 ws.transport.abort()
 
 
-MOST_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news are told of right after it
+MAX_CONVERSATIONS = 10_000  # that a welcome names; of the others, those with news get a sync hint right after it
 _log = logging.getLogger(__name__)
 
 
-class Reception:
-    """One for all clients of a gateway."""
+class Handshake:
+    """The handshake with the clients of one gateway: hello, welcome, session."""
 
     def __init__(
-        self, gateway: str, services: Services, lobby: Lobby, limits: GatewayLimits, on_dirty: Callable[[Session], None]
+        self,
+        gateway: str,
+        services: GatewayServices,
+        sessions: SessionRegistry,
+        config: GatewayConfig,
+        on_dirty: Callable[[Session], None],
     ) -> None:
-        self._gateway, self._services, self._lobby = gateway, services, lobby
-        self._limits, self._on_dirty = limits, on_dirty
+        self._gateway, self._services, self._sessions = gateway, services, sessions
+        self._config, self._on_dirty = config, on_dirty
 
-    async def welcome(self, ws: QuickConnection) -> Session:
-        """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `Link` raises.
+    async def accept(self, ws: FastServerConnection) -> Session:
+        """Accept a client. Raises InvalidToken, InvalidMessage, NotConnected, and what the connection raises.
 
-        First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
+        First subscribe, then read what there is: nothing is lost between the two.
         """
-        hello = await self._hear_hello(ws)
+        hello = await self._receive_hello(ws)
         try:
-            async with asyncio.timeout(self._limits.hello_s):
-                return await self._let_in(ws, hello)
+            async with asyncio.timeout(self._config.handshake_timeout_s):
+                return await self._open_session(ws, hello)
         except TimeoutError as error:
-            raise NotConnected(f"the gateway was not ready within {self._limits.hello_s:g} s") from error
+            raise NotConnected(f"the gateway was not ready within {self._config.handshake_timeout_s:g} s") from error
 
-    async def _let_in(self, ws: QuickConnection, hello: Hello) -> Session:
-        """Either all of it, or none: what was taken by then is given back."""
-        uid = await self._services.tokens.admit(hello.token, self._services.queue)
-        route = BindRouteReq(uid, hello.device, self._gateway, new_message_id())
+    async def _open_session(self, ws: FastServerConnection, hello: Hello) -> Session:
+        """Open a session completely, or release what was acquired by then."""
+        uid = await self._services.tokens.redeem(hello.token, self._services.queue)
+        route = BindRouteRequest(uid, hello.device, self._gateway, new_message_id())
         session = Session(ws, route, self._on_dirty, self._bucket())
-        session.packed, session.own = hello.packed, None if hello.echo else {}
+        session.packed, session.sent_ids = hello.packed, None if hello.echo else {}
         try:
-            await self._lobby.enter(session)
+            await self._sessions.add(session)
             await self._services.presence.bind_route(route)
-            await self._say_welcome(session)
+            await self._send_welcome(session)
         except BaseException:
-            await self.farewell(session)
+            await self.disconnect(session)
             raise
         return session
 
-    async def _hear_hello(self, ws: QuickConnection) -> Hello:
+    async def _receive_hello(self, ws: FastServerConnection) -> Hello:
         try:
-            async with asyncio.timeout(self._limits.hello_s):
-                hello = from_client(await ws.recv())
+            async with asyncio.timeout(self._config.handshake_timeout_s):
+                hello = decode_client(await ws.recv())
         except TimeoutError as error:
-            raise InvalidToken(f"no hello within {self._limits.hello_s:g} s") from error
+            raise InvalidToken(f"no hello within {self._config.handshake_timeout_s:g} s") from error
         if not isinstance(hello, Hello):
             raise InvalidMessage("the first frame must be hello")
         return hello
 
-    async def _say_welcome(self, session: Session) -> None:
+    async def _send_welcome(self, session: Session) -> None:
         uid, messages = session.route.uid, self._services.messages
         known = await messages.conversations(uid)
-        conversations = dict(islice(known.items(), MOST_CONVERSATIONS))
+        conversations = dict(islice(known.items(), MAX_CONVERSATIONS))
         late = {name: last for name, (acked, last) in known.items() if acked < last}
-        session.stored = late or None
-        frames = await messages.on_welcome(uid)
-        # from here on in one turn: what was pushed meanwhile is told of by `catch_up`, and nothing comes in between
-        whole, silent_s = len(conversations) == len(known), self._limits.silent_s
-        session.say(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
+        session.offline = late or None
+        frames = await messages.backlog_frames(uid)
+        # from here on without an await: what was pushed meanwhile is in `resume_pushes`, and nothing comes in between
+        whole, silent_s = len(conversations) == len(known), self._config.idle_timeout_s
+        session.enqueue(encode(Welcome(uid, self._gateway, conversations, messages.ordered, silent_s, whole)))
         for frame in frames:
-            session.say(frame)
+            session.enqueue(frame)
         session.is_welcome = True
-        session.note_behind({name: last for name, last in late.items() if name not in conversations})
-        session.catch_up()
+        session.note_lag({name: last for name, last in late.items() if name not in conversations})
+        session.resume_pushes()
 
-    async def turn_away(self, ws: QuickConnection, error: MpimError) -> None:
-        """Tell a client why it is not let in."""
-        problem = problem_of(error)
+    async def reject(self, ws: FastServerConnection, error: MpimError) -> None:
+        """Reject a client, with an error."""
+        problem = error_frame(error)
         with contextlib.suppress(ConnectionClosed, TimeoutError):
-            async with asyncio.timeout(self._limits.hello_s):
+            async with asyncio.timeout(self._config.handshake_timeout_s):
                 await ws.send(encode(problem), text=True)
-        await hang_up(ws, POLICY if is_of_the_client(error) else TRY_LATER, problem.error)
+        await close_or_abort(ws, POLICY_VIOLATION if is_client_error(error) else TRY_AGAIN_LATER, problem.error)
 
-    async def farewell(self, session: Session) -> None:
-        """A client is gone: its route is deleted, and its channel not listened to any more."""
-        unneeded = self._lobby.take_out(session)
-        work = (self._lobby.channels.drop(*unneeded), self._services.presence.unbind_route(session.route))
+    async def disconnect(self, session: Session) -> None:
+        """Delete the route of a client that is gone, and unsubscribe from its channel."""
+        unneeded = self._sessions.discard(session)
+        work = (self._sessions.channels.unsubscribe(*unneeded), self._services.presence.unbind_route(session.route))
         for error in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(error, MpimError):
-                _log.info("%s: what it had is given back later: %s", session.route.uid, error)
+                _log.info("%s: what it had is released later: %s", session.route.uid, error)
             elif isinstance(error, BaseException):
                 raise error
 
     def _bucket(self) -> TokenBucket:
-        return TokenBucket(rate_per_s=self._limits.rate_per_s, burst=self._limits.burst, now=now())
+        return TokenBucket(rate_per_s=self._config.rate_per_s, burst=self._config.burst, now=now())
 
 
-def is_of_the_client(error: Exception) -> bool:
-    """Whether it is the client's own fault that it is not let in."""
+def is_client_error(error: Exception) -> bool:
+    """Return whether the client itself is the reason that it is rejected."""
     return isinstance(error, InvalidToken | InvalidMessage)

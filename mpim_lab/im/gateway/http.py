@@ -1,12 +1,12 @@
-"""Pages: what a gateway answers to a plain HTTP request: the web page, a login for the lab, its health, its figures.
+"""HttpRoutes: what a gateway answers to a plain HTTP request: the web page, a login for the lab, its health, its metrics.
 
 | path        | answer                                                                                   |
 |-------------|------------------------------------------------------------------------------------------|
 | `/`         | the web page; its parts are beside it (`/mpim.js`, …)                                    |
-| `/ws`       | the WebSocket (`wire.py`)                                                                |
+| `/ws`       | the WebSocket (`protocol/frames.py`)                                                     |
 | `/login`    | a token for `?user=…`, where logging in by name alone is allowed (never outside the lab) |
 | `/healthz`  | 200 while the gateway can do its work, 503 otherwise                                     |
-| `/metrics`  | figures for Prometheus                                                                   |
+| `/metrics`  | metrics for Prometheus                                                                   |
 
 A page of another site that is open in the same browser must not get in: a request that names an `Origin` other than its own
 host, or (DNS rebinding) a host that is neither an address nor localhost, is refused.
@@ -26,7 +26,7 @@ from websockets.http11 import Request, Response
 
 from mpim_lab.errors import InvalidParameter
 
-_FOLDER = Path(__file__).parents[1] / "web"
+_WEB_DIR = Path(__file__).parents[1] / "web"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'",
@@ -36,24 +36,24 @@ _HEADERS = {
 }
 
 
-class Pages:
-    """Answers plain requests. login: makes a token for a user; None where nobody may log in by name."""
+class HttpRoutes:
+    """The routes for plain requests. login: makes a token for a user; None where nobody may log in by name."""
 
     def __init__(
         self, *, login: Callable[[str], str] | None, is_healthy: Callable[[], bool], metrics: Callable[[], bytes]
     ) -> None:
         self._login, self._is_healthy, self._metrics = login, is_healthy, metrics
-        self._files = {f"/{path.name}": path for path in _FOLDER.iterdir() if path.suffix in _TYPES}
-        self._files["/"] = _FOLDER / "index.html"
+        self._files = {f"/{path.name}": path for path in _WEB_DIR.iterdir() if path.suffix in _TYPES}
+        self._files["/"] = _WEB_DIR / "index.html"
 
-    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The answer to a request; None: go on with the WebSocket."""
+    def handle(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Return the response to a request; None: go on with the WebSocket."""
         try:
             url = urlsplit(request.path)
         except ValueError:
-            return _problem(HTTPStatus.BAD_REQUEST, "that is no address")
-        if not _is_own(request):
-            return _problem(HTTPStatus.FORBIDDEN, "a page of another site asked")
+            return _error(HTTPStatus.BAD_REQUEST, "that is no address")
+        if not _is_same_origin(request):
+            return _error(HTTPStatus.FORBIDDEN, "a page of another site asked")
         answers: dict[str, Callable[[], Response | None]] = {
             "/ws": lambda: None,
             "/healthz": self._health,
@@ -66,7 +66,7 @@ class Pages:
         if url.path in self._files:
             path = self._files[url.path]
             return _response(HTTPStatus.OK, _TYPES[path.suffix], path.read_bytes())
-        return _problem(HTTPStatus.NOT_FOUND, f"there is no {url.path[:80]} here")
+        return _error(HTTPStatus.NOT_FOUND, f"there is no {url.path[:80]} here")
 
     def _health(self) -> Response:
         healthy = self._is_healthy()
@@ -75,12 +75,12 @@ class Pages:
 
     def _token(self, user: str) -> Response:
         if self._login is None:
-            return _problem(HTTPStatus.FORBIDDEN, "this system does not let anybody in by name alone")
+            return _error(HTTPStatus.FORBIDDEN, "this system does not let anybody in by name alone")
         try:
-            told = {"token": self._login(user)}
+            body = {"token": self._login(user)}
         except InvalidParameter as error:
-            return _problem(HTTPStatus.BAD_REQUEST, str(error))
-        return _response(HTTPStatus.OK, "application/json", json.dumps(told).encode())
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+        return _response(HTTPStatus.OK, "application/json", json.dumps(body).encode())
 
 
 def _response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
@@ -90,23 +90,23 @@ def _response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
     return Response(status.value, status.phrase, headers, body)
 
 
-def _problem(status: HTTPStatus, text: str) -> Response:
-    told = {"error": status.phrase, "text": text}
-    return _response(status, "application/json", json.dumps(told).encode())
+def _error(status: HTTPStatus, text: str) -> Response:
+    body = {"error": status.phrase, "text": text}
+    return _response(status, "application/json", json.dumps(body).encode())
 
 
-def _is_own(request: Request) -> bool:
+def _is_same_origin(request: Request) -> bool:
     hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
     if len(hosts) != 1 or len(origins) > 1:
         return False
     try:
         name = urlsplit(f"//{hosts[0]}").hostname or ""
-        return _is_address(name) and all(urlsplit(origin).netloc == hosts[0] for origin in origins)
+        return _is_local_host(name) and all(urlsplit(origin).netloc == hosts[0] for origin in origins)
     except ValueError:  # a bracket that is not closed, and the like
         return False
 
 
-def _is_address(name: str) -> bool:
+def _is_local_host(name: str) -> bool:
     if name == "localhost":
         return True
     try:

@@ -1,138 +1,142 @@
-"""Patrol: what a gateway looks after now and then: the silent, the slow, the unacknowledged, the routes, the watched."""
+"""GatewayMaintenance: the periodic checks of a gateway: idle and slow clients, unacknowledged pushes, routes, presence."""
 
 import asyncio
 from collections.abc import Callable
 
 from mpim_lab.events import now
-from mpim_lab.im.gateway.config import GatewayLimits, Services
-from mpim_lab.im.gateway.metrics import Figures
+from mpim_lab.im.gateway.config import GatewayConfig, GatewayServices
+from mpim_lab.im.gateway.metrics import GatewayMetrics
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.gateway.session_registry import Lobby, Watching
-from mpim_lab.im.protocol.frames import Status, encode
-from mpim_lab.im.protocol.periodic import go_round
+from mpim_lab.im.gateway.session_registry import PresenceWatcher, SessionRegistry
+from mpim_lab.im.protocol.frames import PresenceChanged, encode
+from mpim_lab.im.protocol.periodic import run_periodically
 
-_LOOKED_AT_ONCE = 250
-_AT_ONCE = 50  # clients asked about at the same time, after a gap
-_WATCHED_EVERY_S = 15.0
+_SESSIONS_PER_TICK = 250
+_MAX_CONCURRENT = 50  # clients notified at the same time, after a gap
+_PRESENCE_INTERVAL_S = 15.0
 
 
-class Patrol:
-    """`end(session, reason)` ends a connection and says why."""
+class GatewayMaintenance:
+    """The maintenance tasks of one gateway. `close_session(session, reason)` closes a session."""
 
     def __init__(
         self,
-        services: Services,
-        lobby: Lobby,
-        watching: Watching,
-        figures: Figures,
-        limits: GatewayLimits,
-        end: Callable[[Session, str], None],
+        services: GatewayServices,
+        sessions: SessionRegistry,
+        presence_watcher: PresenceWatcher,
+        metrics: GatewayMetrics,
+        config: GatewayConfig,
+        close_session: Callable[[Session, str], None],
     ) -> None:
-        self._services, self._lobby, self._figures, self._limits, self._end = services, lobby, figures, limits, end
-        self._renewed_at, self._looked_at = now(), now()
-        self._watching = watching
-        self._untold: set[Session] = set()  # after a gap, how far things are
-        self._watched_every_s = min(_WATCHED_EVERY_S, services.presence.lifetime_s / 3)
+        self._services, self._sessions, self._metrics, self._config = services, sessions, metrics, config
+        self._close_session = close_session
+        self._routes_renewed_at, self._presence_refreshed_at = now(), now()
+        self._presence_watcher = presence_watcher
+        self._lagging: set[Session] = set()  # to be notified after a gap
+        self._presence_interval_s = min(_PRESENCE_INTERVAL_S, services.presence.ttl_s / 3)
 
     async def run(self) -> None:
-        """Go round until cancelled. What needs no server is not held up by it, and nothing by what failed before it."""
-        rounds = (
-            self.look_at_clients,
+        """Run all tasks until cancelled. None waits for another, and an error ends only its own round."""
+        tasks = (
+            self.check_sessions,
             self.renew_routes,
-            self.look_at_watched,
-            self.tell_everybody_behind,
-            self._services.presence.unbind_due,
-            self._lobby.channels.again,
+            self.refresh_presence,
+            self.notify_lag,
+            self._services.presence.retry_unbinds,
+            self._sessions.channels.retry_pending,
         )
-        await asyncio.gather(*(go_round(f"patrol, {work.__name__}", work, self._limits.sweep_s) for work in rounds))
+        interval_s = self._config.maintenance_interval_s
+        await asyncio.gather(*(run_periodically(f"maintenance, {work.__name__}", work, interval_s) for work in tasks))
 
-    async def look_at_clients(self) -> None:
-        """End the silent and the slow, let who has caught up have pushes again, remind who has not acknowledged."""
-        sessions = list(self._lobby)
-        for begin in range(0, len(sessions), _LOOKED_AT_ONCE):
-            for session in sessions[begin : begin + _LOOKED_AT_ONCE]:
+    async def check_sessions(self) -> None:
+        """Close idle and slow clients, resume pushes to those that caught up, remind those that have not acknowledged."""
+        sessions = list(self._sessions)
+        for begin in range(0, len(sessions), _SESSIONS_PER_TICK):
+            for session in sessions[begin : begin + _SESSIONS_PER_TICK]:
                 if not session.is_ending:
-                    self._look_at(session, now())
-            await asyncio.sleep(0)  # ten thousand would hold up everybody's messages for some milliseconds
+                    self._check_session(session, now())
+            await asyncio.sleep(0)  # ten thousand would delay everybody's messages for some milliseconds
 
-    def _look_at(self, session: Session, moment: float) -> None:
-        limits = self._limits
-        session.acks = session.ws.idle_frames = 0
-        if session.faults:
-            session.faults = max(0.0, session.faults - limits.most_faults * limits.sweep_s / limits.forgive_s)
-        if moment - session.heard_at > limits.silent_s:
-            self._figures.silent += 1
-            self._end(session, f"silent for {limits.silent_s:g} s")
-        elif session.is_flooded(limits.most_bytes):
-            self.end_slow(session)
-        elif session.behind is not None:
-            self._look_at_slow(session, moment)
-        elif session.unacked and moment - session.pushed_at > limits.resend_s and self._services.messages.ordered:
-            self._figures.reminded += 1
+    def _check_session(self, session: Session, moment: float) -> None:
+        config = self._config
+        session.ack_count = session.ws.idle_frames = 0
+        if session.violations:
+            decay = config.max_violations * config.maintenance_interval_s / config.violation_decay_s
+            session.violations = max(0.0, session.violations - decay)
+        if moment - session.last_received_at > config.idle_timeout_s:
+            self._metrics.silent += 1
+            self._close_session(session, f"silent for {config.idle_timeout_s:g} s")
+        elif session.is_over_limit(config.max_send_buffer_bytes):
+            self.close_slow_consumer(session)
+        elif session.lagging is not None:
+            self._check_lagging(session, moment)
+        elif session.unacked and moment - session.pushed_at > config.ack_timeout_s and self._services.messages.ordered:
+            self._metrics.reminded += 1
             session.remind()
 
-    def _look_at_slow(self, session: Session, moment: float) -> None:
+    def _check_lagging(self, session: Session, moment: float) -> None:
         if not session.is_welcome:
             return
         if session.buffered_bytes == 0:
-            session.catch_up()
-        elif moment - session.pushed_at > self._limits.slow_s:
-            self.end_slow(session)
+            session.resume_pushes()
+        elif moment - session.pushed_at > self._config.slow_consumer_timeout_s:
+            self.close_slow_consumer(session)
 
-    def end_slow(self, session: Session) -> None:
-        """End a client that does not read what is sent to it."""
-        self._figures.slow += not session.is_ending
-        self._end(session, "what was sent is not read")
+    def close_slow_consumer(self, session: Session) -> None:
+        """Close a client that does not read what is sent to it."""
+        self._metrics.slow += not session.is_ending
+        self._close_session(session, "what was sent is not read")
 
     async def renew_routes(self) -> None:
-        """The heartbeat: every third of a lifetime. A client whose device is connected elsewhere by now is ended here."""
+        """Renew the routes (a heartbeat), every third of their ttl. Close a client whose device is connected elsewhere."""
         presence = self._services.presence
-        if now() - self._renewed_at < presence.lifetime_s / 3:
+        if now() - self._routes_renewed_at < presence.ttl_s / 3:
             return
-        here = [session for session in self._lobby if session.is_welcome and not session.is_ending]
+        here = [session for session in self._sessions if session.is_welcome and not session.is_ending]
         bound = {session.route.connection: session for session in here}
         routes = [session.route for session in here]
         for route in await presence.renew(routes[0].gateway, routes) if routes else []:
-            self._figures.replaced += 1
-            self._end(bound[route.connection], "replaced: this device is connected elsewhere")
-        self._renewed_at = now()
+            self._metrics.replaced += 1
+            self._close_session(bound[route.connection], "replaced: this device is connected elsewhere")
+        self._routes_renewed_at = now()
         for session in here:
-            if session not in self._lobby:  # it may have left meanwhile, and its route been made again
+            if session not in self._sessions:  # it may have been removed meanwhile, and its route been stored again
                 await presence.unbind_route(session.route)
 
-    async def look_at_watched(self) -> None:
-        """Watching that could not begin; statuses that changed without a notice: a gateway died, its routes just ended."""
-        if now() - self._looked_at < self._watched_every_s:
+    async def refresh_presence(self) -> None:
+        """Retry failed watches; find statuses that changed without a notification, because a gateway died."""
+        if now() - self._presence_refreshed_at < self._presence_interval_s:
             return
-        await self._watching.again()
-        self._looked_at = now()
-        statuses = await self._services.presence.statuses(self._lobby.watched)
+        await self._presence_watcher.retry_pending()
+        self._presence_refreshed_at = now()
+        statuses = await self._services.presence.statuses(self._sessions.watched)
         for uid, status in statuses.items():
-            if self._lobby.told.get(uid) not in (None, status):
-                self.tell_status(uid, status)
+            if self._sessions.last_status.get(uid) not in (None, status):
+                self.broadcast_status(uid, status)
 
-    def tell_status(self, uid: str, status: str) -> None:
-        """Tell who watches a user."""
-        for session in self._lobby.tell(uid, status):
-            session.say(encode(Status(uid, status)))
+    def broadcast_status(self, uid: str, status: str) -> None:
+        """Send a user's status to all who watch."""
+        for session in self._sessions.record_status(uid, status):
+            session.enqueue(encode(PresenceChanged(uid, status)))
 
     def note_gap(self) -> None:
-        """The line from the server was down: pushes were lost, to everybody who is here."""
-        self._untold.update(self._lobby)
+        """Note that pushes to every session were lost: the connection from the server was down."""
+        self._lagging.update(self._sessions)
 
-    async def tell_everybody_behind(self) -> None:
-        """After a gap, tell each client how far its conversations are; who cannot be told now is told in the next round."""
-        turns, untold = asyncio.Semaphore(_AT_ONCE), [each for each in self._untold if each in self._lobby]
-        self._untold = set()
+    async def notify_lag(self) -> None:
+        """After a gap, send each client its last numbers. What fails is retried in the next round."""
+        permits = asyncio.Semaphore(_MAX_CONCURRENT)
+        lagging = [each for each in self._lagging if each in self._sessions]
+        self._lagging = set()
 
-        async def tell(session: Session) -> None:
-            async with turns:
+        async def notify(session: Session) -> None:
+            async with permits:
                 known = await self._services.messages.conversations(session.route.uid)
                 behind = {name: last for name, (acked, last) in known.items() if last > acked}
-                session.say_behind(behind)
+                session.send_hints(behind)
 
-        errors = await asyncio.gather(*map(tell, untold), return_exceptions=True)
-        self._untold.update(session for session, error in zip(untold, errors, strict=True) if error is not None)
+        errors = await asyncio.gather(*map(notify, lagging), return_exceptions=True)
+        self._lagging.update(session for session, error in zip(lagging, errors, strict=True) if error is not None)
         for error in errors:
             if error is not None:
                 raise error

@@ -1,4 +1,4 @@
-"""Figures of one gateway, as Prometheus reads them. Counting is adding to an attribute; nothing else is paid."""
+"""GatewayMetrics: the counters of one gateway, as Prometheus reads them. Counting is adding to an attribute."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ _HELP = {
     "sent": "messages that clients sent and the service took",
     "failed": "messages of clients that were answered with an error",
     "pushed": "messages pushed to clients",
-    "held_back": "messages not pushed because their client was too slow; it was told to pull them",
+    "held_back": "messages not pushed because their client was too slow; it gets a hint to pull them",
     "reminded": "clients that were reminded of messages they had not acknowledged",
     "too_fast": "frames refused because their client asked too often",
     "unreadable": "frames that could not be read",
@@ -25,8 +25,8 @@ _HELP = {
 
 
 @dataclass
-class Figures:
-    """Counters of one gateway, from its start."""
+class GatewayMetrics:
+    """The counters of one gateway, from its start."""
 
     welcomed: int = 0
     refused: int = 0
@@ -43,30 +43,32 @@ class Figures:
     replaced: int = 0
 
 
-class GatewayCollector(Collector):
-    """Reads one gateway's figures when Prometheus asks."""
+class MetricsCollector(Collector):
+    """Prometheus' collector of one gateway's metrics."""
 
-    def __init__(self, gateway: str, figures: Figures, connected: Callable[[], int], is_up: Callable[[], bool]) -> None:
-        self._gateway, self._figures, self._connected, self._is_up = gateway, figures, connected, is_up
+    def __init__(
+        self, gateway: str, metrics: GatewayMetrics, connected: Callable[[], int], is_up: Callable[[], bool]
+    ) -> None:
+        self._gateway, self._metrics, self._connected, self._is_up = gateway, metrics, connected, is_up
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus calls."""
+        """Return the metrics; Prometheus calls this."""
         labels = ["gateway"]
-        for each in fields(self._figures):
+        for each in fields(self._metrics):
             counter = CounterMetricFamily(f"mpim_{each.name}", _HELP[each.name], labels=labels)
-            counter.add_metric([self._gateway], getattr(self._figures, each.name))
+            counter.add_metric([self._gateway], getattr(self._metrics, each.name))
             yield counter
         for name, text, value in (
             ("mpim_connected_clients", "clients that are connected now", self._connected()),
-            ("mpim_redis_up", "1 while both lines to the server are up", int(self._is_up())),
+            ("mpim_redis_up", "1 while both connections to the server are up", int(self._is_up())),
         ):
             gauge = GaugeMetricFamily(name, text, labels=labels)
             gauge.add_metric([self._gateway], value)
             yield gauge
 
 
-def exposition(collector: GatewayCollector) -> bytes:
-    """The figures in Prometheus' text format."""
+def render_metrics(collector: MetricsCollector) -> bytes:
+    """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return generate_latest(registry)

@@ -1,10 +1,10 @@
 """Session: one client's connection at a gateway: what is on its way to it, and what it has not acknowledged.
 
 A client that reads slowly must cost nothing but itself. What waits for it here is bounded: above the limit nothing more is
-pushed, only the numbers are noted; when it has read what there was, one frame (`behind`) tells it how far things are, and it
-pulls. Nothing is lost by that: the log is right, a push is only fast.
+pushed, only the numbers are noted; when it has read what there was, one sync hint (`behind`) has the last numbers, and
+it pulls. Nothing is lost by that: the log is the source of truth, a push is only fast.
 
-Outgoing: what a gateway says within one turn of its loop leaves at the turn's end, together for each client.
+WriteCoalescer: what a gateway sends within one event-loop iteration leaves at its end, together for each client.
 """
 
 import asyncio
@@ -14,26 +14,26 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from mpim_lab.events import now
-from mpim_lab.im.gateway.fast_connection import QuickConnection
+from mpim_lab.im.gateway.fast_connection import FastServerConnection
 from mpim_lab.im.gateway.rate_limit import TokenBucket
-from mpim_lab.im.protocol.frames import Behind, encode
-from mpim_lab.im.protocol.requests import BindRouteReq
+from mpim_lab.im.protocol.frames import SyncHint, encode
+from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import MOST_MESSAGES, batch_frame
 
 _log = logging.getLogger(__name__)
-_PAYS_FROM_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent
+_COMPRESSION_THRESHOLD_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent
 
 
-class Outgoing:
-    """One for all sessions of a gateway; `mark` is each session's `on_dirty`."""
+class WriteCoalescer:
+    """The coalescer of a gateway's writes; `schedule` is each session's `on_dirty`."""
 
     def __init__(self) -> None:
-        self._codec = Codec(threshold_bytes=_PAYS_FROM_BYTES)
+        self._codec = Codec(threshold_bytes=_COMPRESSION_THRESHOLD_BYTES)
         self._dirty: list[Session] = []
 
-    def mark(self, session: "Session") -> None:
-        """A session has something to say, the first in this turn."""
+    def schedule(self, session: "Session") -> None:
+        """Flush a session at the end of this event-loop iteration."""
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty.append(session)
@@ -43,147 +43,155 @@ class Outgoing:
         for session in dirty:
             try:
                 session.flush(self._codec)
-            except Exception:  # one connection's trouble, and no other's
-                _log.exception("%s is cut off", session.route.uid)
+            except Exception:  # of one connection, and of no other
+                _log.exception("%s is aborted", session.route.uid)
                 session.ws.transport.abort()
 
 
-_MOST_NAMED = 10_000  # conversations in a frame
-_MOST_OWN = 128  # more than may be under way
-_MOST_BATCH_BYTES = 512 * 1024
+_MAX_CONVERSATIONS = 10_000  # in one frame
+_MAX_SENT_IDS = 128  # more than may be in flight
+_MAX_BATCH_BYTES = 512 * 1024
 
 
 class Session:
-    """Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end of this turn."""
+    """The connection of one client: what is in flight to it, and what it has not acknowledged.
+
+    Use from the gateway's event loop. `on_dirty(session)`: there is something to flush at the end of this iteration.
+    """
 
     # ten thousand of them: without a dictionary each
     __slots__ = (
         "_on_dirty",
-        "_out",
-        "acks",
-        "behind",
+        "_outgoing",
+        "ack_count",
         "bucket",
-        "faults",
-        "heard_at",
+        "in_flight",
         "is_ending",
         "is_welcome",
-        "own",
+        "lagging",
+        "last_received_at",
+        "offline",
         "packed",
         "pushed_at",
         "route",
-        "stored",
+        "sent_ids",
         "unacked",
-        "under_way",
-        "watching",
+        "violations",
+        "watched",
         "ws",
     )
 
     def __init__(
-        self, ws: QuickConnection, route: BindRouteReq, on_dirty: Callable[["Session"], None], bucket: TokenBucket
+        self,
+        ws: FastServerConnection,
+        route: BindRouteRequest,
+        on_dirty: Callable[["Session"], None],
+        bucket: TokenBucket,
     ) -> None:
         self.ws, self.route, self._on_dirty, self.bucket = ws, route, on_dirty, bucket
         self.packed = self.is_welcome = self.is_ending = False
-        self.heard_at = now()
-        self.faults = 0.0  # frames that could not be read, or came too fast; they are forgiven by and by
-        self.acks = 0  # since the patrol looked
-        self._out: list[bytes] = []
-        # conversation → the last number that was not pushed; None: everything is. At first it is not welcomed yet
-        self.behind: dict[str, int] | None = {}
+        self.last_received_at = now()
+        self.violations = 0.0  # frames that could not be read, or came too fast; they decay
+        self.ack_count = 0  # since the last maintenance round
+        self._outgoing: list[bytes] = []
+        # conversation → the last number that was not pushed; None: everything is. At first there was no welcome yet
+        self.lagging: dict[str, int] | None = {}
         self.unacked: dict[str, int] | None = None  # conversation → the number pushed last
         self.pushed_at = 0.0  # when the oldest of those was pushed, or it last acknowledged, or fell behind
-        self.watching: set[str] | None = None
-        self.under_way = 0  # frames that are not answered yet
-        self.own: dict[str, None] | None = None  # messages sent from here, of which it wants no echo; None: it does
+        self.watched: set[str] | None = None
+        self.in_flight = 0  # frames that are not answered yet
+        # messages sent from here, of which it wants no echo; None: it does
+        self.sent_ids: dict[str, None] | None = None
         # conversations of which the offline store may have messages for this user, and up to which number
-        self.stored: dict[str, int] | None = None
+        self.offline: dict[str, int] | None = None
 
     @property
     def buffered_bytes(self) -> int:
-        """What was handed to the operating system and not taken, and what waits for the end of the turn."""
-        return self.ws.transport.get_write_buffer_size() + sum(map(len, self._out))
+        """What the operating system has not accepted yet, and what waits for the end of the iteration."""
+        return self.ws.transport.get_write_buffer_size() + sum(map(len, self._outgoing))
 
-    def is_flooded(self, most_bytes: int) -> bool:
-        """Whether more than this was handed to the operating system and not taken."""
-        return bool(self.ws.transport.get_write_buffer_size() > most_bytes)
+    def is_over_limit(self, max_bytes: int) -> bool:
+        """Return whether more than this waits for the operating system."""
+        return bool(self.ws.transport.get_write_buffer_size() > max_bytes)
 
-    def say(self, frame: bytes) -> None:
-        """Put a frame on its way; it leaves at the end of this loop turn, with whatever else there is by then."""
-        if not self._out:
+    def enqueue(self, frame: bytes) -> None:
+        """Enqueue a frame; it leaves at the end of this event-loop iteration, with what else there is by then."""
+        if not self._outgoing:
             self._on_dirty(self)
-        self._out.append(frame)
+        self._outgoing.append(frame)
 
-    def sends(self, id: str) -> None:
-        """A message comes from here: `sent` will say its number, and the client wants no echo."""
-        if self.own is not None:
-            self.own[id] = None
-            if len(self.own) > _MOST_OWN:
-                del self.own[next(iter(self.own))]
+    def note_sent(self, id: str) -> None:
+        """Note a message sent from here: `sent` will have its number, and the client wants no echo."""
+        if self.sent_ids is not None:
+            self.sent_ids[id] = None
+            if len(self.sent_ids) > _MAX_SENT_IDS:
+                del self.sent_ids[next(iter(self.sent_ids))]
 
-    def push(self, id: str, conversation: str, sequence: int, frame: bytes, most_bytes: int) -> bool:
-        """Push a message, unless too much is on its way already: then note its number. Gives whether it was pushed."""
+    def push(self, id: str, conversation: str, sequence: int, frame: bytes, max_bytes: int) -> bool:
+        """Push a message, unless too much waits already: then note its number. Return whether it was pushed."""
         if (
-            self.own and id in self.own and b'"sender":"%b"' % self.route.uid.encode() in frame
+            self.sent_ids and id in self.sent_ids and b'"sender":"%b"' % self.route.uid.encode() in frame
         ):  # no text has bare quotes
-            del self.own[id]
+            del self.sent_ids[id]
             return True
-        if self.behind is None and self.is_flooded(most_bytes):
-            self.behind, self.pushed_at = {}, now()
-        if self.behind is not None:
-            self.behind[conversation] = max(sequence, self.behind.get(conversation, 0))
+        if self.lagging is None and self.is_over_limit(max_bytes):
+            self.lagging, self.pushed_at = {}, now()
+        if self.lagging is not None:
+            self.lagging[conversation] = max(sequence, self.lagging.get(conversation, 0))
             return False
         if not self.unacked:
             self.unacked, self.pushed_at = self.unacked or {}, now()
         self.unacked[conversation] = max(sequence, self.unacked.get(conversation, 0))
-        self.say(frame)
+        self.enqueue(frame)
         return True
 
-    def acknowledge(self, conversation: str, sequence: int) -> None:
-        """The client has everything up to this number."""
+    def on_ack(self, conversation: str, sequence: int) -> None:
+        """Note that the client has everything up to this number."""
         if self.unacked and conversation in self.unacked:
             self.pushed_at = now()
             if sequence >= self.unacked[conversation]:
                 del self.unacked[conversation]
 
-    def forget(self, conversation: str) -> None:
-        """The client has left it: say no more of it."""
-        for numbers in (self.unacked, self.behind):
+    def drop_conversation(self, conversation: str) -> None:
+        """Forget a conversation that the client has left."""
+        for numbers in (self.unacked, self.lagging):
             if numbers:
                 numbers.pop(conversation, None)
 
-    def catch_up(self) -> None:
-        """Push again from now on, and say how far things are."""
-        behind, self.behind = self.behind, None
-        self.say_behind(behind or {})
+    def resume_pushes(self) -> None:
+        """Push again from now on, and send a sync hint for what was not pushed."""
+        lagging, self.lagging = self.lagging, None
+        self.send_hints(lagging or {})
 
-    def note_behind(self, lasts: dict[str, int]) -> None:
-        """Have `catch_up` say these, too."""
-        behind = self.behind = self.behind or {}
+    def note_lag(self, lasts: dict[str, int]) -> None:
+        """Add last numbers to the hint of `resume_pushes`."""
+        lagging = self.lagging = self.lagging or {}
         for conversation, last in lasts.items():
-            behind[conversation] = max(last, behind.get(conversation, 0))
+            lagging[conversation] = max(last, lagging.get(conversation, 0))
 
-    def say_behind(self, lasts: dict[str, int]) -> None:
-        """Say how far things are, in frames that every client takes."""
+    def send_hints(self, lasts: dict[str, int]) -> None:
+        """Send the last numbers as sync hints, in frames of a bounded size."""
         rest = iter(lasts.items())
-        while some := dict(islice(rest, _MOST_NAMED)):
-            self.say(encode(Behind(some)))
+        while some := dict(islice(rest, _MAX_CONVERSATIONS)):
+            self.enqueue(encode(SyncHint(some)))
 
     def remind(self) -> None:
-        """What was pushed and is not acknowledged: say again how far things are."""
+        """Send a sync hint for what was pushed and is not acknowledged."""
         if self.unacked:
             self.pushed_at = now()
-            self.say_behind(self.unacked)
+            self.send_hints(self.unacked)
 
     def flush(self, codec: Codec) -> None:
         """Write what there is: to a client that can read it, many frames as one batch, compressed if that pays."""
-        out, self._out = self._out, []
-        if self.packed and 1 < len(out) <= MOST_MESSAGES and sum(map(len, out)) <= _MOST_BATCH_BYTES:
-            return self.ws.write_batch(codec.compress(batch_frame(out)))
-        return self.ws.write(out)
+        outgoing, self._outgoing = self._outgoing, []
+        if self.packed and 1 < len(outgoing) <= MOST_MESSAGES and sum(map(len, outgoing)) <= _MAX_BATCH_BYTES:
+            return self.ws.write_batch(codec.compress(batch_frame(outgoing)))
+        return self.ws.write(outgoing)
 
 
-async def answered(sessions: Iterable[Session], within_s: float) -> None:
-    """Wait until what these clients have asked for is answered, but not for longer."""
+async def wait_until_idle(sessions: Iterable[Session], timeout_s: float) -> None:
+    """Wait until no request of these clients is in flight, for at most `timeout_s`."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            while any(session.under_way for session in sessions):
+        async with asyncio.timeout(timeout_s):
+            while any(session.in_flight for session in sessions):
                 await asyncio.sleep(0.005)

@@ -1,15 +1,15 @@
-"""Lobby: who is connected to one gateway, by user, and the channels it listens on for them and for no one else.
+"""SessionRegistry: the sessions of one gateway, by user, and the channels it subscribes to for them and for no one else.
 
-| a session ...                                    | is taken out of every table        | its channels          |
+| a session ...                                    | is removed from every table        | its channels          |
 |--------------------------------------------------|------------------------------------|-----------------------|
-| leaves in good order, is reset, silent, replaced | at once, before anything is waited | are left, unless      |
-| could not be taken in, or was cancelled then     | for: no cancellation can come      | somebody else needs   |
-| is cancelled while it leaves                     | in between                         | them                  |
-| leaves while the server is away                  |                                    | are left later        |
+| ends in good order, is reset, idle, replaced     | at once, before anything is waited | are unsubscribed,     |
+| could not be added, or was cancelled then        | for: no cancellation can come      | unless another        |
+| is cancelled while it ends                       | in between                         | session needs them    |
+| ends while the server is away                    |                                    | are unsubscribed later |
 
-Channels: what a gateway listens on, kept in step with what somebody there needs.
+ChannelSubscriptions: the channels of a gateway, kept in step with what its sessions need.
 
-Watching: clients of one gateway that want to know when users come and go; a promise that outlasts the server's absence.
+PresenceWatcher: the clients of one gateway that watch users; a watch outlasts the server's absence.
 """
 
 import asyncio
@@ -18,164 +18,164 @@ from typing import Any
 
 from mpim_lab.errors import InvalidMessage, MpimError
 from mpim_lab.im.gateway.session import Session
-from mpim_lab.im.protocol.frames import MOST_WATCHED, Status, encode
+from mpim_lab.im.protocol.frames import MAX_WATCHED, PresenceChanged, encode
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.keys import status_channel, user_channel
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-Take = Callable[[Message], Any]
+MessageHandler = Callable[[Message], Any]
 
 
-class Channels:
-    """`need` and `drop` say at once what is wanted; one task a channel brings the server there, whoever waits for it.
+class ChannelSubscriptions:
+    """The wanted and the actual subscriptions of a gateway; one task a channel brings the server to what is wanted.
 
-    | while a channel's task is at it ...          | then                                                          |
+    | while a channel's task is running ...        | then                                                          |
     |----------------------------------------------|---------------------------------------------------------------|
-    | somebody else needs the channel, or no more  | the same task goes on until the two agree                     |
-    | whoever waits for it is cancelled            | the task goes on: nothing stays half done                     |
-    | the server refuses, or is away               | everybody who waits is told; `again` tries again              |
+    | it is wanted again, or no more               | the same task goes on until the two agree                     |
+    | a caller that waits for it is cancelled      | the task goes on: nothing stays half done                     |
+    | the server refuses, or is away               | every caller gets the error; `retry_pending` tries again      |
     | the queue is closed                          | its subscriptions are gone with it                            |
     """
 
     def __init__(self, queue: MessageQueue) -> None:
         self._queue = queue
-        self._needed: dict[str, Take] = {}
-        self._heard: set[str] = set()  # subscribed, or perhaps: what is in doubt is ended once more
+        self._wanted: dict[str, MessageHandler] = {}
+        self._subscribed: set[str] = set()  # or perhaps subscribed: what is in doubt is unsubscribed once more
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __len__(self) -> int:
-        return len(self._heard)
+        return len(self._subscribed)
 
-    async def need(self, channel: str, take: Take) -> None:
-        """Listen from now on; returns once the server has confirmed. Raises what `subscribe` raises."""
-        self._needed[channel] = take
-        if channel not in self._heard or channel in self._tasks:
-            await self._settled(channel)
+    async def subscribe(self, channel: str, handler: MessageHandler) -> None:
+        """Subscribe; return once the server has confirmed. Raises what the queue's `subscribe` raises."""
+        self._wanted[channel] = handler
+        if channel not in self._subscribed or channel in self._tasks:
+            await self._wait_until_synced(channel)
 
-    async def drop(self, *channels: str) -> None:
-        """Listen no more. Raises what `unsubscribe` raises."""
+    async def unsubscribe(self, *channels: str) -> None:
+        """Unsubscribe. Raises what the queue's `unsubscribe` raises."""
         for channel in channels:
-            self._needed.pop(channel, None)
-        here = [each for each in channels if each in self._heard or each in self._tasks]
-        for error in await asyncio.gather(*map(self._settled, here), return_exceptions=True):
+            self._wanted.pop(channel, None)
+        here = [each for each in channels if each in self._subscribed or each in self._tasks]
+        for error in await asyncio.gather(*map(self._wait_until_synced, here), return_exceptions=True):
             if isinstance(error, BaseException):
                 raise error
 
-    async def again(self) -> None:
-        """What could not be ended: end it now. Raises the first error."""
-        await self.drop(*(each for each in self._heard if each not in self._needed))
+    async def retry_pending(self) -> None:
+        """Retry what could not be unsubscribed. Raises the first error."""
+        await self.unsubscribe(*(each for each in self._subscribed if each not in self._wanted))
 
-    def cut_off(self) -> None:
-        """Wait for nothing more: the gateway ends."""
+    def abort(self) -> None:
+        """Cancel all tasks: the gateway ends."""
         for task in self._tasks.values():
             task.cancel()
 
-    async def _settled(self, channel: str) -> None:
+    async def _wait_until_synced(self, channel: str) -> None:
         task = self._tasks.get(channel)
         if task is None or task.done():
-            task = self._tasks[channel] = asyncio.create_task(self._settle(channel))
+            task = self._tasks[channel] = asyncio.create_task(self._sync(channel))
             task.add_done_callback(_retrieved)
         await asyncio.shield(task)
 
-    async def _settle(self, channel: str) -> None:
+    async def _sync(self, channel: str) -> None:
         try:
-            while (take := self._needed.get(channel)) is not None or channel in self._heard:
-                if take is not None and channel in self._heard:
+            while (handler := self._wanted.get(channel)) is not None or channel in self._subscribed:
+                if handler is not None and channel in self._subscribed:
                     return
-                if take is None:
+                if handler is None:
                     await self._queue.unsubscribe(channel)
-                    self._heard.discard(channel)
+                    self._subscribed.discard(channel)
                 else:
-                    await self._queue.subscribe(channel, take)
-                    self._heard.add(channel)
+                    await self._queue.subscribe(channel, handler)
+                    self._subscribed.add(channel)
         finally:
             self._tasks.pop(channel, None)
 
 
 def _retrieved(task: "asyncio.Task[None]") -> None:
-    """Look at an error even if everybody who waited has gone: otherwise the loop reports it as lost."""
+    """Retrieve an error even if every caller has gone: otherwise the loop reports it as lost."""
     if not task.cancelled():
         task.exception()
 
 
-class Lobby:
-    """Sessions by user and watchers by user. A channel is subscribed while at least one session needs it."""
+class SessionRegistry:
+    """The sessions by user, and the watchers by user. A channel is subscribed while at least one session needs it."""
 
     def __init__(
         self, queue: MessageQueue, on_push: Callable[[Message], Any], on_status: Callable[[Message], Any]
     ) -> None:
-        self.channels, self._on_push, self._on_status = Channels(queue), on_push, on_status
-        self._here: dict[str, list[Session]] = {}
+        self.channels, self._on_push, self._on_status = ChannelSubscriptions(queue), on_push, on_status
+        self._by_user: dict[str, list[Session]] = {}
         self._by_connection: dict[str, Session] = {}
         self._watched: dict[str, set[Session]] = {}
-        self.notices: dict[str, int] = {}  # watched user → how often it was heard that she came or went
-        self.told: dict[str, str] = {}  # watched user → the status told last
+        self.status_versions: dict[str, int] = {}  # watched user → how many status changes were received
+        self.last_status: dict[str, str] = {}  # watched user → the status sent last
 
     def __iter__(self) -> Iterator[Session]:
-        return (session for sessions in list(self._here.values()) for session in list(sessions))
+        return (session for sessions in list(self._by_user.values()) for session in list(sessions))
 
     def __len__(self) -> int:
         return len(self._by_connection)
 
-    def of(self, uid: str) -> list[Session]:
-        """The sessions of one user."""
-        return self._here.get(uid, [])
+    def sessions_of(self, uid: str) -> list[Session]:
+        """Return the sessions of one user."""
+        return self._by_user.get(uid, [])
 
     def by_connection(self, connection: str) -> Session | None:
-        """The session that was bound under this id, if it is still here."""
+        """Return the session that was bound under this id, if it is still here."""
         return self._by_connection.get(connection)
 
     def watchers(self, uid: str) -> Iterable[Session]:
-        """Who watches a user."""
+        """Return the sessions that watch a user."""
         return tuple(self._watched.get(uid, ()))
 
     @property
     def watched(self) -> list[str]:
-        """Every user who is watched by somebody here."""
+        """Every user who is watched by a session here."""
         return list(self._watched)
 
-    def unheard(self, session: Session) -> list[str]:
-        """Whom a session wants to watch, and does not yet."""
-        return [uid for uid in session.watching or () if session not in self._watched.get(uid, ())]
+    def pending_watches(self, session: Session) -> list[str]:
+        """Return the users whom a session is to watch, and does not yet."""
+        return [uid for uid in session.watched or () if session not in self._watched.get(uid, ())]
 
     def __contains__(self, session: Session) -> bool:
         return self._by_connection.get(session.route.connection) is session
 
-    async def enter(self, session: Session) -> None:
-        """From now on pushes for its user come here. Raises what `subscribe` raises: then `leave`."""
+    async def add(self, session: Session) -> None:
+        """Add a session: pushes for its user come here. Raises what `subscribe` raises: then `remove`."""
         uid = session.route.uid
-        self._here.setdefault(uid, []).append(session)
+        self._by_user.setdefault(uid, []).append(session)
         self._by_connection[session.route.connection] = session
-        await self.channels.need(user_channel(uid), self._on_push)
+        await self.channels.subscribe(user_channel(uid), self._on_push)
 
-    async def leave(self, session: Session) -> None:
-        """Take a session out; the last one of a user ends the subscription. Raises what `unsubscribe` raises."""
-        await self.channels.drop(*self.take_out(session))
+    async def remove(self, session: Session) -> None:
+        """Remove a session; the last one of a user ends the subscription. Raises what `unsubscribe` raises."""
+        await self.channels.unsubscribe(*self.discard(session))
 
-    def take_out(self, session: Session) -> list[str]:
-        """The same at once, but for the channels that nobody needs now: gives those, to be dropped."""
+    def discard(self, session: Session) -> list[str]:
+        """Remove a session at once. Return the channels that no session needs now, to be unsubscribed."""
         uid, unneeded = session.route.uid, []
         self._by_connection.pop(session.route.connection, None)
-        sessions = self._here.get(uid, [])
+        sessions = self._by_user.get(uid, [])
         if session in sessions:
             sessions.remove(session)
             if not sessions:
-                del self._here[uid]
+                del self._by_user[uid]
                 unneeded.append(user_channel(uid))
-        return unneeded + [channel for each in session.watching or () for channel in self._overlook(session, each)]
+        return unneeded + [channel for each in session.watched or () for channel in self._discard_watch(session, each)]
 
     async def watch(self, session: Session, uid: str) -> None:
-        """From now on a session is told when a user comes or goes; nothing happens if it has left meanwhile."""
+        """Have a session watch a user; nothing happens if it was removed meanwhile."""
         if session in self:
             self._watched.setdefault(uid, set()).add(session)
-            await self.channels.need(status_channel(uid), self._on_status)
+            await self.channels.subscribe(status_channel(uid), self._on_status)
 
     async def unwatch(self, session: Session, uid: str) -> None:
-        """Not any more."""
-        await self.channels.drop(*self._overlook(session, uid))
+        """Have a session watch a user no more."""
+        await self.channels.unsubscribe(*self._discard_watch(session, uid))
 
-    def _overlook(self, session: Session, uid: str) -> list[str]:
+    def _discard_watch(self, session: Session, uid: str) -> list[str]:
         watchers = self._watched.get(uid)
         if watchers is None or session not in watchers:
             return []
@@ -183,61 +183,63 @@ class Lobby:
         if watchers:
             return []
         del self._watched[uid]
-        self.told.pop(uid, None)
-        self.notices.pop(uid, None)
+        self.last_status.pop(uid, None)
+        self.status_versions.pop(uid, None)
         return [status_channel(uid)]
 
     def note_status(self, uid: str) -> None:
-        """It was heard that a user came or went."""
+        """Count a status change of a user."""
         if uid in self._watched:
-            self.notices[uid] = self.notices.get(uid, 0) + 1
+            self.status_versions[uid] = self.status_versions.get(uid, 0) + 1
 
-    def tell(self, uid: str, status: str) -> Iterable[Session]:
-        """Note that this status is told; gives to whom."""
+    def record_status(self, uid: str, status: str) -> Iterable[Session]:
+        """Record the status sent last. Return the sessions to send it to."""
         watchers = self.watchers(uid)
         if watchers:
-            self.told[uid] = status
+            self.last_status[uid] = status
         return watchers
 
 
-class Watching:
-    """One for all sessions of a gateway."""
+class PresenceWatcher:
+    """The watches of one gateway's sessions."""
 
-    def __init__(self, lobby: Lobby, presence: Presence) -> None:
-        self._lobby, self._presence = lobby, presence
+    def __init__(self, sessions: SessionRegistry, presence: Presence) -> None:
+        self._sessions, self._presence = sessions, presence
 
     async def watch(self, session: Session, uids: Collection[str]) -> None:
-        """Tell a session these users' statuses, now and whenever they change. Raises InvalidMessage above the limit.
+        """Send a session these users' statuses, now and whenever they change. Raises InvalidMessage above the limit.
 
-        Raises what the server's absence raises; `again` will see to it.
+        Raises what the connection raises while the server is away; `retry_pending` tries again.
         """
-        watching = session.watching = session.watching if session.watching is not None else set()
-        if len(watching.union(uids)) > MOST_WATCHED:
-            raise InvalidMessage(f"a client watches at most {MOST_WATCHED} users")
-        watching.update(uids)
-        await self._begin(session, uids)
+        watched = session.watched = session.watched if session.watched is not None else set()
+        if len(watched.union(uids)) > MAX_WATCHED:
+            raise InvalidMessage(f"a client watches at most {MAX_WATCHED} users")
+        watched.update(uids)
+        await self._start(session, uids)
 
-    async def again(self) -> None:
-        """What could not be begun: begin it now."""
-        for session in list(self._lobby):
-            if session.watching and (unheard := self._lobby.unheard(session)):
+    async def retry_pending(self) -> None:
+        """Retry the watches that could not be started."""
+        for session in list(self._sessions):
+            if session.watched and (pending := self._sessions.pending_watches(session)):
                 try:
-                    await self._begin(session, unheard)
+                    await self._start(session, pending)
                 except MpimError as error:
                     if error.transient:  # the server is away, for the others, too
                         raise
 
-    async def _begin(self, session: Session, uids: Collection[str]) -> None:
-        lobby = self._lobby
+    async def _start(self, session: Session, uids: Collection[str]) -> None:
+        sessions = self._sessions
         try:
-            await asyncio.gather(*(lobby.watch(session, uid) for uid in uids))
-            heard = {uid: lobby.notices.get(uid) for uid in uids}
+            await asyncio.gather(*(sessions.watch(session, uid) for uid in uids))
+            versions = {uid: sessions.status_versions.get(uid) for uid in uids}
             statuses = await self._presence.statuses(list(uids))
         except MpimError:
-            await asyncio.gather(*(lobby.unwatch(session, uid) for uid in uids), return_exceptions=True)
+            await asyncio.gather(*(sessions.unwatch(session, uid) for uid in uids), return_exceptions=True)
             raise
         for uid, status in statuses.items():
-            is_news = lobby.notices.get(uid) == heard[uid]  # otherwise she came or went meanwhile, and that was told
-            if is_news and session in lobby.watchers(uid):
-                lobby.told.setdefault(uid, status)  # if others were told something else, the patrol will see
-                session.say(encode(Status(uid, status)))
+            is_news = (
+                sessions.status_versions.get(uid) == versions[uid]
+            )  # otherwise the status changed meanwhile, and that was sent
+            if is_news and session in sessions.watchers(uid):
+                sessions.last_status.setdefault(uid, status)  # if others were sent another one, maintenance finds it
+                session.enqueue(encode(PresenceChanged(uid, status)))

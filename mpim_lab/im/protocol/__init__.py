@@ -1,1 +1,1 @@
-"""What clients and gateways say to each other: frames, and the requests of the services."""
+"""What clients and gateways send to each other: frames, and the requests of the services."""

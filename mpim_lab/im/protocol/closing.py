@@ -1,25 +1,25 @@
-"""How any WebSocket is ended for certain: a gateway's and a client's."""
+"""Closing a WebSocket for certain: a gateway's and a client's."""
 
 import asyncio
 
 from websockets.asyncio.connection import Connection
 
-GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
-_POLITE_S = 2.0
+GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013  # RFC 6455, section 7.4.1, and its registry
+_CLOSE_TIMEOUT_S = 2.0
 
 
-async def hang_up(ws: Connection, code: int, reason: str, within_s: float = _POLITE_S) -> None:
-    """Close; abort if the other end does not play its part: whoever reads nothing would hold up a close for ever.
+async def close_or_abort(ws: Connection, code: int, reason: str, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+    """Close a WebSocket; abort it if the other end does not answer in time.
 
     | the other end ...                            | then                                                |
     |----------------------------------------------|-----------------------------------------------------|
     | closes as well                               | returns                                             |
-    | reads nothing, or says nothing, `within_s`   | the socket is given back without its consent        |
-    | and whoever hangs up is cancelled meanwhile  | the same, at once                                   |
+    | reads or sends nothing for `timeout_s`       | the socket is released without its consent          |
+    | and the caller is cancelled meanwhile        | the same, at once                                   |
     """
     try:
-        await asyncio.sleep(0)  # what was said leaves first
-        async with asyncio.timeout(within_s):
+        await asyncio.sleep(0)  # what was sent leaves first
+        async with asyncio.timeout(timeout_s):
             await ws.close(code, reason.encode(errors="replace")[:100].decode(errors="ignore"))
     except TimeoutError:
         pass

@@ -1,9 +1,9 @@
-"""Wire frames: what clients and gateways say to each other over a WebSocket. The one place that says so.
+"""Frames: what clients and gateways send to each other over a WebSocket. This is the specification.
 
-Each frame is one JSON object in a text message; `t` says which. A frame that is no such object, or breaks a limit, is
+Each frame is one JSON object in a text message; `t` is its type. A frame that is no such object, or breaks a limit, is
 answered by `error`; unknown members are passed over, so that newer clients can talk to older gateways.
 
-| client says | members                      | gateway answers                                                              |
+| from client | members                      | gateway answers                                                              |
 |-------------|------------------------------|------------------------------------------------------------------------------|
 | `hello`     | token, device, packed, echo  | `welcome`, or `error` and the end of the connection; must be the first frame |
 | `send`      | id, text, to or group        | `sent`, or `error` with the id; the same id again is the same message        |
@@ -14,7 +14,7 @@ answered by `error`; unknown members are passed over, so that newer clients can 
 |             |                              | "members" (asks only)                                                        |
 | `ping`      |                              | `pong`; a client that is silent for too long is taken for gone               |
 
-| gateway says | members                                                | meaning                                           |
+| from gateway | members                                                | meaning                                           |
 |--------------|--------------------------------------------------------|---------------------------------------------------|
 | `welcome`    | uid, gateway, conversations {name: [acked, last]}, ordered, silent_s, whole | begins; who is behind syncs  |
 | `push`       | conversation, sequence, id, sender, text, at_ms        | a message; acknowledge it                         |
@@ -36,29 +36,30 @@ Limits: a frame from a client has at most 16 KiB, a text 4,000 characters (a not
 `ordered` false: this is the naive version, whose pushes have no numbers to rely on. With `packed` true, the gateway may
 send several frames in one binary message: a batch, compressed if that pays (`mpim_lab/mq/compression/framing.py`).
 
-A message that I send is pushed to all my devices; with `echo` false not over the line that sent it, which has `sent`.
+A message that I send is pushed to all my devices; with `echo` false not over the connection that sent it, which has `sent`.
 
 On a user's channel (`user:<uid>`) a push travels as "<id> <conversation> <sequence> <frame>", so that a gateway can pass the
 frame on as it is; a notice on `system:broadcast` as "<id> <frame>".
 
-What an answer or an error names, so that a client knows what it belongs to.
+A field of a class may have another name on the wire; `name=` says which.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from mpim_lab.errors import CorruptPayload, InvalidMessage, MpimError
-from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, Number, Text
+from mpim_lab.im.protocol.requests import ChatMessage, MessageId, Name, SequenceNumber, Text
 
 
-def id_of(frame: object) -> str:
-    """A message's own id, "group <name>" for what was asked of a group, "sync <conversation>",
-    "" for what nobody waits for.
+def correlation_id(frame: object) -> str:
+    """Return what a response or an error refers to: a message's id, "group <name>", "sync <conversation>".
 
-    >>> id_of(Group("tea", "join")), id_of(Members("tea", ("alice",)))
+    It is "" for a frame that nobody waits for.
+
+    >>> correlation_id(Group("tea", "join")), correlation_id(Members("tea", ("alice",)))
     ('group tea', 'group tea')
     """
     if isinstance(frame, Group | Members):
@@ -68,13 +69,13 @@ def id_of(frame: object) -> str:
     return frame.id if isinstance(frame, Send | Sent) else ""
 
 
-MOST_FRAME_BYTES = 16 * 1024
-MOST_WATCHED = 200
+MAX_FRAME_BYTES = 16 * 1024
+MAX_WATCHED = 200
 ConversationName = Annotated[str, Meta(min_length=2, max_length=130)]
 
 
 class Hello(Struct, frozen=True, tag="hello", tag_field="t"):
-    """The first frame: who I am (a token), on which device, how I read (`packed`), what I need not hear (`echo`)."""
+    """The first frame: a token, the device, whether batches are read (`packed`) and own messages wanted (`echo`)."""
 
     token: Annotated[str, Meta(max_length=2_000)]
     device: Name = "main"
@@ -99,32 +100,32 @@ class Ack(Struct, frozen=True, tag="ack", tag_field="t"):
     """I have everything of a conversation up to this number."""
 
     conversation: ConversationName
-    sequence: Number
+    sequence: SequenceNumber
 
 
 class Sync(Struct, frozen=True, tag="sync", tag_field="t"):
     """What came after this number, or (None) after what I have acknowledged?"""
 
     conversation: ConversationName
-    after: Number | None = None
+    after: SequenceNumber | None = None
 
 
-class Watch(Struct, frozen=True, tag="presence", tag_field="t"):
-    """Tell me when these come and go."""
+class WatchPresence(Struct, frozen=True, tag="presence", tag_field="t"):
+    """Subscribe to the presence of these users."""
 
-    users: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)]
+    users: Annotated[tuple[Name, ...], Meta(max_length=MAX_WATCHED)]
 
 
 class Group(Struct, frozen=True, tag="group", tag_field="t"):
-    """Make a group (I am in it, and `members`), join it, leave it, or ask who is in it."""
+    """Create a group (of me and `members`), join it, leave it, or ask for its members."""
 
     group: Name
     action: Literal["create", "join", "leave", "members"]
-    members: Annotated[tuple[Name, ...], Meta(max_length=MOST_WATCHED)] = ()
+    members: Annotated[tuple[Name, ...], Meta(max_length=MAX_WATCHED)] = ()
 
 
 class Ping(Struct, frozen=True, tag="ping", tag_field="t"):
-    """I am still here."""
+    """A heartbeat."""
 
 
 class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
@@ -134,8 +135,8 @@ class Welcome(Struct, frozen=True, tag="welcome", tag_field="t"):
     gateway: str
     conversations: dict[str, tuple[int, int]]
     ordered: bool = True
-    silent_s: float = 60.0  # silent for so long: taken for gone
-    whole: bool = True
+    idle_timeout_s: float = field(default=60.0, name="silent_s")  # silent for so long: taken for gone
+    complete: bool = field(default=True, name="whole")
 
 
 class Sent(Struct, frozen=True, tag="sent", tag_field="t"):
@@ -144,7 +145,7 @@ class Sent(Struct, frozen=True, tag="sent", tag_field="t"):
     id: str
     conversation: str
     sequence: int
-    told: str
+    status: str = field(name="told")
 
 
 class Page(Struct, frozen=True, tag="page", tag_field="t"):
@@ -157,38 +158,38 @@ class Page(Struct, frozen=True, tag="page", tag_field="t"):
     after: int = 0
 
 
-class Behind(Struct, frozen=True, tag="behind", tag_field="t"):
-    """There is more than was pushed to you."""
+class SyncHint(Struct, frozen=True, tag="behind", tag_field="t"):
+    """A hint that there is more than was pushed: sync these conversations."""
 
     conversations: dict[str, int]
 
 
-class Status(Struct, frozen=True, tag="presence", tag_field="t"):
-    """Somebody you watch came or went: "online" or "offline"."""
+class PresenceChanged(Struct, frozen=True, tag="presence", tag_field="t"):
+    """The status of a watched user: "online" or "offline"."""
 
     uid: str
     status: str
 
 
 class Members(Struct, frozen=True, tag="group", tag_field="t"):
-    """Who is in a group now; `last`: its last number, after which whoever has just joined begins."""
+    """The members of a group now; `last`: its last number, after which a new member begins."""
 
     group: str
     members: tuple[str, ...]
     last: int = 0
 
 
-class Notice(Struct, frozen=True, tag="notice", tag_field="t"):
-    """From the operator, to everybody."""
+class Broadcast(Struct, frozen=True, tag="notice", tag_field="t"):
+    """A system notice from the operator to everybody who is online."""
 
     id: str
     text: str
 
 
-class Problem(Struct, frozen=True, tag="error", tag_field="t"):
-    """Something you asked for was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
+class ErrorFrame(Struct, frozen=True, tag="error", tag_field="t"):
+    """An error: a request was not done, or (`definite` false) may not have been; `error` names a class of `errors.py`.
 
-    transient: the same may succeed later; a client asks this, and has no list of its own.
+    transient: the same request may succeed later.
     """
 
     error: str
@@ -198,7 +199,7 @@ class Problem(Struct, frozen=True, tag="error", tag_field="t"):
     transient: bool = False
 
 
-class Bye(Struct, frozen=True, tag="bye", tag_field="t"):
+class Close(Struct, frozen=True, tag="bye", tag_field="t"):
     """The gateway closes this connection."""
 
     reason: str
@@ -208,41 +209,43 @@ class Pong(Struct, frozen=True, tag="pong", tag_field="t"):
     """The answer to `ping`."""
 
 
-FromClient = Hello | Send | Ack | Sync | Watch | Group | Ping
-FromGateway = Welcome | ChatMessage | Sent | Page | Behind | Status | Members | Notice | Problem | Bye | Pong
+FromClient = Hello | Send | Ack | Sync | WatchPresence | Group | Ping
+FromGateway = (
+    Welcome | ChatMessage | Sent | Page | SyncHint | PresenceChanged | Members | Broadcast | ErrorFrame | Close | Pong
+)
 encode = msgspec.json.Encoder().encode
-_from_client: Callable[[bytes | str], FromClient] = msgspec.json.Decoder(FromClient).decode
-_from_gateway: Callable[[bytes | str], FromGateway] = msgspec.json.Decoder(FromGateway).decode
+_decode_client: Callable[[bytes | str], FromClient] = msgspec.json.Decoder(FromClient).decode
+_decode_gateway: Callable[[bytes | str], FromGateway] = msgspec.json.Decoder(FromGateway).decode
 
 
-def problem_of(error: MpimError, id: str = "") -> Problem:
-    """What a client is told of an error.
+def error_frame(error: MpimError, id: str = "") -> ErrorFrame:
+    """Return the frame that reports an error.
 
-    >>> problem_of(InvalidMessage("no"), "m1")
-    Problem(error='InvalidMessage', text='no', id='m1', definite=True, transient=False)
+    >>> error_frame(InvalidMessage("no"), "m1")
+    ErrorFrame(error='InvalidMessage', text='no', id='m1', definite=True, transient=False)
     """
-    return Problem(type(error).__name__, str(error), id, error.definite, error.transient)
+    return ErrorFrame(type(error).__name__, str(error), id, error.definite, error.transient)
 
 
-def from_client(frame: bytes | str) -> FromClient:
-    """Read a client's frame. Raises InvalidMessage, which says what is wrong.
+def decode_client(frame: bytes | str) -> FromClient:
+    """Decode a client's frame. Raises InvalidMessage, which says what is wrong.
 
-    >>> from_client('{"t": "send", "id": "m1", "to": "bob", "text": "hi"}')
+    >>> decode_client('{"t": "send", "id": "m1", "to": "bob", "text": "hi"}')
     Send(id='m1', text='hi', to='bob', group=None)
-    >>> from_client('{"t": "send", "id": "m1", "to": "bob", "text": ""}')
+    >>> decode_client('{"t": "send", "id": "m1", "to": "bob", "text": ""}')
     Traceback (most recent call last):
     mpim_lab.errors.InvalidMessage: Expected `str` of length >= 1 - at `$.text`
     """
     try:
-        return _from_client(frame)
+        return _decode_client(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested thousands deep
         raise InvalidMessage(str(error)) from error
 
 
-def checked(frame: FromClient) -> FromClient:
-    """Give a frame back if a gateway would take it. Raises InvalidMessage.
+def validated(frame: FromClient) -> FromClient:
+    """Return a frame as a gateway would decode it. Raises InvalidMessage if it would not accept it.
 
-    >>> checked(Send("m1", "", to="bob"))
+    >>> validated(Send("m1", "", to="bob"))
     Traceback (most recent call last):
     mpim_lab.errors.InvalidMessage: Expected `str` of length >= 1 - at `$.text`
     """
@@ -250,34 +253,34 @@ def checked(frame: FromClient) -> FromClient:
         raw = encode(frame)
     except (UnicodeEncodeError, TypeError) as error:
         raise InvalidMessage(str(error)) from error
-    if len(raw) > MOST_FRAME_BYTES:
-        raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MOST_FRAME_BYTES:,}")
-    read = from_client(raw)
+    if len(raw) > MAX_FRAME_BYTES:
+        raise InvalidMessage(f"as JSON it has {len(raw):,} bytes; a frame has at most {MAX_FRAME_BYTES:,}")
+    read = decode_client(raw)
     if read != frame:  # bytes, dates and the like become text on the way
         raise InvalidMessage(f"a gateway would read something else than was given: {read!r:.200}")
     return read
 
 
-def from_gateway(frame: bytes | str) -> FromGateway:
-    """Read a gateway's frame. Raises CorruptPayload."""
+def decode_gateway(frame: bytes | str) -> FromGateway:
+    """Decode a gateway's frame. Raises CorruptPayload."""
     try:
-        return _from_gateway(frame)
+        return _decode_gateway(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptPayload(str(error)) from error
 
 
-def pushed(message: ChatMessage) -> bytes:
-    """A push as it travels on a user's channel.
+def encode_push(message: ChatMessage) -> bytes:
+    """Encode a message as it travels on a user's channel.
 
-    >>> pushed(ChatMessage("alice:bob", 3, "m1", "alice", "hi"))[:16]
+    >>> encode_push(ChatMessage("alice:bob", 3, "m1", "alice", "hi"))[:16]
     b'm1 alice:bob 3 {'
     """
     head = f"{message.id} {message.conversation} {message.sequence} "
     return head.encode() + encode(message)
 
 
-def push_of(payload: bytes) -> tuple[str, str, int, bytes]:
-    """Message id, conversation, number and frame of a push. Raises CorruptPayload."""
+def decode_push(payload: bytes) -> tuple[str, str, int, bytes]:
+    """Decode a push: message id, conversation, sequence number, frame. Raises CorruptPayload."""
     try:
         message_id, conversation, sequence, frame = payload.split(b" ", 3)
         return message_id.decode(), conversation.decode(), int(sequence), frame

@@ -1,4 +1,4 @@
-"""Rounds: work that is done now and then for as long as its owner lives, whatever befalls one of its turns."""
+"""Periodic work: it runs again and again for as long as its owner lives, whatever happens in one round."""
 
 import asyncio
 import logging
@@ -10,10 +10,10 @@ from mpim_lab.mq.connection.handler import Cancellations
 _log = logging.getLogger(__name__)
 
 
-async def go_round(name: str, work: Callable[[], Awaitable[object]], every_s: float) -> None:
-    """Do `work` every `every_s` until this task is cancelled; what one turn raises does not keep the next from coming.
+async def run_periodically(name: str, work: Callable[[], Awaitable[object]], interval_s: float) -> None:
+    """Run `work` every `interval_s` until this task is cancelled; an error in one round does not prevent the next.
 
-    | a turn ...                                   | then                                |
+    | a round ...                                  | then                                |
     |----------------------------------------------|-------------------------------------|
     | raises one of our errors                     | it is noted: the server is away     |
     | raises anything else                         | it is logged with its trace         |
@@ -22,7 +22,7 @@ async def go_round(name: str, work: Callable[[], Awaitable[object]], every_s: fl
     """
     cancellations = Cancellations()
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(interval_s)
         try:
             await work()
         except MpimError as error:

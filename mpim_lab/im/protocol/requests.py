@@ -1,14 +1,14 @@
 """Requests and responses of MPIM's services, by the names of the design notes, and the message they carry.
 
-| request                     | asked by    | answered by                         | what it does                             |
-|-----------------------------|-------------|-------------------------------------|------------------------------------------|
-| `BindRouteReq`              | a gateway   | `Presence.bind_route`               | notes where a device is connected        |
-| `DeliverReq`                | a service   | `Presence.deliver`                  | pushes a message to a user's channel     |
-| `SendMessageReq`            | a gateway   | `Messages.send_message`             | numbers, keeps and pushes a message      |
-| `SendGroupMessageReq`       | a gateway   | `Messages.send_group_message`       | the same, to all members of a group      |
-| `PullOfflineReq`            | a gateway   | `Messages.pull_offline`             | gives what came after a number           |
-| `AckReq`                    | a gateway   | `Messages.ack`                      | the user has everything up to a number   |
-| `BroadcastSystemMessageReq` | an operator | `Messages.broadcast_system_message` | a notice to everybody online             |
+| request                         | from        | handled by                                | what it does                   |
+|---------------------------------|-------------|-------------------------------------------|--------------------------------|
+| `BindRouteRequest`              | a gateway   | `Presence.bind_route`                     | stores where a device connects |
+| `DeliverRequest`                | a service   | `Presence.deliver`                        | pushes to a user's channel     |
+| `SendMessageRequest`            | a gateway   | `MessageService.send_message`             | numbers, stores and pushes     |
+| `SendGroupMessageRequest`       | a gateway   | `MessageService.send_group_message`       | the same, to a group's members |
+| `PullOfflineRequest`            | a gateway   | `MessageService.pull_offline`             | returns what follows a number  |
+| `AckRequest`                    | a gateway   | `MessageService.ack`                      | moves the read position        |
+| `BroadcastSystemMessageRequest` | an operator | `MessageService.broadcast_system_message` | a notice to everybody online   |
 
 A user's id (`uid`), a device and a group are names of 1 to 64 letters, digits, "_", "." or "-". A conversation is
 "alice:bob" (the two ids, sorted) or "#tea" (a group). A message's id is made once, by the client that sends it.
@@ -22,20 +22,20 @@ from msgspec import Meta, Struct
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter
 
-MOST_TEXT = 4_000  # characters
-MOST_NOTICE = 100_000  # likewise, of a system notice
-MOST_ID = 64
+MAX_TEXT_CHARS = 4_000  # characters
+MAX_BROADCAST_CHARS = 100_000  # likewise, of a system notice
+MAX_ID_CHARS = 64
 NAME_PATTERN = r"^[A-Za-z0-9_.\-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 MESSAGE_ID_PATTERN = r"^[!-~]{1,64}\Z"
 MessageId = Annotated[str, Meta(pattern=MESSAGE_ID_PATTERN)]  # printable, no blank: it is the first word on a channel
-Text = Annotated[str, Meta(min_length=1, max_length=MOST_TEXT)]
-Number = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
+SequenceNumber = Annotated[int, Meta(ge=0, le=2**53)]  # what JSON's numbers hold exactly in every language
 _NAME, _MESSAGE_ID = re.compile(NAME_PATTERN), re.compile(MESSAGE_ID_PATTERN)
 
 
 class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
-    """One message of a conversation: its number there, its sender's id for it, who, what, and when (ms since 1970)."""
+    """One message of a conversation: its sequence number, id, sender, text and time (ms since 1970)."""
 
     conversation: str
     sequence: int
@@ -45,8 +45,8 @@ class ChatMessage(Struct, frozen=True, tag="push", tag_field="t"):
     at_ms: int = 0
 
 
-class BindRouteReq(Struct, frozen=True):
-    """`connection` names this one connection: only it can be unbound by its own name."""
+class BindRouteRequest(Struct, frozen=True):
+    """Where one device of a user is connected. `connection` is unique: a route is unbound by this name alone."""
 
     uid: str
     device: str
@@ -54,27 +54,27 @@ class BindRouteReq(Struct, frozen=True):
     connection: str
 
 
-class BindRouteResp(Struct, frozen=True):
-    """`replaced`: "gateway connection" of each older connection of the same device, which is to be closed."""
+class BindRouteResponse(Struct, frozen=True):
+    """The routes that were replaced: "gateway connection" of each older connection of the device, to be closed."""
 
     replaced: tuple[str, ...] = ()
 
 
-class DeliverReq(Struct, frozen=True):
+class DeliverRequest(Struct, frozen=True):
     """A message for one user, as it travels on the user's channel."""
 
     to: str
     payload: bytes
 
 
-class DeliverResp(Struct, frozen=True):
+class DeliverResponse(Struct, frozen=True):
     """How many gateways the server handed the message to; 0: nobody listens, whatever the route says."""
 
     gateways: int
 
 
-class SendMessageReq(Struct, frozen=True):
-    """From one user to another. The same `id` again is the same message."""
+class SendMessageRequest(Struct, frozen=True):
+    """A message from one user to another. The same `id` again is the same message."""
 
     id: str
     sender: str
@@ -83,21 +83,23 @@ class SendMessageReq(Struct, frozen=True):
 
     @property
     def message(self) -> ChatMessage:
-        """The message that is asked for, not numbered yet."""
+        """The message to send, not numbered yet."""
         return ChatMessage(direct_conversation(self.sender, self.to), 0, self.id, self.sender, self.text)
 
 
-class SendMessageResp(Struct, frozen=True):
-    """`told`: "pushed" (a gateway of the receiver has it), "stored" (it waits), or "known" (the id was sent before)."""
+class SendMessageResponse(Struct, frozen=True):
+    """What became of a message. `status`: "pushed" (a gateway of the receiver has it), "stored" (it waits), "known"
+    (the id was sent before).
+    """
 
     id: str
     conversation: str
     sequence: int
-    told: str
+    status: str
 
 
-class SendGroupMessageReq(Struct, frozen=True):
-    """From a member to the members of a group. The same `id` again is the same message."""
+class SendGroupMessageRequest(Struct, frozen=True):
+    """A message from a member to the members of a group. The same `id` again is the same message."""
 
     id: str
     sender: str
@@ -106,24 +108,24 @@ class SendGroupMessageReq(Struct, frozen=True):
 
     @property
     def message(self) -> ChatMessage:
-        """The message that is asked for, not numbered yet."""
+        """The message to send, not numbered yet."""
         return ChatMessage(group_conversation(self.group), 0, self.id, self.sender, self.text)
 
 
-class SendGroupMessageResp(Struct, frozen=True):
-    """How many members' gateways have it, for how many it waits, and who could not be told yet (they will be)."""
+class SendGroupMessageResponse(Struct, frozen=True):
+    """How many members' gateways have it, for how many it waits, and to whom it could not be pushed yet (it will be)."""
 
     id: str
     conversation: str
     sequence: int
-    told: str
+    status: str
     pushed: int = 0
     stored: int = 0
     failed: tuple[str, ...] = ()
 
 
-class PullOfflineReq(Struct, frozen=True):
-    """What `uid` may read of a conversation after number `after`, at most `limit` messages."""
+class PullOfflineRequest(Struct, frozen=True):
+    """A request for the messages of a conversation after number `after`, at most `limit`."""
 
     uid: str
     conversation: str
@@ -131,15 +133,15 @@ class PullOfflineReq(Struct, frozen=True):
     limit: int = 100
 
 
-class PullOfflineResp(Struct, frozen=True):
-    """In order. `last` is the number of the conversation's last message; `missing`: numbers nothing has any more."""
+class PullOfflineResponse(Struct, frozen=True):
+    """A page, in order. `last`: the number of the conversation's last message. `missing`: numbers that are lost for good."""
 
     messages: tuple[ChatMessage, ...]
     last: int
     missing: tuple[int, int] | None = None  # first and last
 
 
-class AckReq(Struct, frozen=True):
+class AckRequest(Struct, frozen=True):
     """`uid` has everything of a conversation up to `sequence`."""
 
     uid: str
@@ -147,27 +149,27 @@ class AckReq(Struct, frozen=True):
     sequence: int
 
 
-class AckResp(Struct, frozen=True):
-    """How far the user is now: acknowledgements that come late do not turn it back."""
+class AckResponse(Struct, frozen=True):
+    """The read position of the user now: a late acknowledgement does not move it back."""
 
     sequence: int
 
 
-class BroadcastSystemMessageReq(Struct, frozen=True):
+class BroadcastSystemMessageRequest(Struct, frozen=True):
     """A notice to everybody who is online."""
 
     id: str
     text: str
 
 
-class BroadcastSystemMessageResp(Struct, frozen=True):
+class BroadcastSystemMessageResponse(Struct, frozen=True):
     """How many gateways have it."""
 
     gateways: int
 
 
 def is_name(name: str) -> bool:
-    """Whether it may name a user, a device or a group.
+    """Return whether it may name a user, a device or a group.
 
     >>> is_name("alice"), is_name("alice bob")
     (True, False)
@@ -176,7 +178,7 @@ def is_name(name: str) -> bool:
 
 
 def checked_name(what: str, name: str) -> str:
-    """The name of a user, a device or a group. Raises InvalidParameter.
+    """Return the name of a user, a device or a group. Raises InvalidParameter.
 
     >>> checked_name("uid", "alice")
     'alice'
@@ -187,26 +189,26 @@ def checked_name(what: str, name: str) -> str:
 
 
 def checked_id(id: str) -> str:
-    """The id of a message: 1 to 64 printable characters without a blank. Raises InvalidMessage.
+    """Return the id of a message: 1 to 64 printable characters without a blank. Raises InvalidMessage.
 
     >>> checked_id("018f-7a:1")
     '018f-7a:1'
     """
     if not isinstance(id, str) or _MESSAGE_ID.match(id) is None:
         raise InvalidMessage(
-            f"a message id is 1 to {MOST_ID} printable ASCII characters without a blank, not {id!r:.100}"
+            f"a message id is 1 to {MAX_ID_CHARS} printable ASCII characters without a blank, not {id!r:.100}"
         )
     return id
 
 
-def checked_text(text: str, most: int = MOST_TEXT) -> str:
-    """What a message says: 1 to `most` characters that UTF-8 can encode. Raises InvalidMessage.
+def checked_text(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
+    """Return the text of a message: 1 to `max_chars` characters that UTF-8 can encode. Raises InvalidMessage.
 
     >>> checked_text("hi")
     'hi'
     """
-    if not isinstance(text, str) or not 1 <= len(text) <= most:
-        raise InvalidMessage(f"a text is 1 to {most:,} characters, not {text!r:.100}")
+    if not isinstance(text, str) or not 1 <= len(text) <= max_chars:
+        raise InvalidMessage(f"a text is 1 to {max_chars:,} characters, not {text!r:.100}")
     if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):
         raise InvalidMessage("the text holds half a character: it cannot be written as UTF-8")
     return text
@@ -234,7 +236,7 @@ def group_conversation(group: str) -> str:
 
 
 def group_of(conversation: str) -> str | None:
-    """The group whose conversation it is; None for one of two users.
+    """Return the group whose conversation it is; None for a direct conversation.
 
     >>> group_of("#tea"), group_of("alice:bob")
     ('tea', None)

@@ -1,7 +1,7 @@
-"""Gathered: questions that are asked at the same time, answered by one query for many of them.
+"""BatchLoader: concurrent lookups share one query.
 
-The first one waits for the end of the loop's turn; whoever asks until then goes along, and whoever asks during a query is in
-the next one. So no answer is older than its question, and the more ask at once the fewer queries each of them costs.
+The first one waits for the end of the event-loop iteration; lookups until then join it, and lookups during a query are in
+the next one. So no answer is older than its lookup, and the more there are at once the fewer queries each of them costs.
 """
 
 import asyncio
@@ -15,56 +15,56 @@ from mpim_lab.mq.connection.handler import Cancellations
 Answer = TypeVar("Answer")
 
 
-class Gathered(Generic[Answer]):
-    """Ask `fetch` for at most `most` names at a time: `Gathered(fetch, most=500)`.
+class BatchLoader(Generic[Answer]):
+    """A DataLoader: `BatchLoader(batch_fn, max_batch=500)` calls `batch_fn` for at most 500 names at a time.
 
-    `fetch(names)` gives the answers by name. What waits is at most one question for each different name.
+    `batch_fn(names)` returns the answers by name. What waits is at most one lookup for each different name.
 
-    | whoever asked ...                         | then the others                              |
+    | a caller ...                              | then the others                              |
     |-------------------------------------------|----------------------------------------------|
-    | is answered, or told what `fetch` raised  | likewise                                     |
+    | gets its answer, or what `batch_fn` raised | likewise                                    |
     | is cancelled, be it the one who was first | are served: the query runs for itself        |
-    | and the query itself is cancelled         | are told StoreFailed, and nobody is cancelled |
+    | and the query itself is cancelled         | get StoreFailed, and nobody is cancelled     |
     """
 
-    def __init__(self, fetch: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]], *, most: int) -> None:
-        self._fetch, self._most = fetch, most
+    def __init__(self, batch_fn: Callable[[Sequence[str]], Awaitable[Mapping[str, Answer]]], *, max_batch: int) -> None:
+        self._batch_fn, self._max_batch = batch_fn, max_batch
         self._waiting: dict[str, asyncio.Future[Answer | None]] = {}
-        self._fetching: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    async def ask(self, name: str) -> Answer | None:
-        """The answer for one name; None if `fetch` gave none. Raises what `fetch` raises."""
+    async def load(self, name: str) -> Answer | None:
+        """Return the answer for one name; None if `batch_fn` has none. Raises what `batch_fn` raises."""
         answer = self._waiting.get(name)
         if answer is None:
             answer = self._waiting[name] = asyncio.get_running_loop().create_future()
             answer.add_done_callback(_retrieved)
-        if self._fetching is None:
-            self._fetching = asyncio.create_task(self._fetch_all())
+        if self._task is None:
+            self._task = asyncio.create_task(self._load_all())
         return await asyncio.shield(answer)  # others may wait for the same
 
-    async def _fetch_all(self) -> None:
+    async def _load_all(self) -> None:
         self._cancellations = Cancellations()
         try:
-            await asyncio.sleep(0)  # tasks that are to run in this turn still come along
+            await asyncio.sleep(0)  # tasks that run in this iteration still join
             while self._waiting:
-                names = list(islice(self._waiting, self._most))
-                await self._fetch_some({name: self._waiting.pop(name) for name in names})
+                names = list(islice(self._waiting, self._max_batch))
+                await self._load_batch({name: self._waiting.pop(name) for name in names})
         finally:
-            self._fetching = None
+            self._task = None
             for answer in self._waiting.values():  # only if this task was cancelled
                 answer.set_exception(StoreFailed("the query was given up"))
             self._waiting.clear()
 
-    async def _fetch_some(self, asked: dict[str, asyncio.Future[Answer | None]]) -> None:
+    async def _load_batch(self, asked: dict[str, asyncio.Future[Answer | None]]) -> None:
         try:
-            found = await self._fetch(list(asked))
+            found = await self._batch_fn(list(asked))
             answers = {name: found.get(name) for name in asked}
         except BaseException as error:
             # a cancellation was meant for the query, and not for those who wait for it
             is_ours = isinstance(error, Exception)
-            told = error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
+            raised = error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
             for answer in asked.values():
-                answer.set_exception(told)
+                answer.set_exception(raised)
             if not is_ours and self._cancellations.are_ours:
                 raise
         else:
@@ -73,6 +73,6 @@ class Gathered(Generic[Answer]):
 
 
 def _retrieved(answer: "asyncio.Future[Answer | None]") -> None:
-    """Look at an error even if everybody who asked has gone: otherwise the loop reports it as lost."""
+    """Retrieve an error even if every caller has gone: otherwise the loop reports it as lost."""
     if not answer.cancelled():
         answer.exception()

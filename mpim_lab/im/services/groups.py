@@ -1,8 +1,8 @@
-"""Groups: who is in which group. The database says so; a copy in Redis answers, and `MembersCopy` says why it may.
+"""GroupService: who is in which group. The database is the source of truth; a cache in Redis answers (`GroupMembersCache`).
 
-A change locks its group's row, so that changes of one group come one after the other, and a copy is made afterwards from
-what was committed. What a change returns is what it committed; who asks for the members after it has returned sees it, or
-something later. Only if Redis cannot be told of the change may others read the old list, for at most `cache_s` seconds.
+A change locks its group's row, so that changes of one group come one after the other, and the cache is filled afterwards
+from what was committed. What a change returns is what it committed; who reads the members after it has returned sees it, or
+something later. Only if the cache cannot be invalidated may others read the old list, for at most `cache_ttl_s` seconds.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreUncertain
 from mpim_lab.im.protocol.requests import checked_name
-from mpim_lab.im.services.batch_loader import Gathered
-from mpim_lab.im.services.group_cache import MembersCopy
-from mpim_lab.im.services.schema import Tables
+from mpim_lab.im.services.batch_loader import BatchLoader
+from mpim_lab.im.services.group_cache import GroupMembersCache
+from mpim_lab.im.services.schema import VersionedTables
 from mpim_lab.mq.connection.bounds import MOST, check_bounds
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 VERSION = 1
-MOST_ASKED = 500  # users a query is about
+MAX_BATCH = 500  # users in one query
 _Work = Callable[[AsyncConnection], Awaitable[tuple[str, ...]]]
 
 GROUPS = Table(
@@ -43,66 +43,66 @@ MEMBERS = Table(
 )
 
 
-class Groups:
-    """Who is in which group: `Groups(store, queue)`, over an SQL database and a Redis that need not be there.
+class GroupService:
+    """The group service: `GroupService(store, queue)`, over an SQL database and a Redis that need not be there.
 
-    cache_s: for how long a copy of a group's members answers. most_members: of one group.
+    cache_ttl_s: for how long a cached list of members is used. max_members: of one group.
     All methods raise InvalidParameter (a name that is none), StoreFailed and StoreUncertain.
     """
 
     def __init__(
-        self, store: SqlDatabase, queue: MessageQueue, *, cache_s: float = 60.0, most_members: int = 5_000
+        self, store: SqlDatabase, queue: MessageQueue, *, cache_ttl_s: float = 60.0, max_members: int = 5_000
     ) -> None:
-        check_bounds(1, MOST, most_members=most_members)
-        self._copy, self._most = MembersCopy(queue, cache_s), most_members
-        self._tables = Tables(store, "groups", VERSION, GROUPS, MEMBERS)
-        self._forgetting: set[asyncio.Task[None]] = set()
-        self._groups_of = Gathered(self._groups_of_many, most=MOST_ASKED)
+        check_bounds(1, MOST, max_members=max_members)
+        self._cache, self._max_members = GroupMembersCache(queue, cache_ttl_s), max_members
+        self._tables = VersionedTables(store, "groups", VERSION, GROUPS, MEMBERS)
+        self._invalidations: set[asyncio.Task[None]] = set()
+        self._groups_loader = BatchLoader(self._load_groups_of, max_batch=MAX_BATCH)
 
     # Changes
 
     async def create(self, group: str, owner: str, members: Sequence[str] = ()) -> tuple[str, ...]:
-        """Make a group of its owner and `members`; gives all of them, sorted. Raises GroupExists, InvalidParameter."""
+        """Create a group of its owner and `members`; return all of them, sorted. Raises GroupExists, InvalidParameter."""
         checked_name("group", group)
         everybody = tuple(sorted({checked_name("uid", uid) for uid in (owner, *members)}))
-        if len(everybody) > self._most:
-            raise InvalidParameter(f"a group has at most {self._most:,} members, not {len(everybody):,}")
-        line = {"name": group, "owner": owner, "made_at": int(time.time() * 1e3)}
+        if len(everybody) > self._max_members:
+            raise InvalidParameter(f"a group has at most {self._max_members:,} members, not {len(everybody):,}")
+        row = {"name": group, "owner": owner, "made_at": int(time.time() * 1e3)}
 
         async def work(connection: AsyncConnection) -> tuple[str, ...]:
             try:
-                await connection.execute(insert(GROUPS).values(line))
+                await connection.execute(insert(GROUPS).values(row))
             except IntegrityError as error:
                 raise GroupExists(f"there is a group {group!r} already") from error
             await connection.execute(insert(MEMBERS), [{"group_name": group, "uid": uid} for uid in everybody])
             return everybody
 
-        return await self._change(group, work)
+        return await self._commit_and_invalidate(group, work)
 
     async def join(self, group: str, uid: str) -> tuple[str, ...]:
-        """Put a user into a group; gives its members. Joining twice is harmless. Raises NoSuchGroup.
+        """Add a user to a group; return its members. Idempotent. Raises NoSuchGroup.
 
         InvalidParameter: the group is full.
         """
-        return await self._move("join", group, uid)
+        return await self._update_membership("join", group, uid)
 
     async def leave(self, group: str, uid: str) -> tuple[str, ...]:
-        """Take a user out of a group; gives its members. Leaving when not in is harmless. Raises NoSuchGroup."""
-        return await self._move("leave", group, uid)
+        """Remove a user from a group; return its members. Idempotent. Raises NoSuchGroup."""
+        return await self._update_membership("leave", group, uid)
 
-    async def _move(self, action: Literal["join", "leave"], group: str, uid: str) -> tuple[str, ...]:
+    async def _update_membership(self, action: Literal["join", "leave"], group: str, uid: str) -> tuple[str, ...]:
         checked_name("group", group)
         checked_name("uid", uid)
 
         async def work(connection: AsyncConnection) -> tuple[str, ...]:
             lock = select(GROUPS.c.name).where(GROUPS.c.name == group).with_for_update()
             if (await connection.execute(lock)).first() is None:
-                raise _no(group)
+                raise _not_found(group)
             members = set(
                 (await connection.execute(select(MEMBERS.c.uid).where(MEMBERS.c.group_name == group))).scalars()
             )
             if action == "join" and uid not in members:
-                if len(members) >= self._most:
+                if len(members) >= self._max_members:
                     raise InvalidParameter(f"group {group!r} is full: it has {len(members):,} members")
                 await connection.execute(insert(MEMBERS).values(group_name=group, uid=uid))
                 members.add(uid)
@@ -111,34 +111,34 @@ class Groups:
                 members.remove(uid)
             return tuple(sorted(members))
 
-        return await self._change(group, work)
+        return await self._commit_and_invalidate(group, work)
 
-    async def _change(self, group: str, work: _Work) -> tuple[str, ...]:
-        """Commit, then tell Redis; also when nothing changed, because whoever tried before may have died in between."""
+    async def _commit_and_invalidate(self, group: str, work: _Work) -> tuple[str, ...]:
+        """Commit, then invalidate the cache; also when nothing changed: an earlier attempt may have died in between."""
         try:
-            members = await self._tables.run(f"group {group!r} cannot be changed", work)
+            members = await self._tables.transaction(f"group {group!r} cannot be changed", work)
         except (StoreUncertain, asyncio.CancelledError):  # it may be committed
-            await self._forget(group)
+            await self._invalidate(group)
             raise
-        await self._forget(group)
+        await self._invalidate(group)
         return members
 
-    async def _forget(self, group: str) -> None:
-        """In a task of its own: whoever changed the group and is cancelled now has changed it."""
-        task = asyncio.create_task(self._copy.forget(group))
-        self._forgetting.add(task)
-        task.add_done_callback(self._forgetting.discard)
+    async def _invalidate(self, group: str) -> None:
+        """Invalidate in a task of its own: a caller that is cancelled now has changed the group all the same."""
+        task = asyncio.create_task(self._cache.invalidate(group))
+        self._invalidations.add(task)
+        task.add_done_callback(self._invalidations.discard)
         await asyncio.shield(task)
 
     # Questions
 
     async def members(self, group: str) -> tuple[str, ...]:
-        """Who is in a group, sorted: from the copy, or from the database, of which a copy is made. Raises NoSuchGroup."""
-        seen = await self._copy.look(checked_name("group", group))
-        if seen.members is not None:
-            return seen.members
+        """Return who is in a group, sorted: from the cache, or from the database. Raises NoSuchGroup."""
+        cached = await self._cache.get(checked_name("group", group))
+        if cached.members is not None:
+            return cached.members
         members = await self._read(group)
-        await self._copy.keep(group, members, seen.version)
+        await self._cache.set_if_unchanged(group, members, cached.version)
         return members
 
     async def _read(self, group: str) -> tuple[str, ...]:
@@ -148,21 +148,21 @@ class Groups:
         async def work(connection: AsyncConnection) -> list[str | None]:
             return list((await connection.execute(wanted)).scalars())
 
-        rows = await self._tables.run(f"the members of group {group!r} cannot be read", work)
+        rows = await self._tables.transaction(f"the members of group {group!r} cannot be read", work)
         if not rows:
-            raise _no(group)
+            raise _not_found(group)
         return tuple(
             sorted(uid for uid in rows if uid is not None)
         )  # a group that all have left has one row, without one
 
     async def groups_of(self, uid: str) -> tuple[str, ...]:
-        """The groups a user is in, sorted, from the database.
+        """Return the groups a user is in, sorted, from the database.
 
-        Those who ask at the same time are asked for together: 10,000 clients that connect at once cost 20 queries.
+        Concurrent calls share a query: 10,000 clients that connect at once cost 20 queries.
         """
-        return tuple(sorted(await self._groups_of.ask(checked_name("uid", uid)) or ()))
+        return tuple(sorted(await self._groups_loader.load(checked_name("uid", uid)) or ()))
 
-    async def _groups_of_many(self, uids: Sequence[str]) -> dict[str, list[str]]:
+    async def _load_groups_of(self, uids: Sequence[str]) -> dict[str, list[str]]:
         wanted = select(MEMBERS.c.uid, MEMBERS.c.group_name).where(MEMBERS.c.uid.in_(uids))
 
         async def work(connection: AsyncConnection) -> dict[str, list[str]]:
@@ -171,8 +171,8 @@ class Groups:
                 groups.setdefault(uid, []).append(group)
             return groups
 
-        return await self._tables.run("the groups of users cannot be read", work)
+        return await self._tables.transaction("the groups of users cannot be read", work)
 
 
-def _no(group: str) -> NoSuchGroup:
+def _not_found(group: str) -> NoSuchGroup:
     return NoSuchGroup(f"there is no group {group!r}")

@@ -1,19 +1,20 @@
-"""Messages: the message service, sound. What it has said "sent" to is delivered once and in order, whoever dies meanwhile.
+"""MessageService: the correct message service. A message it has acknowledged is delivered once and in order, whoever dies.
 
 | step | what                                                           | if the service dies after it                       |
 |------|----------------------------------------------------------------|----------------------------------------------------|
-| 1    | one atomic step: known? otherwise number, keep in the log,     | the client sends again with the same id, and is    |
-|      | push to the receiver; of a group's message, note in the outbox | told "known"; the outbox pushes to a group         |
-| 2    | for whom nobody listened: into the offline store               | the log has it; it is archived before it is        |
+| 1    | one atomic step: known? otherwise number, append to the log,   | the client sends again with the same id, and gets  |
+|      | push to the receiver; of a group's message, add to the outbox  | "known"; the outbox pushes to a group              |
+| 2    | for whom nobody is subscribed: into the offline store          | the log has it; it is archived before it is        |
 |      |                                                                | trimmed                                            |
-| 3    | of a group's message: strike it from the outbox                | it is pushed again; clients know its number        |
-| 4    | tell the sender                                                | as after step 1                                    |
+| 3    | of a group's message: remove it from the outbox                | it is pushed again; clients know its number        |
+| 4    | acknowledge it to the sender                                   | as after step 1                                    |
 
 A push may be lost on its way (Pub/Sub is at most once). The receiving client acknowledges numbers, sees gaps, and pulls by
-number: from the log, and what was trimmed there from the offline store. So a push only has to be fast; the log is right.
+number: from the log, and what was trimmed there from the offline store. A push only has to be fast;
+the log is the source of truth.
 
 A group's message is written once and read by everybody (fan-out on read), and its push costs a fixed number of round trips:
-members (one), step 1 (one), all members' pushes in one pipeline, with a look who joined meanwhile (one), step 3 (one).
+members (one), step 1 (one), all members' pushes in one pipeline, with the members again (one), step 3 (one).
 """
 
 import asyncio
@@ -23,113 +24,118 @@ from typing import Any, ClassVar, NamedTuple
 
 from mpim_lab.errors import AccessDenied, MpimError, NotAMember
 from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Observer, Reporter
-from mpim_lab.im.protocol.frames import Notice, encode, pushed
+from mpim_lab.im.protocol.frames import Broadcast, encode, encode_push
 from mpim_lab.im.protocol.requests import (
-    MOST_NOTICE,
-    AckReq,
-    AckResp,
-    BroadcastSystemMessageReq,
-    BroadcastSystemMessageResp,
+    MAX_BROADCAST_CHARS,
+    AckRequest,
+    AckResponse,
+    BroadcastSystemMessageRequest,
+    BroadcastSystemMessageResponse,
     ChatMessage,
-    PullOfflineReq,
-    PullOfflineResp,
-    SendGroupMessageReq,
-    SendGroupMessageResp,
-    SendMessageReq,
-    SendMessageResp,
+    PullOfflineRequest,
+    PullOfflineResponse,
+    SendGroupMessageRequest,
+    SendGroupMessageResponse,
+    SendMessageRequest,
+    SendMessageResponse,
     checked_id,
     checked_text,
     group_conversation,
     group_of,
 )
-from mpim_lab.im.services.groups import Groups
-from mpim_lab.im.services.message_log import Kept, Ledger
-from mpim_lab.im.services.offline import MOST_PAGE, OfflineStore
+from mpim_lab.im.services.groups import GroupService
+from mpim_lab.im.services.message_log import AppendResult, MessageLog
+from mpim_lab.im.services.offline import MAX_PAGE, OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
 from mpim_lab.mq.connection.bounds import MOST, check_bounds
 from mpim_lab.mq.connection.encoding import publish_head
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-_MOST_BYTES_AT_ONCE = 4 * 1024 * 1024  # of a group's pushes
+_MAX_PIPELINE_BYTES = 4 * 1024 * 1024  # of a group's pushes
 _log = logging.getLogger(__name__)
 
 
-class FanOut(NamedTuple):
-    """What became of a message's pushes: to how many, for whom it waits, who could not be told."""
+class FanOutResult(NamedTuple):
+    """The result of a fan-out: to how many it was pushed, for whom it waits, to whom it could not be pushed."""
 
     pushed: int
     absent: tuple[str, ...]
     failed: tuple[str, ...]
 
 
-class Messages:
-    """The message service over one server and one database. Raises what `Link` raises: then send again, with the same id."""
+class MessageService:
+    """The message service over one server and one database.
+
+    Raises what the connection raises: then send again, with the same id.
+    """
 
     ordered: ClassVar[bool] = True
 
     def __init__(
         self,
         queue: MessageQueue,
-        groups: Groups,
+        groups: GroupService,
         offline: OfflineStore,
         *,
-        ledger: Ledger | None = None,
+        log: MessageLog | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.queue, self.groups, self.offline = queue, groups, offline
-        self.ledger, self.reporter = ledger or Ledger(queue), Reporter(SERVICE, observer)
+        self.log, self.reporter = log or MessageLog(queue), Reporter(SERVICE, observer)
 
     # Sending
 
-    async def send_message(self, request: SendMessageReq) -> SendMessageResp:
-        """Keep a message for one user and push it. The same id again is the same message."""
-        return await self.told(request, await self.keep(request.message, [request.to, request.sender]))
+    async def send_message(self, request: SendMessageRequest) -> SendMessageResponse:
+        """Append a message for one user and push it. The same id again is the same message."""
+        return await self.complete_send(request, await self.append(request.message, [request.to, request.sender]))
 
-    async def told(self, request: SendMessageReq, kept: Kept) -> SendMessageResp:
-        """What the sender is told once the message is kept; if nobody listened, it is stored first (step 2)."""
-        if kept.told == "stored":
-            await self.store([request.to], kept.message)
-        return SendMessageResp(request.id, kept.message.conversation, kept.message.sequence, kept.told)
+    async def complete_send(self, request: SendMessageRequest, appended: AppendResult) -> SendMessageResponse:
+        """Return the response for the sender; if nobody was subscribed, store the message first (step 2)."""
+        if appended.status == "stored":
+            await self.store_offline([request.to], appended.message)
+        return SendMessageResponse(
+            request.id, appended.message.conversation, appended.message.sequence, appended.status
+        )
 
-    async def send_group_message(self, request: SendGroupMessageReq) -> SendGroupMessageResp:
-        """Keep a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
+    async def send_group_message(self, request: SendGroupMessageRequest) -> SendGroupMessageResponse:
+        """Append a message for a group and push it to its members. Raises NoSuchGroup, NotAMember."""
         members = await self.groups.members(request.group)
         if request.sender not in members:
             raise NotAMember(f"{request.sender} is not in the group {request.group}")
         conversation = group_conversation(request.group)
-        kept = await self.keep(request.message)
-        if not kept.is_new:
-            return SendGroupMessageResp(request.id, conversation, kept.message.sequence, "known")
-        # Asked again, with the pushes: who joined meanwhile begins before this number, and must be told of it.
-        out, now_in = await asyncio.gather(self.push(kept.message, members), self.groups.members(request.group))
+        appended = await self.append(request.message)
+        if not appended.is_new:
+            return SendGroupMessageResponse(request.id, conversation, appended.message.sequence, "known")
+        # Read again, with the pushes: who joined meanwhile begins before this number, and needs the push.
+        out, now_in = await asyncio.gather(self.fan_out(appended.message, members), self.groups.members(request.group))
         if joined := sorted(set(now_in) - set(members)):
-            more = await self.push(kept.message, joined)
-            out = FanOut(out.pushed + more.pushed, out.absent + more.absent, out.failed + more.failed)
+            more = await self.fan_out(appended.message, joined)
+            out = FanOutResult(out.pushed + more.pushed, out.absent + more.absent, out.failed + more.failed)
         waiting = [uid for uid in out.absent if uid != request.sender]
-        await self.store(waiting, kept.message)
+        await self.store_offline(waiting, appended.message)
         if not out.failed:
-            await self.strike(kept.todo)
-        told = "pushed" if out.pushed else "stored"
-        return SendGroupMessageResp(
-            request.id, conversation, kept.message.sequence, told, out.pushed, len(waiting), out.failed
+            await self.complete_outbox(appended.outbox_entry)
+        status = "pushed" if out.pushed else "stored"
+        return SendGroupMessageResponse(
+            request.id, conversation, appended.message.sequence, status, out.pushed, len(waiting), out.failed
         )
 
-    async def keep(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Kept:
-        """Step 1. Without receivers it is a group's."""
+    async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> AppendResult:
+        """Number, append and push a message (step 1). Without receivers it is a group's."""
         checked_id(message.id)
         checked_text(message.text)
-        kept = await self.ledger.append(message, receivers, is_group=not receivers)
+        appended = await self.log.append(message, receivers, is_group=not receivers)
         self.reporter.hop(message.id, CHAT_LOG)
-        if receivers and kept.is_new:
-            self.reporter.hop(message.id, user_channel(receivers[0]), count=kept.listened)
-        return kept
+        if receivers and appended.is_new:
+            self.reporter.hop(message.id, user_channel(receivers[0]), count=appended.subscriber_count)
+        return appended
 
-    async def push(self, message: ChatMessage, members: Sequence[str]) -> FanOut:
-        """Push to many in one pipeline: each answer says how many gateways listened, at that moment."""
-        payload = pushed(message)
+    async def fan_out(self, message: ChatMessage, members: Sequence[str]) -> FanOutResult:
+        """Push to many in one pipeline: each reply says how many gateways were subscribed, at that moment."""
+        payload = encode_push(message)
         tail = b"%d\r\n%b\r\n" % (len(payload), payload)
-        at_once = max(1, _MOST_BYTES_AT_ONCE // (len(tail) + 128))
+        at_once = max(1, _MAX_PIPELINE_BYTES // (len(tail) + 128))
         counts, channel = list[Any](), self.queue.keys.channel
         for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
             some = members[begin : begin + at_once]
@@ -144,10 +150,13 @@ class Messages:
             for uid, count in zip(members, counts, strict=True):
                 if uid != message.sender and not isinstance(count, BaseException):
                     self.reporter.hop(message.id, user_channel(uid), count=count)
-        return FanOut(len(members) - len(absent) - len(failed), absent, failed)
+        return FanOutResult(len(members) - len(absent) - len(failed), absent, failed)
 
-    async def store(self, uids: Sequence[str], message: ChatMessage) -> None:
-        """Step 2. A database that is away loses nothing: the log has the message, and stores it before it is trimmed."""
+    async def store_offline(self, uids: Sequence[str], message: ChatMessage) -> None:
+        """Store a message for absent users (step 2).
+
+        A database that is away loses nothing: the log has the message, and stores it before it is trimmed.
+        """
         if not uids:
             return
         try:
@@ -156,76 +165,76 @@ class Messages:
         except MpimError as error:
             _log.warning("%s %d waits in the log alone: %s", message.conversation, message.sequence, error)
 
-    async def strike(self, todo: bytes) -> None:
-        """Step 3. An entry that stays is done once more, later."""
+    async def complete_outbox(self, entry_id: bytes) -> None:
+        """Remove the outbox entry (step 3). An entry that stays is done once more, later."""
         try:
-            await self.ledger.done(todo)
+            await self.log.remove(entry_id)
         except MpimError as error:
             _log.warning("an outbox entry stays: %s", error)
 
-    async def broadcast_system_message(self, request: BroadcastSystemMessageReq) -> BroadcastSystemMessageResp:
-        """Tell everybody who is online; nobody else, and nobody twice."""
+    async def broadcast_system_message(self, request: BroadcastSystemMessageRequest) -> BroadcastSystemMessageResponse:
+        """Push a notice to everybody who is online; to nobody else, and to nobody twice."""
         payload = f"{checked_id(request.id)} ".encode() + encode(
-            Notice(request.id, checked_text(request.text, MOST_NOTICE))
+            Broadcast(request.id, checked_text(request.text, MAX_BROADCAST_CHARS))
         )
-        return BroadcastSystemMessageResp(await self.queue.publish(BROADCAST_CHANNEL, payload))
+        return BroadcastSystemMessageResponse(await self.queue.publish(BROADCAST_CHANNEL, payload))
 
     # Reading
 
     async def conversations(self, uid: str) -> dict[str, tuple[int, int]]:
-        """Each of a user's conversations, those with news first: how far she has acknowledged it, and its last number."""
-        talks, groups, acked = await asyncio.gather(
-            self.ledger.talks(uid), self.groups.groups_of(uid), self.ledger.acked(uid)
+        """Return the read position and last number of each of a user's conversations, those with news first."""
+        direct, groups, acked = await asyncio.gather(
+            self.log.direct_conversations(uid), self.groups.groups_of(uid), self.log.read_positions(uid)
         )
-        lasts = await self.ledger.lasts([*talks, *map(group_conversation, groups)])
+        lasts = await self.log.last_sequences([*direct, *map(group_conversation, groups)])
         found = sorted(lasts.items(), key=lambda each: each[1] <= acked.get(each[0], 0))
         return {name: (acked.get(name, 0), last) for name, last in found}
 
-    async def pull_offline(self, request: PullOfflineReq) -> PullOfflineResp:
-        """What came after a number, from the offline store and the log.
+    async def pull_offline(self, request: PullOfflineRequest) -> PullOfflineResponse:
+        """Return what came after a number, from the offline store and the log.
 
         Raises AccessDenied, NoSuchGroup, InvalidParameter.
         """
         check_bounds(0, MOST, after=request.after)
-        check_bounds(1, MOST_PAGE, limit=request.limit)
-        await self._admit(request.uid, request.conversation)
-        last = await self.ledger.last(request.conversation)
+        check_bounds(1, MAX_PAGE, limit=request.limit)
+        await self._authorize(request.uid, request.conversation)
+        last = await self.log.last_sequence(request.conversation)
         wanted = request.after + 1
-        found = await self.ledger.between(request.conversation, wanted, None, request.limit)
+        found = await self.log.read_range(request.conversation, wanted, None, request.limit)
         log_begins = found[0].sequence if found else last + 1
         if log_begins > wanted:  # trimmed: what had not been acknowledged by then is in the offline store
             older = await self.offline.page(request.uid, request.conversation, request.after, request.limit)
             found = [*(each for each in older if each.sequence < log_begins), *found][: request.limit]
-        return PullOfflineResp(*_until_a_gap(found, wanted, last))
+        return PullOfflineResponse(*_contiguous_prefix(found, wanted, last))
 
-    async def ack(self, requests: Sequence[AckReq]) -> list[AckResp]:
-        """Note how far users are. What they have is not turned back by an acknowledgement that comes late.
+    async def ack(self, requests: Sequence[AckRequest]) -> list[AckResponse]:
+        """Advance read positions. A late acknowledgement does not move them back.
 
-        Of a conversation of two others nothing is noted: whatever a client says, what is kept of it stays small.
+        Nothing is stored for a conversation of two other users: whatever a client sends, its data stays small.
         """
         for each in requests:
             check_bounds(0, MOST, sequence=each.sequence)
         own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
-        far = dict(zip(map(id, own), await self.ledger.ack(own), strict=True))
-        return [AckResp(far.get(id(each), 0)) for each in requests]
+        far = dict(zip(map(id, own), await self.log.ack(own), strict=True))
+        return [AckResponse(far.get(id(each), 0)) for each in requests]
 
-    async def forget_stored(self, request: AckReq) -> int:
-        """After an acknowledgement: delete what the offline store has of it; gives how many messages."""
+    async def delete_offline(self, request: AckRequest) -> int:
+        """Delete what was acknowledged from the offline store. Return how many messages."""
         return await self.offline.remove(request.uid, request.conversation, request.sequence)
 
-    async def on_welcome(self, uid: str) -> list[bytes]:
-        """Frames that a client gets unasked when it comes: none, it pulls what it lacks."""
+    async def backlog_frames(self, uid: str) -> list[bytes]:
+        """Return frames to push right after the welcome: none, a client pulls what it lacks."""
         return []
 
-    async def begin_at_the_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
-        """Whoever joins a group begins with what comes next; whoever is in it already, where she was. Gives the number."""
+    async def seek_to_end(self, uid: str, conversation: str, *, is_new: bool) -> int:
+        """Begin a group after its last message for a new member, at the read position for others. Return that number."""
         if not is_new:
-            return (await self.ledger.acked(uid)).get(conversation, 0)
-        last = await self.ledger.last(conversation)
-        await self.ack([AckReq(uid, conversation, last)])
+            return (await self.log.read_positions(uid)).get(conversation, 0)
+        last = await self.log.last_sequence(conversation)
+        await self.ack([AckRequest(uid, conversation, last)])
         return last
 
-    async def _admit(self, uid: str, conversation: str) -> None:
+    async def _authorize(self, uid: str, conversation: str) -> None:
         group = group_of(conversation)
         if group is not None and uid not in await self.groups.members(group):
             raise NotAMember(f"{uid} is not in the group {group}")
@@ -234,7 +243,7 @@ class Messages:
 
 
 def _may_take_part(uid: str, conversation: str) -> bool:
-    """Whether it is a group's, or the user is one of the two.
+    """Return whether it is a group's, or the user is one of the two.
 
     >>> _may_take_part("bob", "alice:bob"), _may_take_part("eve", "alice:bob"), _may_take_part("eve", "#tea")
     (True, False, True)
@@ -242,18 +251,20 @@ def _may_take_part(uid: str, conversation: str) -> bool:
     return group_of(conversation) is not None or uid in conversation.split(":")
 
 
-def _until_a_gap(
-    found: list[ChatMessage], wanted: int, last: int
+def _contiguous_prefix(
+    found: list[ChatMessage], first: int, last: int
 ) -> tuple[tuple[ChatMessage, ...], int, tuple[int, int] | None]:
-    """The messages up to the next hole, the last number, and the hole if it comes first.
+    """Return the messages up to the next gap, the last number, and the gap if it comes first.
 
     >>> hi = ChatMessage("a:b", 3, "m3", "a", "hi")
-    >>> _until_a_gap([hi], wanted=3, last=3)[1:], _until_a_gap([hi], wanted=1, last=3)[1:], _until_a_gap([], 2, last=3)
-    ((3, None), (3, (1, 2)), ((), 3, (2, 3)))
+    >>> _contiguous_prefix([hi], first=3, last=3)[1:], _contiguous_prefix([hi], first=1, last=3)[1:]
+    ((3, None), (3, (1, 2)))
+    >>> _contiguous_prefix([], 2, last=3)
+    ((), 3, (2, 3))
     """
     missing = None
     begins = found[0].sequence if found else last + 1
-    if begins > wanted:
-        missing = (wanted, begins - 1)
+    if begins > first:
+        missing = (first, begins - 1)
     end = next((n for n, each in enumerate(found) if each.sequence != begins + n), len(found))
     return tuple(found[:end]), last, missing

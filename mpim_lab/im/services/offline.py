@@ -1,12 +1,12 @@
 """OfflineStore: what waits for users who are away, in a SQL database, until their client says that it has it.
 
 A row is one message for one user: unique by user, conversation and number, so storing it again changes nothing, whoever
-does it and how often. Rows leave when the client acknowledged them (`remove`), when they have waited for `keep_s`
-(`expire`), and when their user has more than `most_per_user`: then the oldest go, and that is told. It is the only loss
-here, and the price for a disk that no user can fill.
+does it and how often. Rows are deleted when the client has acknowledged them (`remove`), when they are older than
+`retention_s` (`expire`), and when their user has more than `max_per_user`: then the oldest go, and that is logged. It is the
+only loss here, and the price for a disk that no user can fill.
 
-The limit is looked at after a store, not for every user each time, because that means to count the user's rows: a user is
-looked at once in a hundredth of the limit, on average, and so may be about a hundredth over it for a while.
+The limit is checked after a store, not for every user each time, because that means to count the user's rows: a user is
+checked once in a hundredth of the limit, on average, and so may be about a hundredth over it for a while.
 
 Text is kept as it is, in any script, of at most 4,000 characters; names are compared letter by letter, case and all.
 
@@ -41,16 +41,16 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import InvalidMessage
-from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage
-from mpim_lab.im.services.batch_loader import Gathered
-from mpim_lab.im.services.schema import Tables
+from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, ChatMessage
+from mpim_lab.im.services.batch_loader import BatchLoader
+from mpim_lab.im.services.schema import VersionedTables
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase, checked_name
 
 Each = TypeVar("Each")
 VERSION = 1
-MOST_ROWS = 500  # rows, or users, that one statement is about
-_MOST_NUMBER = 2**53
+MAX_ROWS = 500  # rows, or users, that one statement is about
+_MAX_NUMBER = 2**53
 
 OFFLINE = Table(
     "mpim_offline",
@@ -72,20 +72,20 @@ OFFLINE = Table(
 ROW = OFFLINE.c
 
 
-def is_of(uid: str, conversation: str) -> tuple[ColumnElement[bool], ...]:
-    """That a row waits for this user in this conversation."""
+def owned_by(uid: str, conversation: str) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a row waits for this user in this conversation."""
     return ROW.uid == uid, ROW.conversation == conversation
 
 
-def line_of(message: ChatMessage) -> dict[str, Any]:
-    """A message as columns. Raises InvalidMessage.
+def row_values(message: ChatMessage) -> dict[str, Any]:
+    """Return a message as column values. Raises InvalidMessage.
 
     Checked here, because MySQL's "insert or ignore" would cut off what is too long, and say nothing.
     """
-    if not 0 <= message.sequence <= _MOST_NUMBER or not 0 <= message.at_ms <= _MOST_NUMBER:
+    if not 0 <= message.sequence <= _MAX_NUMBER or not 0 <= message.at_ms <= _MAX_NUMBER:
         raise InvalidMessage(f"number {message.sequence} and time {message.at_ms}: 0 to 2**53")
-    if len(message.text) > MOST_TEXT:
-        raise InvalidMessage(f"a text has at most {MOST_TEXT:,} characters, not {len(message.text):,}")
+    if len(message.text) > MAX_TEXT_CHARS:
+        raise InvalidMessage(f"a text has at most {MAX_TEXT_CHARS:,} characters, not {len(message.text):,}")
     try:
         message.text.encode()
     except UnicodeEncodeError as error:
@@ -101,7 +101,7 @@ def line_of(message: ChatMessage) -> dict[str, Any]:
 
 
 def insert_or_ignore(dialect: str) -> Insert:
-    """The statement that passes over rows which are there; drivers run it for many rows at once."""
+    """Return the statement that skips rows which are there; drivers run it for many rows at once."""
     if dialect == "sqlite":
         return sqlite.insert(OFFLINE).on_conflict_do_nothing()
     if dialect == "postgresql":  # not every driver counts the rows of many at once: have them named
@@ -110,8 +110,8 @@ def insert_or_ignore(dialect: str) -> Insert:
 
 
 @contextlib.asynccontextmanager
-async def quiet_repeats(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Have MySQL and MariaDB say nothing of the rows that are passed over: drivers fetch and log that, row by row."""
+async def ignore_duplicate_warnings(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Keep MySQL and MariaDB from warning of each row that is skipped: drivers fetch and log that, row by row."""
     is_talkative = connection.dialect.name in ("mysql", "mariadb")
     if is_talkative:
         await connection.execute(text("SET SESSION max_error_count = 0"))
@@ -127,7 +127,7 @@ def chunks(rows: Iterable[Each]) -> Iterator[list[Each]]:
     [500, 500, 200]
     """
     rest = iter(rows)
-    while chunk := list(islice(rest, MOST_ROWS)):
+    while chunk := list(islice(rest, MAX_ROWS)):
         yield chunk
 
 
@@ -140,117 +140,122 @@ async def drop_oldest(connection: AsyncConnection, uid: str, count: int) -> int:
 
 
 _log = logging.getLogger(__name__)
-MOST_PAGE = 1_000
-_EXPIRING = 1_000  # rows a transaction, about: a long one would keep everybody else waiting
-_PATIENT_ROWS = 10_000  # the store's time-out is for so many rows
-_LOOKS = 100  # at each user, while as many messages come as the limit allows
+MAX_PAGE = 1_000
+_EXPIRE_BATCH = 1_000  # rows a transaction, about: a long one would keep everybody else waiting
+_ROWS_PER_TIMEOUT = 10_000  # the store's time-out is for so many rows
+_QUOTA_SAMPLES = 100  # checks of each user, while as many messages come as the limit allows
 
 
 def database_url() -> str:
-    """The database of this system: MPIM_DATABASE_URL, or SQLite in memory, which ends with the store that opened it."""
+    """Return the database of this system: MPIM_DATABASE_URL, or SQLite in memory, which ends with its store."""
     return os.environ.get("MPIM_DATABASE_URL", "").strip() or "sqlite+aiosqlite:///:memory:"
 
 
-class Stored(NamedTuple):
-    """How many rows were new, and how many of the oldest rows of users over their limit were dropped."""
+class StoreResult(NamedTuple):
+    """The result of a store: how many rows were new, and how many rows of users over their limit were dropped."""
 
     new: int
     dropped: int
 
 
 class OfflineStore:
-    """What waits for users who are away: `OfflineStore(SqlDatabase(database_url()))`. Its tables are made on first use.
+    """The store of messages for users who are away: `OfflineStore(SqlDatabase(database_url()))`.
 
-    most_per_user: rows of one user, in all conversations. keep_s: for how long a row may wait, from when it was stored.
-    clock: seconds since 1970. All methods raise StoreFailed (nothing was kept) and StoreUncertain (do it again to know).
+    Its tables are created on first use. max_per_user: rows of one user, in all conversations. retention_s: for how long a row
+    may wait, from when it was stored. clock: seconds since 1970. All methods raise StoreFailed (nothing was stored) and
+    StoreUncertain (retry to know).
     """
 
     def __init__(
         self,
         store: SqlDatabase,
         *,
-        most_per_user: int = 10_000,
-        keep_s: float = 30 * 86_400,
+        max_per_user: int = 10_000,
+        retention_s: float = 30 * 86_400,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_bounds(1, MOST, most_per_user=most_per_user)
-        check_times(100 * LONGEST_S, keep_s=keep_s)
-        self._most, self._keep_s, self._clock = most_per_user, keep_s, clock
-        self._tables = Tables(store, "offline", VERSION, OFFLINE)
-        self._waiting = Gathered(self._waiting_of, most=MOST_ROWS)
+        check_bounds(1, MOST, max_per_user=max_per_user)
+        check_times(100 * LONGEST_S, retention_s=retention_s)
+        self._max_per_user, self._retention_s, self._clock = max_per_user, retention_s, clock
+        self._tables = VersionedTables(store, "offline", VERSION, OFFLINE)
+        self._pending_loader = BatchLoader(self._load_pending, max_batch=MAX_ROWS)
 
     # Storing
 
-    async def store_many(self, uids: Sequence[str], messages: Sequence[ChatMessage]) -> Stored:
+    async def store_many(self, uids: Sequence[str], messages: Sequence[ChatMessage]) -> StoreResult:
         """Store every message for every user, in one transaction: all or nothing. What is there already stays as it is.
 
         Rows are written in the order of their keys, so that two who store the same ones wait for each other instead of
         locking each other out. Raises InvalidMessage, too.
         """
         users = sorted({checked_name("uid", uid) for uid in uids})
-        lines = [line_of(message) for message in sorted(messages, key=lambda each: (each.conversation, each.sequence))]
-        if not users or not lines:
-            return Stored(0, 0)
-        looked_at = self._to_look_at(users, len(lines))
+        rows = [
+            row_values(message) for message in sorted(messages, key=lambda each: (each.conversation, each.sequence))
+        ]
+        if not users or not rows:
+            return StoreResult(0, 0)
+        sampled = self._sample_for_quota(users, len(rows))
 
         async def work(connection: AsyncConnection) -> tuple[int, dict[str, int]]:
-            new = await self._insert(connection, users, lines)
-            return new, await self._drop(connection, looked_at)
+            new = await self._insert(connection, users, rows)
+            return new, await self._enforce_quota(connection, sampled)
 
-        patience = 1 + len(users) * len(lines) // _PATIENT_ROWS
-        new, dropped = await self._tables.run("messages cannot be stored", work, patience=patience)
+        timeout_factor = 1 + len(users) * len(rows) // _ROWS_PER_TIMEOUT
+        new, dropped = await self._tables.transaction("messages cannot be stored", work, timeout_factor=timeout_factor)
         for uid, count in dropped.items():
-            _log.warning("%s has more than %d messages waiting: the oldest %d were dropped", uid, self._most, count)
-        return Stored(new, sum(dropped.values()))
+            _log.warning(
+                "%s has more than %d messages waiting: the oldest %d were dropped", uid, self._max_per_user, count
+            )
+        return StoreResult(new, sum(dropped.values()))
 
-    async def _insert(self, connection: AsyncConnection, users: list[str], lines: list[dict[str, Any]]) -> int:
+    async def _insert(self, connection: AsyncConnection, users: list[str], messages: list[dict[str, Any]]) -> int:
         stored_at = self._now_ms()
         statement, new = insert_or_ignore(connection.dialect.name), 0
-        rows = ({"uid": uid, "stored_at": stored_at} | line for uid in users for line in lines)
-        async with quiet_repeats(connection):
+        rows = ({"uid": uid, "stored_at": stored_at} | message for uid in users for message in messages)
+        async with ignore_duplicate_warnings(connection):
             for chunk in chunks(rows):
                 done = await connection.execute(statement, chunk)
                 new += len(done.all()) if done.returns_rows else done.rowcount
         return new
 
-    def _to_look_at(self, users: list[str], count: int) -> list[str]:
-        """Those whose rows are counted this time, drawn so that each stored row has the same chance to bring it about."""
-        rarely = max(1, self._most // _LOOKS)
-        chance = 1 - (1 - 1 / rarely) ** count
-        return [uid for uid in users if random.random() < chance]
+    def _sample_for_quota(self, users: list[str], count: int) -> list[str]:
+        """Return those whose rows are counted this time, drawn so that each stored row has the same probability."""
+        every = max(1, self._max_per_user // _QUOTA_SAMPLES)
+        probability = 1 - (1 - 1 / every) ** count
+        return [uid for uid in users if random.random() < probability]
 
-    async def _drop(self, connection: AsyncConnection, users: list[str]) -> dict[str, int]:
-        """Delete the oldest rows of those who have too many; gives how many of whom."""
+    async def _enforce_quota(self, connection: AsyncConnection, users: list[str]) -> dict[str, int]:
+        """Delete the oldest rows of those who have too many. Return how many of whom."""
         dropped: dict[str, int] = {}
         for chunk in chunks(users):
             size = func.count()
-            wanted = select(ROW.uid, size).where(ROW.uid.in_(chunk)).group_by(ROW.uid).having(size > self._most)
+            wanted = select(ROW.uid, size).where(ROW.uid.in_(chunk)).group_by(ROW.uid).having(size > self._max_per_user)
             for uid, count in (await connection.execute(wanted)).all():
-                dropped[uid] = await drop_oldest(connection, uid, count - self._most)
+                dropped[uid] = await drop_oldest(connection, uid, count - self._max_per_user)
         return dropped
 
     # Reading
 
     async def page(self, uid: str, conversation: str, after: int, limit: int) -> list[ChatMessage]:
-        """What waits for a user in a conversation after number `after`, in order, at most `limit` (1 to 1,000)."""
-        check_bounds(1, MOST_PAGE, limit=limit)
+        """Return what waits for a user in a conversation after number `after`, in order, at most `limit` (1 to 1,000)."""
+        check_bounds(1, MAX_PAGE, limit=limit)
         columns = (ROW.conversation, ROW.sequence, ROW.id, ROW.sender, ROW.text, ROW.at_ms)
-        wanted = select(*columns).where(*is_of(uid, conversation), ROW.sequence > after)
+        wanted = select(*columns).where(*owned_by(uid, conversation), ROW.sequence > after)
 
         async def work(connection: AsyncConnection) -> list[ChatMessage]:
             found = await connection.execute(wanted.order_by(ROW.sequence).limit(limit))
             return [ChatMessage(*row) for row in found]
 
-        return await self._tables.run("what waits cannot be read", work)
+        return await self._tables.transaction("what waits cannot be read", work)
 
-    async def waiting(self, uid: str) -> dict[str, int]:
-        """In which conversations something waits for a user, and the last number of each.
+    async def pending(self, uid: str) -> dict[str, int]:
+        """Return in which conversations messages wait for a user, and the last number of each.
 
-        Those who ask at the same time are asked for together: 10,000 clients that connect at once cost 20 queries.
+        Concurrent calls share a query: 10,000 clients that connect at once cost 20 queries.
         """
-        return await self._waiting.ask(uid) or {}
+        return await self._pending_loader.load(uid) or {}
 
-    async def _waiting_of(self, uids: Sequence[str]) -> dict[str, dict[str, int]]:
+    async def _load_pending(self, uids: Sequence[str]) -> dict[str, dict[str, int]]:
         last = func.max(ROW.sequence)
         wanted = select(ROW.uid, ROW.conversation, last).where(ROW.uid.in_(uids))
 
@@ -260,24 +265,24 @@ class OfflineStore:
                 waiting.setdefault(uid, {})[conversation] = number
             return waiting
 
-        return await self._tables.run("what waits cannot be read", work)
+        return await self._tables.transaction("what waits cannot be read", work)
 
     # Removing
 
     async def remove(self, uid: str, conversation: str, up_to: int) -> int:
-        """Delete what a user's client has acknowledged, up to this number; gives how many rows. Twice is harmless."""
+        """Delete what a user's client has acknowledged, up to this number. Return how many rows. Idempotent."""
 
         async def work(connection: AsyncConnection) -> int:
-            gone = await connection.execute(delete(OFFLINE).where(*is_of(uid, conversation), ROW.sequence <= up_to))
+            gone = await connection.execute(delete(OFFLINE).where(*owned_by(uid, conversation), ROW.sequence <= up_to))
             return gone.rowcount
 
-        return await self._tables.run("what was acknowledged cannot be deleted", work)
+        return await self._tables.transaction("what was acknowledged cannot be deleted", work)
 
     async def expire(self) -> int:
-        """Delete what was stored longer ago than `keep_s`, about a thousand rows a transaction; gives how many."""
-        oldest, total = self._now_ms() - int(self._keep_s * 1e3), 0
+        """Delete what was stored longer ago than `retention_s`, about 1,000 rows a transaction. Return how many."""
+        oldest, total = self._now_ms() - int(self._retention_s * 1e3), 0
         is_old = ROW.stored_at < oldest
-        end = select(ROW.stored_at).where(is_old).order_by(ROW.stored_at).limit(1).offset(_EXPIRING - 1)
+        end = select(ROW.stored_at).where(is_old).order_by(ROW.stored_at).limit(1).offset(_EXPIRE_BATCH - 1)
 
         async def work(connection: AsyncConnection) -> tuple[int, bool]:
             cut = (await connection.execute(end)).scalar_one_or_none()
@@ -286,7 +291,7 @@ class OfflineStore:
 
         is_last = False
         while not is_last:
-            count, is_last = await self._tables.run("old messages cannot be deleted", work)
+            count, is_last = await self._tables.transaction("old messages cannot be deleted", work)
             total += count
         return total
 

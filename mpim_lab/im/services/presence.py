@@ -1,20 +1,20 @@
 """Presence: who is online, on which devices, at which gateways; and delivery to a user's channel.
 
-A route says where one device of a user is connected. It lasts for a lifetime and its gateway renews it (a heartbeat), so
-that a gateway that dies leaves no ghosts for longer than that. A connection that ends deletes its own route and no
+A route is where one device of a user is connected. It expires after `ttl_s`, and its gateway renews it (a heartbeat), so
+that a gateway that dies leaves stale routes for no longer than that. A connection that ends deletes its own route and no
 other's: a late unbind by the old gateway does not touch the new one's route (compare and delete).
 
 | a route ends because ...                         | it is deleted                                            |
 |--------------------------------------------------|----------------------------------------------------------|
 | its connection ended                             | at once, by `unbind_route`                               |
-| the same, and the server was away, or whoever    | by the next `unbind_due`: its gateway does not renew it, |
-| unbound was cancelled                            | but an hour would be long                                |
+| the same, and the server was away, or the        | by the next `retry_unbinds`: its gateway does not renew  |
+| unbind was cancelled                             | it, but an hour would be long                            |
 | its connection ended while it was being renewed  | after the renewal, by `renew`                            |
 | another connection of the device replaced it     | by that one's `bind_route`                               |
 | its gateway died                                 | by itself, at the end of its lifetime                    |
 
-The route answers "is she online, and where?". Whether a message reached a gateway is told by PUBLISH itself: it gives how
-many listened, at the moment of sending. `deliver` believes that, and not a route that was true a moment ago.
+The route answers "is she online, and where?". Whether a message reached a gateway is answered by PUBLISH itself: it returns
+how many were subscribed, at that moment. `deliver` believes that, and not a route that was true a moment ago.
 """
 
 import asyncio
@@ -22,16 +22,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mpim_lab.events import now
-from mpim_lab.im.protocol.requests import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp, checked_name
+from mpim_lab.im.protocol.requests import (
+    BindRouteRequest,
+    BindRouteResponse,
+    DeliverRequest,
+    DeliverResponse,
+    checked_name,
+)
 from mpim_lab.keys import gateway_channel, status_channel, user_channel
 from mpim_lab.mq.connection.bounds import check_times
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
-ROUTE_LIFETIME_S = 3_600.0  # the design notes'; a gateway renews long before, and a system may choose less
-_BIND, _UNBIND = Script("im/services/lua/bind.lua"), Script("im/services/lua/unbind.lua")
-_RENEW, _ROUTES = Script("im/services/lua/renew.lua"), Script("im/services/lua/routes.lua")
-MOST_AT_ONCE = 500  # keys in one script: it holds up the server for well under a millisecond
+ROUTE_TTL_S = 3_600.0  # of the design notes; a gateway renews long before, and a system may choose less
+BIND_ROUTE, UNBIND = Script("im/services/lua/bind_route.lua"), Script("im/services/lua/unbind.lua")
+RENEW_ROUTES, LIST_ROUTES = Script("im/services/lua/renew_routes.lua"), Script("im/services/lua/list_routes.lua")
+MAX_KEYS_PER_SCRIPT = 500  # keys in one script: it holds up the server for well under a millisecond
 
 
 class Route(NamedTuple):
@@ -43,58 +49,58 @@ class Route(NamedTuple):
 
 
 class Presence:
-    """Routes and statuses on one server. Raises what `Link` raises.
+    """The presence service: routes and statuses on one server. Raises what the connection raises.
 
-    lifetime_s: how long a route counts after its gateway's last sign of life.
+    ttl_s: how long a route counts after its gateway's last heartbeat.
     """
 
-    def __init__(self, queue: MessageQueue, *, lifetime_s: float = ROUTE_LIFETIME_S) -> None:
-        check_times(lifetime_s=lifetime_s)
-        self.queue, self.lifetime_s = queue, lifetime_s
+    def __init__(self, queue: MessageQueue, *, ttl_s: float = ROUTE_TTL_S) -> None:
+        check_times(ttl_s=ttl_s)
+        self.queue, self.ttl_s = queue, ttl_s
         self._commands = queue.access("presence").commands
-        self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))
-        self._renewals: list[set[BindRouteReq]] = []  # each under way, with what was unbound meanwhile
-        self._due: dict[BindRouteReq, float] = {}  # to be unbound: from when on their routes have ended by themselves
+        self._ttl_ms = str(max(1, int(ttl_s * 1e3)))
+        self._renewals: list[set[BindRouteRequest]] = []  # each in flight, with what was unbound meanwhile
+        self._pending_unbinds: dict[BindRouteRequest, float] = {}  # and when their routes expire by themselves
 
-    async def bind_route(self, request: BindRouteReq) -> BindRouteResp:
-        """Note where a device is connected; an older connection of the same device is replaced, and its gateway told."""
-        route = _words_of(request)
-        channels = (self._channel(status_channel(request.uid)), self._channel(gateway_channel("")))
-        words = (*route, self._lifetime_ms, *channels)
-        replaced = await _BIND.run(self._commands, [self._route(request.uid)], *words)
-        return BindRouteResp(tuple(each.decode() for each in replaced))
+    async def bind_route(self, request: BindRouteRequest) -> BindRouteResponse:
+        """Store where a device is connected; an older connection of the device is replaced, and its gateway notified."""
+        route = _route_arguments(request)
+        channels = (self._channel_key(status_channel(request.uid)), self._channel_key(gateway_channel("")))
+        words = (*route, self._ttl_ms, *channels)
+        replaced = await BIND_ROUTE.run(self._commands, [self._route_key(request.uid)], *words)
+        return BindRouteResponse(tuple(each.decode() for each in replaced))
 
-    async def unbind_route(self, request: BindRouteReq) -> bool:
-        """Delete this connection's route, if it is still there; gives whether it was."""
+    async def unbind_route(self, request: BindRouteRequest) -> bool:
+        """Delete this connection's route. Return whether it was still there."""
         for unbound in self._renewals:
             unbound.add(request)
-        words = (*_words_of(request), self._channel(status_channel(request.uid)))
-        self._due.setdefault(request, now() + self.lifetime_s)
-        is_gone = await _UNBIND.run(self._commands, [self._route(request.uid)], *words)
-        self._due.pop(request, None)
+        words = (*_route_arguments(request), self._channel_key(status_channel(request.uid)))
+        self._pending_unbinds.setdefault(request, now() + self.ttl_s)
+        is_gone = await UNBIND.run(self._commands, [self._route_key(request.uid)], *words)
+        self._pending_unbinds.pop(request, None)
         return bool(is_gone)
 
-    async def unbind_due(self) -> None:
-        """Unbind what could not be unbound when it was its time."""
-        self._due = {request: until for request, until in self._due.items() if until > now()}
-        due = list(self._due)
-        for begin in range(0, len(due), MOST_AT_ONCE):
-            some = map(self.unbind_route, due[begin : begin + MOST_AT_ONCE])
+    async def retry_unbinds(self) -> None:
+        """Retry the unbinds that have failed."""
+        self._pending_unbinds = {request: until for request, until in self._pending_unbinds.items() if until > now()}
+        due = list(self._pending_unbinds)
+        for begin in range(0, len(due), MAX_KEYS_PER_SCRIPT):
+            some = map(self.unbind_route, due[begin : begin + MAX_KEYS_PER_SCRIPT])
             for error in await asyncio.gather(*some, return_exceptions=True):
                 if isinstance(error, BaseException):
                     raise error
 
-    async def renew(self, gateway: str, bound: Sequence[BindRouteReq]) -> list[BindRouteReq]:
-        """Have a gateway's routes count for another lifetime; gives those that another connection has replaced.
+    async def renew(self, gateway: str, bound: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
+        """Renew a gateway's routes for another `ttl_s`. Return those that another connection has replaced.
 
-        One that is unbound while this is under way stays unbound: it does not come back as a ghost.
+        A route that is unbound meanwhile stays unbound: it does not come back as a stale one.
         """
-        replaced: list[BindRouteReq] = []
-        unbound: set[BindRouteReq] = set()
+        replaced: list[BindRouteRequest] = []
+        unbound: set[BindRouteRequest] = set()
         self._renewals.append(unbound)
         try:
-            for begin in range(0, len(bound), MOST_AT_ONCE):
-                some = [each for each in bound[begin : begin + MOST_AT_ONCE] if each not in unbound]
+            for begin in range(0, len(bound), MAX_KEYS_PER_SCRIPT):
+                some = [each for each in bound[begin : begin + MAX_KEYS_PER_SCRIPT] if each not in unbound]
                 replaced += await self._renew(gateway, some)
         finally:
             self._renewals = [each for each in self._renewals if each is not unbound]
@@ -102,43 +108,43 @@ class Presence:
             await self.unbind_route(each)
         return [each for each in replaced if each not in unbound]
 
-    async def _renew(self, gateway: str, some: Sequence[BindRouteReq]) -> list[BindRouteReq]:
+    async def _renew(self, gateway: str, some: Sequence[BindRouteRequest]) -> list[BindRouteRequest]:
         words = [word for each in some for word in (each.device, each.connection)]
-        keys = [self._route(each.uid) for each in some]
-        answers = await _RENEW.run(self._commands, keys, self._lifetime_ms, gateway, *words)
+        keys = [self._route_key(each.uid) for each in some]
+        answers = await RENEW_ROUTES.run(self._commands, keys, self._ttl_ms, gateway, *words)
         return [each for each, kept in zip(some, answers, strict=True) if not kept]
 
     async def query_routes(self, uids: Sequence[str]) -> dict[str, list[Route]]:
-        """Where each user is connected now; an empty list: nowhere. One round trip for 500 users."""
+        """Return where each user is connected now; an empty list: nowhere. One round trip for 500 users."""
         found: dict[str, list[Route]] = {}
-        for begin in range(0, len(uids), MOST_AT_ONCE):
-            some = uids[begin : begin + MOST_AT_ONCE]
-            answers = await _ROUTES.run(self._commands, [self._route(uid) for uid in some])
+        for begin in range(0, len(uids), MAX_KEYS_PER_SCRIPT):
+            some = uids[begin : begin + MAX_KEYS_PER_SCRIPT]
+            answers = await LIST_ROUTES.run(self._commands, [self._route_key(uid) for uid in some])
             for uid, routes in zip(some, answers, strict=True):
                 found[uid] = [Route(*route.decode().split(" ")) for route in routes]
         return found
 
     async def query_route(self, uid: str) -> list[Route]:
-        """Where one user is connected now."""
+        """Return where one user is connected now."""
         return (await self.query_routes([uid]))[uid]
 
     async def statuses(self, uids: Sequence[str]) -> dict[str, str]:
-        """Each user's status: "online" or "offline"."""
+        """Return each user's status: "online" or "offline"."""
         return {uid: "online" if routes else "offline" for uid, routes in (await self.query_routes(uids)).items()}
 
-    async def deliver(self, request: DeliverReq) -> DeliverResp:
-        """Push to a user's channel; gives how many gateways listened. 0: she is offline, or her route is a ghost."""
-        return DeliverResp(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
+    async def deliver(self, request: DeliverRequest) -> DeliverResponse:
+        """Push to a user's channel. Return how many gateways were subscribed. 0: offline, or the route is stale."""
+        return DeliverResponse(await self.queue.publish(user_channel(checked_name("uid", request.to)), request.payload))
 
-    def _route(self, uid: str) -> bytes:
+    def _route_key(self, uid: str) -> bytes:
         return self.queue.keys.route(uid)
 
-    def _channel(self, name: str) -> bytes:
+    def _channel_key(self, name: str) -> bytes:
         return self.queue.keys.channel(name)
 
 
-def _words_of(request: BindRouteReq) -> tuple[str, str, str]:
-    """Device, gateway and connection, which are words of a route. Raises InvalidParameter."""
+def _route_arguments(request: BindRouteRequest) -> tuple[str, str, str]:
+    """Return device, gateway and connection, the words of a route. Raises InvalidParameter."""
     for what in ("uid", "device", "gateway", "connection"):
         checked_name(what, getattr(request, what))
     return request.device, request.gateway, request.connection

@@ -1,4 +1,4 @@
-"""Tables: what one part of the system keeps in an SQL database, with the version of its tables written beside them.
+"""VersionedTables: the SQL tables of one part of the system, with their version written beside them.
 
 | version in the database | then the first use ...                                                            |
 |-------------------------|-----------------------------------------------------------------------------------|
@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mpim_lab.errors import StoreFailed
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase
 
-Given = TypeVar("Given")
-TRIES = 4
+Result = TypeVar("Result")
+MAX_ATTEMPTS = 4
 _DEADLOCKS = (1213, "40001", "40P01")  # MySQL and MariaDB; PostgreSQL: serialization failure, deadlock
 
 SCHEMA = Table(
@@ -32,61 +32,69 @@ SCHEMA = Table(
 )
 
 
-class Tables:
-    """One part's tables: `Tables(store, "offline", 1, OFFLINE)`. They are made, and their version compared, on first use."""
+class VersionedTables:
+    """The tables of one component: `VersionedTables(store, "offline", 1, OFFLINE)`.
+
+    They are created, and their version compared, on first use.
+    """
 
     def __init__(self, store: SqlDatabase, component: str, version: int, *tables: Table) -> None:
         self.store, self.component, self.version = store, component, version
-        self._tables, self._is_checked = tables, False
-        self._checking: asyncio.Task[None] | None = None
+        self._tables, self._is_ensured = tables, False
+        self._ensuring: asyncio.Task[None] | None = None
         store.register_tables(SCHEMA)
 
-    async def run(self, what: str, work: Callable[[AsyncConnection], Awaitable[Given]], *, patience: int = 1) -> Given:
+    async def transaction(
+        self, what: str, work: Callable[[AsyncConnection], Awaitable[Result]], *, timeout_factor: int = 1
+    ) -> Result:
         """Run `work(connection)` in one transaction; after a deadlock with another one, a few times more.
 
-        what: how an error begins that a statement of `work` ends in. patience: how many of the store's time-outs `work` may
-        take. Raises StoreFailed (nothing was kept), StoreUncertain
-        (perhaps all was), and unchanged whatever else `work` raises (nothing was kept).
+        what: how an error begins that a statement of `work` ends in. timeout_factor: how many of the store's time-outs
+        `work` may take. Raises StoreFailed (nothing was stored), StoreUncertain (perhaps all was), and unchanged whatever
+        else `work` raises (nothing was stored).
         """
-        await self.check()
-        for tries_left in reversed(range(TRIES)):
+        await self.ensure()
+        for tries_left in reversed(range(MAX_ATTEMPTS)):
             try:
-                async with self.store.transaction() as connection, self.store.translate_errors(what, timeouts=patience):
+                async with (
+                    self.store.transaction() as connection,
+                    self.store.translate_errors(what, timeouts=timeout_factor),
+                ):
                     return await work(connection)
             except StoreFailed as error:
                 if not tries_left or not _is_deadlock(error):
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def check(self) -> None:
+    async def ensure(self) -> None:
         """Make what is missing, and compare the versions, once. Raises StoreFailed.
 
-        Whoever comes meanwhile waits for the same look: behind a lock, a hundred would wait a hundred times as long for a
-        database that does not answer. Whoever is cancelled leaves it to the others.
+        Concurrent callers wait for the same check: behind a lock, a hundred would wait a hundred times as long for a database
+        that does not answer. A caller that is cancelled leaves it to the others.
         """
-        if self._is_checked:
+        if self._is_ensured:
             return
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(self._check())
-            self._checking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._checking)
+        if self._ensuring is None or self._ensuring.done():
+            self._ensuring = asyncio.create_task(self._ensure())
+            self._ensuring.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._ensuring)
 
-    async def _check(self) -> None:
-        found = await self._found()
+    async def _ensure(self) -> None:
+        found = await self._stored_version()
         if found is None:
             self.store.register_tables(*self._tables)
             await self.store.open()
-            await self._write()
-            found = await self._found()
+            await self._write_version()
+            found = await self._stored_version()
         if found != self.version:
             age = "newer than this program" if (found or 0) > self.version else "older, and nothing brings it up"
             raise StoreFailed(
                 f"the database has version {found} of the tables of {self.component!r}, which is {age}: "
                 f"this program knows version {self.version}; nothing was read or written"
             )
-        self._is_checked = True
+        self._is_ensured = True
 
-    async def _found(self) -> int | None:
+    async def _stored_version(self) -> int | None:
         wanted = select(SCHEMA.c.version).where(SCHEMA.c.component == self.component)
         async with (
             self.store.transaction() as connection,
@@ -95,14 +103,14 @@ class Tables:
             row = (await connection.execute(wanted)).first()
         return None if row is None else int(row.version)
 
-    async def _write(self) -> None:
-        line = {"component": self.component, "version": self.version}
+    async def _write_version(self) -> None:
+        row = {"component": self.component, "version": self.version}
         try:
             async with (
                 self.store.transaction() as connection,
                 self.store.translate_errors("the version cannot be written"),
             ):
-                await connection.execute(insert(SCHEMA).values(line))
+                await connection.execute(insert(SCHEMA).values(row))
         except StoreFailed as error:
             if not isinstance(error.__cause__, IntegrityError):  # otherwise another process wrote it just now
                 raise

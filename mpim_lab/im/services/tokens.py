@@ -1,8 +1,8 @@
-"""Tokens: who a client is, signed, for a short time, to be used once.
+"""TokenService: tokens say who a client is, signed, for a short time, to be used once.
 
 A token is a JSON Web Token (HS256): `sub` the user, `exp` when it ends, `jti` its own id. Whoever has the secret can make
-them and check them, so every gateway has the same secret. A token that was seen before is refused: `jti` is marked on the
-server for as long as the token would still be valid anywhere, with SET NX, so that of two uses one is first.
+them and check them, so every gateway has the same secret. A token that was seen before is refused: `jti` is recorded on
+the server for as long as the token would still be valid anywhere, with SET NX, so that of two uses one is first.
 
 Source: RFC 7519 (JWT), RFC 8725 (best current practices: one algorithm, pinned).
 """
@@ -23,8 +23,10 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 _ALGORITHM = "HS256"
 _AUDIENCE = "mpim"
 _SECRET_BYTES = 32
-_SKEW_S = 60.0  # a used token is remembered for so much longer: a gateway whose clock is behind would let it in again
-_MOST_LEFT_S = 366 * 86_400.0
+_CLOCK_SKEW_S = (
+    60.0  # a used token is remembered for so much longer: a gateway whose clock is behind would let it in again
+)
+_MAX_TTL_S = 366 * 86_400.0
 
 
 def new_secret() -> str:
@@ -32,34 +34,34 @@ def new_secret() -> str:
     return secrets.token_urlsafe(_SECRET_BYTES)
 
 
-class Tokens:
-    """Issues tokens and admits each of them once. lifetime_s: how long a new one may be used for."""
+class TokenService:
+    """The token service: issues tokens, and redeems each of them once. ttl_s: how long a new one may be used for."""
 
-    def __init__(self, secret: str, *, lifetime_s: float = 60.0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, secret: str, *, ttl_s: float = 60.0, clock: Callable[[], float] = time.time) -> None:
         try:
             is_long = len(secret.encode()) >= _SECRET_BYTES
         except UnicodeEncodeError as error:
             raise InvalidParameter(f"the secret holds half a character: {error.reason}") from error
         if not is_long:
             raise InvalidParameter(f"a secret has at least {_SECRET_BYTES} characters")
-        check_times(lifetime_s=lifetime_s)
-        self._secret, self._lifetime_s, self._clock = secret, lifetime_s, clock
+        check_times(ttl_s=ttl_s)
+        self._secret, self._ttl_s, self._clock = secret, ttl_s, clock
 
     def issue(self, uid: str) -> str:
         """Make a token for a user. Raises InvalidParameter."""
         claims = {"sub": checked_name("uid", uid), "aud": _AUDIENCE, "jti": new_message_id()}
-        return jwt.encode(claims | {"exp": self._clock() + self._lifetime_s}, self._secret, algorithm=_ALGORITHM)
+        return jwt.encode(claims | {"exp": self._clock() + self._ttl_s}, self._secret, algorithm=_ALGORITHM)
 
-    async def admit(self, token: str, queue: MessageQueue) -> str:
-        """The user whose token it is; it cannot be used again. Raises InvalidToken, and what `Link` raises."""
-        uid, token_id, ends_at = self._read(token)
+    async def redeem(self, token: str, queue: MessageQueue) -> str:
+        """Use a token up; return its user. Raises InvalidToken, and what the connection raises."""
+        uid, token_id, ends_at = self._verify(token)
         key, commands = queue.keys.used_token(token_id), queue.access(_AUDIENCE).commands
-        keep_ms = int((ends_at - self._clock() + _SKEW_S) * 1e3)
+        keep_ms = int((ends_at - self._clock() + _CLOCK_SKEW_S) * 1e3)
         if await commands.call("SET", key, uid, "NX", "PX", str(keep_ms)) is None:
             raise InvalidToken("this token was used before")
         return uid
 
-    def _read(self, token: str) -> tuple[str, str, float]:
+    def _verify(self, token: str) -> tuple[str, str, float]:
         try:
             claims = jwt.decode(
                 token,
@@ -77,6 +79,6 @@ class Tokens:
             raise InvalidToken(f"not a token of this system: {error}") from error
         if ends_at <= self._clock():
             raise InvalidToken(f"this token ended {self._clock() - ends_at:.0f} s ago")
-        if not ends_at - self._clock() < _MOST_LEFT_S:  # also "not a number"
+        if not ends_at - self._clock() < _MAX_TTL_S:  # also "not a number"
             raise InvalidToken("this token would be valid for more than a year")
         return uid, token_id, ends_at

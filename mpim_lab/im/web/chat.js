@@ -8,7 +8,7 @@ import { Pages } from "./pages.js";
 import { Timers } from "./timers.js";
 
 const GAP_MS = 200, ACK_MS = 50, WATCH_MS = 50;
-const MOST_WATCHED = 200, MOST_FRAME_BYTES = 16 * 1024, MOST_BANNERS = 6;
+const MAX_WATCHED = 200, MAX_FRAME_BYTES = 16 * 1024, MOST_BANNERS = 6;
 
 export class Chat {
   // changed(): something is to be shown anew; refused(text): the login was refused; joined(name): a group I asked for.
@@ -44,7 +44,7 @@ export class Chat {
   send(name, text) {
     const entry = { id: newId(), conversation: name, text: text.toWellFormed?.() ?? text, at_ms: Date.now() };
     if (this.outbox.isFull) return "Too much is waiting to be sent: wait until the gateway answers.";
-    if (new Blob([JSON.stringify(this.frameOf(entry))]).size > MOST_FRAME_BYTES) return "This message is too long.";
+    if (new Blob([JSON.stringify(this.frameOf(entry))]).size > MAX_FRAME_BYTES) return "This message is too long.";
     this.outbox.add(entry);
     this.conversation(name).begin(entry);
     this.flush();
@@ -224,7 +224,7 @@ export class Chat {
   watch() {
     const everybody = new Set([...this.conversations.values()].flatMap((conversation) => [...conversation.members]));
     const users = [...everybody].filter((uid) => uid !== this.uid && !this.statuses.has(uid));
-    users.splice(Math.max(0, MOST_WATCHED - this.statuses.size));
+    users.splice(Math.max(0, MAX_WATCHED - this.statuses.size));
     if (!users.length || !this.connection.send({ t: "presence", users })) return;
     for (const uid of users) this.statuses.set(uid, "unknown");
   }

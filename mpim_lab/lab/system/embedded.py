@@ -4,13 +4,13 @@ import contextlib
 from typing import Any, NoReturn, Self
 
 from mpim_lab.errors import InvalidParameter, NotConnected
-from mpim_lab.im.system import System
+from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer, open_server
 from mpim_lab.lab.server.external import ExternalServer
 
 
-class MpimSystem(System):
-    """As `System`, over the lab's server: one of its own that ends with it, or the one that MPIM_REDIS_URL names.
+class MpimSystem(ImSystem):
+    """As `ImSystem`, over the lab's server: one of its own that ends with it, or the one that MPIM_REDIS_URL names.
 
     `server` can be killed, paused and started again, as far as it is ours. server: give one that is running already.
     """
@@ -21,14 +21,14 @@ class MpimSystem(System):
         self._life = contextlib.AsyncExitStack()
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say what is missing: all that `System` has is made when the server is there, and its address known."""
+        """Say what is missing: all that `ImSystem` has is made when the server is there, and its address known."""
         if name.startswith("_") or "services" in vars(self):
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         raise NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     async def __aenter__(self) -> Self:
         if vars(self).get("_is_opened"):
-            raise self._why_not_open() if self._is_closed else InvalidParameter("the system is open already")
+            raise self._not_open_error() if self._is_closed else InvalidParameter("the system is open already")
         async with contextlib.AsyncExitStack() as stack:
             if self._is_ours:
                 await stack.enter_async_context(self.server)

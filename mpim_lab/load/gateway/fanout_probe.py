@@ -5,7 +5,7 @@ from functools import partial
 from redis.asyncio import Redis
 
 from mpim_lab.events import now
-from mpim_lab.im.protocol.frames import Notice, encode
+from mpim_lab.im.protocol.frames import Broadcast, encode
 from mpim_lab.keys import BROADCAST_CHANNEL
 from mpim_lab.load.gateway.socketio_protocol import SocketIoProtocol
 from mpim_lab.load.gateway.swarm import ClientSwarm, Found
@@ -97,6 +97,6 @@ class FanoutProbe:
             await operator.ping()
             sent_at = now()
             await operator.publish(
-                self._plan.prefix + BROADCAST_CHANNEL, f"{text} ".encode() + encode(Notice(text, text))
+                self._plan.prefix + BROADCAST_CHANNEL, f"{text} ".encode() + encode(Broadcast(text, text))
             )
         return {"sent_at": sent_at}

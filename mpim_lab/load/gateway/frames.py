@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from websockets.utils import accept_key, generate_key
 
 from mpim_lab.errors import CorruptPayload
-from mpim_lab.im.gateway.fast_connection import MASKED, TEXT, frame_head
+from mpim_lab.im.gateway.fast_connection import MASKED, TEXT, encode_frame_header
 
 MAX_BYTES = 1024 * 1024
 MAX_HEAD_BYTES = 16 * 1024
@@ -26,7 +26,7 @@ def masked(payload: bytes, first: int = TEXT) -> bytes:
     >>> masked(b"hi")
     b'\x81\x82\x00\x00\x00\x00hi'
     """
-    return frame_head(first, len(payload), MASKED) + _NO_MASK + payload
+    return encode_frame_header(first, len(payload), MASKED) + _NO_MASK + payload
 
 
 class FrameReader:

@@ -8,26 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpim_lab.im.protocol.frames import (
-    MOST_WATCHED,
+    MAX_WATCHED,
     Ack,
-    Behind,
-    Bye,
+    Broadcast,
+    Close,
+    ErrorFrame,
     Group,
     Hello,
     Members,
-    Notice,
     Page,
     Ping,
-    Problem,
     Send,
     Sent,
     Sync,
+    SyncHint,
     Welcome,
+    decode_gateway,
     encode,
-    from_gateway,
 )
 from mpim_lab.im.protocol.requests import ChatMessage
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.load.gateway.client_protocol import FrameKind, ReceivedEvent
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import messages_of
@@ -43,7 +43,7 @@ class MpimProtocol:
     path: str = "/ws"
     subprotocols: Sequence[str] = ()
 
-    def __init__(self, uid: str, tokens: Tokens, codec: Codec | None = None) -> None:
+    def __init__(self, uid: str, tokens: TokenService, codec: Codec | None = None) -> None:
         self._uid, self._token, self._codec = uid, tokens.issue(uid), codec
         self._last: dict[str, int] = {}
         self._asked: set[str] = set()
@@ -72,7 +72,7 @@ class MpimProtocol:
 
     def create_group(self, group: str, members: Sequence[str]) -> tuple[bytes, int]:
         """Make a group with the first of its members, as many as a frame may name."""
-        first = tuple(members[:MOST_WATCHED])
+        first = tuple(members[:MAX_WATCHED])
         return encode(Group(group, "create", first)), len(first)
 
     def join_group(self, group: str) -> bytes:
@@ -86,12 +86,12 @@ class MpimProtocol:
 
     def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
         """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""
-        heard = from_gateway(frame)
+        heard = decode_gateway(frame)
         if isinstance(heard, ChatMessage):
             return (self._in_order(heard),)
         if isinstance(heard, Page):
             return tuple(self._paged(heard))
-        if isinstance(heard, Behind):
+        if isinstance(heard, SyncHint):
             return tuple(self._behind(name, last) for name, last in heard.conversations.items())
         if isinstance(heard, Welcome):
             self._last.update({name: acked for name, (acked, _) in heard.conversations.items()})
@@ -146,7 +146,7 @@ class MpimProtocol:
 
 
 _OTHERS: dict[type, Callable[[Any], ReceivedEvent]] = {
-    Notice: lambda notice: ReceivedEvent(FrameKind.NOTICE, notice.text),
-    Problem: lambda problem: ReceivedEvent(FrameKind.FAILED, f"{problem.error}: {problem.text}"),
-    Bye: lambda bye: ReceivedEvent(FrameKind.FAILED, f"the gateway closed: {bye.reason}"),
+    Broadcast: lambda notice: ReceivedEvent(FrameKind.NOTICE, notice.text),
+    ErrorFrame: lambda problem: ReceivedEvent(FrameKind.FAILED, f"{problem.error}: {problem.text}"),
+    Close: lambda bye: ReceivedEvent(FrameKind.FAILED, f"the gateway closed: {bye.reason}"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpim_lab.errors import LoadFailed
 from mpim_lab.events import now
-from mpim_lab.im.services.tokens import Tokens
+from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.load.gateway.client import Client
 from mpim_lab.load.gateway.mpim_protocol import MAX_BATCH_BYTES, MpimProtocol
 from mpim_lab.load.gateway.plan import MPIM, SwarmPlan
@@ -41,7 +41,7 @@ class ClientSwarm:
         Raises LoadFailed when one of them is refused.
         """
         numbers = self.plan.mine[len(self.clients) : up_to]
-        tokens = Tokens(self.plan.secret, lifetime_s=TOKEN_LIFETIME_S) if self.plan.protocol == MPIM else None
+        tokens = TokenService(self.plan.secret, ttl_s=TOKEN_LIFETIME_S) if self.plan.protocol == MPIM else None
         gc.disable()  # it would look at all clients again and again
         clients = [self._client(number, tokens) for number in numbers]
         waiting, started_at, cpu_s = iter(clients), now(), time.process_time()
@@ -59,7 +59,7 @@ class ClientSwarm:
         self._tasks = self._tasks or [asyncio.create_task(work()) for work in (self._keep_alive, self._flush_due)]
         return {"started_at": started_at, "ended_at": now(), "cpu_s": time.process_time() - cpu_s}
 
-    def _client(self, number: int, tokens: Tokens | None) -> Client:
+    def _client(self, number: int, tokens: TokenService | None) -> Client:
         uid = self.plan.uid(number)
         protocol = SocketIoProtocol(uid) if tokens is None else MpimProtocol(uid, tokens, self._codec)
         return Client(protocol, f"{HOST}:{self.plan.port}", self._on_failed, self._on_received)

@@ -1,8 +1,8 @@
--- A gateway's sign of life for many connections at once: each route counts for another lifetime.
+-- A gateway's heartbeat for many connections at once: each route counts for another lifetime.
 -- KEYS     zset, a user's routes "device gateway connection" by the time in ms until which each counts   read, write
 -- ARGV     lifetime in ms, gateway, then a device and a connection for each key
--- Gives for each key 1, or 0 if another connection of the same device has taken its place: then nothing is changed.
--- A route that ended while its gateway was silent is made again: the connection is there, the gateway says so.
+-- Returns for each key 1, or 0 if another connection of the same device has taken its place: then nothing is changed.
+-- A route that ended while its gateway was silent is made again: the connection is there, as its gateway knows.
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers = {}

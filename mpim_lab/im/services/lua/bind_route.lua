@@ -1,7 +1,7 @@
--- Note where a device is connected; its older connections are told, whoever watches the user is told: in one step.
+-- Store where a device is connected; notify its older connections and those who watch the user: in one atomic step.
 -- KEYS[1]  zset, the user's routes "device gateway connection" by the time in ms until which each counts   read, write
 -- ARGV     device, gateway, connection, lifetime in ms, the user's status channel, what gateways' channels begin with
--- Gives the replaced routes, each as "gateway connection".
+-- Returns the replaced routes, each as "gateway connection".
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call("ZREMRANGEBYSCORE", KEYS[1], "-inf", string.format("%d", now))

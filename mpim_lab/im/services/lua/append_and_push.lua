@@ -1,13 +1,13 @@
--- Recognise a message that was sent before; give a new one its conversation's next number, keep it, push it: in one step.
+-- Recognise a message that was sent before; number a new one, append it to its conversation's log, push it: one atomic step.
 -- KEYS[1]   string, the conversation's last number                                read, write
 -- KEYS[2]   string, a message id of this sender's: the number it was given        read, write
 -- KEYS[3]   stream, the conversation's log, entry "<number>-0", fields id, data   write
 -- KEYS[4]   stream, the outbox: what is still to be done for a message            write
 -- KEYS[5..] set, the conversations in which a user takes part: from the first message on   write
--- ARGV      message id, lifetime of its mark in ms, conversation, frame up to the number, frame after it, "group" or "",
---           every how many messages the log is looked at for trimming, then the channels to push to
+-- ARGV      message id, lifetime of its record in ms, conversation, frame up to the number, frame after it, "group" or "",
+--           every how many messages the log is trimmed, then the channels to push to
 -- The frame ends with the server's time: '<before><number><after><ms>}'.
--- Gives {number, 1 if it is new, how many listened on the first channel, the outbox entry's id or "", the time in ms}.
+-- Returns {number, 1 if it is new, how many are subscribed to the first channel, the outbox entry's id or "", time in ms}.
 -- The step that can fail, XADD, comes before those that remember.
 local known = redis.call("MGET", KEYS[1], KEYS[2])
 if known[2] then return {tonumber(known[2]), 0, 0, "", 0} end

@@ -2,7 +2,7 @@
 -- KEYS     for each a hash, a user's conversations: the last number acknowledged   read, write
 --          and a string, the conversation's last number                            read
 -- ARGV     for each a conversation and a number
--- Gives for each how far the user is now. A conversation without messages is not noted: a client cannot fill the hash.
+-- Returns for each how far the user is now. A conversation without messages is not stored: a client cannot fill the hash.
 local far = {}
 for index = 1, #KEYS / 2 do
   local key, conversation = KEYS[2 * index - 1], ARGV[2 * index - 1]

@@ -1,6 +1,6 @@
 -- Where users are connected now.
 -- KEYS     zset, a user's routes "device gateway connection" by the time in ms until which each counts   read
--- Gives a list of routes for each key.
+-- Returns a list of routes for each key.
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = {}
