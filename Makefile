@@ -10,7 +10,7 @@ TESTS  ?=
 WORKERS ?= 4
 LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
 
-.PHONY: help lab test check browser load soak bench notebooks lock clean
+.PHONY: help lab test test-redis check browser load soak bench notebooks lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -39,8 +39,11 @@ lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) $(TESTS)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
+	$(BIN)/python -m pytest -q -p no:nbval -n $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
+
+test-redis: $(VENV)/.installed ## the tests of the embedded Valkey again, on redis-server
+	MPIM_TEST_SERVERS=redis $(BIN)/python -m pytest -q -p no:nbval -n $(WORKERS) $(TESTS)
 
 check: $(VENV)/.installed-all ## ruff and strict mypy
 	$(BIN)/ruff check .
