@@ -53,8 +53,11 @@ check: $(VENV)/.installed-all ## ruff and strict mypy
 browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a real browser (needs Chromium)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser $(TESTS)
 
+# What must come out the same each time, and other seeds: so often. `make test` does it once.
+REPEATS ?= 5
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
-	$(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
+	MPIM_TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
+	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -p no:nbval -n $(WORKERS) tests/ch0*/test_experiment.py tests/*/test_challenges*.py
 
 # `make soak FROM=5001 COUNT=100000` goes on with the steps of later seeds; SERVER=redis-server: on that one.
 FROM   ?= 1

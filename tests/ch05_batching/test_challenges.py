@@ -6,6 +6,7 @@ import contextlib
 from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_nothing
 from mpim_lab.errors import MpimError, NotConnected, QueueFull
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.support import REPEATS
 
 
 class Reference:
@@ -191,7 +192,9 @@ class NeverTells(Reference):
 
 async def test_the_reference_solutions_pass_on_every_run():
     """Three times each."""
-    await assert_all_pass(*(each().check(Reference) for each in (close_the_batch, lose_nothing) for _ in range(3)))
+    await assert_all_pass(
+        *(each().check(Reference) for each in (close_the_batch, lose_nothing) for _ in range(REPEATS))
+    )
 
 
 async def test_a_batch_that_is_not_closed_in_time_is_caught():

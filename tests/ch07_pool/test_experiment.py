@@ -13,6 +13,7 @@ from mpim_lab.chapters.shared.pipeline_experiment import run_all
 from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import story_of
 from mpim_lab.widgets import FlowView
+from tests.support import REPEATS
 
 SEED = 7
 ENDS = {
@@ -61,10 +62,10 @@ def test_the_table_is_about_every_fault():
 
 @pytest.mark.parametrize("fault", ENDS)
 async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
-    """Three runs of each design with one seed: the end expected, one verdict, one picture."""
-    runs = await run_all([Callers(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)])
+    """REPEATS runs of each design with one seed: the end expected, one verdict, one picture."""
+    runs = await run_all([Callers(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(REPEATS)])
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
-        results = runs[3 * index : 3 * index + 3]
+        results = runs[REPEATS * index : REPEATS * (index + 1)]
         assert results[0].verdict.shorthand == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
@@ -74,7 +75,9 @@ async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
 async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
     """Only who was struck has an error; all connections are of use, nobody is stuck, nobody reads another's reply."""
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
-    runs = [Callers(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)]
+    runs = [
+        Callers(design="pool", fault=fault, seed=seed, connections=size) for seed in range(REPEATS) for size in (2, 4)
+    ]
     for result in await run_all(runs):
         verdict = result.verdict
         assert (verdict.stuck, verdict.wrong, verdict.lost) == ((), (), ())
