@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mpim_lab.lab.server.embedded import EmbeddedServer
 
@@ -11,6 +12,10 @@ SERVERS = {"valkey": None, "redis": "redis-server"}
 CHOSEN = os.environ.get("MPIM_TEST_SERVERS", "valkey").split(",")
 if not set(CHOSEN) <= set(SERVERS):
     raise pytest.UsageError(f"MPIM_TEST_SERVERS={','.join(CHOSEN)}: must be one or several of {','.join(SERVERS)}")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("mpim_lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mpim_lab")
 
 
 @pytest.fixture(params=CHOSEN)
