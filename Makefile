@@ -39,11 +39,11 @@ lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
-	$(BIN)/python -m pytest -q -p no:nbval -n $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
 
 test-redis: $(VENV)/.installed ## the tests of the embedded Valkey again, on redis-server
-	MPIM_TEST_SERVERS=redis $(BIN)/python -m pytest -q -p no:nbval -n $(WORKERS) $(TESTS)
+	MPIM_TEST_SERVERS=redis $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
 
 check: $(VENV)/.installed-all ## ruff and strict mypy
 	$(BIN)/ruff check .
@@ -57,7 +57,7 @@ browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a rea
 REPEATS ?= 5
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	MPIM_TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
-	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -p no:nbval -n $(WORKERS) tests/ch0*/test_experiment.py tests/*/test_challenges*.py
+	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_experiment.py tests/*/test_challenges*.py
 
 # `make soak FROM=5001 COUNT=100000` goes on with the steps of later seeds; SERVER=redis-server: on that one.
 FROM   ?= 1
