@@ -57,7 +57,7 @@ browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a rea
 REPEATS ?= 5
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
 	MPIM_TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
-	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_experiment.py tests/*/test_challenges*.py
+	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_experiment.py tests/ch0*/test_challenges*.py
 
 # `make soak FROM=5001 COUNT=100000` goes on with the steps of later seeds; SERVER=redis-server: on that one.
 FROM   ?= 1
