@@ -10,7 +10,7 @@ TESTS  ?=
 WORKERS ?= 4
 LOCKED  = $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements.lock
 
-.PHONY: help lab test check browser load coverage soak bench notebooks lock clean
+.PHONY: help lab test test-redis check browser load coverage soak bench notebooks lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -39,8 +39,11 @@ lab: $(VENV)/.installed ## open the lab in JupyterLab, on this machine only
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$([ "$$(id -u)" = 0 ] && echo --allow-root) $(LAB_FLAGS)
 
 test: $(VENV)/.installed ## unit, integration and notebook tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) $(TESTS)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --nbval --nbval-cell-timeout=60 notebooks tests/notebooks
+
+test-redis: $(VENV)/.installed ## the tests of the embedded Valkey again, on redis-server
+	MPIM_TEST_SERVERS=redis $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TESTS)
 
 check: $(VENV)/.installed-all ## ruff, strict mypy, and which way imports go
 	$(BIN)/ruff check .
@@ -51,8 +54,11 @@ check: $(VENV)/.installed-all ## ruff, strict mypy, and which way imports go
 browser: $(VENV)/.installed-all ## chapters 1 to 8 in a real JupyterLab in a real browser (needs Chromium)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser $(TESTS)
 
+# What must come out the same each time, and other seeds: so often. `make test` does it once.
+REPEATS ?= 5
 load: $(VENV)/.installed-all ## the long runs: a hundred repeats with one seed
-	$(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
+	MPIM_TEST_SERVERS=valkey,redis $(BIN)/python -m pytest -q -n $(WORKERS) tests/load $(TESTS)
+	MPIM_TEST_REPEATS=$(REPEATS) $(BIN)/python -m pytest -q -n $(WORKERS) tests/ch0*/test_experiment.py tests/ch0*/test_challenges*.py
 
 # That tests pass is the business of `make test`: a tracer makes them slower, and some too slow.
 COVERED ?= tests/package tests/ch0* tests/lab

@@ -2,21 +2,23 @@
 
 import asyncio
 
+from tests.support import REPEATS
+
 
 async def assert_each_fails(challenge, complaints):
-    """Check each bad solution twice, all at once: it fails with the same words, and for the reason expected."""
+    """Check each bad solution REPEATS times, all at once: it fails for the reason expected, with the same words."""
     places = asyncio.Semaphore(6)
 
     async def check(bad):
         async with places:
             return await challenge().check(bad)
 
-    outcomes = await asyncio.gather(*(check(bad) for bad in complaints for _ in range(2)))
+    outcomes = await asyncio.gather(*(check(bad) for bad in complaints for _ in range(REPEATS)))
     for index, (bad, complaint) in enumerate(complaints.items()):
-        first, again = outcomes[2 * index : 2 * index + 2]
+        first, *others = outcomes[REPEATS * index : REPEATS * (index + 1)]
         assert not first.passed, bad
         assert complaint in repr(first), f"{bad}: {first!r}"
-        assert repr(first) == repr(again), f"{bad}: {first!r}, {again!r}"
+        assert {repr(first)} == {repr(again) for again in (first, *others)}, f"{bad}: {first!r}, {others!r}"
 
 
 async def assert_all_pass(*checks):

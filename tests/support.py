@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import Callable
 
 from sqlalchemy import event
 
 from mpim_lab.mq.connection.address import Address
+
+# How often a test does what must come out the same each time, and with how many seeds: once in `make test`.
+REPEATS = int(os.environ.get("MPIM_TEST_REPEATS", "1"))
 
 
 async def wait_until(condition: Callable[[], object], within_s: float = 10.0) -> None:

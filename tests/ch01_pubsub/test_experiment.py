@@ -9,7 +9,7 @@ from mpim_lab.errors import FaultUnavailable
 from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import PUBSUB_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from tests.support import wait_until
+from tests.support import REPEATS, wait_until
 
 
 def duration_of(fault):
@@ -24,7 +24,7 @@ async def test_without_a_fault_both_designs_deliver_everything(lab_server):
         assert verdict.semantics == "exactly once in this run, in order"
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(REPEATS))
 async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_was_away(lab_server, seed):
     """And alice was told "delivered" for each of them."""
     verdict = (await PubSubDelivery(design="naive", fault="away", duration=6, seed=seed).run()).verdict
@@ -34,7 +34,7 @@ async def test_the_naive_version_loses_exactly_the_messages_published_while_bob_
 
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
-@pytest.mark.parametrize("seed", [1, 7])
+@pytest.mark.parametrize("seed", [1, 7][:REPEATS])
 async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
     """A checker that passes the naive twin would be worth nothing."""
     verdict = (await PubSubDelivery(design="naive", fault=fault, duration=duration_of(fault), seed=seed).run()).verdict
@@ -43,7 +43,7 @@ async def test_every_fault_catches_the_naive_version(lab_server, fault, seed):
 
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
-@pytest.mark.parametrize("seed", [1, 7])
+@pytest.mark.parametrize("seed", [1, 7][:REPEATS])
 async def test_confirmation_loses_nothing_under_the_same_faults(lab_server, fault, seed):
     """At least once: nothing lost, nobody misinformed; repeats may arrive twice."""
     verdict = (
@@ -80,9 +80,9 @@ async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
     """Whatever the machine does meanwhile. (`tests/load` has the hundred repeats.)"""
     verdicts = [
         (await PubSubDelivery(design="naive", fault=fault, duration=duration_of(fault), messages=16).run()).verdict
-        for _ in range(3)
+        for _ in range(max(2, REPEATS))
     ]
-    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert len(set(verdicts)) == 1
 
 
 async def test_a_fault_can_be_caused_by_hand_while_the_run_goes_on(lab_server):

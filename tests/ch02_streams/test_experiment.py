@@ -12,7 +12,7 @@ from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import WORKER_FAULTS, schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
-from tests.support import wait_until
+from tests.support import REPEATS, wait_until
 
 SEED = 7
 ENDS = {  # what becomes of the orders that a fault hits; "" where each of them is done once
@@ -53,12 +53,12 @@ async def keys_on(server):
 
 @pytest.mark.parametrize("fault", WORKER_FAULTS)
 async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(lab_server, fault):
-    """Three runs of each design with one seed: one verdict, one picture."""
+    """REPEATS runs of each design with one seed: one verdict, one picture."""
     runs = await all_at_once(
-        *(StreamDelivery(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3))
+        *(StreamDelivery(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(REPEATS))
     )
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
-        results = runs[3 * index : 3 * index + 3]
+        results = runs[REPEATS * index : REPEATS * (index + 1)]
         assert ends(results[0].verdict) == ({end: hit(fault, design)} if end else {})
         assert len({result.verdict for result in results}) == 1
         assert len({FlowView(result.trace)._repr_mimebundle_()[0]["image/svg+xml"] for result in results}) == 1
@@ -102,7 +102,9 @@ async def test_what_a_naive_version_lost_was_added_and_so_misreported(lab_server
 @pytest.mark.parametrize("fault", [fault for fault in WORKER_FAULTS if fault != "server kill"])
 async def test_the_correct_design_loses_nothing_under_other_seeds_either(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
-    for result in await all_at_once(*(StreamDelivery(design="correct", fault=fault, seed=seed) for seed in range(5))):
+    for result in await all_at_once(
+        *(StreamDelivery(design="correct", fault=fault, seed=seed) for seed in range(REPEATS))
+    ):
         assert (result.verdict.lost, result.verdict.stalled) == ((), ())
         assert len(result.verdict.dead_lettered) == (fault == "poison")
 

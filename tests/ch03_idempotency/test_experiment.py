@@ -11,7 +11,7 @@ from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.injector import schedule_faults
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.widgets import FlowView
-from tests.support import wait_until
+from tests.support import REPEATS, wait_until
 
 SEED = 7
 DESIGNS = ("fresh id", "library retries", "check then set", "mark first", "correct")
@@ -34,14 +34,14 @@ def picture(result):
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_every_design_under_every_fault_ends_as_the_table_says_every_time(lab_server, fault):
-    """Three runs of each design with one seed: one verdict, one picture."""
+    """REPEATS runs of each design with one seed: one verdict, one picture."""
     assert tuple(IDEMPOTENCY_DESIGNS) == DESIGNS
     runs = await run_concurrently(
-        [PaymentExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)]
+        [PaymentExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(REPEATS)]
     )
     (hit,) = (f"m{planned.at}" for planned in schedule_faults(SEED, fault, 12, 3))
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
-        results = runs[3 * index : 3 * index + 3]
+        results = runs[REPEATS * index : REPEATS * (index + 1)]
         assert summarize(results[0].verdict) == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
@@ -67,7 +67,7 @@ async def test_the_chapters_table_has_a_row_for_each_fault(lab_server):
 async def test_the_correct_design_books_once_under_other_seeds_too(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
     for result in await run_concurrently(
-        [PaymentExperiment(design="correct", fault=fault, seed=seed) for seed in range(4)]
+        [PaymentExperiment(design="correct", fault=fault, seed=seed) for seed in range(REPEATS)]
     ):
         assert (result.verdict.lost, result.verdict.duplicated, result.verdict.stalled) == ((), (), ())
 

@@ -13,6 +13,7 @@ from mpim_lab.chapters.ch04_ordering.experiment import (
 from mpim_lab.chapters.shared.pipeline_experiment import compare_designs, run_concurrently, summarize
 from mpim_lab.events import EventKind
 from mpim_lab.widgets import FlowView
+from tests.support import REPEATS
 
 SEED = 7
 CHAT = {
@@ -50,10 +51,12 @@ def picture(result):
 
 
 async def assert_ends(kind, designs, fault, ends):
-    """Three runs of each design with one seed: the end expected, one verdict, one picture."""
-    runs = await run_concurrently([kind(design=design, fault=fault, seed=SEED) for design in designs for _ in range(3)])
+    """REPEATS runs of each design with one seed: the end expected, one verdict, one picture."""
+    runs = await run_concurrently(
+        [kind(design=design, fault=fault, seed=SEED) for design in designs for _ in range(REPEATS)]
+    )
     for index, (design, end) in enumerate(zip(designs, ends, strict=True)):
-        results = runs[3 * index : 3 * index + 3]
+        results = runs[REPEATS * index : REPEATS * (index + 1)]
         assert summarize(results[0].verdict) == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
@@ -93,14 +96,16 @@ async def test_the_final_table_is_made_of_the_same_runs(lab_server):
 @pytest.mark.parametrize("fault", [fault for fault in PIPELINE_FAULTS if fault != "poison"])
 async def test_exactly_once_holds_under_other_seeds_too(lab_server, fault):
     """Seeds that nobody chose for being pretty."""
-    for result in await run_concurrently([DeliveryGuarantees(fault=fault, seed=seed) for seed in range(4)]):
+    for result in await run_concurrently([DeliveryGuarantees(fault=fault, seed=seed) for seed in range(REPEATS)]):
         assert summarize(result.verdict) == "✓"
 
 
 @pytest.mark.parametrize("fault", CHAT_FAULTS)
 async def test_bob_reads_everything_in_order_under_other_seeds_too(lab_server, fault):
     """Also where the last messages are the ones he missed."""
-    for result in await run_concurrently([ChatOrdering(design="correct", fault=fault, seed=seed) for seed in range(6)]):
+    for result in await run_concurrently(
+        [ChatOrdering(design="correct", fault=fault, seed=seed) for seed in range(REPEATS)]
+    ):
         assert summarize(result.verdict) == "✓"
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+from redis.asyncio import Redis
 
 from mpim_lab.errors import (
     AlreadySubscribed,
@@ -323,16 +324,15 @@ async def test_every_number_is_handed_over_or_in_a_named_gap(server, early, gone
         Reading(conversations, gap_timeout_s=0.1, poll_interval_s=60.0) as reading,
     ):
         await listening(conversations)
-        await asyncio.sleep(0.02)
-        await call(conversations, "MULTI")
-        for number in range(1, 9):
-            await call(conversations, "XADD", "conv:{chat:bob}:log", f"{number}-0", "id", "m", "data", f"{number}")
-        await call(conversations, "SET", "conv:{chat:bob}:seq", "8")
-        await call(conversations, "XDEL", "conv:{chat:bob}:log", *(f"{number}-0" for number in gone))
-        for number in early:
-            await call(conversations, "PUBLISH", "conv:{chat:bob}:live", f"{number} {number}")
-        await call(conversations, "PUBLISH", "conv:{chat:bob}:live", "8 8")
-        await call(conversations, "EXEC")
+        async with Redis.from_url(server.url) as another, another.pipeline() as at_once:
+            for number in range(1, 9):
+                at_once.execute_command("XADD", "conv:{chat:bob}:log", f"{number}-0", "id", "m", "data", f"{number}")
+            at_once.execute_command("SET", "conv:{chat:bob}:seq", "8")
+            at_once.execute_command("XDEL", "conv:{chat:bob}:log", *(f"{number}-0" for number in gone))
+            for number in early:
+                at_once.execute_command("PUBLISH", "conv:{chat:bob}:live", f"{number} {number}")
+            at_once.execute_command("PUBLISH", "conv:{chat:bob}:live", "8 8")
+            await at_once.execute()
         await wait_until(lambda: reading.reader.position == 8)
     assert reading.reader.missing_ranges == gaps
     assert reading.numbers == [number for number in range(1, 9) if number not in gone or number in early]

@@ -7,6 +7,7 @@ from mpim_lab.chapters.ch05_batching.challenges import close_the_batch, lose_not
 from mpim_lab.chapters.ch05_batching.solutions import OutcomeBatcher
 from mpim_lab.errors import MpimError
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.support import REPEATS
 
 
 class Naive:
@@ -142,7 +143,9 @@ class NeverTells(OutcomeBatcher):
 
 async def test_the_reference_solutions_pass_on_every_run():
     """Three times each."""
-    await assert_all_pass(*(each().check(OutcomeBatcher) for each in (close_the_batch, lose_nothing) for _ in range(3)))
+    await assert_all_pass(
+        *(each().check(OutcomeBatcher) for each in (close_the_batch, lose_nothing) for _ in range(REPEATS))
+    )
 
 
 async def test_a_batch_that_is_not_closed_in_time_is_caught():

@@ -6,6 +6,7 @@ from mpim_lab.chapters.ch06_compression.challenges import defuse_the_bomb, say_w
 from mpim_lab.chapters.ch06_compression.naive import NaiveCodec
 from mpim_lab.chapters.ch06_compression.solutions import PACKED, PLAIN, BoundedUnpacker, SelfDescribingCodec
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.support import REPEATS
 
 
 class MarksEverything(SelfDescribingCodec):
@@ -112,9 +113,9 @@ class NeverFails(BoundedUnpacker):
 
 
 async def test_the_reference_solutions_pass_on_every_run():
-    """Three times each."""
+    """REPEATS times each."""
     await assert_all_pass(
-        *(say_what_it_is().check(SelfDescribingCodec) for _ in range(3)),
+        *(say_what_it_is().check(SelfDescribingCodec) for _ in range(REPEATS)),
         *(defuse_the_bomb().check(BoundedUnpacker) for _ in range(3)),
     )
 

@@ -6,6 +6,7 @@ from mpim_lab.chapters.ch07_pool.challenges import give_nothing_broken_back
 from mpim_lab.chapters.ch07_pool.solutions import CheckedLease
 from mpim_lab.errors import MpimError
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.support import REPEATS
 
 
 class NoFinally(CheckedLease):
@@ -80,7 +81,7 @@ class IsNoContext:
 
 async def test_the_reference_solution_passes_every_time(lab_server):
     """It can be solved with what the chapter has shown."""
-    for _ in range(5):
+    for _ in range(REPEATS):
         await assert_all_pass(give_nothing_broken_back().check(CheckedLease))
 
 

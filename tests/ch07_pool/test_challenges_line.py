@@ -6,6 +6,7 @@ from mpim_lab.chapters.ch07_pool.challenges import first_come_first_served
 from mpim_lab.chapters.ch07_pool.solutions import FairPool
 from mpim_lab.errors import PoolTimeout
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.support import REPEATS
 
 
 class NaiveCondition(FairPool):
@@ -110,7 +111,7 @@ class MindsErrorsOnly(FairPool):
 
 async def test_the_reference_solution_passes_every_time(lab_server):
     """It can be solved with what the chapter has shown."""
-    for _ in range(5):
+    for _ in range(REPEATS):
         await assert_all_pass(first_come_first_served().check(FairPool))
 
 

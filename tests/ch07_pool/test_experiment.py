@@ -13,6 +13,7 @@ from mpim_lab.chapters.shared.pipeline_experiment import run_concurrently
 from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import message_history
 from mpim_lab.widgets import FlowView
+from tests.support import REPEATS
 
 SEED = 7
 ENDS = {
@@ -61,12 +62,12 @@ def test_the_table_is_about_every_fault():
 
 @pytest.mark.parametrize("fault", ENDS)
 async def test_callers_end_as_the_table_says_every_time(lab_server, fault):
-    """Three runs of each design with one seed: the end expected, one verdict, one picture."""
+    """REPEATS runs of each design with one seed: the end expected, one verdict, one picture."""
     runs = await run_concurrently(
-        [PoolExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(3)]
+        [PoolExperiment(design=design, fault=fault, seed=SEED) for design in DESIGNS for _ in range(REPEATS)]
     )
     for index, (design, end) in enumerate(zip(DESIGNS, ENDS[fault], strict=True)):
-        results = runs[3 * index : 3 * index + 3]
+        results = runs[REPEATS * index : REPEATS * (index + 1)]
         assert results[0].verdict.summary == end, design
         assert len({result.verdict for result in results}) == 1, design
         assert len({picture(result) for result in results}) == 1, design
@@ -77,7 +78,9 @@ async def test_the_pool_holds_under_other_seeds_and_sizes(lab_server, fault):
     """Only the callers hit by the fault have an error; all connections are usable, none is stalled or misled."""
     errors = {"idle rot": 0, "leak": 3, "exhaustion": None}.get(fault, 1)
     runs = [
-        PoolExperiment(design="pool", fault=fault, seed=seed, connections=size) for seed in range(4) for size in (2, 4)
+        PoolExperiment(design="pool", fault=fault, seed=seed, connections=size)
+        for seed in range(REPEATS)
+        for size in (2, 4)
     ]
     for result in await run_concurrently(runs):
         verdict = result.verdict

@@ -3,6 +3,7 @@
 from mpim_lab.chapters.ch08_im.challenges import read_in_order
 from mpim_lab.chapters.ch08_im.solutions import OrderedClientReader
 from tests.challenges import assert_all_pass, assert_each_fails, assert_hints_come_one_at_a_time
+from tests.support import REPEATS
 
 
 class AsItComes:
@@ -111,7 +112,7 @@ class FillsTheGapByItself(OrderedClientReader):
 
 async def test_the_reference_solution_passes_every_time(lab_server):
     """It can be solved with what the chapter has shown."""
-    for _ in range(5):
+    for _ in range(REPEATS):
         await assert_all_pass(read_in_order().check(OrderedClientReader))
 
 

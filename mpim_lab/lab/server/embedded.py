@@ -174,12 +174,9 @@ class EmbeddedServer:
         return answer.startswith((b"+", b"-")) and not answer.startswith(b"-LOADING")  # a refusal is an answer, too
 
     async def stop(self) -> None:
-        """End it gracefully and remove its directory; harmless when it does not run."""
+        """End it and remove its directory; idempotent. It is killed: what it would save now would be removed at once."""
         async with self._one_at_a_time():
-            try:
-                await self._end_gracefully()
-            finally:
-                self._forget()
+            self._forget()
 
     async def restart(self) -> None:
         """End it gracefully and start it again: same port, same socket, same directory."""
