@@ -20,7 +20,7 @@ from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.im.services.tokens import Tokens, new_secret
 from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.handler import OneLoop
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
@@ -52,7 +52,7 @@ class System:
         presence: MakePresence | None = None,
         route_lifetime_s: float = ROUTE_LIFETIME_S,
         limits: GatewayLimits | None = None,
-        queue_limits: Limits | None = None,
+        queue_limits: ConnectionConfig | None = None,
         outbox_after_s: float = 2.0,
         allow_login: bool = False,
         observer: Observer | None = None,

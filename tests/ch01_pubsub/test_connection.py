@@ -21,14 +21,14 @@ from mpim_lab.events import Kind
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.resp import Connection, pack
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import tls_relay, wait_until
 
-QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
 
 
 async def test_a_cut_connection_comes_back_and_subscribes_again(server):
@@ -106,7 +106,7 @@ async def test_replies_meet_their_commands_after_cancellation(server):
 
 async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
     """At most max_commands wait for the server at any time; the others wait for room, first come, first served."""
-    link = Link(Address.parse(server.url), limits=Limits(max_commands=8))
+    link = Link(Address.parse(server.url), limits=ConnectionConfig(max_commands=8))
     await link.open()
     most, order = 0, []
 
@@ -124,7 +124,7 @@ async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
 
 async def test_bytes_are_bounded_too(server):
     """Large commands wait when max_bytes are waiting already, and all of them arrive."""
-    link = Link(Address.parse(server.url), limits=Limits(max_bytes=100_000))
+    link = Link(Address.parse(server.url), limits=ConnectionConfig(max_bytes=100_000))
     await link.open()
     replies = await asyncio.gather(*(link.call("ECHO", b"x" * 60_000) for _ in range(50)))
     assert [len(reply) for reply in replies] == [60_000] * 50
@@ -133,7 +133,7 @@ async def test_bytes_are_bounded_too(server):
 
 async def test_no_room_in_time_is_a_named_error(server):
     """QueueFull, definite=True: the server is stopped, the limit is reached, the caller was never written."""
-    link = Link(Address.parse(server.url), limits=Limits(timeout_s=0.4, max_commands=2))
+    link = Link(Address.parse(server.url), limits=ConnectionConfig(timeout_s=0.4, max_commands=2))
     await link.open()
     server.pause()
     calls = [asyncio.create_task(link.call("PING")) for _ in range(5)]
@@ -185,7 +185,7 @@ async def test_a_killed_server_is_found_again_after_its_restart(server):
 async def test_a_silent_line_is_given_up(server):
     """A server that is stopped for longer than heartbeat and time-out is noticed without any command of ours."""
     trace = Trace()
-    limits = Limits(timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02))
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02))
     async with MessageQueue(server.url, limits=limits, observer=trace) as mq:
         server.pause()
         await wait_until(lambda: any(trace.of(Kind.DISCONNECTED)))

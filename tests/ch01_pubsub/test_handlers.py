@@ -9,7 +9,7 @@ import pytest
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter, MpimError, QueueClosed
 from mpim_lab.events import Kind
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from tests.support import wait_until
 
 
@@ -17,7 +17,7 @@ class NoException(BaseException):
     """As those of pytest.fail and pytest.skip."""
 
 
-SHORT = Limits(timeout_s=0.5, close_timeout_s=0.5)
+SHORT = ConnectionConfig(timeout_s=0.5, close_timeout_s=0.5)
 
 
 async def cancelled_elsewhere():
@@ -135,7 +135,7 @@ async def test_a_plain_handler_that_returns_a_coroutine_has_failed_by_name(one_s
 async def test_a_handler_may_close_its_queue(server, through):
     """It does not wait for itself, and no connection stays open."""
     done = asyncio.get_running_loop().create_future()
-    mq = MessageQueue(server.url, name="closes", limits=Limits(close_timeout_s=30))
+    mq = MessageQueue(server.url, name="closes", limits=ConnectionConfig(close_timeout_s=30))
     await mq.open()
 
     async def handler(message):
@@ -156,7 +156,7 @@ async def test_a_handler_may_close_its_queue(server, through):
 async def test_two_handlers_may_close_the_same_queue(server):
     """Neither waits for the other."""
     done = []
-    mq = MessageQueue(server.url, limits=Limits(close_timeout_s=30))
+    mq = MessageQueue(server.url, limits=ConnectionConfig(close_timeout_s=30))
     await mq.open()
 
     async def handler(message):

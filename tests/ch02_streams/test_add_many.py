@@ -16,13 +16,13 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 LAST_ID = "18446744073709551615-18446744073709551615"
-QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
 
 
 def texts(count):
@@ -52,7 +52,9 @@ async def test_one_that_cannot_be_added_stops_all_before_anything_is_sent(server
         assert await stream.length() == 0
 
 
-@pytest.mark.parametrize("limits", [Limits(max_commands=8), Limits(max_bytes=2_000)], ids=["commands", "bytes"])
+@pytest.mark.parametrize(
+    "limits", [ConnectionConfig(max_commands=8), ConnectionConfig(max_bytes=2_000)], ids=["commands", "bytes"]
+)
 async def test_more_than_the_limits_allow_waits_for_room(server, limits):
     """Also beside others who want the same connection; everybody's own order is kept."""
     async with MessageQueue(server.url, limits=limits) as mq:
@@ -93,7 +95,7 @@ async def test_what_the_server_refuses_is_told_one_by_one(server):
 
 async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(server):
     """What was written timed out and may be added, the rest had no room and is not; later replies meet their commands."""
-    limits = Limits(timeout_s=0.4, max_commands=3, backoff=QUICK.backoff)
+    limits = ConnectionConfig(timeout_s=0.4, max_commands=3, backoff=QUICK.backoff)
     async with MessageQueue(server.url, limits=limits) as mq:
         stream = mq.stream("orders")
         assert await stream.length() == 0  # the layout of the keys was looked at
@@ -134,7 +136,7 @@ async def test_a_line_that_breaks_tells_what_was_written_from_what_was_not(serve
 
 async def test_room_that_does_not_come_back_keeps_what_was_added(server, monkeypatch):
     """The first ones have their ids, the others the reason; definite: each may be added again."""
-    async with MessageQueue(server.url, limits=Limits(max_commands=3)) as mq:
+    async with MessageQueue(server.url, limits=ConnectionConfig(max_commands=3)) as mq:
 
         async def no_room():
             raise QueueFull("no room")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 
 TRIES = st.integers(1, 200)
@@ -56,6 +56,6 @@ def test_a_backoff_that_makes_no_sense_is_refused(times):
 def test_limits_that_make_no_sense_are_refused(name, value):
     """A wait of no time, and one that never ends."""
     with pytest.raises(InvalidParameter):
-        Limits(**{name: value})
+        ConnectionConfig(**{name: value})
     with pytest.raises(InvalidParameter):
-        Limits(timeout_s=float("inf"))
+        ConnectionConfig(timeout_s=float("inf"))

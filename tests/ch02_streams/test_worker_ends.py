@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, QueueClosed
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -15,7 +15,7 @@ from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, data, everything_done, fetched, letters, pending, shop, working
 from tests.support import wait_until
 
-SOON = Limits(close_timeout_s=0.5)
+SOON = ConnectionConfig(close_timeout_s=0.5)
 
 
 async def cancelled_elsewhere():
@@ -261,7 +261,7 @@ async def test_an_entry_that_cannot_be_buried_is_kept_and_the_others_go_on(serve
 
 async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(server):
     """Its time is its own; what was on its way when it was cancelled comes with the next one, counted once."""
-    limits = Limits(timeout_s=0.4)
+    limits = ConnectionConfig(timeout_s=0.4)
     async with (
         MessageQueue(server.url, limits=limits) as mq,
         Consumer(await mq.stream("s").group("g"), "c", claim_idle_ms=None) as consumer,

@@ -18,7 +18,7 @@ from mpim_lab.errors import (
     QueueClosed,
     StoreFailed,
 )
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
@@ -52,7 +52,7 @@ async def shop(tmp_path):
 
 @pytest.fixture
 async def mq(server):
-    limits = Limits(timeout_s=0.5, connect_timeout_s=0.5)
+    limits = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5)
     async with MessageQueue(server.url, limits=limits) as queue:
         yield queue
 
@@ -393,7 +393,7 @@ async def test_a_relay_ends_by_name_once_its_queue_or_store_is_closed(tmp_path, 
 async def test_stop_ends_in_its_time_although_the_server_is_silent(shop, server):
     """What is not done by then is cancelled; the row stays."""
     outbox, _ = shop
-    async with MessageQueue(server.url, limits=Limits(timeout_s=60)) as queue:
+    async with MessageQueue(server.url, limits=ConnectionConfig(timeout_s=60)) as queue:
         await place(shop, "tea")
         server.pause()
         try:

@@ -20,7 +20,7 @@ from mpim_lab.errors import (
 )
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.store import MOST_AT_ONCE, Claim, Idempotency
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -326,7 +326,7 @@ async def test_a_wait_that_is_no_number_ends_at_once(server):
 
 async def test_a_works_error_is_raised_even_if_the_line_is_down(server):
     """Letting go is a courtesy: without it the lease ends by itself."""
-    limits = Limits(timeout_s=0.2, connect_timeout_s=0.2)
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)
 
     def work(effects):
         server.kill()
@@ -503,7 +503,7 @@ async def test_running_again_after_a_claim_was_not_answered_waits_for_its_lease(
 
 async def test_a_finish_that_arrives_late_is_no_second_effect(server):
     """Held on its way until the message was handled again and done."""
-    limits = Limits(timeout_s=0.2, connect_timeout_s=2.0)
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=2.0)
     async with (
         Proxy(server.url) as proxy,
         marks(server, url=proxy.url, lease_ms=LEASE_MS, limits=limits) as (slow, _),

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mpim_lab.errors import CommandRejected, HandlerCancelled, InvalidParameter, LeaseLost, QueueClosed
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
@@ -15,7 +15,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import FAST
 from tests.support import wait_until
 
-SOON = Limits(close_timeout_s=0.5)
+SOON = ConnectionConfig(close_timeout_s=0.5)
 
 
 def worker_on(mq, handler, name="w", **options):

@@ -14,7 +14,7 @@ from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff, RetryRule
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.producer import Producer
@@ -27,7 +27,7 @@ from tests.support import wait_until
 
 QUICK = Backoff(first_s=0.005, most_s=0.02)
 FAST, PATIENT = RetryRule(tries=3, backoff=QUICK), RetryRule(tries=1_000, backoff=QUICK)
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=QUICK)
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=QUICK)
 SHORT_MS, LONG_MS = 80, 60_000
 
 
@@ -598,7 +598,7 @@ async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server
             "request lost": proxy.lose_command,
             "request late": proxy.stall_command,
         }[fault]
-        limits = Limits(timeout_s=0.3, connect_timeout_s=1.0, backoff=QUICK)
+        limits = ConnectionConfig(timeout_s=0.3, connect_timeout_s=1.0, backoff=QUICK)
         async with orders(server, url=proxy.url, limits=limits) as stream, working(stream, enter):
             for round_ in range(2):
                 strike(Match(containing=b"m%d" % round_))
@@ -701,7 +701,7 @@ async def test_stopping_before_it_began_and_twice_returns(server):
 
 async def test_stopping_while_the_server_is_gone_returns(server):
     """It cannot say good-bye: its lease will end by itself."""
-    limits = Limits(timeout_s=0.2, connect_timeout_s=0.2, backoff=QUICK)
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2, backoff=QUICK)
     async with orders(server, "a", limits=limits) as stream, asyncio.timeout(10), working(stream, enter):
         await all_done(stream)
         server.kill()

@@ -17,7 +17,7 @@ from mpim_lab.errors import (
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.producer import Producer
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader, Gap
@@ -26,7 +26,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 SOON = {"gap_s": 0.02, "check_s": 0.1}
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
 
 
 @contextlib.asynccontextmanager
@@ -496,7 +496,7 @@ async def test_stopping_a_reader_that_never_ran_returns_and_it_never_runs(server
 
 async def test_a_reader_that_cannot_begin_says_why_and_may_be_stopped(server):
     """The first subscription finds no server: NotConnected, and whoever waits for the end does not wait for ever."""
-    async with chat(server, limits=Limits(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
+    async with chat(server, limits=ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
         server.kill()
         reader = ConversationReader(conversations, "bob", print, **SOON)
         task = asyncio.create_task(reader.run())

@@ -26,12 +26,12 @@ from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import BATCH, mark_of
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
-QUICK = Limits(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(first_s=0.005, most_s=0.02))
 LAST_ID = "18446744073709551615-18446744073709551615"
 
 

@@ -14,13 +14,13 @@ from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.im.system import System
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
 
 LIMITS = GatewayLimits(sweep_s=0.05, silent_s=30.0, hello_s=1.5, drain_s=0.5, most_bytes=2**20)
-IMPATIENT = Limits(timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1))
+IMPATIENT = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1))
 UIDS = ("alice", "bob", "carol", "dave", "watched")
 
 

@@ -12,13 +12,13 @@ from sqlalchemy import event
 from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFailed, StoreUncertain
 from mpim_lab.im.services.group_cache import MembersCopy
 from mpim_lab.im.services.groups import Groups
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 pytest_plugins = ["tests.databases"]
-HASTY = Limits(timeout_s=0.3, connect_timeout_s=0.3)
+HASTY = ConnectionConfig(timeout_s=0.3, connect_timeout_s=0.3)
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from mpim_lab.errors import CommandTimeout, ConnectionLost, InvalidParameter, LoginRejected, MpimError
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.faults.resp_framing import RespFrames
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.resp import pack
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, shop, working
 from tests.support import wait_until
 
-QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
 M5 = Match("XADD", containing=b"m5")
 
 

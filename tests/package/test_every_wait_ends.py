@@ -20,10 +20,10 @@ from mpim_lab.errors import (
     QueueClosed,
     QueueFull,
 )
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from tests.support import wait_until
 
-SHORT = Limits(timeout_s=0.4, close_timeout_s=0.4, connect_timeout_s=0.4)
+SHORT = ConnectionConfig(timeout_s=0.4, close_timeout_s=0.4, connect_timeout_s=0.4)
 SLACK_S = 5.0  # for a machine that is busy: far below "for ever", far above what is measured
 
 
@@ -199,7 +199,7 @@ async def test_a_port_where_nobody_is_and_a_server_without_room_are_no_connectio
 
 async def test_a_blocking_read_may_last_longer_than_the_time_out(server):
     """Its time-out begins when it should have ended by itself; to cancel it takes no time."""
-    async with MessageQueue(server.url, limits=Limits(timeout_s=0.3)) as mq:
+    async with MessageQueue(server.url, limits=ConnectionConfig(timeout_s=0.3)) as mq:
         stream = mq.stream("s")
         assert await stream.wait(within_ms=900) == []
         begun = time.monotonic()
@@ -252,7 +252,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_leaves_the_queue_as_it_was
     """The next caller is served, and the server knows of no subscription that the queue does not know of."""
     async with MessageQueue(one_server.url) as admin:
         for turns in (*range(12), 20, 40, 80):
-            mq = MessageQueue(one_server.url, name="cancelled", limits=Limits(timeout_s=2))
+            mq = MessageQueue(one_server.url, name="cancelled", limits=ConnectionConfig(timeout_s=2))
             if name != "open":
                 await mq.open()
                 await mq.subscribe("there", lambda message: None)

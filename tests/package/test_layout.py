@@ -9,7 +9,7 @@ from mpim_lab.keys import LAYOUT
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.idempotency.store import Idempotency
 from mpim_lab.mq.ordering.assignments import Seats
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
@@ -90,7 +90,7 @@ async def test_whoever_is_cancelled_while_it_is_looked_leaves_the_others_served(
 
 async def test_a_look_without_an_answer_is_definite(server):
     """Nothing else was sent; once the line is well again the next command looks again."""
-    limits = Limits(timeout_s=0.5)
+    limits = ConnectionConfig(timeout_s=0.5)
     async with Proxy(server.url) as proxy, MessageQueue(proxy.url, limits=limits) as mq:
         proxy.lose_reply(Match("GET", b"mpim:layout"))
         with pytest.raises(NotConnected, match="nothing else was sent"):

@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import RetryRule
 from mpim_lab.mq.idempotency.producer import Producer
 from mpim_lab.mq.idempotency.store import Idempotency
@@ -38,8 +38,8 @@ def ordered(**options):
 
 
 MAKERS = [
-    ("max_commands", Limits),
-    ("max_bytes", Limits),
+    ("max_commands", ConnectionConfig),
+    ("max_bytes", ConnectionConfig),
     ("max_payload_bytes", queue),
     ("max_entries", lambda **option: queue().stream("s", **option)),
     ("prefetch", lambda **option: Consumer(group(), "c", **option)),

@@ -22,7 +22,7 @@ from mpim_lab.lab.faults.injector import (
 from mpim_lab.lab.faults.server_admin import cut_connections, limit_output_buffer
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
@@ -36,7 +36,7 @@ PHOTO_BYTES = 1024 * 1024
 BUFFER_LIMIT_BYTES = 4_400 * 1024
 # How long alice waits for a confirmation: long, so that a busy machine does not make her repeat what has arrived.
 HURRY_S, PATIENCE_S = 0.2, 5.0
-QUICK = Limits(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 
 
 class _PlainReceiver:

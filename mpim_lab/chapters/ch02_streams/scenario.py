@@ -16,7 +16,7 @@ from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import Entry
@@ -26,7 +26,7 @@ STREAM, GROUP = "orders", "billing"
 QUIET_S = 0.2  # nothing happened for so long: nothing will
 IGNORED_S = 1.0  # nobody has begun an order for so long: nobody will
 MOST_FAILURES = 12  # after so many failures of one order we have seen enough of an endless retry
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 
 
 class Stage:

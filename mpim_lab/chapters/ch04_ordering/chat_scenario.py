@@ -20,7 +20,7 @@ from mpim_lab.lab.faults.injector import Hold, Quiet, check_available, until
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.retry import Backoff
@@ -70,7 +70,7 @@ class Gateway(MessageQueue):
 
 NAME, ROOM = "chat", "room"
 QUIET_S = 0.3
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
 
 
 class ChatDesign(NamedTuple):

@@ -18,14 +18,14 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CHANNEL = "user:1001"
 # A sketch gives a batch up after a second; a busy machine has five to connect.
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
 LONG_WINDOW_MS = 1_000.0  # where no batch may be closed by time, however slowly a fault strikes on a busy machine

@@ -23,7 +23,7 @@ from mpim_lab.lab.faults.server_admin import rights_needed
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.address import wire_client_name
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -85,7 +85,7 @@ def reply_to(caller: str) -> str:
 
 CALLERS, POOL = "callers", "pool"
 PATIENCE_S = 10.0
-LIMITS = Limits(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 
 
 class BugInCaller(Exception):

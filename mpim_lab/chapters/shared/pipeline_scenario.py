@@ -23,7 +23,7 @@ from mpim_lab.lab.faults.injector import Fault, Quiet, check_available, until
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -77,7 +77,7 @@ LEASE_MS, LONG_LEASE_MS = 90, 60_000
 SLOW = ("slow worker", "two at once")  # within its rights: its lease does not end
 QUIET_S = 0.3  # nothing happened for so long: nothing will
 MOST_FAILURES = 12
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
 
 
 class Employee:

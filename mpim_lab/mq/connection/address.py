@@ -43,7 +43,7 @@ class Address:
     db: int = 0
     tls: dict[str, Any] | None = field(default=None, compare=False)
     client_name: str = ""
-    limits: dict[str, Any] = field(default_factory=dict, compare=False)  # names and values of `Limits`
+    limits: dict[str, Any] = field(default_factory=dict, compare=False)  # names and values of `ConnectionConfig`
 
     @classmethod
     def parse(cls, url: str) -> "Address":

@@ -21,7 +21,7 @@ from typing import Any
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, NotConnected, WrongLayout
 from mpim_lab.events import now
 from mpim_lab.keys import LAYOUT, Keys
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.resp import Connection
 
@@ -113,7 +113,7 @@ class KeyLink:
         return await self._link.call(*command, blocks_s=blocks_s)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ConnectionConfig:
         """The link's own."""
         return self._link.limits
 

@@ -30,7 +30,7 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.handler import OneLoop
 from mpim_lab.mq.connection.resp import Connection, Replies, pack, retrieved
 
@@ -43,7 +43,7 @@ class Commands(Protocol):
         """The connection now; if it is `blocked`, ask for `room`."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ConnectionConfig:
         """Time-outs and sizes."""
 
     @property
@@ -111,7 +111,7 @@ class Link:
         address: Address,
         *,
         name: str = "",
-        limits: Limits | None = None,
+        limits: ConnectionConfig | None = None,
         on_push: Callable[[list[Any]], bool] = lambda push: False,
         greeting: Callable[[], Iterable[Greeting]] = tuple,
         on_gap: Callable[[float], None] | None = None,
@@ -119,7 +119,7 @@ class Link:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.address, self.name = address, name
-        self.limits = replace(limits or Limits(), **address.limits)
+        self.limits = replace(limits or ConnectionConfig(), **address.limits)
         self.client_id = 0
         self._on_push, self._greeting, self._on_gap, self._sleep = on_push, greeting, on_gap, sleep
         self._reporter = Reporter(name, observer)

@@ -25,7 +25,7 @@ import hiredis
 from hiredis import PushNotification, ReplyError
 
 from mpim_lab.errors import CommandRejected, CommandTimeout, ConnectionLost, MpimError, NotConnected, WrongLoop
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 
 
 class Deadlines:
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        limits: Limits,
+        limits: ConnectionConfig,
         on_push: Callable[[list[Any]], bool],
         on_room: Callable[[], None],
         on_lost: Callable[[MpimError], None],

@@ -44,7 +44,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from mpim_lab.errors import CommandRejected, InvalidMessage, MpimError
 from mpim_lab.events import now
 from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.connection.handler import Loop
 from mpim_lab.mq.connection.retry import Backoff
@@ -142,7 +142,7 @@ class OutboxRelay:
         check_bounds(1, MOST_ROWS, limit=limit)
         check_times(poll_s=poll_s)
         self._outbox, self._queue, self._limit, self._poll_s = outbox, queue, limit, poll_s
-        self._backoff, self._close_timeout_s = Backoff(), Limits().close_timeout_s
+        self._backoff, self._close_timeout_s = Backoff(), ConnectionConfig().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
         self._loop = Loop()
 

@@ -109,7 +109,7 @@ class ConversationReader:
     async def stop(self) -> None:
         """Finish the handler that runs, read no more, and wait until `run` has returned.
 
-        Ends within `Limits.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
+        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
         at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
         await self._loop.ask()

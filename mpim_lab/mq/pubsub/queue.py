@@ -16,7 +16,7 @@ from mpim_lab.events import Kind, Observer, Reporter, shown_name
 from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.context import Access
 from mpim_lab.mq.connection.encoding import Message, publish_head, wire_payload
 from mpim_lab.mq.connection.handler import checked_handler, is_async
@@ -45,7 +45,7 @@ class MessageQueue:
         *,
         name: str = "mq",
         prefix: Name = "",
-        limits: Limits | None = None,
+        limits: ConnectionConfig | None = None,
         max_payload_bytes: int = 1024 * 1024,
         observer: Observer | None = None,
         on_gap: Callable[[float], None] | None = None,

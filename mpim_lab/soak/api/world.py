@@ -17,13 +17,13 @@ import hiredis
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.resp import pack
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 TIMEOUT_S = 0.5
-LIMITS = Limits(
+LIMITS = ConnectionConfig(
     timeout_s=TIMEOUT_S, close_timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.01, 0.1)
 )
 CALL_S = 2 * TIMEOUT_S  # a place in line, then an answer
