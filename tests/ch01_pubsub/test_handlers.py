@@ -44,7 +44,7 @@ async def test_an_async_handler_that_meets_anothers_cancellation_has_failed_and_
         got.append(message.payload)
 
     async with MessageQueue(server.url, observer=events.append) as mq:
-        await mq.subscribe("a", handler, limit=4)
+        await mq.subscribe("a", handler, max_buffered=4)
         await mq.subscribe("b", lambda message: other.append(message.payload))
         for number in range(8):
             await mq.publish("a", str(number))

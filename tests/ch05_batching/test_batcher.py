@@ -153,7 +153,7 @@ async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
 
     credit = Credit(max_bytes=50_000, patience_s=30.0)
     async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob:
-        await bob.subscribe("chat", handle, limit=10, unpack=Unpacker(bob))
+        await bob.subscribe("chat", handle, max_buffered=10, unpack=Unpacker(bob))
         async with Batcher.to_channel(alice, "chat", rule=Adaptive(4, 10_000), credit=credit) as batcher:
             await batcher.publish(b"0000")  # bob is known from here on
             calls = [asyncio.create_task(batcher.publish(b"%04d" % n + b"x" * 2_000)) for n in range(1, 400)]

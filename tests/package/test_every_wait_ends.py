@@ -40,7 +40,7 @@ async def ends(call, within_s=4 * SHORT.timeout_s):
 
 
 async def fill(mq, admin, channel, count=6):
-    """Publish more than an inbox of two messages takes, and wait until nothing is read any more."""
+    """Publish more than a buffer of two messages takes, and wait until nothing is read any more."""
     for number in range(count):
         await admin.publish(channel, str(number))
     await wait_until(lambda: not mq._messages.is_reading)
@@ -51,7 +51,7 @@ async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
     async with MessageQueue(server.url) as admin, MessageQueue(server.url) as mq:
         got = []
         async with asyncio.timeout(SLACK_S):
-            async with mq.listen("a", limit=2) as messages:
+            async with mq.listen("a", max_buffered=2) as messages:
                 await fill(mq, admin, "a")
                 await anext(messages)
             await mq.subscribe("b", got.append)
@@ -77,9 +77,9 @@ async def test_a_reader_that_does_nothing_holds_up_no_call_for_longer_than_its_l
         await mq.open()
         await mq.subscribe("other", lambda message: None)
         if how == "handler":
-            await mq.subscribe("a", hangs, limit=2)
+            await mq.subscribe("a", hangs, max_buffered=2)
         else:
-            await stack.enter_async_context(mq.listen("a", limit=2))
+            await stack.enter_async_context(mq.listen("a", max_buffered=2))
         await fill(mq, admin, "a")
         assert isinstance(await ends(mq.subscribe("b", hangs)), QueueFull)
         assert isinstance(await ends(mq.drain()), HandlerTimeout)

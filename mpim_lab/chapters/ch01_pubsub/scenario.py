@@ -25,7 +25,7 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub.confirmed import AckedPublisher, AckingSubscriber
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 BOB = "1001"
@@ -45,10 +45,10 @@ class _PlainReceiver:
     def __init__(self, queue: MessageQueue, handler: Callable[[Message], Awaitable[None]]) -> None:
         self._queue, self._handler = queue, handler
 
-    async def come(self) -> None:
-        await self._queue.subscribe(CHANNEL, self._handler, limit=1)
+    async def start(self) -> None:
+        await self._queue.subscribe(CHANNEL, self._handler, max_buffered=1)
 
-    async def leave(self) -> None:
+    async def stop(self) -> None:
         await self._queue.unsubscribe(CHANNEL)
 
 
@@ -70,9 +70,9 @@ class Stage:
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.line.sleep, **common)
         if design != "confirmed":
-            self._receiver: _PlainReceiver | ConfirmingReceiver = _PlainReceiver(self.bob, self._handle)
+            self._receiver: _PlainReceiver | AckingSubscriber = _PlainReceiver(self.bob, self._handle)
         else:
-            self._receiver = ConfirmingReceiver(self.bob, BOB, self._handle, limit=1)
+            self._receiver = AckingSubscriber(self.bob, BOB, self._handle, max_buffered=1)
         self.faults = Faults(self._causes(), run.trace)
         self._sender = self._make_sender(design)
         self._open = contextlib.AsyncExitStack()
@@ -94,8 +94,8 @@ class Stage:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
         await self._open.enter_async_context(self.bob)
-        await self._receiver.come()
-        if isinstance(self._sender, ConfirmedSender):
+        await self._receiver.start()
+        if isinstance(self._sender, AckedPublisher):
             await self._open.enter_async_context(self._sender)
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -111,7 +111,7 @@ class Stage:
         if design == "sketch":
             return SketchSender(faulty)
         attempts = self._lasts + 20
-        return ConfirmedSender(faulty, BOB, attempts=attempts, confirm_within_s=PATIENCE_S, backoff=QUICK.backoff)
+        return AckedPublisher(faulty, BOB, max_attempts=attempts, ack_timeout_s=PATIENCE_S, backoff=QUICK.backoff)
 
     async def send(self, payload: bytes) -> None:
         """alice sends one message; an error is what she is told. Raises ServerFailed once the server is gone for good."""
@@ -148,7 +148,7 @@ class Stage:
     def _causes(self) -> dict[str, Cause]:
         """Each fault's begin and end; an end returns when the consequences are over, so that runs are alike."""
         causes: dict[str, Cause] = {
-            "away": (self._receiver.leave, self._receiver.come),
+            "away": (self._receiver.stop, self._receiver.start),
             "cut": (self._cut, self._mend),
             "slow": (self.hand.close, self._catch_up),
         }
@@ -161,12 +161,12 @@ class Stage:
 
     async def _hurry(self) -> None:
         """While a fault lasts, a confirmation that does not come soon does not come."""
-        if isinstance(self._sender, ConfirmedSender):
-            self._sender.confirm_within_s = HURRY_S
+        if isinstance(self._sender, AckedPublisher):
+            self._sender.ack_timeout_s = HURRY_S
 
     async def _relax(self) -> None:
-        if isinstance(self._sender, ConfirmedSender):
-            self._sender.confirm_within_s = PATIENCE_S
+        if isinstance(self._sender, AckedPublisher):
+            self._sender.ack_timeout_s = PATIENCE_S
 
     async def _cut(self) -> None:
         await self.line.close()

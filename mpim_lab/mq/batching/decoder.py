@@ -14,7 +14,7 @@ class Unpacker:
 
     One serves any number of subscriptions of its queue. codec: knows the dictionaries and the limit of size; a plain
     `Codec()` if none is given. A batch is confirmed at the end of the loop turn in which its messages were handed over; of
-    several, the last one, for all. A queue that has stopped reading (a full inbox) confirms nothing, which holds its
+    several, the last one, for all. A queue that has stopped reading (a full buffer) confirms nothing, which holds its
     senders back.
     """
 

@@ -275,7 +275,7 @@ class Link:
             async with asyncio.timeout(self.limits.connect_timeout_s):
                 await self.address.connect(lambda: connection)
                 await self._log_in(connection)
-            await self._reading_allowed.wait()  # with a full inbox, subscribing would only fill the socket
+            await self._reading_allowed.wait()  # with a full buffer, subscribing would only fill the socket
             async with asyncio.timeout(self.limits.connect_timeout_s):
                 count = await self._greet(connection)
         except NotConnected as error:
@@ -347,7 +347,7 @@ class Link:
     # Slow readers
 
     def pause_reading(self) -> None:
-        """Take in nothing more until `resume_reading`: the inbox is full."""
+        """Take in nothing more until `resume_reading`: the buffer is full."""
         self._reading_allowed.clear()
         self.connection.pause_reading()
 
@@ -363,7 +363,7 @@ class Link:
                 await self._reading_allowed.wait()
         except TimeoutError:
             waited = f"waited {self.limits.timeout_s:g} s"
-            raise QueueFull(f"a handler is behind and its inbox is full, so nothing is read; {waited}") from None
+            raise QueueFull(f"a handler is behind and its buffer is full, so nothing is read; {waited}") from None
 
     def resume_reading(self) -> None:
         """Take in again, beginning with what was read already."""

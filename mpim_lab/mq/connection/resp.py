@@ -327,7 +327,7 @@ class Connection(asyncio.Protocol):
     # Slow readers, slow sockets
 
     def pause_reading(self) -> None:
-        """Take in nothing more, from this moment on: the caller's inbox is full."""
+        """Take in nothing more, from this moment on: the caller's buffer is full."""
         self._reading_paused = True
         if self._transport is not None:
             self._transport.pause_reading()

@@ -109,8 +109,8 @@ class ConversationReader:
     async def stop(self) -> None:
         """Finish the handler that runs, read no more, and wait until `run` has returned.
 
-        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
-        at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler
+        it returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
         await self._loop.ask()
         self._end(None)

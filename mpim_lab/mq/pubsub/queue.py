@@ -23,7 +23,7 @@ from mpim_lab.mq.connection.handler import checked_handler, is_async
 from mpim_lab.mq.connection.layout_check import KeyLink, Layout
 from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.resp import retrieved
-from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
+from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
 from mpim_lab.mq.pubsub.subscriptions import Handler, Messages, Subscription, Subscriptions, Unpack, direct, unpacked
 from mpim_lab.mq.streams.stream import Stream
 
@@ -198,27 +198,27 @@ class MessageQueue:
         handler: Handler,
         *,
         pattern: bool = False,
-        limit: int = 1_000,
-        when_full: WhenFull | str = WhenFull.WAIT,
+        max_buffered: int = 1_000,
+        overflow_policy: OverflowPolicy | str = OverflowPolicy.WAIT,
         unpack: Unpack | None = None,
     ) -> None:
         """Have `handler(message)` called for each message; returns once the server has confirmed.
 
-        A plain handler is called at once, an async one from an inbox of at most `limit` messages; `when_full` says what
-        then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `unpack`: gives the
-        messages that a payload holds, for senders that batch or compress (`Unpacker`).
+        A plain handler is called at once, an async one from a buffer of at most `max_buffered` messages; `overflow_policy`
+        says what then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `unpack`:
+        gives the messages that a payload holds, for senders that batch or compress (`Unpacker`).
         Raises InvalidMessage, AlreadySubscribed, and what `Link` raises.
         """
         checked_handler(handler)
-        inbox = self._subscriptions.new_inbox(limit, when_full) if is_async(handler) else None
-        take = direct(handler, self.reporter) if inbox is None else inbox.put
-        await self._subscriptions.begin(self._subscription(channel, take, inbox, handler, unpack, pattern))
+        buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy) if is_async(handler) else None
+        take = direct(handler, self.reporter) if buffer is None else buffer.put
+        await self._subscriptions.begin(self._subscription(channel, take, buffer, handler, unpack, pattern))
 
     def _subscription(
         self,
         channel: Name,
         take: Callable[[Message], bool],
-        inbox: Inbox | None,
+        buffer: SubscriberBuffer | None,
         handler: Handler | None,
         unpack: Unpack | None,
         pattern: bool,
@@ -226,8 +226,8 @@ class MessageQueue:
         self._commands.check_loop()
         if unpack is not None:
             take = unpacked(take, unpack, self.reporter)
-        handler = handler if inbox is not None else None
-        return Subscription(channel, take, inbox, handler, pattern=pattern, unpacks=unpack is not None)
+        handler = handler if buffer is not None else None
+        return Subscription(channel, take, buffer, handler, pattern=pattern, unpacks=unpack is not None)
 
     async def unsubscribe(self, channel: Name, *, pattern: bool = False) -> None:
         """Stop: what has arrived is still handled, nothing after that. A channel without a handler is no error.
@@ -250,25 +250,25 @@ class MessageQueue:
         self,
         *channels: Name,
         patterns: Sequence[Name] = (),
-        limit: int = 1_000,
-        when_full: WhenFull | str = WhenFull.WAIT,
+        max_buffered: int = 1_000,
+        overflow_policy: OverflowPolicy | str = OverflowPolicy.WAIT,
         unpack: Unpack | None = None,
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """Give the messages of several channels and patterns as one async iterator.
 
         It ends when the queue is closed, or the last of them is unsubscribed. Raises as `subscribe` does; with
-        `when_full="disconnect"` the iterator raises SlowSubscriber.
+        `overflow_policy="disconnect"` the iterator raises SlowSubscriber.
         """
         wanted = [(name, False) for name in channels] + [(name, True) for name in patterns]
         if not wanted:
             raise InvalidParameter("listen to what? Give at least one channel or pattern")
-        inbox = self._subscriptions.new_inbox(limit, when_full)
+        buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy)
         begun: list[Subscription] = []
         try:
             for name, pattern in wanted:
-                subscription = self._subscription(name, inbox.put, inbox, None, unpack, pattern)
+                subscription = self._subscription(name, buffer.put, buffer, None, unpack, pattern)
                 await self._subscriptions.begin(subscription)
                 begun.append(subscription)
-            yield Messages(inbox, self.reporter, self._commands.check_loop)
+            yield Messages(buffer, self.reporter, self._commands.check_loop)
         finally:
-            await self._subscriptions.end_listen(begun, inbox)
+            await self._subscriptions.end_listen(begun, buffer)

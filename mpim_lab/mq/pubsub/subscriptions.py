@@ -19,7 +19,7 @@ from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.handler import Cancellations, inside, is_async, is_inside, refuse
 from mpim_lab.mq.connection.reconnecting import Greeting, Link
 from mpim_lab.mq.connection.resp import pack
-from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
+from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
 
 Unpack = Callable[[bytes], Sequence[bytes]]
 Handler = Callable[[Message], None] | Callable[[Message], Awaitable[None]]
@@ -97,13 +97,15 @@ def _payloads(given: Iterable[bytes]) -> list[bytes]:
     raise TypeError(f"unpack gives a list of payloads in bytes, not {given!r:.100}")
 
 
-async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object) -> None:
-    """Call an async handler on one message after the other until the inbox ends."""
+async def work(
+    buffer: SubscriberBuffer, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object
+) -> None:
+    """Call an async handler on one message after the other until the buffer ends."""
     cancellations = Cancellations()
     with inside(owner):
         while True:
             try:
-                message = await inbox.get()
+                message = await buffer.get()
             except MpimError:
                 return
             try:
@@ -125,8 +127,8 @@ class Messages(AsyncIterator[Message]):
     One counts as handled when the next is asked for. A time-out around `anext` takes nothing, and several tasks may ask.
     """
 
-    def __init__(self, inbox: Inbox, reporter: Reporter, check: Callable[[], None]) -> None:
-        self._inbox, self._reporter, self._check = inbox, reporter, check
+    def __init__(self, buffer: SubscriberBuffer, reporter: Reporter, check: Callable[[], None]) -> None:
+        self._buffer, self._reporter, self._check = buffer, reporter, check
         self._last: Message | None = None
 
     async def __anext__(self) -> Message:
@@ -135,7 +137,7 @@ class Messages(AsyncIterator[Message]):
             self._last = None
             self._reporter.message(Kind.HANDLED, last.payload, last.channel)
         try:
-            self._last = await self._inbox.get()
+            self._last = await self._buffer.get()
         except QueueClosed:
             raise StopAsyncIteration from None
         return self._last
@@ -158,7 +160,7 @@ class Subscription:
         self,
         channel: Name,
         take: Callable[[Message], bool],
-        inbox: Inbox | None = None,
+        buffer: SubscriberBuffer | None = None,
         handler: Handler | None = None,
         *,
         pattern: bool = False,
@@ -166,40 +168,40 @@ class Subscription:
     ) -> None:
         self.channel = channel if isinstance(channel, str) else same_name(channel, "channel")
         self.take, self.unpacks, self.pattern = take, unpacks, pattern
-        self.inbox, self._handler = inbox, handler
-        if inbox is not None:
-            inbox.feeders += 1
+        self.buffer, self._handler = buffer, handler
+        if buffer is not None:
+            buffer.subscription_count += 1
         self.is_leaving = False
         self.gone = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, reporter: Reporter) -> None:
         """Start the worker of an async handler."""
-        if self.inbox is not None and self._handler is not None:
-            self._worker = asyncio.create_task(work(self.inbox, cast(Any, self._handler), reporter, self))
+        if self.buffer is not None and self._handler is not None:
+            self._worker = asyncio.create_task(work(self.buffer, cast(Any, self._handler), reporter, self))
 
     @property
     def is_full(self) -> bool:
-        """Its own inbox is why nothing is read."""
-        return self.inbox is not None and self.inbox.is_paused
+        """Its own buffer is why nothing is read."""
+        return self.buffer is not None and self.buffer.is_paused
 
     @property
     def done(self) -> int:
         """How many messages its handler is done with."""
-        return 0 if self.inbox is None else self.inbox.done
+        return 0 if self.buffer is None else self.buffer.handled_count
 
     async def handled(self, stall_s: float) -> None:
         """Wait until the handler is done with what has arrived; not for the handler that asks. Raises HandlerTimeout."""
-        if self._worker is not None and self.inbox is not None and not is_inside(self):
-            await self.inbox.handled(stall_s)
+        if self._worker is not None and self.buffer is not None and not is_inside(self):
+            await self.buffer.join(stall_s)
 
     def leave(self, error: MpimError | None = None) -> None:
         """Take nothing more in. What has arrived is still handled; then whoever listens gets the error, if there is one."""
         self.gone.set()
-        if self.inbox is not None:
-            self.inbox.feeders -= 1
-            if error is not None or not self.inbox.feeders:
-                self.inbox.end(error or QueueClosed("unsubscribed"))
+        if self.buffer is not None:
+            self.buffer.subscription_count -= 1
+            if error is not None or not self.buffer.subscription_count:
+                self.buffer.close(error or QueueClosed("unsubscribed"))
 
     def when_finished(self, callback: Callable[[], None]) -> None:
         """Call back when the handler runs no more; at once if it is called as messages arrive."""
@@ -210,26 +212,24 @@ class Subscription:
 
     async def finish(self, timeout_s: float) -> list[Message]:
         """Let the handler finish what has arrived, at most `timeout_s`; gives what it could not finish."""
-        if self._worker is None or self.inbox is None or is_inside(self):  # a handler does not wait for itself
+        if self._worker is None or self.buffer is None or is_inside(self):  # a handler does not wait for itself
             return []
         await asyncio.wait([self._worker], timeout=max(0.0, timeout_s))
         if not self._worker.done():
             self._worker.cancel()
             _log.warning("the handler of %r did not finish in time and was cancelled", self.channel)
             await asyncio.sleep(0)  # it sees that it was
-        return self.inbox.empty()
+        return self.buffer.drain()
 
     def abandon(self) -> list[Message]:
         """End at once, without waiting for anything; gives what is not handled."""
         self.leave()
         if self._worker is not None and not is_inside(self):
             self._worker.cancel()
-        return self.inbox.empty() if self.inbox is not None and not self.inbox.feeders else []
+        return self.buffer.drain() if self.buffer is not None and not self.buffer.subscription_count else []
 
 
 Table = dict[bytes, Subscription]
-_log = logging.getLogger(__name__)
-_new = tuple.__new__
 
 
 class Subscriptions:
@@ -241,7 +241,7 @@ class Subscriptions:
         self._channels: Table = {}
         self._patterns: Table = {}
         self._finishing: set[Subscription] = set()  # gone, and their handlers still run
-        self._full: set[Inbox] = set()
+        self._full: set[SubscriberBuffer] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
@@ -318,10 +318,12 @@ class Subscriptions:
                 await self._finish(each, self.link.limits.close_timeout_s)
         return None
 
-    async def end_listen(self, subscriptions: Sequence[Subscription], inbox: Inbox) -> None:
+    async def end_listen(self, subscriptions: Sequence[Subscription], buffer: SubscriberBuffer) -> None:
         """Leave several channels whose messages nobody will read any more."""
-        inbox.end(QueueClosed("no longer listened to"))  # first: a full inbox would keep the answers from being read
-        self._drop(inbox.empty(), "no longer listened to")
+        buffer.close(
+            QueueClosed("no longer listened to")
+        )  # first: a full buffer would keep the answers from being read
+        self._drop(buffer.drain(), "no longer listened to")
         endings = [asyncio.ensure_future(self._end(each)) for each in subscriptions if not each.is_leaving]
         if endings:
             await asyncio.gather(*endings)
@@ -368,7 +370,7 @@ class Subscriptions:
         leaving = [each for table in (self._channels, self._patterns) for each in table.values()]
         answers = [answer for each in leaving if (answer := self._take_back(each, at_once=False)) is not None]
         try:
-            if answers:  # full inboxes must be worked off first; half of the time is for that
+            if answers:  # full buffers must be worked off first; half of the time is for that
                 await asyncio.wait(answers, timeout=(until - begun) / 2)
         finally:
             for each in leaving:
@@ -382,16 +384,11 @@ class Subscriptions:
     @property
     def are_asking(self) -> bool:
         """Whether this code is run by a handler of this queue."""
-        return any(is_inside(each) for table in (self._channels, self._patterns) for each in table.values()) or any(
-            is_inside(each) for each in self._finishing
-        )
+        return any(map(is_inside, [*self._channels.values(), *self._patterns.values(), *self._finishing]))
 
     def _end_later(self, subscription: Subscription) -> None:
-        _log.error(
-            "%s: %r: its handler fell too far behind and its subscription ends",
-            self._reporter.actor,
-            subscription.channel,
-        )
+        who, channel = self._reporter.actor, subscription.channel
+        _log.error("%s: %r: its handler fell too far behind and its subscription ends", who, channel)
         ending = asyncio.create_task(self._end(subscription))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
@@ -417,9 +414,11 @@ class Subscriptions:
 
     # Slow handlers
 
-    def new_inbox(self, limit: int, when_full: WhenFull | str) -> Inbox:
-        """An inbox that stops this connection's reading when it is full (policy "wait")."""
-        return Inbox(limit, when_full, pause=self._pause, resume=self._resume, dropped=self._dropped)
+    def new_buffer(self, max_messages: int, overflow_policy: OverflowPolicy | str) -> SubscriberBuffer:
+        """An buffer that stops this connection's reading when it is full (policy "wait")."""
+        return SubscriberBuffer(
+            max_messages, overflow_policy, pause=self._pause, resume=self._resume, dropped=self._dropped
+        )
 
     async def drain(self) -> None:
         """Wait until everything the server has sent so far is handled. Raises HandlerTimeout when nothing goes on."""
@@ -439,13 +438,13 @@ class Subscriptions:
         return sum(each.done for table in (self._channels, self._patterns) for each in table.values())
 
     def _dropped(self, message: Message) -> None:
-        report_dropped(self._reporter, message, "the inbox was full")
+        report_dropped(self._reporter, message, "the buffer was full")
 
-    def _pause(self, inbox: Inbox) -> None:
-        self._full.add(inbox)
+    def _pause(self, buffer: SubscriberBuffer) -> None:
+        self._full.add(buffer)
         self.link.pause_reading()
 
-    def _resume(self, inbox: Inbox) -> None:
-        self._full.discard(inbox)
+    def _resume(self, buffer: SubscriberBuffer) -> None:
+        self._full.discard(buffer)
         if not self._full:
             self.link.resume_reading()

@@ -93,8 +93,8 @@ class Worker:
     async def stop(self) -> None:
         """Finish the handlers that run, give back the rest, and wait until `run` has returned.
 
-        Ends within `ConnectionConfig.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it returns
-        at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it
+        returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
         await self._loop.stop(self._group.access.commands.limits.close_timeout_s)
 
