@@ -52,7 +52,7 @@ class System:
         presence: MakePresence | None = None,
         route_lifetime_s: float = ROUTE_LIFETIME_S,
         limits: GatewayLimits | None = None,
-        queue_limits: ConnectionConfig | None = None,
+        queue_config: ConnectionConfig | None = None,
         outbox_after_s: float = 2.0,
         allow_login: bool = False,
         observer: Observer | None = None,
@@ -64,7 +64,7 @@ class System:
         check_bounds(0.0, LONGEST_S, outbox_after_s=outbox_after_s)
         self.url, self._prefix, self._observer = url, prefix, observer
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
-        self._port, self._limits, self._queue_limits = port, limits, queue_limits
+        self._port, self._limits, self._queue_config = port, limits, queue_config
         self.tokens = Tokens(secret or new_secret())
         self.store = SqlStore(database or database_url())
         self.offline = OfflineStore(self.store)
@@ -161,7 +161,7 @@ class System:
         return NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     def _queue(self, name: str, **options: Any) -> MessageQueue:
-        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_limits}
+        common: dict[str, Any] = {"prefix": self._prefix, "config": self._queue_config}
         return MessageQueue(self.url, name=name, **common, **options)
 
     def _services(self, queue: MessageQueue) -> Services:

@@ -92,9 +92,9 @@ class Stage:
     ) -> None:
         self.server, self.schedule, self.design, self.trace = server, schedule, design, trace
         prefix = f"{server.prefix}soak-{schedule.seed}:"
-        self.observer = MessageQueue(server.unix_url or server.url, name="lab", limits=LIMITS, prefix=prefix)
+        self.observer = MessageQueue(server.unix_url or server.url, name="lab", config=LIMITS, prefix=prefix)
         limits = replace(LIMITS, timeout_s=answered_within_s)
-        self._options: dict[str, Any] = {"prefix": prefix, "observer": trace, "limits": limits}
+        self._options: dict[str, Any] = {"prefix": prefix, "observer": trace, "config": limits}
         self.gateways = [
             Gateway(f"sender-{number + 1}", server.url, design, schedule.lease_ms, **self._options)
             for number in range(SENDERS)

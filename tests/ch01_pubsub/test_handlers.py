@@ -135,7 +135,7 @@ async def test_a_plain_handler_that_returns_a_coroutine_has_failed_by_name(one_s
 async def test_a_handler_may_close_its_queue(server, through):
     """It does not wait for itself, and no connection stays open."""
     done = asyncio.get_running_loop().create_future()
-    mq = MessageQueue(server.url, name="closes", limits=ConnectionConfig(close_timeout_s=30))
+    mq = MessageQueue(server.url, name="closes", config=ConnectionConfig(close_timeout_s=30))
     await mq.open()
 
     async def handler(message):
@@ -156,7 +156,7 @@ async def test_a_handler_may_close_its_queue(server, through):
 async def test_two_handlers_may_close_the_same_queue(server):
     """Neither waits for the other."""
     done = []
-    mq = MessageQueue(server.url, limits=ConnectionConfig(close_timeout_s=30))
+    mq = MessageQueue(server.url, config=ConnectionConfig(close_timeout_s=30))
     await mq.open()
 
     async def handler(message):

@@ -57,7 +57,7 @@ async def test_one_that_cannot_be_added_stops_all_before_anything_is_sent(server
 )
 async def test_more_than_the_limits_allow_waits_for_room(server, limits):
     """Also beside others who want the same connection; everybody's own order is kept."""
-    async with MessageQueue(server.url, limits=limits) as mq:
+    async with MessageQueue(server.url, config=limits) as mq:
         stream, most = mq.stream("orders"), 0
         connection = mq._commands.connection
         send_many = connection.send_many
@@ -96,7 +96,7 @@ async def test_what_the_server_refuses_is_told_one_by_one(server):
 async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(server):
     """What was written timed out and may be added, the rest had no room and is not; later replies meet their commands."""
     limits = ConnectionConfig(timeout_s=0.4, max_commands=3, backoff=QUICK.backoff)
-    async with MessageQueue(server.url, limits=limits) as mq:
+    async with MessageQueue(server.url, config=limits) as mq:
         stream = mq.stream("orders")
         assert await stream.length() == 0  # the layout of the keys was looked at
         server.pause()
@@ -114,7 +114,7 @@ async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(serve
 
 async def test_a_line_that_breaks_tells_what_was_written_from_what_was_not(server):
     """Written: it may have been added. Within the loop turn of sending nothing has left: certainly not."""
-    async with MessageQueue(server.url, limits=QUICK) as mq:
+    async with MessageQueue(server.url, config=QUICK) as mq:
         stream = mq.stream("orders")
         assert await stream.length() == 0  # the layout of the keys was looked at
         server.pause()
@@ -136,7 +136,7 @@ async def test_a_line_that_breaks_tells_what_was_written_from_what_was_not(serve
 
 async def test_room_that_does_not_come_back_keeps_what_was_added(server, monkeypatch):
     """The first ones have their ids, the others the reason; definite: each may be added again."""
-    async with MessageQueue(server.url, limits=ConnectionConfig(max_commands=3)) as mq:
+    async with MessageQueue(server.url, config=ConnectionConfig(max_commands=3)) as mq:
 
         async def no_room():
             raise QueueFull("no room")

@@ -152,7 +152,7 @@ async def test_a_stop_ends_in_time_and_gives_back_what_a_handler_does_not_finish
     async def endless(entry):
         await asyncio.Event().wait()
 
-    async with shop(server, *"ab", limits=SOON) as (group, _):
+    async with shop(server, *"ab", config=SOON) as (group, _):
         worker = Worker(group, "w", endless, parallel=parallel)
         task = asyncio.create_task(worker.run())
         await pending(group, 2)
@@ -175,7 +175,7 @@ async def test_a_stop_ends_in_time_though_a_handler_will_not_be_cancelled(server
             except asyncio.CancelledError:
                 continue
 
-    async with shop(server, "a", limits=SOON) as (group, _):
+    async with shop(server, "a", config=SOON) as (group, _):
         worker = Worker(group, "w", stubborn)
         task = asyncio.create_task(worker.run())
         await pending(group, 1)
@@ -189,7 +189,7 @@ async def test_a_stop_ends_in_time_though_a_handler_will_not_be_cancelled(server
 
 async def test_a_stop_ends_in_time_though_the_server_has_stopped(server):
     """SIGSTOP: nothing is answered, and everything ends."""
-    async with shop(server, limits=SOON) as (group, _):
+    async with shop(server, config=SOON) as (group, _):
         worker = Worker(group, "w", print)
         task = asyncio.create_task(worker.run())
         await wait_until(lambda: worker.consumer._ahead is not None)
@@ -263,7 +263,7 @@ async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(s
     """Its time is its own; what was on its way when it was cancelled comes with the next one, counted once."""
     limits = ConnectionConfig(timeout_s=0.4)
     async with (
-        MessageQueue(server.url, limits=limits) as mq,
+        MessageQueue(server.url, config=limits) as mq,
         Consumer(await mq.stream("s").group("g"), "c", claim_idle_ms=None) as consumer,
     ):
         begun = time.monotonic()

@@ -53,7 +53,7 @@ async def shop(tmp_path):
 @pytest.fixture
 async def mq(server):
     limits = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5)
-    async with MessageQueue(server.url, limits=limits) as queue:
+    async with MessageQueue(server.url, config=limits) as queue:
         yield queue
 
 
@@ -393,7 +393,7 @@ async def test_a_relay_ends_by_name_once_its_queue_or_store_is_closed(tmp_path, 
 async def test_stop_ends_in_its_time_although_the_server_is_silent(shop, server):
     """What is not done by then is cancelled; the row stays."""
     outbox, _ = shop
-    async with MessageQueue(server.url, limits=ConnectionConfig(timeout_s=60)) as queue:
+    async with MessageQueue(server.url, config=ConnectionConfig(timeout_s=60)) as queue:
         await place(shop, "tea")
         server.pause()
         try:

@@ -32,7 +32,7 @@ LEASE_MS = 60
 @contextlib.asynccontextmanager
 async def marks(server, *, scope="payments", url=None, **options):
     """The marks of one kind of work, and the queue they are on."""
-    queue_options = {name: options.pop(name) for name in ("prefix", "limits", "max_payload_bytes") if name in options}
+    queue_options = {name: options.pop(name) for name in ("prefix", "config", "max_payload_bytes") if name in options}
     async with MessageQueue(url or server.url, **queue_options) as mq:
         yield Idempotency(mq, scope, **options), mq
 
@@ -332,7 +332,7 @@ async def test_a_works_error_is_raised_even_if_the_line_is_down(server):
         server.kill()
         raise ValueError("mine")
 
-    async with marks(server, limits=limits) as (once, _):
+    async with marks(server, config=limits) as (once, _):
         with pytest.raises(ValueError, match="mine"):
             await once.run("m1", work)
 
@@ -506,7 +506,7 @@ async def test_a_finish_that_arrives_late_is_no_second_effect(server):
     limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=2.0)
     async with (
         Proxy(server.url) as proxy,
-        marks(server, url=proxy.url, lease_ms=LEASE_MS, limits=limits) as (slow, _),
+        marks(server, url=proxy.url, lease_ms=LEASE_MS, config=limits) as (slow, _),
         marks(server, lease_ms=LEASE_MS) as (once, mq),
     ):
         await slow.run("warm", paying(amount=0))

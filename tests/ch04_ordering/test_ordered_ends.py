@@ -73,7 +73,7 @@ async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_
         await worker.stop()
         got.append(ordered.data)
 
-    async with MessageQueue(server.url, limits=SOON) as mq:
+    async with MessageQueue(server.url, config=SOON) as mq:
         stream, worker = worker_on(mq, handle)
         for payload in "ab":
             await stream.append("bob", payload)
@@ -134,7 +134,7 @@ async def test_a_reader_ends_whatever_its_handler_and_its_queue_do(server, how):
         if how == "overdue":
             await endless()
 
-    async with MessageQueue(server.url, limits=SOON) as mq:
+    async with MessageQueue(server.url, config=SOON) as mq:
         conversations = Conversations(mq, "chat")
         handler = (lambda numbered: 7) if how == "returns 7" else handle
         reader = ConversationReader(conversations, "bob", handler, gap_s=0.01, check_s=0.02)

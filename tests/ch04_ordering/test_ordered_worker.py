@@ -38,7 +38,7 @@ class Power(BaseException):
 @contextlib.asynccontextmanager
 async def orders(server, *payloads, url=None, partitions=4, **options):
     """The stream "orders"; bob's conversation holds `payloads`."""
-    async with MessageQueue(url or server.url, **{"limits": LIMITS} | options) as mq:
+    async with MessageQueue(url or server.url, **{"config": LIMITS} | options) as mq:
         stream = PartitionedStream(mq, "orders", partitions=partitions)
         for payload in payloads:
             await stream.append("bob", payload)
@@ -599,7 +599,7 @@ async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server
             "request late": proxy.stall_command,
         }[fault]
         limits = ConnectionConfig(timeout_s=0.3, connect_timeout_s=1.0, backoff=QUICK)
-        async with orders(server, url=proxy.url, limits=limits) as stream, working(stream, enter):
+        async with orders(server, url=proxy.url, config=limits) as stream, working(stream, enter):
             for round_ in range(2):
                 strike(Match(containing=b"m%d" % round_))
                 await asyncio.gather(*(control.append("bob", f"m{round_}-{number}") for number in range(5)))
@@ -702,7 +702,7 @@ async def test_stopping_before_it_began_and_twice_returns(server):
 async def test_stopping_while_the_server_is_gone_returns(server):
     """It cannot say good-bye: its lease will end by itself."""
     limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2, backoff=QUICK)
-    async with orders(server, "a", limits=limits) as stream, asyncio.timeout(10), working(stream, enter):
+    async with orders(server, "a", config=limits) as stream, asyncio.timeout(10), working(stream, enter):
         await all_done(stream)
         server.kill()
 

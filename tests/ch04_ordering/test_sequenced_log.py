@@ -33,7 +33,7 @@ LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(
 async def chat(server, *payloads, **options):
     """The conversations "chat"; bob's holds `payloads`."""
     keep_s = options.pop("keep_s", 100)
-    async with MessageQueue(server.url, **{"limits": LIMITS} | options) as mq:
+    async with MessageQueue(server.url, **{"config": LIMITS} | options) as mq:
         conversations = Conversations(mq, "chat", keep_s=keep_s)
         for payload in payloads:
             await conversations.append("bob", payload)
@@ -178,7 +178,7 @@ async def test_what_cannot_be_sent_is_refused(server):
 async def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_id(server):
     """A producer over a line that breaks after, before and after the server has done it: once each, in order."""
     async with chat(server) as control, Proxy(server.url) as proxy:
-        async with MessageQueue(proxy.url, limits=LIMITS) as mq:
+        async with MessageQueue(proxy.url, config=LIMITS) as mq:
             producer = Producer(Conversations(mq, "chat").append, backoff=LIMITS.backoff, attempts=50)
             await producer.send("bob", b"m0")
             for number, fault in enumerate((proxy.lose_reply, proxy.lose_command, proxy.lose_reply), start=1):
@@ -496,7 +496,7 @@ async def test_stopping_a_reader_that_never_ran_returns_and_it_never_runs(server
 
 async def test_a_reader_that_cannot_begin_says_why_and_may_be_stopped(server):
     """The first subscription finds no server: NotConnected, and whoever waits for the end does not wait for ever."""
-    async with chat(server, limits=ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
+    async with chat(server, config=ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
         server.kill()
         reader = ConversationReader(conversations, "bob", print, **SOON)
         task = asyncio.create_task(reader.run())

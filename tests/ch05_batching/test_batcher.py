@@ -103,7 +103,7 @@ async def test_what_the_server_refuses_fails_alone_and_is_told_to_its_sender(ser
 
 async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
     """Everything that was not written waits, in order, while the server is away, and is there afterwards."""
-    async with MessageQueue(server.url, limits=QUICK) as mq:
+    async with MessageQueue(server.url, config=QUICK) as mq:
         async with Batcher.to_stream(mq.stream("orders"), rule=Adaptive(max_messages=5)) as batcher:
             await batcher.publish(b"before")
             server.kill()
@@ -119,7 +119,7 @@ async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
 
 async def test_while_the_server_stays_away_everybody_is_told_in_time(server):
     """`give_up_after_s`: a definite error for each, also for those behind; closing does not take longer."""
-    async with MessageQueue(server.url, limits=QUICK) as mq, asyncio.timeout(10):
+    async with MessageQueue(server.url, config=QUICK) as mq, asyncio.timeout(10):
         batcher = Batcher.to_channel(mq, "chat", rule=Adaptive(max_messages=1), give_up_after_s=0.2)
         await batcher.open()
         server.kill()
@@ -279,7 +279,7 @@ def test_nothing_is_lost_or_reordered_on_a_real_server(rule, steps):
 
 async def _play(rule, steps):
     names, calls, flushes = iter(range(10_000)), [], []
-    async with EmbeddedServer() as server, MessageQueue(server.url, name="alice", limits=QUICK) as mq:
+    async with EmbeddedServer() as server, MessageQueue(server.url, name="alice", config=QUICK) as mq:
         stream = mq.stream("orders")
         async with Batcher.to_stream(stream, rule=rule) as batcher:
             for step, count in steps:

@@ -80,7 +80,7 @@ class Lab:
 @contextlib.asynccontextmanager
 async def lab_of(limits=LIMITS, **options):
     """Two gateways over a server of their own, which may be stopped; routes last for an hour."""
-    given = system_options(limits=limits, queue_limits=IMPATIENT, route_lifetime_s=3_600) | options
+    given = system_options(limits=limits, queue_config=IMPATIENT, route_lifetime_s=3_600) | options
     async with EmbeddedServer(persistence="always") as server, System(server.url, gateways=2, **given) as mpim:
         yield Lab(server, mpim)
 
@@ -271,7 +271,7 @@ async def test_two_gateways_of_one_name_keep_to_their_own():
     """As after a restart that overlaps: pushes, routes and replacements go by user and connection, not by the name."""
     async with (
         lab_of() as lab,
-        System(lab.server.url, **system_options(limits=LIMITS, queue_limits=IMPATIENT)) as second,
+        System(lab.server.url, **system_options(limits=LIMITS, queue_config=IMPATIENT)) as second,
     ):
         alice = await lab.come("alice")
         async with RawClient(second.gateways["gw-1"].url) as bob:

@@ -63,7 +63,7 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
     """The server has forgotten the script, or the line to it breaks, under a client that goes on writing."""
     async with (
         FarLine(server.url, one_way_ms=2.0) as line,
-        System(line.url, queue_limits=IMPATIENT, **system_options()) as mpim,
+        System(line.url, queue_config=IMPATIENT, **system_options()) as mpim,
         RawClient(mpim.gateways["gw-1"].url) as bob,
         RawClient(mpim.gateways["gw-1"].url) as alice,
     ):
@@ -85,7 +85,7 @@ async def test_what_is_sent_again_keeps_its_order(server, trouble, pause_s):
 
 async def test_a_message_that_may_be_kept_is_not_said_to_be_certainly_not():
     """The step was written and its answer lost, and no repeat comes through: the error is not definite."""
-    async with message_under_way(queue_limits=IMPATIENT) as (server, _, alice):
+    async with message_under_way(queue_config=IMPATIENT) as (server, _, alice):
         server.kill()
         problem = await alice.hear("error")
         assert problem["id"] == "m1" and problem["definite"] is False

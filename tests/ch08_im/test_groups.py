@@ -29,7 +29,7 @@ async def store(database_url):
 
 @pytest.fixture
 async def queue(one_server):
-    async with MessageQueue(one_server.url, limits=HASTY) as opened:
+    async with MessageQueue(one_server.url, config=HASTY) as opened:
         yield opened
 
 

@@ -90,7 +90,7 @@ class Traffic:
 @contextlib.asynccontextmanager
 async def system(gateways=2, persistence="none", **options):
     """Gateways over a server of their own."""
-    given = {"limits": QUICK, "queue_limits": IMPATIENT} | options
+    given = {"limits": QUICK, "queue_config": IMPATIENT} | options
     async with (
         EmbeddedServer(persistence=persistence) as server,
         System(server.url, gateways=gateways, **system_options(**given)) as mpim,
@@ -219,7 +219,7 @@ async def test_nothing_is_lost_when_the_server_is_killed_and_comes_back_with_wha
 
 async def test_a_gateway_that_is_partitioned_from_the_server_loses_nothing(tmp_path):
     """Its line stays and is silent; its clients send again or wait; what they missed comes when it heals."""
-    options = system_options(limits=QUICK, queue_limits=IMPATIENT)
+    options = system_options(limits=QUICK, queue_config=IMPATIENT)
     options["database"] = f"sqlite+aiosqlite:///{tmp_path / 'mpim.db'}"
     async with EmbeddedServer() as server, Proxy(server.url) as proxy:
         near, far = System(server.url, **options), System(proxy.url, first=2, **options)
@@ -309,7 +309,7 @@ async def test_a_system_that_cannot_start_leaves_nothing_open():
     """No server, or a port that is taken: an error of ours, and no task stays behind."""
     before = len(asyncio.all_tasks())
     with pytest.raises(MpimError):
-        async with System("redis://127.0.0.1:9/0", **system_options(queue_limits=IMPATIENT)):
+        async with System("redis://127.0.0.1:9/0", **system_options(queue_config=IMPATIENT)):
             pass
     async with EmbeddedServer() as server, System(server.url, **system_options()) as mpim:
         port = mpim.gateways["gw-1"].port
@@ -323,7 +323,7 @@ async def test_a_system_that_cannot_start_leaves_nothing_open():
 async def test_stopping_while_the_server_is_gone_ends_in_time():
     """Nobody waits for ever for a server that does not answer."""
     async with EmbeddedServer() as server:
-        mpim = System(server.url, gateways=2, **system_options(limits=QUICK, queue_limits=IMPATIENT))
+        mpim = System(server.url, gateways=2, **system_options(limits=QUICK, queue_config=IMPATIENT))
         await mpim.__aenter__()
         clients = [await mpim.client(f"u{number}").__aenter__() for number in range(10)]
         server.kill()

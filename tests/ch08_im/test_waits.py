@@ -172,7 +172,7 @@ async def test_a_client_may_be_closed_by_its_own_token_function():
 async def test_a_system_ends_in_time_although_its_server_does_not_answer(fault):
     """Three gateways, clients that watch many, one that does not read, messages under way: all of it is given back."""
     before = asyncio.all_tasks()
-    options = system_options(limits=LIMITS, queue_limits=IMPATIENT)
+    options = system_options(limits=LIMITS, queue_config=IMPATIENT)
     async with EmbeddedServer() as server:
         mpim = await System(server.url, gateways=3, **options).__aenter__()
         async with contextlib.AsyncExitStack() as stack:
@@ -222,7 +222,7 @@ async def test_a_gateway_closes_in_time_although_the_database_is_locked(tmp_path
 async def test_a_drain_that_is_cancelled_leaves_nothing_open():
     """Its sockets, tasks and connections are given back at once."""
     async with EmbeddedServer() as server:
-        mpim = await System(server.url, **system_options(limits=LIMITS, queue_limits=IMPATIENT)).__aenter__()
+        mpim = await System(server.url, **system_options(limits=LIMITS, queue_config=IMPATIENT)).__aenter__()
         gateway = mpim.gateways["gw-1"]
         async with RawClient(gateway.url) as raw:
             await raw.hello("alice")

@@ -94,7 +94,7 @@ async def test_nothing_acknowledged_is_lost_though_the_server_is_killed_twenty_t
     """At the end every id that `add` gave is in the stream, with its payload, and was handled at least once."""
     server, prefetch = durable
     killer, handled, url = Killer(server, seed=20), set(), server.unix_url
-    async with MessageQueue(url, limits=LIMITS) as mq, MessageQueue(url, limits=LIMITS) as other:
+    async with MessageQueue(url, config=LIMITS) as mq, MessageQueue(url, config=LIMITS) as other:
         stream = mq.stream("orders")
         group = await other.stream("orders").group("billing")
         async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT, prefetch=prefetch):

@@ -73,7 +73,7 @@ async def test_a_reader_that_does_nothing_holds_up_no_call_for_longer_than_its_l
         await never.wait()
 
     async with MessageQueue(server.url) as admin, contextlib.AsyncExitStack() as stack:
-        mq = MessageQueue(server.url, limits=SHORT)
+        mq = MessageQueue(server.url, config=SHORT)
         await mq.open()
         await mq.subscribe("other", lambda message: None)
         if how == "handler":
@@ -105,7 +105,7 @@ async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_up_the_close
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.01)
 
-    mq = MessageQueue(server.url, limits=SHORT)
+    mq = MessageQueue(server.url, config=SHORT)
     await mq.open()
     await mq.subscribe("a", stubborn)
     await mq.publish("a", b"x")
@@ -118,7 +118,7 @@ async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_up_the_close
 @pytest.mark.parametrize("fault", ["pause", "kill"])
 async def test_every_call_ends_when_the_server_stands_still_or_is_gone(one_server, fault):
     """Reading, writing, subscribing, leaving and closing: an error of ours each, or done."""
-    mq = MessageQueue(one_server.url, limits=SHORT)
+    mq = MessageQueue(one_server.url, config=SHORT)
     await mq.open()
     await mq.subscribe("here", lambda message: None)
     stream = mq.stream("s")
@@ -174,7 +174,7 @@ async def speaks_nonsense(reader, writer):
 async def test_whoever_is_no_server_is_no_connection_and_certainly_nothing_was_done(answer):
     """Accepted and closed at once, silent, HTTP, a wrong answer: NotConnected, which is definite and may pass."""
     async with peer(answer) as url:
-        error = await ends(MessageQueue(url, limits=SHORT).open())
+        error = await ends(MessageQueue(url, config=SHORT).open())
         assert type(error) is NotConnected
         assert error.definite and error.transient
 
@@ -183,23 +183,23 @@ async def test_a_port_where_nobody_is_and_a_server_without_room_are_no_connectio
     """Both may pass; a wrong password does not."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        error = await ends(MessageQueue(f"redis://127.0.0.1:{taken.getsockname()[1]}", limits=SHORT).open())
+        error = await ends(MessageQueue(f"redis://127.0.0.1:{taken.getsockname()[1]}", config=SHORT).open())
     assert type(error) is NotConnected
     async with MessageQueue(one_server.url) as admin:
         await admin._commands.call("CONFIG", "SET", "maxclients", "1")
-        error = await ends(MessageQueue(one_server.url, limits=SHORT).open())
+        error = await ends(MessageQueue(one_server.url, config=SHORT).open())
         assert type(error) is NotConnected
         assert error.transient
         await admin._commands.call("CONFIG", "SET", "maxclients", "100")
         await admin._commands.call("CONFIG", "SET", "requirepass", "pw")
-        error = await ends(MessageQueue(one_server.url, limits=SHORT).open())
+        error = await ends(MessageQueue(one_server.url, config=SHORT).open())
         assert type(error) is LoginRejected
         assert not error.transient
 
 
 async def test_a_blocking_read_may_last_longer_than_the_time_out(server):
     """Its time-out begins when it should have ended by itself; to cancel it takes no time."""
-    async with MessageQueue(server.url, limits=ConnectionConfig(timeout_s=0.3)) as mq:
+    async with MessageQueue(server.url, config=ConnectionConfig(timeout_s=0.3)) as mq:
         stream = mq.stream("s")
         assert await stream.wait(within_ms=900) == []
         begun = time.monotonic()
@@ -252,7 +252,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_leaves_the_queue_as_it_was
     """The next caller is served, and the server knows of no subscription that the queue does not know of."""
     async with MessageQueue(one_server.url) as admin:
         for turns in (*range(12), 20, 40, 80):
-            mq = MessageQueue(one_server.url, name="cancelled", limits=ConnectionConfig(timeout_s=2))
+            mq = MessageQueue(one_server.url, name="cancelled", config=ConnectionConfig(timeout_s=2))
             if name != "open":
                 await mq.open()
                 await mq.subscribe("there", lambda message: None)
@@ -289,7 +289,7 @@ async def test_a_close_that_is_cancelled_goes_on_and_can_be_waited_for_again(one
 
 async def test_whoever_cancels_every_task_of_the_loop_has_not_stopped_the_queue(one_server):
     """Its own tasks are begun again by the next call."""
-    async with MessageQueue(one_server.url, limits=SHORT) as mq:
+    async with MessageQueue(one_server.url, config=SHORT) as mq:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0.01)
@@ -325,7 +325,7 @@ async def test_to_listen_to_nothing_is_refused(one_server):
 @pytest.mark.parametrize("when", ["before", "while it waits"])
 async def test_a_wait_for_entries_ends_with_its_queue(server, when):
     """However long it was to wait; its own connection is closed."""
-    async with MessageQueue(server.url) as admin, MessageQueue(server.url, name="shop", limits=SHORT) as mq:
+    async with MessageQueue(server.url) as admin, MessageQueue(server.url, name="shop", config=SHORT) as mq:
         stream = mq.stream("orders")
         waiting = asyncio.create_task(ends(stream.wait(within_ms=60_000)))
         if when == "before":

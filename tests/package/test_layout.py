@@ -91,7 +91,7 @@ async def test_whoever_is_cancelled_while_it_is_looked_leaves_the_others_served(
 async def test_a_look_without_an_answer_is_definite(server):
     """Nothing else was sent; once the line is well again the next command looks again."""
     limits = ConnectionConfig(timeout_s=0.5)
-    async with Proxy(server.url) as proxy, MessageQueue(proxy.url, limits=limits) as mq:
+    async with Proxy(server.url) as proxy, MessageQueue(proxy.url, config=limits) as mq:
         proxy.lose_reply(Match("GET", b"mpim:layout"))
         with pytest.raises(NotConnected, match="nothing else was sent"):
             await mq.stream("orders").add(b"tea")

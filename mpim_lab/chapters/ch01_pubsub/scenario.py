@@ -66,7 +66,7 @@ class Stage:
     ) -> None:
         self.server, self.run, self._planned, self._lasts = server, run, planned, lasts
         self.line, self.hand = Hold(), Hold()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": QUICK, "observer": run.trace}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": QUICK, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.line.sleep, **common)
         if design != "confirmed":

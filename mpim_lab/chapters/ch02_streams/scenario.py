@@ -43,7 +43,7 @@ class Stage:
     ) -> None:
         self.server, self.run, self._design, self._lasts = server, run, design, lasts
         self._struck = {f"m{fault.before}": fault.kind for fault in planned}
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", **common)
         self.workers = MessageQueue(server.unix_url or server.url, name="workers", **common)
         self.stream = self.alice.stream(STREAM)

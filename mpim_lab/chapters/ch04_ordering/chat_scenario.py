@@ -101,7 +101,7 @@ class ChatStage:
     ) -> None:
         self.server, self.run, self._design, self._struck, self._lasts = server, run, design, struck, lasts
         self._hold, self._bob_hold = Hold(), Hold()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS}
         self._gateways = [Gateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
         self._bob = MessageQueue(server.url, name="bob", sleep=self._bob_hold.sleep, **common)
         for queue in (*self._gateways, self._bob):  # by hand: what travels is "<number> <payload>", not the payload

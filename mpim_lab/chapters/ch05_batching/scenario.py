@@ -81,7 +81,7 @@ class BatchingStage:
     ) -> None:
         self.server, self.run, self._design, self._closed = server, run, design, closed
         self.line = Hold()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS, "observer": run.trace}
         self._proxy = Proxy(server.url)
         self._alice = {"name": "alice", "sleep": self.line.sleep, "max_payload_bytes": MOST_BYTES, **common}
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)

@@ -124,7 +124,7 @@ class PoolStage:
         self.server, self.run, self.design = server, run, design
         self._struck = struck
         self._setting = Setting(server.url, name=f"{POOL}-{secrets.token_hex(3)}", **setting)
-        self._lab = MessageQueue(server.unix_url or server.url, name="lab", prefix=server.prefix, limits=LIMITS)
+        self._lab = MessageQueue(server.unix_url or server.url, name="lab", prefix=server.prefix, config=LIMITS)
         self.service = Service(self._lab, self._setting.name)
         self._wires: list[Any] = []
         self.callers: list[Caller] = []

@@ -47,7 +47,7 @@ class MpimStage:
         self.hold = Hold()  # while it is closed, gw-2 cannot reconnect to the server
         options: dict[str, Any] = {"route_lifetime_s": 3_600.0} if design == "sound" else {"presence": self._presence}
         self.system = MpimSystem(
-            server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_limits=_QUEUE_LIMITS,
+            server=server, gateways=0, messages=self._make, limits=_LIMITS, queue_config=_QUEUE_LIMITS,
             observer=run.trace, outbox_after_s=0.2, **options,
         )  # fmt: skip
         self.server, self.seats = server, {uid: Seat(self.system, uid) for uid in readers}

@@ -104,7 +104,7 @@ class Line:
     ) -> None:
         self.server, self.run, self.design, self._lasts = server, run, design, lasts
         self._fault_of = {f"m{fault.before}": fault.kind for fault in planned}
-        self._common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
+        self._common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS}
         self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
         self.observer = MessageQueue(server.unix_url or server.url, name="lab", **self._common)
         self.proxy = Proxy(server.url)

@@ -89,7 +89,7 @@ class KeyLink:
 
     def __init__(self, link: Link, layout: Layout) -> None:
         self._link, self._layout = link, layout
-        self._not_yet = Connection(link.limits, lambda push: False, lambda: None, lambda reason: None)  # always blocked
+        self._not_yet = Connection(link.config, lambda push: False, lambda: None, lambda reason: None)  # always blocked
 
     @property
     def connection(self) -> Connection:
@@ -113,9 +113,9 @@ class KeyLink:
         return await self._link.call(*command, blocks_s=blocks_s)
 
     @property
-    def limits(self) -> ConnectionConfig:
+    def config(self) -> ConnectionConfig:
         """The link's own."""
-        return self._link.limits
+        return self._link.config
 
     @property
     def is_connected(self) -> bool:

@@ -43,7 +43,7 @@ class Commands(Protocol):
         """The connection now; if it is `blocked`, ask for `room`."""
 
     @property
-    def limits(self) -> ConnectionConfig:
+    def config(self) -> ConnectionConfig:
         """Time-outs and sizes."""
 
     @property
@@ -111,7 +111,7 @@ class Link:
         address: Address,
         *,
         name: str = "",
-        limits: ConnectionConfig | None = None,
+        config: ConnectionConfig | None = None,
         on_push: Callable[[list[Any]], bool] = lambda push: False,
         greeting: Callable[[], Iterable[Greeting]] = tuple,
         on_gap: Callable[[float], None] | None = None,
@@ -119,7 +119,7 @@ class Link:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.address, self.name = address, name
-        self.limits = replace(limits or ConnectionConfig(), **address.limits)
+        self.config = replace(config or ConnectionConfig(), **address.config_overrides)
         self.client_id = 0
         self._on_push, self._greeting, self._on_gap, self._sleep = on_push, greeting, on_gap, sleep
         self._reporter = Reporter(name, observer)
@@ -216,7 +216,7 @@ class Link:
             return self.connection
         first_in_line = False
         try:
-            async with asyncio.timeout(self.limits.timeout_s):
+            async with asyncio.timeout(self.config.timeout_s):
                 while not self._closed:
                     await self._turn(first_in_line)
                     if not self.connection.is_full:
@@ -249,10 +249,10 @@ class Link:
             raise
 
     def _why_no_room(self) -> MpimError:
-        waited = f"waited {self.limits.timeout_s:g} s"
+        waited = f"waited {self.config.timeout_s:g} s"
         if not self.is_connected:
             return NotConnected(f"no connection to {self.address} ({self._cause or 'never opened'}); {waited}")
-        most = f"{self.limits.max_commands:,} commands or {self.limits.max_bytes:,} bytes"
+        most = f"{self.config.max_commands:,} commands or {self.config.max_bytes:,} bytes"
         return QueueFull(f"{most} are waiting for the server already; {waited} for room")
 
     def _admit(self) -> None:
@@ -266,17 +266,17 @@ class Link:
     # Connecting, for the first time and again
 
     def _new_connection(self) -> Connection:
-        return Connection(self.limits, self._on_push, self._admit, self._on_lost)
+        return Connection(self.config, self._on_push, self._admit, self._on_lost)
 
     async def _dial(self) -> None:
         """Connect, log in and subscribe again, once. Raises NotConnected, LoginRejected; no caller's command was sent."""
         connection = self.connection = self._new_connection()
         try:
-            async with asyncio.timeout(self.limits.connect_timeout_s):
+            async with asyncio.timeout(self.config.connect_timeout_s):
                 await self.address.connect(lambda: connection)
                 await self._log_in(connection)
             await self._reading_allowed.wait()  # with a full buffer, subscribing would only fill the socket
-            async with asyncio.timeout(self.limits.connect_timeout_s):
+            async with asyncio.timeout(self.config.connect_timeout_s):
                 count = await self._greet(connection)
         except NotConnected as error:
             self._give_up(connection, error)
@@ -331,7 +331,7 @@ class Link:
         attempt = 0
         while not self._closed:
             attempt += 1
-            await self._sleep(self.limits.backoff.delay_s(attempt, random.random()))
+            await self._sleep(self.config.backoff.delay_s(attempt, random.random()))
             with contextlib.suppress(MpimError):  # kept as the cause, told to whoever waits
                 return await self._dial()
 
@@ -359,10 +359,10 @@ class Link:
     async def reading(self) -> None:
         """Wait until replies are read. Raises QueueFull after `timeout_s`: nothing was written."""
         try:
-            async with asyncio.timeout(self.limits.timeout_s):
+            async with asyncio.timeout(self.config.timeout_s):
                 await self._reading_allowed.wait()
         except TimeoutError:
-            waited = f"waited {self.limits.timeout_s:g} s"
+            waited = f"waited {self.config.timeout_s:g} s"
             raise QueueFull(f"a handler is behind and its buffer is full, so nothing is read; {waited}") from None
 
     def resume_reading(self) -> None:
@@ -388,13 +388,13 @@ class Link:
             if not caller.done():
                 caller.set_result(None)  # it will find the link closed
         self._reading_allowed.set()
-        limit_s = self.limits.timeout_s if within_s is None else within_s
+        limit_s = self.config.timeout_s if within_s is None else within_s
         await self.connection.close(QueueClosed("the queue is closed"), limit_s)
 
     async def _tick(self) -> None:
         try:
             while True:
-                await asyncio.sleep(self.limits.timeout_s / 4)
+                await asyncio.sleep(self.config.timeout_s / 4)
                 self.connection.tick()
         finally:
             self.disown()  # the loop may end before us

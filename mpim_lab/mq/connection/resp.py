@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        limits: ConnectionConfig,
+        config: ConnectionConfig,
         on_push: Callable[[list[Any]], bool],
         on_room: Callable[[], None],
         on_lost: Callable[[MpimError], None],
@@ -173,8 +173,8 @@ class Connection(asyncio.Protocol):
         self.blocked = True
         self.is_ready = False
         self.is_greeted = False  # the login is done, and what follows it was written
-        self._limits, self._on_push, self._on_room, self._on_lost = limits, on_push, on_room, on_lost
-        self._max_commands, self._max_bytes = limits.max_commands, limits.max_bytes
+        self._config, self._on_push, self._on_room, self._on_lost = config, on_push, on_room, on_lost
+        self._max_commands, self._max_bytes = config.max_commands, config.max_bytes
         self._loop: asyncio.AbstractEventLoop
         self._thread = 0
         self._transport: asyncio.Transport | None = None
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
         self._outgoing_bytes = 0
         self._waiting: deque[Waits] = deque()
         self._issued = 0
-        self._deadlines = Deadlines(limits.timeout_s)
+        self._deadlines = Deadlines(config.timeout_s)
         self._blocking: deque[tuple[int, float]] = deque()  # commands that may block: their numbers, and until when
         self._heard_at = 0.0
         self._writing_paused = self._reading_paused = False
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
     def send_blocking(self, packed: bytes, blocks_s: float) -> asyncio.Future[Any]:
         """The same for a command that the server may hold back for `blocks_s`; its time-out begins after that."""
         reply = self.send(packed)
-        until = self._loop.time() + blocks_s + self._limits.timeout_s
+        until = self._loop.time() + blocks_s + self._config.timeout_s
         self._blocking.append((self._issued + len(self._outgoing), until))
         return reply
 
@@ -278,13 +278,13 @@ class Connection(asyncio.Protocol):
     @property
     def is_full(self) -> bool:
         """No command may be sent now: not logged in, or a limit is reached."""
-        too_much = self._writing_paused or self._outgoing_bytes >= self._limits.max_bytes
+        too_much = self._writing_paused or self._outgoing_bytes >= self._config.max_bytes
         return too_much or self.free_places <= 0 or not self.is_ready or self.reason is not None
 
     @property
     def free_places(self) -> int:
         """How many more commands may wait for an answer."""
-        return self._limits.max_commands - len(self._waiting)
+        return self._config.max_commands - len(self._waiting)
 
     def ready(self) -> None:
         """The login is done: commands of all callers may come."""
@@ -302,15 +302,15 @@ class Connection(asyncio.Protocol):
         self._deadlines.note(now, self._issued)
         if self._blocks and now < self._blocking[0][1]:
             overdue = min(overdue, self._blocking[0][0] - 1 - self._answered)
-        error = CommandTimeout(f"written, but not answered within {self._limits.timeout_s:g} s; it may have been run")
+        error = CommandTimeout(f"written, but not answered within {self._config.timeout_s:g} s; it may have been run")
         for _, future in zip(range(overdue), self._waiting, strict=False):
             fail(future, error)
         if self._reading_paused:  # we are the slow one: answers may be unread
             return
         silence_s = now - self._heard_at
-        if overdue and silence_s >= self._limits.timeout_s:
+        if overdue and silence_s >= self._config.timeout_s:
             self.abort(ConnectionLost(f"the server has been silent for {silence_s:.1f} s"))
-        elif not self._waiting and silence_s >= self._limits.heartbeat_s:
+        elif not self._waiting and silence_s >= self._config.heartbeat_s:
             self.send(PING).add_done_callback(retrieved)
 
     @property
@@ -356,7 +356,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
         self._loop, self._thread = asyncio.get_running_loop(), get_ident()
         self._heard_at = self._loop.time()
-        self._transport.set_write_buffer_limits(high=self._limits.max_bytes)
+        self._transport.set_write_buffer_limits(high=self._config.max_bytes)
 
     def abort(self, reason: MpimError) -> None:
         """Give the line up at once."""

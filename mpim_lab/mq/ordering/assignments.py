@@ -72,7 +72,7 @@ class Seats:
         self._taken: dict[int, Seat] = {}
         self._show_at, self._every_s, self._life = 0.0, min(lease_ms / 3e3, LOOKS_EVERY_S), ""
         self.has_name = True  # no later member has begun under the same name
-        self.limits = self._commands.limits
+        self.limits = self._commands.config
 
     @property
     def taken(self) -> list[Seat]:

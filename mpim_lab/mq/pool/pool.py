@@ -143,7 +143,7 @@ class Pool:
 
     async def _find(self, ticket: Ticket, wanted: str | None) -> PooledConnection:
         wire = await self._servers.take(ticket, wanted)
-        call_timeout_s = wire.address.limits.get("timeout_s", self._call_timeout_s)
+        call_timeout_s = wire.address.config_overrides.get("timeout_s", self._call_timeout_s)
         connection = PooledConnection(wire, call_timeout_s, ticket, loop=self._loop)
         self._lent[ticket] = connection
         if self._closed:

@@ -38,8 +38,10 @@ class ServerShelf:
         self.closing: set[asyncio.Task[None]] = set()
         self.outage = Outage(backoff)
         self._name = name
-        self._connect_timeout_s = address.limits.get("connect_timeout_s", connect_timeout_s)
-        self._ageing = replace(ageing, check_idle_after_s=address.limits.get("heartbeat_s", ageing.check_idle_after_s))
+        self._connect_timeout_s = address.config_overrides.get("connect_timeout_s", connect_timeout_s)
+        self._ageing = replace(
+            ageing, check_idle_after_s=address.config_overrides.get("heartbeat_s", ageing.check_idle_after_s)
+        )
         self._idle: deque[Wire] = deque()
 
     @property

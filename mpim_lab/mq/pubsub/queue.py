@@ -45,7 +45,7 @@ class MessageQueue:
         *,
         name: str = "mq",
         prefix: Name = "",
-        limits: ConnectionConfig | None = None,
+        config: ConnectionConfig | None = None,
         max_payload_bytes: int = 1024 * 1024,
         observer: Observer | None = None,
         on_gap: Callable[[float], None] | None = None,
@@ -53,13 +53,13 @@ class MessageQueue:
     ) -> None:
         check_whole(0, max_payload_bytes=max_payload_bytes)
         self._address = address = Address.parse(url)
-        self._limits, self._observer, self._sleep = limits, observer, sleep
+        self._config, self._observer, self._sleep = config, observer, sleep
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
         self.prefix, self.keys = prefix, Keys(prefix)
         self._heads: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
         self._subscriptions = table = Subscriptions(self.keys, self.reporter)
-        common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
+        common: dict[str, Any] = {"name": name, "config": config, "observer": observer, "sleep": sleep}
         self._closing: asyncio.Task[None] | None = None
         self._commands = Link(address, **common)
         self._layout = Layout(self._commands, self.keys)
@@ -90,7 +90,7 @@ class MessageQueue:
 
     async def _close(self) -> None:
         clock = asyncio.get_running_loop().time
-        until = clock() + self._commands.limits.close_timeout_s
+        until = clock() + self._commands.config.close_timeout_s
         try:
             await self._subscriptions.end_all(until)
         finally:
@@ -186,7 +186,7 @@ class MessageQueue:
     def _dedicated(self, name: Name) -> KeyLink:
         """A connection for reads that wait; the queue that reads closes it."""
         own = Link(
-            self._address, name=shown_name(name), limits=self._limits, observer=self._observer, sleep=self._sleep
+            self._address, name=shown_name(name), config=self._config, observer=self._observer, sleep=self._sleep
         )
         return KeyLink(own, self._layout)
 

@@ -315,7 +315,7 @@ class Subscriptions:
             await subscription.gone.wait()
         for each in list(self._finishing):  # whoever began to end it need not have waited
             if each.pattern == pattern and self._find(each.channel, pattern)[0] == name:
-                await self._finish(each, self.link.limits.close_timeout_s)
+                await self._finish(each, self.link.config.close_timeout_s)
         return None
 
     async def end_listen(self, subscriptions: Sequence[Subscription], buffer: SubscriberBuffer) -> None:
@@ -329,14 +329,14 @@ class Subscriptions:
             await asyncio.gather(*endings)
 
     async def _end(self, subscription: Subscription) -> None:
-        limits = self.link.limits
+        config = self.link.config
         try:
             answer = self._take_back(subscription, at_once=False)
             if answer is not None and (self.link.is_reading or subscription.is_full):
-                await asyncio.wait([answer], timeout=limits.timeout_s)
+                await asyncio.wait([answer], timeout=config.timeout_s)
         finally:
             self._leave(subscription)
-        await self._finish(subscription, limits.close_timeout_s)
+        await self._finish(subscription, config.close_timeout_s)
         self._reporter.note(Kind.UNSUBSCRIBED, channel=subscription.channel)
 
     async def _finish(self, subscription: Subscription, timeout_s: float) -> None:
@@ -422,7 +422,7 @@ class Subscriptions:
 
     async def drain(self) -> None:
         """Wait until everything the server has sent so far is handled. Raises HandlerTimeout when nothing goes on."""
-        stall_s = self.link.limits.timeout_s
+        stall_s = self.link.config.timeout_s
         while (answer := self.link.post(b"PING")) is not None:  # answered after every message that was sent before it
             before = self._done
             await asyncio.wait([answer], timeout=stall_s)

@@ -139,7 +139,7 @@ class Consumer:
     ) -> None:
         try:
             if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
-                async with asyncio.timeout(self._link.limits.close_timeout_s * LEAVING):
+                async with asyncio.timeout(self._link.config.close_timeout_s * LEAVING):
                     await self._stop_beating()  # a sign of life after the farewell would bring the name back
                     await self._leave()
         except (MpimError, TimeoutError) as left:
@@ -158,7 +158,7 @@ class Consumer:
             except MpimError as error:
                 if not error.transient:
                     raise
-            await asyncio.sleep(self._link.limits.backoff.delay_s(failures, random.random()))
+            await asyncio.sleep(self._link.config.backoff.delay_s(failures, random.random()))
 
     async def _close(self) -> None:
         link = self._link
@@ -393,7 +393,7 @@ class Consumer:
                 if not self._ahead.done():  # it would go on waiting there, and take what comes after we have left
                     await self.group.access.commands.call("CLIENT", "UNBLOCK", str(self._link.client_id))
             with contextlib.suppress(MpimError):  # what a broken line swallowed is found below
-                came = await self._take_reply(self._ahead, now() + self._link.limits.timeout_s)
+                came = await self._take_reply(self._ahead, now() + self._link.config.timeout_s)
                 self._in_hand.update(zip(raw_ids_of(came), came, strict=True))
         held = list(self._in_hand.values())
         released = await self.group.release(self.name, held)

@@ -192,7 +192,7 @@ class World:
         """A queue that is not open yet; the second one speaks to the server through the proxy."""
         self.names.add(name := f"q{number}.{life}")
         url = self.proxy.url if number else self.server.url
-        return MessageQueue(url, name=name, prefix=self.prefix, limits=LIMITS)
+        return MessageQueue(url, name=name, prefix=self.prefix, config=LIMITS)
 
     def behaviour(self, chance: random.Random, behaviours: Sequence[str]) -> str:
         """How a handler is to behave."""
