@@ -27,7 +27,7 @@ from mpim_lab.soak.schedule import LINE_KINDS, SENDERS, WORKER_KINDS, Planned, S
 from mpim_lab.soak.worker_fleet import ManyHands
 
 ANSWERED_WITHIN_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 DRAINED_WITHIN_S = 15.0
 
 

@@ -28,7 +28,7 @@ from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import tls_relay, wait_until
 
-QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 async def test_a_cut_connection_comes_back_and_subscribes_again(server):

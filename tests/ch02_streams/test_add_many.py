@@ -22,7 +22,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 LAST_ID = "18446744073709551615-18446744073709551615"
-QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 def texts(count):

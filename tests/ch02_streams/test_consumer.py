@@ -76,7 +76,7 @@ async def test_an_iterator_gives_one_delivery_after_the_other(server):
 
 async def test_a_line_that_is_cut_in_the_middle_of_a_read_loses_nothing(server):
     """What the broken line swallowed is pending in my name: it is picked up; nothing acknowledged comes again."""
-    limits = ConnectionConfig(backoff=Backoff(first_s=0.002, most_s=0.01))
+    limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.01))
     async with shop(server, config=limits) as (group, stream), Consumer(group, "c 1", prefetch=3) as consumer:
         seen = []
 
@@ -117,7 +117,7 @@ async def test_an_answer_that_was_lost_on_the_way_is_asked_for_again(server, mon
 
 async def test_a_group_that_the_server_forgot_is_made_again(lab_server):
     """Persistence "none": after a restart neither stream nor group is there; reading mends it, what was in them is gone."""
-    limits = ConnectionConfig(backoff=Backoff(first_s=0.002, most_s=0.02))
+    limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.02))
     async with EmbeddedServer() as server, MessageQueue(server.url, config=limits) as mq:
         stream = mq.stream("orders")
         group = await stream.group("billing")

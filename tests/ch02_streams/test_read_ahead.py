@@ -73,7 +73,7 @@ async def test_whoever_reads_ahead_claims_from_the_dead_as_well(server):
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_broken_line_or_a_cancelled_fetch_loses_nothing(server, cancelled):
     """What the broken line swallowed is picked up; what a cancelled fetch left is there for the next one."""
-    limits = ConnectionConfig(backoff=Backoff(first_s=0.002, most_s=0.01))
+    limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.01))
     async with shop(server, config=limits) as (group, stream):
         await stream.add_many([str(number) for number in range(300)])
         seen = []

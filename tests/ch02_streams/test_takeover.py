@@ -6,14 +6,14 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, data, dies_with, everything_done, fetched, pending, shop, working
 from tests.support import wait_until
 
-IN_A_MINUTE = RetryRule(tries=5, backoff=Backoff(first_s=60, most_s=600))
-SOON = RetryRule(tries=9, backoff=Backoff(first_s=0.3, most_s=0.3))
+IN_A_MINUTE = RetryPolicy(max_attempts=5, backoff=Backoff(initial_s=60, max_s=600))
+SOON = RetryPolicy(max_attempts=9, backoff=Backoff(initial_s=0.3, max_s=0.3))
 
 
 async def many(stream, count, first=0):
@@ -143,7 +143,7 @@ async def test_without_a_heartbeat_what_is_slow_passes_on_and_long_delays_are_re
     async with shop(server, "a") as (group, _):
         with pytest.raises(InvalidParameter, match="claim_idle_ms=500"):
             Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=IN_A_MINUTE)
-        Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=RetryRule(tries=1))
+        Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=RetryPolicy(max_attempts=1))
 
         async def frozen(entry):
             await go.wait()

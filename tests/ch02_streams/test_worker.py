@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, everything_done, letters, pending, shop, working
 from tests.support import wait_until
@@ -79,7 +79,7 @@ async def test_what_failed_does_not_hold_up_the_others(server):
         if entry.data == b"bad":
             raise ValueError
 
-    slow = RetryRule(tries=2, backoff=Backoff(first_s=0.2, most_s=0.2))
+    slow = RetryPolicy(max_attempts=2, backoff=Backoff(initial_s=0.2, max_s=0.2))
     async with shop(server, "bad", "b", "c") as (group, _), working(group, handle, retry=slow):
         await letters(group)
     assert got == [b"bad", b"b", b"c", b"bad"]

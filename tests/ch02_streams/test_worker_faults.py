@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab.errors import ConnectionLost
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, everything_done, letters, shop, working
 from tests.support import wait_until
@@ -115,7 +115,7 @@ async def test_what_could_not_be_finished_because_the_line_broke_is_handled_agai
 
         monkeypatch.setattr(commands, "call", breaks_at_first)
         async with working(
-            group, later if kind == "async" else plain, retry=RetryRule(1, FAST.backoff), parallel=parallel
+            group, later if kind == "async" else plain, retry=RetryPolicy(1, FAST.backoff), parallel=parallel
         ):
             await everything_done(group)
         assert len(broken) == 2

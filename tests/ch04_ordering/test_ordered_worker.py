@@ -15,7 +15,7 @@ from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.producer import Producer
 from mpim_lab.mq.ordering.assignments import Done, Seats
@@ -25,8 +25,8 @@ from mpim_lab.mq.ordering.sequenced_log import Appended
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
-QUICK = Backoff(first_s=0.005, most_s=0.02)
-FAST, PATIENT = RetryRule(tries=3, backoff=QUICK), RetryRule(tries=1_000, backoff=QUICK)
+QUICK = Backoff(initial_s=0.005, max_s=0.02)
+FAST, PATIENT = RetryPolicy(max_attempts=3, backoff=QUICK), RetryPolicy(max_attempts=1_000, backoff=QUICK)
 LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=QUICK)
 SHORT_MS, LONG_MS = 80, 60_000
 
@@ -316,7 +316,7 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
             tried.append(asyncio.get_running_loop().time())
             raise ValueError("no price for tea")
 
-    retry = RetryRule(tries=3, backoff=Backoff(first_s=0.05, most_s=0.05))
+    retry = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.05, max_s=0.05))
     async with orders(server, "a", observer=trace) as stream:
         await stream.append("bob", "bad", id="m17")
         await stream.append("bob", "c")
@@ -341,7 +341,7 @@ async def test_while_one_waits_for_its_retry_other_partitions_go_on(server):
         if ordered.data == b"bob 1" and got.count(b"bob 1") == 1:
             raise OSError("later")
 
-    slow = RetryRule(tries=2, backoff=Backoff(first_s=0.3, most_s=0.3))
+    slow = RetryPolicy(max_attempts=2, backoff=Backoff(initial_s=0.3, max_s=0.3))
     async with orders(server) as stream:
         other = next(f"c{n}" for n in range(99) if stream.partition_of(f"c{n}") != stream.partition_of("bob"))
         await stream.append("bob", "bob 1")
@@ -423,7 +423,7 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
     async with orders(server, "a", partitions=1, observer=trace) as stream:
         dead = stream.dead_letters("billing", 0)
         await ask(stream, "SET", dead.key, "in the way")
-        async with working(stream, refuse, retry=RetryRule(tries=1, backoff=QUICK)):
+        async with working(stream, refuse, retry=RetryPolicy(max_attempts=1, backoff=QUICK)):
             await asyncio.sleep(0.1)
             assert await stream.lag("billing") == 1 and list(trace.of(Kind.BURIED)) == []
             await ask(stream, "DEL", dead.key)
@@ -521,7 +521,7 @@ async def test_dying_with_nothing_to_do_counts_against_no_entry(server):
             await dies(stream, f"dead{number}", reads=True)
         await asyncio.sleep(0.02)
         await stream.append("bob", "innocent")
-        async with working(stream, enter, retry=RetryRule(tries=1, backoff=QUICK)):
+        async with working(stream, enter, retry=RetryPolicy(max_attempts=1, backoff=QUICK)):
             await all_done(stream)
         assert await ledger(stream) == ["innocent"] and await no_letters(stream)
 

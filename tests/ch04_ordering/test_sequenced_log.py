@@ -26,7 +26,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 SOON = {"gap_s": 0.02, "check_s": 0.1}
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 @contextlib.asynccontextmanager

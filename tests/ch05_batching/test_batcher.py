@@ -31,7 +31,7 @@ from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
-QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(initial_s=0.005, max_s=0.02))
 LAST_ID = "18446744073709551615-18446744073709551615"
 
 

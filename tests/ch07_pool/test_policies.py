@@ -123,7 +123,7 @@ def test_a_connection_is_retired_at_its_limits_and_not_before(age, idle):
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.floats(0, 1))
 def test_a_server_is_passed_over_for_longer_with_each_failure_and_not_at_all_after_a_success(outcomes, chance):
     """Never longer than the backoff's longest."""
-    outage, now, before = Outage(Backoff(first_s=1.0, most_s=8.0)), 0.0, 0.0
+    outage, now, before = Outage(Backoff(initial_s=1.0, max_s=8.0)), 0.0, 0.0
     for succeeded in outcomes:
         attempt = outage.trying(now, chance)
         if succeeded:
@@ -139,7 +139,7 @@ def test_a_server_is_passed_over_for_longer_with_each_failure_and_not_at_all_aft
 
 def test_attempts_that_fail_together_count_as_one():
     """Sixteen callers run into the same dead server: it is not passed over for sixteen times as long."""
-    outage = Outage(Backoff(first_s=1.0, most_s=1000.0))
+    outage = Outage(Backoff(initial_s=1.0, max_s=1000.0))
     attempts = [outage.trying(0.0, 1.0) for _ in range(16)]
     for attempt in attempts:
         outage.failed(attempt, NotConnected("refused"), 0.5, 1.0)

@@ -33,7 +33,7 @@ class PoolSchedules(RuleBasedStateMachine):
     async def begin(self):
         self.server = EmbeddedServer()
         await self.server.start()
-        options = {"check_idle_after_s": 0.05, "backoff": Backoff(first_s=0.01, most_s=0.02), **SHORT}
+        options = {"check_idle_after_s": 0.05, "backoff": Backoff(initial_s=0.01, max_s=0.02), **SHORT}
         self.pool = Pool(self.server.url, max_connections=PLACES, max_waiting=MAX_WAITING, **options)
         await self.pool.__aenter__()
 

@@ -13,7 +13,7 @@ from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, borrow, connections, kept
 from tests.support import wait_until
 
-LONG = {**QUICK, "backoff": Backoff(first_s=60, most_s=60)}
+LONG = {**QUICK, "backoff": Backoff(initial_s=60, max_s=60)}
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, shop, working
 from tests.support import wait_until
 
-QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
 M5 = Match("XADD", containing=b"m5")
 
 

@@ -100,7 +100,7 @@ async def run(binary, seed):
         options |= {
             "connect_timeout_s": 2.0,
             "check_idle_after_s": 0.02,
-            "backoff": Backoff(first_s=0.005, most_s=0.05),
+            "backoff": Backoff(initial_s=0.005, max_s=0.05),
         }
         async with Pool([server.url for server in servers], **options) as pool:
             crowd = Crowd(pool, seed)

@@ -9,7 +9,7 @@ import pytest
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import SERVERS, missing
 from tests.streams import everything_done, working
@@ -18,13 +18,13 @@ from tests.support import wait_until
 pytestmark = pytest.mark.timeout(120)
 
 KILLS, TASKS, AFTER_THE_LAST = 20, 6, 30
-LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
 # A read of several entries is logged as a transaction. Redis 7.0, when a kill tears one, cuts its log behind the MULTI
 # instead of before it; what it acknowledges from then on is in the log of a transaction that never ends, and is dropped at
 # the next start (https://github.com/valkey-io/valkey/pull/4342). Reads of one entry are no transactions.
 PREFETCH = {"valkey": 100, "redis": 1}
 # A kill may swallow a delivery, which counts; none is given up for that
-PATIENT = RetryRule(tries=1_000, backoff=Backoff(first_s=0.005, most_s=0.02))
+PATIENT = RetryPolicy(max_attempts=1_000, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 @pytest.fixture(params=list(SERVERS))

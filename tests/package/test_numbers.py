@@ -7,7 +7,7 @@ import pytest
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.idempotency.producer import Producer
 from mpim_lab.mq.idempotency.store import Idempotency
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader
@@ -46,7 +46,7 @@ MAKERS = [
     ("most_in_hand", lambda **option: Consumer(group(), "c", **option)),
     ("claim_idle_ms", lambda **option: Consumer(group(), "c", **option)),
     ("parallel", lambda **option: Worker(group(), "w", print, **option)),
-    ("tries", RetryRule),
+    ("max_attempts", RetryPolicy),
     ("attempts", lambda **option: Producer(print, **option)),
     ("lease_ms", lambda **option: Idempotency(queue(), "s", **option)),
     ("keep_s", lambda **option: Idempotency(queue(), "s", **option)),

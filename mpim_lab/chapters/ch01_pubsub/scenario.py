@@ -36,7 +36,7 @@ PHOTO_BYTES = 1024 * 1024
 BUFFER_LIMIT_BYTES = 4_400 * 1024
 # How long alice waits for a confirmation: long, so that a busy machine does not make her repeat what has arrived.
 HURRY_S, PATIENCE_S = 0.2, 5.0
-QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class _PlainReceiver:

@@ -26,7 +26,7 @@ STREAM, GROUP = "orders", "billing"
 QUIET_S = 0.2  # nothing happened for so long: nothing will
 IGNORED_S = 1.0  # nobody has begun an order for so long: nobody will
 MOST_FAILURES = 12  # after so many failures of one order we have seen enough of an endless retry
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class Stage:

@@ -70,7 +70,7 @@ class Gateway(MessageQueue):
 
 NAME, ROOM = "chat", "room"
 QUIET_S = 0.3
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 class ChatDesign(NamedTuple):

@@ -25,7 +25,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CHANNEL = "user:1001"
 # A sketch gives a batch up after a second; a busy machine has five to connect.
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
 LONG_WINDOW_MS = 1_000.0  # where no batch may be closed by time, however slowly a fault strikes on a busy machine
@@ -46,7 +46,7 @@ class Design:
 def _sound(rule: Any) -> Design:
     return Design(
         lambda queue, channel: Batcher.to_channel(
-            queue, channel, rule=rule, backoff=Backoff(first_s=0.005, most_s=0.05)
+            queue, channel, rule=rule, backoff=Backoff(initial_s=0.005, max_s=0.05)
         )
     )
 

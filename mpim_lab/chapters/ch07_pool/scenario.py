@@ -85,7 +85,7 @@ def reply_to(caller: str) -> str:
 
 CALLERS, POOL = "callers", "pool"
 PATIENCE_S = 10.0
-LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class BugInCaller(Exception):

@@ -13,7 +13,7 @@ from mpim_lab.lab.faults.injector import until
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.retry import Backoff
 
-QUICK = Backoff(first_s=0.02, most_s=0.1)
+QUICK = Backoff(initial_s=0.02, max_s=0.1)
 
 
 class Seat:

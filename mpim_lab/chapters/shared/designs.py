@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.chapters.shared.worker_fleet import sound_worker
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.producer import Producer
 from mpim_lab.mq.idempotency.store import Idempotency
@@ -18,7 +18,7 @@ from mpim_lab.mq.streams.group import ConsumerGroup
 STREAM, GROUP, SCOPE = "orders", "billing", "payments"
 PARTITIONS = 4
 ATTEMPTS = 30  # of a sender, before it gives a message up
-RETRY = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
+RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.004, max_s=0.02))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def kept_id(setting: Setting) -> Producer[str]:
     async def add(conversation: str, payload: bytes, id: str) -> str:
         return await stream.add({"data": payload, "id": id})
 
-    return Producer(add, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=ATTEMPTS)
+    return Producer(add, backoff=Backoff(initial_s=0.005, max_s=0.1), attempts=ATTEMPTS)
 
 
 def numbered(attempts: int) -> Senders:
@@ -67,7 +67,7 @@ def numbered(attempts: int) -> Senders:
 
     def make(setting: Setting) -> Producer[Any]:
         append = partitioned(setting.alice).append
-        return Producer(append, backoff=Backoff(first_s=0.005, most_s=0.1), attempts=attempts)
+        return Producer(append, backoff=Backoff(initial_s=0.005, max_s=0.1), attempts=attempts)
 
     return make
 
@@ -93,7 +93,7 @@ def group_worker(once: Callable[[MessageQueue, str], Any], worker: Callable[...,
     return employ
 
 
-def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefetch: int = 1) -> Employs:
+def ordered_worker(kind: type[OrderedWorker], *, retry: RetryPolicy = RETRY, prefetch: int = 1) -> Employs:
     """Workers that have partitions to themselves, or believe it."""
 
     def employ(setting: Setting, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:

@@ -77,7 +77,7 @@ LEASE_MS, LONG_LEASE_MS = 90, 60_000
 SLOW = ("slow worker", "two at once")  # within its rights: its lease does not end
 QUIET_S = 0.3  # nothing happened for so long: nothing will
 MOST_FAILURES = 12
-LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class Employee:

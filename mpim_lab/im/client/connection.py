@@ -123,7 +123,7 @@ class Line:
                 _log.exception("no line")
             # A connection that lasted is no failure; one that ends at once, again and again, must not be made as fast as
             # it ends: two clients that say they are the same device throw each other out.
-            has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.most_s
+            has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.max_s
             self._ws = None
             failures = (0 if said_bye else 1) if has_lasted else failures + 1
             if failures:

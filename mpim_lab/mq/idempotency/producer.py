@@ -25,7 +25,7 @@ class Producer(Generic[Answer]):
     Only what is `transient` is repeated. Raises the last error if no attempt can have been run, otherwise Unconfirmed.
 
     A send ends: it waits for those before it in its conversation, and then for at most `attempts` times what one call of
-    `append` may take, and as many pauses of at most `backoff.most_s`. The conversation's lock passes on however it ends.
+    `append` may take, and as many pauses of at most `backoff.max_s`. The conversation's lock passes on however it ends.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ from mpim_lab.mq.idempotency.effects import Command, Effects, pack_effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 MOST_AT_ONCE = 200
-_ASK_AGAIN = Backoff(first_s=0.005, most_s=0.1)
+_ASK_AGAIN = Backoff(initial_s=0.005, max_s=0.1)
 Work = Callable[[Effects], bytes | None] | Callable[[Effects], Awaitable[bytes | None]]
 _CLAIM, _FINISH, _LET_GO = (
     Script("mq/idempotency/lua/claim.lua"),
@@ -152,7 +152,7 @@ class Idempotency:
             try:
                 return await self._claims.add((id, mark))
             except InProgress as busy:
-                pause_s = min(busy.retry_in_s, _ASK_AGAIN.delay_s(attempt, chance=1.0))
+                pause_s = min(busy.retry_in_s, _ASK_AGAIN.delay_s(attempt, jitter=1.0))
                 if not now() + pause_s <= until:
                     raise
                 await asyncio.sleep(pause_s)

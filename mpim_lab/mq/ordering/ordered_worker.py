@@ -32,7 +32,7 @@ from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import Loop, checked_handler, settled
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
@@ -60,14 +60,14 @@ class OrderedWorker:
         name: Name,
         handler: OrderedHandler,
         *,
-        retry: RetryRule | None = None,
+        retry: RetryPolicy | None = None,
         prefetch: int = 100,
         lease_ms: int = 5_000,
     ) -> None:
         check_whole(prefetch=prefetch)
         checked_handler(handler)
         self.name, self.seats = name, self.seats_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
-        self._stream, self._handler, self._retry = stream, handler, retry or RetryRule()
+        self._stream, self._handler, self._retry = stream, handler, retry or RetryPolicy()
         self._reporter = stream.queue.reporter
         self._loop = Loop()
 
@@ -108,7 +108,7 @@ class OrderedWorker:
         """Handle what is in hand, in order, until something fails or the lease needs a sign of life; then commit it."""
         done: list[Done] = []
         failed: BaseException | None = None
-        if seat.tries > self._retry.tries:  # it never raised: it killed whoever had it
+        if seat.tries > self._retry.max_attempts:  # it never raised: it killed whoever had it
             return await self._bury(seat, seat.in_hand[0], "delivered too often", "")
         await self.seats.begin(seat)
         most = 1 if seat.doubtful else len(seat.in_hand)  # one of them may be a killer: find out which
@@ -159,7 +159,7 @@ class OrderedWorker:
             await self.seats.bury(seat, ordered, reason=reason, error=said, tries=tries)
         except CommandRejected as refused:  # it is neither done nor lost until that is put right
             _log.error("%s: %s", self.name, refused)
-            seat.due_at = now() + self._retry.backoff.most_s
+            seat.due_at = now() + self._retry.backoff.max_s
             return
         _log.error("%s: %s %d is a dead letter: %r", self.name, ordered.conversation, ordered.sequence, said or reason)
         self._report(Kind.BURIED, ordered, detail=f"{reason}: {said}" if said else reason)

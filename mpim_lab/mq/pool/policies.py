@@ -50,7 +50,7 @@ class Outage:
     the same wall, and an attempt that is given up half way leaves nothing to be undone. Attempts that were under way at the
     same time count as one.
 
-        >>> outage = Outage(Backoff(first_s=1.0, most_s=8.0))
+        >>> outage = Outage(Backoff(initial_s=1.0, max_s=8.0))
         >>> one, other = (outage.trying(now=9.0, chance=1.0) for _ in range(2))
         >>> outage.failed(one, NotConnected("refused"), now=10.0, chance=1.0)
         >>> outage.failed(other, NotConnected("refused"), now=10.0, chance=1.0)

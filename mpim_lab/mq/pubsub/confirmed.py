@@ -81,7 +81,7 @@ class AckedPublisher:
                 await self._attempt(channel, payload, acked)
                 if acked.is_set():
                     break
-                await asyncio.sleep(self._backoff.delay_s(attempt, chance=0.5))
+                await asyncio.sleep(self._backoff.delay_s(attempt, jitter=0.5))
         return "delivered" if acked.is_set() else "unconfirmed"
 
     @contextlib.contextmanager

@@ -34,7 +34,7 @@ from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, refuse
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
 from mpim_lab.mq.streams.entries import Delivery, Entry
 from mpim_lab.mq.streams.group import ConsumerGroup, group_is_gone
@@ -59,21 +59,21 @@ class Worker:
         name: Name,
         handler: EntryHandler,
         *,
-        retry: RetryRule | None = None,
+        retry: RetryPolicy | None = None,
         parallel: int = 1,
         **options: Any,
     ) -> None:
         check_whole(parallel=parallel)
         checked_handler(handler)
         self.consumer = Consumer(group, name, **options)
-        self._group, self._handler, self._retry = group, handler, retry or RetryRule()
+        self._group, self._handler, self._retry = group, handler, retry or RetryPolicy()
         self._parallel, self._is_reporting = parallel, group.access.reporter.is_on
         self._refuse_delays_beyond_idleness()
         self._later: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
         self._loop = Loop()
 
     def _refuse_delays_beyond_idleness(self) -> None:
-        idle_ms, longest_s = self.consumer.claim_idle_ms, self._retry.longest_s
+        idle_ms, longest_s = self.consumer.claim_idle_ms, self._retry.max_delay_s
         if not self.consumer.heartbeat and idle_ms is not None and longest_s * 1e3 >= idle_ms:
             said = f"a retry after up to {longest_s:g} s, but claim_idle_ms={idle_ms}"
             raise InvalidParameter(f"{said}: without a heartbeat others would claim what waits")
@@ -150,7 +150,7 @@ class Worker:
                 break
             if consumer.has_lost and not consumer.has(delivery):
                 continue  # claimed by another while those before it were handled
-            if delivery.deliveries > self._retry.tries:  # it never raised: it killed whoever had it
+            if delivery.deliveries > self._retry.max_attempts:  # it never raised: it killed whoever had it
                 await self._bury(delivery, "delivered too often", "")
                 continue
             try:
@@ -195,7 +195,7 @@ class Worker:
             if refused.transient or group_is_gone(refused):
                 raise
             _log.error("%s: entry %s cannot be buried: %s", who, delivery.entry.id, refused)
-            heapq.heappush(self._later, (now() + self._retry.backoff.most_s, delivery.entry.id, delivery))
+            heapq.heappush(self._later, (now() + self._retry.backoff.max_s, delivery.entry.id, delivery))
             return
         if buried:
             _log.error("%s: entry %s is a dead letter: %s %r", who, delivery.entry.id, reason, error)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.events import now
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
 from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.worker import Worker
@@ -26,7 +26,7 @@ from mpim_lab.soak.api.world import (
 
 NAMES = ("ann", "ben")
 CLAIM_IDLE_MS = 150
-RETRY = RetryRule(tries=4, backoff=Backoff(0.02, 0.1))
+RETRY = RetryPolicy(max_attempts=4, backoff=Backoff(0.02, 0.1))
 
 
 def _handler(w: World, group: Group, is_async: bool) -> Callable[[Entry], Any]:

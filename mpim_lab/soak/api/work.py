@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.store import Idempotency
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
@@ -30,7 +30,7 @@ from mpim_lab.soak.api.world import (
 
 LEASE_MS = 300
 BEHAVIOURS = ("ok",) * 6 + ("raise", "cancelled", "slow", "hang")
-RETRY = RetryRule(tries=4, backoff=Backoff(0.02, 0.1))
+RETRY = RetryPolicy(max_attempts=4, backoff=Backoff(0.02, 0.1))
 TALKS = ("t:1", "t", "1")
 PARTITIONS = 2
 
