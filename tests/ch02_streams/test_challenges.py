@@ -18,7 +18,7 @@ class Solution:
         self.group, self.name, self.handler, self.stopping = group, name, handler, False
 
     async def run(self):
-        async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=self.claim_idle_ms) as self.consumer:
+        async with Consumer(self.group, self.name, batch_size=1, claim_idle_ms=self.claim_idle_ms) as self.consumer:
             while not self.stopping:
                 for delivery in await self.consumer.fetch():
                     await self.take(delivery)
@@ -41,7 +41,7 @@ class ClaimsByHand(Solution):
     claim_idle_ms = None
 
     async def run(self):
-        async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=None) as self.consumer:
+        async with Consumer(self.group, self.name, batch_size=1, claim_idle_ms=None) as self.consumer:
             while not self.stopping:
                 for delivery in await self.group.claim(self.name, idle_ms=60) or await self.consumer.fetch(50):
                     await self.take(delivery)
@@ -59,7 +59,7 @@ class Buries(Solution):
             else:
                 return
         await self.group.bury(delivery, reason="nobody can handle it")
-        self.consumer.forget(delivery)
+        self.consumer.discard(delivery)
 
 
 class AcknowledgesFirst(Solution):
@@ -101,7 +101,7 @@ class TriesForEver(Solution):
 class BuriesEverything(Buries):
     async def take(self, delivery):
         await self.group.bury(delivery, reason="too much work")
-        self.consumer.forget(delivery)
+        self.consumer.discard(delivery)
 
 
 class HasABug(Solution):

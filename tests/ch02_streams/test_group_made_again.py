@@ -49,12 +49,12 @@ async def test_what_waits_for_its_retry_is_pending_again_and_retried(server):
     """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries counted."""
     async with shop(server, "a") as (group, stream), Consumer(group, "w") as consumer:
         (delivery,) = await fetched(consumer, 1)
-        (delivery,) = [await consumer.again(delivery)]
+        (delivery,) = [await consumer.redeliver(delivery)]
         await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
         assert await consumer.fetch(20) == []
         (line,) = await group.pending()
         assert (line.id, line.consumer, line.deliveries) == (delivery.id, "w", 2)
-        assert (await consumer.again(delivery)).deliveries == 3
+        assert (await consumer.redeliver(delivery)).deliveries == 3
 
 
 async def test_a_member_that_knows_less_does_not_take_the_group_back(server):
@@ -63,7 +63,7 @@ async def test_a_member_that_knows_less_does_not_take_the_group_back(server):
         ignorant = ConsumerGroup(group.access, "billing")  # as of another process
         async with Consumer(group, "reads") as reads, Consumer(ignorant, "idle") as idle:
             await reads.ack_all(await fetched(reads, 3))
-            await idle._beat(idle._membership)
+            await idle._send_heartbeat(idle._membership)
             await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
             assert await idle.fetch(20) == [] and await idle.fetch(20) == []
             await stream.add("d")
@@ -95,7 +95,7 @@ async def test_every_member_of_a_destroyed_group_goes_on(server):
     async with (
         shop(server) as (group, stream),
         working(group, handle, "a"),
-        working(group, handle, "b", parallel=3),
+        working(group, handle, "b", concurrency=3),
         working(group, handle, "c"),
     ):
         for number in range(90):

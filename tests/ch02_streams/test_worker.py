@@ -86,7 +86,7 @@ async def test_what_failed_does_not_hold_up_the_others(server):
 
 
 async def test_parallel_handlers_run_at_once_and_no_more_than_asked(server):
-    """`parallel` bounds how many."""
+    """`concurrency` bounds how many."""
     running, most, go = 0, 0, asyncio.Event()
 
     async def handle(entry):
@@ -96,7 +96,7 @@ async def test_parallel_handlers_run_at_once_and_no_more_than_asked(server):
         await go.wait()
         running -= 1
 
-    async with shop(server, *"abcdefgh") as (group, _), working(group, handle, parallel=3):
+    async with shop(server, *"abcdefgh") as (group, _), working(group, handle, concurrency=3):
         await wait_until(lambda: running == 3)
         go.set()
         await everything_done(group)
@@ -134,6 +134,6 @@ async def test_stopping_a_worker_that_never_ran_returns(server):
 async def test_options_out_of_their_bounds_are_refused(server):
     """At least 1, each."""
     async with shop(server) as (group, _):
-        for option in ("parallel", "prefetch", "most_in_hand", "claim_idle_ms"):
+        for option in ("concurrency", "batch_size", "max_in_flight", "claim_idle_ms"):
             with pytest.raises(InvalidParameter, match=f"{option}=0"):
                 Worker(group, "w", print, **{option: 0})

@@ -30,8 +30,8 @@ def tasks_besides(before):
     return asyncio.all_tasks() - before - {asyncio.current_task()}
 
 
-@pytest.mark.parametrize("parallel", [1, 3])
-async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_other(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_other(server, concurrency):
     """Counted, retried, a dead letter at last; the worker goes on."""
     got = []
 
@@ -40,7 +40,7 @@ async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_o
             await cancelled_elsewhere()
         got.append(entry.data)
 
-    async with shop(server, *"abcd") as (group, _), working(group, handle, parallel=parallel):
+    async with shop(server, *"abcd") as (group, _), working(group, handle, concurrency=concurrency):
         (letter,) = await letters(group)
         await everything_done(group)
     assert (letter.deliveries, letter.error[:14], sorted(got)) == (3, "CancelledError", [b"a", b"c", b"d"])
@@ -76,8 +76,8 @@ async def test_a_generator_is_no_handler(server):
             await group.access.commands.call("XADD", "orders", "*", "data", "a")
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, concurrency):
     """Nothing of it outlives it, wherever it was cancelled."""
     begun, got, is_endless = asyncio.Event(), [], True
 
@@ -89,7 +89,7 @@ async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, p
 
     async with shop(server, *"abc") as (group, _):
         before = asyncio.all_tasks()
-        worker = Worker(group, "w", handle, parallel=parallel, claim_idle_ms=None)
+        worker = Worker(group, "w", handle, concurrency=concurrency, claim_idle_ms=None)
         task = asyncio.create_task(worker.run())
         await begun.wait()
         task.cancel()
@@ -105,8 +105,8 @@ async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, p
     assert sorted(got) == [b"a", b"b", b"c"]
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run(server, concurrency):
     """It was sent to the run. What the handler did is acknowledged."""
     begun = asyncio.Event()
 
@@ -118,7 +118,7 @@ async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run
             return
 
     async with shop(server, "a") as (group, _):
-        task = asyncio.create_task(Worker(group, "w", keeps_it, parallel=parallel).run())
+        task = asyncio.create_task(Worker(group, "w", keeps_it, concurrency=concurrency).run())
         await begun.wait()
         task.cancel()
         async with asyncio.timeout(5):
@@ -127,9 +127,9 @@ async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run
         assert await group.pending() == []
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("concurrency", [1, 2])
 @pytest.mark.parametrize("through_a_task", [False, True])
-async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, parallel, through_a_task):
+async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, concurrency, through_a_task):
     """The handler goes on, its entry is acknowledged, and the run ends after it."""
     got = []
 
@@ -139,21 +139,21 @@ async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, parallel
         got.append(entry.data)
 
     async with shop(server, "a") as (group, _):
-        worker = Worker(group, "w", handle, parallel=parallel)
+        worker = Worker(group, "w", handle, concurrency=concurrency)
         async with asyncio.timeout(5):
             await worker.run()
         assert (got, await group.pending()) == ([b"a"], [])
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-async def test_a_stop_ends_in_time_and_gives_back_what_a_handler_does_not_finish(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_stop_ends_in_time_and_gives_back_what_a_handler_does_not_finish(server, concurrency):
     """It is cancelled; whoever awaits the run gets no error."""
 
     async def endless(entry):
         await asyncio.Event().wait()
 
     async with shop(server, *"ab", config=SOON) as (group, _):
-        worker = Worker(group, "w", endless, parallel=parallel)
+        worker = Worker(group, "w", endless, concurrency=concurrency)
         task = asyncio.create_task(worker.run())
         await pending(group, 2)
         begun = time.monotonic()
@@ -192,7 +192,7 @@ async def test_a_stop_ends_in_time_though_the_server_has_stopped(server):
     async with shop(server, config=SOON) as (group, _):
         worker = Worker(group, "w", print)
         task = asyncio.create_task(worker.run())
-        await wait_until(lambda: worker.consumer._ahead is not None)
+        await wait_until(lambda: worker.consumer._requested is not None)
         server.pause()
         try:
             async with asyncio.timeout(4):
@@ -226,7 +226,7 @@ async def test_an_error_that_will_not_pass_ends_the_run(server):
     async with shop(server) as (group, stream):
         worker = Worker(group, "w", print)
         task = asyncio.create_task(worker.run())
-        await wait_until(lambda: worker.consumer._ahead is not None)
+        await wait_until(lambda: worker.consumer._requested is not None)
         await group.access.commands.call("SET", stream.key, "no stream")
         async with asyncio.timeout(10):
             with pytest.raises(CommandRejected, match="WRONGTYPE"):
@@ -283,7 +283,7 @@ async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(s
 async def test_a_wait_for_entries_that_is_cancelled_ends_at_once(server):
     """Though the server would hold it back for a minute."""
     async with shop(server) as (_, stream):
-        waiting = asyncio.create_task(stream.wait(within_ms=60_000))
+        waiting = asyncio.create_task(stream.wait(timeout_ms=60_000))
         await asyncio.sleep(0.1)
         waiting.cancel()
         async with asyncio.timeout(2):

@@ -92,12 +92,12 @@ async def produce(stream, killer):
 
 async def test_nothing_acknowledged_is_lost_though_the_server_is_killed_twenty_times(durable):
     """At the end every id that `add` gave is in the stream, with its payload, and was handled at least once."""
-    server, prefetch = durable
+    server, batch_size = durable
     killer, handled, url = Killer(server, seed=20), set(), server.unix_url
     async with MessageQueue(url, config=LIMITS) as mq, MessageQueue(url, config=LIMITS) as other:
         stream = mq.stream("orders")
         group = await other.stream("orders").group("billing")
-        async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT, prefetch=prefetch):
+        async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT, batch_size=batch_size):
             first = await stream.add("first")
             await wait_until(lambda: first in handled)  # a worker whose first connection fails does not begin at all
             acknowledged, failures = await produce(stream, killer)

@@ -29,7 +29,7 @@ def sound_worker(
     Without a heartbeat: the lab's sleepers stand for processes that are frozen, whose heartbeats stand still, too.
     """
     retry = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.004, max_s=0.02))
-    return Worker(group, name, handler, retry=retry, prefetch=1, claim_idle_ms=claim_idle_ms, heartbeat=False)
+    return Worker(group, name, handler, retry=retry, batch_size=1, claim_idle_ms=claim_idle_ms, heartbeat=False)
 
 
 class Hired(NamedTuple):

@@ -58,7 +58,7 @@ async def ours_consuming(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.F
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
         group = await mq.stream(plan.channel).group(GROUP)
         worker = Worker(
-            group, "w", lambda entry: take(entry.data), prefetch=PREFETCH, most_in_hand=4 * PREFETCH, read_ahead=True
+            group, "w", lambda entry: take(entry.data), batch_size=PREFETCH, max_in_flight=4 * PREFETCH, prefetch=True
         )
         async with working(worker) as failed:
             yield failed

@@ -54,7 +54,7 @@ class RetryPolicy:
     backoff: Backoff = field(default_factory=lambda: Backoff(initial_s=0.1, max_s=10.0))
 
     def __post_init__(self) -> None:
-        check_whole(tries=self.max_attempts)
+        check_whole(max_attempts=self.max_attempts)
 
     def delay_s(self, deliveries: int, jitter: float) -> float | None:
         """Seconds until the next try after `deliveries` deliveries; None: it was the last."""

@@ -14,7 +14,7 @@ What becomes of an entry that is given up:
 | gives False                      | finished by somebody else: no dead letter was made                           |
 | raises, `definite`               | pending as before: try again later, if the error is `transient`              |
 | raises, not `definite`           | one or the other; a repeat gives False if it is a dead letter already        |
-| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in hand                   |
+| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in flight                 |
 
 | `replay` ...                     | then the dead letter is ...                                                  |
 |----------------------------------|------------------------------------------------------------------------------|

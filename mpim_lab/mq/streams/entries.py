@@ -79,7 +79,7 @@ class Entry:
 
 
 class Delivery(Entry):
-    """An entry that one consumer has in hand, for the `deliveries`-th time in all.
+    """An entry that one consumer has in flight, for the `deliveries`-th time in all.
 
     One object and not two: a consumer makes one for each entry it reads.
     """

@@ -15,7 +15,7 @@ was told (own.lua). Whoever claimed one since, a later life of the same name too
 
 A group that the server has lost (NOGROUP: destroyed, or a restart without persistence) is made again where it was: at the
 last id that it was given as far as its members know. What was delivered before is not delivered again; what its members
-have in hand is pending again; what a dead member had in hand is lost with the list. In another stream of the same name,
+have in flight is pending again; what a dead member had in flight is lost with the list. In another stream of the same name,
 whose ids are lower, everything is new.
 
 Source: https://valkey.io/topics/streams-intro/#consumer-groups
@@ -100,7 +100,7 @@ class ConsumerGroup:
             self._delivered = raw_id
 
     async def rejoin(self, consumer: Name, in_hand: Sequence[Delivery]) -> None:
-        """Make a group again that the server has lost, where it was, with what a consumer has in hand."""
+        """Make a group again that the server has lost, where it was, with what a consumer has in flight."""
         words = (self.raw_name, name_bytes(consumer), self._delivered)
         await _REJOIN.run(self._link, [self.access.key], *words, *counted(in_hand))
 

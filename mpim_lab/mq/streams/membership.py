@@ -56,7 +56,7 @@ class Membership:
     async def beat(self, client_id: int, in_hand: Sequence[Delivery]) -> list[Delivery]:
         """Give a sign of life; gives what is not ours any more: acknowledged, trimmed, or claimed by somebody else.
 
-        After it `has_name` says whether no later life has taken the name; what is in hand is kept all the same.
+        After it `has_name` says whether no later life has taken the name; what is in flight is kept all the same.
         """
         gone: list[Delivery] = []
         for first in range(0, max(1, len(in_hand)), MOST_IDS):

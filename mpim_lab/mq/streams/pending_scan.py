@@ -11,7 +11,7 @@ PAGE = 100
 class PendingScan:
     """Goes through what is pending, of one consumer or of all, and begins anew when it has reached the end.
 
-    One page is not the whole: what is in hand already does not hide what stands behind it in the list.
+    One page is not the whole: what is in flight already does not hide what stands behind it in the list.
     """
 
     def __init__(self, group: ConsumerGroup, *, idle_ms: int, of: Name | None) -> None:

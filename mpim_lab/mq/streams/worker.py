@@ -5,8 +5,8 @@
 | returns None                             | acknowledged                                                             |
 | raises, or returns anything else         | retried after a delay, until its tries are used up, then a dead letter   |
 | meets a CancelledError of something else | the same: nobody has cancelled the worker                                |
-| is cancelled with the worker             | given back, for another member to take at once                           |
-| is not done when a stop is overdue       | cancelled, and given back                                                |
+| is cancelled with the worker             | released, for another member to take at once                             |
+| is not done when a stop is overdue       | cancelled, and released                                                  |
 | cannot be buried: the server refuses it  | kept, and tried again later, until that is put right                     |
 | kills its process                        | claimed by another member; after too many deliveries a dead letter       |
 
@@ -17,7 +17,7 @@
 | raises                                   | any other error, NotConnected at its beginning, its own cancellation;    |
 |                                          | LeaseLost when another worker has begun under the same name              |
 
-Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it had in hand is given
+Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it had in flight is given
 back, its tasks have ended, and it may be run again.
 """
 
@@ -47,8 +47,8 @@ class Worker:
     """Run a handler on what one member of a group gets: `await worker.run()`, and `await worker.stop()` from elsewhere.
 
     name: no other living worker's. The later one of two goes on, the earlier one's `run` raises LeaseLost once it has
-    finished what it had in hand.
-    handler: plain or async. parallel: how many async handlers at once; 1 keeps the order in which entries were read.
+    finished what it had in flight.
+    handler: plain or async. concurrency: how many async handlers at once; 1 keeps the order in which entries were read.
     The other options are Consumer's. What waits for its next try is kept alive by the consumer's heartbeat; without one
     the delays are shorter than `claim_idle_ms`.
     """
@@ -60,19 +60,19 @@ class Worker:
         handler: EntryHandler,
         *,
         retry: RetryPolicy | None = None,
-        parallel: int = 1,
+        concurrency: int = 1,
         **options: Any,
     ) -> None:
-        check_whole(parallel=parallel)
+        check_whole(concurrency=concurrency)
         checked_handler(handler)
         self.consumer = Consumer(group, name, **options)
         self._group, self._handler, self._retry = group, handler, retry or RetryPolicy()
-        self._parallel, self._is_reporting = parallel, group.access.reporter.is_on
-        self._refuse_delays_beyond_idleness()
-        self._later: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
+        self._concurrency, self._is_reporting = concurrency, group.access.reporter.is_on
+        self._check_retry_delays()
+        self._retry_heap: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
         self._loop = Loop()
 
-    def _refuse_delays_beyond_idleness(self) -> None:
+    def _check_retry_delays(self) -> None:
         idle_ms, longest_s = self.consumer.claim_idle_ms, self._retry.max_delay_s
         if not self.consumer.heartbeat and idle_ms is not None and longest_s * 1e3 >= idle_ms:
             said = f"a retry after up to {longest_s:g} s, but claim_idle_ms={idle_ms}"
@@ -86,9 +86,9 @@ class Worker:
         with self._loop:
             try:
                 async with self.consumer:
-                    await self._loop.repeat(self._turn, self._retry.backoff, self._on_error)
+                    await self._loop.repeat(self._poll_once, self._retry.backoff, self._on_error)
             finally:
-                self._later.clear()
+                self._retry_heap.clear()
 
     async def stop(self) -> None:
         """Finish the handlers that run, give back the rest, and wait until `run` has returned.
@@ -98,41 +98,41 @@ class Worker:
         """
         await self._loop.stop(self._group.access.commands.config.close_timeout_s)
 
-    async def _turn(self) -> None:
+    async def _poll_once(self) -> None:
         await self._handle_all(await self._next())
 
     def _on_error(self, error: MpimError) -> None:
         if not (error.transient or group_is_gone(error)):
             raise error
         _log.warning("%s: %s", self.consumer.shown_name, error)
-        self.consumer.start_over(keep=[delivery for _, _, delivery in self._later])
+        self.consumer.reset(keep=[delivery for _, _, delivery in self._retry_heap])
 
     async def _next(self) -> list[Delivery]:
-        if self._later and self._later[0][0] <= now():
-            _, _, failed = heapq.heappop(self._later)
-            again = await self.consumer.again(failed) if self.consumer.has(failed) else None
+        if self._retry_heap and self._retry_heap[0][0] <= now():
+            _, _, failed = heapq.heappop(self._retry_heap)
+            again = await self.consumer.redeliver(failed) if self.consumer.holds(failed) else None
             if again is None:
                 return []
             self._group.report(Kind.RETRIED, again, count=again.deliveries, actor=self.consumer.shown_name)
             return [again]
-        due_ms = WAIT_MS if not self._later else int((self._later[0][0] - now()) * 1e3) + 1
+        due_ms = WAIT_MS if not self._retry_heap else int((self._retry_heap[0][0] - now()) * 1e3) + 1
         return await self.consumer.fetch(min(WAIT_MS, due_ms))
 
     async def _handle_all(self, deliveries: Sequence[Delivery]) -> None:
         acks: list[asyncio.Future[None]] = []
-        if self._parallel == 1:
-            await self._one_by_one(deliveries, acks)
+        if self._concurrency == 1:
+            await self._handle_in_order(deliveries, acks)
         else:
-            for first in range(0, len(deliveries), self._parallel):
+            for first in range(0, len(deliveries), self._concurrency):
                 if self._loop.is_stopping:
                     break
-                at_once = deliveries[first : first + self._parallel]
-                await _all([self._one_by_one([each], acks) for each in at_once])
+                at_once = deliveries[first : first + self._concurrency]
+                await _all([self._handle_in_order([each], acks) for each in at_once])
         for answer in acks:
             await answer
 
-    async def _one_by_one(self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]) -> None:
-        """Handle in order. What a plain handler did is acknowledged together at the end, the rest as soon as it is done."""
+    async def _handle_in_order(self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]) -> None:
+        """Handle in order. What a plain flightler did is acknowledged together at the end, the rest as soon as it is done."""
         done: list[Delivery] = []
         try:
             await self._handle_each(deliveries, done, acks)
@@ -148,10 +148,10 @@ class Worker:
         for delivery in deliveries:
             if loop.is_stopping:
                 break
-            if consumer.has_lost and not consumer.has(delivery):
+            if consumer.has_lost and not consumer.holds(delivery):
                 continue  # claimed by another while those before it were handled
             if delivery.deliveries > self._retry.max_attempts:  # it never raised: it killed whoever had it
-                await self._bury(delivery, "delivered too often", "")
+                await self._dead_letter(delivery, "delivered too often", "")
                 continue
             try:
                 result: Any = handler(delivery.entry)
@@ -183,11 +183,11 @@ class Worker:
         self._group.report(Kind.FAILED, delivery, detail=said, actor=who)
         delay_s = self._retry.delay_s(delivery.deliveries, random.random())
         if delay_s is None:
-            await self._bury(delivery, "tries used up", said)
+            await self._dead_letter(delivery, "tries used up", said)
         else:
-            heapq.heappush(self._later, (now() + delay_s, delivery.entry.id, delivery))
+            heapq.heappush(self._retry_heap, (now() + delay_s, delivery.entry.id, delivery))
 
-    async def _bury(self, delivery: Delivery, reason: str, error: str) -> None:
+    async def _dead_letter(self, delivery: Delivery, reason: str, error: str) -> None:
         who = self.consumer.shown_name
         try:
             buried = await self._group.bury(delivery, reason=reason, error=error)
@@ -195,11 +195,11 @@ class Worker:
             if refused.transient or group_is_gone(refused):
                 raise
             _log.error("%s: entry %s cannot be buried: %s", who, delivery.entry.id, refused)
-            heapq.heappush(self._later, (now() + self._retry.backoff.max_s, delivery.entry.id, delivery))
+            heapq.heappush(self._retry_heap, (now() + self._retry.backoff.max_s, delivery.entry.id, delivery))
             return
         if buried:
             _log.error("%s: entry %s is a dead letter: %s %r", who, delivery.entry.id, reason, error)
-        self.consumer.forget(delivery)
+        self.consumer.discard(delivery)
 
 
 async def _all(works: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -76,13 +76,13 @@ def work(w: World, chance: random.Random) -> Call | None:
     group: Group | None = pick(chance, made)
     if slot is None or group is None:
         return None
-    name, is_async, parallel = chance.choice(NAMES), chance.random() < 0.6, chance.choice((1, 1, 4))
+    name, is_async, concurrency = chance.choice(NAMES), chance.random() < 0.6, chance.choice((1, 1, 4))
     if not is_free(w, group, name):
         return None
     in_hand = chance.choice((1, 2, 5, 100))
-    options = {"prefetch": chance.choice((1, 5, 100)), "most_in_hand": in_hand, "read_ahead": chance.random() < 0.3}
-    running = start_worker(w, slot, group, name, is_async=is_async, parallel=parallel, **options)
-    shown = f"{'async' if is_async else 'plain'}, parallel={parallel}, {options}"
+    options = {"batch_size": chance.choice((1, 5, 100)), "max_in_flight": in_hand, "prefetch": chance.random() < 0.3}
+    running = start_worker(w, slot, group, name, is_async=is_async, concurrency=concurrency, **options)
+    shown = f"{'async' if is_async else 'plain'}, concurrency={concurrency}, {options}"
     return Call(f"{slot.name}: Worker({group.stream.name}/{group.name}, {name!r}, {shown})", running, CALL_S)
 
 
@@ -179,7 +179,7 @@ def consume(w: World, chance: random.Random) -> Call | None:
 
     async def starting() -> None:
         handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])
-        consumer = Consumer(handle, name, prefetch=5, most_in_hand=in_hand, claim_idle_ms=CLAIM_IDLE_MS)
+        consumer = Consumer(handle, name, batch_size=5, max_in_flight=in_hand, claim_idle_ms=CLAIM_IDLE_MS)
         member = Member(
             "consumer", name, group, slot, slot.life, consumer, actor=(actor := Actor(name)), faults=w.faults
         )
@@ -187,7 +187,7 @@ def consume(w: World, chance: random.Random) -> Call | None:
         w.names.add(name)
         member.task = actor.task = w.own(_lead(w, member), f"consumer {name}")
 
-    text = f"{slot.name}: Consumer({group.stream.name}/{group.name}, {name!r}, most_in_hand={in_hand})"
+    text = f"{slot.name}: Consumer({group.stream.name}/{group.name}, {name!r}, max_in_flight={in_hand})"
     return Call(text, starting(), CALL_S)
 
 
