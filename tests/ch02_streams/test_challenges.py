@@ -58,7 +58,7 @@ class Buries(Solution):
                 await asyncio.sleep(0.001)
             else:
                 return
-        await self.group.bury(delivery, reason="nobody can handle it")
+        await self.group.dead_letter(delivery, reason="nobody can handle it")
         self.consumer.discard(delivery)
 
 
@@ -100,7 +100,7 @@ class TriesForEver(Solution):
 
 class BuriesEverything(Buries):
     async def take(self, delivery):
-        await self.group.bury(delivery, reason="too much work")
+        await self.group.dead_letter(delivery, reason="too much work")
         self.consumer.discard(delivery)
 
 

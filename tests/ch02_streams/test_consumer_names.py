@@ -38,7 +38,7 @@ async def test_a_name_is_a_name_whatever_it_is_made_of(one_server, name):
             (again,) = await fetched(heir, 1)
             assert (again.id, await group.lag()) == (second.id, 0)
             await heir.ack_all([again])
-        assert await group.access.commands.call("XINFO", "CONSUMERS", group.access.key, group.raw_name) == []
+        assert await group.context.commands.call("XINFO", "CONSUMERS", group.context.key, group.raw_name) == []
 
 
 @pytest.mark.parametrize("name", ["", b"", "\ud800"])
@@ -133,7 +133,7 @@ async def test_a_consumer_may_be_opened_again_but_not_twice_at_once(server):
 async def test_two_groups_whose_joined_names_are_alike_have_nothing_in_common(one_server):
     """Group "a:b" with consumer "c", and group "a" with consumer "b:c"."""
     async with shop(one_server) as (group, _):
-        one, two = ConsumerGroup(group.access, "a:b"), ConsumerGroup(group.access, "a")
+        one, two = ConsumerGroup(group.context, "a:b"), ConsumerGroup(group.context, "a")
         await one.create()
         await two.create()
         async with Consumer(one, "c") as first, Consumer(two, "b:c") as second:

@@ -114,10 +114,10 @@ async def test_an_acknowledgement_that_the_server_refuses_is_heard(server):
     """By whoever awaits it."""
     async with shop(server, "a") as (group, stream):
         (delivery,) = await dies_with(group)
-        await group.access.commands.call("DEL", stream.key)
-        await group.access.commands.call("SET", stream.key, "no stream")
+        await group.context.commands.call("DEL", stream.key)
+        await group.context.commands.call("SET", stream.key, "no stream")
         with pytest.raises(CommandRejected, match="WRONGTYPE"):
-            await group.ack_soon(delivery, actor="c")
+            await group.ack_coalesced(delivery, actor="c")
 
 
 async def test_what_a_dead_consumer_had_is_claimed_once_it_is_idle_for_long_enough(server):
@@ -151,12 +151,12 @@ async def test_entries_that_were_deleted_meanwhile_are_not_claimed(server):
 
 
 async def test_the_lag_counts_what_nobody_was_given_yet(server):
-    """Pending is not lag; another group's lag is its own; a group that is not there has none."""
+    """PendingEntry is not lag; another group's lag is its own; a group that is not there has none."""
     async with shop(server, *"abc") as (group, stream):
         assert await group.lag() == 3
         await dies_with(group, batch_size=2)
         assert (await group.lag(), len(await group.pending())) == (1, 2)
-        await group.access.commands.call("XGROUP", "DESTROY", stream.key, "billing")
+        await group.context.commands.call("XGROUP", "DESTROY", stream.key, "billing")
         assert await group.lag() is None
 
 

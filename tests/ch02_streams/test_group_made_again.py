@@ -12,7 +12,7 @@ from tests.support import wait_until
 
 async def server_command(group, *words):
     """Whatever an operator does to the server."""
-    return await group.access.commands.call(*words)
+    return await group.context.commands.call(*words)
 
 
 @pytest.mark.parametrize("start", ["$", "0", "an id"])
@@ -46,7 +46,7 @@ async def test_a_stream_that_began_anew_is_read_from_its_first_entry(server, how
 
 
 async def test_what_waits_for_its_retry_is_pending_again_and_retried(server):
-    """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries counted."""
+    """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries with_delivery_counts."""
     async with shop(server, "a") as (group, stream), Consumer(group, "w") as consumer:
         (delivery,) = await fetched(consumer, 1)
         (delivery,) = [await consumer.redeliver(delivery)]
@@ -60,7 +60,7 @@ async def test_what_waits_for_its_retry_is_pending_again_and_retried(server):
 async def test_a_member_that_knows_less_does_not_take_the_group_back(server):
     """One has read to the end, the other nothing: whoever makes it again, it is where the first one knew."""
     async with shop(server, *"abc") as (group, stream):
-        ignorant = ConsumerGroup(group.access, "billing")  # as of another process
+        ignorant = ConsumerGroup(group.context, "billing")  # as of another process
         async with Consumer(group, "reads") as reads, Consumer(ignorant, "idle") as idle:
             await reads.ack_all(await fetched(reads, 3))
             await idle._send_heartbeat(idle._membership)
@@ -73,13 +73,13 @@ async def test_a_member_that_knows_less_does_not_take_the_group_back(server):
 async def test_a_member_that_knows_more_moves_the_group_on(server):
     """The other one was there first, and began too early."""
     async with shop(server, *"abc") as (group, stream):
-        late = ConsumerGroup(group.access, "billing")
+        late = ConsumerGroup(group.context, "billing")
         async with Consumer(group, "reads") as reads:
             await reads.ack_all(await fetched(reads, 3))
         await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
-        await late.rejoin("late", [])
+        await late.recreate("late", [])
         assert await group.lag() == 3
-        await group.rejoin("reads", [])
+        await group.recreate("reads", [])
         async with Consumer(late, "late") as consumer:
             assert await consumer.fetch(20) == []
 

@@ -72,8 +72,8 @@ async def test_a_generator_is_no_handler(server):
         for result in (lambda entry: generator(entry), lambda entry: 7):
             async with working(group, result):
                 assert "TypeError" in (await letters(group))[0].error
-            await group.dead_letters.drop((await letters(group))[0].id)
-            await group.access.commands.call("XADD", "orders", "*", "data", "a")
+            await group.dead_letters.delete((await letters(group))[0].id)
+            await group.context.commands.call("XADD", "orders", "*", "data", "a")
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
@@ -227,11 +227,11 @@ async def test_an_error_that_will_not_pass_ends_the_run(server):
         worker = Worker(group, "w", print)
         task = asyncio.create_task(worker.run())
         await wait_until(lambda: worker.consumer._requested is not None)
-        await group.access.commands.call("SET", stream.key, "no stream")
+        await group.context.commands.call("SET", stream.key, "no stream")
         async with asyncio.timeout(10):
             with pytest.raises(CommandRejected, match="WRONGTYPE"):
                 await task
-        await group.access.commands.call("DEL", stream.key)
+        await group.context.commands.call("DEL", stream.key)
         task = asyncio.create_task(Worker(group, "w", print).run())
         await asyncio.sleep(0.05)
     async with asyncio.timeout(10):
@@ -250,17 +250,17 @@ async def test_an_entry_that_cannot_be_buried_is_kept_and_the_others_go_on(serve
         got.append(entry.data)
 
     async with shop(server, "bad", "b") as (group, stream), working(group, handle, retry=FAST):
-        await group.access.commands.call("SET", group.dead_letters.key, "in the way")
+        await group.context.commands.call("SET", group.dead_letters.key, "in the way")
         await stream.add("c")
         await wait_until(lambda: got == [b"b", b"c"])
         await asyncio.sleep(0.1)
         assert len(await group.pending()) == 1
-        await group.access.commands.call("DEL", group.dead_letters.key)
+        await group.context.commands.call("DEL", group.dead_letters.key)
         await letters(group)
 
 
 async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(server):
-    """Its time is its own; what was on its way when it was cancelled comes with the next one, counted once."""
+    """Its time is its own; what was on its way when it was cancelled comes with the next one, with_delivery_counts once."""
     limits = ConnectionConfig(timeout_s=0.4)
     async with (
         MessageQueue(server.url, config=limits) as mq,
@@ -313,7 +313,7 @@ async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_wa
             await call(*begin)
             await asyncio.sleep(0.1)
             await call(*end)
-            await group.access.commands.call("XADD", group.access.key, "*", "data", "c")
+            await group.context.commands.call("XADD", group.context.key, "*", "data", "c")
             await wait_until(lambda: b"c" in got)
             await everything_done(group)
     assert sorted(set(got)) == [b"a", b"b", b"c"]

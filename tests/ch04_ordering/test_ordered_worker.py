@@ -445,7 +445,7 @@ async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter_
             await all_done(stream)
         assert [part for pair in letter.pairs for part in pair] == foreign
         assert (seen, letter.error.partition(":")[0]) == ([b"a", b"b"], "CorruptPayload")
-        new = await stream.dead_letters("billing", 0).replay(letter.id)
+        new = await stream.dead_letters("billing", 0).redrive(letter.id)
         assert await ask(stream, "XRANGE", stream.keys[0], new, new) == [[new.encode(), foreign]]
 
 
@@ -466,7 +466,7 @@ async def test_a_dead_letter_is_replayed_at_the_end_of_its_partition(server):
             await all_done(stream)
             broken = False
             dead = stream.dead_letters("billing", stream.partition_of("bob"))
-            assert await dead.replay(letter.id) and not await dead.replay(letter.id)
+            assert await dead.redrive(letter.id) and not await dead.redrive(letter.id)
             await all_done(stream)
         assert await ledger(stream) == ["2 id-b b", "1 id-bad bad"]
         assert await no_letters(stream)

@@ -127,7 +127,7 @@ async def test_every_call_ends_when_the_server_stands_still_or_is_gone(one_serve
     try:
         calls = [
             mq.publish("a", b"x"), mq.subscribe("a", print), mq.listeners("a"), mq.drain(), mq.unsubscribe("here"),
-            stream.add(b"x"), stream.add_many([b"x", b"y"]), stream.read(), stream.wait(within_ms=100), stream.length(),
+            stream.add(b"x"), stream.add_many([b"x", b"y"]), stream.read(), stream.wait(timeout_ms=100), stream.length(),
             stream.trim(max_entries=1), stream.group("h"), group.pending(), group.ack("1-1"), group.lag(),
         ]  # fmt: skip
         outcomes = await asyncio.gather(*map(ends, calls))
@@ -201,9 +201,9 @@ async def test_a_blocking_read_may_last_longer_than_the_time_out(server):
     """Its time-out begins when it should have ended by itself; to cancel it takes no time."""
     async with MessageQueue(server.url, config=ConnectionConfig(timeout_s=0.3)) as mq:
         stream = mq.stream("s")
-        assert await stream.wait(within_ms=900) == []
+        assert await stream.wait(timeout_ms=900) == []
         begun = time.monotonic()
-        waiting = asyncio.create_task(stream.wait(within_ms=60_000))
+        waiting = asyncio.create_task(stream.wait(timeout_ms=60_000))
         await asyncio.sleep(0.05)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -242,7 +242,7 @@ CALLS = {
     "drain": lambda mq: mq.drain(),
     "listeners": lambda mq: mq.listeners("a"),
     "add": lambda mq: mq.stream("s").add(b"x"),
-    "wait": lambda mq: mq.stream("s").wait(within_ms=10_000),
+    "wait": lambda mq: mq.stream("s").wait(timeout_ms=10_000),
     "group": lambda mq: mq.stream("s").group("g"),
 }
 
@@ -327,7 +327,7 @@ async def test_a_wait_for_entries_ends_with_its_queue(server, when):
     """However long it was to wait; its own connection is closed."""
     async with MessageQueue(server.url) as admin, MessageQueue(server.url, name="shop", config=SHORT) as mq:
         stream = mq.stream("orders")
-        waiting = asyncio.create_task(ends(stream.wait(within_ms=60_000)))
+        waiting = asyncio.create_task(ends(stream.wait(timeout_ms=60_000)))
         if when == "before":
             await mq.close()
         else:

@@ -50,7 +50,7 @@ async def test_another_layout_is_not_touched(server, raw, other):
         for call in (
             lambda: stream.add(b"tea"),
             lambda: stream.add_many([b"tea"]),
-            lambda: stream.wait(within_ms=1),
+            lambda: stream.wait(timeout_ms=1),
             lambda: stream.group("g"),
             lambda: Idempotency(mq, "s").run("1", lambda effects: None),
             lambda: Conversations(mq, "chat").append("bob", b"hi"),

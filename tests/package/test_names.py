@@ -86,7 +86,7 @@ async def test_streams_groups_and_consumers_of_any_name(mq):
             assert delivery.entry.data == b"%d" % number
             (line,) = await group.pending()
             assert line.consumer == name and await group.lag() == 0
-            assert await group.bury(delivery, reason="a test")
+            assert await group.dead_letter(delivery, reason="a test")
         (letter,) = await group.dead_letters.list()
         assert letter.fields["data"] == b"%d" % number
 

@@ -62,7 +62,7 @@ class Backlog:
 
     async def _of_the_group(self) -> list[Any]:
         """New ones are asked for first: what is handed out meanwhile is seen twice rather than not at all."""
-        key = self._group.access.key
+        key = self._group.context.key
         (group,) = await self._link.call("XINFO", "GROUPS", key)
         pending = {line.id.encode() for line in await self._group.pending(count=10_000)}
         found = dict(await self._link.call("XRANGE", key, b"(" + group[b"last-delivered-id"], "+"))

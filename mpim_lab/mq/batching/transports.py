@@ -130,4 +130,4 @@ class EntryCarrier:
 
     async def carry(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
         """Add as many as the connection has room for."""
-        return await self._stream.add_some(payloads)
+        return await self._stream.add_available(payloads)

@@ -198,7 +198,7 @@ class Seats:
         """Make an entry a dead letter and move past it, in one step. Raises LeaseLost, CommandRejected."""
         letters, effects = self._stream.dead_letters(self.group, seat.partition), Effects()
         entry = Entry(ordered.entry_id.encode(), ordered.parts)
-        letter = letters.letter(entry, reason=reason, error=error, deliveries=tries)
+        letter = letters.encode_fields(entry, reason=reason, error=error, deliveries=tries)
         effects.commands.append((b"XADD", letters.key, b"*", *letter))
         _, refused = await self.commit(seat, [Done(ordered, effects)])
         if refused:

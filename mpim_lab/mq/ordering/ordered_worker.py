@@ -36,7 +36,7 @@ from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
-from mpim_lab.mq.streams.consumer import WAIT_MS
+from mpim_lab.mq.streams.consumer import BLOCK_MS
 
 OrderedHandler = Callable[[Ordered, Effects], None] | Callable[[Ordered, Effects], Awaitable[None]]
 _log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ class OrderedWorker:
     async def _turn(self) -> None:
         await self.seats.keep()
         due = [seat.due_at for seat in self.seats.taken if seat.in_hand]
-        wait_ms = WAIT_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
-        await self.seats.read(min(WAIT_MS, wait_ms))
+        wait_ms = BLOCK_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
+        await self.seats.read(min(BLOCK_MS, wait_ms))
         for seat in self.seats.taken:
             await self.seats.keep()  # the work on the seats before may have taken long
             if self.seats.holds(seat) and seat.in_hand and seat.due_at <= now() and not self._loop.is_stopping:

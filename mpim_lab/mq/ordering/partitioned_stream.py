@@ -14,7 +14,7 @@ from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.ordering.sequenced_log import KEEP_S, Appended, append, lifetime_ms, message_name
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from mpim_lab.mq.streams.dead_letters import DeadLetters
+from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
 
 _FIELDS = (b"conversation", b"seq", b"id", b"data")
 
@@ -69,9 +69,9 @@ class PartitionedStream:
         seats = [keys.owner(self.name, number, group) for number in range(self.partitions)]
         return [keys.members(self.name, group), *seats]
 
-    def dead_letters(self, group: Name, partition: int) -> DeadLetters:
+    def dead_letters(self, group: Name, partition: int) -> DeadLetterQueue:
         """What a group gave up of one partition."""
-        return DeadLetters(self.queue.access(self.name)._replace(key=self.keys[partition]), group)
+        return DeadLetterQueue(self.queue.access(self.name)._replace(key=self.keys[partition]), group)
 
     async def lag(self, group: Name) -> int:
         """How many entries the group has not done yet, in all partitions."""

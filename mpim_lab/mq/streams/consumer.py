@@ -34,14 +34,14 @@ from mpim_lab.keys import Name, name_bytes, same_name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import LEAVING
 from mpim_lab.mq.connection.resp import pack, retrieved
-from mpim_lab.mq.streams.entries import Delivery, deliveries_of, raw_ids_of
-from mpim_lab.mq.streams.group import MOST_IDS, ConsumerGroup, group_is_gone
+from mpim_lab.mq.streams.entries import Delivery, parse_deliveries, raw_ids
+from mpim_lab.mq.streams.group import MAX_IDS, ConsumerGroup, group_is_gone
 from mpim_lab.mq.streams.membership import LEASE_MS, Membership
 from mpim_lab.mq.streams.pending_scan import PendingScan
 
-WAIT_MS = 200  # how long one read waits: how long a stop may take, too
-_LATE_S = 0.02  # how much later than asked for the server's answer may come
-_BEAT_S, _SHORTEST_BEAT_S = 1.0, 0.005  # how soon a consumer learns that another has its name
+BLOCK_MS = 200  # how long one read waits: how long a stop may take, too
+_ANSWER_GRACE_S = 0.02  # how much later than asked for the server's answer may come
+_NAME_CHECK_S, _MIN_HEARTBEAT_S = 1.0, 0.005  # how soon a consumer learns that another has its name
 _log = logging.getLogger(__name__)
 
 
@@ -79,7 +79,7 @@ class Consumer:
         self._raw_name = name_bytes(name, "consumer")
         self._batch_size, self._max_in_flight, self._prefetch = batch_size, max_in_flight, prefetch
         self._heartbeat_s = min(claim_idle_ms or LEASE_MS, LEASE_MS) / 3e3 if heartbeat else math.inf
-        self._is_reporting = group.access.reporter.is_on
+        self._is_reporting = group.context.reporter.is_on
         self._has_capacity = asyncio.Event()
         self._fetch_lock = asyncio.Lock()  # whoever fetches
         self.has_lost = (
@@ -91,7 +91,7 @@ class Consumer:
 
     def _reset_state(self) -> None:
         """As if never opened: a link that is not open, nothing in flight."""
-        self._link = self.group.access.dedicated(self.shown_name)
+        self._link = self.group.context.dedicated(self.shown_name)
         self._in_flight: dict[bytes, Delivery] = {}  # by raw id
         self._requested: asyncio.Future[Any] | None = None  # to a read, which nobody has taken yet
         self._undelivered: list[Delivery] = []  # in flight, but the fetch that was to give them was cancelled
@@ -105,13 +105,13 @@ class Consumer:
         """Have the next fetches ask for what the server says is mine and I do not have."""
         self._claim_at = 0.0
         if self._is_alone:
-            self._own_pending = PendingScan(self.group, idle_ms=0, of=self.name)
+            self._own_pending = PendingScan(self.group, idle_ms=0, owner=self.name)
 
     def _scan_of_abandoned(self) -> PendingScan | None:
         """What nobody keeps alive: whoever's; at least an earlier life's of my name that may still be at work."""
         if self.claim_idle_ms is not None:
-            return PendingScan(self.group, idle_ms=self.claim_idle_ms, of=None)
-        return None if self._is_alone else PendingScan(self.group, idle_ms=LEASE_MS, of=self.name)
+            return PendingScan(self.group, idle_ms=self.claim_idle_ms, owner=None)
+        return None if self._is_alone else PendingScan(self.group, idle_ms=LEASE_MS, owner=self.name)
 
     async def __aenter__(self) -> Self:
         if self._membership is not None:
@@ -131,8 +131,8 @@ class Consumer:
         return self
 
     async def _acquire_name(self) -> None:
-        if self._membership is not None and not self._membership.has_begun:
-            self._is_alone = await self._membership.begin(self._link.client_id)
+        if self._membership is not None and not self._membership.has_joined:
+            self._is_alone = await self._membership.join(self._link.client_id)
             if not self._is_alone:
                 self._own_pending, self._abandoned = None, self._scan_of_abandoned()
 
@@ -184,9 +184,9 @@ class Consumer:
     async def _send_heartbeats(self, membership: Membership) -> None:
         keep_at = now() + self._heartbeat_s
         while self._error is None or isinstance(self._error, LeaseLost):
-            await asyncio.sleep(max(_SHORTEST_BEAT_S, min(self._heartbeat_s, _BEAT_S)))
+            await asyncio.sleep(max(_MIN_HEARTBEAT_S, min(self._heartbeat_s, _NAME_CHECK_S)))
             in_hand: list[Delivery] = []
-            if now() + _BEAT_S / 2 >= keep_at:
+            if now() + _NAME_CHECK_S / 2 >= keep_at:
                 keep_at, in_hand = now() + self._heartbeat_s, list(self._in_flight.values())
             try:
                 await self._send_heartbeat(membership, in_hand)
@@ -195,13 +195,13 @@ class Consumer:
                     self._error = error
                     self._has_capacity.set()
 
-    async def _send_heartbeat(self, membership: Membership, in_hand: Sequence[Delivery] = ()) -> None:
+    async def _send_heartbeat(self, membership: Membership, in_flight: Sequence[Delivery] = ()) -> None:
         await self._acquire_name()
-        for gone in await membership.beat(self._link.client_id, in_hand):
+        for gone in await membership.heartbeat(self._link.client_id, in_flight):
             if self._in_flight.get(gone.raw_id) is gone:
                 self.has_lost = True
                 self.discard(gone)
-        if not membership.has_name:
+        if not membership.owns_name:
             raise LeaseLost(f"another consumer began as {self.shown_name!r}: give each a name of its own")
 
     # Reading
@@ -211,7 +211,7 @@ class Consumer:
             for delivery in await self.fetch():
                 yield delivery
 
-    async def fetch(self, timeout_ms: int = WAIT_MS) -> list[Delivery]:
+    async def fetch(self, timeout_ms: int = BLOCK_MS) -> list[Delivery]:
         """What has become mine: leftovers, abandoned entries, new ones; empty if there is nothing in time, or no room.
 
         Several tasks may ask, one after the other: each entry goes to one of them.
@@ -234,7 +234,7 @@ class Consumer:
             deliveries = await self._next_or_rejoin(room, until)
             if deliveries or now() >= until:
                 break
-        self._in_flight.update(zip(raw_ids_of(deliveries), deliveries, strict=True))
+        self._in_flight.update(zip(raw_ids(deliveries), deliveries, strict=True))
         if self._is_reporting:
             for delivery in deliveries:
                 self.group.report(Kind.RECEIVED, delivery, count=delivery.deliveries, actor=self.shown_name)
@@ -256,7 +256,7 @@ class Consumer:
             self._rescan_own_pending()
             if not group_is_gone(error):
                 raise
-            await self.group.rejoin(self.name, list(self._in_flight.values()))
+            await self.group.recreate(self.name, list(self._in_flight.values()))
             return []
 
     async def _next(self, room: int, until: float) -> list[Delivery]:
@@ -268,17 +268,17 @@ class Consumer:
         found = await self._recover_pending(room) or await self._claim(room)
         if found:
             return found
-        wait_ms = min(WAIT_MS, int((until - now()) * 1e3))
+        wait_ms = min(BLOCK_MS, int((until - now()) * 1e3))
         connection = self._link.connection
         if connection.blocked:
             connection = await self._link.room()
         self._requested = connection.send_blocking(self._read_command(room, wait_ms), wait_ms / 1e3)
-        return await self._await_requested(self._requested, until + _LATE_S)
+        return await self._await_requested(self._requested, until + _ANSWER_GRACE_S)
 
     def _read_command(self, capacity: int, block_ms: int) -> bytes:
         count, wait_ms = str(min(capacity, self._batch_size)), str(max(1, block_ms))
         words = ("XREADGROUP", "GROUP", self.group.raw_name, self._raw_name, "COUNT", count, "BLOCK", wait_ms)
-        return pack(*words, "STREAMS", self.group.access.key, ">")
+        return pack(*words, "STREAMS", self.group.context.key, ">")
 
     async def _await_requested(self, reply: asyncio.Future[Any], until: float) -> list[Delivery]:
         """What the server has answered to a read; one that is cancelled here, or too slow, is left for the next fetch."""
@@ -287,16 +287,16 @@ class Consumer:
             if not reply.done():
                 return []
         self._requested = None
-        deliveries = deliveries_of(reply.result())
+        deliveries = parse_deliveries(reply.result())
         if deliveries:
-            self.group.delivered(deliveries[-1].raw_id)
+            self.group.record_delivered(deliveries[-1].raw_id)
         return deliveries
 
     async def _request_next(self) -> None:
         """Ask for more before what is here is handled, and have the question leave: the server reads while we work."""
         room, connection = self._max_in_flight - len(self._in_flight), self._link.connection
         if room > 0 and not (connection.blocked or self._own_pending is not None or self._may_claim):
-            self._requested = connection.send_blocking(self._read_command(room, WAIT_MS), WAIT_MS / 1e3)
+            self._requested = connection.send_blocking(self._read_command(room, BLOCK_MS), BLOCK_MS / 1e3)
             connection.flush()
             await asyncio.sleep(0)
 
@@ -307,8 +307,8 @@ class Consumer:
                 await self._send_heartbeat(
                     self._membership
                 )  # mine as long as nobody else has begun under the same name
-            lines = await scan.next(room, but=self._in_flight)
-            deliveries = await self.group.again(self.name, lines)
+            lines = await scan.next_page(room, exclude=self._in_flight)
+            deliveries = await self.group.redeliver(self.name, lines)
             if scan.at_end and self._own_pending is scan:
                 self._own_pending = None
             if deliveries:
@@ -323,10 +323,10 @@ class Consumer:
         """What has been idle for too long; a full page is followed by the next at once."""
         scan = self._abandoned
         while scan is not None and self._may_claim:
-            lines = await scan.next(room, but=self._in_flight)
+            lines = await scan.next_page(room, exclude=self._in_flight)
             if scan.at_end:
                 self._claim_at = now() + scan.idle_ms / 2e3
-            deliveries = await self.group.take(self.name, lines, idle_ms=scan.idle_ms)
+            deliveries = await self.group.claim_ids(self.name, lines, idle_ms=scan.idle_ms)
             for delivery in deliveries:
                 self.group.report(Kind.CLAIMED, delivery, count=delivery.deliveries, actor=self.shown_name)
             if self._membership is not None:
@@ -347,13 +347,13 @@ class Consumer:
     def ack(self, delivery: Delivery) -> "asyncio.Future[None]":
         """Acknowledge; await it to know that the server has done it. All of one loop turn leave as one command."""
         self.discard(delivery)
-        return self.group.ack_soon(delivery, actor=self.shown_name)
+        return self.group.ack_coalesced(delivery, actor=self.shown_name)
 
     async def ack_all(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge many with one command; returns when the server has done it."""
-        for first in range(0, len(deliveries), MOST_IDS):
-            chunk = deliveries[first : first + MOST_IDS]
-            ids = raw_ids_of(chunk)
+        for first in range(0, len(deliveries), MAX_IDS):
+            chunk = deliveries[first : first + MAX_IDS]
+            ids = raw_ids(chunk)
             await self.group.ack(*ids)
             for raw_id in ids:
                 self._in_flight.pop(raw_id, None)
@@ -363,7 +363,7 @@ class Consumer:
                     self.group.report(Kind.ACKED, delivery, actor=self.shown_name)
 
     def discard(self, delivery: Delivery) -> None:
-        """It is not in flight any more: acknowledged, buried, or somebody else's."""
+        """It is not in flight any more: acknowledged, dead-lettered, or somebody else's."""
         self._in_flight.pop(delivery.raw_id, None)
         self._has_capacity.set()
 
@@ -373,7 +373,7 @@ class Consumer:
 
     def reset(self, *, keep: Collection[Delivery] = ()) -> None:
         """After an error nobody works on what is in flight, save for `keep`: the next fetch asks the server what is mine."""
-        self._in_flight = {key: held for key in raw_ids_of(keep) if (held := self._in_flight.get(key)) is not None}
+        self._in_flight = {key: held for key in raw_ids(keep) if (held := self._in_flight.get(key)) is not None}
         self._undelivered = []
         self._rescan_own_pending()
         self._has_capacity.set()
@@ -381,7 +381,7 @@ class Consumer:
     async def redeliver(self, delivery: Delivery) -> Delivery | None:
         """Count one more delivery of an entry in flight; None if it is not mine any more, or not there: its slot is free."""
         try:
-            taken = await self.group.again(self.name, [delivery])
+            taken = await self.group.redeliver(self.name, [delivery])
         except (MpimError, asyncio.CancelledError):  # done or not: it is looked for where it is
             self.discard(delivery)
             self._rescan_own_pending()
@@ -397,10 +397,10 @@ class Consumer:
         if self._requested is not None:
             with contextlib.suppress(CommandRejected):  # not everybody may; then it is waited for
                 if not self._requested.done():  # it would go on waiting there, and take what comes after we have left
-                    await self.group.access.commands.call("CLIENT", "UNBLOCK", str(self._link.client_id))
+                    await self.group.context.commands.call("CLIENT", "UNBLOCK", str(self._link.client_id))
             with contextlib.suppress(MpimError):  # what a broken line swallowed is found below
                 came = await self._await_requested(self._requested, now() + self._link.config.timeout_s)
-                self._in_flight.update(zip(raw_ids_of(came), came, strict=True))
+                self._in_flight.update(zip(raw_ids(came), came, strict=True))
         held = list(self._in_flight.values())
         released = await self.group.release(self.name, held)
         self._in_flight.clear()
@@ -409,6 +409,6 @@ class Consumer:
                 self.group.report(Kind.RELEASED, delivery, actor=self.shown_name)
         while (scan := self._own_pending) is not None and self._membership is not None:
             await self._send_heartbeat(self._membership)
-            await self.group.release(self.name, await scan.next(MOST_IDS, but=()))
+            await self.group.release(self.name, await scan.next_page(MAX_IDS, exclude=()))
             if scan.at_end:
                 self._own_pending = None

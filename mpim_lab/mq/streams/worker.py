@@ -1,4 +1,4 @@
-"""Worker: a consumer with a handler. Acknowledges what was handled, retries what failed, buries what cannot be handled.
+"""Worker: a consumer with a handler. Acknowledges what was handled, retries what failed, dead-letters what cannot be handled.
 
 | the handler ...                          | then the entry is ...                                                    |
 |------------------------------------------|--------------------------------------------------------------------------|
@@ -7,7 +7,7 @@
 | meets a CancelledError of something else | the same: nobody has cancelled the worker                                |
 | is cancelled with the worker             | released, for another member to take at once                             |
 | is not done when a stop is overdue       | cancelled, and released                                                  |
-| cannot be buried: the server refuses it  | kept, and tried again later, until that is put right                     |
+| cannot be dead-lettered: it is refused   | kept, and tried again later, until that is put right                     |
 | kills its process                        | claimed by another member; after too many deliveries a dead letter       |
 
 | `run` ...                                | after                                                                    |
@@ -35,7 +35,7 @@ from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, refuse
 from mpim_lab.mq.connection.retry import RetryPolicy
-from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
+from mpim_lab.mq.streams.consumer import BLOCK_MS, Consumer
 from mpim_lab.mq.streams.entries import Delivery, Entry
 from mpim_lab.mq.streams.group import ConsumerGroup, group_is_gone
 
@@ -67,7 +67,7 @@ class Worker:
         checked_handler(handler)
         self.consumer = Consumer(group, name, **options)
         self._group, self._handler, self._retry = group, handler, retry or RetryPolicy()
-        self._concurrency, self._is_reporting = concurrency, group.access.reporter.is_on
+        self._concurrency, self._is_reporting = concurrency, group.context.reporter.is_on
         self._check_retry_delays()
         self._retry_heap: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
         self._loop = Loop()
@@ -96,7 +96,7 @@ class Worker:
         Ends within `ConnectionConfig.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it
         returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
-        await self._loop.stop(self._group.access.commands.config.close_timeout_s)
+        await self._loop.stop(self._group.context.commands.config.close_timeout_s)
 
     async def _poll_once(self) -> None:
         await self._handle_all(await self._next())
@@ -115,8 +115,8 @@ class Worker:
                 return []
             self._group.report(Kind.RETRIED, again, count=again.deliveries, actor=self.consumer.shown_name)
             return [again]
-        due_ms = WAIT_MS if not self._retry_heap else int((self._retry_heap[0][0] - now()) * 1e3) + 1
-        return await self.consumer.fetch(min(WAIT_MS, due_ms))
+        due_ms = BLOCK_MS if not self._retry_heap else int((self._retry_heap[0][0] - now()) * 1e3) + 1
+        return await self.consumer.fetch(min(BLOCK_MS, due_ms))
 
     async def _handle_all(self, deliveries: Sequence[Delivery]) -> None:
         acks: list[asyncio.Future[None]] = []
@@ -190,14 +190,14 @@ class Worker:
     async def _dead_letter(self, delivery: Delivery, reason: str, error: str) -> None:
         who = self.consumer.shown_name
         try:
-            buried = await self._group.bury(delivery, reason=reason, error=error)
+            is_moved = await self._group.dead_letter(delivery, reason=reason, error=error)
         except CommandRejected as refused:
             if refused.transient or group_is_gone(refused):
                 raise
-            _log.error("%s: entry %s cannot be buried: %s", who, delivery.entry.id, refused)
+            _log.error("%s: entry %s cannot be dead-lettered: %s", who, delivery.entry.id, refused)
             heapq.heappush(self._retry_heap, (now() + self._retry.backoff.max_s, delivery.entry.id, delivery))
             return
-        if buried:
+        if is_moved:
             _log.error("%s: entry %s is a dead letter: %s %r", who, delivery.entry.id, reason, error)
         self.consumer.discard(delivery)
 

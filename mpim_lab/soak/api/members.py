@@ -8,7 +8,7 @@ from typing import Any
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.events import now
 from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
-from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
+from mpim_lab.mq.streams.consumer import BLOCK_MS, Consumer
 from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.worker import Worker
 from mpim_lab.soak.api.streams import FETCH_MS, GROUPS, Group, Member, id_key, part_of
@@ -139,7 +139,7 @@ def stop(w: World, chance: random.Random) -> Call | None:
     cancel = chance.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'stop'} worker {member.name} of {member.group.stream.name}/{member.group.name}"
-    limit_s = END_S + 2 * CALL_S + WAIT_MS / 1e3
+    limit_s = END_S + 2 * CALL_S + BLOCK_MS / 1e3
     return Call(text, end_member(w, member, cancel=cancel), limit_s, modes=("wait", "aside"))
 
 

@@ -16,7 +16,7 @@ from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.idempotency.store import Idempotency
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream
-from mpim_lab.mq.streams.consumer import WAIT_MS
+from mpim_lab.mq.streams.consumer import BLOCK_MS
 from mpim_lab.soak.api.world import (
     CALL_S,
     END_S,
@@ -214,7 +214,7 @@ def stop_in_order(w: World, chance: random.Random) -> Call | None:
     cancel = chance.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'stop'} {member.name}"
-    limit_s = END_S + 2 * CALL_S + WAIT_MS / 1e3
+    limit_s = END_S + 2 * CALL_S + BLOCK_MS / 1e3
     return Call(text, end_in_order(member, cancel=cancel), limit_s, modes=("wait", "aside"))
 
 
