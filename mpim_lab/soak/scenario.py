@@ -222,7 +222,7 @@ class Stage:
         """The number that each message has on the server, where there are numbers."""
         if not self.design.is_partitioned:
             return {}
-        link, found = self.observer.access(STREAM).commands, dict[str, int]()
+        link, found = self.observer.context(STREAM).connection, dict[str, int]()
         for key in partitioned(self.observer).keys:
             for raw in await link.call("XRANGE", key, "-", "+"):
                 found[message_id(ordered_of(raw).data)] = ordered_of(raw).sequence

@@ -174,7 +174,7 @@ async def test_a_killed_server_is_found_again_after_its_restart(server):
     async with MessageQueue(server.url, config=QUICK) as mq:
         await mq.subscribe("a", got.append)
         server.kill()
-        await wait_until(lambda: mq.lines_up == 0)
+        await wait_until(lambda: mq.open_connections == 0)
         await server.start()
         await wait_until(lambda: mq.is_connected)
         assert await mq.publish("a", b"again") == 1

@@ -119,7 +119,7 @@ async def test_listen_ends_when_the_queue_is_closed(server):
             return [message async for message in messages]
 
     reader = asyncio.create_task(read())
-    await wait_until(lambda: mq.lines_up == 2)
+    await wait_until(lambda: mq.open_connections == 2)
     await mq.publish("a", b"1")
     await mq.close()
     assert [message.payload for message in await reader] == [b"1"]
@@ -163,7 +163,7 @@ async def test_a_handler_may_unsubscribe_itself(server):
         await mq.publish("user:1001", b"1")
         await wait_until(lambda: got)
         await asyncio.sleep(0)
-        assert await mq.listeners("user:1001") == 0
+        assert await mq.subscriber_count("user:1001") == 0
         assert got == [b"1"]
 
 
@@ -183,7 +183,7 @@ async def test_subscribing_twice_is_refused(server):
 async def test_a_bad_channel_is_refused_before_anything_is_sent(server, channel):
     """A channel is a non-empty text or bytes; the error is InvalidMessage and certainly nothing happened."""
     async with MessageQueue(server.url) as mq:
-        for attempt in (mq.publish(channel, b"x"), mq.subscribe(channel, print), mq.listeners(channel)):
+        for attempt in (mq.publish(channel, b"x"), mq.subscribe(channel, print), mq.subscriber_count(channel)):
             with pytest.raises(InvalidMessage) as caught:
                 await attempt
             assert caught.value.definite
@@ -314,7 +314,7 @@ async def test_disconnecting_a_slow_reader_ends_its_subscription_with_an_error(s
         assert [(await anext(messages)).payload for _ in range(2)] == [b"0", b"1"]
         with pytest.raises(SlowSubscriber):
             await anext(messages)
-        assert await mq.listeners("a") == 0
+        assert await mq.subscriber_count("a") == 0
 
 
 async def test_a_closed_queue_refuses_with_a_named_error(server):
@@ -323,7 +323,7 @@ async def test_a_closed_queue_refuses_with_a_named_error(server):
     await mq.open()
     await mq.close()
     await mq.close()
-    for attempt in (mq.publish("a", b"x"), mq.subscribe("a", print), mq.listeners("a"), mq.open()):
+    for attempt in (mq.publish("a", b"x"), mq.subscribe("a", print), mq.subscriber_count("a"), mq.open()):
         with pytest.raises(QueueClosed):
             await attempt
     assert not mq.is_connected

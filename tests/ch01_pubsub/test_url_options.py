@@ -60,7 +60,7 @@ def test_times_and_names_of_the_url_are_used():
     mq = MessageQueue(url)
     limits = mq._commands.config
     assert (limits.timeout_s, limits.connect_timeout_s, limits.heartbeat_s) == (2, 3, 7)
-    assert b"shop" in [word.encode() for word in mq._address.login("mq")[0] if isinstance(word, str)]
+    assert b"shop" in [word.encode() for word in mq._address.handshake_commands("mq")[0] if isinstance(word, str)]
     assert Address.parse("redis://h?health_check_interval=0").config_overrides["heartbeat_s"] == float("inf")
 
 

@@ -38,7 +38,7 @@ async def test_a_name_is_a_name_whatever_it_is_made_of(one_server, name):
             (again,) = await fetched(heir, 1)
             assert (again.id, await group.lag()) == (second.id, 0)
             await heir.ack_all([again])
-        assert await group.context.commands.call("XINFO", "CONSUMERS", group.context.key, group.raw_name) == []
+        assert await group.context.connection.call("XINFO", "CONSUMERS", group.context.key, group.raw_name) == []
 
 
 @pytest.mark.parametrize("name", ["", b"", "\ud800"])

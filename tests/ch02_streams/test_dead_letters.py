@@ -158,7 +158,7 @@ async def test_what_another_program_puts_among_the_dead_letters_is_listed_and_re
     """It has no origin, and nothing of it is ours; the letters beside it are not touched."""
     async with shop(server, "a") as (group, stream):
         own = await bury_one(group)
-        await group.context.commands.call(
+        await group.context.connection.call(
             "XADD", group.dead_letters.key, "*", *(part for pair in foreign for part in pair)
         )
         first, other = await group.dead_letters.list()
@@ -173,7 +173,7 @@ async def test_a_letter_that_another_program_wrote_like_ours_is_read_whatever_it
         for deliveries in (b"many", b"-1", b"9" * 5_000):
             ours = [b"stream", b"\xff", b"group", b"\xfe", b"id", b"\xfd", b"reason", b"\xfc", b"error", b"\xfb"]
             words = (*ours, b"deliveries", deliveries, b"data", b"x")
-            await group.context.commands.call("XADD", group.dead_letters.key, "*", *words)
+            await group.context.connection.call("XADD", group.dead_letters.key, "*", *words)
         for letter in await group.dead_letters.list():
             assert letter == DeadLetter(letter.id, b"\xff", b"\xfe", "\\xfd", "\\xfc", "\\xfb", 0, ((b"data", b"x"),))
 
@@ -197,7 +197,7 @@ async def test_an_entry_that_cannot_be_buried_stays_pending_until_that_is_put_ri
         got.append(entry.data)
 
     async with shop(server, "poison", "b") as (group, _):
-        commands, key = group.context.commands, group.dead_letters.key
+        commands, key = group.context.connection, group.dead_letters.key
         await commands.call("SET", key, "in the way")
         (delivery, other) = await dies_with(group)
         with pytest.raises(CommandRejected) as refused:

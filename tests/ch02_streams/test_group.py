@@ -114,8 +114,8 @@ async def test_an_acknowledgement_that_the_server_refuses_is_heard(server):
     """By whoever awaits it."""
     async with shop(server, "a") as (group, stream):
         (delivery,) = await dies_with(group)
-        await group.context.commands.call("DEL", stream.key)
-        await group.context.commands.call("SET", stream.key, "no stream")
+        await group.context.connection.call("DEL", stream.key)
+        await group.context.connection.call("SET", stream.key, "no stream")
         with pytest.raises(CommandRejected, match="WRONGTYPE"):
             await group.ack_coalesced(delivery, actor="c")
 
@@ -156,7 +156,7 @@ async def test_the_lag_counts_what_nobody_was_given_yet(server):
         assert await group.lag() == 3
         await dies_with(group, batch_size=2)
         assert (await group.lag(), len(await group.pending())) == (1, 2)
-        await group.context.commands.call("XGROUP", "DESTROY", stream.key, "billing")
+        await group.context.connection.call("XGROUP", "DESTROY", stream.key, "billing")
         assert await group.lag() is None
 
 

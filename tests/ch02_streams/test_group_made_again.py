@@ -12,7 +12,7 @@ from tests.support import wait_until
 
 async def server_command(group, *words):
     """Whatever an operator does to the server."""
-    return await group.context.commands.call(*words)
+    return await group.context.connection.call(*words)
 
 
 @pytest.mark.parametrize("start", ["$", "0", "an id"])

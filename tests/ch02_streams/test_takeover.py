@@ -28,7 +28,7 @@ async def owners(group):
 
 async def consumers(group):
     """The names that the server keeps for the group."""
-    found = await group.context.commands.call("XINFO", "CONSUMERS", group.context.key, group.raw_name)
+    found = await group.context.connection.call("XINFO", "CONSUMERS", group.context.key, group.raw_name)
     return {raw[b"name"].decode() for raw in found}
 
 
@@ -192,7 +192,7 @@ async def test_giving_back_leaves_alone_what_others_have_claimed_meanwhile(serve
         async with Consumer(group, "first", claim_idle_ms=None) as first:
             held = await fetched(first, 3)
             await group.claim("other", idle_ms=0, count=1)
-            await group.context.commands.call("XCLAIM", "orders", "billing", "first", "0", held[1].id)
+            await group.context.connection.call("XCLAIM", "orders", "billing", "first", "0", held[1].id)
         lines = await group.pending()
         assert [line.consumer for line in lines] == ["other", "first", "first"]
         assert [line.idle_ms > AN_HOUR_MS for line in lines] == [False, False, True]
@@ -206,7 +206,7 @@ async def test_who_leaves_with_nothing_pending_leaves_no_name_behind(server):
                 await stream.add("x")
                 await consumer.ack_all(await fetched(consumer, 1))
         assert await consumers(group) == set()
-        assert await group.context.commands.call("KEYS", "*life*") == []
+        assert await group.context.connection.call("KEYS", "*life*") == []
 
 
 async def test_a_name_with_something_pending_stays_until_others_have_taken_all_of_it(server):

@@ -73,7 +73,7 @@ async def test_a_generator_is_no_handler(server):
             async with working(group, result):
                 assert "TypeError" in (await letters(group))[0].error
             await group.dead_letters.delete((await letters(group))[0].id)
-            await group.context.commands.call("XADD", "orders", "*", "data", "a")
+            await group.context.connection.call("XADD", "orders", "*", "data", "a")
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
@@ -227,11 +227,11 @@ async def test_an_error_that_will_not_pass_ends_the_run(server):
         worker = Worker(group, "w", print)
         task = asyncio.create_task(worker.run())
         await wait_until(lambda: worker.consumer._requested is not None)
-        await group.context.commands.call("SET", stream.key, "no stream")
+        await group.context.connection.call("SET", stream.key, "no stream")
         async with asyncio.timeout(10):
             with pytest.raises(CommandRejected, match="WRONGTYPE"):
                 await task
-        await group.context.commands.call("DEL", stream.key)
+        await group.context.connection.call("DEL", stream.key)
         task = asyncio.create_task(Worker(group, "w", print).run())
         await asyncio.sleep(0.05)
     async with asyncio.timeout(10):
@@ -250,12 +250,12 @@ async def test_an_entry_that_cannot_be_buried_is_kept_and_the_others_go_on(serve
         got.append(entry.data)
 
     async with shop(server, "bad", "b") as (group, stream), working(group, handle, retry=FAST):
-        await group.context.commands.call("SET", group.dead_letters.key, "in the way")
+        await group.context.connection.call("SET", group.dead_letters.key, "in the way")
         await stream.add("c")
         await wait_until(lambda: got == [b"b", b"c"])
         await asyncio.sleep(0.1)
         assert len(await group.pending()) == 1
-        await group.context.commands.call("DEL", group.dead_letters.key)
+        await group.context.connection.call("DEL", group.dead_letters.key)
         await letters(group)
 
 
@@ -304,7 +304,7 @@ async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_wa
     begin, end = REFUSALS[refusal]
     got = []
     async with shop(server, *"ab") as (group, _), MessageQueue(server.url) as admin:
-        call = admin.link.call
+        call = admin.connection.call
         await call(*begin)
         async with working(group, lambda entry: got.append(entry.data)):
             await asyncio.sleep(0.1)
@@ -313,7 +313,7 @@ async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_wa
             await call(*begin)
             await asyncio.sleep(0.1)
             await call(*end)
-            await group.context.commands.call("XADD", group.context.key, "*", "data", "c")
+            await group.context.connection.call("XADD", group.context.key, "*", "data", "c")
             await wait_until(lambda: b"c" in got)
             await everything_done(group)
     assert sorted(set(got)) == [b"a", b"b", b"c"]
@@ -327,11 +327,11 @@ async def test_an_ordered_worker_waits_for_its_turn_too(server, refusal):
     async with MessageQueue(server.url) as mq, MessageQueue(server.url) as admin:
         stream = PartitionedStream(mq, "orders", partitions=2)
         await stream.append("alice", b"a")
-        await admin.link.call(*begin)
+        await admin.connection.call(*begin)
         worker = OrderedWorker(stream, "billing", "worker-1", lambda ordered, effects: got.append(ordered.data))
         running = asyncio.create_task(worker.run())
         await asyncio.sleep(0.1)
-        await admin.link.call(*end)
+        await admin.connection.call(*end)
         await wait_until(lambda: got == [b"a"])
         await worker.stop()
         await running

@@ -106,7 +106,7 @@ async def test_what_could_not_be_finished_because_the_line_broke_is_handled_agai
         got.append(entry.data)
 
     async with shop(server, *"abcdef") as (group, _):
-        commands, broken = group.context.commands, []
+        commands, broken = group.context.connection, []
         call = commands.call
 
         async def breaks_at_first(*words):

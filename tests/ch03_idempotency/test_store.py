@@ -49,7 +49,7 @@ def paying(result=b"paid", amount=450, key="account:bob"):
 
 async def ask(mq, *words):
     """What the server says."""
-    return await mq.access("ask").commands.call(*words)
+    return await mq.context("ask").connection.call(*words)
 
 
 async def account(mq, key="account:bob"):

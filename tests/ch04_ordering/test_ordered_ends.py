@@ -116,7 +116,7 @@ async def test_an_error_that_will_not_pass_ends_an_ordered_run(server):
     """Somebody's string is where a partition was."""
     async with MessageQueue(server.url) as mq:
         stream, worker = worker_on(mq, print)
-        await mq.access("x").commands.call("SET", stream.keys[0], "in the way")
+        await mq.context("x").connection.call("SET", stream.keys[0], "in the way")
         async with asyncio.timeout(10):
             with pytest.raises(CommandRejected, match="WRONGTYPE"):
                 await worker.run()

@@ -69,7 +69,7 @@ def enter(ordered, effects):
 async def ask(stream, command, key="", *words):
     """What the server says of a key of this queue's."""
     named = (stream.queue.prefix.encode() + (key if isinstance(key, bytes) else key.encode()),) if key else ()
-    return await stream.queue.access("ask").commands.call(command, *named, *words)
+    return await stream.queue.context("ask").connection.call(command, *named, *words)
 
 
 async def ledger(stream, conversation="bob"):

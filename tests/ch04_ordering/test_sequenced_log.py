@@ -71,13 +71,13 @@ class Reading:
 
 async def call(conversations, *words):
     """What the server says."""
-    return await conversations.queue.access("ask").commands.call(*words)
+    return await conversations.queue.context("ask").connection.call(*words)
 
 
 async def listening(conversations):
     """Wait until somebody is subscribed to bob's channel."""
     async with asyncio.timeout(10):
-        while not await conversations.queue.listeners("conv:{chat:bob}:live"):
+        while not await conversations.queue.subscriber_count("conv:{chat:bob}:live"):
             await asyncio.sleep(0.005)
 
 

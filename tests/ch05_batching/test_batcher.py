@@ -36,7 +36,7 @@ LAST_ID = "18446744073709551615-18446744073709551615"
 
 
 async def listen(queue, channel, got, **options):
-    await queue.subscribe(channel, lambda message: got.append(message.text), unpack=Unpacker(queue), **options)
+    await queue.subscribe(channel, lambda message: got.append(message.text), decode=Unpacker(queue), **options)
 
 
 @pytest.mark.parametrize("rule", [Adaptive(), Adaptive(max_messages=7), FixedWindow(10, 1_000, 1.0), Counted()])
@@ -153,7 +153,7 @@ async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
 
     credit = Credit(max_bytes=50_000, patience_s=30.0)
     async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob:
-        await bob.subscribe("chat", handle, max_buffered=10, unpack=Unpacker(bob))
+        await bob.subscribe("chat", handle, max_buffered=10, decode=Unpacker(bob))
         async with Batcher.to_channel(alice, "chat", rule=Adaptive(4, 10_000), credit=credit) as batcher:
             await batcher.publish(b"0000")  # bob is known from here on
             calls = [asyncio.create_task(batcher.publish(b"%04d" % n + b"x" * 2_000)) for n in range(1, 400)]
@@ -202,8 +202,8 @@ async def test_a_handler_that_raises_does_not_take_its_neighbours_with_it(server
         got.append(message.text)
 
     async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
-        await bob.subscribe("chat", handle, unpack=Unpacker(bob))
-        async with bob.listen("talk", unpack=Unpacker(bob)) as messages:
+        await bob.subscribe("chat", handle, decode=Unpacker(bob))
+        async with bob.listen("talk", decode=Unpacker(bob)) as messages:
             for channel in ("chat", "talk"):
                 async with Batcher.to_channel(alice, channel) as batcher:
                     await batcher.publish_many(["m0", "m1", "m2"])

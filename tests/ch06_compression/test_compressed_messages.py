@@ -22,7 +22,7 @@ OLD, NEW = (
 
 
 async def listen(queue, codec, got):
-    await queue.subscribe("chat", lambda message: got.append(message.payload), unpack=Unpacker(queue, codec))
+    await queue.subscribe("chat", lambda message: got.append(message.payload), decode=Unpacker(queue, codec))
 
 
 @pytest.mark.parametrize("receiver", list(Algorithm))

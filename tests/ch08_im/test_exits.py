@@ -47,7 +47,7 @@ class Lab:
 
     async def known(self):
         """The channels of users that somebody listens on, and the routes."""
-        link = self.mpim.services.queue.access("test").commands
+        link = self.mpim.services.queue.context("test").connection
         channels = {name.decode() for name in await link.call("PUBSUB", "CHANNELS", "user:*")}
         routes = await self.mpim.services.presence.query_routes(UIDS)
         return channels, sorted((uid, route.device, route.gateway) for uid in UIDS for route in routes[uid])
@@ -167,7 +167,7 @@ async def test_a_gateway_that_stops_leaves_nothing_behind():
     async with lab_of() as lab:
         await lab.come("alice", watching=["bob"])
         await lab.come("carol", number=2)
-        link = lab.mpim.services.queue.access("test").commands
+        link = lab.mpim.services.queue.context("test").connection
         await lab.mpim.stop("gw-1")
         await lab.comes_to(("carol", "main", "gw-2"))
         assert await link.call("PUBSUB", "CHANNELS", "gateway:gw-1") == []
@@ -176,7 +176,7 @@ async def test_a_gateway_that_stops_leaves_nothing_behind():
 async def test_a_handshake_that_fails_halfway_leaves_nothing_behind():
     """Its route cannot be bound: she is told why, and nobody listens for her."""
     async with lab_of() as lab:
-        link = lab.mpim.services.queue.access("test").commands
+        link = lab.mpim.services.queue.context("test").connection
         await link.call("SET", Keys().route("alice"), "not a route")
         async with RawClient(lab.url()) as alice:
             answer = await alice.hello("alice")
@@ -260,7 +260,7 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
 async def test_a_gateway_that_cannot_listen_gives_back_what_it_had_begun():
     """Its port is taken: a named error; its channels are not subscribed, and its name can be used again at once."""
     async with lab_of() as lab:
-        link = lab.mpim.services.queue.access("test").commands
+        link = lab.mpim.services.queue.context("test").connection
         with pytest.raises(MpimError, match="cannot listen"):
             await lab.mpim.start("gw-9", port=lab.mpim.gateways["gw-1"].port)
         assert await link.call("PUBSUB", "CHANNELS", "gateway:gw-9") == []

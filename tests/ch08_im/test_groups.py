@@ -82,7 +82,7 @@ class Reading:
 
 
 async def call(queue, word, key):
-    return await queue.access("groups").commands.call(word, key)
+    return await queue.context("groups").connection.call(word, key)
 
 
 # Who is in a group
@@ -291,7 +291,7 @@ async def test_a_slow_reader_is_found_out_after_the_server_lost_the_version(grou
     reading = Reading(slow)
     reader = asyncio.create_task(slow.members("tea"))
     await reading.has_read.wait()
-    await queue.access("any").commands.call("FLUSHALL")
+    await queue.context("any").connection.call("FLUSHALL")
     await groups.join("tea", "bob")
     reading.may_go_on.set()
     await reader
@@ -302,7 +302,7 @@ async def test_a_reader_who_finds_no_version_does_not_overwrite_a_first_change(g
     """None is a version, too."""
     slow = Groups(store, queue)
     await groups.create("tea", "carol")
-    await queue.access("any").commands.call("FLUSHALL")
+    await queue.context("any").connection.call("FLUSHALL")
     reading = Reading(slow)
     reader = asyncio.create_task(slow.members("tea"))
     await reading.has_read.wait()
@@ -392,14 +392,14 @@ async def test_after_any_changes_at_once_the_copy_says_what_the_database_says(sh
 async def test_a_copy_that_cannot_be_read_is_none(groups, queue, nonsense):
     """The database answers."""
     await groups.create("tea", "carol")
-    await queue.access("groups").commands.call("SET", queue.keys.cached_members("tea"), nonsense)
+    await queue.context("groups").connection.call("SET", queue.keys.cached_members("tea"), nonsense)
     assert await groups.members("tea") == ("carol",)
 
 
 async def test_a_key_of_another_type_is_no_error(groups, queue):
     """Somebody else's, under the same name: a copy cannot be read, and the version not be counted."""
     await groups.create("tea", "carol")
-    commands = queue.access("groups").commands
+    commands = queue.context("groups").connection
     for key in (queue.keys.cached_members("tea"), queue.keys.members_version("tea")):
         await commands.call("DEL", key)
         await commands.call("LPUSH", key, "x")

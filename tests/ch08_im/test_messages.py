@@ -84,7 +84,7 @@ async def pull(messages, uid="bob", conversation=TALK, after=0, **options):
 
 
 async def call(messages, *words):
-    return await messages.queue.access("test").commands.call(*words)
+    return await messages.queue.context("test").connection.call(*words)
 
 
 def numbers(page):

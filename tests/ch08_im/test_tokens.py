@@ -87,7 +87,7 @@ async def test_a_gateway_whose_clock_is_behind_does_not_let_a_used_token_in_agai
     behind.now = clock.now - 50
     clock.now += 59.999
     assert await tokens.admit(token, queue) == "alice"
-    assert await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token))) > 50_000
+    assert await queue.context("token").connection.call("PTTL", Keys().used_token(_id_of(token))) > 50_000
     with pytest.raises(InvalidToken, match="used before"):
         await Tokens(SECRET, clock=behind).admit(token, queue)
 
@@ -96,7 +96,7 @@ async def test_the_mark_of_a_used_token_does_not_stay_for_ever(tokens, queue):
     """It ends a minute after the token, so that the server does not fill up with them."""
     token = tokens.issue("alice")
     await tokens.admit(token, queue)
-    left_ms = await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token)))
+    left_ms = await queue.context("token").connection.call("PTTL", Keys().used_token(_id_of(token)))
     assert 60_000 < left_ms <= 120_000
 
 

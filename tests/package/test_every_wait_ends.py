@@ -43,7 +43,7 @@ async def fill(mq, admin, channel, count=6):
     """Publish more than a buffer of two messages takes, and wait until nothing is read any more."""
     for number in range(count):
         await admin.publish(channel, str(number))
-    await wait_until(lambda: not mq._messages.is_reading)
+    await wait_until(lambda: not mq._subscriber_link.is_reading)
 
 
 async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
@@ -59,7 +59,7 @@ async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
             await mq.drain()
             await mq.unsubscribe("b")
         assert [message.payload for message in got] == [b"x"]
-        assert await admin.listeners("a") == 0
+        assert await admin.subscriber_count("a") == 0
         async with asyncio.timeout(SLACK_S):
             await mq.close()
 
@@ -91,7 +91,7 @@ async def test_a_reader_that_does_nothing_holds_up_no_call_for_longer_than_its_l
 
 async def wait_until_nobody_listens(admin, *channels):
     async with asyncio.timeout(SLACK_S):
-        while any([await admin.listeners(channel) for channel in channels]):
+        while any([await admin.subscriber_count(channel) for channel in channels]):
             await asyncio.sleep(0.01)
 
 
@@ -126,7 +126,7 @@ async def test_every_call_ends_when_the_server_stands_still_or_is_gone(one_serve
     getattr(one_server, fault)()
     try:
         calls = [
-            mq.publish("a", b"x"), mq.subscribe("a", print), mq.listeners("a"), mq.drain(), mq.unsubscribe("here"),
+            mq.publish("a", b"x"), mq.subscribe("a", print), mq.subscriber_count("a"), mq.drain(), mq.unsubscribe("here"),
             stream.add(b"x"), stream.add_many([b"x", b"y"]), stream.read(), stream.wait(timeout_ms=100), stream.length(),
             stream.trim(max_entries=1), stream.group("h"), group.pending(), group.ack("1-1"), group.lag(),
         ]  # fmt: skip
@@ -240,7 +240,7 @@ CALLS = {
     "unsubscribe": lambda mq: mq.unsubscribe("there"),
     "listen": _listen_once,
     "drain": lambda mq: mq.drain(),
-    "listeners": lambda mq: mq.listeners("a"),
+    "subscriber_count": lambda mq: mq.subscriber_count("a"),
     "add": lambda mq: mq.stream("s").add(b"x"),
     "wait": lambda mq: mq.stream("s").wait(timeout_ms=10_000),
     "group": lambda mq: mq.stream("s").group("g"),

@@ -147,7 +147,7 @@ async def test_batches_reach_a_channel_of_any_name(mq):
     """And are confirmed to whoever sent them."""
     for name in NASTY:
         got = []
-        await mq.subscribe(name, got.append, unpack=Unpacker(mq))
+        await mq.subscribe(name, got.append, decode=Unpacker(mq))
         async with Batcher.to_channel(mq, name) as batcher:
             assert await batcher.publish_many([b"1", b"2"]) == [1, 1]
         await wait_until(lambda got=got: len(got) == 2)

@@ -26,7 +26,7 @@ def queue(**options):
 
 def group():
     """A group of it."""
-    return ConsumerGroup(queue().access("orders"), "billing")
+    return ConsumerGroup(queue().context("orders"), "billing")
 
 
 def reader(**options):

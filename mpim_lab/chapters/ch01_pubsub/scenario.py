@@ -127,7 +127,7 @@ class Stage:
 
     async def _look_for_server(self) -> None:
         try:
-            await self.alice.listeners(CHANNEL)
+            await self.alice.subscriber_count(CHANNEL)
         except NotConnected as error:
             raise ServerFailed("the server is gone, and no fault of this run has done that") from error
 
@@ -171,7 +171,7 @@ class Stage:
     async def _cut(self) -> None:
         await self.line.close()
         await cut_connections(self.server.url, "bob")
-        await until(lambda: self.bob.lines_up == 0, "cutting bob's connections")
+        await until(lambda: self.bob.open_connections == 0, "cutting bob's connections")
 
     async def _mend(self) -> None:
         self.line.open()
@@ -183,10 +183,10 @@ class Stage:
         await self._all_lines_up()
 
     async def _bob_listens(self) -> bool:
-        return await self.alice.listeners(CHANNEL) > 0
+        return await self.alice.subscriber_count(CHANNEL) > 0
 
     async def _all_lines_down(self) -> None:
-        await until(lambda: self.alice.lines_up + self.bob.lines_up == 0, "the end of the connections")
+        await until(lambda: self.alice.open_connections + self.bob.open_connections == 0, "the end of the connections")
 
     async def _all_lines_up(self) -> None:
         await until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")

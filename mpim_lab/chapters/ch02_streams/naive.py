@@ -26,7 +26,7 @@ class SketchWorker:
 
     def __init__(self, group: ConsumerGroup, name: str, handler: EntryHandler) -> None:
         self._group, self._name, self._handler = group, name, handler
-        self._link = group.context.dedicated(name)
+        self._link = group.context.new_connection(name)
         self._stopping, self._ended = False, asyncio.Event()
 
     async def run(self) -> None:

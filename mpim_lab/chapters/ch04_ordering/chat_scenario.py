@@ -53,10 +53,10 @@ class Gateway(MessageQueue):
 
     strikes: Strikes
 
-    def access(self, name: Name) -> Access:
+    def context(self, name: Name) -> Access:
         """As the queue's own, with the link that is struck."""
-        own = super().access(name)
-        return own._replace(commands=_StruckLink(own.commands, self.strikes))  # type: ignore[arg-type]
+        own = super().context(name)
+        return own._replace(connection=_StruckLink(own.connection, self.strikes))  # type: ignore[arg-type]
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
         """As the queue's own."""
@@ -133,7 +133,7 @@ class ChatStage:
         self._open.push_async_callback(reader.stop)
 
         async def listens() -> bool:
-            return bool(await self._bob.listeners(live_channel(NAME, ROOM))) or reading.done()
+            return bool(await self._bob.subscriber_count(live_channel(NAME, ROOM))) or reading.done()
 
         await until(listens, "bob's subscription")
 

@@ -65,7 +65,7 @@ class OwnBatcher:
             self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
             raise InvalidMessage(self.problem)
         frame = batch_frame(messages)
-        connection = self._queue.link.connection
+        connection = self._queue.connection.connection
         if self._refuses and self._refuses in messages:
             self._refuses = b""
             raise QueueFull("too many commands wait for the server already; nothing was sent")
@@ -104,7 +104,7 @@ async def own_batcher(
     """The learner's batcher on a server of its own; and what to call for all that bob read, once everything was sent."""
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         got: list[bytes] = []
-        await queue.subscribe("trial", lambda message: got.append(message.payload), unpack=Unpacker(queue))
+        await queue.subscribe("trial", lambda message: got.append(message.payload), decode=Unpacker(queue))
         own = OwnBatcher(solution, queue, "trial", **options)
 
         async def what_bob_read() -> list[bytes]:

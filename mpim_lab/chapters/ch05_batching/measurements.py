@@ -96,7 +96,7 @@ async def _inside(queue: MessageQueue, channel: str, window_ms: float, offered_p
         times.append(now() - float(message.payload))
         inside.change(-1)
 
-    await queue.subscribe(channel, handle, unpack=Unpacker(queue))
+    await queue.subscribe(channel, handle, decode=Unpacker(queue))
     rule = FixedWindow(max_messages=10_000, max_bytes=900_000, window_ms=window_ms)
     async with Batcher.to_channel(queue, channel, rule=rule) as batcher:
         begun, sent = now(), 0

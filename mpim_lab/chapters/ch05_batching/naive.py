@@ -64,7 +64,7 @@ class SketchBatcher:
     async def _send(self, frame: bytes) -> int:
         """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
         frame = wire_payload(frame, self._queue.max_payload_bytes)
-        return int(await self._queue.link.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
+        return int(await self._queue.connection.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
 
     async def close(self) -> None:
         """There is nothing of the kind in the sketch: what is held is forgotten with the process."""

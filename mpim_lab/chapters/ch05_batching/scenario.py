@@ -105,7 +105,7 @@ class BatchingStage:
             if self._lost_answer is not None:
                 self._proxy.lose_reply(Match("PUBLISH", self._lost_answer))
             await self._open.enter_async_context(self.bob)
-            await self.bob.subscribe(CHANNEL, _take, unpack=Unpacker(self.bob))
+            await self.bob.subscribe(CHANNEL, _take, decode=Unpacker(self.bob))
             self.batcher = self._design.make(self.alice, CHANNEL)
             if hasattr(self.batcher, "__aenter__"):
                 await self._open.enter_async_context(self.batcher)
@@ -165,7 +165,7 @@ class BatchingStage:
     async def _cut(self) -> None:
         await self.line.close()
         await cut_connections(self.server.url, "alice")
-        await until(lambda: self.alice.lines_up == 0, "cutting alice's connections")
+        await until(lambda: self.alice.open_connections == 0, "cutting alice's connections")
 
     async def _mend(self) -> None:
         if self._design.gives_up:  # what the fault has done to it must be over

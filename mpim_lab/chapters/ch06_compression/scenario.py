@@ -49,7 +49,7 @@ class CompressionStage:
         try:
             await self._open.enter_async_context(self._senders)
             await self._open.enter_async_context(self._bob)
-            await self._bob.subscribe(CHANNEL, _take, unpack=self._unpack)
+            await self._bob.subscribe(CHANNEL, _take, decode=self._unpack)
         except BaseException:  # whoever was opened must not be left behind
             await self._open.aclose()
             raise

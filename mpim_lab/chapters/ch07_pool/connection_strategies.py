@@ -94,7 +94,7 @@ async def _redis_py(url: str, key: bytes, connections: int) -> AsyncIterator[Cal
 @contextlib.asynccontextmanager
 async def _shared(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
     async with MessageQueue(url) as queue:
-        link = queue.link
+        link = queue.connection
 
         async def call() -> float:
             await link.call("INCR", key)

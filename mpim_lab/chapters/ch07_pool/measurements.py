@@ -150,7 +150,7 @@ async def _blocking(way: str, url: str, keys: Sequence[bytes], block_s: float) -
     words = ("BLPOP", keys[1], f"{block_s:g}")
     if way == SHARED:
         async with MessageQueue(url) as queue:
-            link = queue.link
+            link = queue.connection
 
             async def call() -> float:
                 await link.call("INCR", keys[0])

@@ -71,7 +71,7 @@ class Service:
 
     async def _command(self, *words: str | bytes) -> Any:
         with rights_needed():
-            return await self._queue.access(self._pool_name).commands.call(*words)
+            return await self._queue.context(self._pool_name).connection.call(*words)
 
 
 def reply_to(caller: str) -> str:

@@ -72,7 +72,7 @@ class Hall:
             for words, uid in zip(wanted, members, strict=True)
             if uid not in self.failing
         ]
-        answers = iter(await call_many(self._commands.access("group").commands, packed))
+        answers = iter(await call_many(self._commands.context("group").connection, packed))
         replies = [
             as_text(next(answers)) if uid not in self.failing else QueueFull("no room for it") for uid in members
         ]

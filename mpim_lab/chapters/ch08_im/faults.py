@@ -145,7 +145,7 @@ class MpimFaults:
         await self._stage.hold.close()
         queue = self._stage.system.gateways[RECEIVER].services.queue
         await cut_connections(self._stage.server.url, RECEIVER)
-        await until(lambda: queue.lines_up == 0, "the cut")
+        await until(lambda: queue.open_connections == 0, "the cut")
 
     async def _reconnect(self) -> None:
         self._stage.hold.open()

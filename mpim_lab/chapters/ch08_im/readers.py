@@ -65,7 +65,7 @@ class Seat:
         return lambda: not mine & gateway.connections
 
     async def _nobody_listens(self) -> bool:
-        return not await self._system.services.queue.listeners(user_channel(self.uid))
+        return not await self._system.services.queue.subscriber_count(user_channel(self.uid))
 
     async def _end(self) -> None:
         if self._client is not None:

@@ -85,7 +85,7 @@ def group_worker(once: Callable[[MessageQueue, str], Any], worker: Callable[...,
             known_as = entry.fields.get("id", b"").decode() or entry.id
             await recognise.run(known_as, lambda effects: work(entry.data, effects))
 
-        group = ConsumerGroup(queue.access(STREAM), GROUP)
+        group = ConsumerGroup(queue.context(STREAM), GROUP)
         if worker is not None:
             return worker(group, name, handle)
         return sound_worker(group, name, handle, claim_idle_ms=setting.lease_ms)

@@ -29,14 +29,14 @@ class Ledger:
     """The rows on the server, each reported once, when it is first seen: (worker, payload)."""
 
     def __init__(self, queue: MessageQueue, reporter: Reporter, channel: str) -> None:
-        self._access, self._reporter, self._channel = queue.access(LEDGER), reporter, channel
+        self._access, self._reporter, self._channel = queue.context(LEDGER), reporter, channel
         self.rows: list[tuple[str, bytes]] = []
         self._reading = asyncio.Lock()
 
     async def read(self) -> list[tuple[str, bytes]]:
         """The rows that are new."""
         async with self._reading:
-            raws = await self._access.commands.call("LRANGE", self._access.key, str(len(self.rows)), "-1")
+            raws = await self._access.connection.call("LRANGE", self._access.key, str(len(self.rows)), "-1")
             new = [_row_of(raw) for raw in raws]
             for worker, payload in new:
                 self._reporter.message(Kind.EFFECT, payload, self._channel, actor=worker)
@@ -70,7 +70,7 @@ class WatchedQueue(MessageQueue):
 
     on_rows: Callable[[], Awaitable[None]]
 
-    def access(self, name: Name) -> Access:
+    def context(self, name: Name) -> Access:
         """As the queue's own, with the watched link."""
-        own = super().access(name)
-        return own._replace(commands=_WatchedLink(own.commands, self.on_rows))  # type: ignore[arg-type]
+        own = super().context(name)
+        return own._replace(connection=_WatchedLink(own.connection, self.on_rows))  # type: ignore[arg-type]

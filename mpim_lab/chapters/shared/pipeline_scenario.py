@@ -34,9 +34,9 @@ class Backlog:
     """Counted on the server, over the lab's own connection."""
 
     def __init__(self, queue: MessageQueue, is_partitioned: bool) -> None:
-        self._queue, self._link = queue, queue.access(STREAM).commands
+        self._queue, self._link = queue, queue.context(STREAM).connection
         self._partitions = partitioned(queue) if is_partitioned else None
-        self._group = ConsumerGroup(queue.access(STREAM), GROUP)
+        self._group = ConsumerGroup(queue.context(STREAM), GROUP)
 
     async def create(self) -> None:
         """Make the group, where there is one."""

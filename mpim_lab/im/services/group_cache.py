@@ -40,7 +40,7 @@ class MembersCopy:
     def __init__(self, queue: MessageQueue, cache_s: float) -> None:
         check_bounds(0.001, A_DAY_S, cache_s=cache_s)
         self._queue, self._lifetime_ms = queue, str(int(cache_s * 1e3))
-        self._link = queue.access("members").commands
+        self._link = queue.context("members").connection
         self._is_away = False
 
     async def look(self, group: str) -> Look:

@@ -86,7 +86,7 @@ class Ledger:
         if trim_every < 1:
             raise InvalidParameter(f"trim_every={trim_every}: at least 1")
         self.queue, self._keys, self._trim_every = queue, queue.keys, str(trim_every)
-        self.commands = queue.access(NAME).commands
+        self.commands = queue.context(NAME).connection
         self.outbox = self._keys.outbox
         self._mark_ms = lifetime_ms(MARK_S)
         self._taught: Connection | None = None  # whose server knows send.lua

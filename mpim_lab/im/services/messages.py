@@ -135,7 +135,7 @@ class Messages:
             some = members[begin : begin + at_once]
             commands = [publish_head(channel(user_channel(uid))) + tail for uid in some]
             try:
-                counts += await call_many(self.queue.link, commands)
+                counts += await call_many(self.queue.connection, commands)
             except MpimError as error:  # nothing was written
                 counts += [error] * len(some)
         failed = tuple(uid for uid, count in zip(members, counts, strict=True) if isinstance(count, BaseException))

@@ -51,7 +51,7 @@ class Presence:
     def __init__(self, queue: MessageQueue, *, lifetime_s: float = ROUTE_LIFETIME_S) -> None:
         check_times(lifetime_s=lifetime_s)
         self.queue, self.lifetime_s = queue, lifetime_s
-        self._commands = queue.access("presence").commands
+        self._commands = queue.context("presence").connection
         self._lifetime_ms = str(max(1, int(lifetime_s * 1e3)))
         self._renewals: list[set[BindRouteReq]] = []  # each under way, with what was unbound meanwhile
         self._due: dict[BindRouteReq, float] = {}  # to be unbound: from when on their routes have ended by themselves

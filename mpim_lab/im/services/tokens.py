@@ -53,7 +53,7 @@ class Tokens:
     async def admit(self, token: str, queue: MessageQueue) -> str:
         """The user whose token it is; it cannot be used again. Raises InvalidToken, and what `Link` raises."""
         uid, token_id, ends_at = self._read(token)
-        key, commands = queue.keys.used_token(token_id), queue.access(_AUDIENCE).commands
+        key, commands = queue.keys.used_token(token_id), queue.context(_AUDIENCE).connection
         keep_ms = int((ends_at - self._clock() + _SKEW_S) * 1e3)
         if await commands.call("SET", key, uid, "NX", "PX", str(keep_ms)) is None:
             raise InvalidToken("this token was used before")

@@ -81,7 +81,7 @@ async def connect(url: str, take: Callable[[bytes], None] | None = None) -> Bare
     address = Address.parse(url)
     bare = BareProtocol(take)
     await address.connect(lambda: bare)
-    for command in address.login("load"):
+    for command in address.handshake_commands("load"):
         reply = await bare.command(*command)
         if isinstance(reply, Exception):
             raise reply

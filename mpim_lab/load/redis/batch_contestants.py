@@ -88,7 +88,7 @@ async def unpacking(plan: LoadPlan, take: Take) -> AsyncIterator["asyncio.Future
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(plan.channel, lambda message: take(message.payload), unpack=Unpacker(mq))
+        await mq.subscribe(plan.channel, lambda message: take(message.payload), decode=Unpacker(mq))
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
 
 

@@ -1,4 +1,4 @@
-"""Unpacker: the receiving half of batching and compression. `await mq.subscribe("chat", handler, unpack=Unpacker(mq))`."""
+"""Unpacker: the receiving half of batching and compression. `await mq.subscribe("chat", handler, decode=Unpacker(mq))`."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ class Unpacker:
     gives_payloads = True  # whoever subscribes need not look at each of them
 
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
-        self._commands = queue.link
+        self._commands = queue.connection
         self._expand = (codec or Codec()).expand
         self._name = os.urandom(8)
         self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch

@@ -46,7 +46,7 @@ class FrameCarrier:
     def __init__(
         self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: Credit, rule: BatchRule
     ) -> None:
-        self._link, self._channel = queue.link, queue.keys.channel(channel)
+        self._link, self._channel = queue.connection, queue.keys.channel(channel)
         self.name, self.reporter = shown_name(channel), queue.reporter
         whose, limit = "queue", queue.max_payload_bytes
         if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch

@@ -78,7 +78,7 @@ class Address:
             raise InvalidParameter(f"unknown option in the URL: {', '.join(sorted(options))}")
         return cls(**known, tls=tls, config_overrides=overrides)
 
-    def login(self, client_name: str) -> list[tuple[bytes | str, ...]]:
+    def handshake_commands(self, client_name: str) -> list[tuple[bytes | str, ...]]:
         """The commands that begin every connection: protocol, user, name, database."""
         hello: tuple[bytes | str, ...] = (b"HELLO", b"3")
         if self.username or self.password:

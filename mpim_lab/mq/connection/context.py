@@ -17,7 +17,7 @@ class Access(NamedTuple):
 
     name: Name
     key: bytes
-    commands: Commands
-    dedicated: Callable[[Name], KeyLink]
+    connection: Commands
+    new_connection: Callable[[Name], KeyLink]
     reporter: Reporter
     keys: Keys

@@ -298,7 +298,7 @@ class Link:
 
     async def _log_in(self, connection: Connection) -> None:
         try:
-            replies = [connection.send(pack(*command)) for command in self.address.login(self.name)]
+            replies = [connection.send(pack(*command)) for command in self.address.handshake_commands(self.name)]
             hello, *_ = await asyncio.gather(*replies)
         except CommandRejected as error:
             is_for_now = error.transient or "max number of clients" in str(error)

@@ -98,7 +98,7 @@ class Idempotency:
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
         self._tokens, self._records = queue.keys.tokens(scope), queue.keys.records(scope)
-        self._link = queue.access(scope).commands
+        self._link = queue.context(scope).connection
         self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
         self._dropped: set[asyncio.Future[Any]] = set()
         self._claims: Turn[tuple[Name, bytes], Claim | bytes] = Turn(

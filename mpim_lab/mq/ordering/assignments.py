@@ -66,8 +66,8 @@ class Seats:
         check_whole(3, lease_ms=lease_ms)
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
-        access = stream.queue.access(stream.name)
-        self._access, self._commands, self._reads = access, access.commands, access.dedicated(member)
+        access = stream.queue.context(stream.name)
+        self._access, self._commands, self._reads = access, access.connection, access.new_connection(member)
         self._keys = stream.seat_keys(group)
         self._taken: dict[int, Seat] = {}
         self._show_at, self._every_s, self._life = 0.0, min(lease_ms / 3e3, LOOKS_EVERY_S), ""
@@ -103,7 +103,7 @@ class Seats:
             await self._close()
 
     async def _close(self) -> None:
-        reads, self._reads = self._reads, self._access.dedicated(self.member)
+        reads, self._reads = self._reads, self._access.new_connection(self.member)
         if reads.is_connected:
             reads.connection.abort(QueueClosed("the member has left"))  # a read that still waits ends here
         await reads.close()

@@ -104,7 +104,7 @@ class ConversationReader:
 
     @property
     def _close_timeout_s(self) -> float:
-        return self._queue.access(self._conversations.name).commands.config.close_timeout_s
+        return self._queue.context(self._conversations.name).connection.config.close_timeout_s
 
     async def stop(self) -> None:
         """Finish the handler that runs, read no more, and wait until `run` has returned.

@@ -48,7 +48,7 @@ class PartitionedStream:
         self.queue, self.name, self.partitions, self._keep_ms = queue, name, partitions, lifetime_ms(keep_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
         self._heads = [queue.keys.partition_heads(name, number) for number in range(partitions)]
-        self._access = queue.access(name)
+        self._access = queue.context(name)
 
     def partition_of(self, conversation: Name) -> int:
         """Which partition a conversation is in: the same for everybody, for ever."""
@@ -71,11 +71,11 @@ class PartitionedStream:
 
     def dead_letters(self, group: Name, partition: int) -> DeadLetterQueue:
         """What a group gave up of one partition."""
-        return DeadLetterQueue(self.queue.access(self.name)._replace(key=self.keys[partition]), group)
+        return DeadLetterQueue(self.queue.context(self.name)._replace(key=self.keys[partition]), group)
 
     async def lag(self, group: Name) -> int:
         """How many entries the group has not done yet, in all partitions."""
-        link, behind = self.queue.access(self.name).commands, 0
+        link, behind = self.queue.context(self.name).connection, 0
         for key, seat in zip(self.keys, self.seat_keys(group)[1:], strict=True):
             after = await link.call("HGET", seat, "offset") or b"0"
             while page := await link.call("XRANGE", key, b"(" + after, "+", "COUNT", "1000"):

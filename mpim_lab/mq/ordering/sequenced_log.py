@@ -51,7 +51,7 @@ class Conversations:
     def __init__(self, queue: MessageQueue, name: Name, *, keep_s: int = KEEP_S) -> None:
         name_bytes(name, "name of conversations", error=InvalidParameter)
         self.queue, self.name, self._keep_ms = queue, name, lifetime_ms(keep_s)
-        self._access = queue.access(name)
+        self._access = queue.context(name)
 
     async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
         """Number a message, keep it, and hand it to whoever listens, in one step."""
@@ -73,7 +73,7 @@ class Conversations:
         check_whole(count=count)
         key = self._log(conversation)
         end = "+" if last is None else f"{last}-0"
-        raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
+        raws = await self._access.connection.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
         return [
             Numbered(conversation, int(raw_id.partition(b"-")[0]), parts[3])
             for raw_id, parts in raws
@@ -83,13 +83,13 @@ class Conversations:
     async def last(self, conversation: Name) -> int:
         """The last number that was given in a conversation; 0 if there is none."""
         key = self.queue.keys.sequence(self.name, conversation)
-        return int(await self._access.commands.call("GET", key) or 0)
+        return int(await self._access.connection.call("GET", key) or 0)
 
     async def trim(self, conversation: Name, *, keep: int) -> int:
         """Forget all but the last `keep` of a conversation; gives how many were."""
         check_whole(0, keep=keep)
         key = self._log(conversation)
-        return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(keep)))
+        return int(await self._access.connection.call("XTRIM", key, "MAXLEN", "=", str(keep)))
 
     def _log(self, conversation: Name) -> bytes:
         return self.queue.keys.log(self.name, conversation)
@@ -112,7 +112,7 @@ async def append(access: Access, payload: bytes, keys: Sequence[bytes], *words: 
     if reporter.is_on:
         reporter.message(Kind.ACCEPTED, payload, name)
     try:
-        sequence, is_new = await _APPEND.run(access.commands, keys, *words)
+        sequence, is_new = await _APPEND.run(access.connection, keys, *words)
     except Exception as error:
         reporter.message(Kind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
         raise

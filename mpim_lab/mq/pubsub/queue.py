@@ -24,10 +24,18 @@ from mpim_lab.mq.connection.layout_check import KeyLink, Layout
 from mpim_lab.mq.connection.reconnecting import Link
 from mpim_lab.mq.connection.resp import retrieved
 from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
-from mpim_lab.mq.pubsub.subscriptions import Handler, Messages, Subscription, Subscriptions, Unpack, direct, unpacked
+from mpim_lab.mq.pubsub.subscriptions import (
+    Decode,
+    Handler,
+    MessageIterator,
+    Subscription,
+    Subscriptions,
+    call_inline,
+    decode_then,
+)
 from mpim_lab.mq.streams.stream import Stream
 
-_MAX_HEADS = 4_096
+_MAX_PREFIXES = 4_096
 
 
 class MessageQueue:
@@ -57,15 +65,15 @@ class MessageQueue:
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
         self.prefix, self.keys = prefix, Keys(prefix)
-        self._heads: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
+        self._publish_prefixes: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
         self._subscriptions = table = Subscriptions(self.keys, self.reporter)
         common: dict[str, Any] = {"name": name, "config": config, "observer": observer, "sleep": sleep}
         self._closing: asyncio.Task[None] | None = None
         self._commands = Link(address, **common)
-        self._layout = Layout(self._commands, self.keys)
-        self._key_commands = KeyLink(self._commands, self._layout)
-        self._messages = table.link = Link(
-            address, on_push=table.on_push, greeting=table.greeting, on_gap=on_gap, **common
+        self._layout_check = Layout(self._commands, self.keys)
+        self._key_commands = KeyLink(self._commands, self._layout_check)
+        self._subscriber_link = table.link = Link(
+            address, on_push=table.on_push, greeting=table.resubscribe_commands, on_gap=on_gap, **common
         )
 
     # Life
@@ -84,7 +92,7 @@ class MessageQueue:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
             self._closing.add_done_callback(retrieved)
-        elif self._subscriptions.are_asking:  # another handler closes, and waits for this one
+        elif self._subscriptions.is_called_by_handler:  # another handler closes, and waits for this one
             return
         await asyncio.shield(self._closing)
 
@@ -92,10 +100,10 @@ class MessageQueue:
         clock = asyncio.get_running_loop().time
         until = clock() + self._commands.config.close_timeout_s
         try:
-            await self._subscriptions.end_all(until)
+            await self._subscriptions.close(until)
         finally:
             left_s = until - clock()
-            await asyncio.gather(self._commands.close(left_s), self._messages.close(left_s))
+            await asyncio.gather(self._commands.close(left_s), self._subscriber_link.close(left_s))
 
     async def __aenter__(self) -> Self:
         try:
@@ -112,27 +120,27 @@ class MessageQueue:
     @property
     def is_connected(self) -> bool:
         """Every connection in use is up, as far as anybody on this side knows."""
-        return self.lines_up == 1 + self._messages.is_open
+        return self.open_connections == 1 + self._subscriber_link.is_open
 
     @property
-    def lines_up(self) -> int:
+    def open_connections(self) -> int:
         """How many of its two connections are up."""
-        return self._commands.is_connected + self._messages.is_connected
+        return self._commands.is_connected + self._subscriber_link.is_connected
 
     # Publishing
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
-        """Publish and give the number of subscribers the server handed the message to.
+        """Publish, and return the number of subscribers the server handed the message to.
 
         Raises InvalidMessage (nothing was sent) and what `Link` raises; look at the error's `definite`.
         """
         try:
-            head = self._heads[channel]
+            prefix = self._publish_prefixes[channel]
         except (KeyError, TypeError):
-            head = self._new_head(channel)
+            prefix = self._make_publish_prefix(channel)
         if type(payload) is not bytes or len(payload) > self.max_payload_bytes:
             payload = wire_payload(payload, self.max_payload_bytes)
-        packed = b"%b%d\r\n%b\r\n" % (head, len(payload), payload)
+        packed = b"%b%d\r\n%b\r\n" % (prefix, len(payload), payload)
         if self._is_reporting:
             return await self._publish_reporting(channel, payload, packed)
         connection = self._commands.connection
@@ -141,13 +149,13 @@ class MessageQueue:
         receivers: int = await connection.send(packed)
         return receivers
 
-    def _new_head(self, channel: Name) -> bytes:
-        head = publish_head(self.keys.channel(channel))
-        if len(self._heads) >= _MAX_HEADS:
-            self._heads.clear()
+    def _make_publish_prefix(self, channel: Name) -> bytes:
+        prefix = publish_head(self.keys.channel(channel))
+        if len(self._publish_prefixes) >= _MAX_PREFIXES:
+            self._publish_prefixes.clear()
         with contextlib.suppress(TypeError):  # a text of a class of its own may have no hash
-            self._heads[channel] = head
-        return head
+            self._publish_prefixes[channel] = prefix
+        return prefix
 
     async def _publish_reporting(self, channel: Name, payload: bytes, packed: bytes) -> int:
         self.reporter.message(Kind.ACCEPTED, payload, channel)
@@ -162,8 +170,8 @@ class MessageQueue:
         self.reporter.message(Kind.PUBLISHED, payload, channel, count=receivers)
         return receivers
 
-    async def listeners(self, channel: Name) -> int:
-        """How many connections are subscribed to the channel now (patterns not counted); true when the server said it."""
+    async def subscriber_count(self, channel: Name) -> int:
+        """Return how many connections are subscribed to the channel now, patterns not counted."""
         reply = await self._commands.call(b"PUBSUB", b"NUMSUB", self.keys.channel(channel))
         return int(reply[1])
 
@@ -171,24 +179,24 @@ class MessageQueue:
 
     def stream(self, name: Name, *, max_entries: int | None = None) -> Stream:
         """A stream of this queue (chapter 2); nothing is sent yet. `max_entries`: keep about so many, forget the oldest."""
-        return Stream(self.access(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
+        return Stream(self.context(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
 
-    def access(self, name: Name) -> Access:
-        """What the parts that build on this queue share: the key called `name`, and the connections."""
+    def context(self, name: Name) -> Access:
+        """Return what the parts that build on this queue share: the key called `name`, and the connections."""
         key = self.keys.stream(name)
-        return Access(name, key, self._key_commands, self._dedicated, self.reporter, self.keys)
+        return Access(name, key, self._key_commands, self._new_connection, self.reporter, self.keys)
 
     @property
-    def link(self) -> Link:
+    def connection(self) -> Link:
         """The connection for commands that use no keys: those of Pub/Sub."""
         return self._commands
 
-    def _dedicated(self, name: Name) -> KeyLink:
+    def _new_connection(self, name: Name) -> KeyLink:
         """A connection for reads that wait; the queue that reads closes it."""
         own = Link(
             self._address, name=shown_name(name), config=self._config, observer=self._observer, sleep=self._sleep
         )
-        return KeyLink(own, self._layout)
+        return KeyLink(own, self._layout_check)
 
     # Subscribing
 
@@ -200,34 +208,34 @@ class MessageQueue:
         pattern: bool = False,
         max_buffered: int = 1_000,
         overflow_policy: OverflowPolicy | str = OverflowPolicy.WAIT,
-        unpack: Unpack | None = None,
+        decode: Decode | None = None,
     ) -> None:
         """Have `handler(message)` called for each message; returns once the server has confirmed.
 
         A plain handler is called at once, an async one from a buffer of at most `max_buffered` messages; `overflow_policy`
-        says what then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `unpack`:
+        says what then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `decode`:
         gives the messages that a payload holds, for senders that batch or compress (`Unpacker`).
         Raises InvalidMessage, AlreadySubscribed, and what `Link` raises.
         """
         checked_handler(handler)
         buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy) if is_async(handler) else None
-        take = direct(handler, self.reporter) if buffer is None else buffer.put
-        await self._subscriptions.begin(self._subscription(channel, take, buffer, handler, unpack, pattern))
+        deliver = call_inline(handler, self.reporter) if buffer is None else buffer.put
+        await self._subscriptions.add(self._subscription(channel, deliver, buffer, handler, decode, pattern))
 
     def _subscription(
         self,
         channel: Name,
-        take: Callable[[Message], bool],
+        deliver: Callable[[Message], bool],
         buffer: SubscriberBuffer | None,
         handler: Handler | None,
-        unpack: Unpack | None,
+        decode: Decode | None,
         pattern: bool,
     ) -> Subscription:
         self._commands.check_loop()
-        if unpack is not None:
-            take = unpacked(take, unpack, self.reporter)
+        if decode is not None:
+            deliver = decode_then(deliver, decode, self.reporter)
         handler = handler if buffer is not None else None
-        return Subscription(channel, take, buffer, handler, pattern=pattern, unpacks=unpack is not None)
+        return Subscription(channel, deliver, buffer, handler, pattern=pattern, decodes=decode is not None)
 
     async def unsubscribe(self, channel: Name, *, pattern: bool = False) -> None:
         """Stop: what has arrived is still handled, nothing after that. A channel without a handler is no error.
@@ -235,7 +243,7 @@ class MessageQueue:
         Returns after `timeout_s` for the server's answer and `close_timeout_s` for the handler at the latest.
         """
         self._commands.check_loop()
-        await self._subscriptions.end(channel, pattern=pattern)
+        await self._subscriptions.remove(channel, pattern=pattern)
 
     async def drain(self) -> None:
         """Wait until everything the server has sent to this queue's handlers so far is handled.
@@ -252,7 +260,7 @@ class MessageQueue:
         patterns: Sequence[Name] = (),
         max_buffered: int = 1_000,
         overflow_policy: OverflowPolicy | str = OverflowPolicy.WAIT,
-        unpack: Unpack | None = None,
+        decode: Decode | None = None,
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """Give the messages of several channels and patterns as one async iterator.
 
@@ -266,9 +274,9 @@ class MessageQueue:
         begun: list[Subscription] = []
         try:
             for name, pattern in wanted:
-                subscription = self._subscription(name, buffer.put, buffer, None, unpack, pattern)
-                await self._subscriptions.begin(subscription)
+                subscription = self._subscription(name, buffer.put, buffer, None, decode, pattern)
+                await self._subscriptions.add(subscription)
                 begun.append(subscription)
-            yield Messages(buffer, self.reporter, self._commands.check_loop)
+            yield MessageIterator(buffer, self.reporter, self._commands.check_loop)
         finally:
-            await self._subscriptions.end_listen(begun, buffer)
+            await self._subscriptions.remove_all(begun, buffer)

@@ -91,7 +91,7 @@ class Consumer:
 
     def _reset_state(self) -> None:
         """As if never opened: a link that is not open, nothing in flight."""
-        self._link = self.group.context.dedicated(self.shown_name)
+        self._link = self.group.context.new_connection(self.shown_name)
         self._in_flight: dict[bytes, Delivery] = {}  # by raw id
         self._requested: asyncio.Future[Any] | None = None  # to a read, which nobody has taken yet
         self._undelivered: list[Delivery] = []  # in flight, but the fetch that was to give them was cancelled
@@ -397,7 +397,7 @@ class Consumer:
         if self._requested is not None:
             with contextlib.suppress(CommandRejected):  # not everybody may; then it is waited for
                 if not self._requested.done():  # it would go on waiting there, and take what comes after we have left
-                    await self.group.context.commands.call("CLIENT", "UNBLOCK", str(self._link.client_id))
+                    await self.group.context.connection.call("CLIENT", "UNBLOCK", str(self._link.client_id))
             with contextlib.suppress(MpimError):  # what a broken line swallowed is found below
                 came = await self._await_requested(self._requested, now() + self._link.config.timeout_s)
                 self._in_flight.update(zip(raw_ids(came), came, strict=True))

@@ -69,7 +69,7 @@ class DeadLetterQueue:
     """The dead-letter queue of one group: a stream of its own, in the same slot as the group's stream."""
 
     def __init__(self, access: Access, group: Name) -> None:
-        self._context, self._group, self._link = access, group, access.commands
+        self._context, self._group, self._link = access, group, access.connection
         self.key = access.keys.dead_letters(access.key, group)
 
     async def move(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:

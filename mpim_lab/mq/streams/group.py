@@ -79,7 +79,7 @@ class ConsumerGroup:
         name = same_name(name, "group")
         self.context, self.name, self.dead_letters = access, name, DeadLetterQueue(access, name)
         self.raw_name = name_bytes(name, "group")
-        self._link, self._ack_coalescer = access.commands, AckCoalescer(access.commands, access.key, self.raw_name)
+        self._link, self._ack_coalescer = access.connection, AckCoalescer(access.connection, access.key, self.raw_name)
         self._last_delivered_id = b"0-0"  # the last id that it was given, as far as anybody here knows
 
     async def create(self, start: str = "0") -> bool:

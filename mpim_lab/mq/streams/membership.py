@@ -29,7 +29,7 @@ class Membership:
     """The lease on a consumer's name, renewed by `beat`. Raises what `Link` raises."""
 
     def __init__(self, group: ConsumerGroup, consumer: Name) -> None:
-        self._group, self._name, self._commands = group, name_bytes(consumer, "consumer"), group.context.commands
+        self._group, self._name, self._commands = group, name_bytes(consumer, "consumer"), group.context.connection
         self._key, self._incarnation = self._lease_key(consumer), new_message_id()
         self.owns_name = True
         self.has_joined = False  # the server has answered `begin`

@@ -45,7 +45,7 @@ class Stream:
     ) -> None:
         check_whole(max_entries=1 if max_entries is None else max_entries)
         self.name, self.key = shown_name(access.name), access.key
-        self._context, self._commands = access, access.commands
+        self._context, self._commands = access, access.connection
         self.reporter = self._reporter = access.reporter
         self._is_reporting = access.reporter.is_on
         self.max_payload_bytes = self._max_bytes = max_payload_bytes
@@ -156,7 +156,7 @@ class Stream:
         """As `read`, but waits for the first one, over a connection of its own; an empty list: none came in time."""
         check_whole(count=count)
         await self._commands.room()  # a queue that is closed, or was never opened, says so here
-        link = self._context.dedicated(f"{self.name} reader")
+        link = self._context.new_connection(f"{self.name} reader")
 
         def give_up() -> None:
             link.connection.abort(QueueClosed("the queue was closed"))

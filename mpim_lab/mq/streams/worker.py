@@ -96,7 +96,7 @@ class Worker:
         Ends within `ConnectionConfig.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it
         returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
-        await self._loop.stop(self._group.context.commands.config.close_timeout_s)
+        await self._loop.stop(self._group.context.connection.config.close_timeout_s)
 
     async def _poll_once(self) -> None:
         await self._handle_all(await self._next())
