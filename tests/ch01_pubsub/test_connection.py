@@ -22,8 +22,8 @@ from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.reconnecting import Link
-from mpim_lab.mq.connection.resp import Connection, pack
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
+from mpim_lab.mq.connection.resp import RespConnection, encode_command
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import tls_relay, wait_until
@@ -50,7 +50,7 @@ async def test_a_cut_connection_comes_back_and_subscribes_again(server):
 
 async def test_commands_in_flight_when_the_line_breaks_may_have_happened(server):
     """ConnectionLost, definite=False: each caller hears it, and nothing is sent a second time."""
-    link = Link(Address.parse(server.url), config=QUICK, name="writer")
+    link = ReconnectingConnection(Address.parse(server.url), config=QUICK, name="writer")
     await link.open()
     server.pause()
     calls = [asyncio.create_task(link.call("INCR", "counter")) for _ in range(10)]
@@ -66,7 +66,7 @@ async def test_commands_in_flight_when_the_line_breaks_may_have_happened(server)
 
 async def test_a_command_that_was_not_written_yet_certainly_did_not_happen(server):
     """Within the loop turn of `send` nothing has left; a line that breaks then gives NotConnected, definite=True."""
-    link = Link(Address.parse(server.url), config=QUICK)
+    link = ReconnectingConnection(Address.parse(server.url), config=QUICK)
     await link.open()
     reply = link.connection.send(b"*1\r\n$4\r\nPING\r\n")
     link.connection.connection_lost(None)
@@ -92,7 +92,7 @@ async def test_a_command_without_an_answer_times_out(server):
 
 async def test_replies_meet_their_commands_after_cancellation(server):
     """A caller that gives up leaves its place in the order to be used up; the next ones get their own answers."""
-    link = Link(Address.parse(server.url))
+    link = ReconnectingConnection(Address.parse(server.url))
     await link.open()
     calls = [asyncio.create_task(link.call("ECHO", str(number))) for number in range(100)]
     await asyncio.sleep(0)
@@ -106,14 +106,14 @@ async def test_replies_meet_their_commands_after_cancellation(server):
 
 async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
     """At most max_commands wait for the server at any time; the others wait for room, first come, first served."""
-    link = Link(Address.parse(server.url), config=ConnectionConfig(max_commands=8))
+    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(max_commands=8))
     await link.open()
     most, order = 0, []
 
     async def call(number):
         nonlocal most
         await link.call("ECHO", str(number))
-        most = max(most, 8 - link.connection.free_places)
+        most = max(most, 8 - link.connection.free_slots)
         order.append(number)
 
     await asyncio.gather(*(call(number) for number in range(500)))
@@ -124,7 +124,7 @@ async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
 
 async def test_bytes_are_bounded_too(server):
     """Large commands wait when max_bytes are waiting already, and all of them arrive."""
-    link = Link(Address.parse(server.url), config=ConnectionConfig(max_bytes=100_000))
+    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(max_bytes=100_000))
     await link.open()
     replies = await asyncio.gather(*(link.call("ECHO", b"x" * 60_000) for _ in range(50)))
     assert [len(reply) for reply in replies] == [60_000] * 50
@@ -133,7 +133,7 @@ async def test_bytes_are_bounded_too(server):
 
 async def test_no_room_in_time_is_a_named_error(server):
     """QueueFull, definite=True: the server is stopped, the limit is reached, the caller was never written."""
-    link = Link(Address.parse(server.url), config=ConnectionConfig(timeout_s=0.4, max_commands=2))
+    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(timeout_s=0.4, max_commands=2))
     await link.open()
     server.pause()
     calls = [asyncio.create_task(link.call("PING")) for _ in range(5)]
@@ -211,7 +211,7 @@ async def test_user_and_password_are_used_on_every_connection(server):
 async def test_the_database_of_the_url_is_selected(server):
     """redis://…/2 means database 2; one that does not exist is LoginRejected."""
     base = server.url.rsplit("/", 1)[0] if server.url.count("/") > 2 else server.url
-    link = Link(Address.parse(f"{base}/2"), name="second")
+    link = ReconnectingConnection(Address.parse(f"{base}/2"), name="second")
     await link.open()
     assert b"db=2" in await link.call("CLIENT", "INFO")
     await link.close()
@@ -274,7 +274,7 @@ async def test_something_that_does_not_speak_resp_is_named():
     """A web server at that port gives NotConnected or ConnectionLost with the reason, not a hang."""
     async with something_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n", once_asked=True) as address:
         with pytest.raises((NotConnected, ConnectionLost), match="RESP"):
-            await Link(address, name="alice", config=QUICK).open()
+            await ReconnectingConnection(address, name="alice", config=QUICK).open()
 
 
 async def test_a_server_that_hangs_up_before_it_is_asked_is_quoted():
@@ -282,11 +282,11 @@ async def test_a_server_that_hangs_up_before_it_is_asked_is_quoted():
     full = b"-ERR max number of clients reached\r\n"
     async with something_that_says(full, once_asked=False) as address:
         with pytest.raises((NotConnected, LoginRejected), match="max number of clients reached"):
-            await Link(address, name="alice", config=QUICK).open()
+            await ReconnectingConnection(address, name="alice", config=QUICK).open()
         lost = []
-        connection = Connection(QUICK, lambda push: False, lambda: None, lost.append)
+        connection = RespConnection(QUICK, lambda push: False, lambda: None, lost.append)
         await address.connect(lambda: connection)
-        connection.ready()  # and says nothing itself
+        connection.mark_ready()  # and says nothing itself
         await wait_until(lambda: lost)
         assert "the server said, unasked: ERR max number of clients reached" in str(lost[0])
 
@@ -300,14 +300,14 @@ def test_a_bad_url_is_refused_at_once(url):
 
 async def test_a_connection_that_closes_waits_for_what_was_written_and_takes_nothing_more(server):
     """Not when the first of the answers comes, either."""
-    link = Link(Address.parse(server.url), name="closing", config=QUICK)
+    link = ReconnectingConnection(Address.parse(server.url), name="closing", config=QUICK)
     await link.open()
-    first = link.connection.send(pack("ECHO", "first"))
+    first = link.connection.send(encode_command("ECHO", "first"))
     link.connection.flush()
-    second = link.connection.send(pack("BLPOP", "nothing", "0.2"))
+    second = link.connection.send(encode_command("BLPOP", "nothing", "0.2"))
     closing = asyncio.create_task(link.close())
     assert await first == b"first"
-    assert link.connection.blocked and link.connection.is_full and not closing.done()
+    assert link.connection.is_blocked and link.connection.is_full and not closing.done()
     with pytest.raises(QueueClosed):
         await link.call("PING")
     await closing

@@ -141,7 +141,7 @@ async def test_room_that_does_not_come_back_keeps_what_was_added(server, monkeyp
         async def no_room():
             raise QueueFull("no room")
 
-        monkeypatch.setattr(mq._commands, "room", no_room)
+        monkeypatch.setattr(mq._commands, "acquire_slot", no_room)
         with pytest.raises(PartlyAdded, match="4 of 7") as caught:
             await mq.stream("orders").add_many(texts(7))
         monkeypatch.undo()

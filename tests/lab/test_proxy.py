@@ -13,7 +13,7 @@ from mpim_lab.errors import CommandTimeout, ConnectionLost, InvalidParameter, Lo
 from mpim_lab.lab.faults.proxy import Match, Proxy
 from mpim_lab.lab.faults.resp_framing import RespFrames
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, shop, working
@@ -284,7 +284,7 @@ async def test_what_is_sent_into_a_partition_is_done_when_it_heals(server):
         assert isinstance(failed["m5"], CommandTimeout)
         assert await stored(server) == []
         reader, writer = await connected(proxy)
-        writer.write(pack("PING"))
+        writer.write(encode_command("PING"))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.1)
         proxy.heal()
@@ -317,7 +317,7 @@ async def test_a_partition_that_heals_in_time_is_not_noticed(server):
 
 async def test_a_cut_at_a_byte_gives_so_many_bytes_and_no_more(server):
     """At any byte of a reply; only the next connection is cut."""
-    command, whole = pack("ECHO", b"hello") * 2, b"$5\r\nhello\r\n" * 2
+    command, whole = encode_command("ECHO", b"hello") * 2, b"$5\r\nhello\r\n" * 2
     async with Proxy(server.url) as proxy:
         for place in range(1, len(whole) + 1):
             proxy.cut_at_byte(place)
@@ -360,10 +360,10 @@ async def test_leaving_cuts_every_line_at_once_whatever_is_held(server):
     async with asyncio.timeout(5), Proxy(server.url) as proxy:
         proxy.stall_reply(Match("PING"))
         lines = [await connected(proxy) for _ in range(3)]
-        lines[0][1].write(pack("PING"))
+        lines[0][1].write(encode_command("PING"))
         await wait_until(lambda: proxy.struck == 1)
         proxy.partition()
-        lines[1][1].write(pack("PING"))
+        lines[1][1].write(encode_command("PING"))
     for reader, writer in lines:
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()

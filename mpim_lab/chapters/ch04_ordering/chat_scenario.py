@@ -21,8 +21,8 @@ from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.ordering.ordered_reader import ConversationReader
 from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
@@ -34,7 +34,7 @@ Strikes = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
 class _StruckLink:
     """A link that lets a fault strike before a command; its answer may be lost on the way back."""
 
-    def __init__(self, link: Link, strikes: Strikes) -> None:
+    def __init__(self, link: ReconnectingConnection, strikes: Strikes) -> None:
         self._link, self._strikes = link, strikes
 
     async def call(self, *command: bytes | str) -> Any:
@@ -53,7 +53,7 @@ class Gateway(MessageQueue):
 
     strikes: Strikes
 
-    def context(self, name: Name) -> Access:
+    def context(self, name: Name) -> StreamContext:
         """As the queue's own, with the link that is struck."""
         own = super().context(name)
         return own._replace(connection=_StruckLink(own.connection, self.strikes))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.compression.framing import batch_frame
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 PATIENCE_S = 2.0
@@ -77,7 +77,7 @@ class OwnBatcher:
             self._reporter.message(Kind.BATCHED, payload, self._channel, count=len(messages))
         await self.line_is_free.wait()
         try:
-            await connection.send(pack(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
+            await connection.send(encode_command(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
         except MpimError as error:
             if not error.definite:
                 self.unknown.update(map(message_id, messages))

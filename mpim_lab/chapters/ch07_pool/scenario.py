@@ -22,7 +22,7 @@ from mpim_lab.lab.faults.injector import check_available, until
 from mpim_lab.lab.faults.server_admin import rights_needed
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.address import wire_client_name
+from mpim_lab.mq.connection.address import sanitize_client_name
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -63,7 +63,7 @@ class Service:
     async def _clients(self, *, blocked: bool) -> list[str]:
         listed = bytes(await self._command("CLIENT", "LIST")).decode()
         clients = [dict(word.partition("=")[::2] for word in line.split()) for line in listed.splitlines()]
-        own = [client for client in clients if client["name"] == wire_client_name(self._pool_name)]
+        own = [client for client in clients if client["name"] == sanitize_client_name(self._pool_name)]
         return [client["id"] for client in own if ("b" in client["flags"]) == blocked]
 
     def _key(self, caller: str) -> bytes:

@@ -19,7 +19,7 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.reconnecting import call_many
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 WORDS = ("pushed", "stored", "failed")
@@ -68,7 +68,7 @@ class Hall:
         self.round_trips += 1
         members = [_member_of(words) for words in wanted]
         packed = [
-            pack(*with_keys(words, self._commands.keys))
+            encode_command(*with_keys(words, self._commands.keys))
             for words, uid in zip(wanted, members, strict=True)
             if uid not in self.failing
         ]

@@ -11,8 +11,8 @@ from typing import Any
 
 from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Name
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -52,7 +52,7 @@ def _row_of(raw: bytes) -> tuple[str, bytes]:
 class _WatchedLink:
     """A link that tells when a command with rows has been answered; everything else is the link's own."""
 
-    def __init__(self, link: Link, on_rows: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, link: ReconnectingConnection, on_rows: Callable[[], Awaitable[None]]) -> None:
         self._link, self._on_rows = link, on_rows
 
     async def call(self, *command: bytes | str) -> Any:
@@ -70,7 +70,7 @@ class WatchedQueue(MessageQueue):
 
     on_rows: Callable[[], Awaitable[None]]
 
-    def context(self, name: Name) -> Access:
+    def context(self, name: Name) -> StreamContext:
         """As the queue's own, with the watched link."""
         own = super().context(name)
         return own._replace(connection=_WatchedLink(own.connection, self.on_rows))  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ class Reception:
         self._limits, self._on_dirty = limits, on_dirty
 
     async def welcome(self, ws: QuickConnection) -> Session:
-        """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `Link` raises.
+        """Let a client in. Raises InvalidToken, InvalidMessage, NotConnected, and what `ReconnectingConnection` raises.
 
         First listen, then look what there is: whatever comes in between is heard, and nothing falls between the two.
         """

@@ -16,7 +16,7 @@ from mpim_lab.im.protocol.requests import AckReq, ChatMessage
 from mpim_lab.keys import joinable, user_channel
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.connection.reconnecting import call_many
-from mpim_lab.mq.connection.resp import Connection, Waits, pack
+from mpim_lab.mq.connection.resp import ReplySink, RespConnection, encode_command
 from mpim_lab.mq.ordering.sequenced_log import lifetime_ms
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -77,7 +77,7 @@ class ToDo(NamedTuple):
 
 
 class Ledger:
-    """Conversations on one server. Raises what `Link` raises.
+    """Conversations on one server. Raises what `ReconnectingConnection` raises.
 
     trim_every: after so many messages a conversation's log is looked at for trimming.
     """
@@ -89,7 +89,7 @@ class Ledger:
         self.commands = queue.context(NAME).connection
         self.outbox = self._keys.outbox
         self._mark_ms = lifetime_ms(MARK_S)
-        self._taught: Connection | None = None  # whose server knows send.lua
+        self._taught: RespConnection | None = None  # whose server knows send.lua
         self._known: dict[tuple[str, str], AppendCommand] = {}  # by sender and conversation
 
     async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> Kept:
@@ -100,16 +100,16 @@ class Ledger:
         self._taught = connection
         return kept
 
-    def begin_append(self, message: ChatMessage, receivers: Sequence[str], answer: Waits) -> bool:
+    def begin_append(self, message: ChatMessage, receivers: Sequence[str], answer: ReplySink) -> bool:
         """The same without waiting, of a message between two; False: not at this moment. The answer is for `kept_of`.
 
         The server must know the script: on each new connection the first message goes by `append`.
         """
         connection = self.commands.connection
-        if connection.blocked or connection is not self._taught:
+        if connection.is_blocked or connection is not self._taught:
             return False
         known = self._known.get((message.sender, message.conversation)) or self._new_known(message, receivers)
-        connection.send_for(answer, known.pack(message))
+        connection.send_to(answer, known.pack(message))
         return True
 
     def _new_known(self, message: ChatMessage, receivers: Sequence[str]) -> AppendCommand:
@@ -180,7 +180,7 @@ class Ledger:
 
     async def acked_by(self, uids: Sequence[str], conversation: str) -> dict[str, int]:
         """How far each of several users has acknowledged one conversation."""
-        commands = [pack(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids]
+        commands = [encode_command(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids]
         found = dict(zip(uids, await call_many(self.commands, commands) if commands else [], strict=True))
         for number in found.values():
             if isinstance(number, BaseException):

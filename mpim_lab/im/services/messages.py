@@ -64,7 +64,7 @@ class FanOut(NamedTuple):
 
 
 class Messages:
-    """The message service over one server and one database. Raises what `Link` raises: then send again, with the same id."""
+    """The message service over one server and one database. After an error of the connection: send again, with the same id."""
 
     ordered: ClassVar[bool] = True
 

@@ -66,7 +66,7 @@ class Outbox:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def sweep(self, after_ms: int | None = None) -> int:
-        """Do everything that has waited for so long; gives how much that was. Raises what `Link` raises."""
+        """Do everything that has waited for so long; gives how much that was. Raises what `ReconnectingConnection` raises."""
         did, wait_ms = 0, self._after_ms if after_ms is None else after_ms
         some = await self._ledger.to_do(wait_ms)
         while some:

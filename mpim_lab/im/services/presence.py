@@ -43,7 +43,7 @@ class Route(NamedTuple):
 
 
 class Presence:
-    """Routes and statuses on one server. Raises what `Link` raises.
+    """Routes and statuses on one server. Raises what `ReconnectingConnection` raises.
 
     lifetime_s: how long a route counts after its gateway's last sign of life.
     """

@@ -51,7 +51,7 @@ class Tokens:
         return jwt.encode(claims | {"exp": self._clock() + self._lifetime_s}, self._secret, algorithm=_ALGORITHM)
 
     async def admit(self, token: str, queue: MessageQueue) -> str:
-        """The user whose token it is; it cannot be used again. Raises InvalidToken, and what `Link` raises."""
+        """The user whose token it is; it cannot be used again. Raises InvalidToken, and what the connection raises."""
         uid, token_id, ends_at = self._read(token)
         key, commands = queue.keys.used_token(token_id), queue.context(_AUDIENCE).connection
         keep_ms = int((ends_at - self._clock() + _SKEW_S) * 1e3)

@@ -5,7 +5,7 @@ import os
 
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import BATCH, batch_of, confirmation, mark_of, messages_of
-from mpim_lab.mq.connection.resp import pack, retrieved
+from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
@@ -47,6 +47,8 @@ class Unpacker:
         connection = self._commands.connection
         due, self._due = self._due, {}
         for channel, number in due.items():
-            if not connection.blocked:  # otherwise a later one says it, too; at worst the sender waits for its patience
+            if (
+                not connection.is_blocked
+            ):  # otherwise a later one says it, too; at worst the sender waits for its patience
                 told = confirmation(self._name, number)
-                connection.send(pack(b"PUBLISH", channel, told)).add_done_callback(retrieved)
+                connection.send(encode_command(b"PUBLISH", channel, told)).add_done_callback(ignore_result)

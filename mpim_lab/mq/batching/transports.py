@@ -14,7 +14,7 @@ from mpim_lab.mq.batching.policies import BatchRule
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import MOST_CHANNEL_BYTES, OVERHEAD_BYTES, batch_frame, confirmation_of
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
 
@@ -81,10 +81,10 @@ class FrameCarrier:
         if self._codec is not None:
             frame = self._codec.compress(frame)
         connection = self._link.connection
-        if connection.blocked:
-            connection = await self._link.room()
+        if connection.is_blocked:
+            connection = await self._link.acquire_slot()
         self._credit.sent(self._number, len(frame), now())
-        reply = connection.send(pack(b"PUBLISH", self._channel, frame))
+        reply = connection.send(encode_command(b"PUBLISH", self._channel, frame))
         connection.flush()  # a batch has gathered enough: it need not wait for the end of the loop turn
         try:
             receivers: int = await reply

@@ -84,7 +84,7 @@ class Address:
         if self.username or self.password:
             hello += (b"AUTH", self.username or "default", self.password or "")
         if name := self.client_name or client_name:
-            hello += (b"SETNAME", wire_client_name(name))
+            hello += (b"SETNAME", sanitize_client_name(name))
         return [hello, (b"SELECT", str(self.db))] if self.db else [hello]
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
@@ -109,10 +109,10 @@ class Address:
         return f"Address({self})"
 
 
-def wire_client_name(name: str) -> str:
+def sanitize_client_name(name: str) -> str:
     """A client's name as the server takes it: without spaces, and ASCII.
 
-    >>> wire_client_name("orders reader")
+    >>> sanitize_client_name("orders reader")
     'orders-reader'
     """
     return re.sub(r"[^!-~]", "-", name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.connection.reconnecting import Commands
+from mpim_lab.mq.connection.reconnecting import CommandConnection
 
 _PACKAGE = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ class Script:
         words = ["EVALSHA", self._digest, str(len(keys)), *keys, *arguments]
         return template_of(words, [place + 3 for place in places])
 
-    async def run(self, link: Commands, keys: Sequence[bytes], *arguments: bytes | str) -> Any:
+    async def run(self, link: CommandConnection, keys: Sequence[bytes], *arguments: bytes | str) -> Any:
         """Run it. A server that does not know it (a new one, one that was restarted) gets the source and runs that."""
         words = (str(len(keys)), *keys, *arguments)
         try:

@@ -55,7 +55,7 @@ from mpim_lab.mq.connection.coalescer import Turn
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.connection.handler import Cancellations, checked_handler, inside, is_inside
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.connection.resp import pack, retrieved
+from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import Command, Effects, pack_effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -88,7 +88,7 @@ class Idempotency:
     """The marks of one kind of work: `Idempotency(mq, "payments")`. Claims of one loop turn leave as one command.
 
     lease_ms: longer than the work takes; a crashed worker's claim passes on after it. keep_s: how long a mark lives.
-    Raises what `Link` raises. After an error with `definite` False simply run it again, with the same id.
+    Raises what `ReconnectingConnection` raises. After an error with `definite` False simply run it again, with the same id.
     """
 
     def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, keep_s: int = 86_400) -> None:
@@ -186,14 +186,14 @@ class Idempotency:
         if not isinstance(claimed, Claim):
             return
         connection = self._link.connection
-        if connection.blocked:
+        if connection.is_blocked:
             dropped: asyncio.Future[Any] = asyncio.ensure_future(self.let_go(claimed))
         else:
             words = (_LET_GO.source, "1", self._mark(claimed.id), str(claimed.token))
-            dropped = connection.send(pack("EVAL", *words))
+            dropped = connection.send(encode_command("EVAL", *words))
         self._dropped.add(dropped)
         dropped.add_done_callback(self._dropped.discard)
-        dropped.add_done_callback(retrieved)
+        dropped.add_done_callback(ignore_result)
 
     def _mark(self, id: Name) -> bytes:
         if not id:

@@ -59,7 +59,7 @@ class Done(NamedTuple):
 class Seats:
     """The partitions of one member. Use as a context; on leaving they are free for others at once.
 
-    Raises what `Link` raises, and LeaseLost when a partition has passed on.
+    Raises what `ReconnectingConnection` raises, and LeaseLost when a partition has passed on.
     """
 
     def __init__(self, stream: PartitionedStream, group: Name, member: Name, *, lease_ms: int, prefetch: int) -> None:

@@ -74,7 +74,8 @@ class OrderedWorker:
     async def run(self) -> None:
         """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
 
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `Link` raises.
+        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `ReconnectingConnection`
+        raises.
         """
         with self._loop:
             async with self.seats:

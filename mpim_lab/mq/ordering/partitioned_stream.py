@@ -36,8 +36,8 @@ class Ordered(NamedTuple):
 class PartitionedStream:
     """`PartitionedStream(mq, "orders", partitions=8)`: everybody who uses it must say the same number of partitions.
 
-    keep_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what `Link` raises; after
-    an error with `definite` False append again, with the same id (`Producer` does).
+    keep_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what
+    `ReconnectingConnection` raises; after an error with `definite` False append again, with the same id (`Producer` does).
     """
 
     def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, keep_s: int = KEEP_S) -> None:

@@ -16,7 +16,7 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import Kind
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.encoding import wire_payload
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.lua_script import Script
@@ -45,7 +45,7 @@ class Conversations:
     """Conversations of one kind: `Conversations(mq, "chat")`.
 
     keep_s: how long a message's id is remembered, so that a repeat gets the same number; longer than a sender repeats.
-    Raises what `Link` raises; after an error with `definite` False append again, with the same id.
+    Raises what `ReconnectingConnection` raises; after an error with `definite` False append again, with the same id.
     """
 
     def __init__(self, queue: MessageQueue, name: Name, *, keep_s: int = KEEP_S) -> None:
@@ -106,7 +106,7 @@ def message_name(id: Name | None) -> bytes:
     return new_message_id().encode() if id is None else name_bytes(id, "message id")
 
 
-async def append(access: Access, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> Appended:
+async def append(access: StreamContext, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> Appended:
     """Run append.lua and report what became of the message."""
     reporter, name = access.reporter, access.name
     if reporter.is_on:

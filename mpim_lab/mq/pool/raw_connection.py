@@ -21,7 +21,7 @@ from mpim_lab.errors import (
     MpimError,
     NotConnected,
 )
-from mpim_lab.mq.connection.address import Address, wire_client_name
+from mpim_lab.mq.connection.address import Address, sanitize_client_name
 from mpim_lab.mq.pool.command_state import Word
 
 
@@ -129,7 +129,7 @@ def _redis_connection(address: Address, name: str) -> AbstractConnection:
         "db": address.db,
         "username": address.username,
         "password": address.password,
-        "client_name": wire_client_name(address.client_name or name) or None,
+        "client_name": sanitize_client_name(address.client_name or name) or None,
         "protocol": 3,
         "socket_timeout": None,  # our own time-outs; redis-py's turns a blocking read that takes long into an error
         "socket_connect_timeout": None,

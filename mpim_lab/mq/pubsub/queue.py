@@ -1,6 +1,6 @@
 """MessageQueue: publish to channels, subscribe with a handler. At most once: whoever is away misses it.
 
-A published message passes `publish` here, `Connection.send`, the server, `Connection.data_received` at the other end,
+A published message passes `publish` here, `RespConnection.send`, the server, `RespConnection.data_received` at the other end,
 `Subscriptions.on_push`, and the handler.
 
 Source: https://valkey.io/topics/pubsub/ and RESP3, https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md
@@ -17,12 +17,12 @@ from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.encoding import Message, publish_head, wire_payload
 from mpim_lab.mq.connection.handler import checked_handler, is_async
-from mpim_lab.mq.connection.layout_check import KeyLink, Layout
-from mpim_lab.mq.connection.reconnecting import Link
-from mpim_lab.mq.connection.resp import retrieved
+from mpim_lab.mq.connection.layout_check import LayoutCheck, LayoutCheckedConnection
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
+from mpim_lab.mq.connection.resp import ignore_result
 from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
 from mpim_lab.mq.pubsub.subscriptions import (
     Decode,
@@ -69,11 +69,11 @@ class MessageQueue:
         self._subscriptions = table = Subscriptions(self.keys, self.reporter)
         common: dict[str, Any] = {"name": name, "config": config, "observer": observer, "sleep": sleep}
         self._closing: asyncio.Task[None] | None = None
-        self._commands = Link(address, **common)
-        self._layout_check = Layout(self._commands, self.keys)
-        self._key_commands = KeyLink(self._commands, self._layout_check)
-        self._subscriber_link = table.link = Link(
-            address, on_push=table.on_push, greeting=table.resubscribe_commands, on_gap=on_gap, **common
+        self._commands = ReconnectingConnection(address, **common)
+        self._layout_check = LayoutCheck(self._commands, self.keys)
+        self._key_commands = LayoutCheckedConnection(self._commands, self._layout_check)
+        self._subscriber_link = table.link = ReconnectingConnection(
+            address, on_push=table.on_push, resubscribe_commands=table.resubscribe_commands, on_gap=on_gap, **common
         )
 
     # Life
@@ -91,7 +91,7 @@ class MessageQueue:
         self._commands.check_loop()
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-            self._closing.add_done_callback(retrieved)
+            self._closing.add_done_callback(ignore_result)
         elif self._subscriptions.is_called_by_handler:  # another handler closes, and waits for this one
             return
         await asyncio.shield(self._closing)
@@ -132,7 +132,7 @@ class MessageQueue:
     async def publish(self, channel: Name, payload: bytes | str) -> int:
         """Publish, and return the number of subscribers the server handed the message to.
 
-        Raises InvalidMessage (nothing was sent) and what `Link` raises; look at the error's `definite`.
+        Raises InvalidMessage (nothing was sent) and what `ReconnectingConnection` raises; look at the error's `definite`.
         """
         try:
             prefix = self._publish_prefixes[channel]
@@ -144,8 +144,8 @@ class MessageQueue:
         if self._is_reporting:
             return await self._publish_reporting(channel, payload, packed)
         connection = self._commands.connection
-        if connection.blocked:
-            connection = await self._commands.room()
+        if connection.is_blocked:
+            connection = await self._commands.acquire_slot()
         receivers: int = await connection.send(packed)
         return receivers
 
@@ -161,8 +161,8 @@ class MessageQueue:
         self.reporter.message(Kind.ACCEPTED, payload, channel)
         try:
             connection = self._commands.connection
-            if connection.blocked:
-                connection = await self._commands.room()
+            if connection.is_blocked:
+                connection = await self._commands.acquire_slot()
             receivers: int = await connection.send(packed)
         except MpimError as error:
             self.reporter.message(Kind.FAILED, payload, channel, detail=f"{type(error).__name__}: {error}")
@@ -181,22 +181,22 @@ class MessageQueue:
         """A stream of this queue (chapter 2); nothing is sent yet. `max_entries`: keep about so many, forget the oldest."""
         return Stream(self.context(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
 
-    def context(self, name: Name) -> Access:
+    def context(self, name: Name) -> StreamContext:
         """Return what the parts that build on this queue share: the key called `name`, and the connections."""
         key = self.keys.stream(name)
-        return Access(name, key, self._key_commands, self._new_connection, self.reporter, self.keys)
+        return StreamContext(name, key, self._key_commands, self._new_connection, self.reporter, self.keys)
 
     @property
-    def connection(self) -> Link:
+    def connection(self) -> ReconnectingConnection:
         """The connection for commands that use no keys: those of Pub/Sub."""
         return self._commands
 
-    def _new_connection(self, name: Name) -> KeyLink:
+    def _new_connection(self, name: Name) -> LayoutCheckedConnection:
         """A connection for reads that wait; the queue that reads closes it."""
-        own = Link(
+        own = ReconnectingConnection(
             self._address, name=shown_name(name), config=self._config, observer=self._observer, sleep=self._sleep
         )
-        return KeyLink(own, self._layout_check)
+        return LayoutCheckedConnection(own, self._layout_check)
 
     # Subscribing
 
@@ -215,7 +215,7 @@ class MessageQueue:
         A plain handler is called at once, an async one from a buffer of at most `max_buffered` messages; `overflow_policy`
         says what then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `decode`:
         gives the messages that a payload holds, for senders that batch or compress (`Unpacker`).
-        Raises InvalidMessage, AlreadySubscribed, and what `Link` raises.
+        Raises InvalidMessage, AlreadySubscribed, and what `ReconnectingConnection` raises.
         """
         checked_handler(handler)
         buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy) if is_async(handler) else None

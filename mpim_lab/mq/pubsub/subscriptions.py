@@ -17,8 +17,8 @@ from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Keys, Name, same_name
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.handler import Cancellations, inside, is_async, is_inside, refuse
-from mpim_lab.mq.connection.reconnecting import Greeting, Link
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection, ResubscribeCommand
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
 
 Decode = Callable[[bytes], Sequence[bytes]]
@@ -236,7 +236,7 @@ class Subscriptions:
     """The subscriptions of one queue; `on_push` and `resubscribe_commands` are for its connection."""
 
     def __init__(self, keys: Keys, reporter: Reporter) -> None:
-        self.link: Link  # set once by the queue: the link needs `on_push`, this needs the link
+        self.link: ReconnectingConnection  # set once by the queue: the link needs `on_push`, this needs the link
         self._keys, self._reporter, self._is_reporting = keys, reporter, reporter.is_on
         self._channels: Table = {}
         self._patterns: Table = {}
@@ -278,7 +278,7 @@ class Subscriptions:
         return self._keys.channel(channel), self._channels
 
     async def add(self, subscription: Subscription) -> None:
-        """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what `Link` raises.
+        """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what the connection raises.
 
         If that fails, or its caller is cancelled, the server is told to forget it, and nothing more is handled.
         """
@@ -294,7 +294,7 @@ class Subscriptions:
         subscription.start(self._reporter)
         try:
             await self.link.open()
-            await self.link.reading()
+            await self.link.wait_until_reading()
             await self.link.call(b"PSUBSCRIBE" if subscription.pattern else b"SUBSCRIBE", name)
             if name not in table:  # ended while this was on its way: the server hears of that last
                 self._send_unsubscribe(subscription)
@@ -397,12 +397,12 @@ class Subscriptions:
         for message in messages:
             report_dropped(self._reporter, message, why)
 
-    def resubscribe_commands(self) -> Iterator[Greeting]:
+    def resubscribe_commands(self) -> Iterator[ResubscribeCommand]:
         """The commands that subscribe everything again on a new connection."""
         for command, table in ((b"SUBSCRIBE", self._channels), (b"PSUBSCRIBE", self._patterns)):
             for name, each in table.items():
                 if not each.is_unsubscribing:
-                    yield pack(command, name), partial(self._on_refused, each)
+                    yield encode_command(command, name), partial(self._on_refused, each)
 
     def _on_refused(self, subscription: Subscription, error: CommandRejected) -> None:
         """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""

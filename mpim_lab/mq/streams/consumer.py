@@ -33,7 +33,7 @@ from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name, name_bytes, same_name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.handler import LEAVING
-from mpim_lab.mq.connection.resp import pack, retrieved
+from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.streams.entries import Delivery, parse_deliveries, raw_ids
 from mpim_lab.mq.streams.group import MAX_IDS, ConsumerGroup, group_is_gone
 from mpim_lab.mq.streams.membership import LEASE_MS, Membership
@@ -57,8 +57,8 @@ class Consumer:
     heartbeat: what is in flight is kept alive, however long its work takes, so that slow is not dead, as long as the event
     loop is not blocked for longer than `claim_idle_ms`. False: an entry is idle from its delivery on; then `claim_idle_ms`
     is longer than the handling of a whole batch.
-    On leaving, what is unfinished is released; it may be opened again. Raises what `Link` raises; after an error, or a
-    fetch that was cancelled, the next `fetch` picks up what was on its way.
+    On leaving, what is unfinished is released; it may be opened again. Raises what `ReconnectingConnection` raises; after an
+    error, or a fetch that was cancelled, the next `fetch` picks up what was on its way.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Consumer:
     async def _close(self) -> None:
         link = self._link
         if self._requested is not None and not self._requested.done():
-            self._requested.add_done_callback(retrieved)
+            self._requested.add_done_callback(ignore_result)
             link.connection.abort(QueueClosed("the consumer has left"))
         self._membership = None
         self._reset_state()
@@ -270,15 +270,15 @@ class Consumer:
             return found
         wait_ms = min(BLOCK_MS, int((until - now()) * 1e3))
         connection = self._link.connection
-        if connection.blocked:
-            connection = await self._link.room()
+        if connection.is_blocked:
+            connection = await self._link.acquire_slot()
         self._requested = connection.send_blocking(self._read_command(room, wait_ms), wait_ms / 1e3)
         return await self._await_requested(self._requested, until + _ANSWER_GRACE_S)
 
     def _read_command(self, capacity: int, block_ms: int) -> bytes:
         count, wait_ms = str(min(capacity, self._batch_size)), str(max(1, block_ms))
         words = ("XREADGROUP", "GROUP", self.group.raw_name, self._raw_name, "COUNT", count, "BLOCK", wait_ms)
-        return pack(*words, "STREAMS", self.group.context.key, ">")
+        return encode_command(*words, "STREAMS", self.group.context.key, ">")
 
     async def _await_requested(self, reply: asyncio.Future[Any], until: float) -> list[Delivery]:
         """What the server has answered to a read; one that is cancelled here, or too slow, is left for the next fetch."""
@@ -295,7 +295,7 @@ class Consumer:
     async def _request_next(self) -> None:
         """Ask for more before what is here is handled, and have the question leave: the server reads while we work."""
         room, connection = self._max_in_flight - len(self._in_flight), self._link.connection
-        if room > 0 and not (connection.blocked or self._own_pending is not None or self._may_claim):
+        if room > 0 and not (connection.is_blocked or self._own_pending is not None or self._may_claim):
             self._requested = connection.send_blocking(self._read_command(room, BLOCK_MS), BLOCK_MS / 1e3)
             connection.flush()
             await asyncio.sleep(0)

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from mpim_lab.keys import Name, name_text
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.lua_script import Script
 from mpim_lab.mq.streams.entries import Entry, Pairs, decode_fields, parse_entry
 
@@ -68,14 +68,14 @@ class DeadLetter(NamedTuple):
 class DeadLetterQueue:
     """The dead-letter queue of one group: a stream of its own, in the same slot as the group's stream."""
 
-    def __init__(self, access: Access, group: Name) -> None:
+    def __init__(self, access: StreamContext, group: Name) -> None:
         self._context, self._group, self._link = access, group, access.connection
         self.key = access.keys.dead_letters(access.key, group)
 
     async def move(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
         """Move an entry from the group to here, in one atomic step; return False if it was not pending any more.
 
-        Raises what `Link` raises, as the table above says: CommandRejected, say, when the key is no stream.
+        Raises what `ReconnectingConnection` raises, as the table above says: CommandRejected, say, when the key is no stream.
         """
         fields = self.encode_fields(entry, reason=reason, error=error, deliveries=deliveries)
         keys = [self._context.key, self.key]

@@ -32,9 +32,9 @@ from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.coalescer import Turn
-from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.connection.reconnecting import Commands
+from mpim_lab.mq.connection.reconnecting import CommandConnection
 from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
 from mpim_lab.mq.streams.entries import Delivery, raw_ids
 
@@ -44,7 +44,7 @@ MAX_IDS = 1_000
 class AckCoalescer:
     """The acknowledgements of one group, joined into one command a loop iteration."""
 
-    def __init__(self, link: Commands, key: bytes, group: bytes) -> None:
+    def __init__(self, link: CommandConnection, key: bytes, group: bytes) -> None:
         self._link, self._key, self._group = link, key, group
         self._coalescer: Turn[str, None] = Turn(self._send, most=MAX_IDS)
 
@@ -73,9 +73,9 @@ class PendingEntry(NamedTuple):
 
 
 class ConsumerGroup:
-    """One group of one stream: `await stream.group("billing")`. Raises what `Link` raises."""
+    """One group of one stream: `await stream.group("billing")`. Raises what `ReconnectingConnection` raises."""
 
-    def __init__(self, access: Access, name: Name) -> None:
+    def __init__(self, access: StreamContext, name: Name) -> None:
         name = same_name(name, "group")
         self.context, self.name, self.dead_letters = access, name, DeadLetterQueue(access, name)
         self.raw_name = name_bytes(name, "group")

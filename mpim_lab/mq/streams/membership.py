@@ -26,7 +26,7 @@ HEARTBEAT, LEAVE = (
 
 
 class Membership:
-    """The lease on a consumer's name, renewed by `beat`. Raises what `Link` raises."""
+    """The lease on a consumer's name, renewed by `beat`. Raises what `ReconnectingConnection` raises."""
 
     def __init__(self, group: ConsumerGroup, consumer: Name) -> None:
         self._group, self._name, self._commands = group, name_bytes(consumer, "consumer"), group.context.connection

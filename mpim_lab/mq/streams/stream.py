@@ -20,7 +20,7 @@ from mpim_lab.errors import (
 from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.context import Access
+from mpim_lab.mq.connection.context import StreamContext
 from mpim_lab.mq.connection.encoding import check_many, wire_payload
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.streams.entries import DATA, Entry, parse_entries, parse_entry
@@ -33,12 +33,12 @@ class Stream:
     """One stream of a queue: `mq.stream("orders")`.
 
     `max_entries`: trim to about so many while adding (whole blocks of the server's, so a few hundred more may stay).
-    Raises what `Link` raises; look at the error's `definite`.
+    Raises what `ReconnectingConnection` raises; look at the error's `definite`.
     """
 
     def __init__(
         self,
-        access: Access,
+        access: StreamContext,
         *,
         max_payload_bytes: int = 1024 * 1024,
         max_entries: int | None = None,
@@ -68,8 +68,8 @@ class Stream:
         if self._is_reporting:
             return await self._add_reporting(told, command)
         connection = self._commands.connection
-        if connection.blocked:
-            connection = await self._commands.room()
+        if connection.is_blocked:
+            connection = await self._commands.acquire_slot()
         added: bytes = await connection.send(command)
         return added.decode()
 
@@ -77,8 +77,8 @@ class Stream:
         self._reporter.message(Kind.ACCEPTED, first_value, self.name)
         try:
             connection = self._commands.connection
-            if connection.blocked:
-                connection = await self._commands.room()
+            if connection.is_blocked:
+                connection = await self._commands.acquire_slot()
             added: bytes = await connection.send(command)
         except Exception as error:
             self._report_outcome(first_value, error)
@@ -91,7 +91,7 @@ class Stream:
 
         All are checked before anything is sent. They are so many commands, not one: other producers' entries may come
         between them, and some may fail while others do not. Then it raises PartlyAdded, which says which; if nothing was
-        written at all, what `Link` raises. Raises InvalidMessage.
+        written at all, what `ReconnectingConnection` raises. Raises InvalidMessage.
         """
         check_many(payloads)
         packed = [self._encode(payload, None) for payload in payloads]
@@ -112,12 +112,13 @@ class Stream:
     async def add_available(self, payloads: Sequence[bytes]) -> list[str | MpimError]:
         """Append the first of many, as many as one write has room for; gives an id or an error for each of those.
 
-        Nothing is checked and nothing reported: that is done by whoever gathered them. Raises what `Link.room` raises.
+        Nothing is checked and nothing reported: that is done by whoever gathered them. Raises what
+        `ReconnectingConnection.acquire_slot` raises.
         """
         head, connection = self._data_prefix, self._commands.connection
         commands = [b"%b%d\r\n%b\r\n" % (head, len(payload), payload) for payload in payloads]
-        if connection.blocked:
-            connection = await self._commands.room()
+        if connection.is_blocked:
+            connection = await self._commands.acquire_slot()
         outcomes = connection.send_many(commands)
         connection.flush()
         return [outcome if isinstance(outcome, MpimError) else outcome.decode() for outcome in await outcomes]
@@ -155,7 +156,7 @@ class Stream:
     async def wait(self, after: str = "$", *, count: int = 100, timeout_ms: int = 1_000) -> list[Entry]:
         """As `read`, but waits for the first one, over a connection of its own; an empty list: none came in time."""
         check_whole(count=count)
-        await self._commands.room()  # a queue that is closed, or was never opened, says so here
+        await self._commands.acquire_slot()  # a queue that is closed, or was never opened, says so here
         link = self._context.new_connection(f"{self.name} reader")
 
         def give_up() -> None:

@@ -81,7 +81,8 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
 
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `Link` raises.
+        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `ReconnectingConnection`
+        raises.
         """
         with self._loop:
             try:

@@ -18,7 +18,7 @@ from mpim_lab.errors import MpimError
 from mpim_lab.lab.faults.proxy import Proxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -85,7 +85,7 @@ class Admin:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_unix_connection(self._path)
             with contextlib.closing(writer):
-                writer.write(pack(*map(_as_word, words)))
+                writer.write(encode_command(*map(_as_word, words)))
                 parser = hiredis.Reader()
                 while (reply := parser.gets()) is False:
                     if not (data := await reader.read(65_536)):
