@@ -19,9 +19,9 @@ from mpim_lab.im.services.offline import OfflineStore, database_url
 from mpim_lab.im.services.outbox import Outbox
 from mpim_lab.im.services.presence import ROUTE_LIFETIME_S, Presence
 from mpim_lab.im.services.tokens import Tokens, new_secret
-from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
+from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -59,9 +59,9 @@ class System:
     ) -> None:
         check_bounds(0, MOST_GATEWAYS, gateways=gateways)
         check_bounds(0, 65_536 - gateways, port=port)
-        check_bounds(0, MOST, first=first)
+        check_bounds(0, MAX_INT, first=first)
         check_times(route_lifetime_s=route_lifetime_s)
-        check_bounds(0.0, LONGEST_S, outbox_after_s=outbox_after_s)
+        check_bounds(0.0, MAX_WAIT_S, outbox_after_s=outbox_after_s)
         self.url, self._prefix, self._observer = url, prefix, observer
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
         self._port, self._limits, self._queue_config = port, limits, queue_config
@@ -73,7 +73,7 @@ class System:
         self._outbox_after_s, self._allow_login = outbox_after_s, allow_login
         self.gateways: dict[str, Gateway] = {}
         self._running: dict[str, contextlib.AsyncExitStack] = {}
-        self._starting, self._home = set[str](), OneLoop("this system")
+        self._starting, self._home = set[str](), LoopAffinity("this system")
         self._is_opened = self._is_closed = False
         self._stack = contextlib.AsyncExitStack()
         self._own = self._queue("mpim")

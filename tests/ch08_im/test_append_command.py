@@ -10,7 +10,7 @@ from mpim_lab.im.protocol.frames import Send
 from mpim_lab.im.protocol.requests import ChatMessage, direct_conversation
 from mpim_lab.im.services.message_log import AppendCommand, Ledger
 from mpim_lab.keys import Keys
-from mpim_lab.mq.connection.lua_script import Script, template_of
+from mpim_lab.mq.connection.lua_script import LuaScript, command_template
 from mpim_lab.mq.connection.resp import encode_command
 
 names = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=64)
@@ -19,7 +19,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 prefixes = st.sampled_from(["", "lab-7f3a:", "100%:", "%b", "é:"])
 
 
-class Recorder(Script):
+class Recorder(LuaScript):
     """A script of which only the digest is of interest."""
 
     def __init__(self):
@@ -55,4 +55,4 @@ def test_a_template_that_is_filled_in_is_the_command(words, data):
     """Any words, any places, percent signs among them."""
     places = sorted(data.draw(st.sets(st.integers(0, len(words) - 1))))
     filled = tuple(part for place in places for part in (len(words[place]), words[place]))
-    assert template_of(words, places) % filled == encode_command(*words)
+    assert command_template(words, places) % filled == encode_command(*words)

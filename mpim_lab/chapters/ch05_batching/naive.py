@@ -17,7 +17,7 @@ from collections.abc import Callable
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.mq.compression.framing import batch_frame
-from mpim_lab.mq.connection.encoding import wire_payload
+from mpim_lab.mq.connection.encoding import encode_payload
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
@@ -63,7 +63,7 @@ class SketchBatcher:
 
     async def _send(self, frame: bytes) -> int:
         """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
-        frame = wire_payload(frame, self._queue.max_payload_bytes)
+        frame = encode_payload(frame, self._queue.max_payload_bytes)
         return int(await self._queue.connection.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ from mpim_lab.im.protocol.closing import hang_up
 from mpim_lab.im.protocol.frames import Bye, FromGateway, Hello, Ping, Problem, Welcome, encode, from_gateway
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.framing import mark_of, messages_of
-from mpim_lab.mq.connection.handler import Cancellations, checked_handler
+from mpim_lab.mq.connection.handler import TaskCancellation, check_handler
 from mpim_lab.mq.connection.retry import Backoff
 
 Token = Callable[[], str] | Callable[[], Awaitable[str]]
@@ -58,7 +58,7 @@ class Line:
             raise InvalidParameter("at least one gateway's address")
         for url in gateways:
             _check(url)
-        checked_handler(token)
+        check_handler(token)
         self._gateways, self._token, self._device = itertools.cycle(gateways), token, device
         self._on_welcome, self._on_frame = on_welcome, on_frame
         self._backoff, self._timeout_s = backoff, timeout_s
@@ -106,7 +106,7 @@ class Line:
 
     async def run(self) -> None:
         """Connect, again and again."""
-        failures, cancellations = 0, Cancellations()
+        failures, cancellations = 0, TaskCancellation()
         while True:
             self._welcomed_at, said_bye = now(), False
             try:
@@ -116,7 +116,7 @@ class Line:
                 self.why = f"{type(error).__name__}: {error}"
                 _log.debug("no line: %s", self.why)
             except (Exception, asyncio.CancelledError) as error:  # a mistake: this line is given up, and not the client
-                if cancellations.are_ours:
+                if cancellations.was_requested:
                     self._ws = None
                     raise
                 self.why = f"{type(error).__name__}: {error}"
@@ -164,7 +164,7 @@ class Line:
                 self._on_frame(frame)
 
     async def _new_token(self) -> str:
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             token = self._token()
             token = await token if inspect.isawaitable(token) else token
@@ -172,7 +172,7 @@ class Line:
                 raise TypeError(f"a token is a str, not {type(token).__name__}")
             return token
         except (Exception, asyncio.CancelledError) as error:  # whatever makes tokens is not ours
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             raise NotConnected(f"no token: {type(error).__name__}: {error}") from error
 

@@ -10,7 +10,7 @@ from mpim_lab.errors import GatewayClosed, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.client.sequencer import Missing, Reader, Unplaced
 from mpim_lab.im.protocol.frames import Ack, Behind, FromGateway, Page, Problem, Sent, Sync, Welcome
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
 _MOST_ASKED = 8  # conversations at once; who comes back to thousands would be refused for it
 _TOO_FAST_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time
@@ -22,7 +22,7 @@ class Readers:
     """
 
     def __init__(self, positions: MutableMapping[str, int], limit: int) -> None:
-        check_bounds(1, MOST, limit=limit)
+        check_bounds(1, MAX_INT, limit=limit)
         self._positions, self._limit = positions, limit
         self._readers: dict[str, Reader] = {}
         self._unsettled: dict[str, None] = {}  # the others, which may be thousands, need not be looked at

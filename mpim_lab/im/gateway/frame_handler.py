@@ -41,7 +41,7 @@ from mpim_lab.im.protocol.requests import (
     group_of,
     is_name,
 )
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.handler import TaskCancellation
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())
@@ -113,7 +113,7 @@ class Desk:
         """Answer one frame. Raises TooManyFaults when the connection is to be ended."""
         self._figures.received += 1
         session.heard_at = now()
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             frame = from_client(raw)
         except InvalidMessage as error:
@@ -131,7 +131,7 @@ class Desk:
         try:
             await answer(session, frame)
         except (Exception, asyncio.CancelledError) as error:
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             self._failed(session, frame, error)
         return None

@@ -34,7 +34,7 @@ from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.handler import LoopAffinity
 
 _A_CLIENT_S = 0.002
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Gateway:
             login=services.tokens.issue if allow_login else None, is_healthy=self.is_healthy, metrics=self.metrics
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._home = OneLoop(f"gateway {name}")
+        self._home = LoopAffinity(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
         self._stack, self._incoming = contextlib.AsyncExitStack(), Incoming()
         self.connections: set[QuickConnection] = set()  # those, too, before hello and in farewell

@@ -18,12 +18,12 @@ import msgspec
 
 from mpim_lab.errors import MpimError
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _log = logging.getLogger(__name__)
 A_DAY_S = 86_400
-_KEEP, _FORGET = Script("im/services/lua/keep_members.lua"), Script("im/services/lua/forget_members.lua")
+_KEEP, _FORGET = LuaScript("im/services/lua/keep_members.lua"), LuaScript("im/services/lua/forget_members.lua")
 _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 

@@ -19,7 +19,7 @@ from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.im.services.batch_loader import Gathered
 from mpim_lab.im.services.group_cache import MembersCopy
 from mpim_lab.im.services.schema import Tables
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -53,7 +53,7 @@ class Groups:
     def __init__(
         self, store: SqlStore, queue: MessageQueue, *, cache_s: float = 60.0, most_members: int = 5_000
     ) -> None:
-        check_bounds(1, MOST, most_members=most_members)
+        check_bounds(1, MAX_INT, most_members=most_members)
         self._copy, self._most = MembersCopy(queue, cache_s), most_members
         self._tables = Tables(store, "groups", VERSION, GROUPS, MEMBERS)
         self._forgetting: set[asyncio.Task[None]] = set()

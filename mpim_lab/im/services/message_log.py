@@ -14,7 +14,7 @@ from mpim_lab.errors import CorruptPayload, InvalidParameter
 from mpim_lab.im.protocol.frames import encode, from_gateway
 from mpim_lab.im.protocol.requests import AckReq, ChatMessage
 from mpim_lab.keys import joinable, user_channel
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.connection.resp import ReplySink, RespConnection, encode_command
 from mpim_lab.mq.ordering.sequenced_log import lifetime_ms
@@ -32,7 +32,7 @@ class AppendCommand:
     MARK, ID, AFTER = 1, 0, 4  # places among the keys; among the words
 
     def __init__(
-        self, script: Script, message: ChatMessage, keys: Sequence[bytes], words: Sequence[bytes | str]
+        self, script: LuaScript, message: ChatMessage, keys: Sequence[bytes], words: Sequence[bytes | str]
     ) -> None:
         first = len(keys)
         self._template = script.template(keys, words, (self.MARK, first + self.ID, first + self.AFTER))
@@ -50,7 +50,7 @@ NAME = "chat"  # the name of these conversations
 MARK_S = 3_600  # how long a message id is remembered: longer than any client repeats
 TRIM_EVERY = 256  # messages
 _MOST_KNOWN = 16_384  # senders in conversations, of some 800 bytes
-_SEND, _ACK = Script("im/services/lua/send.lua"), Script("im/services/lua/ack.lua")
+_SEND, _ACK = LuaScript("im/services/lua/send.lua"), LuaScript("im/services/lua/ack.lua")
 
 
 class Kept(NamedTuple):

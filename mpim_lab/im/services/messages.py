@@ -46,8 +46,8 @@ from mpim_lab.im.services.groups import Groups
 from mpim_lab.im.services.message_log import Kept, Ledger
 from mpim_lab.im.services.offline import MOST_PAGE, OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
-from mpim_lab.mq.connection.encoding import publish_head
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
+from mpim_lab.mq.connection.encoding import publish_prefix
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -64,7 +64,7 @@ class FanOut(NamedTuple):
 
 
 class Messages:
-    """The message service over one server and one database. After an error of the connection: send again, with the same id."""
+    """The message service over one server and one database. After an error of the connection send again with the same id."""
 
     ordered: ClassVar[bool] = True
 
@@ -133,7 +133,7 @@ class Messages:
         counts, channel = list[Any](), self.queue.keys.channel
         for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
             some = members[begin : begin + at_once]
-            commands = [publish_head(channel(user_channel(uid))) + tail for uid in some]
+            commands = [publish_prefix(channel(user_channel(uid))) + tail for uid in some]
             try:
                 counts += await call_many(self.queue.connection, commands)
             except MpimError as error:  # nothing was written
@@ -186,7 +186,7 @@ class Messages:
 
         Raises AccessDenied, NoSuchGroup, InvalidParameter.
         """
-        check_bounds(0, MOST, after=request.after)
+        check_bounds(0, MAX_INT, after=request.after)
         check_bounds(1, MOST_PAGE, limit=request.limit)
         await self._admit(request.uid, request.conversation)
         last = await self.ledger.last(request.conversation)
@@ -204,7 +204,7 @@ class Messages:
         Of a conversation of two others nothing is noted: whatever a client says, what is kept of it stays small.
         """
         for each in requests:
-            check_bounds(0, MOST, sequence=each.sequence)
+            check_bounds(0, MAX_INT, sequence=each.sequence)
         own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
         far = dict(zip(map(id, own), await self.ledger.ack(own), strict=True))
         return [AckResp(far.get(id(each), 0)) for each in requests]

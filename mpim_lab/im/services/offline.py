@@ -44,7 +44,7 @@ from mpim_lab.errors import InvalidMessage
 from mpim_lab.im.protocol.requests import MOST_TEXT, ChatMessage
 from mpim_lab.im.services.batch_loader import Gathered
 from mpim_lab.im.services.schema import Tables
-from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
+from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
 
 Each = TypeVar("Each")
@@ -173,8 +173,8 @@ class OfflineStore:
         keep_s: float = 30 * 86_400,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_bounds(1, MOST, most_per_user=most_per_user)
-        check_times(100 * LONGEST_S, keep_s=keep_s)
+        check_bounds(1, MAX_INT, most_per_user=most_per_user)
+        check_times(100 * MAX_WAIT_S, keep_s=keep_s)
         self._most, self._keep_s, self._clock = most_per_user, keep_s, clock
         self._tables = Tables(store, "offline", VERSION, OFFLINE)
         self._waiting = Gathered(self._waiting_of, most=MOST_ROWS)

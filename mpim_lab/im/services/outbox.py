@@ -15,8 +15,8 @@ from mpim_lab.im.protocol.periodic import go_round
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
 from mpim_lab.im.services.message_log import ToDo
 from mpim_lab.im.services.messages import Messages
-from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
+from mpim_lab.mq.connection.handler import TaskCancellation
 
 KEEP = 1_000  # messages in a conversation's log
 _PAGE = 500
@@ -46,8 +46,8 @@ class Outbox:
         expire_every_s: float = 3_600.0,
     ) -> None:
         check_times(every_s=every_s, expire_every_s=expire_every_s)
-        check_bounds(0.0, LONGEST_S, after_s=after_s)
-        check_bounds(1, MOST, keep=keep)
+        check_bounds(0.0, MAX_WAIT_S, after_s=after_s)
+        check_bounds(1, MAX_INT, keep=keep)
         self._messages, self._ledger = messages, messages.ledger
         self._every_s, self._after_ms, self.keep = every_s, int(after_s * 1e3), keep
         self._expire_every_s = expire_every_s
@@ -77,13 +77,13 @@ class Outbox:
 
     async def _do(self, todo: ToDo) -> bool:
         """Do one entry and strike it; one that could not be done stays in the outbox. Gives whether it was done."""
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             if todo.do not in ("push", "trim"):
                 raise CorruptPayload("nobody wrote this")
             await (self.trim(todo.conversation) if todo.do == "trim" else self._push(todo))
         except (Exception, asyncio.CancelledError) as error:
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             trace = None if isinstance(error, MpimError) else error
             _log.warning("%s of %s %d: %s", todo.do, todo.conversation, todo.sequence, error, exc_info=trace)

@@ -25,12 +25,12 @@ from mpim_lab.events import now
 from mpim_lab.im.protocol.requests import BindRouteReq, BindRouteResp, DeliverReq, DeliverResp, checked_name
 from mpim_lab.keys import gateway_channel, status_channel, user_channel
 from mpim_lab.mq.connection.bounds import check_times
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_LIFETIME_S = 3_600.0  # the design notes'; a gateway renews long before, and a system may choose less
-_BIND, _UNBIND = Script("im/services/lua/bind.lua"), Script("im/services/lua/unbind.lua")
-_RENEW, _ROUTES = Script("im/services/lua/renew.lua"), Script("im/services/lua/routes.lua")
+_BIND, _UNBIND = LuaScript("im/services/lua/bind.lua"), LuaScript("im/services/lua/unbind.lua")
+_RENEW, _ROUTES = LuaScript("im/services/lua/renew.lua"), LuaScript("im/services/lua/routes.lua")
 MOST_AT_ONCE = 500  # keys in one script: it holds up the server for well under a millisecond
 
 

@@ -22,11 +22,11 @@ from mpim_lab.mq.batching.flusher import BatchSender
 from mpim_lab.mq.batching.policies import Adaptive, BatchRule
 from mpim_lab.mq.batching.transports import Carrier, EntryCarrier, FrameCarrier
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.connection.encoding import check_many, wire_payload
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
+from mpim_lab.mq.connection.encoding import encode_payload, reject_single_payload
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.connection.wait_queue import Callers
+from mpim_lab.mq.connection.wait_queue import WaitQueue
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
 
@@ -52,14 +52,14 @@ class Batcher:
         close_timeout_s: float = 5.0,
         backoff: Backoff | None = None,
     ) -> None:
-        check_bounds(1, MOST, max_waiting_bytes=max_waiting_bytes)
+        check_bounds(1, MAX_INT, max_waiting_bytes=max_waiting_bytes)
         check_times(wait_s=wait_s, close_timeout_s=close_timeout_s)
         check_times(give_up_after_s=give_up_after_s, attempt_timeout_s=attempt_timeout_s)
         self.rule = rule or Adaptive()
         self._carrier, self._reporter, self._is_reporting = carrier, carrier.reporter, carrier.reporter.is_on
         self._most_bytes, self._max_waiting_bytes = carrier.max_message_bytes, max_waiting_bytes
-        self._backlog, self._callers = Backlog(), Callers(wait_s)
-        self._line = self._callers.line  # looked at for each message
+        self._backlog, self._callers = Backlog(), WaitQueue(wait_s)
+        self._line = self._callers.waiters  # looked at for each message
         self._sender = BatchSender(
             carrier,
             self.rule,
@@ -70,7 +70,7 @@ class Batcher:
             on_room=self._admit,
         )
         self._flush_timeout_s, self._close_timeout_s = give_up_after_s + attempt_timeout_s, close_timeout_s
-        self._loop = OneLoop("this batcher")
+        self._loop = LoopAffinity("this batcher")
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._opening = self._closing = False
@@ -118,7 +118,7 @@ class Batcher:
             raise QueueClosed("the batcher was closed while it was opened")
         self._event_loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._sender.run())
-        self._task.add_done_callback(lambda _: self._callers.end(self._why_not()))
+        self._task.add_done_callback(lambda _: self._callers.fail_all(self._why_not()))
 
     async def close(self) -> None:
         """Take nothing more, send everything that was taken, and wait for the outcomes. Twice is harmless.
@@ -129,7 +129,7 @@ class Batcher:
         self._loop.check()
         self._closing = True
         self._sender.end()
-        self._callers.end(self._why_not())
+        self._callers.fail_all(self._why_not())
         if self._task is None:
             return
         begun_at = now()
@@ -162,7 +162,7 @@ class Batcher:
         """
         self._loop.check()
         if type(payload) is not bytes or len(payload) > self._most_bytes:
-            payload = wire_payload(payload, self._most_bytes)
+            payload = encode_payload(payload, self._most_bytes)
         if self.is_full:
             await self._room()
         return first_of(await self._take_in((payload,), len(payload)))
@@ -174,10 +174,10 @@ class Batcher:
         PartlyAdded, which says which, once some have an error of their own.
         """
         self._loop.check()
-        check_many(payloads)
+        reject_single_payload(payloads)
         most = self._most_bytes
         checked = [
-            payload if type(payload) is bytes and len(payload) <= most else wire_payload(payload, most)
+            payload if type(payload) is bytes and len(payload) <= most else encode_payload(payload, most)
             for payload in payloads
         ]
         if not checked:
@@ -192,7 +192,7 @@ class Batcher:
         Raises InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
         """
         self._loop.check()
-        payload = wire_payload(payload, self._most_bytes)
+        payload = encode_payload(payload, self._most_bytes)
         if self.is_full:
             raise self._why_not()
         return self._take_in((payload,), len(payload))
@@ -256,7 +256,7 @@ class Batcher:
 
     def _admit(self) -> None:
         if self._backlog.bytes < self._max_waiting_bytes:
-            self._callers.next()
+            self._callers.wake_next()
 
     def _why_not(self) -> MpimError:
         if self._task is None:

@@ -25,7 +25,7 @@ from mpim_lab.events import Kind, now
 from mpim_lab.mq.batching.buffer import Backlog
 from mpim_lab.mq.batching.policies import BatchRule
 from mpim_lab.mq.batching.transports import Carrier
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.handler import TaskCancellation
 from mpim_lab.mq.connection.retry import Backoff
 
 
@@ -171,14 +171,14 @@ class BatchSender:
 
     async def _carry(self, batch: Sequence[bytes]) -> Sequence[Any]:
         """The outcomes of the first ones, whatever the carrier and the codec do; if none was written, of all."""
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             async with asyncio.timeout(self._attempt_timeout_s):
                 return await self._carrier.carry(batch)
         except MpimError as error:
             return [error] * len(batch)
         except asyncio.CancelledError as error:
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             return [_unforeseen(error)] * len(batch)
         except Exception as error:  # a codec or carrier with a bug, or one that hangs: say so to everybody, and go on

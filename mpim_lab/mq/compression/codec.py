@@ -23,7 +23,7 @@ from mpim_lab.errors import CorruptPayload, InvalidMessage, InvalidParameter, Un
 from mpim_lab.mq.compression.decompress import inflate_lz4, inflate_zlib, inflate_zstd
 from mpim_lab.mq.compression.dictionary import Dictionary
 from mpim_lab.mq.compression.framing import BATCH, LZ4, PLAIN, ZLIB, ZSTD, ZSTD_DICTIONARY, mark_of, plain
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
 
 class Algorithm(StrEnum):
@@ -71,8 +71,8 @@ class Codec:
     ) -> None:
         if algorithm not in list(Algorithm):
             raise InvalidParameter(f"algorithm={algorithm!r}: must be one of {', '.join(Algorithm)}")
-        check_bounds(1, MOST, max_bytes=max_bytes)
-        check_bounds(0, MOST, threshold_bytes=0 if threshold_bytes is None else threshold_bytes)
+        check_bounds(1, MAX_INT, max_bytes=max_bytes)
+        check_bounds(0, MAX_INT, threshold_bytes=0 if threshold_bytes is None else threshold_bytes)
         self.algorithm, self.max_bytes = Algorithm(algorithm), max_bytes
         self.dictionaries = _by_number(dictionaries)
         usual_level, usual_threshold, mark = _SETTINGS[self.algorithm]

@@ -31,7 +31,7 @@ from mpim_lab.errors import (
 from mpim_lab.events import Kind, Observer, Reporter, call_safely, now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.resp import PipelineFuture, RespConnection, encode_command, ignore_result
 
 
@@ -132,7 +132,7 @@ class ReconnectingConnection:
         self.on_close: set[Callable[[], None]] = set()  # whoever waits elsewhere, and ends with it
         self._connect_count = 0
         self._opened = self._closed = False
-        self._loop = OneLoop("a connection")
+        self._loop = LoopAffinity("a connection")
         self._opening: asyncio.Task[None] | None = None
         self._open_waiters = 0
         self._reading_allowed = asyncio.Event()
@@ -330,7 +330,7 @@ class ReconnectingConnection:
         return len(replies)
 
     def _on_disconnect(self, reason: MpimError) -> None:
-        if self._closed or self._loop.is_over:
+        if self._closed or self._loop.is_closed:
             return
         self._last_error, self._lost_at = reason, now()
         self._reporter.note(Kind.DISCONNECTED, detail=str(reason))

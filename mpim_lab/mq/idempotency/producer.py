@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import Cancellations, OneLoop, inside, is_inside
+from mpim_lab.mq.connection.handler import LoopAffinity, TaskCancellation, handler_scope, is_in_handler
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
 
@@ -37,20 +37,20 @@ class Producer(Generic[Answer]):
     ) -> None:
         check_whole(attempts=attempts)
         self._append, self._attempts, self._backoff = append, attempts, backoff or Backoff()
-        self._loop = OneLoop("this producer")
+        self._loop = LoopAffinity("this producer")
         self._turns: dict[str, asyncio.Lock] = {}
         self._waiting: dict[str, int] = {}
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> Answer:
         """Send one message; gives what `append` gives. `id`: the caller's own, if it has one already."""
         self._loop.check()
-        if is_inside(mine := (self, conversation)):
+        if is_in_handler(mine := (self, conversation)):
             raise InvalidParameter(f"`append` sends to {conversation!r} itself: that would wait for its own turn")
         turn = self._turns.setdefault(conversation, asyncio.Lock())
         self._waiting[conversation] = self._waiting.get(conversation, 0) + 1
         try:
             async with turn:
-                with inside(mine):
+                with handler_scope(mine):
                     return await self._repeat(conversation, payload, id or new_message_id())
         finally:
             self._waiting[conversation] -= 1
@@ -58,7 +58,7 @@ class Producer(Generic[Answer]):
                 del self._waiting[conversation], self._turns[conversation]
 
     async def _repeat(self, conversation: str, payload: bytes, id: str) -> Answer:
-        perhaps, cancellations = False, Cancellations()
+        perhaps, cancellations = False, TaskCancellation()
         for attempt in range(1, self._attempts + 1):
             try:
                 return await self._append(conversation, payload, id)
@@ -69,7 +69,7 @@ class Producer(Generic[Answer]):
                         raise
                     raise Unconfirmed(f"{id!r} was sent {attempt} times; it may have been taken") from error
             except asyncio.CancelledError as error:
-                if cancellations.are_ours:
+                if cancellations.was_requested:
                     raise
                 raise Unconfirmed(f"sending {id!r} was cancelled by somebody else; it may have been taken") from error
             await asyncio.sleep(self._backoff.delay_s(attempt, random.random()))

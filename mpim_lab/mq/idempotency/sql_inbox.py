@@ -42,9 +42,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled
-from mpim_lab.mq.connection.bounds import LONGEST_S, check_bounds
-from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.connection.handler import Cancellations, checked_handler
+from mpim_lab.mq.connection.bounds import MAX_WAIT_S, check_bounds
+from mpim_lab.mq.connection.encoding import encode_payload
+from mpim_lab.mq.connection.handler import TaskCancellation, check_handler
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
 
 RACES = 3
@@ -94,7 +94,7 @@ class SqlInbox:
             if first is not None:
                 return first
             await self._mark(connection, message_id)
-            result = wire_payload(await _done(work, connection, message_id) or b"", MOST_RESULT_BYTES)
+            result = encode_payload(await _done(work, connection, message_id) or b"", MOST_RESULT_BYTES)
             await self._keep(connection, message_id, result)
             return result
 
@@ -135,7 +135,7 @@ class SqlInbox:
         again, as if it were new. So keep marks longer than any sender repeats, any stream is replayed or any dead letter
         waits. Without this the table grows for ever.
         """
-        check_bounds(0.0, 100 * LONGEST_S, older_than_s=older_than_s)
+        check_bounds(0.0, 100 * MAX_WAIT_S, older_than_s=older_than_s)
         oldest = self._now_ms() - int(older_than_s * 1e3)
         async with self._store.transaction() as connection, self._store.naming("marks cannot be forgotten"):
             gone = await connection.execute(
@@ -152,14 +152,14 @@ class SqlInbox:
 
 async def _done(work: Work, connection: AsyncConnection, message_id: str) -> bytes | None:
     """The work's result. A CancelledError that is not the caller's is the work's own failure."""
-    cancellations, begun = Cancellations(), work(connection)
+    cancellations, begun = TaskCancellation(), work(connection)
     if not inspect.isawaitable(begun):
-        checked_handler(work)
+        check_handler(work)
         raise InvalidParameter(f"the work {work!r} gave nothing to await; write `async def`")
     try:
         return await begun
     except asyncio.CancelledError as error:
-        if cancellations.are_ours:
+        if cancellations.was_requested:
             raise
         raise WorkCancelled(f"the work on {message_id!r} awaited what somebody else cancelled") from error
 

@@ -43,10 +43,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from mpim_lab.errors import CommandRejected, InvalidMessage, MpimError
 from mpim_lab.events import now
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
 from mpim_lab.mq.connection.config import ConnectionConfig
-from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.connection.handler import Loop
+from mpim_lab.mq.connection.encoding import encode_payload
+from mpim_lab.mq.connection.handler import StoppableLoop
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlStore, checked_name
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -96,7 +96,7 @@ class SqlOutbox:
         line = {
             "stream_name": checked_name("stream name", stream_name),
             "message_id": checked_name("message id", message_id),
-            "payload": wire_payload(payload, MOST_PAYLOAD_BYTES),
+            "payload": encode_payload(payload, MOST_PAYLOAD_BYTES),
             "added_at": int(time.time() * 1e3),
         }
         async with self._store.naming("the message cannot be written"):
@@ -105,7 +105,7 @@ class SqlOutbox:
 
     async def waiting(self, *, count: int = 100, without: Collection[str] = ()) -> list[OutboxRow]:
         """The oldest `count` rows that are not known to be sent, without those to some streams. Raises StoreFailed."""
-        check_bounds(1, MOST, count=count)
+        check_bounds(1, MAX_INT, count=count)
         columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
         async with self._store.transaction() as connection, self._store.naming("the outbox cannot be read"):
             wanted = (
@@ -144,7 +144,7 @@ class OutboxRelay:
         self._outbox, self._queue, self._limit, self._poll_s = outbox, queue, limit, poll_s
         self._backoff, self._close_timeout_s = Backoff(), ConnectionConfig().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
-        self._loop = Loop()
+        self._loop = StoppableLoop()
 
     async def relay_once(self, limit: int | None = None) -> int:
         """Send the oldest rows, at most `limit`, one after the other; gives how many.
@@ -153,7 +153,7 @@ class OutboxRelay:
         refused for itself. It and the later rows of its stream stay. StoreFailed or StoreUncertain when the rows that were
         sent could not be deleted: they will be sent again.
         """
-        check_bounds(1, MOST, limit=self._limit if limit is None else limit)
+        check_bounds(1, MAX_INT, limit=self._limit if limit is None else limit)
         done = _Round(self._limit if limit is None else limit)
         await self._relay(done)
         if done.refused:
@@ -195,7 +195,7 @@ class OutboxRelay:
         Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no repeat can change.
         """
         with self._loop:
-            await self._loop.repeat(self._turn, self._backoff, self._on_error)
+            await self._loop.run(self._turn, self._backoff, self._on_error)
 
     async def _turn(self) -> None:
         self._outbox.added.clear()  # before reading: what is committed while we read sets it again
@@ -227,9 +227,9 @@ class OutboxRelay:
 
         It may be run again then. A relay that has never run ends as soon as it begins.
         """
-        await self._loop.ask()
+        await self._loop.request_stop()
         self._outbox.added.set()
-        await self._loop.end(self._close_timeout_s)
+        await self._loop.join(self._close_timeout_s)
 
 
 @dataclass

@@ -51,10 +51,10 @@ from mpim_lab.errors import (
 from mpim_lab.events import now
 from mpim_lab.keys import Name, joinable, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.coalescer import Turn
-from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.connection.handler import Cancellations, checked_handler, inside, is_inside
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.coalescer import Coalescer
+from mpim_lab.mq.connection.encoding import encode_payload
+from mpim_lab.mq.connection.handler import TaskCancellation, check_handler, handler_scope, is_in_handler
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import Command, Effects, pack_effects
@@ -64,9 +64,9 @@ MOST_AT_ONCE = 200
 _ASK_AGAIN = Backoff(initial_s=0.005, max_s=0.1)
 Work = Callable[[Effects], bytes | None] | Callable[[Effects], Awaitable[bytes | None]]
 _CLAIM, _FINISH, _LET_GO = (
-    Script("mq/idempotency/lua/claim.lua"),
-    Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/finish.lua"),
-    Script("mq/idempotency/lua/let_go.lua"),
+    LuaScript("mq/idempotency/lua/claim.lua"),
+    LuaScript("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/finish.lua"),
+    LuaScript("mq/idempotency/lua/let_go.lua"),
 )
 
 
@@ -101,10 +101,10 @@ class Idempotency:
         self._link = queue.context(scope).connection
         self._lease_ms, self._keep_ms = lease_ms, str(keep_s * 1_000)
         self._dropped: set[asyncio.Future[Any]] = set()
-        self._claims: Turn[tuple[Name, bytes], Claim | bytes] = Turn(
-            self._send_claims, most=MOST_AT_ONCE, unwanted=self._drop
+        self._claims: Coalescer[tuple[Name, bytes], Claim | bytes] = Coalescer(
+            self._send_claims, max_items=MOST_AT_ONCE, on_abandoned=self._drop
         )
-        self._finishes: Turn[_Finish, bytes] = Turn(self._send_finishes, most=MOST_AT_ONCE)
+        self._finishes: Coalescer[_Finish, bytes] = Coalescer(self._send_finishes, max_items=MOST_AT_ONCE)
 
     async def run(self, id: Name, work: Work, *, wait_s: float | None = None) -> bytes:
         """Do the work if nobody has, and give its result; otherwise give the first result.
@@ -118,25 +118,25 @@ class Idempotency:
         """
         wait_s = 2e-3 * self._lease_ms if wait_s is None else wait_s
         mark = self._mark(id)
-        if is_inside(mark):  # the work asks for its own result: that cannot come while it waits
+        if is_in_handler(mark):  # the work asks for its own result: that cannot come while it waits
             wait_s = 0.0
         claimed = await self._claim_or_wait(id, mark, now() + wait_s)
         if isinstance(claimed, bytes):
             return claimed
-        effects, cancellations = Effects(self._queue.keys), Cancellations()
+        effects, cancellations = Effects(self._queue.keys), TaskCancellation()
         try:
-            with inside(mark):
+            with handler_scope(mark):
                 result: Any = work(effects)
                 if result is not None and inspect.isawaitable(result):
                     result = await result
                 elif result is not None and type(result) is not bytes and type(result) is not str:
-                    checked_handler(work)
+                    check_handler(work)
             return await self._finish(mark, claimed, b"" if result is None else result, effects.commands)
         except LeaseLost:
             raise
         except asyncio.CancelledError as error:
             self._drop(claimed)
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             raise WorkCancelled(f"the work on {id!r} awaited what somebody else cancelled") from error
         except Exception as error:
@@ -150,7 +150,7 @@ class Idempotency:
     async def _claim_or_wait(self, id: Name, mark: bytes, until: float) -> Claim | bytes:
         for attempt in itertools.count(1):
             try:
-                return await self._claims.add((id, mark))
+                return await self._claims.submit((id, mark))
             except InProgress as busy:
                 pause_s = min(busy.retry_in_s, _ASK_AGAIN.delay_s(attempt, jitter=1.0))
                 if not now() + pause_s <= until:
@@ -160,7 +160,7 @@ class Idempotency:
 
     async def claim(self, id: Name) -> Claim | bytes:
         """A claim, or the first result if the work is done. Raises InProgress while another worker's lease lasts."""
-        return await self._claims.add((id, self._mark(id)))
+        return await self._claims.submit((id, self._mark(id)))
 
     async def finish(self, claim: Claim, result: bytes = b"", effects: Effects | None = None) -> bytes:
         """Run the effects and mark the id done, in one step; gives the first result, which is another's if that was faster.
@@ -171,8 +171,8 @@ class Idempotency:
         return await self._finish(self._mark(claim.id), claim, result, effects.commands if effects else ())
 
     def _finish(self, mark: bytes, claim: Claim, result: bytes, commands: Sequence[Command]) -> "asyncio.Future[bytes]":
-        result = wire_payload(result, self._queue.max_payload_bytes)  # here: it is wrong for nobody else of this turn
-        return self._finishes.add(_Finish(mark, claim, result, commands))
+        result = encode_payload(result, self._queue.max_payload_bytes)  # here: it is wrong for nobody else of this turn
+        return self._finishes.submit(_Finish(mark, claim, result, commands))
 
     async def let_go(self, claim: Claim) -> bool:
         """Give a claim up, so that the next attempt need not wait for the lease; False if it had passed on."""

@@ -15,9 +15,9 @@ from mpim_lab.errors import CommandRejected, LeaseLost, MpimError, QueueClosed
 from mpim_lab.events import now, shown_name
 from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import LEAVING
+from mpim_lab.mq.connection.handler import RELEASE_SHARE
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.idempotency.effects import Effects, pack_effects
 from mpim_lab.mq.ordering.partitioned_stream import Ordered, PartitionedStream, ordered_of
 from mpim_lab.mq.streams.entries import Entry
@@ -25,8 +25,8 @@ from mpim_lab.mq.streams.entries import Entry
 LOOKS_EVERY_S = 0.2  # however long the lease: a partition that was left is taken as soon as that
 _log = logging.getLogger(__name__)
 _SEAT, _COMMIT = (
-    Script("mq/ordering/lua/seat.lua"),
-    Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"),
+    LuaScript("mq/ordering/lua/seat.lua"),
+    LuaScript("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"),
 )
 
 
@@ -95,7 +95,7 @@ class Seats:
         try:
             # a process that dies leaves nothing in order
             if self._life and self.has_name and (kind is None or issubclass(kind, Exception | asyncio.CancelledError)):
-                async with asyncio.timeout(self.limits.close_timeout_s * LEAVING):
+                async with asyncio.timeout(self.limits.close_timeout_s * RELEASE_SHARE):
                     await self._show(0)
         except (MpimError, TimeoutError) as left:  # they pass on after the lease
             _log.warning("%s: leaving: %s", self.member, left or "no answer in time")

@@ -29,7 +29,7 @@ from mpim_lab.errors import (
 from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, settled
+from mpim_lab.mq.connection.handler import StoppableLoop, TaskCancellation, await_result, check_handler
 from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
 from mpim_lab.mq.ordering.sequenced_log import Conversations, Numbered
 
@@ -65,7 +65,7 @@ class ConversationReader:
         check_s: float = 1.0,
         on_gap: Callable[[Gap], None] | None = None,
     ) -> None:
-        checked_handler(handler)
+        check_handler(handler)
         if not (gap_s >= 0 and check_s > 0):  # NaN is not, either
             raise InvalidParameter(f"gap_s={gap_s!r}, check_s={check_s!r}: at least 0, and above 0")
         self._conversations, self._queue = conversations, conversations.queue
@@ -77,7 +77,7 @@ class ConversationReader:
         self._one_at_a_time = asyncio.Lock()
         self._is_handling = False
         self._ended: asyncio.Future[None] | None = None
-        self._loop = Loop()
+        self._loop = StoppableLoop()
 
     async def run(self) -> None:
         """Read until `stop`; lines that break are waited for. Raises InvalidParameter if it runs already."""
@@ -112,9 +112,9 @@ class ConversationReader:
         Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler
         it returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
-        await self._loop.ask()
+        await self._loop.request_stop()
         self._end(None)
-        await self._loop.end(self._close_timeout_s)
+        await self._loop.join(self._close_timeout_s)
 
     def _end(self, error: BaseException | None) -> None:
         if self._ended is not None and not self._ended.done():
@@ -141,13 +141,13 @@ class ConversationReader:
         for numbered in released:
             if self._is_over():
                 return
-            self._is_handling, cancellations = True, Cancellations()
+            self._is_handling, cancellations = True, TaskCancellation()
             try:
                 result: Any = self._handler(numbered)
                 if result is not None:
-                    await settled(result)
+                    await await_result(result)
             except asyncio.CancelledError as error:
-                if cancellations.are_ours:
+                if cancellations.was_requested:
                     self._end(QueueClosed("the subscription was ended while the handler ran"))
                     raise
                 self._end_with(

@@ -31,7 +31,7 @@ from mpim_lab.errors import CommandRejected, CorruptPayload, LeaseLost, MpimErro
 from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import Loop, checked_handler, settled
+from mpim_lab.mq.connection.handler import StoppableLoop, await_result, check_handler
 from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.idempotency.effects import Effects
 from mpim_lab.mq.ordering.assignments import Done, Seat, Seats
@@ -65,11 +65,11 @@ class OrderedWorker:
         lease_ms: int = 5_000,
     ) -> None:
         check_whole(prefetch=prefetch)
-        checked_handler(handler)
+        check_handler(handler)
         self.name, self.seats = name, self.seats_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch)
         self._stream, self._handler, self._retry = stream, handler, retry or RetryPolicy()
         self._reporter = stream.queue.reporter
-        self._loop = Loop()
+        self._loop = StoppableLoop()
 
     async def run(self) -> None:
         """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
@@ -79,7 +79,7 @@ class OrderedWorker:
         """
         with self._loop:
             async with self.seats:
-                await self._loop.repeat(self._turn, self._retry.backoff, self._on_error)
+                await self._loop.run(self._turn, self._retry.backoff, self._on_error)
 
     def _on_error(self, error: MpimError) -> None:
         if not (error.transient or (isinstance(error, LeaseLost) and self.seats.has_name)):
@@ -135,7 +135,7 @@ class OrderedWorker:
             return CorruptPayload(f"{ordered.entry_id} is no message: another program put it into the partition")
         try:
             if (result := self._handler(ordered, effects)) is not None:
-                await settled(result)
+                await await_result(result)
         except Exception as error:
             return error
         except asyncio.CancelledError as error:

@@ -11,7 +11,7 @@ from zlib import crc32
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.keys import Name, joinable, joined, name_bytes, name_text
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.encoding import wire_payload
+from mpim_lab.mq.connection.encoding import encode_payload
 from mpim_lab.mq.ordering.sequenced_log import KEEP_S, Appended, append, lifetime_ms, message_name
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
@@ -56,7 +56,7 @@ class PartitionedStream:
 
     async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
         """Number a message and append it, unless its id has been sent before: in one step."""
-        told = wire_payload(payload, self.queue.max_payload_bytes)
+        told = encode_payload(payload, self.queue.max_payload_bytes)
         raw, sent = name_bytes(conversation, "conversation"), message_name(id)
         partition = crc32(raw) % self.partitions
         counters, records = self._heads[partition]

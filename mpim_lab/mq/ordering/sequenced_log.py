@@ -17,13 +17,13 @@ from mpim_lab.events import Kind
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.encoding import wire_payload
+from mpim_lab.mq.connection.encoding import encode_payload
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 KEEP_S = 86_400
-_APPEND = Script("mq/ordering/lua/append.lua")
+_APPEND = LuaScript("mq/ordering/lua/append.lua")
 
 
 class Appended(NamedTuple):
@@ -55,7 +55,7 @@ class Conversations:
 
     async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> Appended:
         """Number a message, keep it, and hand it to whoever listens, in one step."""
-        told = wire_payload(payload, self.queue.max_payload_bytes)
+        told = encode_payload(payload, self.queue.max_payload_bytes)
         sent, keys = message_name(id), self.queue.keys
         names = [
             keys.sequence(self.name, conversation),

@@ -35,8 +35,8 @@ from typing import Self
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, PoolTimeout, QueueClosed
 from mpim_lab.events import now
-from mpim_lab.mq.connection.bounds import LONGEST_S, check_bounds, check_times
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.bounds import MAX_WAIT_S, check_bounds, check_times
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pool.policies import Ageing
 from mpim_lab.mq.pool.pooled_connection import PooledConnection
@@ -76,7 +76,7 @@ class Pool:
     ) -> None:
         check_times(wait_s=wait_s, call_timeout_s=call_timeout_s, connect_timeout_s=connect_timeout_s)
         check_times(math.inf, warn_after_s=warn_after_s)
-        check_bounds(0.0, LONGEST_S, close_within_s=close_within_s)  # 0: cut at once
+        check_bounds(0.0, MAX_WAIT_S, close_within_s=close_within_s)  # 0: cut at once
         self.name = name
         self._wait_s, self._call_timeout_s = wait_s, call_timeout_s
         self._warn_after_s, self._close_within_s = warn_after_s, close_within_s
@@ -89,7 +89,7 @@ class Pool:
         self._timed_out = self._refused = 0
         self._tick_s = min(5.0, max_idle_s / 4, max_lifetime_s / 4, warn_after_s / 4)
         self._opened = self._closed = False
-        self._loop = OneLoop("this pool")
+        self._loop = LoopAffinity("this pool")
         self._somebody_left = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, NotConnected, PartlyAdded, WatchFailed
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.pool.command_state import Leftovers, Word, blocks_for_s, check_has_reply
 from mpim_lab.mq.pool.raw_connection import Wire
 from mpim_lab.mq.pool.wait_queue import Ticket
@@ -19,10 +19,10 @@ class PooledConnection:
     """
 
     def __init__(
-        self, wire: Wire, call_timeout_s: float, ticket: Ticket | None = None, *, loop: OneLoop | None = None
+        self, wire: Wire, call_timeout_s: float, ticket: Ticket | None = None, *, loop: LoopAffinity | None = None
     ) -> None:
         self.wire, self.ticket = wire, ticket
-        self._loop = loop or OneLoop("this connection")
+        self._loop = loop or LoopAffinity("this connection")
         self.server = str(wire.address)
         self.waited_s = 0.0 if ticket is None else ticket.waited_s
         self.is_returned = False

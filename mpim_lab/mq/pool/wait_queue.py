@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from mpim_lab.errors import QueueFull
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
 
 @dataclass(eq=False)
@@ -52,8 +52,8 @@ class WaitingLine:
     """
 
     def __init__(self, places: int, max_waiting: int) -> None:
-        check_bounds(1, MOST, max_connections=places)
-        check_bounds(0, MOST, max_waiting=max_waiting)
+        check_bounds(1, MAX_INT, max_connections=places)
+        check_bounds(0, MAX_INT, max_waiting=max_waiting)
         self.places, self.max_waiting = places, max_waiting
         self._placed: OrderedDict[Ticket, None] = OrderedDict()
         self._waiting: OrderedDict[Ticket, None] = OrderedDict()

@@ -18,9 +18,9 @@ from typing import Self
 from mpim_lab.errors import InvalidMessage, MpimError, NotConnected
 from mpim_lab.events import Kind, first_word
 from mpim_lab.keys import confirm_channel, user_channel
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.connection.encoding import Message, wire_payload
-from mpim_lab.mq.connection.handler import checked_handler, settled
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
+from mpim_lab.mq.connection.encoding import Message, encode_payload
+from mpim_lab.mq.connection.handler import await_result, check_handler
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -41,7 +41,7 @@ class AckedPublisher:
         ack_timeout_s: float = 0.5,
         backoff: Backoff | None = None,
     ) -> None:
-        check_bounds(1, MOST, max_attempts=max_attempts)
+        check_bounds(1, MAX_INT, max_attempts=max_attempts)
         check_times(ack_timeout_s=ack_timeout_s)
         self._queue, self._uid, self._max_attempts = queue, uid, max_attempts
         self.ack_timeout_s, self._backoff = ack_timeout_s, backoff or Backoff()
@@ -75,7 +75,7 @@ class AckedPublisher:
         """
         if not self._is_listening:
             raise NotConnected("not open: write `async with AckedPublisher(…) as sender:`")
-        channel, payload = user_channel(uid), wire_payload(payload, self._queue.max_payload_bytes)
+        channel, payload = user_channel(uid), encode_payload(payload, self._queue.max_payload_bytes)
         with self._ack_awaited(first_word(payload)) as acked:
             for attempt in range(1, self._max_attempts + 1):
                 await self._attempt(channel, payload, acked)
@@ -116,8 +116,8 @@ class AckingSubscriber:
     def __init__(
         self, queue: MessageQueue, uid: str, handler: Callable[[Message], Awaitable[None]], *, max_buffered: int = 1_000
     ) -> None:
-        checked_handler(handler)
-        check_bounds(1, MOST, max_buffered=max_buffered)
+        check_handler(handler)
+        check_bounds(1, MAX_INT, max_buffered=max_buffered)
         self._queue, self._uid, self._handler, self._max_buffered = queue, uid, handler, max_buffered
 
     async def __aenter__(self) -> Self:
@@ -138,5 +138,5 @@ class AckingSubscriber:
         await self._queue.unsubscribe(user_channel(self._uid))
 
     async def _handle(self, message: Message) -> None:
-        await settled(self._handler(message))
+        await await_result(self._handler(message))
         await self._queue.publish(confirm_channel(self._uid), first_word(message.payload))

@@ -18,8 +18,8 @@ from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.encoding import Message, publish_head, wire_payload
-from mpim_lab.mq.connection.handler import checked_handler, is_async
+from mpim_lab.mq.connection.encoding import Message, encode_payload, publish_prefix
+from mpim_lab.mq.connection.handler import check_handler, is_async
 from mpim_lab.mq.connection.layout_check import LayoutCheck, LayoutCheckedConnection
 from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.connection.resp import ignore_result
@@ -139,7 +139,7 @@ class MessageQueue:
         except (KeyError, TypeError):
             prefix = self._make_publish_prefix(channel)
         if type(payload) is not bytes or len(payload) > self.max_payload_bytes:
-            payload = wire_payload(payload, self.max_payload_bytes)
+            payload = encode_payload(payload, self.max_payload_bytes)
         packed = b"%b%d\r\n%b\r\n" % (prefix, len(payload), payload)
         if self._is_reporting:
             return await self._publish_reporting(channel, payload, packed)
@@ -150,7 +150,7 @@ class MessageQueue:
         return receivers
 
     def _make_publish_prefix(self, channel: Name) -> bytes:
-        prefix = publish_head(self.keys.channel(channel))
+        prefix = publish_prefix(self.keys.channel(channel))
         if len(self._publish_prefixes) >= _MAX_PREFIXES:
             self._publish_prefixes.clear()
         with contextlib.suppress(TypeError):  # a text of a class of its own may have no hash
@@ -217,7 +217,7 @@ class MessageQueue:
         gives the messages that a payload holds, for senders that batch or compress (`Unpacker`).
         Raises InvalidMessage, AlreadySubscribed, and what `ReconnectingConnection` raises.
         """
-        checked_handler(handler)
+        check_handler(handler)
         buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy) if is_async(handler) else None
         deliver = call_inline(handler, self.reporter) if buffer is None else buffer.put
         await self._subscriptions.add(self._subscription(channel, deliver, buffer, handler, decode, pattern))

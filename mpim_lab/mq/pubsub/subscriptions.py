@@ -16,7 +16,7 @@ from mpim_lab.errors import AlreadySubscribed, CommandRejected, HandlerTimeout, 
 from mpim_lab.events import Kind, Reporter
 from mpim_lab.keys import Keys, Name, same_name
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.handler import Cancellations, inside, is_async, is_inside, refuse
+from mpim_lab.mq.connection.handler import TaskCancellation, handler_scope, is_async, is_in_handler, reject_result
 from mpim_lab.mq.connection.reconnecting import ReconnectingConnection, ResubscribeCommand
 from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
@@ -45,7 +45,7 @@ def call_inline(handler: Callable[[Message], Any], reporter: Reporter) -> Callab
     def deliver(message: Message) -> bool:
         try:
             if (result := handler(message)) is not None:
-                refuse(result)
+                reject_result(result)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -101,8 +101,8 @@ async def run_handler(
     buffer: SubscriberBuffer, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object
 ) -> None:
     """Call an async handler on one message after the other until the buffer ends."""
-    cancellations = Cancellations()
-    with inside(owner):
+    cancellations = TaskCancellation()
+    with handler_scope(owner):
         while True:
             try:
                 message = await buffer.get()
@@ -113,7 +113,7 @@ async def run_handler(
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
-                if isinstance(error, asyncio.CancelledError) and cancellations.are_ours:
+                if isinstance(error, asyncio.CancelledError) and cancellations.was_requested:
                     report_dropped(reporter, message, "the handler did not finish in time")
                     raise
                 report_failed(reporter, message, error)
@@ -192,7 +192,7 @@ class Subscription:
 
     async def join(self, stall_timeout_s: float) -> None:
         """Wait until the handler is done with what has arrived; not for the handler that asks. Raises HandlerTimeout."""
-        if self._worker is not None and self.buffer is not None and not is_inside(self):
+        if self._worker is not None and self.buffer is not None and not is_in_handler(self):
             await self.buffer.join(stall_timeout_s)
 
     def close(self, error: MpimError | None = None) -> None:
@@ -212,7 +212,7 @@ class Subscription:
 
     async def finish(self, timeout_s: float) -> list[Message]:
         """Let the handler finish what has arrived, at most `timeout_s`; gives what it could not finish."""
-        if self._worker is None or self.buffer is None or is_inside(self):  # a handler does not wait for itself
+        if self._worker is None or self.buffer is None or is_in_handler(self):  # a handler does not wait for itself
             return []
         await asyncio.wait([self._worker], timeout=max(0.0, timeout_s))
         if not self._worker.done():
@@ -224,7 +224,7 @@ class Subscription:
     def abort(self) -> list[Message]:
         """End at once, without waiting for anything; gives what is not handled."""
         self.close()
-        if self._worker is not None and not is_inside(self):
+        if self._worker is not None and not is_in_handler(self):
             self._worker.cancel()
         return self.buffer.drain() if self.buffer is not None and not self.buffer.subscription_count else []
 
@@ -384,7 +384,7 @@ class Subscriptions:
     @property
     def is_called_by_handler(self) -> bool:
         """Whether this code is run by a handler of this queue."""
-        return any(map(is_inside, [*self._channels.values(), *self._patterns.values(), *self._finishing]))
+        return any(map(is_in_handler, [*self._channels.values(), *self._patterns.values(), *self._finishing]))
 
     def _remove_later(self, subscription: Subscription) -> None:
         who, channel = self._reporter.actor, subscription.channel

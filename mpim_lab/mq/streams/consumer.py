@@ -32,7 +32,7 @@ from mpim_lab.errors import CommandRejected, InvalidParameter, LeaseLost, MpimEr
 from mpim_lab.events import Kind, now, shown_name
 from mpim_lab.keys import Name, name_bytes, same_name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import LEAVING
+from mpim_lab.mq.connection.handler import RELEASE_SHARE
 from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.streams.entries import Delivery, parse_deliveries, raw_ids
 from mpim_lab.mq.streams.group import MAX_IDS, ConsumerGroup, group_is_gone
@@ -141,7 +141,7 @@ class Consumer:
     ) -> None:
         try:
             if kind is None or issubclass(kind, Exception | asyncio.CancelledError):
-                async with asyncio.timeout(self._link.config.close_timeout_s * LEAVING):
+                async with asyncio.timeout(self._link.config.close_timeout_s * RELEASE_SHARE):
                     await self._stop_heartbeats()  # a sign of life after the farewell would bring the name back
                     await self._release_and_leave()
         except (MpimError, TimeoutError) as left:

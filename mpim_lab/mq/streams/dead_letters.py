@@ -32,12 +32,12 @@ from typing import NamedTuple
 from mpim_lab.keys import Name, name_text
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.streams.entries import Entry, Pairs, decode_fields, parse_entry
 
 DEAD_LETTER, REDRIVE = (
-    Script("mq/connection/lua/call.lua", "mq/streams/lua/dead_letter.lua"),
-    Script("mq/connection/lua/call.lua", "mq/streams/lua/redrive.lua"),
+    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/dead_letter.lua"),
+    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/redrive.lua"),
 )
 _HEADER = (b"stream", b"group", b"id", b"reason", b"error", b"deliveries")
 _MAX_ERROR_CHARS = 500

@@ -31,9 +31,9 @@ from mpim_lab.errors import CommandRejected, MpimError
 from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.coalescer import Turn
+from mpim_lab.mq.connection.coalescer import Coalescer
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.connection.reconnecting import CommandConnection
 from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
 from mpim_lab.mq.streams.entries import Delivery, raw_ids
@@ -46,11 +46,11 @@ class AckCoalescer:
 
     def __init__(self, link: CommandConnection, key: bytes, group: bytes) -> None:
         self._link, self._key, self._group = link, key, group
-        self._coalescer: Turn[str, None] = Turn(self._send, most=MAX_IDS)
+        self._coalescer: Coalescer[str, None] = Coalescer(self._send, max_items=MAX_IDS)
 
     def submit(self, id: str) -> "asyncio.Future[None]":
         """Acknowledge at the end of this loop turn; the future is done when the server has done it."""
-        return self._coalescer.add(id)
+        return self._coalescer.submit(id)
 
     async def _send(self, ids: Sequence[str]) -> Sequence[None]:
         await self._link.call("XACK", self._key, self._group, *ids)
@@ -58,8 +58,8 @@ class AckCoalescer:
 
 
 REDELIVER_OR_RELEASE, RECREATE_GROUP = (
-    Script("mq/streams/lua/own_entries.lua", "mq/streams/lua/redeliver_or_release.lua"),
-    Script("mq/streams/lua/recreate_group.lua"),
+    LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/redeliver_or_release.lua"),
+    LuaScript("mq/streams/lua/recreate_group.lua"),
 )
 
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from mpim_lab.errors import CommandRejected
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.streams.entries import Delivery, raw_ids
 from mpim_lab.mq.streams.group import MAX_IDS, ConsumerGroup, with_delivery_counts
 
 LEASE_MS = 10_000
 HEARTBEAT, LEAVE = (
-    Script("mq/streams/lua/own_entries.lua", "mq/streams/lua/heartbeat.lua"),
-    Script("mq/streams/lua/leave.lua"),
+    LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/heartbeat.lua"),
+    LuaScript("mq/streams/lua/leave.lua"),
 )
 
 

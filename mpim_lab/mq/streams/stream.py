@@ -21,7 +21,7 @@ from mpim_lab.events import Kind, shown_name
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
 from mpim_lab.mq.connection.context import StreamContext
-from mpim_lab.mq.connection.encoding import check_many, wire_payload
+from mpim_lab.mq.connection.encoding import encode_payload, reject_single_payload
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.streams.entries import DATA, Entry, parse_entries, parse_entry
 from mpim_lab.mq.streams.group import ConsumerGroup
@@ -93,7 +93,7 @@ class Stream:
         between them, and some may fail while others do not. Then it raises PartlyAdded, which says which; if nothing was
         written at all, what `ReconnectingConnection` raises. Raises InvalidMessage.
         """
-        check_many(payloads)
+        reject_single_payload(payloads)
         packed = [self._encode(payload, None) for payload in payloads]
         if self._is_reporting:
             for told, _ in packed:
@@ -132,11 +132,11 @@ class Stream:
         """The first field's value, by which a trace knows the entry, and the command."""
         if isinstance(payload, Mapping) or id is not None:
             return self._encode_fields(payload if isinstance(payload, Mapping) else {DATA: payload}, id)
-        told = wire_payload(payload, self._max_bytes)
+        told = encode_payload(payload, self._max_bytes)
         return told, b"%b%d\r\n%b\r\n" % (self._data_prefix, len(told), told)
 
     def _encode_fields(self, fields: Mapping[str, bytes | str], id: str | None) -> tuple[bytes, bytes]:
-        packed = [wire_payload(part, self._max_bytes) for pair in fields.items() for part in pair]
+        packed = [encode_payload(part, self._max_bytes) for pair in fields.items() for part in pair]
         if not packed:
             raise InvalidMessage("an entry has at least one field")
         count, head = self._prefix

@@ -33,7 +33,7 @@ from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import Kind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, refuse
+from mpim_lab.mq.connection.handler import StoppableLoop, TaskCancellation, check_handler, reject_result
 from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.streams.consumer import BLOCK_MS, Consumer
 from mpim_lab.mq.streams.entries import Delivery, Entry
@@ -64,13 +64,13 @@ class Worker:
         **options: Any,
     ) -> None:
         check_whole(concurrency=concurrency)
-        checked_handler(handler)
+        check_handler(handler)
         self.consumer = Consumer(group, name, **options)
         self._group, self._handler, self._retry = group, handler, retry or RetryPolicy()
         self._concurrency, self._is_reporting = concurrency, group.context.reporter.is_on
         self._check_retry_delays()
         self._retry_heap: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
-        self._loop = Loop()
+        self._loop = StoppableLoop()
 
     def _check_retry_delays(self) -> None:
         idle_ms, longest_s = self.consumer.claim_idle_ms, self._retry.max_delay_s
@@ -87,7 +87,7 @@ class Worker:
         with self._loop:
             try:
                 async with self.consumer:
-                    await self._loop.repeat(self._poll_once, self._retry.backoff, self._on_error)
+                    await self._loop.run(self._poll_once, self._retry.backoff, self._on_error)
             finally:
                 self._retry_heap.clear()
 
@@ -145,7 +145,7 @@ class Worker:
     async def _handle_each(
         self, deliveries: Sequence[Delivery], done: list[Delivery], acks: list["asyncio.Future[None]"]
     ) -> None:
-        handler, consumer, loop, cancellations = self._handler, self.consumer, self._loop, Cancellations()
+        handler, consumer, loop, cancellations = self._handler, self.consumer, self._loop, TaskCancellation()
         for delivery in deliveries:
             if loop.is_stopping:
                 break
@@ -160,9 +160,9 @@ class Worker:
                 if is_async:
                     await result
                 elif result is not None:
-                    refuse(result)
+                    reject_result(result)
             except asyncio.CancelledError as error:
-                if cancellations.are_ours or loop.is_cancelled:
+                if cancellations.was_requested or loop.is_cancelled:
                     raise
                 await self._failed(delivery, error)
                 continue
@@ -173,7 +173,7 @@ class Worker:
                 self._group.report(Kind.HANDLED, delivery, actor=consumer.shown_name)
             if is_async:
                 acks.append(consumer.ack(delivery))
-                if cancellations.are_ours:  # the handler has kept it from us
+                if cancellations.was_requested:  # the handler has kept it from us
                     raise asyncio.CancelledError
             else:
                 done.append(delivery)
