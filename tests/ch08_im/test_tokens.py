@@ -151,7 +151,7 @@ async def test_no_hostile_token_lets_anybody_in(tokens, queue, hostile):
     for what, token in hostile.items():
         with pytest.raises(InvalidToken):
             pytest.fail(f"{what}: let in {await tokens.admit(token, queue)}")
-    assert await queue.link.call("DBSIZE") == 0
+    assert await queue.connection.call("DBSIZE") == 0
 
 
 @given(st.text(max_size=200) | st.builds("{}.{}.{}".format, *[st.binary(max_size=60).map(part)] * 3))

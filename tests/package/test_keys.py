@@ -191,8 +191,8 @@ def test_no_conversation_is_named_of_what_is_no_user_and_no_group(no_user):
             name()
 
 
-# What takes a key or makes one: access(name), call("GET", key), also("INCR", key)
-_TAKES_KEYS = {"access", "stream", "call", "run", "also"}
+# What takes a key or makes one: context(name), call("GET", key), also("INCR", key)
+_TAKES_KEYS = {"context", "stream", "call", "run", "also"}
 
 
 def formatted_keys(tree):

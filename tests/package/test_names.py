@@ -176,7 +176,7 @@ async def test_what_is_no_name_is_refused_before_anything_is_sent(mq, no_name):
     if no_name is not None:
         with pytest.raises(InvalidMessage):
             await talks.append("bob", b"hi", no_name)
-    assert await mq.link.call("DBSIZE") == 0
+    assert await mq.connection.call("DBSIZE") == 0
 
 
 async def test_users_devices_gateways_and_connections_have_narrow_names(mq):
@@ -192,4 +192,4 @@ async def test_users_devices_gateways_and_connections_have_narrow_names(mq):
                 await presence.bind_route(BindRouteReq(*words))
         with pytest.raises(InvalidParameter):
             await presence.deliver(DeliverReq(wrong, b"hi"))
-    assert await mq.link.call("DBSIZE") == 0
+    assert await mq.connection.call("DBSIZE") == 0

@@ -37,7 +37,7 @@ def _sketch(setting: Setting) -> SketchPool:
 
 
 def _pool(setting: Setting) -> Pool:
-    return Pool(setting.url, max_connections=setting.connections, wait_s=setting.wait_s, name=setting.name)
+    return Pool(setting.url, max_connections=setting.connections, acquire_timeout_s=setting.wait_s, name=setting.name)
 
 
 def _as_offered(pool: Any) -> AbstractAsyncContextManager[Any]:

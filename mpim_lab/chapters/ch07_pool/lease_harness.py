@@ -14,7 +14,7 @@ from mpim_lab.events import Kind
 from mpim_lab.lab.exercise.challenge import Failure, story_of
 from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.pool.raw_connection import RawConnection
 
 CALL_TIMEOUT_S = 5.0
 
@@ -25,7 +25,7 @@ class LentConnection(SketchConnection):
     @property
     def unanswered(self) -> int:
         """Replies that are still to come."""
-        return self.wire.unanswered
+        return self.raw.pending_replies
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Lender:
     def discard(self, connection: LentConnection) -> None:
         """Close one; its place is free again. Raises InvalidParameter for one that is not out."""
         self._take_back(connection)
-        task = asyncio.create_task(connection.wire.close())
+        task = asyncio.create_task(connection.raw.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         self._places.put_nowait(None)
 
-    def figures(self) -> LenderFigures:
+    def stats(self) -> LenderFigures:
         """As a pool's."""
         return LenderFigures(len(self._lent), self._waiting)
 
@@ -84,12 +84,12 @@ class Lender:
         """Close what is left."""
         while not self._places.empty():
             if (connection := self._places.get_nowait()) is not None:
-                await connection.wire.close()
+                await connection.raw.close()
         for lent in list(self._lent):
-            await lent.wire.close()
+            await lent.raw.close()
 
     async def _connect(self) -> LentConnection:
-        wire = Wire(self._address, self._setting.name)
+        wire = RawConnection(self._address, self._setting.name)
         await wire.open(CALL_TIMEOUT_S)
         self.opened += 1
         return LentConnection(wire, CALL_TIMEOUT_S)

@@ -236,7 +236,7 @@ class PoolStage:
             if caller.has_asked and not caller.is_answered:
                 await self._answer(caller)  # the service does not know that nobody waits for it any more
         asking, working = len(self._in("asking")), len(self._in("working"))
-        if self._pool.figures().waiting != asking:
+        if self._pool.stats().waiting != asking:
             return False
         answered = sum(caller.is_answered for caller in self._in("working"))
         return not answered and len(await self.service.waiting()) == working
@@ -283,7 +283,7 @@ class PoolStage:
         """Take every connection that the pool has left and ask it something of its own."""
         usable = 0
         async with contextlib.AsyncExitStack() as borrowed:
-            for number in range(self._setting.connections - self._pool.figures().in_use):
+            for number in range(self._setting.connections - self._pool.stats().in_use):
                 with contextlib.suppress(MpimError):
                     connection = await borrowed.enter_async_context(self.design.borrow(self._pool))
                     token = f"probe {number}"
@@ -291,7 +291,7 @@ class PoolStage:
         return usable
 
     def _name_of(self, connection: Any) -> str:
-        wire = getattr(connection, "wire", None)
+        wire = getattr(connection, "raw", None)
         if wire is None:
             raise InvalidParameter(f"{connection!r} is not one of the pool's connections")
         if wire not in self._wires:

@@ -120,7 +120,7 @@ async def _connections(w: World, bounded: Bounded) -> None:
         expected.update(each.name for each in members if each.state == "running")
         senders = api_senders.part_of(w)
         if senders.pool is not None and senders.pool_state == "open":
-            expected[f"pool{senders.pool_life}"] += senders.pool.figures().idle
+            expected[f"pool{senders.pool_life}"] += senders.pool.stats().idle
         actual = Counter(line["name"] for line in await clients(w) if line["name"])
         return +expected == actual or f"the server has {dict(actual)}, the model {dict(+expected)}"
 
