@@ -25,7 +25,7 @@ from mpim_lab.mq.batching.decoder import Unpacker
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import Adaptive, Counted, FixedWindow
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import BATCH, mark_of
+from mpim_lab.mq.compression.framing import BATCH, frame_type
 from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -71,7 +71,7 @@ async def test_compressed_batches_are_read_by_the_same_subscriber(server):
         await bob.drain()
         await other.drain()
     assert got == ["see you at eight"] * 200 + ["hello"]
-    assert [mark_of(payload) for payload in plain] == [BATCH, 0xF9, 0xFB, 0xFA, None]
+    assert [frame_type(payload) for payload in plain] == [BATCH, 0xF9, 0xFB, 0xFA, None]
     assert all(len(payload) < len(plain[0]) / 4 for payload in plain[1:])
 
 
@@ -181,7 +181,7 @@ async def test_garbage_on_the_channel_is_reported_and_the_next_message_comes(ser
     got, trace = [], Trace()
     async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
         await listen(bob, "chat", got)
-        bomb = Codec("zlib", max_bytes=10**8).pack(bytes(10**7))
+        bomb = Codec("zlib", max_bytes=10**8).encode(bytes(10**7))
         for garbage in (b"\xfd", b"\xfd\x00\x00", b"\xff?", b"\xfb\x01\x02", bomb):
             await alice.publish("chat", garbage)
         await alice.publish("chat", "hello")

@@ -12,12 +12,12 @@ PLAIN, PACKED = b"\xf8", b"\xf9"
 class Codec:
     """Reference solution of the first challenge."""
 
-    def pack(self, payload):
+    def encode(self, payload):
         framed = PLAIN + payload if payload[:1] in (PLAIN, PACKED) else payload
         packed = PACKED + zlib.compress(framed) if len(framed) > 50 else framed
         return packed if len(packed) < len(framed) else framed
 
-    def unpack(self, packed):
+    def decode(self, packed):
         framed = zlib.decompress(packed[1:]) if packed[:1] == PACKED else packed
         return framed[1:] if framed[:1] == PLAIN else framed
 
@@ -25,21 +25,21 @@ class Codec:
 class MarksEverything(Codec):
     """Knows what it made itself, and nobody else."""
 
-    def pack(self, payload):
+    def encode(self, payload):
         return PACKED + zlib.compress(payload) if len(payload) > 50 else PLAIN + payload
 
-    def unpack(self, packed):
+    def decode(self, packed):
         return zlib.decompress(packed[1:]) if packed[:1] == PACKED else packed[1:]
 
 
 class Guesses(Codec):
     """Tries to decompress whatever comes."""
 
-    def pack(self, payload):
+    def encode(self, payload):
         packed = zlib.compress(payload)
         return packed if len(packed) < len(payload) else payload
 
-    def unpack(self, packed):
+    def decode(self, packed):
         try:
             return zlib.decompress(packed)
         except zlib.error:
@@ -49,29 +49,29 @@ class Guesses(Codec):
 class ForgetsToEscape(Codec):
     """A plain payload that begins with the mark is taken for a packed one."""
 
-    def pack(self, payload):
+    def encode(self, payload):
         packed = PACKED + zlib.compress(payload) if len(payload) > 50 else payload
         return packed if len(packed) < len(payload) else payload
 
-    def unpack(self, packed):
+    def decode(self, packed):
         return zlib.decompress(packed[1:]) if packed[:1] == PACKED else packed
 
 
 class NeverAsksWhetherItPays(Codec):
-    def pack(self, payload):
+    def encode(self, payload):
         framed = PLAIN + payload if payload[:1] in (PLAIN, PACKED) else payload
         return PACKED + zlib.compress(framed) if len(framed) > 48 else framed
 
 
 class NeverCompresses(Codec):
-    def pack(self, payload):
+    def encode(self, payload):
         return PLAIN + payload if payload[:1] in (PLAIN, PACKED) else payload
 
 
 class Unpacker:
     """Reference solution of the second."""
 
-    def unpack(self, packed, max_bytes):
+    def decode(self, packed, max_bytes):
         stream = zlib.decompressobj()
         out = stream.decompress(packed, max_bytes + 1)
         if len(out) > max_bytes or not stream.eof or stream.unused_data:
@@ -82,27 +82,27 @@ class Unpacker:
 class ChecksAfterwards:
     """The naive twin with a limit that comes too late."""
 
-    def unpack(self, packed, max_bytes):
-        out = SketchCodec().unpack(packed)
+    def decode(self, packed, max_bytes):
+        out = SketchCodec().decode(packed)
         if len(out) > max_bytes:
             raise ValueError("too large")
         return out
 
 
 class HasNoLimit:
-    def unpack(self, packed, max_bytes):
-        return SketchCodec().unpack(packed)
+    def decode(self, packed, max_bytes):
+        return SketchCodec().decode(packed)
 
 
 class CutsItOff:
     """Gives as much as is allowed, and says nothing."""
 
-    def unpack(self, packed, max_bytes):
+    def decode(self, packed, max_bytes):
         return zlib.decompressobj().decompress(packed, max_bytes)
 
 
 class TakesHalves(Unpacker):
-    def unpack(self, packed, max_bytes):
+    def decode(self, packed, max_bytes):
         stream = zlib.decompressobj()
         out = stream.decompress(packed, max_bytes + 1)
         if len(out) > max_bytes:
@@ -111,7 +111,7 @@ class TakesHalves(Unpacker):
 
 
 class IgnoresTheRest(Unpacker):
-    def unpack(self, packed, max_bytes):
+    def decode(self, packed, max_bytes):
         stream = zlib.decompressobj()
         out = stream.decompress(packed, max_bytes + 1)
         if len(out) > max_bytes or not stream.eof:
@@ -122,16 +122,16 @@ class IgnoresTheRest(Unpacker):
 class DistrustsHighRatios(Unpacker):
     """Refuses what shrank a hundredfold: also honest text."""
 
-    def unpack(self, packed, max_bytes):
+    def decode(self, packed, max_bytes):
         if len(packed) * 100 < max_bytes:
             raise ValueError("suspicious")
-        return super().unpack(packed, max_bytes)
+        return super().decode(packed, max_bytes)
 
 
 class NeverFails(Unpacker):
-    def unpack(self, packed, max_bytes):
+    def decode(self, packed, max_bytes):
         try:
-            return super().unpack(packed, max_bytes)
+            return super().decode(packed, max_bytes)
         except (ValueError, zlib.error):
             return b""
 

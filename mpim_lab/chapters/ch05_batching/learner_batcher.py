@@ -11,7 +11,7 @@ from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnec
 from mpim_lab.events import Kind, message_id
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.batching.decoder import Unpacker
-from mpim_lab.mq.compression.framing import batch_frame
+from mpim_lab.mq.compression.framing import encode_batch
 from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -64,7 +64,7 @@ class OwnBatcher:
         if not messages or len(messages) > self._max_messages:
             self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
             raise InvalidMessage(self.problem)
-        frame = batch_frame(messages)
+        frame = encode_batch(messages)
         connection = self._queue.connection.connection
         if self._refuses and self._refuses in messages:
             self._refuses = b""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import Kind, now
-from mpim_lab.mq.compression.framing import batch_frame
+from mpim_lab.mq.compression.framing import encode_batch
 from mpim_lab.mq.connection.encoding import encode_payload
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -53,7 +53,7 @@ class SketchBatcher:
         for payload in batch:
             reporter.message(Kind.BATCHED, payload, self._channel, count=len(batch))
         try:
-            receivers = await self._send(batch_frame(batch))
+            receivers = await self._send(encode_batch(batch))
         except MpimError as error:
             for payload in batch:
                 reporter.message(Kind.FAILED, payload, self._channel, detail=f"{type(error).__name__}: {error}")

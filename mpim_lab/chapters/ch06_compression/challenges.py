@@ -41,24 +41,24 @@ def _each(trial: str, payloads: Callable[[], list[bytes]], complaint: Callable[[
 
 
 def _round_trip(codec: Any, payload: bytes) -> str:
-    packed = codec.pack(payload)
-    back = codec.unpack(packed)
+    packed = codec.encode(payload)
+    back = codec.decode(packed)
     return "" if back == payload else f"{_shown(payload)} came back as {_shown(back)}"
 
 
 def _grows(codec: Any, payload: bytes) -> str:
-    after = len(codec.pack(payload))
+    after = len(codec.encode(payload))
     most = len(payload) + 1
     return "" if after <= most else f"{len(payload)} bytes became {after}: {_shown(payload)}"
 
 
 def _changes_text(codec: Any, payload: bytes) -> str:
-    packed = codec.pack(payload)
+    packed = codec.encode(payload)
     return "" if packed == payload else f"a plain client would read {_shown(packed)} instead of {_shown(payload)}"
 
 
 def _stays_long(codec: Any, payload: bytes) -> str:
-    after = len(codec.pack(payload))
+    after = len(codec.encode(payload))
     return "" if after < len(payload) / 2 else f"{len(payload):,} bytes of repetitive text became {after:,}"
 
 
@@ -85,7 +85,7 @@ def say_what_it_is() -> Challenge:
     """A codec whose receiver always knows what it has before it."""
     return Challenge(
         "Say what it is",
-        "Write a class with `pack(self, payload)` and `unpack(self, packed)`, both bytes to bytes. Long texts become less\n"
+        "Write a class with `encode(self, payload)` and `decode(self, packed)`, both bytes to bytes. Long texts become less\n"
         "than half as long (zlib is good enough); nothing grows by more than one byte; short text stays exactly as it is,\n"
         "so that plain clients and old senders fit in; and whatever bytes are packed come back, also those that look\n"
         "like something packed.",
@@ -113,12 +113,12 @@ def _must_give(trial: str, made: Callable[[], tuple[bytes, bytes]]) -> Trial:
         packed, wanted = made()
         own = solution()  # whatever is raised here says so
         try:
-            got = own.unpack(packed, MOST_BYTES)
+            got = own.decode(packed, MOST_BYTES)
         except Exception as error:
             return Failure(f"an honest payload was refused: {type(error).__name__}: {error}", trial)
         if inspect.iscoroutine(got):
             got.close()
-            return Failure("`unpack` gave a coroutine: write a plain `def`, nothing in it waits", trial)
+            return Failure("`decode` gave a coroutine: write a plain `def`, nothing in it waits", trial)
         return None if got == wanted else Failure(f"{len(got):,} of {len(wanted):,} bytes came out", trial)
 
     return judge
@@ -129,7 +129,7 @@ def _must_refuse(trial: str, made: Callable[[], bytes]) -> Trial:
         packed = made()
         tracemalloc.start()
         try:
-            got = solution().unpack(packed, MOST_BYTES)
+            got = solution().decode(packed, MOST_BYTES)
             outcome = f"no error, and {len(got):,} bytes came out"
         except Ended:  # that is no refusal
             raise
@@ -160,7 +160,7 @@ def defuse_the_bomb() -> Challenge:
     mixed = zlib.compress(random.Random(1).randbytes(5_000) + _text(5_000))
     return Challenge(
         "Defuse the bomb",
-        "Write a class with `unpack(self, packed, max_bytes)` that undoes zlib. Whatever unpacks to more than max_bytes, is\n"
+        "Write a class with `decode(self, packed, max_bytes)` that undoes zlib. Whatever unpacks to more than max_bytes, is\n"
         "cut off, is followed by other bytes, or is no zlib at all, raises an error; never may it need much more memory\n"
         "than max_bytes. Everything else comes out whole.",
         [

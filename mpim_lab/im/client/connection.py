@@ -18,7 +18,7 @@ from mpim_lab.events import now
 from mpim_lab.im.protocol.closing import hang_up
 from mpim_lab.im.protocol.frames import Bye, FromGateway, Hello, Ping, Problem, Welcome, encode, from_gateway
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import mark_of, messages_of
+from mpim_lab.mq.compression.framing import decode_messages, frame_type
 from mpim_lab.mq.connection.handler import TaskCancellation, check_handler
 from mpim_lab.mq.connection.retry import Backoff
 
@@ -186,9 +186,9 @@ class Line:
         self._on_welcome(first)
 
     def _frames(self, raw: str | bytes) -> list[FromGateway]:
-        if isinstance(raw, str) or mark_of(raw) is None:
+        if isinstance(raw, str) or frame_type(raw) is None:
             return [from_gateway(raw)]
-        frames = [from_gateway(each) for each in messages_of(self._codec.expand(raw))]
+        frames = [from_gateway(each) for each in decode_messages(self._codec.decompress(raw))]
         if not frames:
             raise CorruptPayload("a batch of nothing")
         return frames

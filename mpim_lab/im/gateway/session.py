@@ -19,7 +19,7 @@ from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.protocol.frames import Behind, encode
 from mpim_lab.im.protocol.requests import BindRouteReq
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import MOST_MESSAGES, batch_frame
+from mpim_lab.mq.compression.framing import MAX_MESSAGES, encode_batch
 
 _log = logging.getLogger(__name__)
 _PAYS_FROM_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent
@@ -176,8 +176,8 @@ class Session:
     def flush(self, codec: Codec) -> None:
         """Write what there is: to a client that can read it, many frames as one batch, compressed if that pays."""
         out, self._out = self._out, []
-        if self.packed and 1 < len(out) <= MOST_MESSAGES and sum(map(len, out)) <= _MOST_BATCH_BYTES:
-            return self.ws.write_batch(codec.compress(batch_frame(out)))
+        if self.packed and 1 < len(out) <= MAX_MESSAGES and sum(map(len, out)) <= _MOST_BATCH_BYTES:
+            return self.ws.write_batch(codec.compress(encode_batch(out)))
         return self.ws.write(out)
 
 

@@ -30,7 +30,7 @@ from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.tokens import Tokens
 from mpim_lab.load.gateway.speech import Heard, What
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import messages_of
+from mpim_lab.mq.compression.framing import decode_messages
 
 MOST_BATCH_BYTES = 4 * 1024 * 1024
 _NOTHING = Heard(What.NOTHING)
@@ -82,7 +82,7 @@ class MpimSpeech:
     def unpacked(self, batch: bytes) -> Sequence[bytes]:
         """The frames of a binary message. Raises CorruptPayload."""
         codec = self._codec or Codec(max_bytes=MOST_BATCH_BYTES)
-        return messages_of(codec.expand(batch))
+        return decode_messages(codec.decompress(batch))
 
     def hear(self, frame: bytes) -> Sequence[Heard]:
         """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""

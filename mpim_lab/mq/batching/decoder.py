@@ -4,7 +4,7 @@ import asyncio
 import os
 
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import BATCH, batch_of, confirmation, mark_of, messages_of
+from mpim_lab.mq.compression.framing import BATCH, decode_batch, decode_messages, encode_ack, frame_type
 from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -22,18 +22,18 @@ class Unpacker:
 
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
         self._commands = queue.connection
-        self._expand = (codec or Codec()).expand
+        self._expand = (codec or Codec()).decompress
         self._name = os.urandom(8)
         self._due: dict[bytes, int] = {}  # channel for confirmations → number of the last batch
 
     def __call__(self, payload: bytes) -> list[bytes]:
         """The messages in a payload, at least one. Raises CorruptPayload, OversizedPayload, UnknownFormat."""
-        if mark_of(payload) is None:
+        if frame_type(payload) is None:
             return [payload]
         framed = self._expand(payload)
-        if mark_of(framed) != BATCH:
-            return messages_of(framed)
-        batch = batch_of(framed)
+        if frame_type(framed) != BATCH:
+            return decode_messages(framed)
+        batch = decode_batch(framed)
         if batch.confirm_to:
             self._confirm(batch.confirm_to, batch.number)
         return batch.messages
@@ -50,5 +50,5 @@ class Unpacker:
             if (
                 not connection.is_blocked
             ):  # otherwise a later one says it, too; at worst the sender waits for its patience
-                told = confirmation(self._name, number)
+                told = encode_ack(self._name, number)
                 connection.send(encode_command(b"PUBLISH", channel, told)).add_done_callback(ignore_result)

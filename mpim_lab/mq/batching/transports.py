@@ -12,7 +12,7 @@ from mpim_lab.mq.batching.buffer import Outcome
 from mpim_lab.mq.batching.flow_control import Credit
 from mpim_lab.mq.batching.policies import BatchRule
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import MOST_CHANNEL_BYTES, OVERHEAD_BYTES, batch_frame, confirmation_of
+from mpim_lab.mq.compression.framing import MAX_CHANNEL_BYTES, OVERHEAD_BYTES, decode_ack, encode_batch
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -57,7 +57,7 @@ class FrameCarrier:
         self._queue, self._codec, self._credit = queue, codec, credit
         self._confirmations = batches_channel(os.urandom(8).hex())
         self._confirm_to = queue.keys.channel(self._confirmations)
-        if len(self._confirm_to) > MOST_CHANNEL_BYTES:
+        if len(self._confirm_to) > MAX_CHANNEL_BYTES:
             raise InvalidParameter(
                 f"no batch can name its channel for confirmations: it has {len(self._confirm_to)} bytes"
             )
@@ -77,7 +77,7 @@ class FrameCarrier:
         if not self._credit.has_room(now()):
             await self._room()
         self._number += 1
-        frame = batch_frame(payloads, self._confirm_to, self._number)
+        frame = encode_batch(payloads, self._confirm_to, self._number)
         if self._codec is not None:
             frame = self._codec.compress(frame)
         connection = self._link.connection
@@ -106,7 +106,7 @@ class FrameCarrier:
                 timer.cancel()
 
     def _on_confirmation(self, message: Message) -> None:
-        receiver, number = confirmation_of(message.payload)
+        receiver, number = decode_ack(message.payload)
         self._credit.confirmed(receiver, number, now())
         self._wake()
 
