@@ -22,7 +22,7 @@ class EventKind(StrEnum):
     RECEIVED = "received"  # it arrived at a subscriber's connection
     HANDLED = "handled"  # the subscriber's handler returned
     EFFECT = "effect"  # the work that a message asks for was done: money moved, a line was shown
-    DROPPED = "dropped"  # a full inbox threw it away
+    DROPPED = "dropped"  # a full buffer threw it away
     FAILED = "failed"  # publish or handler raised; `detail` = the error
     ADDED = "added"  # the server appended it to a stream; `detail` = the entry's id
     CLAIMED = "claimed"  # a consumer took it over from another; `count` = deliveries so far

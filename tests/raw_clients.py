@@ -13,7 +13,7 @@ from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import messages_of
+from mpim_lab.mq.compression.framing import decode_messages
 
 SECRET = "a secret for tests that has more than thirty-two characters"
 
@@ -66,7 +66,7 @@ class RawClient:
             async with asyncio.timeout(within_s):
                 raw = await self.ws.recv()
             self.raws.append(raw)
-            parts = [raw.encode()] if isinstance(raw, str) else messages_of(Codec().expand(raw))
+            parts = [raw.encode()] if isinstance(raw, str) else decode_messages(Codec().decompress(raw))
             self._heard += [json.loads(part) for part in parts]
         return self._heard.pop(0)
 

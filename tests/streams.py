@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 
 from mpim_lab.errors import MpimError
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.worker import Worker
 
-FAST = RetryRule(tries=3, backoff=Backoff(first_s=0.005, most_s=0.02))
+FAST = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.005, max_s=0.02))
 AN_HOUR_MS = 3_600_000
 
 

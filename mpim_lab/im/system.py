@@ -19,9 +19,9 @@ from mpim_lab.im.services.offline import OfflineStore, database_url
 from mpim_lab.im.services.outbox import OutboxWorker
 from mpim_lab.im.services.presence import ROUTE_TTL_S, Presence
 from mpim_lab.im.services.tokens import TokenService, new_secret
-from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -52,16 +52,16 @@ class ImSystem:
         presence: PresenceFactory | None = None,
         route_ttl_s: float = ROUTE_TTL_S,
         gateway_config: GatewayConfig | None = None,
-        queue_config: Limits | None = None,
+        queue_config: ConnectionConfig | None = None,
         outbox_min_age_s: float = 2.0,
         allow_login: bool = False,
         observer: Observer | None = None,
     ) -> None:
         check_bounds(0, MAX_GATEWAYS, gateways=gateways)
         check_bounds(0, 65_536 - gateways, port=port)
-        check_bounds(0, MOST, first=first)
+        check_bounds(0, MAX_INT, first=first)
         check_times(route_ttl_s=route_ttl_s)
-        check_bounds(0.0, LONGEST_S, outbox_min_age_s=outbox_min_age_s)
+        check_bounds(0.0, MAX_WAIT_S, outbox_min_age_s=outbox_min_age_s)
         self.url, self._prefix, self._observer = url, prefix, observer
         self._names = [f"gw-{number}" for number in range(first, first + gateways)]
         self._port, self._gateway_config, self._queue_config = port, gateway_config, queue_config
@@ -73,7 +73,7 @@ class ImSystem:
         self._outbox_min_age_s, self._allow_login = outbox_min_age_s, allow_login
         self.gateways: dict[str, Gateway] = {}
         self._running: dict[str, contextlib.AsyncExitStack] = {}
-        self._starting, self._home = set[str](), OneLoop("this system")
+        self._starting, self._home = set[str](), LoopAffinity("this system")
         self._is_opened = self._is_closed = False
         self._stack = contextlib.AsyncExitStack()
         self._own = self._queue("mpim")
@@ -166,7 +166,7 @@ class ImSystem:
         return NotConnected(f"not opened yet: write `async with {type(self).__name__}(…) as mpim:`")
 
     def _queue(self, name: str, **options: Any) -> MessageQueue:
-        common: dict[str, Any] = {"prefix": self._prefix, "limits": self._queue_config}
+        common: dict[str, Any] = {"prefix": self._prefix, "config": self._queue_config}
         return MessageQueue(self.url, name=name, **common, **options)
 
     def _services(self, queue: MessageQueue) -> GatewayServices:

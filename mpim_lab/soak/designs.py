@@ -7,12 +7,12 @@ a later message of the same conversation is done before the struck one.
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
 from mpim_lab.chapters.ch04_ordering.naive import UnfencedWorker
 from mpim_lab.chapters.shared.designs import Design, ordered_worker, partitioned_sender
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up
 PREFETCH = 3  # entries in hand at once: a commit may be of several
-LENIENT_RETRY = RetryRule(tries=20, backoff=Backoff(first_s=0.004, most_s=0.02))  # no message here is poison
+LENIENT_RETRY = RetryPolicy(max_attempts=20, backoff=Backoff(initial_s=0.004, max_s=0.02))  # no message here is poison
 
 
 def _in_order(kind: type[OrderedWorker]) -> Design:

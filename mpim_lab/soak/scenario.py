@@ -17,7 +17,7 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.ordering.partitioned_stream import parse_entry
@@ -34,7 +34,7 @@ from mpim_lab.soak.schedule import (
 from mpim_lab.soak.worker_fleet import SoakFleet
 
 ANSWER_TIMEOUT_S = 0.4  # a sender repeats what is not answered by then, a worker asks what has become of it
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 DRAIN_TIMEOUT_S = 15.0
 
 
@@ -99,9 +99,9 @@ class SoakScenario:
     ) -> None:
         self.server, self.schedule, self.design, self.trace = server, schedule, design, trace
         prefix = f"{server.prefix}soak-{schedule.seed}:"
-        self.observer = MessageQueue(server.unix_url or server.url, name="lab", limits=LIMITS, prefix=prefix)
+        self.observer = MessageQueue(server.unix_url or server.url, name="lab", config=LIMITS, prefix=prefix)
         limits = replace(LIMITS, timeout_s=answer_timeout_s)
-        self._options: dict[str, Any] = {"prefix": prefix, "observer": trace, "limits": limits}
+        self._options: dict[str, Any] = {"prefix": prefix, "observer": trace, "config": limits}
         self.gateways = [
             SoakSender(f"sender-{number + 1}", server.url, design, schedule.lease_ms, **self._options)
             for number in range(SENDERS)
@@ -232,7 +232,7 @@ class SoakScenario:
         """The number that each message has on the server, where there are numbers."""
         if not self.design.is_partitioned:
             return {}
-        link, found = self.observer.access(STREAM).commands, dict[str, int]()
+        link, found = self.observer.context(STREAM).connection, dict[str, int]()
         for key in partitioned(self.observer).keys:
             for raw in await link.call("XRANGE", key, "-", "+"):
                 found[message_id(parse_entry(raw).data)] = parse_entry(raw).sequence

@@ -23,7 +23,7 @@ from mpim_lab.load.gateway.mpim_protocol import MpimProtocol
 from mpim_lab.load.gateway.plan import SwarmPlan
 from mpim_lab.load.gateway.socketio_protocol import SocketIoProtocol
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import batch_frame
+from mpim_lab.mq.compression.framing import encode_batch
 
 OPCODES = {TEXT: Opcode.TEXT, BINARY: Opcode.BINARY, PING: Opcode.PING}
 
@@ -158,7 +158,7 @@ def test_each_of_a_gateways_frames_is_understood(bob, frame, what):
 def test_a_batch_is_unpacked(bob):
     """Compressed or not."""
     frames = [push(1), push(2)]
-    for batch in (batch_frame(frames), Codec().compress(batch_frame(frames * 20))):
+    for batch in (encode_batch(frames), Codec().compress(encode_batch(frames * 20))):
         assert list(bob.unpack(batch))[:2] == frames
 
 

@@ -1,4 +1,4 @@
-"""The inbox: bounded, in order, and nothing vanishes without a word."""
+"""The buffer: bounded, in order, and nothing vanishes without a word."""
 
 import asyncio
 
@@ -8,22 +8,24 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import QueueClosed, SlowSubscriber
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
+from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
 
 
 class Side:
-    """What an inbox tells its queue."""
+    """What a buffer tells its queue."""
 
     def __init__(self):
         self.dropped, self.paused, self.times = [], False, 0
 
-    def inbox(self, limit, when_full):
-        return Inbox(limit, when_full, pause=self.pause, resume=self.resume, dropped=self.dropped.append)
+    def buffer(self, limit, overflow_policy):
+        return SubscriberBuffer(
+            limit, overflow_policy, pause=self.pause, resume=self.resume, dropped=self.dropped.append
+        )
 
-    def pause(self, inbox):
+    def pause(self, buffer):
         self.paused, self.times = True, self.times + 1
 
-    def resume(self, inbox):
+    def resume(self, buffer):
         self.paused = False
 
 
@@ -33,68 +35,68 @@ def message(number):
 
 @given(
     limit=st.integers(1, 6),
-    when_full=st.sampled_from(WhenFull),
+    overflow_policy=st.sampled_from(OverflowPolicy),
     steps=st.lists(st.booleans(), max_size=60),
 )
-def test_every_message_is_read_or_reported_and_order_is_kept(limit, when_full, steps):
+def test_every_message_is_read_or_reported_and_order_is_kept(limit, overflow_policy, steps):
     """For any interleaving of puts and gets: read + dropped + held = put, in order; the limit holds where it must."""
 
     async def play():
         side = Side()
-        inbox, put, read = side.inbox(limit, when_full), 0, []
+        buffer, put, read = side.buffer(limit, overflow_policy), 0, []
         refused = 0
         for is_put in steps:
             if is_put and not side.paused and not refused:
-                refused += not inbox.put(message(put))
+                refused += not buffer.put(message(put))
                 put += 1
-            elif not is_put and len(inbox):
-                read.append(await inbox.get())
-            assert len(inbox) <= limit
-        rest = inbox.empty()
+            elif not is_put and len(buffer):
+                read.append(await buffer.get())
+            assert len(buffer) <= limit
+        rest = buffer.drain()
         assert read + rest == sorted(read + rest, key=lambda each: int(each.payload))
         assert len(read) + len(rest) + len(side.dropped) + refused == put
 
     asyncio.run(play())
 
 
-async def test_a_full_inbox_that_waits_stops_the_reading_once_and_restarts_it_when_half_empty():
+async def test_a_full_buffer_that_waits_stops_the_reading_once_and_restarts_it_when_half_empty():
     """Pausing and resuming for every single message would be a system call each."""
     side = Side()
-    inbox = side.inbox(4, WhenFull.WAIT)
+    buffer = side.buffer(4, OverflowPolicy.WAIT)
     for number in range(4):
-        inbox.put(message(number))
+        buffer.put(message(number))
     assert (side.paused, side.times) == (True, 1)
-    await inbox.get()
+    await buffer.get()
     assert side.paused
-    await inbox.get()
+    await buffer.get()
     assert not side.paused
 
 
 async def test_a_reader_that_waits_is_woken_by_the_next_message():
     """get waits while there is nothing."""
-    inbox = Side().inbox(4, WhenFull.WAIT)
-    reader = asyncio.create_task(inbox.get())
+    buffer = Side().buffer(4, OverflowPolicy.WAIT)
+    reader = asyncio.create_task(buffer.get())
     await asyncio.sleep(0)
-    inbox.put(message(1))
+    buffer.put(message(1))
     assert await reader == message(1)
 
 
 async def test_an_ended_inbox_gives_what_it_holds_and_then_the_reason():
     """Nothing that arrived is thrown away by ending."""
-    inbox = Side().inbox(4, WhenFull.WAIT)
-    inbox.put(message(1))
-    inbox.end(QueueClosed("over"))
-    inbox.put(message(2))
-    assert await inbox.get() == message(1)
+    buffer = Side().buffer(4, OverflowPolicy.WAIT)
+    buffer.put(message(1))
+    buffer.close(QueueClosed("over"))
+    buffer.put(message(2))
+    assert await buffer.get() == message(1)
     with pytest.raises(QueueClosed):
-        await inbox.get()
+        await buffer.get()
 
 
 async def test_an_inbox_that_disconnects_says_so_to_both_sides():
     """put gives False, the reader gets SlowSubscriber."""
-    inbox = Side().inbox(1, WhenFull.DISCONNECT)
-    assert inbox.put(message(1))
-    assert not inbox.put(message(2))
-    assert await inbox.get() == message(1)
+    buffer = Side().buffer(1, OverflowPolicy.DISCONNECT)
+    assert buffer.put(message(1))
+    assert not buffer.put(message(2))
+    assert await buffer.get() == message(1)
     with pytest.raises(SlowSubscriber):
-        await inbox.get()
+        await buffer.get()

@@ -33,7 +33,7 @@ class AlwaysOptimistic(Sender):
 class AsksAfterwards(Sender):
     async def send(self, uid, payload):
         await self.queue.publish(user_channel(uid), payload)
-        return "delivered" if await self.queue.listeners(user_channel(uid)) else "nobody there"
+        return "delivered" if await self.queue.subscriber_count(user_channel(uid)) else "nobody there"
 
 
 class RaisesWhenNobodyIsThere(Sender):
@@ -59,7 +59,7 @@ class SendsEverythingTwice(Sender):
 
 class WaitsAndHopes(Sender):
     async def send(self, uid, payload):
-        while not await self.queue.listeners(user_channel(uid)):
+        while not await self.queue.subscriber_count(user_channel(uid)):
             await asyncio.sleep(0.005)
         await self.queue.publish(user_channel(uid), payload)
         return "delivered"

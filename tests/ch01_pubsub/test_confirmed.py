@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from mpim_lab.errors import InvalidMessage, NotConnected
-from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub.confirmed import AckedPublisher, AckingSubscriber
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
@@ -17,8 +17,8 @@ async def talk(server, handler, *, attempts=2, **options):
     async with (
         MessageQueue(server.url, name="alice", **options) as alice,
         MessageQueue(server.url, name="bob") as bob,
-        ConfirmingReceiver(bob, "bob", handler),
-        ConfirmedSender(alice, "bob", attempts=attempts, confirm_within_s=1.0) as sender,
+        AckingSubscriber(bob, "bob", handler),
+        AckedPublisher(alice, "bob", max_attempts=attempts, ack_timeout_s=1.0) as sender,
     ):
         yield sender
 
@@ -54,7 +54,7 @@ async def test_two_that_send_the_same_message_at_once_are_both_told(server):
 
     async with talk(server, handle) as sender:
         assert await asyncio.gather(*(sender.send("bob", b"m1 hi") for _ in range(3))) == ["delivered"] * 3
-        assert sender._unconfirmed == {}
+        assert sender._unacked == {}
 
 
 @pytest.mark.parametrize("payload", [b"", b" hello"])
@@ -74,7 +74,7 @@ async def test_a_sender_that_is_not_open_sends_nothing(one_server):
     async with MessageQueue(one_server.url) as mq:
         heard = []
         await mq.subscribe("user:bob", heard.append)
-        sender = ConfirmedSender(mq, "bob", attempts=1, confirm_within_s=0.1)
+        sender = AckedPublisher(mq, "bob", max_attempts=1, ack_timeout_s=0.1)
         with pytest.raises(NotConnected, match="not open"):
             await sender.send("bob", b"m1 hi")
         async with sender:
@@ -87,12 +87,12 @@ async def test_a_sender_that_is_not_open_sends_nothing(one_server):
 
 async def test_a_text_is_confirmed_as_bytes_are_and_anything_else_is_refused(one_server):
     """As everywhere else where something is sent."""
-    async with MessageQueue(one_server.url) as mq, ConfirmedSender(mq, "bob") as sender:
+    async with MessageQueue(one_server.url) as mq, AckedPublisher(mq, "bob") as sender:
 
         async def handler(message):
             pass
 
-        async with ConfirmingReceiver(mq, "bob", handler):
+        async with AckingSubscriber(mq, "bob", handler):
             assert await sender.send("bob", "m1 grüß dich") == "delivered"
         for payload in (None, 7, ["m1 hi"]):
             with pytest.raises(InvalidMessage):
@@ -101,8 +101,8 @@ async def test_a_text_is_confirmed_as_bytes_are_and_anything_else_is_refused(one
 
 async def test_a_plain_handler_is_confirmed_too(one_server):
     """What it did counts, and not whether there was something to await."""
-    async with MessageQueue(one_server.url) as mq, ConfirmedSender(mq, "bob") as sender:
+    async with MessageQueue(one_server.url) as mq, AckedPublisher(mq, "bob") as sender:
         handled = []
-        async with ConfirmingReceiver(mq, "bob", lambda message: handled.append(message.payload)):
+        async with AckingSubscriber(mq, "bob", lambda message: handled.append(message.payload)):
             assert await sender.send("bob", b"m1 hi") == "delivered"
         assert handled == [b"m1 hi"]

@@ -21,20 +21,20 @@ from mpim_lab.events import EventKind
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.reconnecting import Link
-from mpim_lab.mq.connection.resp import Connection, pack
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
+from mpim_lab.mq.connection.resp import RespConnection, encode_command
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import tls_relay, wait_until
 
-QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 async def test_a_cut_connection_comes_back_and_subscribes_again(server):
     """Nobody has to do anything; the observer is told how long the gap was and how many channels are back."""
     trace, got = Trace(), []
-    async with MessageQueue(server.url, name="bob", observer=trace, limits=QUICK) as mq:
+    async with MessageQueue(server.url, name="bob", observer=trace, config=QUICK) as mq:
         await mq.subscribe("a", got.append)
         await mq.subscribe("b*", got.append, pattern=True)
         await cut_connections(server.url, "bob")
@@ -50,7 +50,7 @@ async def test_a_cut_connection_comes_back_and_subscribes_again(server):
 
 async def test_commands_in_flight_when_the_line_breaks_may_have_happened(server):
     """ConnectionLost, definite=False: each caller hears it, and nothing is sent a second time."""
-    link = Link(Address.parse(server.url), limits=QUICK, name="writer")
+    link = ReconnectingConnection(Address.parse(server.url), config=QUICK, name="writer")
     await link.open()
     server.pause()
     calls = [asyncio.create_task(link.call("INCR", "counter")) for _ in range(10)]
@@ -66,7 +66,7 @@ async def test_commands_in_flight_when_the_line_breaks_may_have_happened(server)
 
 async def test_a_command_that_was_not_written_yet_certainly_did_not_happen(server):
     """Within the loop turn of `send` nothing has left; a line that breaks then gives NotConnected, definite=True."""
-    link = Link(Address.parse(server.url), limits=QUICK)
+    link = ReconnectingConnection(Address.parse(server.url), config=QUICK)
     await link.open()
     reply = link.connection.send(b"*1\r\n$4\r\nPING\r\n")
     link.connection.connection_lost(None)
@@ -78,7 +78,7 @@ async def test_a_command_that_was_not_written_yet_certainly_did_not_happen(serve
 
 async def test_a_command_without_an_answer_times_out(server):
     """CommandTimeout, definite=False: the server was stopped, and runs the command when it goes on."""
-    async with MessageQueue(server.url, limits=QUICK) as mq, MessageQueue(server.url) as other:
+    async with MessageQueue(server.url, config=QUICK) as mq, MessageQueue(server.url) as other:
         got = []
         await other.subscribe("a", got.append)
         server.pause()
@@ -92,7 +92,7 @@ async def test_a_command_without_an_answer_times_out(server):
 
 async def test_replies_meet_their_commands_after_cancellation(server):
     """A caller that gives up leaves its place in the order to be used up; the next ones get their own answers."""
-    link = Link(Address.parse(server.url))
+    link = ReconnectingConnection(Address.parse(server.url))
     await link.open()
     calls = [asyncio.create_task(link.call("ECHO", str(number))) for number in range(100)]
     await asyncio.sleep(0)
@@ -106,14 +106,14 @@ async def test_replies_meet_their_commands_after_cancellation(server):
 
 async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
     """At most max_commands wait for the server at any time; the others wait for room, first come, first served."""
-    link = Link(Address.parse(server.url), limits=Limits(max_commands=8))
+    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(max_commands=8))
     await link.open()
     most, order = 0, []
 
     async def call(number):
         nonlocal most
         await link.call("ECHO", str(number))
-        most = max(most, 8 - link.connection.free_places)
+        most = max(most, 8 - link.connection.free_slots)
         order.append(number)
 
     await asyncio.gather(*(call(number) for number in range(500)))
@@ -124,7 +124,7 @@ async def test_callers_beyond_the_limit_wait_and_all_are_served(server):
 
 async def test_bytes_are_bounded_too(server):
     """Large commands wait when max_bytes are waiting already, and all of them arrive."""
-    link = Link(Address.parse(server.url), limits=Limits(max_bytes=100_000))
+    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(max_bytes=100_000))
     await link.open()
     replies = await asyncio.gather(*(link.call("ECHO", b"x" * 60_000) for _ in range(50)))
     assert [len(reply) for reply in replies] == [60_000] * 50
@@ -133,7 +133,7 @@ async def test_bytes_are_bounded_too(server):
 
 async def test_no_room_in_time_is_a_named_error(server):
     """QueueFull, definite=True: the server is stopped, the limit is reached, the caller was never written."""
-    link = Link(Address.parse(server.url), limits=Limits(timeout_s=0.4, max_commands=2))
+    link = ReconnectingConnection(Address.parse(server.url), config=ConnectionConfig(timeout_s=0.4, max_commands=2))
     await link.open()
     server.pause()
     calls = [asyncio.create_task(link.call("PING")) for _ in range(5)]
@@ -146,7 +146,7 @@ async def test_no_room_in_time_is_a_named_error(server):
 
 async def test_callers_wait_for_a_line_that_is_down_and_go_on_when_it_is_back(server):
     """Publishing during a short gap needs no retry by the caller."""
-    async with MessageQueue(server.url, name="alice", limits=QUICK) as mq:
+    async with MessageQueue(server.url, name="alice", config=QUICK) as mq:
         await cut_connections(server.url, "alice")
         assert await mq.publish("a", b"x") == 0
 
@@ -154,7 +154,7 @@ async def test_callers_wait_for_a_line_that_is_down_and_go_on_when_it_is_back(se
 async def test_a_server_that_is_gone_is_named_with_the_cause(server):
     """NotConnected, definite=True, within the time-out; the address is in the message, the password is not."""
     url = server.url.replace("redis://", "redis://default:secret@")
-    mq = MessageQueue(server.url, limits=QUICK)
+    mq = MessageQueue(server.url, config=QUICK)
     await mq.open()
     server.kill()
     await wait_until(lambda: not mq.is_connected)
@@ -163,7 +163,7 @@ async def test_a_server_that_is_gone_is_named_with_the_cause(server):
     assert caught.value.definite
     await mq.close()
     with pytest.raises(NotConnected) as caught:
-        await MessageQueue(url, limits=QUICK).open()
+        await MessageQueue(url, config=QUICK).open()
     assert "secret" not in str(caught.value)
     assert "127.0.0.1" in str(caught.value)
 
@@ -171,10 +171,10 @@ async def test_a_server_that_is_gone_is_named_with_the_cause(server):
 async def test_a_killed_server_is_found_again_after_its_restart(server):
     """The queue reconnects with backoff until the server is back."""
     got = []
-    async with MessageQueue(server.url, limits=QUICK) as mq:
+    async with MessageQueue(server.url, config=QUICK) as mq:
         await mq.subscribe("a", got.append)
         server.kill()
-        await wait_until(lambda: mq.lines_up == 0)
+        await wait_until(lambda: mq.open_connections == 0)
         await server.start()
         await wait_until(lambda: mq.is_connected)
         assert await mq.publish("a", b"again") == 1
@@ -185,8 +185,8 @@ async def test_a_killed_server_is_found_again_after_its_restart(server):
 async def test_a_silent_line_is_given_up(server):
     """A server that is stopped for longer than heartbeat and time-out is noticed without any command of ours."""
     trace = Trace()
-    limits = Limits(timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02))
-    async with MessageQueue(server.url, limits=limits, observer=trace) as mq:
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2, heartbeat_s=0.1, backoff=Backoff(0.005, 0.02))
+    async with MessageQueue(server.url, config=limits, observer=trace) as mq:
         server.pause()
         await wait_until(lambda: any(trace.by_kind(EventKind.DISCONNECTED)))
         server.resume()
@@ -196,22 +196,22 @@ async def test_a_silent_line_is_given_up(server):
 
 async def test_user_and_password_are_used_on_every_connection(server):
     """A login in the URL; the right one works, also after a cut, a wrong one is LoginRejected."""
-    async with MessageQueue(server.url, limits=QUICK) as admin:
+    async with MessageQueue(server.url, config=QUICK) as admin:
         await admin._commands.call("ACL", "SETUSER", "alice", "on", ">s3cr:t@", "+@all", "~*", "&*")
     login = server.url.replace("redis://", f"redis://alice:{quote('s3cr:t@', safe='')}@")
-    async with MessageQueue(login, name="alice", limits=QUICK) as mq:
+    async with MessageQueue(login, name="alice", config=QUICK) as mq:
         assert await mq._commands.call("ACL", "WHOAMI") == b"alice"
         await cut_connections(server.url, "alice")
         await wait_until(lambda: mq.is_connected)
         assert await mq._commands.call("ACL", "WHOAMI") == b"alice"
     with pytest.raises(LoginRejected):
-        await MessageQueue(server.url.replace("redis://", "redis://alice:wrong@"), limits=QUICK).open()
+        await MessageQueue(server.url.replace("redis://", "redis://alice:wrong@"), config=QUICK).open()
 
 
 async def test_the_database_of_the_url_is_selected(server):
     """redis://…/2 means database 2; one that does not exist is LoginRejected."""
     base = server.url.rsplit("/", 1)[0] if server.url.count("/") > 2 else server.url
-    link = Link(Address.parse(f"{base}/2"), name="second")
+    link = ReconnectingConnection(Address.parse(f"{base}/2"), name="second")
     await link.open()
     assert b"db=2" in await link.call("CLIENT", "INFO")
     await link.close()
@@ -274,7 +274,7 @@ async def test_something_that_does_not_speak_resp_is_named():
     """A web server at that port gives NotConnected or ConnectionLost with the reason, not a hang."""
     async with something_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n", once_asked=True) as address:
         with pytest.raises((NotConnected, ConnectionLost), match="RESP"):
-            await Link(address, name="alice", limits=QUICK).open()
+            await ReconnectingConnection(address, name="alice", config=QUICK).open()
 
 
 async def test_a_server_that_hangs_up_before_it_is_asked_is_quoted():
@@ -282,11 +282,11 @@ async def test_a_server_that_hangs_up_before_it_is_asked_is_quoted():
     full = b"-ERR max number of clients reached\r\n"
     async with something_that_says(full, once_asked=False) as address:
         with pytest.raises((NotConnected, LoginRejected), match="max number of clients reached"):
-            await Link(address, name="alice", limits=QUICK).open()
+            await ReconnectingConnection(address, name="alice", config=QUICK).open()
         lost = []
-        connection = Connection(QUICK, lambda push: False, lambda: None, lost.append)
+        connection = RespConnection(QUICK, lambda push: False, lambda: None, lost.append)
         await address.connect(lambda: connection)
-        connection.ready()  # and says nothing itself
+        connection.mark_ready()  # and says nothing itself
         await wait_until(lambda: lost)
         assert "the server said, unasked: ERR max number of clients reached" in str(lost[0])
 
@@ -300,14 +300,14 @@ def test_a_bad_url_is_refused_at_once(url):
 
 async def test_a_connection_that_closes_waits_for_what_was_written_and_takes_nothing_more(server):
     """Not when the first of the answers comes, either."""
-    link = Link(Address.parse(server.url), name="closing", limits=QUICK)
+    link = ReconnectingConnection(Address.parse(server.url), name="closing", config=QUICK)
     await link.open()
-    first = link.connection.send(pack("ECHO", "first"))
+    first = link.connection.send(encode_command("ECHO", "first"))
     link.connection.flush()
-    second = link.connection.send(pack("BLPOP", "nothing", "0.2"))
+    second = link.connection.send(encode_command("BLPOP", "nothing", "0.2"))
     closing = asyncio.create_task(link.close())
     assert await first == b"first"
-    assert link.connection.blocked and link.connection.is_full and not closing.done()
+    assert link.connection.is_blocked and link.connection.is_full and not closing.done()
     with pytest.raises(QueueClosed):
         await link.call("PING")
     await closing

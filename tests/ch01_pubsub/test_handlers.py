@@ -9,7 +9,7 @@ import pytest
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter, MpimError, QueueClosed
 from mpim_lab.events import EventKind
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from tests.support import wait_until
 
 
@@ -17,7 +17,7 @@ class NoException(BaseException):
     """As those of pytest.fail and pytest.skip."""
 
 
-SHORT = Limits(timeout_s=0.5, close_timeout_s=0.5)
+SHORT = ConnectionConfig(timeout_s=0.5, close_timeout_s=0.5)
 
 
 async def cancelled_elsewhere():
@@ -44,7 +44,7 @@ async def test_an_async_handler_that_meets_anothers_cancellation_has_failed_and_
         got.append(message.payload)
 
     async with MessageQueue(server.url, observer=events.append) as mq:
-        await mq.subscribe("a", handler, limit=4)
+        await mq.subscribe("a", handler, max_buffered=4)
         await mq.subscribe("b", lambda message: other.append(message.payload))
         for number in range(8):
             await mq.publish("a", str(number))
@@ -72,7 +72,7 @@ async def test_plain_code_that_meets_anothers_cancellation_does_not_break_the_co
         got.append(message.payload)
 
     async with MessageQueue(server.url, on_gap=gaps.append) as mq:
-        await mq.subscribe("a", handler, unpack=may_fail if where == "unpack" else None)
+        await mq.subscribe("a", handler, decode=may_fail if where == "unpack" else None)
         for number in range(4):
             await mq.publish("a", str(number))
         await mq.drain()
@@ -103,7 +103,7 @@ async def test_what_can_never_be_a_handler_is_refused(one_server, handler):
     async with MessageQueue(one_server.url) as mq:
         with pytest.raises(InvalidParameter):
             await mq.subscribe("a", handler)
-        assert await mq.listeners("a") == 0
+        assert await mq.subscriber_count("a") == 0
 
 
 @pytest.mark.parametrize("result", ["a text", 7, [], iter(())])
@@ -135,7 +135,7 @@ async def test_a_plain_handler_that_returns_a_coroutine_has_failed_by_name(one_s
 async def test_a_handler_may_close_its_queue(server, through):
     """It does not wait for itself, and no connection stays open."""
     done = asyncio.get_running_loop().create_future()
-    mq = MessageQueue(server.url, name="closes", limits=Limits(close_timeout_s=30))
+    mq = MessageQueue(server.url, name="closes", config=ConnectionConfig(close_timeout_s=30))
     await mq.open()
 
     async def handler(message):
@@ -150,13 +150,13 @@ async def test_a_handler_may_close_its_queue(server, through):
             await mq.close()
         with pytest.raises(QueueClosed):
             await mq.publish("a", b"x")
-        assert await admin.listeners("a") == 0
+        assert await admin.subscriber_count("a") == 0
 
 
 async def test_two_handlers_may_close_the_same_queue(server):
     """Neither waits for the other."""
     done = []
-    mq = MessageQueue(server.url, limits=Limits(close_timeout_s=30))
+    mq = MessageQueue(server.url, config=ConnectionConfig(close_timeout_s=30))
     await mq.open()
 
     async def handler(message):
@@ -208,7 +208,7 @@ async def test_after_an_unsubscribe_nothing_reaches_its_handler_also_when_the_ch
             await mq.drain()
             assert (len(old), len(new)) == (seen, 1)
             await mq.unsubscribe("a")
-            assert await other.listeners("a") == 0
+            assert await other.subscriber_count("a") == 0
 
 
 @pytest.mark.parametrize("first", ["its handler", "a caller that is cancelled"])
@@ -334,7 +334,7 @@ async def test_an_unpack_that_gives_no_list_of_payloads_fails_for_its_message_on
     gaps, got, neighbour = [], [], []
     async with MessageQueue(server.url, on_gap=gaps.append) as mq:
         unpack = lambda payload: given if payload == b"odd" else iter([payload, payload])  # noqa: E731
-        await mq.subscribe("a", lambda message: got.append(message.payload), unpack=unpack)
+        await mq.subscribe("a", lambda message: got.append(message.payload), decode=unpack)
         await mq.subscribe("b", lambda message: neighbour.append(message.payload))
         for payload in ("odd", "even"):
             await mq.publish("a", payload)
@@ -353,10 +353,10 @@ async def _async_unpack(payload):
 async def test_what_can_never_unpack_is_refused(one_server, unpack):
     """Before the server hears of it: the channel may be subscribed afterwards."""
     async with MessageQueue(one_server.url) as mq:
-        with pytest.raises(InvalidParameter, match="unpack"):
-            await mq.subscribe("a", print, unpack=unpack)
-        with pytest.raises(InvalidParameter, match="unpack"):
-            async with mq.listen("a", unpack=unpack):
+        with pytest.raises(InvalidParameter, match="decode"):
+            await mq.subscribe("a", print, decode=unpack)
+        with pytest.raises(InvalidParameter, match="decode"):
+            async with mq.listen("a", decode=unpack):
                 pass
         await mq.subscribe("a", print)
 
@@ -380,7 +380,7 @@ async def test_whatever_a_handler_raises_the_next_message_comes(server, error, w
 
     async with MessageQueue(server.url, on_gap=gaps.append, observer=events.append) as mq:
         if where == "unpack":
-            await mq.subscribe("a", lambda message: got.append(message.payload), unpack=plain)
+            await mq.subscribe("a", lambda message: got.append(message.payload), decode=plain)
         else:
             await mq.subscribe("a", plain if where == "plain" else on_message)
         for number in range(4):

@@ -10,8 +10,17 @@ import zstandard
 
 from mpim_lab.errors import CorruptPayload, InvalidParameter, OversizedPayload, UnknownFormat, UnreadablePayload
 from mpim_lab.mq.compression.codec import Algorithm, Codec
-from mpim_lab.mq.compression.dictionary import Dictionary, train_dictionary
-from mpim_lab.mq.compression.framing import LZ4, ZLIB, ZSTD, ZSTD_DICTIONARY, batch_frame, batch_of, messages_of, plain
+from mpim_lab.mq.compression.dictionary import ZstdDictionary, train_dictionary
+from mpim_lab.mq.compression.framing import (
+    LZ4,
+    ZLIB,
+    ZSTD,
+    ZSTD_DICTIONARY,
+    decode_batch,
+    decode_messages,
+    encode_batch,
+    encode_plain,
+)
 
 LINES = [f"see you at {hour} o'clock in the {place}".encode() for hour in range(24) for place in ("park", "office")]
 DICTIONARY = train_dictionary(LINES * 20, size_bytes=1_024, id=7)
@@ -55,12 +64,12 @@ def test_10_000_mutated_frames_give_messages_or_a_named_error():
     """Single messages and batches of every algorithm; every named error is among the outcomes."""
     chance = random.Random(6)
     senders = [sender(each) for each in Algorithm]
-    frames = [each.compress(batch_frame(LINES[:many], b"confirm", 3)) for each in senders for many in (1, 9, 48)]
-    frames += [each.pack(line * 3) for each in senders for line in LINES[:4]]
+    frames = [each.compress(encode_batch(LINES[:many], b"confirm", 3)) for each in senders for many in (1, 9, 48)]
+    frames += [each.encode_command(line * 3) for each in senders for line in LINES[:4]]
     reader, outcomes = Codec(max_bytes=4_000, dictionaries=[DICTIONARY]), Counter()
     for _ in range(10_000):
         payload = mutated(chance.choice(frames), chance)
-        for read in (lambda data: messages_of(reader.expand(data)), lambda data: [reader.unpack(data)]):
+        for read in (lambda data: decode_messages(reader.decompress(data)), lambda data: [reader.decode(data)]):
             try:
                 assert all(type(message) is bytes for message in read(payload))
                 outcomes["messages"] += 1
@@ -73,32 +82,32 @@ def test_10_000_mutated_frames_give_messages_or_a_named_error():
 @pytest.mark.parametrize("algorithm", PACKING)
 def test_a_small_bomb_is_refused_whatever_packed_it(algorithm):
     """32 MiB of zeros in some kilobytes; the limit is that of the receiver, not of the sender."""
-    packed = sender(algorithm, max_bytes=64 * MIB).pack(bytes(32 * MIB))
+    packed = sender(algorithm, max_bytes=64 * MIB).encode_command(bytes(32 * MIB))
     assert len(packed) < 300_000
     with pytest.raises(OversizedPayload, match="1,048,576"):
-        READER.unpack(packed)
+        READER.decode(packed)
 
 
 @pytest.mark.parametrize("outer", PACKING)
 @pytest.mark.parametrize("inner", PACKING)
 def test_a_bomb_within_a_bomb_is_not_unpacked_a_second_time(outer, inner):
     """The inner one is looked at by its mark alone."""
-    bomb = sender(inner, max_bytes=64 * MIB).pack(bytes(8 * MIB))
-    nested = sender(outer).deflate(bomb)
+    bomb = sender(inner, max_bytes=64 * MIB).encode_command(bytes(8 * MIB))
+    nested = sender(outer).compress_raw(bomb)
     with pytest.raises(CorruptPayload, match="never compressed twice"):
-        READER.unpack(nested)
+        READER.decode(nested)
 
 
 def test_a_batch_of_more_messages_than_it_has_bytes_is_refused():
     """Packed small, it claims four billion messages, or messages of four billion bytes."""
-    frame = batch_frame([b"a" * 5_000] * 100)
+    frame = encode_batch([b"a" * 5_000] * 100)
     many, long = bytearray(frame), bytearray(frame)
     many[10:14] = long[14:18] = b"\xff" * 4
     for wrong in (many, long):
         packed = sender("zstd").compress(bytes(wrong))
         assert len(packed) < len(wrong) / 100
         with pytest.raises(CorruptPayload):
-            batch_of(READER.expand(packed))
+            decode_batch(READER.decompress(packed))
 
 
 @pytest.mark.parametrize("window", [None, 0x00, 0x70, 0xA8, 0xF8], ids=["content", "1 KiB", "16 MiB", "2 GiB", "2 TiB"])
@@ -106,15 +115,15 @@ def test_a_zstandard_head_alone_reserves_nothing(window):
     """It claims up to 2 TiB of content, or as much for its window, and no content follows."""
     for size in (2**63, 2**40, MIB + 1):
         with pytest.raises(UnreadablePayload):
-            READER.unpack(zstd_head(size, window))
+            READER.decode(zstd_head(size, window))
     with pytest.raises(CorruptPayload):
-        READER.unpack(zstd_head(MIB, window))
+        READER.decode(zstd_head(MIB, window))
 
 
 def test_a_zstandard_frame_holds_what_its_head_says_and_nothing_more():
     """Too much, too little, another frame behind it; also where the head says that there is nothing."""
     block = zstd_zeros(1_000)
-    assert READER.unpack(zstd_head(1_000) + block) == bytes(1_000)
+    assert READER.decode(zstd_head(1_000) + block) == bytes(1_000)
     for wrong in (
         zstd_head(999) + block,
         zstd_head(1_001) + block,
@@ -122,31 +131,31 @@ def test_a_zstandard_frame_holds_what_its_head_says_and_nothing_more():
         zstd_head(1_000) + block + (zstd_head(1_000) + block)[1:],
         zstd_head(0) + block,
         zstd_head(0),
-        sender("zstd").deflate(b"") + b"more",
+        sender("zstd").compress_raw(b"") + b"more",
     ):
         with pytest.raises(CorruptPayload):
-            READER.unpack(wrong)
+            READER.decode(wrong)
 
 
 def test_an_lz4_frame_may_not_be_followed_by_another():
     """Of several frames, only the first would be read by some libraries, and all by others."""
     frame = lz4.frame.compress(b"a" * 500)
-    assert READER.unpack(bytes([LZ4]) + frame) == b"a" * 500
+    assert READER.decode(bytes([LZ4]) + frame) == b"a" * 500
     with pytest.raises(CorruptPayload, match="do not belong"):
-        READER.unpack(bytes([LZ4]) + frame + frame)
+        READER.decode(bytes([LZ4]) + frame + frame)
 
 
 def test_zlib_with_a_dictionary_of_its_own_is_refused():
     """RFC 1950 has such a thing; nobody here knows the dictionary."""
     packer = zlib.compressobj(zdict=b"see you at eight")
     with pytest.raises(CorruptPayload, match="zlib"):
-        READER.unpack(bytes([ZLIB]) + packer.compress(b"see you at eight") + packer.flush())
+        READER.decode(bytes([ZLIB]) + packer.compress(b"see you at eight") + packer.flush())
 
 
 @pytest.mark.parametrize("algorithm", PACKING)
 def test_after_a_hostile_payload_the_same_codec_reads_the_next_one(algorithm):
     """Its decompressors are used again; none keeps anything of the one before."""
-    packed = sender(algorithm).pack(LINES[0] * 10)
+    packed = sender(algorithm).encode_command(LINES[0] * 10)
     for hostile in (
         packed[:-3],
         packed + b"x",
@@ -155,20 +164,20 @@ def test_after_a_hostile_payload_the_same_codec_reads_the_next_one(algorithm):
         packed[:1] + random.Random(1).randbytes(40),
     ):
         with pytest.raises(UnreadablePayload):
-            READER.unpack(hostile)
-        assert READER.unpack(packed) == LINES[0] * 10
+            READER.decode(hostile)
+        assert READER.decode(packed) == LINES[0] * 10
 
 
 def test_a_mark_of_the_future_is_unknown_not_corrupt():
     """So that an operator knows to update the receiver, and does not look for a broken line."""
     for first in (0xFE, 0xFF):
         with pytest.raises(UnknownFormat, match=f"{first:02X}"):
-            READER.unpack(bytes([first]) + b"anything")
+            READER.decode(bytes([first]) + b"anything")
     stranger = train_dictionary(LINES[::-1] * 20, size_bytes=1_024, id=70_000)
-    packed = Codec("zstd-dictionary", dictionaries=[stranger]).pack(LINES[0])
+    packed = Codec("zstd-dictionary", dictionaries=[stranger]).encode(LINES[0])
     assert packed[0] == ZSTD_DICTIONARY
     with pytest.raises(UnknownFormat, match="dictionary 70000"):
-        READER.unpack(packed)
+        READER.decode(packed)
 
 
 def test_a_changed_byte_is_noticed_where_the_frame_has_a_checksum():
@@ -178,26 +187,26 @@ def test_a_changed_byte_is_noticed_where_the_frame_has_a_checksum():
         3, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_checksum=True
     )
     checked = bytes([ZSTD]) + zstandard.ZstdCompressor(compression_params=options).compress(text)
-    for packed in (sender("zlib").pack(text), checked):
+    for packed in (sender("zlib").encode_command(text), checked):
         for place in range(1, len(packed)):
             changed = bytearray(packed)
             changed[place] ^= 0x01
             try:
-                assert READER.unpack(bytes(changed)) == text  # a bit that says nothing about the content
+                assert READER.decode(bytes(changed)) == text  # a bit that says nothing about the content
             except UnreadablePayload:
                 continue
-    plain_text = plain(text)
-    assert READER.unpack(plain_text[:-1] + b"!") != text
+    plain_text = encode_plain(text)
+    assert READER.decode(plain_text[:-1] + b"!") != text
 
 
 def test_a_dictionary_that_is_none_or_not_the_only_one_of_its_number_is_refused():
     """When it is made known, not when the first message comes."""
     with pytest.raises(InvalidParameter, match="behind its head"):
-        Dictionary(DICTIONARY.content[:8] + bytes(range(256)) * 2)
+        ZstdDictionary(DICTIONARY.content[:8] + bytes(range(256)) * 2)
     other = train_dictionary([line.upper() for line in LINES] * 20, size_bytes=1_024, id=DICTIONARY.id)
     with pytest.raises(InvalidParameter, match="two dictionaries have the number 7"):
         Codec(dictionaries=[DICTIONARY, other])
-    assert Codec(dictionaries=[DICTIONARY, Dictionary(DICTIONARY.content)]).dictionaries.keys() == {7}
+    assert Codec(dictionaries=[DICTIONARY, ZstdDictionary(DICTIONARY.content)]).dictionaries.keys() == {7}
 
 
 @pytest.mark.parametrize("algorithm", ["zlib", "lz4", "zstd"])

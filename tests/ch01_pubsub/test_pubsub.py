@@ -119,7 +119,7 @@ async def test_listen_ends_when_the_queue_is_closed(server):
             return [message async for message in messages]
 
     reader = asyncio.create_task(read())
-    await wait_until(lambda: mq.lines_up == 2)
+    await wait_until(lambda: mq.open_connections == 2)
     await mq.publish("a", b"1")
     await mq.close()
     assert [message.payload for message in await reader] == [b"1"]
@@ -163,7 +163,7 @@ async def test_a_handler_may_unsubscribe_itself(server):
         await mq.publish("user:1001", b"1")
         await wait_until(lambda: got)
         await asyncio.sleep(0)
-        assert await mq.listeners("user:1001") == 0
+        assert await mq.subscriber_count("user:1001") == 0
         assert got == [b"1"]
 
 
@@ -183,7 +183,7 @@ async def test_subscribing_twice_is_refused(server):
 async def test_a_bad_channel_is_refused_before_anything_is_sent(server, channel):
     """A channel is a non-empty text or bytes; the error is InvalidMessage and certainly nothing happened."""
     async with MessageQueue(server.url) as mq:
-        for attempt in (mq.publish(channel, b"x"), mq.subscribe(channel, print), mq.listeners(channel)):
+        for attempt in (mq.publish(channel, b"x"), mq.subscribe(channel, print), mq.subscriber_count(channel)):
             with pytest.raises(InvalidMessage) as caught:
                 await attempt
             assert caught.value.definite
@@ -205,9 +205,9 @@ async def test_a_handler_must_be_callable(server):
             await mq.subscribe("user:1001", "not a function")
 
 
-@pytest.mark.parametrize("options", [{"limit": 0}, {"when_full": "explode"}])
+@pytest.mark.parametrize("options", [{"max_buffered": 0}, {"overflow_policy": "explode"}])
 async def test_a_bad_inbox_is_refused(server, options):
-    """limit is at least 1, when_full is one of three words."""
+    """max_buffered is at least 1, overflow_policy is one of three words."""
 
     async def handler(message):
         pass
@@ -265,7 +265,7 @@ async def test_waiting_for_a_slow_handler_loses_nothing(server):
         got.append(int(message.payload))
 
     async with MessageQueue(server.url) as slow, MessageQueue(server.url) as publisher:
-        await slow.subscribe("a", handler, limit=5)
+        await slow.subscribe("a", handler, max_buffered=5)
         await asyncio.gather(*(publisher.publish("a", str(number)) for number in range(2_000)))
         go.set()
         await wait_until(lambda: len(got) == 2_000)
@@ -273,14 +273,14 @@ async def test_waiting_for_a_slow_handler_loses_nothing(server):
 
 
 async def test_a_slow_handler_does_not_hold_up_publishing_on_its_own_queue(server):
-    """Messages and commands have a connection each: a full inbox stops reading the one, not the other."""
+    """Messages and commands have a connection each: a full buffer stops reading the one, not the other."""
     go = asyncio.Event()
 
     async def handler(message):
         await go.wait()
 
     async with MessageQueue(server.url) as mq:
-        await mq.subscribe("a", handler, limit=1)
+        await mq.subscribe("a", handler, max_buffered=1)
         for _ in range(50):
             assert await mq.publish("a", b"x") == 1
         go.set()
@@ -295,7 +295,7 @@ async def test_dropping_the_oldest_keeps_the_newest(server):
         got.append(message.text)
 
     async with MessageQueue(server.url, name="bob", observer=trace) as mq:
-        await mq.subscribe("a", handler, limit=3, when_full="drop oldest")
+        await mq.subscribe("a", handler, max_buffered=3, overflow_policy="drop oldest")
         for number in range(10):
             await mq.publish("a", f"m{number}")
             await wait_until(lambda: sum(1 for _ in trace.by_kind(EventKind.RECEIVED)) == number + 1)  # noqa: B023
@@ -307,14 +307,14 @@ async def test_dropping_the_oldest_keeps_the_newest(server):
 
 async def test_disconnecting_a_slow_reader_ends_its_subscription_with_an_error(server):
     """Policy "disconnect": the iterator gives what it held, then raises SlowSubscriber; the server sends nothing more."""
-    async with MessageQueue(server.url) as mq, mq.listen("a", limit=2, when_full="disconnect") as messages:
+    async with MessageQueue(server.url) as mq, mq.listen("a", max_buffered=2, overflow_policy="disconnect") as messages:
         for number in range(3):
             await mq.publish("a", str(number))
         await mq.drain()
         assert [(await anext(messages)).payload for _ in range(2)] == [b"0", b"1"]
         with pytest.raises(SlowSubscriber):
             await anext(messages)
-        assert await mq.listeners("a") == 0
+        assert await mq.subscriber_count("a") == 0
 
 
 async def test_a_closed_queue_refuses_with_a_named_error(server):
@@ -323,7 +323,7 @@ async def test_a_closed_queue_refuses_with_a_named_error(server):
     await mq.open()
     await mq.close()
     await mq.close()
-    for attempt in (mq.publish("a", b"x"), mq.subscribe("a", print), mq.listeners("a"), mq.open()):
+    for attempt in (mq.publish("a", b"x"), mq.subscribe("a", print), mq.subscriber_count("a"), mq.open()):
         with pytest.raises(QueueClosed):
             await attempt
     assert not mq.is_connected

@@ -1,4 +1,4 @@
-"""Replies of many commands in one future, and how many commands go at once."""
+"""PipelineFuture of many commands in one future, and how many commands go at once."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import CommandRejected
-from mpim_lab.mq.connection.resp import Replies, that_fit
+from mpim_lab.mq.connection.resp import PipelineFuture, take_fitting
 
 COMMANDS = st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=50)
 
@@ -15,7 +15,7 @@ COMMANDS = st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=50)
 def test_each_command_has_its_own_outcome_in_order(outcomes):
     """A refusal stands in its place; it is done with the last one, not before, and never fails as a whole."""
     loop = asyncio.new_event_loop()
-    replies, error = Replies(len(outcomes), loop=loop), CommandRejected("no")
+    replies, error = PipelineFuture(len(outcomes), loop=loop), CommandRejected("no")
     for outcome in outcomes:
         assert not replies.done()
         replies.set_exception(error) if outcome is None else replies.set_result(outcome)
@@ -27,7 +27,7 @@ def test_each_command_has_its_own_outcome_in_order(outcomes):
 def test_what_comes_late_changes_nothing(count, answered, cancelled):
     """After a time-out of the rest, or a cancellation, the server's answers still use up their places."""
     loop = asyncio.new_event_loop()
-    replies, error = Replies(count, loop=loop), CommandRejected("too late")
+    replies, error = PipelineFuture(count, loop=loop), CommandRejected("too late")
     answered = min(answered, count)
     for number in range(answered):
         replies.set_result(number)
@@ -44,14 +44,14 @@ def test_what_comes_late_changes_nothing(count, answered, cancelled):
 
 
 @given(COMMANDS, st.integers(1, 10), st.integers(1, 100))
-def test_all_commands_go_in_order_within_the_limits(commands, places, max_bytes):
-    """Each time at least one; never more than there are places, and only the last one may reach the limit on bytes."""
+def test_all_commands_go_in_order_within_the_limits(commands, max_commands, max_bytes):
+    """Each time at least one; never more than there are slots, and only the last one may reach the limit on bytes."""
     left, written = commands, []
     while left:
-        some = that_fit(left, places, max_bytes)
-        assert 1 <= len(some) <= places
+        some = take_fitting(left, max_commands, max_bytes)
+        assert 1 <= len(some) <= max_commands
         assert sum(map(len, some[:-1])) < max_bytes
-        whole = len(some) == min(places, len(left))
+        whole = len(some) == min(max_commands, len(left))
         assert whole or sum(map(len, some)) >= max_bytes
         written += some
         left = left[len(some) :]

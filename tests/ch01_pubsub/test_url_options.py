@@ -58,10 +58,10 @@ def test_times_and_names_of_the_url_are_used():
     """They stand above what the constructor says, as in redis-py."""
     url = "redis://h?socket_timeout=2&socket_connect_timeout=3&health_check_interval=7&client_name=shop&protocol=3"
     mq = MessageQueue(url)
-    limits = mq._commands.limits
+    limits = mq._commands.config
     assert (limits.timeout_s, limits.connect_timeout_s, limits.heartbeat_s) == (2, 3, 7)
-    assert b"shop" in [word.encode() for word in mq._address.login("mq")[0] if isinstance(word, str)]
-    assert Address.parse("redis://h?health_check_interval=0").limits["heartbeat_s"] == float("inf")
+    assert b"shop" in [word.encode() for word in mq._address.handshake_commands("mq")[0] if isinstance(word, str)]
+    assert Address.parse("redis://h?health_check_interval=0").config_overrides["heartbeat_s"] == float("inf")
 
 
 async def test_the_pool_uses_the_times_of_the_url(one_server):

@@ -16,13 +16,13 @@ from mpim_lab.errors import (
 )
 from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 LAST_ID = "18446744073709551615-18446744073709551615"
-QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 def texts(count):
@@ -52,10 +52,12 @@ async def test_one_that_cannot_be_added_stops_all_before_anything_is_sent(server
         assert await stream.length() == 0
 
 
-@pytest.mark.parametrize("limits", [Limits(max_commands=8), Limits(max_bytes=2_000)], ids=["commands", "bytes"])
+@pytest.mark.parametrize(
+    "limits", [ConnectionConfig(max_commands=8), ConnectionConfig(max_bytes=2_000)], ids=["commands", "bytes"]
+)
 async def test_more_than_the_limits_allow_waits_for_room(server, limits):
     """Also beside others who want the same connection; everybody's own order is kept."""
-    async with MessageQueue(server.url, limits=limits) as mq:
+    async with MessageQueue(server.url, config=limits) as mq:
         stream, most = mq.stream("orders"), 0
         connection = mq._commands.connection
         send_many = connection.send_many
@@ -93,8 +95,8 @@ async def test_what_the_server_refuses_is_told_one_by_one(server):
 
 async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(server):
     """What was written timed out and may be added, the rest had no room and is not; later replies meet their commands."""
-    limits = Limits(timeout_s=0.4, max_commands=3, backoff=QUICK.backoff)
-    async with MessageQueue(server.url, limits=limits) as mq:
+    limits = ConnectionConfig(timeout_s=0.4, max_commands=3, backoff=QUICK.backoff)
+    async with MessageQueue(server.url, config=limits) as mq:
         stream = mq.stream("orders")
         assert await stream.length() == 0  # the layout of the keys was looked at
         server.pause()
@@ -112,7 +114,7 @@ async def test_a_server_that_does_not_answer_leaves_it_open_what_was_added(serve
 
 async def test_a_line_that_breaks_tells_what_was_written_from_what_was_not(server):
     """Written: it may have been added. Within the loop turn of sending nothing has left: certainly not."""
-    async with MessageQueue(server.url, limits=QUICK) as mq:
+    async with MessageQueue(server.url, config=QUICK) as mq:
         stream = mq.stream("orders")
         assert await stream.length() == 0  # the layout of the keys was looked at
         server.pause()
@@ -134,12 +136,12 @@ async def test_a_line_that_breaks_tells_what_was_written_from_what_was_not(serve
 
 async def test_room_that_does_not_come_back_keeps_what_was_added(server, monkeypatch):
     """The first ones have their ids, the others the reason; definite: each may be added again."""
-    async with MessageQueue(server.url, limits=Limits(max_commands=3)) as mq:
+    async with MessageQueue(server.url, config=ConnectionConfig(max_commands=3)) as mq:
 
         async def no_room():
             raise QueueFull("no room")
 
-        monkeypatch.setattr(mq._commands, "room", no_room)
+        monkeypatch.setattr(mq._commands, "acquire_slot", no_room)
         with pytest.raises(PartlyAdded, match="4 of 7") as caught:
             await mq.stream("orders").add_many(texts(7))
         monkeypatch.undo()

@@ -16,7 +16,7 @@ class ClaimsByHand(ClaimingWorker):
     claim_idle_ms = None
 
     async def run(self):
-        async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=None) as self.consumer:
+        async with Consumer(self.group, self.name, batch_size=1, claim_idle_ms=None) as self.consumer:
             while not self.stopping:
                 for delivery in await self.group.claim(self.name, idle_ms=60) or await self.consumer.fetch(50):
                     await self.process(delivery)
@@ -60,8 +60,8 @@ class TriesForEver(ClaimingWorker):
 
 class BuriesEverything(DeadLetteringWorker):
     async def process(self, delivery):
-        await self.group.bury(delivery, reason="too much work")
-        self.consumer.forget(delivery)
+        await self.group.dead_letter(delivery, reason="too much work")
+        self.consumer.discard(delivery)
 
 
 class HasABug(ClaimingWorker):

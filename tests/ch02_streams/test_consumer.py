@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.errors import ConnectionLost
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.consumer import Consumer
@@ -29,7 +29,7 @@ async def test_a_consumer_claims_from_the_dead_by_itself(server):
 
 async def test_reading_ahead_is_bounded_by_what_is_in_hand(server):
     """Then a fetch waits for an acknowledgement, for as long as it was told to."""
-    async with shop(server, *"abcdef") as (group, _), Consumer(group, "c", most_in_hand=3, prefetch=2) as consumer:
+    async with shop(server, *"abcdef") as (group, _), Consumer(group, "c", max_in_flight=3, batch_size=2) as consumer:
         held = await fetched(consumer, 3)
         assert data(held) == ["a", "b", "c"]
         assert await consumer.fetch(20) == []
@@ -64,7 +64,7 @@ async def test_a_consumer_of_the_same_name_picks_up_its_earlier_life(server):
 
 async def test_an_iterator_gives_one_delivery_after_the_other(server):
     """For as long as one likes."""
-    async with shop(server, *"abc") as (group, _), Consumer(group, "c", prefetch=2) as consumer:
+    async with shop(server, *"abc") as (group, _), Consumer(group, "c", batch_size=2) as consumer:
         seen = []
         async for delivery in consumer:
             seen.append(delivery.entry.data)
@@ -76,8 +76,8 @@ async def test_an_iterator_gives_one_delivery_after_the_other(server):
 
 async def test_a_line_that_is_cut_in_the_middle_of_a_read_loses_nothing(server):
     """What the broken line swallowed is pending in my name: it is picked up; nothing acknowledged comes again."""
-    limits = Limits(backoff=Backoff(first_s=0.002, most_s=0.01))
-    async with shop(server, limits=limits) as (group, stream), Consumer(group, "c 1", prefetch=3) as consumer:
+    limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.01))
+    async with shop(server, config=limits) as (group, stream), Consumer(group, "c 1", batch_size=3) as consumer:
         seen = []
 
         async def read():
@@ -117,8 +117,8 @@ async def test_an_answer_that_was_lost_on_the_way_is_asked_for_again(server, mon
 
 async def test_a_group_that_the_server_forgot_is_made_again(lab_server):
     """Persistence "none": after a restart neither stream nor group is there; reading fixes it, what was in them is gone."""
-    limits = Limits(backoff=Backoff(first_s=0.002, most_s=0.02))
-    async with EmbeddedServer() as server, MessageQueue(server.url, limits=limits) as mq:
+    limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.02))
+    async with EmbeddedServer() as server, MessageQueue(server.url, config=limits) as mq:
         stream = mq.stream("orders")
         group = await stream.group("billing")
         await stream.add("forgotten")
@@ -133,7 +133,7 @@ async def test_a_group_that_the_server_forgot_is_made_again(lab_server):
 
 async def test_each_entry_goes_to_one_of_the_tasks_that_ask_the_same_consumer(server):
     """They ask one after the other: no answer is taken twice, and none is left unread."""
-    async with shop(server) as (group, stream), Consumer(group, "c", prefetch=10) as consumer:
+    async with shop(server) as (group, stream), Consumer(group, "c", batch_size=10) as consumer:
         seen = []
 
         async def read():

@@ -38,7 +38,7 @@ async def test_a_name_is_a_name_whatever_it_is_made_of(one_server, name):
             (again,) = await fetched(heir, 1)
             assert (again.id, await group.lag()) == (second.id, 0)
             await heir.ack_all([again])
-        assert await group.access.commands.call("XINFO", "CONSUMERS", group.access.key, group.raw_name) == []
+        assert await group.context.connection.call("XINFO", "CONSUMERS", group.context.key, group.raw_name) == []
 
 
 @pytest.mark.parametrize("name", ["", b"", "\ud800"])
@@ -60,7 +60,7 @@ async def test_of_two_workers_of_one_name_the_later_goes_on_and_the_earlier_is_t
         await asyncio.sleep(0.02)
 
     async with shop(server, *map(str, range(60))) as (group, stream):
-        earlier = asyncio.create_task(Worker(group, "worker-1", handler, prefetch=50).run())
+        earlier = asyncio.create_task(Worker(group, "worker-1", handler, batch_size=50).run())
         await wait_until(lambda: seen)
         async with working(group, handler, "worker-1"):
             with pytest.raises(LeaseLost, match="worker-1"):
@@ -96,11 +96,11 @@ async def test_the_later_life_does_not_take_what_the_earlier_is_still_at(server)
             assert data(await fetched(later, 1)) == ["d"]
             await asyncio.sleep(0.3)
             assert await later.fetch(50) == []
-            await wait_until(lambda: earlier._failed)
+            await wait_until(lambda: earlier._error)
             with pytest.raises(LeaseLost):
                 await earlier.fetch()
             await earlier.ack(held[0])
-            await earlier.give_back()
+            await earlier.release_all()
             assert data(await fetched(later, 2)) == ["b", "c"]
 
 
@@ -113,7 +113,7 @@ async def test_the_name_stays_the_later_ones_when_the_earlier_has_left(server):
             await earlier.__aexit__(None, None, None)
             await stream.add("a")
             assert data(await fetched(later, 1)) == ["a"]
-            await later._beat(later._membership)
+            await later._send_heartbeat(later._membership)
 
 
 async def test_a_consumer_may_be_opened_again_but_not_twice_at_once(server):
@@ -133,9 +133,9 @@ async def test_a_consumer_may_be_opened_again_but_not_twice_at_once(server):
 async def test_two_groups_whose_joined_names_are_alike_have_nothing_in_common(one_server):
     """Group "a:b" with consumer "c", and group "a" with consumer "b:c"."""
     async with shop(one_server) as (group, _):
-        one, two = ConsumerGroup(group.access, "a:b"), ConsumerGroup(group.access, "a")
+        one, two = ConsumerGroup(group.context, "a:b"), ConsumerGroup(group.context, "a")
         await one.create()
         await two.create()
         async with Consumer(one, "c") as first, Consumer(two, "b:c") as second:
-            await first._beat(first._membership)
-            await second._beat(second._membership)
+            await first._send_heartbeat(first._membership)
+            await second._send_heartbeat(second._membership)

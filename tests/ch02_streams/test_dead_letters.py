@@ -30,7 +30,7 @@ async def pairs_at(stream, id):
 async def bury_one(group, **why):
     """Read one entry and give it up; gives the letter."""
     (delivery,) = await dies_with(group)
-    assert await group.bury(delivery, **{"reason": "r"} | why)
+    assert await group.dead_letter(delivery, **{"reason": "r"} | why)
     return (await group.dead_letters.list())[-1]
 
 
@@ -39,7 +39,7 @@ async def round_trip(group, stream, pairs):
     origin = await add(stream, pairs)
     letter = await bury_one(group)
     assert (letter.origin_id, letter.pairs) == (origin.decode(), tuple(pairs))
-    new = await group.dead_letters.replay(letter.id)
+    new = await group.dead_letters.redrive(letter.id)
     assert await pairs_at(stream, new) == tuple(pairs)
     await group.ack(*(delivery.id for delivery in await dies_with(group)))
 
@@ -48,13 +48,13 @@ async def test_a_dead_letter_is_replayed_once_with_its_fields_and_goes_to_the_en
     """A new entry; the second replay finds nothing, and two at once make one entry."""
     async with shop(server) as (group, stream):
         await stream.add({"order": "17", "晚": b"\x00\xff"})
-        assert await group.bury((await dies_with(group))[0], reason="tired", error="x" * 1_000)
+        assert await group.dead_letter((await dies_with(group))[0], reason="tired", error="x" * 1_000)
         await stream.add("later")
         (letter,) = await group.dead_letters.list()
         assert len(letter.error) == 500
-        replays = await asyncio.gather(*(group.dead_letters.replay(letter.id) for _ in range(3)))
+        replays = await asyncio.gather(*(group.dead_letters.redrive(letter.id) for _ in range(3)))
         assert sum(new is not None for new in replays) == 1
-        assert await group.dead_letters.replay(letter.id) is None
+        assert await group.dead_letters.redrive(letter.id) is None
         last = (await stream.range())[-1]
         assert last.fields == {"order": b"17", "晚": b"\x00\xff"}
         assert last.id in replays
@@ -65,11 +65,11 @@ async def test_burying_what_somebody_finished_meanwhile_does_nothing(server):
     """Twice is once, and what was acknowledged is no dead letter."""
     async with shop(server, "a") as (group, stream):
         delivery = (await dies_with(group))[0]
-        assert [await group.bury(delivery, reason="r") for _ in range(2)] == [True, False]
+        assert [await group.dead_letter(delivery, reason="r") for _ in range(2)] == [True, False]
         await stream.add("b")
         other = (await dies_with(group))[0]
         await group.ack(other.entry.id)
-        assert not await group.bury(other, reason="r")
+        assert not await group.dead_letter(other, reason="r")
         assert await group.dead_letters.count() == 1
 
 
@@ -78,13 +78,13 @@ async def test_dead_letters_are_listed_page_by_page_and_dropped(server):
     async with shop(server) as (group, stream):
         for number in range(3):
             await stream.add(str(number))
-            await group.bury((await dies_with(group))[0], reason=f"r{number}")
+            await group.dead_letter((await dies_with(group))[0], reason=f"r{number}")
         first, second = await group.dead_letters.list(count=2)
         (third,) = await group.dead_letters.list(after=f"({second.id}")
         assert [letter.reason for letter in (first, second, third)] == ["r0", "r1", "r2"]
-        assert await group.dead_letters.drop() == 0
-        assert await group.dead_letters.drop(first.id, second.id, first.id) == 2
-        assert await group.dead_letters.replay(first.id) is None
+        assert await group.dead_letters.delete() == 0
+        assert await group.dead_letters.delete(first.id, second.id, first.id) == 2
+        assert await group.dead_letters.redrive(first.id) is None
         assert await group.dead_letters.count() == 1
 
 
@@ -132,7 +132,7 @@ async def test_an_entry_that_was_trimmed_meanwhile_is_buried_as_it_was(server):
         await add(stream, [(b"\xff", b"1"), (b"\xff", b"2")])
         (delivery,) = await dies_with(group)
         await stream.trim(max_entries=0, exact=True)
-        assert await group.bury(delivery, reason="r")
+        assert await group.dead_letter(delivery, reason="r")
         (letter,) = await group.dead_letters.list()
         assert letter.pairs == ((b"\xff", b"1"), (b"\xff", b"2"))
         assert await group.pending() == []
@@ -158,13 +158,13 @@ async def test_what_another_program_puts_among_the_dead_letters_is_listed_and_re
     """It has no origin, and nothing of it is ours; the letters beside it are not touched."""
     async with shop(server, "a") as (group, stream):
         own = await bury_one(group)
-        await group.access.commands.call(
+        await group.context.connection.call(
             "XADD", group.dead_letters.key, "*", *(part for pair in foreign for part in pair)
         )
         first, other = await group.dead_letters.list()
         assert first == own
         assert (other.stream, other.origin_id, other.deliveries, other.pairs) == ("", "", 0, tuple(foreign))
-        assert await pairs_at(stream, await group.dead_letters.replay(other.id)) == tuple(foreign)
+        assert await pairs_at(stream, await group.dead_letters.redrive(other.id)) == tuple(foreign)
 
 
 async def test_a_letter_that_another_program_wrote_like_ours_is_read_whatever_it_says(server):
@@ -173,7 +173,7 @@ async def test_a_letter_that_another_program_wrote_like_ours_is_read_whatever_it
         for deliveries in (b"many", b"-1", b"9" * 5_000):
             ours = [b"stream", b"\xff", b"group", b"\xfe", b"id", b"\xfd", b"reason", b"\xfc", b"error", b"\xfb"]
             words = (*ours, b"deliveries", deliveries, b"data", b"x")
-            await group.access.commands.call("XADD", group.dead_letters.key, "*", *words)
+            await group.context.connection.call("XADD", group.dead_letters.key, "*", *words)
         for letter in await group.dead_letters.list():
             assert letter == DeadLetter(letter.id, b"\xff", b"\xfe", "\\xfd", "\\xfc", "\\xfb", 0, ((b"data", b"x"),))
 
@@ -182,7 +182,7 @@ async def test_reason_and_error_may_be_any_text(server):
     """An error may name a file whose name is not UTF-8."""
     async with shop(server, "a", "b") as (group, _):
         (first, _) = await dies_with(group)
-        assert await group.bury(first, reason="晚 \0", error="no file '\udcff'")
+        assert await group.dead_letter(first, reason="晚 \0", error="no file '\udcff'")
         (letter,) = await group.dead_letters.list()
         assert (letter.reason, letter.error) == ("晚 \0", "no file '\\udcff'")
 
@@ -197,11 +197,11 @@ async def test_an_entry_that_cannot_be_buried_stays_pending_until_that_is_put_ri
         got.append(entry.data)
 
     async with shop(server, "poison", "b") as (group, _):
-        commands, key = group.access.commands, group.dead_letters.key
+        commands, key = group.context.connection, group.dead_letters.key
         await commands.call("SET", key, "in the way")
         (delivery, other) = await dies_with(group)
         with pytest.raises(CommandRejected) as refused:
-            await group.bury(delivery, reason="r")
+            await group.dead_letter(delivery, reason="r")
         assert (refused.value.code, refused.value.definite, refused.value.transient) == ("WRONGTYPE", True, False)
         assert [line.id for line in await group.pending()] == [delivery.id, other.id]
         await commands.call("DEL", key)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpim_lab.mq.streams.entries import Delivery, Entry, deliveries_of, entries_of
+from mpim_lab.mq.streams.entries import Delivery, Entry, parse_deliveries, parse_entries
 
 PAIRS = st.lists(st.tuples(st.text(), st.binary()), min_size=1, max_size=5)
 
@@ -60,5 +60,5 @@ def test_an_entry_shows_what_it_is():
 
 def test_an_answer_without_entries_gives_none():
     """The server says nil when a read waited in vain."""
-    assert entries_of(None) == deliveries_of(None) == []
-    assert deliveries_of({b"orders": [[b"1-0", [b"data", b"x"]]]}) == [Delivery(b"1-0", [b"data", b"x"], 1)]
+    assert parse_entries(None) == parse_deliveries(None) == []
+    assert parse_deliveries({b"orders": [[b"1-0", [b"data", b"x"]]]}) == [Delivery(b"1-0", [b"data", b"x"], 1)]

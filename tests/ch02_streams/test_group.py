@@ -52,7 +52,7 @@ async def test_consumers_of_one_group_share_in_parallel(server):
         shares = {name: [] for name in ("one", "two", "three")}
 
         async def work(name):
-            async with Consumer(group, name, prefetch=7) as consumer:
+            async with Consumer(group, name, batch_size=7) as consumer:
                 while sum(map(len, shares.values())) < 500:
                     for delivery in await consumer.fetch(20):
                         shares[name].append(int(delivery.entry.data))
@@ -101,7 +101,7 @@ async def test_acknowledgements_of_one_loop_turn_leave_as_one_command(server):
     """2,500 of them in three: a thousand ids a command at most."""
     async with shop(server) as (group, stream):
         await asyncio.gather(*(stream.add(str(number)) for number in range(2_510)))
-        async with Consumer(group, "c", prefetch=5_000, most_in_hand=5_000) as consumer:
+        async with Consumer(group, "c", batch_size=5_000, max_in_flight=5_000) as consumer:
             deliveries = await consumer.fetch()
             await asyncio.gather(*(consumer.ack(delivery) for delivery in deliveries[:10]))
             assert await times_run(server, "xack") == 1
@@ -114,10 +114,10 @@ async def test_an_acknowledgement_that_the_server_refuses_is_heard(server):
     """By whoever awaits it."""
     async with shop(server, "a") as (group, stream):
         (delivery,) = await dies_with(group)
-        await group.access.commands.call("DEL", stream.key)
-        await group.access.commands.call("SET", stream.key, "no stream")
+        await group.context.connection.call("DEL", stream.key)
+        await group.context.connection.call("SET", stream.key, "no stream")
         with pytest.raises(CommandRejected, match="WRONGTYPE"):
-            await group.ack_soon(delivery, actor="c")
+            await group.ack_coalesced(delivery, actor="c")
 
 
 async def test_what_a_dead_consumer_had_is_claimed_once_it_is_idle_for_long_enough(server):
@@ -134,7 +134,7 @@ async def test_what_a_dead_consumer_had_is_claimed_once_it_is_idle_for_long_enou
 async def test_two_that_claim_at_once_never_get_the_same(server):
     """Claiming ends the idleness."""
     async with shop(server, *map(str, range(200))) as (group, _):
-        await dies_with(group, prefetch=200)
+        await dies_with(group, batch_size=200)
         await asyncio.sleep(0.1)
         claimed = await asyncio.gather(*(group.claim(f"heir-{n}", idle_ms=100, count=200) for n in range(5)))
         assert sorted(int(number) for share in claimed for number in data(share)) == list(range(200))
@@ -151,12 +151,12 @@ async def test_entries_that_were_deleted_meanwhile_are_not_claimed(server):
 
 
 async def test_the_lag_counts_what_nobody_was_given_yet(server):
-    """Pending is not lag; another group's lag is its own; a group that is not there has none."""
+    """PendingEntry is not lag; another group's lag is its own; a group that is not there has none."""
     async with shop(server, *"abc") as (group, stream):
         assert await group.lag() == 3
-        await dies_with(group, prefetch=2)
+        await dies_with(group, batch_size=2)
         assert (await group.lag(), len(await group.pending())) == (1, 2)
-        await group.access.commands.call("XGROUP", "DESTROY", stream.key, "billing")
+        await group.context.connection.call("XGROUP", "DESTROY", stream.key, "billing")
         assert await group.lag() is None
 
 

@@ -12,7 +12,7 @@ from tests.support import wait_until
 
 async def server_command(group, *words):
     """Whatever an operator does to the server."""
-    return await group.access.commands.call(*words)
+    return await group.context.connection.call(*words)
 
 
 @pytest.mark.parametrize("start", ["$", "0", "an id"])
@@ -46,24 +46,24 @@ async def test_a_stream_that_began_anew_is_read_from_its_first_entry(server, how
 
 
 async def test_what_waits_for_its_retry_is_pending_again_and_retried(server):
-    """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries counted."""
+    """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries with_delivery_counts."""
     async with shop(server, "a") as (group, stream), Consumer(group, "w") as consumer:
         (delivery,) = await fetched(consumer, 1)
-        (delivery,) = [await consumer.again(delivery)]
+        (delivery,) = [await consumer.redeliver(delivery)]
         await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
         assert await consumer.fetch(20) == []
         (line,) = await group.pending()
         assert (line.id, line.consumer, line.deliveries) == (delivery.id, "w", 2)
-        assert (await consumer.again(delivery)).deliveries == 3
+        assert (await consumer.redeliver(delivery)).deliveries == 3
 
 
 async def test_a_member_that_knows_less_does_not_take_the_group_back(server):
     """One has read to the end, the other nothing: whoever makes it again, it is where the first one knew."""
     async with shop(server, *"abc") as (group, stream):
-        ignorant = ConsumerGroup(group.access, "billing")  # as of another process
+        ignorant = ConsumerGroup(group.context, "billing")  # as of another process
         async with Consumer(group, "reads") as reads, Consumer(ignorant, "idle") as idle:
             await reads.ack_all(await fetched(reads, 3))
-            await idle._beat(idle._membership)
+            await idle._send_heartbeat(idle._membership)
             await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
             assert await idle.fetch(20) == [] and await idle.fetch(20) == []
             await stream.add("d")
@@ -73,13 +73,13 @@ async def test_a_member_that_knows_less_does_not_take_the_group_back(server):
 async def test_a_member_that_knows_more_moves_the_group_on(server):
     """The other one was there first, and began too early."""
     async with shop(server, *"abc") as (group, stream):
-        late = ConsumerGroup(group.access, "billing")
+        late = ConsumerGroup(group.context, "billing")
         async with Consumer(group, "reads") as reads:
             await reads.ack_all(await fetched(reads, 3))
         await server_command(group, "XGROUP", "DESTROY", stream.key, "billing")
-        await late.rejoin("late", [])
+        await late.recreate("late", [])
         assert await group.lag() == 3
-        await group.rejoin("reads", [])
+        await group.recreate("reads", [])
         async with Consumer(late, "late") as consumer:
             assert await consumer.fetch(20) == []
 
@@ -95,7 +95,7 @@ async def test_every_member_of_a_destroyed_group_goes_on(server):
     async with (
         shop(server) as (group, stream),
         working(group, handle, "a"),
-        working(group, handle, "b", parallel=3),
+        working(group, handle, "b", concurrency=3),
         working(group, handle, "c"),
     ):
         for number in range(90):

@@ -1,47 +1,47 @@
-"""RetryRule: when a failed delivery is tried again, and when it is given up."""
+"""RetryPolicy: when a failed delivery is tried again, and when it is given up."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 
 TRIES = st.integers(1, 200)
 CHANCES = st.floats(0, 1)
-BACKOFFS = st.builds(Backoff, first_s=st.floats(0.001, 1), most_s=st.floats(1, 100))
+BACKOFFS = st.builds(Backoff, initial_s=st.floats(0.001, 1), max_s=st.floats(1, 100))
 
 
 @given(TRIES, BACKOFFS, st.integers(1, 10_000), CHANCES)
-def test_there_is_another_try_exactly_while_tries_are_left(tries, backoff, deliveries, chance):
-    """Deliveries are counted whoever got them; the last one's failure has no delay after it."""
-    delay_s = RetryRule(tries, backoff).delay_s(deliveries, chance)
-    assert (delay_s is None) == (deliveries >= tries)
+def test_there_is_another_try_exactly_while_tries_are_left(max_attempts, backoff, deliveries, jitter):
+    """Deliveries are with_delivery_counts whoever got them; the last one's failure has no delay after it."""
+    delay_s = RetryPolicy(max_attempts, backoff).delay_s(deliveries, jitter)
+    assert (delay_s is None) == (deliveries >= max_attempts)
 
 
 @given(TRIES, BACKOFFS, st.integers(1, 10_000), CHANCES)
-def test_a_delay_is_bounded(tries, backoff, deliveries, chance):
+def test_a_delay_is_bounded(max_attempts, backoff, deliveries, jitter):
     """Never below half of the first one, never above the most."""
-    delay_s = RetryRule(tries, backoff).delay_s(deliveries, chance)
-    assert delay_s is None or backoff.first_s / 2 <= delay_s <= backoff.most_s
+    delay_s = RetryPolicy(max_attempts, backoff).delay_s(deliveries, jitter)
+    assert delay_s is None or backoff.initial_s / 2 <= delay_s <= backoff.max_s
 
 
 @given(TRIES, BACKOFFS, CHANCES)
-def test_a_rule_that_is_followed_ends_after_as_many_tries_as_it_says(tries, backoff, chance):
+def test_a_rule_that_is_followed_ends_after_as_many_tries_as_it_says(max_attempts, backoff, jitter):
     """Never tried for ever; the delays do not get shorter."""
-    rule, delays_s = RetryRule(tries, backoff), []
-    while (delay_s := rule.delay_s(len(delays_s) + 1, chance)) is not None:
+    rule, delays_s = RetryPolicy(max_attempts, backoff), []
+    while (delay_s := rule.delay_s(len(delays_s) + 1, jitter)) is not None:
         delays_s.append(delay_s)
-    assert len(delays_s) + 1 == tries
+    assert len(delays_s) + 1 == max_attempts
     assert delays_s == sorted(delays_s)
 
 
-@pytest.mark.parametrize("tries", [0, -1])
-def test_a_rule_without_a_try_is_refused(tries):
+@pytest.mark.parametrize("max_attempts", [0, -1])
+def test_a_rule_without_a_try_is_refused(max_attempts):
     """An entry is delivered at least once."""
-    with pytest.raises(InvalidParameter, match=f"tries={tries}"):
-        RetryRule(tries=tries)
+    with pytest.raises(InvalidParameter, match=f"max_attempts={max_attempts}"):
+        RetryPolicy(max_attempts=max_attempts)
 
 
 @pytest.mark.parametrize("times", [(0, 1), (-1, 1), (2, 1), (float("nan"), 1), (1, float("nan")), (1, float("inf"))])
@@ -56,6 +56,6 @@ def test_a_backoff_that_makes_no_sense_is_refused(times):
 def test_limits_that_make_no_sense_are_refused(name, value):
     """A wait of no time, and one that never ends."""
     with pytest.raises(InvalidParameter):
-        Limits(**{name: value})
+        ConnectionConfig(**{name: value})
     with pytest.raises(InvalidParameter):
-        Limits(timeout_s=float("inf"))
+        ConnectionConfig(timeout_s=float("inf"))

@@ -88,7 +88,7 @@ async def test_reading_goes_on_after_an_id(mq):
 async def test_waiting_gives_the_first_entry_that_comes(mq):
     """Over a connection of its own: adding on the same queue is not held up. A name may be any text."""
     stream = mq.stream("the 订单")
-    reader = asyncio.create_task(stream.wait(within_ms=10_000))
+    reader = asyncio.create_task(stream.wait(timeout_ms=10_000))
     while not reader.done():
         await stream.add("a")
         await asyncio.wait([reader], timeout=0.02)
@@ -99,12 +99,12 @@ async def test_waiting_for_what_is_there_already_returns_at_once(mq):
     """From an id on."""
     stream, ids = await filled(mq, 3)
     async with asyncio.timeout(5):
-        assert [entry.id for entry in await stream.wait(ids[0], within_ms=60_000)] == ids[1:]
+        assert [entry.id for entry in await stream.wait(ids[0], timeout_ms=60_000)] == ids[1:]
 
 
 async def test_waiting_in_vain_ends_with_nothing(mq):
     """An empty list, no error."""
-    assert await mq.stream("orders").wait(within_ms=20) == []
+    assert await mq.stream("orders").wait(timeout_ms=20) == []
 
 
 async def test_a_range_has_both_its_ends(mq):

@@ -6,14 +6,14 @@ import contextlib
 import pytest
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.consumer import Consumer
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, data, dies_with, everything_done, fetched, pending, shop, working
 from tests.support import wait_until
 
-IN_A_MINUTE = RetryRule(tries=5, backoff=Backoff(first_s=60, most_s=600))
-SOON = RetryRule(tries=9, backoff=Backoff(first_s=0.3, most_s=0.3))
+IN_A_MINUTE = RetryPolicy(max_attempts=5, backoff=Backoff(initial_s=60, max_s=600))
+SOON = RetryPolicy(max_attempts=9, backoff=Backoff(initial_s=0.3, max_s=0.3))
 
 
 async def many(stream, count, first=0):
@@ -28,7 +28,7 @@ async def owners(group):
 
 async def consumers(group):
     """The names that the server keeps for the group."""
-    found = await group.access.commands.call("XINFO", "CONSUMERS", group.access.key, group.raw_name)
+    found = await group.context.connection.call("XINFO", "CONSUMERS", group.context.key, group.raw_name)
     return {raw[b"name"].decode() for raw in found}
 
 
@@ -48,7 +48,7 @@ async def test_two_thousand_abandoned_entries_are_taken_over_page_after_page(ser
     got = []
     async with shop(server) as (group, stream):
         await many(stream, 2_000)
-        await dies_with(group, prefetch=2_000, most_in_hand=2_000)
+        await dies_with(group, batch_size=2_000, max_in_flight=2_000)
         await asyncio.sleep(1.0)
         async with working(group, lambda entry: got.append(int(entry.data)), claim_idle_ms=1_000):
             async with asyncio.timeout(8):  # one page each half a second would take ten
@@ -61,8 +61,8 @@ async def test_taking_over_is_bounded_by_what_may_be_in_hand(server):
     """What there is no room for is found by a later fetch."""
     async with shop(server) as (group, stream):
         await many(stream, 250)
-        await dies_with(group, prefetch=250)
-        async with Consumer(group, "heir", claim_idle_ms=1, most_in_hand=120) as heir:
+        await dies_with(group, batch_size=250)
+        async with Consumer(group, "heir", claim_idle_ms=1, max_in_flight=120) as heir:
             held = await fetched(heir, 120)
             assert len(held) == 120 and await heir.fetch(20) == []
             await heir.ack_all(held)
@@ -76,8 +76,8 @@ async def test_leftovers_of_an_earlier_life_are_found_to_the_last_one(server):
     got = []
     async with shop(server) as (group, stream):
         await many(stream, 450)
-        await dies_with(group, "w", prefetch=450, most_in_hand=450)
-        options = {"most_in_hand": 7, "prefetch": 7, "claim_idle_ms": None}
+        await dies_with(group, "w", batch_size=450, max_in_flight=450)
+        options = {"max_in_flight": 7, "batch_size": 7, "claim_idle_ms": None}
         async with working(group, lambda entry: got.append(int(entry.data)), "w", **options):
             await everything_done(group)
     assert got == list(range(450))
@@ -88,9 +88,9 @@ async def test_a_dead_members_entries_do_not_wait_behind_ones_own_retries(server
     got = []
     async with shop(server) as (group, stream):
         await stream.add_many([b"bad%d" % number for number in range(130)])
-        options = {"claim_idle_ms": 300, "retry": IN_A_MINUTE, "prefetch": 10}
+        options = {"claim_idle_ms": 300, "retry": IN_A_MINUTE, "batch_size": 10}
         async with working(group, refuses_bad(got), "alive", **options) as worker:
-            await wait_until(lambda: len(worker._later) == 130)
+            await wait_until(lambda: len(worker._retry_heap) == 130)
             async with Consumer(group, "dead", claim_idle_ms=None) as dead:
                 await worker.stop()  # or it would read them first
                 await stream.add_many([b"good"] * 5)
@@ -143,7 +143,7 @@ async def test_without_a_heartbeat_what_is_slow_passes_on_and_long_delays_are_re
     async with shop(server, "a") as (group, _):
         with pytest.raises(InvalidParameter, match="claim_idle_ms=500"):
             Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=IN_A_MINUTE)
-        Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=RetryRule(tries=1))
+        Worker(group, "w", print, heartbeat=False, claim_idle_ms=500, retry=RetryPolicy(max_attempts=1))
 
         async def frozen(entry):
             await go.wait()
@@ -160,15 +160,15 @@ async def test_what_is_trimmed_while_it_waits_for_its_retry_gives_its_slot_back(
     """Be it the heartbeat that notices, or the retry."""
     got = []
     async with shop(server) as (group, stream):
-        options = {"most_in_hand": 5, "prefetch": 5, "claim_idle_ms": claim_idle_ms, "retry": SOON}
+        options = {"max_in_flight": 5, "batch_size": 5, "claim_idle_ms": claim_idle_ms, "retry": SOON}
         async with working(group, refuses_bad(got), **options) as worker:
             await stream.add_many([b"bad"] * 5)
-            await wait_until(lambda: len(worker._later) == 5)
+            await wait_until(lambda: len(worker._retry_heap) == 5)
             await stream.trim(max_entries=0, exact=True)
             await stream.add_many([b"good"] * 12)
             await wait_until(lambda: len(got) == 12)
             await everything_done(group)
-            await wait_until(lambda: not worker.consumer._in_hand)
+            await wait_until(lambda: not worker.consumer._in_flight)
 
 
 async def test_what_another_has_taken_is_not_handled_by_the_first_nor_taken_back(server):
@@ -180,9 +180,9 @@ async def test_what_another_has_taken_is_not_handled_by_the_first_nor_taken_back
         raise ValueError
 
     async with shop(server, "a") as (group, _), working(group, handle, retry=SOON, claim_idle_ms=None) as worker:
-        await wait_until(lambda: worker._later)
+        await wait_until(lambda: worker._retry_heap)
         assert data(await group.claim("by hand", idle_ms=0)) == ["a"]
-        await wait_until(lambda: not (worker._later or worker.consumer._in_hand))
+        await wait_until(lambda: not (worker._retry_heap or worker.consumer._in_flight))
         assert (tried, await owners(group)) == ([b"a"], {"by hand"})
 
 
@@ -192,7 +192,7 @@ async def test_giving_back_leaves_alone_what_others_have_claimed_meanwhile(serve
         async with Consumer(group, "first", claim_idle_ms=None) as first:
             held = await fetched(first, 3)
             await group.claim("other", idle_ms=0, count=1)
-            await group.access.commands.call("XCLAIM", "orders", "billing", "first", "0", held[1].id)
+            await group.context.connection.call("XCLAIM", "orders", "billing", "first", "0", held[1].id)
         lines = await group.pending()
         assert [line.consumer for line in lines] == ["other", "first", "first"]
         assert [line.idle_ms > AN_HOUR_MS for line in lines] == [False, False, True]
@@ -206,7 +206,7 @@ async def test_who_leaves_with_nothing_pending_leaves_no_name_behind(server):
                 await stream.add("x")
                 await consumer.ack_all(await fetched(consumer, 1))
         assert await consumers(group) == set()
-        assert await group.access.commands.call("KEYS", "*life*") == []
+        assert await group.context.connection.call("KEYS", "*life*") == []
 
 
 async def test_a_name_with_something_pending_stays_until_others_have_taken_all_of_it(server):

@@ -7,7 +7,7 @@ import pytest
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, everything_done, letters, pending, shop, working
 from tests.support import wait_until
@@ -54,7 +54,7 @@ async def test_a_handler_that_raises_is_retried_up_to_the_limit_and_then_buried(
 
 
 async def test_a_handler_that_works_the_second_time_leaves_no_letter(server):
-    """Between the tries it is pending, with its deliveries counted."""
+    """Between the tries it is pending, with its deliveries with_delivery_counts."""
     tried = []
 
     async def shaky(entry):
@@ -79,14 +79,14 @@ async def test_what_failed_does_not_hold_up_the_others(server):
         if entry.data == b"bad":
             raise ValueError
 
-    slow = RetryRule(tries=2, backoff=Backoff(first_s=0.2, most_s=0.2))
+    slow = RetryPolicy(max_attempts=2, backoff=Backoff(initial_s=0.2, max_s=0.2))
     async with shop(server, "bad", "b", "c") as (group, _), working(group, handle, retry=slow):
         await letters(group)
     assert got == [b"bad", b"b", b"c", b"bad"]
 
 
 async def test_parallel_handlers_run_at_once_and_no_more_than_asked(server):
-    """`parallel` bounds how many."""
+    """`concurrency` bounds how many."""
     running, most, go = 0, 0, asyncio.Event()
 
     async def handle(entry):
@@ -96,7 +96,7 @@ async def test_parallel_handlers_run_at_once_and_no_more_than_asked(server):
         await go.wait()
         running -= 1
 
-    async with shop(server, *"abcdefgh") as (group, _), working(group, handle, parallel=3):
+    async with shop(server, *"abcdefgh") as (group, _), working(group, handle, concurrency=3):
         await wait_until(lambda: running == 3)
         go.set()
         await everything_done(group)
@@ -134,6 +134,6 @@ async def test_stopping_a_worker_that_never_ran_returns(server):
 async def test_options_out_of_their_bounds_are_refused(server):
     """At least 1, each."""
     async with shop(server) as (group, _):
-        for option in ("parallel", "prefetch", "most_in_hand", "claim_idle_ms"):
+        for option in ("concurrency", "batch_size", "max_in_flight", "claim_idle_ms"):
             with pytest.raises(InvalidParameter, match=f"{option}=0"):
                 Worker(group, "w", print, **{option: 0})

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, QueueClosed
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -15,7 +15,7 @@ from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, data, everything_done, fetched, letters, pending, shop, working
 from tests.support import wait_until
 
-SOON = Limits(close_timeout_s=0.5)
+SOON = ConnectionConfig(close_timeout_s=0.5)
 
 
 async def cancelled_elsewhere():
@@ -30,8 +30,8 @@ def tasks_besides(before):
     return asyncio.all_tasks() - before - {asyncio.current_task()}
 
 
-@pytest.mark.parametrize("parallel", [1, 3])
-async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_other(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_other(server, concurrency):
     """Counted, retried, a dead letter at last; the worker goes on."""
     got = []
 
@@ -40,7 +40,7 @@ async def test_a_handler_that_meets_a_foreign_cancellation_has_failed_like_any_o
             await cancelled_elsewhere()
         got.append(entry.data)
 
-    async with shop(server, *"abcd") as (group, _), working(group, handle, parallel=parallel):
+    async with shop(server, *"abcd") as (group, _), working(group, handle, concurrency=concurrency):
         (letter,) = await letters(group)
         await everything_done(group)
     assert (letter.deliveries, letter.error[:14], sorted(got)) == (3, "CancelledError", [b"a", b"c", b"d"])
@@ -72,12 +72,12 @@ async def test_a_generator_is_no_handler(server):
         for result in (lambda entry: generator(entry), lambda entry: 7):
             async with working(group, result):
                 assert "TypeError" in (await letters(group))[0].error
-            await group.dead_letters.drop((await letters(group))[0].id)
-            await group.access.commands.call("XADD", "orders", "*", "data", "a")
+            await group.dead_letters.delete((await letters(group))[0].id)
+            await group.context.connection.call("XADD", "orders", "*", "data", "a")
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, concurrency):
     """Nothing of it outlives it, wherever it was cancelled."""
     begun, got, is_endless = asyncio.Event(), [], True
 
@@ -89,7 +89,7 @@ async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, p
 
     async with shop(server, *"abc") as (group, _):
         before = asyncio.all_tasks()
-        worker = Worker(group, "w", handle, parallel=parallel, claim_idle_ms=None)
+        worker = Worker(group, "w", handle, concurrency=concurrency, claim_idle_ms=None)
         task = asyncio.create_task(worker.run())
         await begun.wait()
         task.cancel()
@@ -105,8 +105,8 @@ async def test_a_cancelled_run_gives_everything_back_and_may_run_again(server, p
     assert sorted(got) == [b"a", b"b", b"c"]
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run(server, concurrency):
     """It was sent to the run. What the handler did is acknowledged."""
     begun = asyncio.Event()
 
@@ -118,7 +118,7 @@ async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run
             return
 
     async with shop(server, "a") as (group, _):
-        task = asyncio.create_task(Worker(group, "w", keeps_it, parallel=parallel).run())
+        task = asyncio.create_task(Worker(group, "w", keeps_it, concurrency=concurrency).run())
         await begun.wait()
         task.cancel()
         async with asyncio.timeout(5):
@@ -127,9 +127,9 @@ async def test_a_cancellation_that_a_handler_keeps_for_itself_still_ends_the_run
         assert await group.pending() == []
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
+@pytest.mark.parametrize("concurrency", [1, 2])
 @pytest.mark.parametrize("through_a_task", [False, True])
-async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, parallel, through_a_task):
+async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, concurrency, through_a_task):
     """The handler goes on, its entry is acknowledged, and the run ends after it."""
     got = []
 
@@ -139,21 +139,21 @@ async def test_a_stop_inside_a_handler_does_not_wait_for_itself(server, parallel
         got.append(entry.data)
 
     async with shop(server, "a") as (group, _):
-        worker = Worker(group, "w", handle, parallel=parallel)
+        worker = Worker(group, "w", handle, concurrency=concurrency)
         async with asyncio.timeout(5):
             await worker.run()
         assert (got, await group.pending()) == ([b"a"], [])
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-async def test_a_stop_ends_in_time_and_gives_back_what_a_handler_does_not_finish(server, parallel):
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_stop_ends_in_time_and_gives_back_what_a_handler_does_not_finish(server, concurrency):
     """It is cancelled; whoever awaits the run gets no error."""
 
     async def endless(entry):
         await asyncio.Event().wait()
 
-    async with shop(server, *"ab", limits=SOON) as (group, _):
-        worker = Worker(group, "w", endless, parallel=parallel)
+    async with shop(server, *"ab", config=SOON) as (group, _):
+        worker = Worker(group, "w", endless, concurrency=concurrency)
         task = asyncio.create_task(worker.run())
         await pending(group, 2)
         begun = time.monotonic()
@@ -175,7 +175,7 @@ async def test_a_stop_ends_in_time_though_a_handler_will_not_be_cancelled(server
             except asyncio.CancelledError:
                 continue
 
-    async with shop(server, "a", limits=SOON) as (group, _):
+    async with shop(server, "a", config=SOON) as (group, _):
         worker = Worker(group, "w", stubborn)
         task = asyncio.create_task(worker.run())
         await pending(group, 1)
@@ -189,10 +189,10 @@ async def test_a_stop_ends_in_time_though_a_handler_will_not_be_cancelled(server
 
 async def test_a_stop_ends_in_time_though_the_server_has_stopped(server):
     """SIGSTOP: nothing is answered, and everything ends."""
-    async with shop(server, limits=SOON) as (group, _):
+    async with shop(server, config=SOON) as (group, _):
         worker = Worker(group, "w", print)
         task = asyncio.create_task(worker.run())
-        await wait_until(lambda: worker.consumer._ahead is not None)
+        await wait_until(lambda: worker.consumer._requested is not None)
         server.pause()
         try:
             async with asyncio.timeout(4):
@@ -226,12 +226,12 @@ async def test_an_error_that_will_not_pass_ends_the_run(server):
     async with shop(server) as (group, stream):
         worker = Worker(group, "w", print)
         task = asyncio.create_task(worker.run())
-        await wait_until(lambda: worker.consumer._ahead is not None)
-        await group.access.commands.call("SET", stream.key, "no stream")
+        await wait_until(lambda: worker.consumer._requested is not None)
+        await group.context.connection.call("SET", stream.key, "no stream")
         async with asyncio.timeout(10):
             with pytest.raises(CommandRejected, match="WRONGTYPE"):
                 await task
-        await group.access.commands.call("DEL", stream.key)
+        await group.context.connection.call("DEL", stream.key)
         task = asyncio.create_task(Worker(group, "w", print).run())
         await asyncio.sleep(0.05)
     async with asyncio.timeout(10):
@@ -250,20 +250,20 @@ async def test_an_entry_that_cannot_be_buried_is_kept_and_the_others_go_on(serve
         got.append(entry.data)
 
     async with shop(server, "bad", "b") as (group, stream), working(group, handle, retry=FAST):
-        await group.access.commands.call("SET", group.dead_letters.key, "in the way")
+        await group.context.connection.call("SET", group.dead_letters.key, "in the way")
         await stream.add("c")
         await wait_until(lambda: got == [b"b", b"c"])
         await asyncio.sleep(0.1)
         assert len(await group.pending()) == 1
-        await group.access.commands.call("DEL", group.dead_letters.key)
+        await group.context.connection.call("DEL", group.dead_letters.key)
         await letters(group)
 
 
 async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(server):
-    """Its time is its own; what was on its way when it was cancelled comes with the next one, counted once."""
-    limits = Limits(timeout_s=0.4)
+    """Its time is its own; what was on its way when it was cancelled comes with the next one, with_delivery_counts once."""
+    limits = ConnectionConfig(timeout_s=0.4)
     async with (
-        MessageQueue(server.url, limits=limits) as mq,
+        MessageQueue(server.url, config=limits) as mq,
         Consumer(await mq.stream("s").group("g"), "c", claim_idle_ms=None) as consumer,
     ):
         begun = time.monotonic()
@@ -283,7 +283,7 @@ async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(s
 async def test_a_wait_for_entries_that_is_cancelled_ends_at_once(server):
     """Though the server would hold it back for a minute."""
     async with shop(server) as (_, stream):
-        waiting = asyncio.create_task(stream.wait(within_ms=60_000))
+        waiting = asyncio.create_task(stream.wait(timeout_ms=60_000))
         await asyncio.sleep(0.1)
         waiting.cancel()
         async with asyncio.timeout(2):
@@ -304,7 +304,7 @@ async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_wa
     begin, end = REFUSALS[refusal]
     got = []
     async with shop(server, *"ab") as (group, _), MessageQueue(server.url) as admin:
-        call = admin.link.call
+        call = admin.connection.call
         await call(*begin)
         async with working(group, lambda entry: got.append(entry.data)):
             await asyncio.sleep(0.1)
@@ -313,7 +313,7 @@ async def test_a_worker_that_begins_or_works_while_the_server_refuses_for_now_wa
             await call(*begin)
             await asyncio.sleep(0.1)
             await call(*end)
-            await group.access.commands.call("XADD", group.access.key, "*", "data", "c")
+            await group.context.connection.call("XADD", group.context.key, "*", "data", "c")
             await wait_until(lambda: b"c" in got)
             await everything_done(group)
     assert sorted(set(got)) == [b"a", b"b", b"c"]
@@ -327,11 +327,11 @@ async def test_an_ordered_worker_waits_for_its_turn_too(server, refusal):
     async with MessageQueue(server.url) as mq, MessageQueue(server.url) as admin:
         stream = PartitionedStream(mq, "orders", partitions=2)
         await stream.append("alice", b"a")
-        await admin.link.call(*begin)
+        await admin.connection.call(*begin)
         worker = OrderedWorker(stream, "billing", "worker-1", lambda ordered, effects: got.append(ordered.data))
         running = asyncio.create_task(worker.run())
         await asyncio.sleep(0.1)
-        await admin.link.call(*end)
+        await admin.connection.call(*end)
         await wait_until(lambda: got == [b"a"])
         await worker.stop()
         await running

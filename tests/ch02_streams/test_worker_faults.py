@@ -6,7 +6,7 @@ import pytest
 
 from mpim_lab.errors import ConnectionLost
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.streams.worker import Worker
 from tests.streams import AN_HOUR_MS, FAST, everything_done, letters, shop, working
 from tests.support import wait_until
@@ -28,7 +28,7 @@ async def test_an_entry_that_kills_whoever_has_it_is_buried_by_a_later_worker(se
     async with shop(server, "poison", "b") as (group, _):
         for number in range(3):
             with pytest.raises(Power):
-                await Worker(group, f"w{number}", deadly, retry=FAST, prefetch=1, claim_idle_ms=1).run()
+                await Worker(group, f"w{number}", deadly, retry=FAST, batch_size=1, claim_idle_ms=1).run()
         async with working(group, deadly, "survivor", claim_idle_ms=1):
             (letter,) = await letters(group)
             await everything_done(group)
@@ -90,8 +90,10 @@ async def test_a_line_that_breaks_while_working_is_waited_for(server):
         await everything_done(group)
 
 
-@pytest.mark.parametrize(("kind", "parallel"), [("plain", 1), ("async", 2), ("refuses", 1), ("refuses", 2)])
-async def test_what_could_not_be_finished_because_the_line_broke_is_handled_again(server, monkeypatch, kind, parallel):
+@pytest.mark.parametrize(("kind", "concurrency"), [("plain", 1), ("async", 2), ("refuses", 1), ("refuses", 2)])
+async def test_what_could_not_be_finished_because_the_line_broke_is_handled_again(
+    server, monkeypatch, kind, concurrency
+):
     """An acknowledgement or a burial that fails: the entry is still pending, and this worker takes it up again."""
     got = []
 
@@ -104,7 +106,7 @@ async def test_what_could_not_be_finished_because_the_line_broke_is_handled_agai
         got.append(entry.data)
 
     async with shop(server, *"abcdef") as (group, _):
-        commands, broken = group.access.commands, []
+        commands, broken = group.context.connection, []
         call = commands.call
 
         async def breaks_at_first(*words):
@@ -115,7 +117,7 @@ async def test_what_could_not_be_finished_because_the_line_broke_is_handled_agai
 
         monkeypatch.setattr(commands, "call", breaks_at_first)
         async with working(
-            group, later if kind == "async" else plain, retry=RetryRule(1, FAST.backoff), parallel=parallel
+            group, later if kind == "async" else plain, retry=RetryPolicy(1, FAST.backoff), concurrency=concurrency
         ):
             await everything_done(group)
         assert len(broken) == 2

@@ -1,4 +1,4 @@
-"""AtomicEffects: what may be added; how it is encoded. Turn: many questions, one command, each its own answer."""
+"""AtomicEffects: what may be added; how it is encoded. Coalescer: many questions, one command, each its own answer."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, Unconfirmed, WrongLoop
-from mpim_lab.mq.connection.coalescer import Turn
+from mpim_lab.mq.connection.coalescer import Coalescer
 from mpim_lab.mq.idempotency.effects import MAX_WORDS, AtomicEffects, encode_effects
 
 
@@ -88,15 +88,15 @@ async def test_what_is_asked_in_one_loop_turn_leaves_together():
     """What is asked later leaves later, without waiting for the answers of those before."""
     sent = Sent()
     sent.go.clear()
-    turn = Turn(sent, most=100)
-    answers = [turn.add(number) for number in (1, 2, 3)]
+    coalescer = Coalescer(sent, max_items=100)
+    answers = [coalescer.submit(number) for number in (1, 2, 3)]
     await asyncio.sleep(0)
-    answers.append(turn.add(4))
+    answers.append(coalescer.submit(4))
     await asyncio.sleep(0.001)
     assert sent.turns == [[1, 2, 3], [4]]
     sent.go.set()
     assert await asyncio.gather(*answers) == [10, 20, 30, 40]
-    assert not turn._sending and not turn._items
+    assert not coalescer._sending and not coalescer._items
 
 
 @given(st.integers(1, 5), st.integers(0, 12))
@@ -105,8 +105,8 @@ def test_no_more_than_the_most_leave_together_and_everyone_gets_its_own_answer(m
 
     async def ask():
         sent = Sent()
-        turn = Turn(sent, most=most)
-        assert await asyncio.gather(*map(turn.add, range(count))) == [10 * number for number in range(count)]
+        coalescer = Coalescer(sent, max_items=most)
+        assert await asyncio.gather(*map(coalescer.submit, range(count))) == [10 * number for number in range(count)]
         assert all(len(items) <= most for items in sent.turns)
         assert [item for items in sent.turns for item in items] == list(range(count))
         assert len(sent.turns) == -(-count // most)
@@ -116,8 +116,10 @@ def test_no_more_than_the_most_leave_together_and_everyone_gets_its_own_answer(m
 
 async def test_an_answer_that_is_an_error_is_raised_for_its_own_item():
     """The others get theirs."""
-    turn = Turn(Sent(), most=100)
-    first, wrong, last = await asyncio.gather(turn.add(1), turn.add(-2), turn.add(3), return_exceptions=True)
+    coalescer = Coalescer(Sent(), max_items=100)
+    first, wrong, last = await asyncio.gather(
+        coalescer.submit(1), coalescer.submit(-2), coalescer.submit(3), return_exceptions=True
+    )
     assert (first, str(wrong), last) == (10, "-2", 30) and isinstance(wrong, ValueError)
 
 
@@ -130,11 +132,11 @@ async def test_what_goes_wrong_with_all_is_raised_for_all(answers):
             raise answers
         return answers
 
-    turn = Turn(send, most=100)
+    coalescer = Coalescer(send, max_items=100)
     async with asyncio.timeout(1):
-        got = await asyncio.gather(turn.add(1), turn.add(2), return_exceptions=True)
+        got = await asyncio.gather(coalescer.submit(1), coalescer.submit(2), return_exceptions=True)
     assert isinstance(got[1], OSError | ValueError)
-    assert not turn._sending
+    assert not coalescer._sending
 
 
 async def test_who_does_not_wait_any_more_disturbs_nobody():
@@ -142,8 +144,8 @@ async def test_who_does_not_wait_any_more_disturbs_nobody():
     sent, forgotten = Sent(), []
     sent.go.clear()
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: forgotten.append(context))
-    turn = Turn(sent, most=100)
-    gone, nobody, waits = turn.add(1), turn.add(-1), turn.add(3)
+    coalescer = Coalescer(sent, max_items=100)
+    gone, nobody, waits = coalescer.submit(1), coalescer.submit(-1), coalescer.submit(3)
     await asyncio.sleep(0)
     gone.cancel()
     sent.go.set()
@@ -155,12 +157,12 @@ async def test_who_does_not_wait_any_more_disturbs_nobody():
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_can_be_given_back():
-    """What it grants would be lost; cancelled before or after the turn ended."""
+    """What it grants would be lost; cancelled before or after the send ended."""
     for turns in range(3):
         sent, back = Sent(), []
         sent.go.clear()
-        turn = Turn(sent, most=100, unwanted=back.append)
-        gone, stays = turn.add(1), turn.add(2)
+        coalescer = Coalescer(sent, max_items=100, on_abandoned=back.append)
+        gone, stays = coalescer.submit(1), coalescer.submit(2)
         for _ in range(turns):
             await asyncio.sleep(0)
         gone.cancel()
@@ -169,7 +171,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_can_be_given_back():
 
 
 async def test_a_turn_that_somebody_else_cancels_is_named_to_all():
-    """They were not cancelled, and it may have been run: Unconfirmed; the next turn goes on."""
+    """They were not cancelled, and it may have been run: Unconfirmed; the next send goes on."""
     elsewhere = asyncio.get_running_loop().create_future()
     elsewhere.cancel()
 
@@ -178,18 +180,18 @@ async def test_a_turn_that_somebody_else_cancels_is_named_to_all():
             await elsewhere
         return items
 
-    turn = Turn(send, most=100)
-    got = await asyncio.gather(turn.add(1), turn.add(2), return_exceptions=True)
+    coalescer = Coalescer(send, max_items=100)
+    got = await asyncio.gather(coalescer.submit(1), coalescer.submit(2), return_exceptions=True)
     assert [type(each) for each in got] == [Unconfirmed] * 2
-    assert await turn.add(3) == 3
+    assert await coalescer.submit(3) == 3
 
 
 def test_another_event_loop_is_refused_at_once():
     """Also when the first one ended with something left in the turn: nobody would ever send it."""
-    turn = Turn(Sent(), most=100)
+    coalescer = Coalescer(Sent(), max_items=100)
 
     async def ask():
-        return turn.add(1)
+        return coalescer.submit(1)
 
     asyncio.run(ask())
     for _ in range(2):

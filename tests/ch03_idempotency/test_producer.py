@@ -23,7 +23,7 @@ from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from tests.support import wait_until
 
-QUICK = Backoff(first_s=0.001, most_s=0.002)
+QUICK = Backoff(initial_s=0.001, max_s=0.002)
 
 
 class Server:
@@ -189,7 +189,7 @@ async def test_a_send_that_is_cancelled_lets_the_next_one_go():
     assert all(send.cancelled() for send in sends[:2])
     assert doors.order == [b"0", b"2", b"3"]
 
-    waits = IdempotentProducer(Server(CommandTimeout()).append, backoff=Backoff(first_s=60.0, most_s=60.0))
+    waits = IdempotentProducer(Server(CommandTimeout()).append, backoff=Backoff(initial_s=60.0, max_s=60.0))
     waiting = asyncio.create_task(waits.send("bob", b"1"))
     await asyncio.sleep(0.01)
     waiting.cancel()

@@ -18,7 +18,7 @@ from mpim_lab.errors import (
     QueueClosed,
     StoreFailed,
 )
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_inbox import SqlInbox
@@ -52,8 +52,8 @@ async def shop(tmp_path):
 
 @pytest.fixture
 async def mq(server):
-    limits = Limits(timeout_s=0.5, connect_timeout_s=0.5)
-    async with MessageQueue(server.url, limits=limits) as queue:
+    limits = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5)
+    async with MessageQueue(server.url, config=limits) as queue:
         yield queue
 
 
@@ -336,7 +336,7 @@ async def test_a_server_that_does_not_answer_leaves_the_row(shop, mq, server):
 async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop, mq):
     """It waits, and those after it on its stream, until a person drops it or fixes the cause; nothing is lost."""
     outbox, _ = shop
-    await mq.access("list").commands.call("RPUSH", "list", "no stream")
+    await mq.context("list").connection.call("RPUSH", "list", "no stream")
     ids = [await place(shop, what, stream) for what, stream in (("tea", "orders"), ("a", "list"), ("coffee", "orders"))]
     ids.append(await place(shop, "b", "list"))
     for _ in range(2):
@@ -344,7 +344,7 @@ async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop,
             await outbox.relay(mq).relay_once()
         assert [row.message_id for row in await outbox.pending()] == [ids[1], ids[3]]
     assert await sent(mq) == [(ids[0], "tea"), (ids[2], "coffee")]
-    await mq.access("list").commands.call("DEL", "list")
+    await mq.context("list").connection.call("DEL", "list")
     assert await outbox.relay(mq).relay_once() == 2
     assert await sent(mq, "list") == [(ids[1], "a"), (ids[3], "b")]
 
@@ -352,14 +352,14 @@ async def test_a_row_that_the_server_refuses_stops_its_stream_and_no_other(shop,
 async def test_more_refused_rows_than_a_page_holds_do_not_hide_the_others(shop, mq, caplog):
     """A running relay looks past them, and says again and again, at growing intervals, that they are refused."""
     outbox, _ = shop
-    await mq.access("list").commands.call("RPUSH", "list", "no stream")
+    await mq.context("list").connection.call("RPUSH", "list", "no stream")
     for number in range(7):
         await place(shop, str(number), "list")
     last = await place(shop, "tea")
     async with relaying(outbox, mq, batch_size=3, poll_interval_s=0.01):
         await wait_until_sent(mq, 1)
         await wait_until(lambda: sum("WRONGTYPE" in line for line in caplog.messages) >= 3)
-        await mq.access("list").commands.call("DEL", "list")
+        await mq.context("list").connection.call("DEL", "list")
         await wait_until_empty(outbox)
     assert await sent(mq) == [(last, "tea")]
     assert [text for _, text in await sent(mq, "list")] == [str(number) for number in range(7)]
@@ -368,7 +368,7 @@ async def test_more_refused_rows_than_a_page_holds_do_not_hide_the_others(shop, 
 async def test_a_server_that_refuses_for_now_is_waited_for(shop, mq):
     """A full server is no fault of the row's."""
     outbox, _ = shop
-    ask = mq.access("config").commands.call
+    ask = mq.context("config").connection.call
     await ask("CONFIG", "SET", "maxmemory", "1")
     first = await place(shop, "tea")
     with pytest.raises(CommandRejected, match="OOM"):
@@ -396,7 +396,7 @@ async def test_a_relay_ends_by_name_once_its_queue_or_store_is_closed(tmp_path, 
 async def test_stop_ends_in_its_time_although_the_server_is_silent(shop, server):
     """What is not done by then is cancelled; the row stays."""
     outbox, _ = shop
-    async with MessageQueue(server.url, limits=Limits(timeout_s=60)) as queue:
+    async with MessageQueue(server.url, config=ConnectionConfig(timeout_s=60)) as queue:
         await place(shop, "tea")
         server.pause()
         try:

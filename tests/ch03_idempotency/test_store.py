@@ -20,7 +20,7 @@ from mpim_lab.errors import (
 )
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import MAX_AT_ONCE, Claim, IdempotencyStore
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -32,7 +32,7 @@ LEASE_MS = 60
 @contextlib.asynccontextmanager
 async def store_of(server, *, scope="payments", url=None, **options):
     """The records of one kind of work, and the queue they are on."""
-    queue_options = {name: options.pop(name) for name in ("prefix", "limits", "max_payload_bytes") if name in options}
+    queue_options = {name: options.pop(name) for name in ("prefix", "config", "max_payload_bytes") if name in options}
     async with MessageQueue(url or server.url, **queue_options) as mq:
         yield IdempotencyStore(mq, scope, **options), mq
 
@@ -49,7 +49,7 @@ def paying(result=b"paid", amount=450, key="account:bob"):
 
 async def ask(mq, *words):
     """What the server says."""
-    return await mq.access("ask").commands.call(*words)
+    return await mq.context("ask").connection.call(*words)
 
 
 async def account(mq, key="account:bob"):
@@ -326,13 +326,13 @@ async def test_a_wait_that_is_no_number_ends_at_once(server):
 
 async def test_a_works_error_is_raised_even_if_the_line_is_down(server):
     """Letting go is a courtesy: without it the lease ends by itself."""
-    limits = Limits(timeout_s=0.2, connect_timeout_s=0.2)
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)
 
     def work(effects):
         server.kill()
         raise ValueError("mine")
 
-    async with store_of(server, limits=limits) as (once, _):
+    async with store_of(server, config=limits) as (once, _):
         with pytest.raises(ValueError, match="mine"):
             await once.run("m1", work)
 
@@ -503,10 +503,10 @@ async def test_running_again_after_a_claim_was_not_answered_waits_for_its_lease(
 
 async def test_a_completion_that_arrives_late_is_no_second_effect(server):
     """Held on its way until the message was handled again and done."""
-    limits = Limits(timeout_s=0.2, connect_timeout_s=2.0)
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=2.0)
     async with (
         FaultProxy(server.url) as proxy,
-        store_of(server, url=proxy.url, lease_ms=LEASE_MS, limits=limits) as (slow, _),
+        store_of(server, url=proxy.url, lease_ms=LEASE_MS, config=limits) as (slow, _),
         store_of(server, lease_ms=LEASE_MS) as (once, mq),
     ):
         await slow.run("warm", paying(amount=0))

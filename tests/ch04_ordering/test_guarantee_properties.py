@@ -15,7 +15,7 @@ from mpim_lab.chapters.shared.pipeline_experiment import summarize
 from mpim_lab.chapters.shared.worker_fleet import SimulatedCrash
 from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -180,7 +180,7 @@ async def attend(stream, handler, name, retry):
 
 async def test_messages_beside_a_killer_are_not_given_up_with_it(server):
     """Who dies over one partition's message has not tried the others': only the killer becomes a dead letter."""
-    retry, handled = RetryRule(tries=3, backoff=Backoff(first_s=0.001, most_s=0.001)), []
+    retry, handled = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.001, max_s=0.001)), []
 
     def handler(ordered, effects):
         handled.append(ordered.data)
@@ -196,6 +196,6 @@ async def test_messages_beside_a_killer_are_not_given_up_with_it(server):
         while await attend(stream, handler, f"worker-{deaths}", retry):
             deaths += 1
         letters = [await stream.dead_letters("billing", partition).count() for partition in range(4)]
-    assert deaths == handled.count(b"killer") == retry.tries
+    assert deaths == handled.count(b"killer") == retry.max_attempts
     assert handled.count(b"harmless") == 3
     assert letters == [1, 0, 0, 0]

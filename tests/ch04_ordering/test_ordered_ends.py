@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mpim_lab.errors import CommandRejected, HandlerCancelled, InvalidParameter, LeaseLost, QueueClosed
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
@@ -15,7 +15,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import FAST
 from tests.support import wait_until
 
-SOON = Limits(close_timeout_s=0.5)
+SOON = ConnectionConfig(close_timeout_s=0.5)
 
 
 def worker_on(mq, handler, name="w", **options):
@@ -73,7 +73,7 @@ async def test_an_ordered_worker_stops_from_inside_its_handler_in_time_and_runs_
         await worker.stop()
         got.append(entry.data)
 
-    async with MessageQueue(server.url, limits=SOON) as mq:
+    async with MessageQueue(server.url, config=SOON) as mq:
         stream, worker = worker_on(mq, handle)
         for payload in "ab":
             await stream.append("bob", payload)
@@ -116,7 +116,7 @@ async def test_an_error_that_will_not_pass_ends_an_ordered_run(server):
     """Somebody's string is where a partition was."""
     async with MessageQueue(server.url) as mq:
         stream, worker = worker_on(mq, print)
-        await mq.access("x").commands.call("SET", stream.keys[0], "in the way")
+        await mq.context("x").connection.call("SET", stream.keys[0], "in the way")
         async with asyncio.timeout(10):
             with pytest.raises(CommandRejected, match="WRONGTYPE"):
                 await worker.run()
@@ -134,7 +134,7 @@ async def test_a_reader_ends_whatever_its_handler_and_its_queue_do(server, how):
         if how == "overdue":
             await endless()
 
-    async with MessageQueue(server.url, limits=SOON) as mq:
+    async with MessageQueue(server.url, config=SOON) as mq:
         conversations = SequencedLog(mq, "chat")
         handler = (lambda numbered: 7) if how == "returns 7" else handle
         reader = OrderedReader(conversations, "bob", handler, gap_timeout_s=0.01, poll_interval_s=0.02)

@@ -14,8 +14,8 @@ from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.ordering.assignments import CompletedEntry, PartitionAssignments
@@ -25,9 +25,9 @@ from mpim_lab.mq.ordering.sequenced_log import AppendResult
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
-QUICK = Backoff(first_s=0.005, most_s=0.02)
-FAST, PATIENT = RetryRule(tries=3, backoff=QUICK), RetryRule(tries=1_000, backoff=QUICK)
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=QUICK)
+QUICK = Backoff(initial_s=0.005, max_s=0.02)
+FAST, PATIENT = RetryPolicy(max_attempts=3, backoff=QUICK), RetryPolicy(max_attempts=1_000, backoff=QUICK)
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=QUICK)
 SHORT_MS, LONG_MS = 80, 60_000
 
 
@@ -38,7 +38,7 @@ class Power(BaseException):
 @contextlib.asynccontextmanager
 async def orders(server, *payloads, url=None, partitions=4, **options):
     """The stream "orders"; bob's conversation holds `payloads`."""
-    async with MessageQueue(url or server.url, **{"limits": LIMITS} | options) as mq:
+    async with MessageQueue(url or server.url, **{"config": LIMITS} | options) as mq:
         stream = PartitionedStream(mq, "orders", partitions=partitions)
         for payload in payloads:
             await stream.append("bob", payload)
@@ -69,7 +69,7 @@ def enter(entry, effects):
 async def ask(stream, command, key="", *words):
     """What the server says of a key of this queue's."""
     named = (stream.queue.prefix.encode() + (key if isinstance(key, bytes) else key.encode()),) if key else ()
-    return await stream.queue.access("ask").commands.call(command, *named, *words)
+    return await stream.queue.context("ask").connection.call(command, *named, *words)
 
 
 async def ledger(stream, conversation="bob"):
@@ -316,7 +316,7 @@ async def test_a_handler_that_raises_is_retried_after_a_delay_and_then_buried(se
             tried.append(asyncio.get_running_loop().time())
             raise ValueError("no price for tea")
 
-    retry = RetryRule(tries=3, backoff=Backoff(first_s=0.05, most_s=0.05))
+    retry = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.05, max_s=0.05))
     async with orders(server, "a", observer=trace) as stream:
         await stream.append("bob", "bad", id="m17")
         await stream.append("bob", "c")
@@ -341,7 +341,7 @@ async def test_while_one_waits_for_its_retry_other_partitions_go_on(server):
         if entry.data == b"bob 1" and got.count(b"bob 1") == 1:
             raise OSError("later")
 
-    slow = RetryRule(tries=2, backoff=Backoff(first_s=0.3, most_s=0.3))
+    slow = RetryPolicy(max_attempts=2, backoff=Backoff(initial_s=0.3, max_s=0.3))
     async with orders(server) as stream:
         other = next(f"c{n}" for n in range(99) if stream.partition_of(f"c{n}") != stream.partition_of("bob"))
         await stream.append("bob", "bob 1")
@@ -423,7 +423,7 @@ async def test_an_entry_that_cannot_be_buried_is_not_passed_over(server):
     async with orders(server, "a", partitions=1, observer=trace) as stream:
         dead = stream.dead_letters("billing", 0)
         await ask(stream, "SET", dead.key, "in the way")
-        async with working(stream, refuse, retry=RetryRule(tries=1, backoff=QUICK)):
+        async with working(stream, refuse, retry=RetryPolicy(max_attempts=1, backoff=QUICK)):
             await asyncio.sleep(0.1)
             assert await stream.lag("billing") == 1 and list(trace.by_kind(EventKind.DEAD_LETTERED)) == []
             await ask(stream, "DEL", dead.key)
@@ -445,7 +445,7 @@ async def test_what_another_program_puts_into_a_partition_becomes_a_dead_letter_
             await all_done(stream)
         assert [part for pair in letter.pairs for part in pair] == foreign
         assert (seen, letter.error.partition(":")[0]) == ([b"a", b"b"], "CorruptPayload")
-        new = await stream.dead_letters("billing", 0).replay(letter.id)
+        new = await stream.dead_letters("billing", 0).redrive(letter.id)
         assert await ask(stream, "XRANGE", stream.keys[0], new, new) == [[new.encode(), foreign]]
 
 
@@ -466,7 +466,7 @@ async def test_a_dead_letter_is_replayed_at_the_end_of_its_partition(server):
             await all_done(stream)
             broken = False
             dead = stream.dead_letters("billing", stream.partition_of("bob"))
-            assert await dead.replay(letter.id) and not await dead.replay(letter.id)
+            assert await dead.redrive(letter.id) and not await dead.redrive(letter.id)
             await all_done(stream)
         assert await ledger(stream) == ["2 id-b b", "1 id-bad bad"]
         assert await no_letters(stream)
@@ -521,7 +521,7 @@ async def test_dying_with_nothing_to_do_counts_against_no_entry(server):
             await dies(stream, f"dead{number}", reads=True)
         await asyncio.sleep(0.02)
         await stream.append("bob", "innocent")
-        async with working(stream, enter, retry=RetryRule(tries=1, backoff=QUICK)):
+        async with working(stream, enter, retry=RetryPolicy(max_attempts=1, backoff=QUICK)):
             await all_done(stream)
         assert await ledger(stream) == ["innocent"] and await no_letters(stream)
 
@@ -598,8 +598,8 @@ async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server
             "request lost": proxy.drop_request,
             "request late": proxy.delay_request,
         }[fault]
-        limits = Limits(timeout_s=0.3, connect_timeout_s=1.0, backoff=QUICK)
-        async with orders(server, url=proxy.url, limits=limits) as stream, working(stream, enter):
+        limits = ConnectionConfig(timeout_s=0.3, connect_timeout_s=1.0, backoff=QUICK)
+        async with orders(server, url=proxy.url, config=limits) as stream, working(stream, enter):
             for round_ in range(2):
                 strike(Match(containing=b"m%d" % round_))
                 await asyncio.gather(*(control.append("bob", f"m{round_}-{number}") for number in range(5)))
@@ -701,8 +701,8 @@ async def test_stopping_before_it_began_and_twice_returns(server):
 
 async def test_stopping_while_the_server_is_gone_returns(server):
     """It cannot say good-bye: its lease will end by itself."""
-    limits = Limits(timeout_s=0.2, connect_timeout_s=0.2, backoff=QUICK)
-    async with orders(server, "a", limits=limits) as stream, asyncio.timeout(10), working(stream, enter):
+    limits = ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2, backoff=QUICK)
+    async with orders(server, "a", config=limits) as stream, asyncio.timeout(10), working(stream, enter):
         await all_done(stream)
         server.kill()
 

@@ -18,7 +18,7 @@ from mpim_lab.errors import (
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.ordering.ordered_reader import MissingRange, OrderedReader
@@ -27,14 +27,14 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 SOON = {"gap_timeout_s": 0.02, "poll_interval_s": 0.1}
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 @contextlib.asynccontextmanager
 async def chat(server, *payloads, **options):
     """The conversations "chat"; bob's holds `payloads`."""
     id_ttl_s = options.pop("id_ttl_s", 100)
-    async with MessageQueue(server.url, **{"limits": LIMITS} | options) as mq:
+    async with MessageQueue(server.url, **{"config": LIMITS} | options) as mq:
         conversations = SequencedLog(mq, "chat", id_ttl_s=id_ttl_s)
         for payload in payloads:
             await conversations.append("bob", payload)
@@ -72,13 +72,13 @@ class Reading:
 
 async def call(conversations, *words):
     """What the server says."""
-    return await conversations.queue.access("ask").commands.call(*words)
+    return await conversations.queue.context("ask").connection.call(*words)
 
 
 async def listening(conversations):
     """Wait until somebody is subscribed to bob's channel."""
     async with asyncio.timeout(10):
-        while not await conversations.queue.listeners("conv:{chat:bob}:live"):
+        while not await conversations.queue.subscriber_count("conv:{chat:bob}:live"):
             await asyncio.sleep(0.005)
 
 
@@ -182,7 +182,7 @@ async def test_what_cannot_be_sent_is_refused(server):
 async def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_id(server):
     """A producer over a line that breaks after, before and after the server has done it: once each, in order."""
     async with chat(server) as control, FaultProxy(server.url) as proxy:
-        async with MessageQueue(proxy.url, limits=LIMITS) as mq:
+        async with MessageQueue(proxy.url, config=LIMITS) as mq:
             producer = IdempotentProducer(SequencedLog(mq, "chat").append, backoff=LIMITS.backoff, max_attempts=50)
             await producer.send("bob", b"m0")
             for number, fault in enumerate((proxy.drop_reply, proxy.drop_request, proxy.drop_reply), start=1):
@@ -508,7 +508,7 @@ async def test_stopping_a_reader_that_never_ran_returns_and_it_never_runs(server
 
 async def test_a_reader_that_cannot_begin_says_why_and_may_be_stopped(server):
     """The first subscription finds no server: NotConnected, and whoever waits for the end does not wait for ever."""
-    async with chat(server, limits=Limits(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
+    async with chat(server, config=ConnectionConfig(timeout_s=0.2, connect_timeout_s=0.2)) as conversations:
         server.kill()
         reader = OrderedReader(conversations, "bob", print, **SOON)
         task = asyncio.create_task(reader.run())

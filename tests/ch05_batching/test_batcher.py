@@ -25,18 +25,18 @@ from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.batching.flow_control import CreditWindow
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import BATCH, mark_of
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.compression.framing import BATCH, frame_type
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
-QUICK = Limits(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, backoff=Backoff(initial_s=0.005, max_s=0.02))
 LAST_ID = "18446744073709551615-18446744073709551615"
 
 
 async def listen(queue, channel, got, **options):
-    await queue.subscribe(channel, lambda message: got.append(message.text), unpack=FrameDecoder(queue), **options)
+    await queue.subscribe(channel, lambda message: got.append(message.text), decode=FrameDecoder(queue), **options)
 
 
 @pytest.mark.parametrize("policy", [Adaptive(), Adaptive(max_messages=7), FixedWindow(10, 1_000, 1.0), SizeOnly()])
@@ -71,7 +71,7 @@ async def test_compressed_batches_are_read_by_the_same_subscriber(server):
         await bob.drain()
         await other.drain()
     assert got == ["see you at eight"] * 200 + ["hello"]
-    assert [mark_of(payload) for payload in plain] == [BATCH, 0xF9, 0xFB, 0xFA, None]
+    assert [frame_type(payload) for payload in plain] == [BATCH, 0xF9, 0xFB, 0xFA, None]
     assert all(len(payload) < len(plain[0]) / 4 for payload in plain[1:])
 
 
@@ -103,7 +103,7 @@ async def test_what_the_server_refuses_fails_alone_and_is_told_to_its_sender(ser
 
 async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
     """Everything that was not written waits, in order, while the server is away, and is there afterwards."""
-    async with MessageQueue(server.url, limits=QUICK) as mq:
+    async with MessageQueue(server.url, config=QUICK) as mq:
         async with Batcher.to_stream(mq.stream("orders"), policy=Adaptive(max_messages=5)) as batcher:
             await batcher.publish(b"before")
             server.kill()
@@ -119,7 +119,7 @@ async def test_a_failed_flush_is_repeated_when_the_line_is_back(server):
 
 async def test_while_the_server_stays_away_everybody_is_told_in_time(server):
     """`delivery_timeout_s`: a definite error for each, also for those behind; closing does not take longer."""
-    async with MessageQueue(server.url, limits=QUICK) as mq, asyncio.timeout(10):
+    async with MessageQueue(server.url, config=QUICK) as mq, asyncio.timeout(10):
         batcher = Batcher.to_channel(mq, "chat", policy=Adaptive(max_messages=1), delivery_timeout_s=0.2)
         await batcher.open()
         server.kill()
@@ -153,7 +153,7 @@ async def test_a_sender_is_held_back_by_a_slow_receiver_and_not_cut_off(server):
 
     credit = CreditWindow(max_bytes=50_000, stall_timeout_s=30.0)
     async with MessageQueue(server.url) as alice, MessageQueue(server.url) as bob:
-        await bob.subscribe("chat", handle, limit=10, unpack=FrameDecoder(bob))
+        await bob.subscribe("chat", handle, max_buffered=10, decode=FrameDecoder(bob))
         async with Batcher.to_channel(alice, "chat", policy=Adaptive(4, 10_000), credit=credit) as batcher:
             await batcher.publish(b"0000")  # bob is known from here on
             calls = [asyncio.create_task(batcher.publish(b"%04d" % n + b"x" * 2_000)) for n in range(1, 400)]
@@ -181,7 +181,7 @@ async def test_garbage_on_the_channel_is_reported_and_the_next_message_comes(ser
     got, trace = [], Trace()
     async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
         await listen(bob, "chat", got)
-        bomb = Codec("zlib", max_bytes=10**8).pack(bytes(10**7))
+        bomb = Codec("zlib", max_bytes=10**8).encode(bytes(10**7))
         for garbage in (b"\xfd", b"\xfd\x00\x00", b"\xff?", b"\xfb\x01\x02", bomb):
             await alice.publish("chat", garbage)
         await alice.publish("chat", "hello")
@@ -202,8 +202,8 @@ async def test_a_handler_that_raises_does_not_take_its_neighbours_with_it(server
         got.append(message.text)
 
     async with MessageQueue(server.url) as alice, MessageQueue(server.url, name="bob", observer=trace) as bob:
-        await bob.subscribe("chat", handle, unpack=FrameDecoder(bob))
-        async with bob.listen("talk", unpack=FrameDecoder(bob)) as messages:
+        await bob.subscribe("chat", handle, decode=FrameDecoder(bob))
+        async with bob.listen("talk", decode=FrameDecoder(bob)) as messages:
             for channel in ("chat", "talk"):
                 async with Batcher.to_channel(alice, channel) as batcher:
                     await batcher.publish_many(["m0", "m1", "m2"])
@@ -279,7 +279,7 @@ def test_nothing_is_lost_or_reordered_on_a_real_server(policy, steps):
 
 async def _play(policy, steps):
     names, calls, flushes = iter(range(10_000)), [], []
-    async with EmbeddedServer() as server, MessageQueue(server.url, name="alice", limits=QUICK) as mq:
+    async with EmbeddedServer() as server, MessageQueue(server.url, name="alice", config=QUICK) as mq:
         stream = mq.stream("orders")
         async with Batcher.to_stream(stream, policy=policy) as batcher:
             for step, count in steps:

@@ -71,7 +71,7 @@ async def test_close_ends_in_its_time_whatever_the_transport_does():
 async def test_what_waits_to_be_tried_again_when_the_time_is_over_was_certainly_not_sent():
     """Its error is why it could not be written."""
     transport = ScriptedTransport([NotConnected("down")] * 1_000)
-    batcher = Batcher(transport, close_timeout_s=0.1, backoff=Backoff(first_s=60, most_s=60))
+    batcher = Batcher(transport, close_timeout_s=0.1, backoff=Backoff(initial_s=60, max_s=60))
     await batcher.open()
     receipt = batcher.add("a")
     async with asyncio.timeout(IN_TIME_S):

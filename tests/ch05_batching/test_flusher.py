@@ -24,7 +24,7 @@ from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow, SizeOnly
 from mpim_lab.mq.connection.retry import Backoff
 
-AT_ONCE = Backoff(first_s=1e-6, most_s=1e-6)
+AT_ONCE = Backoff(initial_s=1e-6, max_s=1e-6)
 
 
 @dataclass

@@ -59,7 +59,7 @@ class ChecksAfterwards:
     """The naive twin with a limit that comes too late."""
 
     def unpack(self, packed, max_bytes):
-        out = NaiveCodec().unpack(packed)
+        out = NaiveCodec().decode(packed)
         if len(out) > max_bytes:
             raise ValueError("too large")
         return out
@@ -67,7 +67,7 @@ class ChecksAfterwards:
 
 class HasNoLimit:
     def unpack(self, packed, max_bytes):
-        return NaiveCodec().unpack(packed)
+        return NaiveCodec().decode(packed)
 
 
 class CutsItOff:

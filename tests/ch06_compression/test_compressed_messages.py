@@ -11,7 +11,7 @@ from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.compression.codec import Algorithm, Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
-from mpim_lab.mq.compression.framing import FIRST_MARK, ZSTD, ZSTD_DICTIONARY, mark_of
+from mpim_lab.mq.compression.framing import FIRST_TYPE_BYTE, ZSTD, ZSTD_DICTIONARY, frame_type
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
@@ -22,7 +22,7 @@ OLD, NEW = (
 
 
 async def listen(queue, codec, got):
-    await queue.subscribe("chat", lambda message: got.append(message.payload), unpack=FrameDecoder(queue, codec))
+    await queue.subscribe("chat", lambda message: got.append(message.payload), decode=FrameDecoder(queue, codec))
 
 
 @pytest.mark.parametrize("receiver", list(Algorithm))
@@ -35,7 +35,7 @@ async def test_senders_of_every_kind_are_read_by_a_receiver_of_any_kind(server, 
     async with MessageQueue(server.url, prefix="lab:") as alice, MessageQueue(server.unix_url, prefix="lab:") as bob:
         await listen(bob, Codec(receiver, dictionaries=[OLD]), got)
         for number, payload in enumerate(payloads):
-            assert await alice.publish("chat", senders[number % len(senders)].pack(payload)) == 1
+            assert await alice.publish("chat", senders[number % len(senders)].encode(payload)) == 1
             sent.append(payload)
         await bob.drain()
     assert got == sent
@@ -50,13 +50,13 @@ async def test_a_plain_client_and_a_compressing_one_share_a_channel(server):
             await pubsub.subscribe("chat")
             await wait_until(lambda: pubsub.subscribed)
             assert await theirs.publish("chat", line) >= 1
-            await ours.publish("chat", Codec().pack(line))
-            await ours.publish("chat", Codec().pack(line * 20))
+            await ours.publish("chat", Codec().encode(line))
+            await ours.publish("chat", Codec().encode(line * 20))
             await ours.drain()
             read = [await next_payload(pubsub) for _ in range(3)]
     assert got == [line, line, line * 20]
     assert read[:2] == [line, line]
-    assert mark_of(read[2]) == ZSTD
+    assert frame_type(read[2]) == ZSTD
 
 
 async def next_payload(pubsub):
@@ -78,7 +78,7 @@ async def test_a_dictionary_is_replaced_while_everybody_goes_on_talking(server):
                 for dictionary in dictionaries:
                     for _ in range(50):
                         line = next(lines)
-                        packed = Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[dictionary]).pack(line)
+                        packed = Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[dictionary]).encode(line)
                         assert packed[0] == ZSTD_DICTIONARY
                         sent.append(line)
                         await alice.publish("chat", packed)
@@ -93,9 +93,9 @@ async def test_a_dictionary_is_replaced_while_everybody_goes_on_talking(server):
 
 async def test_what_cannot_be_read_is_reported_and_its_neighbours_are_delivered(server):
     """A bomb, halves, unknown marks and dictionaries, noise; between any two an honest message."""
-    packed = Codec("zlib").pack(b"see you at eight in the park. " * 20)
+    packed = Codec("zlib").encode(b"see you at eight in the park. " * 20)
     hostile = {
-        "OversizedPayload": [Codec(each, max_bytes=1 << 26).pack(bytes(1 << 25)) for each in ("zlib", "lz4", "zstd")],
+        "OversizedPayload": [Codec(each, max_bytes=1 << 26).encode(bytes(1 << 25)) for each in ("zlib", "lz4", "zstd")],
         "CorruptPayload": [
             packed[:-1],
             packed + b"x",
@@ -109,7 +109,7 @@ async def test_what_cannot_be_read_is_reported_and_its_neighbours_are_delivered(
         "UnknownFormat": [
             b"\xfe",
             b"\xff" * 9,
-            Codec("zstd-dictionary", dictionaries=[NEW]).pack(Corpus().messages(4)[3]),
+            Codec("zstd-dictionary", dictionaries=[NEW]).encode(Corpus().messages(4)[3]),
         ],
     }
     got, sent, trace = [], [], Trace()
@@ -120,10 +120,10 @@ async def test_what_cannot_be_read_is_reported_and_its_neighbours_are_delivered(
         await listen(bob, Codec(dictionaries=[OLD]), got)
         for payloads in hostile.values():
             for number, payload in enumerate(payloads):
-                assert payload[0] >= FIRST_MARK
+                assert payload[0] >= FIRST_TYPE_BYTE
                 await alice.publish("chat", payload)
                 sent.append(b"honest %d " % number * 30)
-                await alice.publish("chat", Codec("zstd").pack(sent[-1]))
+                await alice.publish("chat", Codec("zstd").encode(sent[-1]))
         await bob.drain()
         assert bob.is_connected
     assert got == sent
@@ -139,7 +139,7 @@ async def test_a_stream_keeps_packed_payloads_to_the_byte(server):
     messages = Corpus(5).messages(100)
     async with MessageQueue(server.url, prefix="lab:") as mq:
         stream = mq.stream("log")
-        await stream.add_many([codec.pack(message) for message in messages])
+        await stream.add_many([codec.encode(message) for message in messages])
         entries = await stream.read(count=100)
-    assert [codec.unpack(entry.data) for entry in entries] == messages
+    assert [codec.decode(entry.data) for entry in entries] == messages
     assert sum(len(entry.data) for entry in entries) < sum(map(len, messages)) * 0.7

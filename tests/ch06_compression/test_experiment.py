@@ -105,9 +105,9 @@ def test_with_its_usual_thresholds_no_codec_makes_any_chat_message_longer():
     for algorithm in ("none", "zlib", "lz4", "zstd", "zstd-dictionary"):
         codec = Codec(algorithm, dictionaries=[dictionary])
         for message in Corpus(1).messages(500):
-            packed = codec.pack(message)
+            packed = codec.encode(message)
             assert len(packed) <= len(message)
-            assert codec.unpack(packed) == message
+            assert codec.decode(packed) == message
 
 
 async def test_the_sweep_gives_a_row_for_each_size_and_algorithm():

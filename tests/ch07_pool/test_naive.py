@@ -41,7 +41,7 @@ async def test_both_work_as_long_as_nothing_happens(server, design):
     async with made(design, server, connections=3) as pool:
         words = [f"w{number}" for number in range(100)]
         assert await asyncio.gather(*(echo(pool, word) for word in words)) == [word.encode() for word in words]
-        assert (pool.figures().in_use, pool.figures().idle, pool.figures().waits) == (0, 3, 100)
+        assert (pool.stats().in_use, pool.stats().idle, pool.stats().waits) == (0, 3, 100)
         assert await connections(server.url) == 3
     assert await connections(server.url) == 0
 
@@ -55,7 +55,7 @@ async def test_one_caller_that_raises_and_the_naive_version_is_empty_for_ever(se
                 raise ZeroDivisionError
         task = asyncio.create_task(echo(pool, "next"))
         assert await settled(task) == (design == "pool")
-        assert (pool.figures().in_use, pool.figures().waiting) == ((0, 0) if design == "pool" else (1, 1))
+        assert (pool.stats().in_use, pool.stats().waiting) == ((0, 0) if design == "pool" else (1, 1))
         task.cancel()
 
 
@@ -196,7 +196,7 @@ async def test_the_error_of_the_pool_says_what_the_naive_version_keeps_to_itself
             await context.__aexit__(None, None, None)
 
         task = asyncio.create_task(forgetful(), name="forgetful")
-        await wait_until(lambda: pool.figures().in_use)
+        await wait_until(lambda: pool.stats().in_use)
         with pytest.raises(PoolTimeout, match="longest out: 'forgetful'"):
             await echo(pool, "x")
         task.cancel()

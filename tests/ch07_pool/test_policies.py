@@ -9,10 +9,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, NotConnected, QueueFull
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.pool.command_state import Leftovers, blocks_for_s, check_has_reply
-from mpim_lab.mq.pool.policies import Ageing, Load, Outage, least_busy
-from mpim_lab.mq.pool.stats import Waits
-from mpim_lab.mq.pool.wait_queue import WaitingLine
+from mpim_lab.mq.pool.command_state import ConnectionState, blocking_seconds, require_single_reply
+from mpim_lab.mq.pool.policies import CircuitBreaker, IdlePolicy, ServerLoad, least_loaded
+from mpim_lab.mq.pool.stats import WaitHistogram
+from mpim_lab.mq.pool.wait_queue import SlotQueue
 
 PLACES, MAX_WAITING = 2, 4
 
@@ -24,7 +24,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.line = WaitingLine(PLACES, MAX_WAITING)
+        self.line = SlotQueue(PLACES, MAX_WAITING)
         self.now, self.waiting, self.placed = 0.0, [], []  # the model: two lists
 
     def check_next(self, ticket, following):
@@ -35,7 +35,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         expected = self.waiting.pop(0) if had_a_place and self.waiting else None
         assert following is expected
         if expected is not None:
-            assert expected.waited_s == self.now - expected.asked_at
+            assert expected.waited_s == self.now - expected.requested_at
             self.placed.append(expected)
 
     @rule(target=tickets)
@@ -44,11 +44,11 @@ class AnyInterleaving(RuleBasedStateMachine):
         full = len(self.placed) == PLACES
         if full and len(self.waiting) == MAX_WAITING:
             with pytest.raises(QueueFull):
-                self.line.ask("caller", self.now)
+                self.line.acquire("caller", self.now)
             ticket = None
         else:
-            ticket = self.line.ask("caller", self.now)
-            assert (ticket.placed_at is None) == full  # a newcomer gets a place only if nobody waits for one
+            ticket = self.line.acquire("caller", self.now)
+            assert (ticket.acquired_at is None) == full  # a newcomer gets a place only if nobody waits for one
             (self.waiting if full else self.placed).append(ticket)
         return ticket
 
@@ -57,31 +57,31 @@ class AnyInterleaving(RuleBasedStateMachine):
         """Give back, time out, be cancelled: to the line it is the same."""
         if ticket is not None:
             self.now += 1.0
-            self.check_next(ticket, self.line.leave(ticket, self.now))
+            self.check_next(ticket, self.line.release(ticket, self.now))
 
     @rule(ticket=tickets)
     def leave_and_stay_known(self, ticket):
         """So that somebody leaves twice."""
         if ticket is not None:
-            self.check_next(ticket, self.line.leave(ticket, self.now))
+            self.check_next(ticket, self.line.release(ticket, self.now))
 
     @rule()
     def dismiss(self):
         """The pool is closed: those who wait go, those who have a place keep it."""
-        assert self.line.dismiss() == self.waiting
+        assert self.line.cancel_waiters() == self.waiting
         self.waiting = []
 
     @invariant()
     def nobody_waits_while_a_place_is_free(self):
         assert self.line.in_use == len(self.placed) <= PLACES
         assert self.line.waiting == len(self.waiting) <= MAX_WAITING
-        assert self.line.placed == self.placed
+        assert self.line.holders == self.placed
         assert not self.waiting or len(self.placed) == PLACES
 
     @invariant()
     def places_are_given_in_the_order_of_asking(self):
-        ever = sorted(self.placed, key=lambda ticket: ticket.placed_at)
-        assert [ticket.asked_at for ticket in ever] == sorted(ticket.asked_at for ticket in ever)
+        ever = sorted(self.placed, key=lambda ticket: ticket.acquired_at)
+        assert [ticket.requested_at for ticket in ever] == sorted(ticket.requested_at for ticket in ever)
 
 
 TestAnyInterleaving = AnyInterleaving.TestCase
@@ -89,68 +89,68 @@ TestAnyInterleaving = AnyInterleaving.TestCase
 
 def test_a_full_line_says_how_full():
     """The error names both bounds."""
-    line = WaitingLine(places=1, max_waiting=1)
-    line.ask("Ann", 0.0), line.ask("Ben", 0.0)
+    line = SlotQueue(slots=1, max_waiting=1)
+    line.acquire("Ann", 0.0), line.acquire("Ben", 0.0)
     with pytest.raises(QueueFull, match="all 1 connections are in use and 1 callers wait already"):
-        line.ask("Cid", 0.0)
+        line.acquire("Cid", 0.0)
 
 
 def test_with_nobody_allowed_to_wait_a_place_or_nothing():
     """max_waiting=0 is the bounded pool that never lets anybody wait."""
-    line = WaitingLine(places=1, max_waiting=0)
-    ann = line.ask("Ann", 0.0)
+    line = SlotQueue(slots=1, max_waiting=0)
+    ann = line.acquire("Ann", 0.0)
     with pytest.raises(QueueFull):
-        line.ask("Ben", 0.0)
-    assert line.leave(ann, 1.0) is None
-    assert line.ask("Ben", 1.0).placed_at == 1.0
+        line.acquire("Ben", 0.0)
+    assert line.release(ann, 1.0) is None
+    assert line.acquire("Ben", 1.0).acquired_at == 1.0
 
 
 @pytest.mark.parametrize("bounds", [(0, 1), (1, -1)])
 def test_bounds_are_refused_by_name(bounds):
     """At least one place; fewer than none cannot wait."""
     with pytest.raises(InvalidParameter, match=r"max_connections=0: .* from 1|max_waiting=-1: .* from 0"):
-        WaitingLine(*bounds)
+        SlotQueue(*bounds)
 
 
 @given(st.floats(0, 100), st.floats(0, 100))
 def test_a_connection_is_retired_at_its_limits_and_not_before(age, idle):
     """Whichever comes first; age counts from opening, idleness from the last use."""
-    rule, idle = Ageing(check_idle_after_s=5, max_idle_s=30, max_lifetime_s=60), min(age, idle)
-    why = rule.retire(opened_at=0.0, idle_since=age - idle, now=age)
+    rule, idle = IdlePolicy(check_idle_after_s=5, max_idle_s=30, max_lifetime_s=60), min(age, idle)
+    why = rule.expiry_reason(opened_at=0.0, idle_since=age - idle, now=age)
     assert why == ("too old" if age >= 60 else "idle too long" if age - (age - idle) >= 30 else "")
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30), st.floats(0, 1))
 def test_a_server_is_passed_over_for_longer_with_each_failure_and_not_at_all_after_a_success(outcomes, chance):
     """Never longer than the backoff's longest."""
-    outage, now, before = Outage(Backoff(first_s=1.0, most_s=8.0)), 0.0, 0.0
+    outage, now, before = CircuitBreaker(Backoff(initial_s=1.0, max_s=8.0)), 0.0, 0.0
     for succeeded in outcomes:
-        attempt = outage.trying(now, chance)
+        attempt = outage.on_attempt(now, chance)
         if succeeded:
-            outage.ended()
-            assert not outage.is_on(now)
+            outage.record_success()
+            assert not outage.is_open(now)
             before = 0.0
         else:
-            outage.failed(attempt, NotConnected("refused"), now, chance)
-            assert outage.is_on(now) and before - 1e-9 <= outage.until - now <= 8.0 + 1e-9
-            before, now = outage.until - now, outage.until
-            assert not outage.is_on(now)
+            outage.record_failure(attempt, NotConnected("refused"), now, chance)
+            assert outage.is_open(now) and before - 1e-9 <= outage.open_until - now <= 8.0 + 1e-9
+            before, now = outage.open_until - now, outage.open_until
+            assert not outage.is_open(now)
 
 
 def test_attempts_that_fail_together_count_as_one():
     """Sixteen callers run into the same dead server: it is not passed over for sixteen times as long."""
-    outage = Outage(Backoff(first_s=1.0, most_s=1000.0))
-    attempts = [outage.trying(0.0, 1.0) for _ in range(16)]
+    outage = CircuitBreaker(Backoff(initial_s=1.0, max_s=1000.0))
+    attempts = [outage.on_attempt(0.0, 1.0) for _ in range(16)]
     for attempt in attempts:
-        outage.failed(attempt, NotConnected("refused"), 0.5, 1.0)
-    assert (outage.failures, outage.until) == (1, 1.5)
+        outage.record_failure(attempt, NotConnected("refused"), 0.5, 1.0)
+    assert (outage.failures, outage.open_until) == (1, 1.5)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 99)), max_size=8))
 def test_the_least_busy_server_is_one_than_which_none_is_less_busy(servers):
     """Of equals one that costs nothing, and of those the one lent longest ago; none if there is none."""
-    loads = [Load(str(number), *server) for number, server in enumerate(servers)]
-    chosen = least_busy(loads)
+    loads = [ServerLoad(str(number), *server) for number, server in enumerate(servers)]
+    chosen = least_loaded(loads)
     assert (chosen is None) == (not loads)
     if chosen is not None:
         assert servers[int(chosen)] == min(servers)
@@ -159,9 +159,9 @@ def test_the_least_busy_server_is_one_than_which_none_is_less_busy(servers):
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
 def test_a_quantile_of_the_waits_is_right_to_a_tenth(seconds, share):
     """From above: it never looks better than it was."""
-    waits = Waits()
+    waits = WaitHistogram()
     for wait in seconds:
-        waits.note(wait)
+        waits.record(wait)
     exact = sorted(seconds)[math.ceil(share * len(seconds)) - 1] * 1000
     assert exact - 0.0101 <= waits.quantile_ms(share) <= exact * 1.1001 + 1e-9
     assert waits.quantile_ms(1.0) <= waits.max_ms == max(seconds) * 1000
@@ -188,10 +188,10 @@ def test_what_a_user_leaves_on_the_connection_is_named(commands, left):
     """By the commands' names, in capitals or not, as bytes or not, with a first word of two or not."""
     forms = [str.split, lambda text: [word.encode() for word in text.split()], lambda text: text.rsplit(" ", 1)]
     for form in forms:
-        leftovers = Leftovers()
+        leftovers = ConnectionState()
         for command in commands:
-            leftovers.note(form(command))
-        assert leftovers.what == left
+            leftovers.observe(form(command))
+        assert leftovers.dirty_reason == left
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_what_a_user_leaves_on_the_connection_is_named(commands, left):
 def test_what_is_not_answered_by_one_reply_is_refused(words):
     """Whoever waited for the reply would wait in vain, or take somebody else's."""
     with pytest.raises(InvalidMessage):
-        check_has_reply(words)
+        require_single_reply(words)
 
 
 @pytest.mark.parametrize(
@@ -232,4 +232,4 @@ def test_what_is_not_answered_by_one_reply_is_refused(words):
 )
 def test_how_long_a_command_blocks_is_read_from_it(command, seconds):
     """0 stands for ever on the server; what the server will refuse blocks for no time."""
-    assert blocks_for_s(command.split()) == seconds
+    assert blocking_seconds(command.split()) == seconds

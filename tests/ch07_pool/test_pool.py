@@ -21,21 +21,21 @@ from tests.support import wait_until
 async def test_a_connection_is_opened_when_needed_and_used_again(server):
     """One after the other: one connection. Three at once: three. The server agrees."""
     async with Pool(server.url, max_connections=5) as pool:
-        assert pool.figures().opened == 0
+        assert pool.stats().opened == 0
         for number in range(4):
             async with pool.connection() as connection:
                 assert await connection.call("ECHO", number) == str(number).encode()
-        assert (pool.figures().opened, pool.figures().idle) == (1, 1)
+        assert (pool.stats().opened, pool.stats().idle) == (1, 1)
         done, order = asyncio.Event(), []
         tasks = [asyncio.create_task(borrow(pool, order, name, done)) for name in ("a", "b", "c")]
         await wait_until(lambda: len(order) == 3)
-        assert (pool.figures().in_use, pool.figures().idle) == (3, 0)
+        assert (pool.stats().in_use, pool.stats().idle) == (3, 0)
         assert await connections(server.url) == 3
         done.set()
         assert await asyncio.gather(*tasks) == [b"a", b"b", b"c"]
-        assert kept(pool.figures())
+        assert kept(pool.stats())
     assert await connections(server.url) == 0
-    assert pool.figures().closed == {"pool closed": 3}
+    assert pool.stats().closed == {"pool closed": 3}
 
 
 async def test_never_more_are_open_than_allowed_and_the_rest_wait_their_turn(server):
@@ -45,12 +45,12 @@ async def test_never_more_are_open_than_allowed_and_the_rest_wait_their_turn(ser
         first = [asyncio.create_task(borrow(pool, order, name, go_on)) for name in ("a", "b")]
         await wait_until(lambda: len(order) == 2)
         rest = [asyncio.create_task(borrow(pool, order, str(number), go_on)) for number in range(20)]
-        await wait_until(lambda: pool.figures().waiting == 20)
+        await wait_until(lambda: pool.stats().waiting == 20)
         go_on.set()
         await asyncio.gather(*first, *rest)
         assert order[2:] == [str(number) for number in range(20)]
-        assert pool.figures().opened == 2
-        assert pool.figures().waits == 22
+        assert pool.stats().opened == 2
+        assert pool.stats().waits == 22
 
 
 async def test_a_newcomer_does_not_overtake_whoever_waits(server):
@@ -70,7 +70,7 @@ async def test_a_newcomer_does_not_overtake_whoever_waits(server):
 
 async def test_waiting_ends_with_an_error_that_names_who_has_it(server):
     """Definite: nothing was sent. The line is as if this caller had not been there."""
-    async with Pool(server.url, max_connections=1, wait_s=0.1) as pool:
+    async with Pool(server.url, max_connections=1, acquire_timeout_s=0.1) as pool:
         done, order = asyncio.Event(), []
         hog = asyncio.create_task(borrow(pool, order, "hog", done), name="the hog")
         await wait_until(lambda: order)
@@ -80,7 +80,7 @@ async def test_waiting_ends_with_an_error_that_names_who_has_it(server):
             async with pool.connection():
                 pass
         assert caught.value.definite
-        assert (pool.figures().waiting, pool.figures().timed_out) == (0, 1)
+        assert (pool.stats().waiting, pool.stats().timed_out) == (0, 1)
         done.set()
         await hog
 
@@ -90,11 +90,11 @@ async def test_the_line_itself_is_bounded(server):
     async with Pool(server.url, max_connections=1, max_waiting=2, **QUICK) as pool:
         done, order = asyncio.Event(), []
         tasks = [asyncio.create_task(borrow(pool, order, str(number), done)) for number in range(3)]
-        await wait_until(lambda: order and pool.figures().waiting == 2)
+        await wait_until(lambda: order and pool.stats().waiting == 2)
         with pytest.raises(QueueFull, match="2 callers wait already"):
             async with pool.connection():
                 pass
-        assert pool.figures().refused == 1
+        assert pool.stats().refused == 1
         done.set()
         await asyncio.gather(*tasks)
 
@@ -104,16 +104,16 @@ async def test_a_waiter_cancelled_as_it_is_given_a_connection_passes_it_on(serve
     async with Pool(server.url, max_connections=1, **QUICK) as pool:
         done, order = asyncio.Event(), []
         holder, second, third = (asyncio.create_task(borrow(pool, order, name, done)) for name in "abc")
-        await wait_until(lambda: order and pool.figures().waiting == 2)
+        await wait_until(lambda: order and pool.stats().waiting == 2)
         holder.cancel()
-        while pool.figures().waiting == 2:
+        while pool.stats().waiting == 2:
             await asyncio.sleep(0)  # the holder has just given it back: it is the second one's
         assert not second.cancelled() and order == ["a"]
         second.cancel()
         done.set()
         assert await third == b"c"
         assert order == ["a", "c"] and second.cancelled()
-        assert kept(pool.figures())
+        assert kept(pool.stats())
 
 
 async def test_a_user_cancelled_in_the_middle_of_a_reply_does_not_leave_it_to_the_next(server):
@@ -125,13 +125,13 @@ async def test_a_user_cancelled_in_the_middle_of_a_reply_does_not_leave_it_to_th
                 await connection.call("BLPOP", "never", 0, timeout_s=60)
 
         task = asyncio.create_task(wait_for_ever())
-        await wait_until(lambda: pool.figures().opened)
+        await wait_until(lambda: pool.stats().opened)
         await asyncio.sleep(0.05)
         task.cancel()
         async with pool.connection() as connection:
             assert await connection.call("ECHO", "mine") == b"mine"
-        assert task.cancelled() and pool.figures().closed == {"in the middle of a reply": 1}
-        assert kept(pool.figures()) and await connections(server.url) == 1
+        assert task.cancelled() and pool.stats().closed == {"in the middle of a reply": 1}
+        assert kept(pool.stats()) and await connections(server.url) == 1
 
 
 @pytest.mark.parametrize("when", ["connecting", "checking"])
@@ -146,12 +146,12 @@ async def test_a_user_cancelled_before_it_has_its_connection_leaves_nothing_behi
                 pass
         proxy.partition()
         task = asyncio.create_task(borrow(pool, [], "a", asyncio.Event()))
-        await wait_until(lambda: pool.figures().in_use)
+        await wait_until(lambda: pool.stats().in_use)
         await asyncio.sleep(0.05)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert kept(pool.figures()) and pool.figures().idle == 0
+        assert kept(pool.stats()) and pool.stats().idle == 0
         proxy.heal()
         async with pool.connection() as connection:
             assert await connection.call("ECHO", "mine") == b"mine"
@@ -166,8 +166,8 @@ async def test_an_idle_connection_that_the_server_has_ended_is_replaced_unseen(s
         await asyncio.sleep(0.02)
         async with pool.connection() as connection:
             assert await connection.call("ECHO", "mine") == b"mine"
-        assert pool.figures().closed == {"ended by the server": 1}
-        assert pool.figures().replaced == 1
+        assert pool.stats().closed == {"ended by the server": 1}
+        assert pool.stats().replaced == 1
 
 
 async def test_an_idle_connection_is_asked_for_a_sign_of_life_after_a_while(server):
@@ -179,12 +179,12 @@ async def test_an_idle_connection_is_asked_for_a_sign_of_life_after_a_while(serv
         with pytest.raises(NotConnected, match="gives no sign of life"):
             async with pool.connection():
                 pass
-        assert pool.figures().closed == {"no sign of life": 1}
+        assert pool.stats().closed == {"no sign of life": 1}
         proxy.release()
         await asyncio.sleep(0.05)
         async with pool.connection() as connection:
             assert await connection.call("ECHO", "mine") == b"mine"
-        assert kept(pool.figures())
+        assert kept(pool.stats())
 
 
 async def test_idle_connections_take_turns(server):
@@ -211,8 +211,8 @@ async def test_idle_connections_are_retired_though_nobody_comes(server, limit, w
         await wait_until(lambda: len(order) == 3)
         done.set()
         await asyncio.gather(*tasks)
-        await wait_until(lambda: pool.figures().idle == 0)
-        assert pool.figures().closed == {why: 3}
+        await wait_until(lambda: pool.stats().idle == 0)
+        assert pool.stats().closed == {why: 3}
         assert await connections(server.url) == 0
 
 
@@ -222,19 +222,19 @@ async def test_a_connection_past_its_lifetime_is_not_lent_again(server):
         async with pool.connection() as connection:
             await asyncio.sleep(0.1)
             assert await connection.call("ECHO", "late") == b"late"
-        assert pool.figures().closed == {"too old": 1} and kept(pool.figures())
+        assert pool.stats().closed == {"too old": 1} and kept(pool.stats())
 
 
 async def test_who_keeps_a_connection_for_too_long_is_named(server, caplog):
     """In the figures while it lasts, and once in the log: this is how a leak is found."""
-    async with Pool(server.url, warn_after_s=0.05, **QUICK) as pool:
+    async with Pool(server.url, leak_warning_s=0.05, **QUICK) as pool:
         done = asyncio.Event()
         task = asyncio.create_task(borrow(pool, [], "a", done), name="forgets to give back")
         with caplog.at_level(logging.WARNING, "mpim_lab.mq.pool.pool"):
             await wait_until(lambda: caplog.records)
-        (out,) = pool.figures().overdue
-        assert (out.task, out.server) == ("forgets to give back", next(iter(pool.figures().servers)))
+        (out,) = pool.stats().overdue
+        assert (out.task, out.server) == ("forgets to give back", next(iter(pool.stats().servers)))
         await asyncio.sleep(0.05)
         done.set()
         await task
-        assert pool.figures().overdue == () and len(caplog.records) == 1
+        assert pool.stats().overdue == () and len(caplog.records) == 1

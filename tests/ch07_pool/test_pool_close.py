@@ -16,7 +16,7 @@ async def test_closing_sends_waiters_away_and_lets_those_finish_who_have_a_conne
     async with Pool(server.url, max_connections=1, **QUICK) as pool:
         done, order = asyncio.Event(), []
         holder, waiter = (asyncio.create_task(borrow(pool, order, name, done)) for name in "ab")
-        await wait_until(lambda: order and pool.figures().waiting)
+        await wait_until(lambda: order and pool.stats().waiting)
         closing = asyncio.create_task(pool.close())
         with pytest.raises(QueueClosed):
             await waiter
@@ -24,24 +24,24 @@ async def test_closing_sends_waiters_away_and_lets_those_finish_who_have_a_conne
         done.set()
         assert await holder == b"a"
         await closing
-    assert kept(pool.figures()) and pool.figures().idle == 0
+    assert kept(pool.stats()) and pool.stats().idle == 0
     assert await connections(server.url) == 0
 
 
 async def test_closing_cuts_who_does_not_finish_in_time(server):
     """It is told so by its own call: ConnectionLost, which may have been run."""
-    async with Pool(server.url, close_within_s=0.05, **QUICK) as pool:
+    async with Pool(server.url, close_timeout_s=0.05, **QUICK) as pool:
 
         async def wait_for_ever():
             async with pool.connection() as connection:
                 await connection.call("BLPOP", "never", 0, timeout_s=60)
 
         task = asyncio.create_task(wait_for_ever())
-        await wait_until(lambda: pool.figures().opened)
+        await wait_until(lambda: pool.stats().opened)
         await pool.close()
         with pytest.raises(ConnectionLost):
             await task
-        assert kept(pool.figures())
+        assert kept(pool.stats())
     assert await connections(server.url) == 0
 
 
@@ -56,7 +56,7 @@ async def test_closing_twice_is_harmless_and_everything_after_it_is_refused(serv
                 pass
     with pytest.raises(QueueClosed):
         await pool.__aenter__()
-    assert pool.figures().closed == {"pool closed": 1}
+    assert pool.stats().closed == {"pool closed": 1}
 
 
 async def test_a_pool_closed_while_somebody_connects_keeps_nothing_open(server):
@@ -64,14 +64,14 @@ async def test_a_pool_closed_while_somebody_connects_keeps_nothing_open(server):
     async with Pool(server.url, **QUICK) as pool:
         server.pause()
         task = asyncio.create_task(borrow(pool, [], "a", asyncio.Event()))
-        await wait_until(lambda: pool.figures().in_use)
+        await wait_until(lambda: pool.stats().in_use)
         closing = asyncio.create_task(pool.close())
         await asyncio.sleep(0.02)
         server.resume()
         with pytest.raises(QueueClosed):
             await task
         await closing
-    assert kept(pool.figures())
+    assert kept(pool.stats())
     assert await connections(server.url) == 0
 
 
@@ -89,7 +89,7 @@ async def test_closing_that_is_cancelled_closes_all_the_same(server):
         holder.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await holder
-    assert kept(pool.figures())
+    assert kept(pool.stats())
 
 
 async def test_a_pool_that_was_not_opened_says_how(server):
@@ -107,7 +107,7 @@ async def test_a_pool_that_was_not_opened_says_how(server):
         {"urls": "http://127.0.0.1"},
         {"max_connections": 0},
         {"max_waiting": -1},
-        {"wait_s": 0},
+        {"acquire_timeout_s": 0},
         {"max_idle_s": 0},
         {"check_idle_after_s": -1},
     ],

@@ -25,7 +25,7 @@ from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, connections, kept
 from tests.support import wait_until
 
-SHORT = {"call_timeout_s": 0.2, "connect_timeout_s": 0.2, "wait_s": 0.2, "close_within_s": 0.2}
+SHORT = {"call_timeout_s": 0.2, "connect_timeout_s": 0.2, "acquire_timeout_s": 0.2, "close_timeout_s": 0.2}
 IN_TIME_S = 10
 
 
@@ -53,13 +53,13 @@ async def test_with_a_stopped_server_every_call_ends_by_name_and_the_pool_goes_o
             with pytest.raises(NotConnected) as opening:
                 await echo(pool)
             assert opening.value.definite and opening.value.transient
-        assert kept(pool.figures())
+        assert kept(pool.stats())
         server.resume()
-        await wait_until(lambda: not any(each.is_passed_over for each in pool.figures().servers.values()))
+        await wait_until(lambda: not any(each.is_circuit_open for each in pool.stats().servers.values()))
         assert await echo(pool) == b"x"
         server.pause()
     try:
-        assert kept(pool.figures()) and pool.figures().idle == 0
+        assert kept(pool.stats()) and pool.stats().idle == 0
     finally:
         server.resume()
 
@@ -76,7 +76,7 @@ async def test_a_killed_server_is_named_and_the_pool_closes(server, in_time):
             assert not lost.value.definite
         with pytest.raises(NotConnected):
             await echo(pool)
-        assert kept(pool.figures())
+        assert kept(pool.stats())
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ async def test_a_missing_password_is_a_refused_login_and_no_time_out(in_time):
         async with in_time(), Pool(f"redis://127.0.0.1:{port}", **SHORT) as pool:
             with pytest.raises(LoginRejected):
                 await echo(pool)
-            assert kept(pool.figures())
+            assert kept(pool.stats())
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".example", "no.such.host.invalid", "host%00name"])
@@ -118,12 +118,12 @@ async def test_a_host_that_cannot_be_one_is_not_connected(host, in_time):
 
 async def test_closing_inside_a_connection_does_not_wait_for_its_own_end(server):
     """The caller's connection is of no use afterwards; the others may finish within `close_within_s`."""
-    async with asyncio.timeout(IN_TIME_S), Pool(server.url, close_within_s=60, **QUICK) as pool:
+    async with asyncio.timeout(IN_TIME_S), Pool(server.url, close_timeout_s=60, **QUICK) as pool:
         async with pool.connection() as connection:
             await pool.close()
             with pytest.raises((NotConnected, ConnectionLost)):
                 await connection.call("ECHO", "x")
-        assert kept(pool.figures()) and pool.figures().idle == 0
+        assert kept(pool.stats()) and pool.stats().idle == 0
     assert await connections(server.url) == 0
 
 
@@ -145,7 +145,7 @@ async def test_a_pool_that_is_closed_while_one_is_opened_keeps_no_socket():
             answer.set()
             with pytest.raises((NotConnected, QueueClosed)):
                 await caller
-            assert kept(pool.figures())
+            assert kept(pool.stats())
 
 
 @pytest.mark.parametrize("turn", range(14))
@@ -165,14 +165,14 @@ async def test_a_caller_that_is_cancelled_at_any_moment_leaves_the_pool_as_it_wa
             victim.cancel()
         await asyncio.wait(callers)
         assert await echo(pool) == b"x"
-        await wait_until(lambda: kept(pool.figures()))
+        await wait_until(lambda: kept(pool.stats()))
     assert await connections(one_server.url) == 0
 
 
 @pytest.mark.parametrize("turn", range(6))
 async def test_a_cancelled_close_leaves_no_connection_open(one_server, turn):
     """Closing goes on without whoever asked for it."""
-    pool = Pool(one_server.url, close_within_s=0.2)
+    pool = Pool(one_server.url, close_timeout_s=0.2)
     await pool.__aenter__()
     assert await echo(pool) == b"x"
     closing = asyncio.create_task(pool.close())

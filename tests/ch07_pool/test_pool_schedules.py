@@ -15,7 +15,7 @@ from mpim_lab.mq.pool.pool import Pool
 from tests.pools import connections, kept
 
 PLACES, MAX_WAITING, IN_TIME_S = 2, 3, 10
-SHORT = {"wait_s": 0.3, "call_timeout_s": 0.2, "connect_timeout_s": 0.2, "close_within_s": 0.2}
+SHORT = {"acquire_timeout_s": 0.3, "call_timeout_s": 0.2, "connect_timeout_s": 0.2, "close_timeout_s": 0.2}
 USES = ("echo", "transaction", "blocking", "dirty", "error", "idle")
 
 
@@ -33,7 +33,7 @@ class PoolSchedules(RuleBasedStateMachine):
     async def begin(self):
         self.server = EmbeddedServer()
         await self.server.start()
-        options = {"check_idle_after_s": 0.05, "backoff": Backoff(first_s=0.01, most_s=0.02), **SHORT}
+        options = {"check_idle_after_s": 0.05, "backoff": Backoff(initial_s=0.01, max_s=0.02), **SHORT}
         self.pool = Pool(self.server.url, max_connections=PLACES, max_waiting=MAX_WAITING, **options)
         await self.pool.__aenter__()
 
@@ -97,7 +97,7 @@ class PoolSchedules(RuleBasedStateMachine):
 
     @invariant()
     def no_more_are_taken_than_there_are(self):
-        figures = self.pool.figures()
+        figures = self.pool.stats()
         assert figures.in_use <= PLACES and figures.waiting <= MAX_WAITING
         assert figures.opened - sum(figures.closed.values()) <= PLACES
 
@@ -121,7 +121,7 @@ class PoolSchedules(RuleBasedStateMachine):
                 task.cancel()  # those that wait to be told to leave
             outcomes = await asyncio.gather(*self.tasks, return_exceptions=True)
             assert all(isinstance(each, MpimError | asyncio.CancelledError | None) for each in outcomes), outcomes
-            assert kept(self.pool.figures()) and not self.pool.figures().waiting
+            assert kept(self.pool.stats()) and not self.pool.stats().waiting
             while True:  # a server that was stopped is passed over for a moment
                 with contextlib.suppress(MpimError):
                     async with self.pool.connection() as connection:
@@ -129,7 +129,7 @@ class PoolSchedules(RuleBasedStateMachine):
                         break
                 await asyncio.sleep(0.01)
             await self.pool.close()
-            assert kept(self.pool.figures()) and not self.pool.figures().idle
+            assert kept(self.pool.stats()) and not self.pool.stats().idle
             while await connections(self.server.url):
                 await asyncio.sleep(0.01)
 

@@ -49,7 +49,7 @@ async def test_a_rejected_command_leaves_the_connection_usable(pool):
             with pytest.raises(InvalidMessage):
                 await connection.call(*words)
         assert await connection.call("ECHO", "still") == b"still"
-    assert pool.figures().closed == {} and kept(pool.figures())
+    assert pool.stats().closed == {} and kept(pool.stats())
 
 
 async def test_an_error_reply_that_the_library_takes_for_a_broken_line_is_an_error_reply(pool):
@@ -83,8 +83,12 @@ async def test_a_time_out_that_makes_no_sense_is_refused_before_anything_is_sent
 
 @pytest.mark.parametrize(
     "times",
-    [{name: bad} for name in ("wait_s", "call_timeout_s", "max_idle_s", "warn_after_s") for bad in (0, float("nan"))]
-    + [{"close_within_s": float("nan")}, {"close_within_s": -1}, {"call_timeout_s": float("inf")}],
+    [
+        {name: bad}
+        for name in ("acquire_timeout_s", "call_timeout_s", "max_idle_s", "leak_warning_s")
+        for bad in (0, float("nan"))
+    ]
+    + [{"close_timeout_s": float("nan")}, {"close_timeout_s": -1}, {"call_timeout_s": float("inf")}],
 )
 def test_a_pools_times_that_make_no_sense_are_refused(times):
     """Not a number, not above 0, or for ever where a silent server would hold a connection for ever."""
@@ -103,7 +107,7 @@ async def test_after_a_time_out_a_connection_is_of_no_use_to_anybody(pool):
     async with pool.connection() as connection:
         await connection.call("RPUSH", "late", "for the one before")
         assert await connection.call("ECHO", "mine") == b"mine"
-    assert pool.figures().closed == {"in the middle of a reply": 1} and kept(pool.figures())
+    assert pool.stats().closed == {"in the middle of a reply": 1} and kept(pool.stats())
 
 
 async def test_two_tasks_on_one_connection_do_not_mix_their_replies(pool):
@@ -144,7 +148,7 @@ async def test_a_line_that_breaks_in_use_says_so_and_is_replaced(server, fault):
                 await connection.call("ECHO", "again")
         async with pool.connection() as connection:
             assert await connection.call("ECHO", "mine") == b"mine"
-        assert proxy.triggered == 1 and pool.figures().opened == 2 and kept(pool.figures())
+        assert proxy.triggered == 1 and pool.stats().opened == 2 and kept(pool.stats())
 
 
 async def test_a_transaction_is_run_as_one(pool):
@@ -159,7 +163,7 @@ async def test_a_transaction_is_run_as_one(pool):
         assert await connection.call("GET", "a") == b"7"
         assert await connection.transaction([("LRANGE", "none", 0, -1)]) == [[]]
         assert await connection.transaction([]) == []
-    assert pool.figures().closed == {}
+    assert pool.stats().closed == {}
 
 
 async def test_a_transaction_that_is_refused_or_fails_in_part_says_which(pool):
@@ -173,7 +177,7 @@ async def test_a_transaction_that_is_refused_or_fails_in_part_says_which(pool):
         assert caught.value.ids == [b"OK", None, 2]
         assert [type(error) for error in caught.value.errors] == [type(None), CommandRejected, type(None)]
         assert await connection.call("GET", "a") == b"xy"
-    assert pool.figures().closed == {} and kept(pool.figures())
+    assert pool.stats().closed == {} and kept(pool.stats())
 
 
 @pytest.mark.parametrize(
@@ -192,20 +196,20 @@ async def test_what_a_user_left_on_the_connection_does_not_reach_the_next_one(po
     async with pool.connection() as connection:
         for words in commands:
             await connection.call(*words)
-    assert pool.figures().closed == {why: 1}
+    assert pool.stats().closed == {why: 1}
     async with pool.connection() as connection:
         assert b" db=0 " in bytes(info := await connection.call("CLIENT", "INFO")) and b" name=pool " in bytes(info)
         assert await connection.call("SET", "k", "1") == b"OK"
         assert await connection.call("HGETALL", "none") == {}
-    assert kept(pool.figures())
+    assert kept(pool.stats())
 
 
 @pytest.mark.parametrize("words", [("ECHO", "nobody's"), ("NOSUCH",)])
 async def test_a_reply_that_nobody_asked_for_is_found_before_the_connection_is_lent(pool, words):
     """Whatever its cause, the next user would take it for its own."""
     async with pool.connection() as connection:
-        await connection.wire._redis.send_command(*words)
+        await connection.raw._redis.send_command(*words)
     await asyncio.sleep(0.05)
     async with pool.connection() as connection:
         assert await connection.call("ECHO", "mine") == b"mine"
-    assert pool.figures().closed == {"unasked reply": 1} and pool.figures().replaced == 1
+    assert pool.stats().closed == {"unasked reply": 1} and pool.stats().replaced == 1

@@ -13,7 +13,7 @@ from mpim_lab.mq.pool.pool import Pool
 from tests.pools import QUICK, borrow, connections, kept
 from tests.support import wait_until
 
-LONG = {**QUICK, "backoff": Backoff(first_s=60, most_s=60)}
+LONG = {**QUICK, "backoff": Backoff(initial_s=60, max_s=60)}
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ async def test_connections_are_spread_evenly(server, other):
     async with Pool([server.url, other.url], max_connections=6, **QUICK) as pool:
         stack, servers = await hold(pool, 6)
         async with stack:
-            assert [figures.in_use for figures in pool.figures().servers.values()] == [3, 3]
+            assert [figures.in_use for figures in pool.stats().servers.values()] == [3, 3]
         assert len(set(servers)) == 2
         one_by_one = []
         for _ in range(6):
             async with pool.connection() as connection:
                 one_by_one.append(connection.server)
         assert sorted(one_by_one) == sorted(servers)
-        assert pool.figures().opened == 6
+        assert pool.stats().opened == 6
         assert await connections(server.url) == await connections(other.url) == 3
 
 
@@ -55,7 +55,7 @@ async def test_connections_do_not_move_about_among_servers_that_are_equally_busy
                 return await connection.call("ECHO", number)
 
         assert await asyncio.gather(*map(work, range(300))) == [str(number).encode() for number in range(300)]
-        assert (pool.figures().opened, pool.figures().closed) == (5, {})
+        assert (pool.stats().opened, pool.stats().closed) == (5, {})
 
 
 async def test_a_caller_may_name_the_server(server, other):
@@ -66,24 +66,24 @@ async def test_a_caller_may_name_the_server(server, other):
         stack, servers = await hold(pool, 4, server=other.url)
         async with stack:
             assert len(set(servers)) == 1
-            await wait_until(lambda: not any(shelf.closing for shelf in pool._servers.shelves.values()))
+            await wait_until(lambda: not any(shelf.closing for shelf in pool._servers.pools.values()))
             assert (await connections(server.url), await connections(other.url)) == (0, 4)
-        assert pool.figures().closed == {"room for another server": 2}
+        assert pool.stats().closed == {"room for another server": 2}
         with pytest.raises(InvalidParameter, match="must be one of"):
             await hold(pool, 1, server="redis://127.0.0.1:1")
-        assert kept(pool.figures())
+        assert kept(pool.stats())
 
 
 async def test_a_dead_server_is_passed_over_and_comes_back(server, other):
     """Its callers get the other one; when it is there again, it gets its share again."""
     async with Pool([server.url, other.url], max_connections=4, **QUICK) as pool:
-        name = next(name for name in pool.figures().servers if name in server.url)
+        name = next(name for name in pool.stats().servers if name in server.url)
         server.kill()
         stack, servers = await hold(pool, 4)
         async with stack:
             assert name not in servers
-        figures = pool.figures().servers[name]
-        assert figures.failed and not figures.opened and kept(pool.figures())
+        figures = pool.stats().servers[name]
+        assert figures.failed and not figures.opened and kept(pool.stats())
         await server.start()
 
         async def is_back():
@@ -92,7 +92,7 @@ async def test_a_dead_server_is_passed_over_and_comes_back(server, other):
 
         while not await is_back():
             await asyncio.sleep(0.005)
-        assert not pool.figures().servers[name].is_passed_over
+        assert not pool.stats().servers[name].is_circuit_open
 
 
 async def test_when_no_server_is_there_every_caller_hears_it_and_no_place_is_lost(server, other):
@@ -102,10 +102,10 @@ async def test_when_no_server_is_there_every_caller_hears_it_and_no_place_is_los
         asking = [borrow(pool, [], str(number), asyncio.Event()) for number in range(50)]
         outcomes = await asyncio.gather(*asking, return_exceptions=True)
         assert all(isinstance(outcome, NotConnected) and outcome.definite for outcome in outcomes)
-        assert all(name in str(outcomes[-1]) for name in pool.figures().servers)
+        assert all(name in str(outcomes[-1]) for name in pool.stats().servers)
         assert "tried again in" in str(outcomes[-1])
-        assert kept(pool.figures()) and pool.figures().waiting == 0
-        assert sum(figures.failed for figures in pool.figures().servers.values()) <= 4  # not fifty times
+        assert kept(pool.stats()) and pool.stats().waiting == 0
+        assert sum(figures.failed for figures in pool.stats().servers.values()) <= 4  # not fifty times
 
 
 async def test_a_silent_server_costs_its_time_out_once(server, other):
@@ -115,8 +115,8 @@ async def test_a_silent_server_costs_its_time_out_once(server, other):
         for _ in range(10):
             async with pool.connection() as connection:
                 assert await connection.call("ECHO", "there") == b"there"
-        name = next(name for name in pool.figures().servers if name in other.url)
-        assert (pool.figures().servers[name].failed, pool.figures().servers[name].is_passed_over) == (1, True)
+        name = next(name for name in pool.stats().servers if name in other.url)
+        assert (pool.stats().servers[name].failed, pool.stats().servers[name].is_circuit_open) == (1, True)
 
 
 async def test_connections_to_a_server_that_was_restarted_are_replaced(server):
@@ -130,7 +130,7 @@ async def test_connections_to_a_server_that_was_restarted_are_replaced(server):
                 await connection.call("BLPOP", "never", 0, timeout_s=60)
 
         task = asyncio.create_task(wait_for_ever())
-        await wait_until(lambda: pool.figures().in_use)
+        await wait_until(lambda: pool.stats().in_use)
         await asyncio.sleep(0.05)
         server.kill()
         with pytest.raises(ConnectionLost):
@@ -138,8 +138,8 @@ async def test_connections_to_a_server_that_was_restarted_are_replaced(server):
         await server.start()
         async with pool.connection() as connection:
             assert await connection.call("ECHO", "mine") == b"mine"
-        assert pool.figures().closed == {"broken in use": 1, "ended by the server": 3}
-        assert pool.figures().replaced == 3 and kept(pool.figures())
+        assert pool.stats().closed == {"broken in use": 1, "ended by the server": 3}
+        assert pool.stats().replaced == 3 and kept(pool.stats())
 
 
 async def test_while_a_server_is_in_doubt_no_connection_to_it_is_lent_unasked(server):
@@ -150,11 +150,11 @@ async def test_while_a_server_is_in_doubt_no_connection_to_it_is_lent_unasked(se
             with pytest.raises(NotConnected, match="did not answer within"):
                 async with pool.connection():
                     pass
-        await wait_until(lambda: not any(server.is_passed_over for server in pool.figures().servers.values()))
+        await wait_until(lambda: not any(server.is_circuit_open for server in pool.stats().servers.values()))
         with pytest.raises(NotConnected, match="gives no sign of life"):
             async with pool.connection():
                 pass
-        assert kept(pool.figures()) and pool.figures().idle == 0
+        assert kept(pool.stats()) and pool.stats().idle == 0
 
 
 async def test_connecting_holds_up_nobody_else(server, other):
@@ -164,7 +164,7 @@ async def test_connecting_holds_up_nobody_else(server, other):
             pass
         proxy.partition()
         slow = asyncio.create_task(borrow(pool, [], "slow", asyncio.Event()))
-        await wait_until(lambda: pool.figures().in_use)
+        await wait_until(lambda: pool.stats().in_use)
         for _ in range(20):
             async with pool.connection(server=server.url) as connection:
                 assert await connection.call("ECHO", "quick") == b"quick"
@@ -178,7 +178,7 @@ async def test_a_refused_login_is_named(server):
         async with Pool(guarded.url, **QUICK) as pool:
             with pytest.raises(LoginRejected, match="refused the login"):
                 await hold(pool, 1)
-            assert kept(pool.figures())
+            assert kept(pool.stats())
         async with Pool([guarded.url, server.url], **QUICK) as pool:
             stack, servers = await hold(pool, 3)
             async with stack:
@@ -186,7 +186,7 @@ async def test_a_refused_login_is_named(server):
         async with Pool(guarded.url.replace("//", "//default:secret@"), **QUICK) as pool:
             async with pool.connection() as connection:
                 assert await connection.call("ECHO", "in") == b"in"
-            assert "secret" not in str(pool.figures())
+            assert "secret" not in str(pool.stats())
     async with Pool(server.url.replace("/0", "/99"), **QUICK) as pool:
         with pytest.raises(LoginRejected, match="out of range"):
             await hold(pool, 1)

@@ -14,7 +14,7 @@ from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import SECRET, RawClient, system_options
 from tests.support import wait_until
@@ -26,7 +26,7 @@ LIMITS = GatewayConfig(
     drain_timeout_s=0.5,
     max_send_buffer_bytes=2**20,
 )
-IMPATIENT = Limits(timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1))
+IMPATIENT = ConnectionConfig(timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.02, 0.1))
 UIDS = ("alice", "bob", "carol", "dave", "watched")
 
 
@@ -53,7 +53,7 @@ class Lab:
 
     async def known(self):
         """The channels of users that somebody listens on, and the routes."""
-        link = self.mpim.services.queue.access("test").commands
+        link = self.mpim.services.queue.context("test").connection
         channels = {name.decode() for name in await link.call("PUBSUB", "CHANNELS", "user:*")}
         routes = await self.mpim.services.presence.query_routes(UIDS)
         return channels, sorted((uid, route.device, route.gateway) for uid in UIDS for route in routes[uid])
@@ -173,7 +173,7 @@ async def test_a_gateway_that_stops_leaves_nothing_behind():
     async with lab_of() as lab:
         await lab.come("alice", watching=["bob"])
         await lab.come("carol", number=2)
-        link = lab.mpim.services.queue.access("test").commands
+        link = lab.mpim.services.queue.context("test").connection
         await lab.mpim.stop("gw-1")
         await lab.comes_to(("carol", "main", "gw-2"))
         assert await link.call("PUBSUB", "CHANNELS", "gateway:gw-1") == []
@@ -182,7 +182,7 @@ async def test_a_gateway_that_stops_leaves_nothing_behind():
 async def test_a_handshake_that_fails_halfway_leaves_nothing_behind():
     """Its route cannot be bound: she is told why, and nobody listens for her."""
     async with lab_of() as lab:
-        link = lab.mpim.services.queue.access("test").commands
+        link = lab.mpim.services.queue.context("test").connection
         await link.call("SET", Keys().route("alice"), "not a route")
         async with RawClient(lab.url()) as alice:
             answer = await alice.hello("alice")
@@ -268,7 +268,7 @@ async def test_whoever_leaves_while_her_watching_is_begun_again_is_not_watched_f
 async def test_a_gateway_that_cannot_listen_gives_back_what_it_had_begun():
     """Its port is taken: a named error; its channels are not subscribed, and its name can be used again at once."""
     async with lab_of() as lab:
-        link = lab.mpim.services.queue.access("test").commands
+        link = lab.mpim.services.queue.context("test").connection
         with pytest.raises(MpimError, match="cannot listen"):
             await lab.mpim.start("gw-9", port=lab.mpim.gateways["gw-1"].port)
         assert await link.call("PUBSUB", "CHANNELS", "gateway:gw-9") == []

@@ -12,12 +12,12 @@ from mpim_lab.im.system import ImSystem
 from mpim_lab.keys import Keys
 from mpim_lab.lab.faults.latency_proxy import LatencyProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
-IMPATIENT = Limits(timeout_s=0.5, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.1))
+IMPATIENT = ConnectionConfig(timeout_s=0.5, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.1))
 TALK = direct_conversation("alice", "bob")
 
 

@@ -253,10 +253,10 @@ async def test_the_last_connection_of_a_user_takes_her_subscription_along(mpim):
         async with RawClient(url_of(mpim)) as two:
             await two.hello("alice", "phone")
         await wait_until(lambda: len(mpim.gateways["gw-1"].sessions) == 1)
-        assert await queue.listeners("user:alice") == 1
+        assert await queue.subscriber_count("user:alice") == 1
     await wait_until(lambda: len(mpim.gateways["gw-1"].sessions) == 0)
     async with asyncio.timeout(5):
-        while await queue.listeners("user:alice") or await mpim.services.presence.query_route("alice"):
+        while await queue.subscriber_count("user:alice") or await mpim.services.presence.query_route("alice"):
             await asyncio.sleep(0.01)
 
 

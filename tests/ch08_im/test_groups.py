@@ -12,13 +12,13 @@ from sqlalchemy import event
 from mpim_lab.errors import GroupExists, InvalidParameter, NoSuchGroup, StoreFailed, StoreUncertain
 from mpim_lab.im.services.group_cache import GroupMembersCache
 from mpim_lab.im.services.groups import GroupService
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
 
 pytest_plugins = ["tests.databases"]
-HASTY = Limits(timeout_s=0.3, connect_timeout_s=0.3)
+HASTY = ConnectionConfig(timeout_s=0.3, connect_timeout_s=0.3)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def store(database_url):
 
 @pytest.fixture
 async def queue(one_server):
-    async with MessageQueue(one_server.url, limits=HASTY) as opened:
+    async with MessageQueue(one_server.url, config=HASTY) as opened:
         yield opened
 
 
@@ -82,7 +82,7 @@ class Reading:
 
 
 async def call(queue, word, key):
-    return await queue.access("groups").commands.call(word, key)
+    return await queue.context("groups").connection.call(word, key)
 
 
 # Who is in a group
@@ -291,7 +291,7 @@ async def test_a_slow_reader_is_found_out_after_the_server_lost_the_version(grou
     reading = Reading(slow)
     reader = asyncio.create_task(slow.members("tea"))
     await reading.has_read.wait()
-    await queue.access("any").commands.call("FLUSHALL")
+    await queue.context("any").connection.call("FLUSHALL")
     await groups.join("tea", "bob")
     reading.may_go_on.set()
     await reader
@@ -302,7 +302,7 @@ async def test_a_reader_who_finds_no_version_does_not_overwrite_a_first_change(g
     """None is a version, too."""
     slow = GroupService(store, queue)
     await groups.create("tea", "carol")
-    await queue.access("any").commands.call("FLUSHALL")
+    await queue.context("any").connection.call("FLUSHALL")
     reading = Reading(slow)
     reader = asyncio.create_task(slow.members("tea"))
     await reading.has_read.wait()
@@ -392,14 +392,14 @@ async def test_after_any_changes_at_once_the_copy_says_what_the_database_says(sh
 async def test_a_copy_that_cannot_be_read_is_none(groups, queue, nonsense):
     """The database answers."""
     await groups.create("tea", "carol")
-    await queue.access("groups").commands.call("SET", queue.keys.cached_members("tea"), nonsense)
+    await queue.context("groups").connection.call("SET", queue.keys.cached_members("tea"), nonsense)
     assert await groups.members("tea") == ("carol",)
 
 
 async def test_a_key_of_another_type_is_no_error(groups, queue):
     """Somebody else's, under the same name: a copy cannot be read, and the version not be counted."""
     await groups.create("tea", "carol")
-    commands = queue.access("groups").commands
+    commands = queue.context("groups").connection
     for key in (queue.keys.cached_members("tea"), queue.keys.members_version("tea")):
         await commands.call("DEL", key)
         await commands.call("LPUSH", key, "x")

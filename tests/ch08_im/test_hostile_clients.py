@@ -429,7 +429,7 @@ async def test_a_line_that_breaks_in_the_middle_of_everything_leaves_nothing_beh
         await wait_until(lambda: len(gateway.sessions) == 0 and not gateway.connections)
         routes = await mpim.services.presence.query_routes([f"u{number}" for number in range(200)])
         assert not any(routes.values())
-        assert sum([await gateway.services.queue.listeners(f"user:u{number}") for number in range(200)]) == 0
+        assert sum([await gateway.services.queue.subscriber_count(f"user:u{number}") for number in range(200)]) == 0
 
 
 async def test_a_gateway_that_closes_does_not_wait_for_sockets_that_said_nothing():

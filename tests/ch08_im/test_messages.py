@@ -30,7 +30,7 @@ from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, Keys, user_channel
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.resp import Connection
+from mpim_lab.mq.connection.resp import RespConnection
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.support import wait_until
@@ -84,7 +84,7 @@ async def pull(messages, uid="bob", conversation=TALK, after=0, **options):
 
 
 async def call(messages, *words):
-    return await messages.queue.access("test").commands.call(*words)
+    return await messages.queue.context("test").connection.call(*words)
 
 
 def numbers(page):
@@ -318,9 +318,11 @@ async def test_a_group_of_500_costs_as_many_round_trips_as_one_of_10(one_server,
     """Counted: writes to the command connection, each with everything that waits for an answer (one round trip), and the
     server's own count of commands other than PUBLISH, of which there is one a member.
     """
-    writes, flush = [], Connection.flush
+    writes, flush = [], RespConnection.flush
     monkeypatch.setattr(
-        Connection, "flush", lambda self: (writes.append(len(self._outgoing)) if self._outgoing else None, flush(self))
+        RespConnection,
+        "flush",
+        lambda self: (writes.append(len(self._outgoing)) if self._outgoing else None, flush(self)),
     )
     async with service(one_server) as messages:
         seen = {}

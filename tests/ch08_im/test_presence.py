@@ -129,7 +129,7 @@ async def test_a_route_that_nobody_renews_ends_by_itself(queue):
     await until_ended(presence, "alice")
     assert await presence.statuses(["alice"]) == {"alice": "offline"}
     async with asyncio.timeout(5):
-        while await presence.queue.access("route").commands.call("EXISTS", Keys().route("alice")):
+        while await presence.queue.context("route").connection.call("EXISTS", Keys().route("alice")):
             await asyncio.sleep(0.01)
 
 
@@ -245,7 +245,7 @@ async def test_routes_of_one_run_are_not_seen_by_another(server):
             await first.bind_route(at("gw-1", "c2"))
             await wait_until(lambda: len(told) == 3)
         assert await second.query_route("alice") == [] and len(await first.query_route("alice")) == 1
-        keys = await one.access("x").commands.call("KEYS", "*")
+        keys = await one.context("x").connection.call("KEYS", "*")
         assert sorted(keys) == [b"one:mpim:layout", b"one:route:alice", b"two:mpim:layout"]
 
 

@@ -13,13 +13,13 @@ from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.embedded import MpimSystem
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
 QUICK = GatewayConfig(ack_timeout_s=0.5, maintenance_interval_s=0.1, drain_timeout_s=2.0, rate_per_s=2_000, burst=2_000)
-IMPATIENT = Limits(timeout_s=1.0, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.2))
+IMPATIENT = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, heartbeat_s=1.0, backoff=Backoff(0.02, 0.2))
 
 
 class Traffic:

@@ -87,7 +87,7 @@ async def test_a_gateway_whose_clock_is_behind_does_not_let_a_used_token_in_agai
     behind.now = clock.now - 50
     clock.now += 59.999
     assert await tokens.redeem(token, queue) == "alice"
-    assert await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token))) > 50_000
+    assert await queue.context("token").connection.call("PTTL", Keys().used_token(_id_of(token))) > 50_000
     with pytest.raises(InvalidToken, match="used before"):
         await TokenService(SECRET, clock=behind).redeem(token, queue)
 
@@ -96,7 +96,7 @@ async def test_the_mark_of_a_used_token_does_not_stay_for_ever(tokens, queue):
     """It ends a minute after the token, so that the server does not fill up with them."""
     token = tokens.issue("alice")
     await tokens.redeem(token, queue)
-    left_ms = await queue.access("token").commands.call("PTTL", Keys().used_token(_id_of(token)))
+    left_ms = await queue.context("token").connection.call("PTTL", Keys().used_token(_id_of(token)))
     assert 60_000 < left_ms <= 120_000
 
 
@@ -151,7 +151,7 @@ async def test_no_hostile_token_lets_anybody_in(tokens, queue, hostile):
     for what, token in hostile.items():
         with pytest.raises(InvalidToken):
             pytest.fail(f"{what}: let in {await tokens.redeem(token, queue)}")
-    assert await queue.link.call("DBSIZE") == 0
+    assert await queue.connection.call("DBSIZE") == 0
 
 
 @given(st.text(max_size=200) | st.builds("{}.{}.{}".format, *[st.binary(max_size=60).map(part)] * 3))

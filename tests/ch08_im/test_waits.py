@@ -25,14 +25,14 @@ from mpim_lab.im.services.offline import OfflineStore
 from mpim_lab.im.system import ImSystem
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.system.embedded import MpimSystem
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from tests.raw_clients import RawClient, system_options
 from tests.support import wait_until
 
 LIMITS = GatewayConfig(maintenance_interval_s=0.05, drain_timeout_s=1.0, close_timeout_s=1.5)
-IMPATIENT = Limits(timeout_s=1.0, close_timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(0.02, 0.2))
+IMPATIENT = ConnectionConfig(timeout_s=1.0, close_timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(0.02, 0.2))
 END_S = 9.0  # drain, close and queue, one after the other, and some air
 
 

@@ -12,14 +12,14 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from mpim_lab.errors import CommandTimeout, ConnectionLost, InvalidParameter, LoginRejected, MpimError
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.lab.faults.resp_framing import RespFramer
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.streams import everything_done, shop, working
 from tests.support import wait_until
 
-QUICK = Limits(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(first_s=0.005, most_s=0.02))
+QUICK = ConnectionConfig(timeout_s=0.4, connect_timeout_s=0.4, backoff=Backoff(initial_s=0.005, max_s=0.02))
 M5 = Match("XADD", containing=b"m5")
 
 
@@ -147,7 +147,7 @@ async def test_a_unix_socket_and_a_login_and_a_database_stand_behind_it(server):
 
 async def test_a_server_that_is_killed_is_a_line_that_breaks_and_comes_back(server):
     """The proxy stays where it is."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         server.kill()
         await wait_until(lambda: not mq.is_connected)
         await server.start()
@@ -160,7 +160,7 @@ async def test_a_server_that_is_killed_is_a_line_that_breaks_and_comes_back(serv
 
 async def test_a_lost_reply_is_a_command_that_was_done(server):
     """ConnectionLost, definite=False, and the entry is there, once; the next message is added as if nothing had been."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         proxy.drop_reply(M5)
         failed = await add(mq.stream("orders"), "m4", "m5", "m6")
         assert proxy.triggered == 1
@@ -172,7 +172,7 @@ async def test_a_lost_reply_is_a_command_that_was_done(server):
 
 async def test_a_lost_command_is_not_done(server):
     """The same error, because the client cannot tell; the entry is not there."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         proxy.drop_request(M5)
         failed = await add(mq.stream("orders"), "m4", "m5", "m6")
         assert proxy.triggered == 1
@@ -184,7 +184,7 @@ async def test_a_lost_command_is_not_done(server):
 @pytest.mark.parametrize(("fault", "copies"), [("drop_reply", 3), ("drop_request", 1)])
 async def test_a_fault_strikes_as_often_as_it_was_armed_for(server, fault, copies):
     """Twice; a producer that repeats gets through the third time, and has added as many as its lost replies were."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         getattr(proxy, fault)(M5, times=2)
         attempts = [await add(mq.stream("orders"), "m5") for _ in range(3)]
         assert proxy.triggered == 2
@@ -194,7 +194,7 @@ async def test_a_fault_strikes_as_often_as_it_was_armed_for(server, fault, copie
 
 async def test_a_match_is_by_name_in_any_case_and_by_argument(server):
     """A script by EVALSHA, its arguments; other commands with the same argument pass."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         proxy.drop_reply(Match("eval", containing=b"m5"))
         proxy.drop_reply(Match("xadd", containing=b"m5"))
         await mq.publish("a", b"m5")
@@ -208,7 +208,7 @@ async def test_a_match_is_by_name_in_any_case_and_by_argument(server):
 async def test_a_subscription_can_be_lost_too(server):
     """Its answer is a push; the queue subscribes again on its next line."""
     got = []
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         await mq.subscribe("before", got.append)
         proxy.drop_reply(Match("SUBSCRIBE", containing=b"after"))
         with pytest.raises(ConnectionLost):
@@ -249,7 +249,7 @@ async def test_a_stalled_reply_without_repeating_is_a_time_out_and_one_entry(ser
 
 async def test_our_queue_never_repeats_what_it_has_written(server):
     """CommandTimeout, definite=False, and one entry."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         proxy.delay_reply(M5)
         failed = await add(mq.stream("orders"), "m5")
         assert isinstance(failed["m5"], CommandTimeout)
@@ -277,14 +277,14 @@ async def test_a_reply_that_is_released_in_time_is_a_reply(server):
 
 async def test_what_is_sent_into_a_partition_is_done_when_it_heals(server):
     """The caller has given up by then. A new connection is accepted and hears nothing."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         assert await mq.stream("orders").length() == 0  # the layout of the keys was looked at
         proxy.partition()
         failed = await add(mq.stream("orders"), "m5")
         assert isinstance(failed["m5"], CommandTimeout)
         assert await stored(server) == []
         reader, writer = await connected(proxy)
-        writer.write(pack("PING"))
+        writer.write(encode_command("PING"))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.1)
         proxy.heal()
@@ -317,7 +317,7 @@ async def test_a_partition_that_heals_in_time_is_not_noticed(server):
 
 async def test_a_cut_at_a_byte_gives_so_many_bytes_and_no_more(server):
     """At any byte of a reply; only the next connection is cut."""
-    command, whole = pack("ECHO", b"hello") * 2, b"$5\r\nhello\r\n" * 2
+    command, whole = encode_command("ECHO", b"hello") * 2, b"$5\r\nhello\r\n" * 2
     async with FaultProxy(server.url) as proxy:
         for place in range(1, len(whole) + 1):
             proxy.cut_at_byte(place)
@@ -336,8 +336,8 @@ async def test_a_login_that_is_cut_anywhere_is_a_named_error(server):
         for place in (0, 1, 3, 40, 90):
             proxy.cut_at_byte(place)
             with pytest.raises(MpimError):
-                await MessageQueue(proxy.url, limits=QUICK).open()
-        async with MessageQueue(proxy.url, limits=QUICK) as mq:
+                await MessageQueue(proxy.url, config=QUICK).open()
+        async with MessageQueue(proxy.url, config=QUICK) as mq:
             assert await mq.publish("a", b"x") == 0
 
 
@@ -346,7 +346,7 @@ async def test_a_login_that_is_cut_anywhere_is_a_named_error(server):
 
 async def test_inline_commands_are_not_understood_and_end_the_line(server):
     """Nobody hangs, and other lines go on."""
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=QUICK) as mq:
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=QUICK) as mq:
         reader, writer = await connected(proxy)
         writer.write(b"SET k v\r\n")
         await frames_until_the_end(reader)
@@ -360,10 +360,10 @@ async def test_leaving_cuts_every_line_at_once_whatever_is_held(server):
     async with asyncio.timeout(5), FaultProxy(server.url) as proxy:
         proxy.delay_reply(Match("PING"))
         lines = [await connected(proxy) for _ in range(3)]
-        lines[0][1].write(pack("PING"))
+        lines[0][1].write(encode_command("PING"))
         await wait_until(lambda: proxy.triggered == 1)
         proxy.partition()
-        lines[1][1].write(pack("PING"))
+        lines[1][1].write(encode_command("PING"))
     for reader, writer in lines:
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()

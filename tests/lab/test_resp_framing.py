@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.errors import InvalidMessage
 from mpim_lab.lab.faults.resp_framing import ReplyMatcher, RespFramer, words_of
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 
 WORDS = st.lists(st.binary(max_size=30), min_size=1, max_size=6)
 LINE = st.text(st.characters(codec="ascii", exclude_characters="\r\n"), max_size=20).map(str.encode)
@@ -100,7 +100,7 @@ def test_hiredis_reads_one_value_from_each_frame(frames):
 @given(st.lists(WORDS, max_size=6), st.lists(st.integers(0), max_size=12))
 def test_packed_commands_come_out_as_they_were_packed(commands, cuts):
     """By hiredis, whatever bytes are in their words; the words are those that were packed."""
-    packed = [pack(*words) for words in commands]
+    packed = [encode_command(*words) for words in commands]
     splitter = RespFramer()
     frames = [frame for piece in split(b"".join(packed), cuts) for frame in splitter.feed(piece)]
     assert frames == packed
@@ -140,14 +140,14 @@ def test_a_frame_that_is_no_command_has_no_words(frame):
         words_of(frame)
 
 
-# Replies and commands
+# PipelineFuture and commands
 
 
 @given(st.lists(st.tuples(WORDS.map(lambda words: [b"GET", *words]), VALUES, st.booleans()), max_size=8))
 def test_the_nth_reply_belongs_to_the_nth_command_whatever_is_pushed_between(exchanges):
-    """Replies of any shape; a push before a reply belongs to nobody."""
+    """PipelineFuture of any shape; a push before a reply belongs to nobody."""
     matcher = ReplyMatcher()
-    asked = [matcher.command(pack(*words)) for words, _, _ in exchanges]
+    asked = [matcher.command(encode_command(*words)) for words, _, _ in exchanges]
     for command, (_, reply, is_pushed) in zip(asked, exchanges, strict=True):
         if is_pushed:
             assert matcher.reply(b">2\r\n$7\r\nmessage\r\n$1\r\na\r\n") is None
@@ -163,7 +163,7 @@ def told(mark, *words):
 def test_a_subscription_is_answered_once_for_each_channel(mark):
     """By a push in RESP3, by an array in RESP2; messages between belong to nobody, and the next command gets its own."""
     matcher = ReplyMatcher()
-    subscribe, ping = matcher.command(pack("subscribe", "a", "b")), matcher.command(pack("PING"))
+    subscribe, ping = matcher.command(encode_command("subscribe", "a", "b")), matcher.command(encode_command("PING"))
     assert matcher.reply(told(mark, b"subscribe", b"a", b"1")) is subscribe
     assert matcher.reply(told(mark, b"message", b"a", b"hello")) is None
     assert matcher.reply(told(mark, b"subscribe", b"b", b"2")) is subscribe
@@ -174,7 +174,7 @@ def test_a_subscription_is_answered_once_for_each_channel(mark):
 def test_a_refused_subscription_is_answered_by_one_error():
     """However many channels it named."""
     matcher = ReplyMatcher()
-    subscribe, ping = matcher.command(pack("SUBSCRIBE", "a", "b")), matcher.command(pack("PING"))
+    subscribe, ping = matcher.command(encode_command("SUBSCRIBE", "a", "b")), matcher.command(encode_command("PING"))
     assert matcher.reply(b"-NOPERM no\r\n") is subscribe
     assert matcher.reply(b"+PONG\r\n") is ping
 
@@ -182,16 +182,16 @@ def test_a_refused_subscription_is_answered_by_one_error():
 def test_a_list_that_looks_like_a_message_is_a_reply():
     """Where nobody has subscribed, and in RESP3, where messages are pushes."""
     matcher = ReplyMatcher()
-    matcher.command(pack("SUBSCRIBE", "a"))
+    matcher.command(encode_command("SUBSCRIBE", "a"))
     matcher.reply(told(b">", b"subscribe", b"a", b"1"))
-    listing = matcher.command(pack("LRANGE", "k", "0", "-1"))
+    listing = matcher.command(encode_command("LRANGE", "k", "0", "-1"))
     assert matcher.reply(told(b"*", b"message", b"a", b"b")) is listing
 
 
 def test_unsubscribing_from_everything_takes_one_answer():
     """How many there will be is not known; further ones are pushes like any other."""
     matcher = ReplyMatcher()
-    everything, ping = matcher.command(pack("UNSUBSCRIBE")), matcher.command(pack("PING"))
+    everything, ping = matcher.command(encode_command("UNSUBSCRIBE")), matcher.command(encode_command("PING"))
     assert matcher.reply(told(b">", b"unsubscribe", b"a", b"1")) is everything
     assert matcher.reply(told(b">", b"unsubscribe", b"b", b"0")) is None
     assert matcher.reply(b"+PONG\r\n") is ping
@@ -208,4 +208,4 @@ def test_an_empty_array_waits_for_no_answer():
 def test_commands_whose_replies_cannot_be_counted_are_refused(command):
     """InvalidMessage, with the command's name."""
     with pytest.raises(InvalidMessage, match=command[0].upper()):
-        ReplyMatcher().command(pack(*command))
+        ReplyMatcher().command(encode_command(*command))

@@ -11,7 +11,7 @@ from mpim_lab.errors import UnreadablePayload
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Algorithm, Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary
-from mpim_lab.mq.compression.framing import batch_frame, batch_of, confirmation_of, messages_of
+from mpim_lab.mq.compression.framing import decode_ack, decode_batch, decode_messages, encode_batch
 
 MAX_MEMORY_MIB = 64
 BOMB = """
@@ -57,7 +57,7 @@ def many_zstd_frames():
 
 def nested_bomb():
     inner = bytes([ZSTD]) + b"".join(zstd_bomb(True))
-    yield Codec("zstd", max_bytes=1 << 30).deflate(inner)[1:]
+    yield Codec("zstd", max_bytes=1 << 30).compress_raw(inner)[1:]
 
 kind = sys.argv[1]
 bomb, mark = {
@@ -70,7 +70,7 @@ codec = Codec()
 open("/proc/self/clear_refs", "w").write("5")  # the peak is counted anew
 before = mib("VmRSS")
 try:
-    codec.unpack(packed)
+    codec.decode(packed)
 except UnreadablePayload as error:
     print(type(error).__name__, len(packed), round(mib("VmHWM") - before, 1))
 """
@@ -83,12 +83,12 @@ def test_100_000_mutated_frames_give_a_result_or_a_named_error():
     lines = Corpus().messages(64)
     makers = [Codec(each, threshold_bytes=0, dictionaries=[dictionary]) for each in Algorithm]
     reader = Codec(max_bytes=100_000, dictionaries=[dictionary])
-    frames = [maker.compress(batch_frame(lines[:many], b"batches:x", 7)) for maker in makers for many in (1, 8, 64)]
-    frames += [maker.pack(line) for maker in makers for line in lines[:8]]
+    frames = [maker.compress(encode_batch(lines[:many], b"batches:x", 7)) for maker in makers for many in (1, 8, 64)]
+    frames += [maker.encode(line) for maker in makers for line in lines[:8]]
     outcomes = Counter()
     for _ in range(100_000):
         payload = _mutated(bytearray(chance.choice(frames)), chance)
-        for read in (lambda data: messages_of(reader.expand(data)), reader.unpack, batch_of, confirmation_of):
+        for read in (lambda data: decode_messages(reader.decompress(data)), reader.decode, decode_batch, decode_ack):
             try:
                 read(payload)
                 outcomes["a result"] += 1

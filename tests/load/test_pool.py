@@ -50,7 +50,7 @@ class Crowd:
         try:
             async with asyncio.timeout(patience_s), self.pool.connection() as connection:
                 ticket = connection.ticket
-                self.places.append((ticket.placed_at, ticket.asked_at, number))
+                self.places.append((ticket.acquired_at, ticket.requested_at, number))
                 answer = await ask(connection, kind, token)
                 if answer != token.encode():
                     self.wrong.append((token, answer))
@@ -84,10 +84,10 @@ async def break_things(servers, crowd):
 
 async def look_at_all(pool):
     """Borrow each idle connection once: what a late fault has ended is found, as it would be at its next use."""
-    for url in pool.figures().servers:
-        await wait_until(lambda url=url: not pool.figures().servers[url].is_passed_over)
+    for url in pool.stats().servers:
+        await wait_until(lambda url=url: not pool.stats().servers[url].is_circuit_open)
         async with contextlib.AsyncExitStack() as stack:
-            for _ in range(pool.figures().servers[url].idle):
+            for _ in range(pool.stats().servers[url].idle):
                 await stack.enter_async_context(pool.connection(server=url))
 
 
@@ -96,17 +96,22 @@ async def run(binary, seed):
     try:
         for server in servers:
             await server.start()
-        options = {"max_connections": CONNECTIONS, "max_waiting": TASKS, "wait_s": 30.0, "call_timeout_s": 0.3}
+        options = {
+            "max_connections": CONNECTIONS,
+            "max_waiting": TASKS,
+            "acquire_timeout_s": 30.0,
+            "call_timeout_s": 0.3,
+        }
         options |= {
             "connect_timeout_s": 2.0,
             "check_idle_after_s": 0.02,
-            "backoff": Backoff(first_s=0.005, most_s=0.05),
+            "backoff": Backoff(initial_s=0.005, max_s=0.05),
         }
         async with Pool([server.url for server in servers], **options) as pool:
             crowd = Crowd(pool, seed)
             await asyncio.gather(crowd.all(), break_things(servers, crowd))
             await look_at_all(pool)
-            figures = pool.figures()
+            figures = pool.stats()
             await asyncio.sleep(0.05)  # what was closed last is closed on the server, too
             open_there = [await connections(server.url) for server in servers]
             return crowd, figures, open_there

@@ -8,8 +8,8 @@ import pytest
 
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from tests.conftest import SERVERS, missing
 from tests.streams import everything_done, working
@@ -18,13 +18,13 @@ from tests.support import wait_until
 pytestmark = pytest.mark.timeout(120)
 
 KILLS, TASKS, AFTER_THE_LAST = 20, 6, 30
-LIMITS = Limits(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
 # A read of several entries is logged as a transaction. Redis 7.0, when a kill tears one, cuts its log behind the MULTI
 # instead of before it; what it acknowledges from then on is in the log of a transaction that never ends, and is dropped at
 # the next start (https://github.com/valkey-io/valkey/pull/4342). Reads of one entry are no transactions.
 PREFETCH = {"valkey": 100, "redis": 1}
 # A kill may swallow a delivery, which counts; none is given up for that
-PATIENT = RetryRule(tries=1_000, backoff=Backoff(first_s=0.005, most_s=0.02))
+PATIENT = RetryPolicy(max_attempts=1_000, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 @pytest.fixture(params=list(SERVERS))
@@ -92,12 +92,12 @@ async def produce(stream, killer):
 
 async def test_nothing_acknowledged_is_lost_though_the_server_is_killed_twenty_times(durable):
     """At the end every id that `add` gave is in the stream, with its payload, and was handled at least once."""
-    server, prefetch = durable
+    server, batch_size = durable
     killer, handled, url = Killer(server, seed=20), set(), server.unix_url
-    async with MessageQueue(url, limits=LIMITS) as mq, MessageQueue(url, limits=LIMITS) as other:
+    async with MessageQueue(url, config=LIMITS) as mq, MessageQueue(url, config=LIMITS) as other:
         stream = mq.stream("orders")
         group = await other.stream("orders").group("billing")
-        async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT, prefetch=prefetch):
+        async with working(group, lambda entry: handled.add(entry.id), retry=PATIENT, batch_size=batch_size):
             first = await stream.add("first")
             await wait_until(lambda: first in handled)  # a worker whose first connection fails does not begin at all
             acknowledged, failures = await produce(stream, killer)

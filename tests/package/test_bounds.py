@@ -60,7 +60,7 @@ async def test_a_sweep_names_the_number_it_cannot_use(rows, named):
         (lambda: throughput_by_tasks((0,)), "tasks=0"),
         (lambda: throughput_by_tasks((1,), messages=1), "messages=1"),
         (lambda: throughput_by_prefetch((10,), orders=0), "orders=0"),
-        (lambda: throughput_by_prefetch((0,)), "prefetches=0"),
+        (lambda: throughput_by_prefetch((0,)), "batch_sizes=0"),
     ],
 )
 async def test_a_measurement_names_the_number_it_cannot_use(measuring, named):

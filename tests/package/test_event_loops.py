@@ -14,7 +14,7 @@ CALLS = {
     "subscribe": lambda mq: mq.subscribe("a", print),
     "unsubscribe": lambda mq: mq.unsubscribe("a"),
     "listen": lambda mq: mq.listen("a").__aenter__(),
-    "listeners": lambda mq: mq.listeners("a"),
+    "subscriber_count": lambda mq: mq.subscriber_count("a"),
     "drain": lambda mq: mq.drain(),
     "add": lambda mq: mq.stream("s").add(b"x"),
     "add_many": lambda mq: mq.stream("s").add_many([b"x"]),

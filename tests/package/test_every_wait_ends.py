@@ -20,10 +20,10 @@ from mpim_lab.errors import (
     QueueClosed,
     QueueFull,
 )
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from tests.support import wait_until
 
-SHORT = Limits(timeout_s=0.4, close_timeout_s=0.4, connect_timeout_s=0.4)
+SHORT = ConnectionConfig(timeout_s=0.4, close_timeout_s=0.4, connect_timeout_s=0.4)
 SLACK_S = 5.0  # for a machine that is busy: far below "for ever", far above what is measured
 
 
@@ -40,10 +40,10 @@ async def ends(call, within_s=4 * SHORT.timeout_s):
 
 
 async def fill(mq, admin, channel, count=6):
-    """Publish more than an inbox of two messages takes, and wait until nothing is read any more."""
+    """Publish more than a buffer of two messages takes, and wait until nothing is read any more."""
     for number in range(count):
         await admin.publish(channel, str(number))
-    await wait_until(lambda: not mq._messages.is_reading)
+    await wait_until(lambda: not mq._subscriber_link.is_reading)
 
 
 async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
@@ -51,7 +51,7 @@ async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
     async with MessageQueue(server.url) as admin, MessageQueue(server.url) as mq:
         got = []
         async with asyncio.timeout(SLACK_S):
-            async with mq.listen("a", limit=2) as messages:
+            async with mq.listen("a", max_buffered=2) as messages:
                 await fill(mq, admin, "a")
                 await anext(messages)
             await mq.subscribe("b", got.append)
@@ -59,7 +59,7 @@ async def test_leaving_a_listen_whose_buffer_is_full_holds_up_nothing(server):
             await mq.drain()
             await mq.unsubscribe("b")
         assert [message.payload for message in got] == [b"x"]
-        assert await admin.listeners("a") == 0
+        assert await admin.subscriber_count("a") == 0
         async with asyncio.timeout(SLACK_S):
             await mq.close()
 
@@ -73,13 +73,13 @@ async def test_a_reader_that_does_nothing_holds_up_no_call_for_longer_than_its_l
         await never.wait()
 
     async with MessageQueue(server.url) as admin, contextlib.AsyncExitStack() as stack:
-        mq = MessageQueue(server.url, limits=SHORT)
+        mq = MessageQueue(server.url, config=SHORT)
         await mq.open()
         await mq.subscribe("other", lambda message: None)
         if how == "handler":
-            await mq.subscribe("a", hangs, limit=2)
+            await mq.subscribe("a", hangs, max_buffered=2)
         else:
-            await stack.enter_async_context(mq.listen("a", limit=2))
+            await stack.enter_async_context(mq.listen("a", max_buffered=2))
         await fill(mq, admin, "a")
         assert isinstance(await ends(mq.subscribe("b", hangs)), QueueFull)
         assert isinstance(await ends(mq.drain()), HandlerTimeout)
@@ -91,7 +91,7 @@ async def test_a_reader_that_does_nothing_holds_up_no_call_for_longer_than_its_l
 
 async def wait_until_nobody_listens(admin, *channels):
     async with asyncio.timeout(SLACK_S):
-        while any([await admin.listeners(channel) for channel in channels]):
+        while any([await admin.subscriber_count(channel) for channel in channels]):
             await asyncio.sleep(0.01)
 
 
@@ -105,7 +105,7 @@ async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_up_the_close
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.01)
 
-    mq = MessageQueue(server.url, limits=SHORT)
+    mq = MessageQueue(server.url, config=SHORT)
     await mq.open()
     await mq.subscribe("a", stubborn)
     await mq.publish("a", b"x")
@@ -118,7 +118,7 @@ async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_up_the_close
 @pytest.mark.parametrize("fault", ["pause", "kill"])
 async def test_every_call_ends_when_the_server_stands_still_or_is_gone(one_server, fault):
     """Reading, writing, subscribing, leaving and closing: an error of ours each, or done."""
-    mq = MessageQueue(one_server.url, limits=SHORT)
+    mq = MessageQueue(one_server.url, config=SHORT)
     await mq.open()
     await mq.subscribe("here", lambda message: None)
     stream = mq.stream("s")
@@ -126,8 +126,8 @@ async def test_every_call_ends_when_the_server_stands_still_or_is_gone(one_serve
     getattr(one_server, fault)()
     try:
         calls = [
-            mq.publish("a", b"x"), mq.subscribe("a", print), mq.listeners("a"), mq.drain(), mq.unsubscribe("here"),
-            stream.add(b"x"), stream.add_many([b"x", b"y"]), stream.read(), stream.wait(within_ms=100), stream.length(),
+            mq.publish("a", b"x"), mq.subscribe("a", print), mq.subscriber_count("a"), mq.drain(), mq.unsubscribe("here"),
+            stream.add(b"x"), stream.add_many([b"x", b"y"]), stream.read(), stream.wait(timeout_ms=100), stream.length(),
             stream.trim(max_entries=1), stream.group("h"), group.pending(), group.ack("1-1"), group.lag(),
         ]  # fmt: skip
         outcomes = await asyncio.gather(*map(ends, calls))
@@ -174,7 +174,7 @@ async def speaks_nonsense(reader, writer):
 async def test_whoever_is_no_server_is_no_connection_and_certainly_nothing_was_done(answer):
     """Accepted and closed at once, silent, HTTP, a wrong answer: NotConnected, which is definite and may pass."""
     async with peer(answer) as url:
-        error = await ends(MessageQueue(url, limits=SHORT).open())
+        error = await ends(MessageQueue(url, config=SHORT).open())
         assert type(error) is NotConnected
         assert error.definite and error.transient
 
@@ -183,27 +183,27 @@ async def test_a_port_where_nobody_is_and_a_server_without_room_are_no_connectio
     """Both may pass; a wrong password does not."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        error = await ends(MessageQueue(f"redis://127.0.0.1:{taken.getsockname()[1]}", limits=SHORT).open())
+        error = await ends(MessageQueue(f"redis://127.0.0.1:{taken.getsockname()[1]}", config=SHORT).open())
     assert type(error) is NotConnected
     async with MessageQueue(one_server.url) as admin:
         await admin._commands.call("CONFIG", "SET", "maxclients", "1")
-        error = await ends(MessageQueue(one_server.url, limits=SHORT).open())
+        error = await ends(MessageQueue(one_server.url, config=SHORT).open())
         assert type(error) is NotConnected
         assert error.transient
         await admin._commands.call("CONFIG", "SET", "maxclients", "100")
         await admin._commands.call("CONFIG", "SET", "requirepass", "pw")
-        error = await ends(MessageQueue(one_server.url, limits=SHORT).open())
+        error = await ends(MessageQueue(one_server.url, config=SHORT).open())
         assert type(error) is LoginRejected
         assert not error.transient
 
 
 async def test_a_blocking_read_may_last_longer_than_the_time_out(server):
     """Its time-out begins when it should have ended by itself; to cancel it takes no time."""
-    async with MessageQueue(server.url, limits=Limits(timeout_s=0.3)) as mq:
+    async with MessageQueue(server.url, config=ConnectionConfig(timeout_s=0.3)) as mq:
         stream = mq.stream("s")
-        assert await stream.wait(within_ms=900) == []
+        assert await stream.wait(timeout_ms=900) == []
         begun = time.monotonic()
-        waiting = asyncio.create_task(stream.wait(within_ms=60_000))
+        waiting = asyncio.create_task(stream.wait(timeout_ms=60_000))
         await asyncio.sleep(0.05)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -240,9 +240,9 @@ CALLS = {
     "unsubscribe": lambda mq: mq.unsubscribe("there"),
     "listen": _listen_once,
     "drain": lambda mq: mq.drain(),
-    "listeners": lambda mq: mq.listeners("a"),
+    "subscriber_count": lambda mq: mq.subscriber_count("a"),
     "add": lambda mq: mq.stream("s").add(b"x"),
-    "wait": lambda mq: mq.stream("s").wait(within_ms=10_000),
+    "wait": lambda mq: mq.stream("s").wait(timeout_ms=10_000),
     "group": lambda mq: mq.stream("s").group("g"),
 }
 
@@ -252,7 +252,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_leaves_the_queue_as_it_was
     """The next caller is served, and the server knows of no subscription that the queue does not know of."""
     async with MessageQueue(one_server.url) as admin:
         for turns in (*range(12), 20, 40, 80):
-            mq = MessageQueue(one_server.url, name="cancelled", limits=Limits(timeout_s=2))
+            mq = MessageQueue(one_server.url, name="cancelled", config=ConnectionConfig(timeout_s=2))
             if name != "open":
                 await mq.open()
                 await mq.subscribe("there", lambda message: None)
@@ -289,7 +289,7 @@ async def test_a_close_that_is_cancelled_goes_on_and_can_be_waited_for_again(one
 
 async def test_whoever_cancels_every_task_of_the_loop_has_not_stopped_the_queue(one_server):
     """Its own tasks are begun again by the next call."""
-    async with MessageQueue(one_server.url, limits=SHORT) as mq:
+    async with MessageQueue(one_server.url, config=SHORT) as mq:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0.01)
@@ -325,9 +325,9 @@ async def test_to_listen_to_nothing_is_refused(one_server):
 @pytest.mark.parametrize("when", ["before", "while it waits"])
 async def test_a_wait_for_entries_ends_with_its_queue(server, when):
     """However long it was to wait; its own connection is closed."""
-    async with MessageQueue(server.url) as admin, MessageQueue(server.url, name="shop", limits=SHORT) as mq:
+    async with MessageQueue(server.url) as admin, MessageQueue(server.url, name="shop", config=SHORT) as mq:
         stream = mq.stream("orders")
-        waiting = asyncio.create_task(ends(stream.wait(within_ms=60_000)))
+        waiting = asyncio.create_task(ends(stream.wait(timeout_ms=60_000)))
         if when == "before":
             await mq.close()
         else:

@@ -172,7 +172,7 @@ def test_an_effect_goes_to_the_same_key_as_the_queue_finds_under_that_name():
     """Braces and percent signs, too."""
     queue, effects = MessageQueue("redis://127.0.0.1:1", prefix="p%{"), AtomicEffects("p%{")
     effects.add("INCR", "account:{bob}%")
-    assert effects.commands == [(b"INCR", queue.access("account:{bob}%").key)]
+    assert effects.commands == [(b"INCR", queue.context("account:{bob}%").key)]
 
 
 @given(*[st.sampled_from(["a", "b", "a.b", "a-b", "_", "a.", ".b"])] * 4)
@@ -189,8 +189,8 @@ def test_no_conversation_is_named_of_what_is_no_user_and_no_group(no_user):
             name()
 
 
-# What takes a key or makes one: access(name), call("GET", key), add("INCR", key)
-_TAKES_KEYS = {"access", "stream", "call", "run", "add"}
+# What takes a key or makes one: context(name), call("GET", key), add("INCR", key)
+_TAKES_KEYS = {"context", "stream", "call", "run", "add"}
 
 
 def formatted_keys(tree):
@@ -250,7 +250,7 @@ def test_no_key_is_put_together_outside_of_keys():
 def test_keys_put_together_on_the_spot_are_found():
     """The test above sees them."""
     for line in [
-        'queue.access(f"once:{id}")',
+        'queue.context(f"once:{id}")',
         'link.call("GET", "seq:%s" % name)',
         'key = f"{mq.prefix}{name}"',
         'mq.stream("a:" + b)',

@@ -9,7 +9,7 @@ from mpim_lab.keys import LAYOUT
 from mpim_lab.lab.faults.proxy import FaultProxy, Match
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import FrameDecoder
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.assignments import PartitionAssignments
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream
@@ -25,16 +25,16 @@ KEY = "p:mpim:layout"
 async def raw(server):
     """Somebody else on the same server."""
     async with MessageQueue(server.url) as queue:
-        yield queue.link.call
+        yield queue.connection.call
 
 
 async def test_the_first_command_that_uses_keys_names_the_layout(server, raw):
     """Pub/Sub alone, batches and confirmations included, leaves no key behind."""
     async with MessageQueue(server.url, prefix="p:") as mq:
-        await mq.subscribe("a", lambda message: None, unpack=FrameDecoder(mq))
+        await mq.subscribe("a", lambda message: None, decode=FrameDecoder(mq))
         async with Batcher.to_channel(mq, "a") as batcher:
             await batcher.publish(b"hi")
-        assert await mq.publish("a", b"hi") == 1 == await mq.listeners("a")
+        assert await mq.publish("a", b"hi") == 1 == await mq.subscriber_count("a")
         assert await raw("DBSIZE") == 0
         await mq.stream("orders").add(b"tea")
         assert await raw("GET", KEY) == LAYOUT.encode() and await raw("PTTL", KEY) == -1
@@ -46,11 +46,11 @@ async def test_another_layout_is_not_touched(server, raw, other):
     await (raw("SET", KEY, other) if other is not None else raw("RPUSH", KEY, "no text"))
     async with MessageQueue(server.url, prefix="p:") as mq:
         stream, orders = mq.stream("orders"), PartitionedStream(mq, "orders", partitions=1)
-        group = ConsumerGroup(mq.access("orders"), "g")
+        group = ConsumerGroup(mq.context("orders"), "g")
         for call in (
             lambda: stream.add(b"tea"),
             lambda: stream.add_many([b"tea"]),
-            lambda: stream.wait(within_ms=1),
+            lambda: stream.wait(timeout_ms=1),
             lambda: stream.group("g"),
             lambda: IdempotencyStore(mq, "s").run("1", lambda effects: None),
             lambda: SequencedLog(mq, "chat").append("bob", b"hi"),
@@ -72,7 +72,7 @@ async def test_many_first_commands_share_one_look(server):
         ids = await asyncio.gather(*(stream.add(b"%d" % number) for number in range(200)))
         assert [entry.data for entry in await stream.range()] == [b"%d" % number for number in range(200)]
         assert len(set(ids)) == 200
-        stats = await mq.link.call("INFO", "commandstats")
+        stats = await mq.connection.call("INFO", "commandstats")
     text = stats.decode() if isinstance(stats, bytes) else str(stats)
     assert "cmdstat_get:calls=1," in text and "cmdstat_set:calls=1," in text
 
@@ -90,8 +90,8 @@ async def test_whoever_is_cancelled_while_it_is_looked_leaves_the_others_served(
 
 async def test_a_look_without_an_answer_is_definite(server):
     """Nothing else was sent; once the line is well again the next command looks again."""
-    limits = Limits(timeout_s=0.5)
-    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, limits=limits) as mq:
+    limits = ConnectionConfig(timeout_s=0.5)
+    async with FaultProxy(server.url) as proxy, MessageQueue(proxy.url, config=limits) as mq:
         proxy.drop_reply(Match("GET", b"mpim:layout"))
         with pytest.raises(NotConnected, match="nothing else was sent"):
             await mq.stream("orders").add(b"tea")

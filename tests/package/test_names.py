@@ -86,7 +86,7 @@ async def test_streams_groups_and_consumers_of_any_name(mq):
             assert delivery.entry.data == b"%d" % number
             (line,) = await group.pending()
             assert line.consumer == name and await group.lag() == 0
-            assert await group.bury(delivery, reason="a test")
+            assert await group.dead_letter(delivery, reason="a test")
         (letter,) = await group.dead_letters.list()
         assert letter.fields["data"] == b"%d" % number
 
@@ -147,7 +147,7 @@ async def test_batches_reach_a_channel_of_any_name(mq):
     """And are confirmed to whoever sent them."""
     for name in NASTY:
         got = []
-        await mq.subscribe(name, got.append, unpack=FrameDecoder(mq))
+        await mq.subscribe(name, got.append, decode=FrameDecoder(mq))
         async with Batcher.to_channel(mq, name) as batcher:
             assert await batcher.publish_many([b"1", b"2"]) == [1, 1]
         await wait_until(lambda got=got: len(got) == 2)
@@ -176,7 +176,7 @@ async def test_what_is_no_name_is_refused_before_anything_is_sent(mq, no_name):
     if no_name is not None:
         with pytest.raises(InvalidMessage):
             await talks.append("bob", b"hi", no_name)
-    assert await mq.link.call("DBSIZE") == 0
+    assert await mq.connection.call("DBSIZE") == 0
 
 
 async def test_users_devices_gateways_and_connections_have_narrow_names(mq):
@@ -192,4 +192,4 @@ async def test_users_devices_gateways_and_connections_have_narrow_names(mq):
                 await presence.bind_route(BindRouteRequest(*words))
         with pytest.raises(InvalidParameter):
             await presence.deliver(DeliverRequest(wrong, b"hi"))
-    assert await mq.link.call("DBSIZE") == 0
+    assert await mq.connection.call("DBSIZE") == 0

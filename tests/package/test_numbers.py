@@ -6,8 +6,8 @@ import pytest
 
 from mpim_lab import MessageQueue
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_reader import OrderedReader
@@ -26,7 +26,7 @@ def queue(**options):
 
 def group():
     """A group of it."""
-    return ConsumerGroup(queue().access("orders"), "billing")
+    return ConsumerGroup(queue().context("orders"), "billing")
 
 
 def reader(**options):
@@ -38,15 +38,15 @@ def ordered(**options):
 
 
 MAKERS = [
-    ("max_commands", Limits),
-    ("max_bytes", Limits),
+    ("max_commands", ConnectionConfig),
+    ("max_bytes", ConnectionConfig),
     ("max_payload_bytes", queue),
     ("max_entries", lambda **option: queue().stream("s", **option)),
-    ("prefetch", lambda **option: Consumer(group(), "c", **option)),
-    ("most_in_hand", lambda **option: Consumer(group(), "c", **option)),
+    ("batch_size", lambda **option: Consumer(group(), "c", **option)),
+    ("max_in_flight", lambda **option: Consumer(group(), "c", **option)),
     ("claim_idle_ms", lambda **option: Consumer(group(), "c", **option)),
-    ("parallel", lambda **option: Worker(group(), "w", print, **option)),
-    ("tries", RetryRule),
+    ("concurrency", lambda **option: Worker(group(), "w", print, **option)),
+    ("max_attempts", RetryPolicy),
     ("max_attempts", lambda **option: IdempotentProducer(print, **option)),
     ("lease_ms", lambda **option: IdempotencyStore(queue(), "s", **option)),
     ("ttl_s", lambda **option: IdempotencyStore(queue(), "s", **option)),

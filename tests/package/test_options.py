@@ -25,7 +25,7 @@ from mpim_lab.mq.compression.dictionary import train_dictionary
 from mpim_lab.mq.idempotency.sql_database import SqlDatabase
 from mpim_lab.mq.idempotency.sql_outbox import OutboxRelay, SqlOutbox
 from mpim_lab.mq.pool.pool import Pool
-from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub.confirmed import AckedPublisher, AckingSubscriber
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 URL, DATABASE = "redis://127.0.0.1:1", "sqlite+aiosqlite://"
@@ -58,8 +58,8 @@ MADE = [
     (train_dictionary, lambda **options: train_dictionary([b"see you at eight"] * 100, **options)),
     (SqlDatabase, lambda **options: SqlDatabase(DATABASE, **options)),
     (OutboxRelay, lambda **options: OutboxRelay(SqlOutbox(SqlDatabase(DATABASE)), queue(), **options)),
-    (ConfirmedSender, lambda **options: ConfirmedSender(queue(), "bob", **options)),
-    (ConfirmingReceiver, lambda **options: ConfirmingReceiver(queue(), "bob", print, **options)),
+    (AckedPublisher, lambda **options: AckedPublisher(queue(), "bob", **options)),
+    (AckingSubscriber, lambda **options: AckingSubscriber(queue(), "bob", print, **options)),
     (ImSystem, lambda **options: ImSystem(URL, database=DATABASE, **options)),
     (GatewayConfig, GatewayConfig),
     (Gateway, lambda **options: Gateway("gw-1", services(), **options)),

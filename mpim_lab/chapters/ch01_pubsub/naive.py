@@ -21,7 +21,7 @@ class NaiveSender:
     async def send(self, uid: str, payload: bytes) -> str:
         """Send to one user; return "delivered" or "offline". Raise what `publish` raises."""
         channel, reporter = user_channel(uid), self._queue.reporter
-        listeners = await self._queue.listeners(channel)
+        listeners = await self._queue.subscriber_count(channel)
         reporter.message(EventKind.CHECKED, payload, channel, count=listeners)
         if not listeners:
             return "offline"

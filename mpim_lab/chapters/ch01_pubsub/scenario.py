@@ -22,10 +22,10 @@ from mpim_lab.lab.faults.injector import (
 from mpim_lab.lab.faults.server_admin import cut_connections, limit_output_buffer
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.pubsub.confirmed import ConfirmedSender, ConfirmingReceiver
+from mpim_lab.mq.pubsub.confirmed import AckedPublisher, AckingSubscriber
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 BOB = "1001"
@@ -36,7 +36,7 @@ PHOTO_BYTES = 1024 * 1024
 BUFFER_LIMIT_BYTES = 4_400 * 1024
 # How long alice waits for an acknowledgement: long, so that a busy machine makes her repeat nothing.
 SHORT_ACK_TIMEOUT_S, ACK_TIMEOUT_S = 0.2, 5.0
-FAST_LIMITS = Limits(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+FAST_LIMITS = ConnectionConfig(timeout_s=0.5, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class _PlainReceiver:
@@ -45,10 +45,10 @@ class _PlainReceiver:
     def __init__(self, queue: MessageQueue, handler: Callable[[Message], Awaitable[None]]) -> None:
         self._queue, self._handler = queue, handler
 
-    async def come(self) -> None:
-        await self._queue.subscribe(CHANNEL, self._handler, limit=1)
+    async def start(self) -> None:
+        await self._queue.subscribe(CHANNEL, self._handler, max_buffered=1)
 
-    async def leave(self) -> None:
+    async def stop(self) -> None:
         await self._queue.unsubscribe(CHANNEL)
 
 
@@ -66,13 +66,13 @@ class PubSubScenario:
     ) -> None:
         self.server, self.run, self._planned, self._duration = server, run, planned, duration
         self.connection_gate, self.handler_gate = Gate(), Gate()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": FAST_LIMITS, "observer": run.trace}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": FAST_LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", max_payload_bytes=2 * PHOTO_BYTES, **common)
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", sleep=self.connection_gate.sleep, **common)
         if design != "confirmed":
-            self._receiver: _PlainReceiver | ConfirmingReceiver = _PlainReceiver(self.bob, self._handle)
+            self._receiver: _PlainReceiver | AckingSubscriber = _PlainReceiver(self.bob, self._handle)
         else:
-            self._receiver = ConfirmingReceiver(self.bob, BOB, self._handle, limit=1)
+            self._receiver = AckingSubscriber(self.bob, BOB, self._handle, max_buffered=1)
         self.faults = FaultInjector(self._causes(), run.trace)
         self._sender = self._make_sender(design)
         self._open = contextlib.AsyncExitStack()
@@ -94,8 +94,8 @@ class PubSubScenario:
             await limit_output_buffer(self.server.url, BUFFER_LIMIT_BYTES)
         await self._open.enter_async_context(self.alice)
         await self._open.enter_async_context(self.bob)
-        await self._receiver.come()
-        if isinstance(self._sender, ConfirmedSender):
+        await self._receiver.start()
+        if isinstance(self._sender, AckedPublisher):
             await self._open.enter_async_context(self._sender)
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -111,8 +111,8 @@ class PubSubScenario:
         if design == "naive":
             return NaiveSender(faulty)
         attempts = self._duration + 20
-        return ConfirmedSender(
-            faulty, BOB, attempts=attempts, confirm_within_s=ACK_TIMEOUT_S, backoff=FAST_LIMITS.backoff
+        return AckedPublisher(
+            faulty, BOB, max_attempts=attempts, ack_timeout_s=ACK_TIMEOUT_S, backoff=FAST_LIMITS.backoff
         )
 
     async def send(self, payload: bytes) -> None:
@@ -129,7 +129,7 @@ class PubSubScenario:
 
     async def _check_server(self) -> None:
         try:
-            await self.alice.listeners(CHANNEL)
+            await self.alice.subscriber_count(CHANNEL)
         except NotConnected as error:
             raise ServerFailed("the server is gone, and no fault of this run has done that") from error
 
@@ -150,7 +150,7 @@ class PubSubScenario:
     def _causes(self) -> dict[str, FaultAction]:
         """Each fault's begin and end; an end returns when the consequences are over, so that runs are alike."""
         causes: dict[str, FaultAction] = {
-            "away": (self._receiver.leave, self._receiver.come),
+            "away": (self._receiver.stop, self._receiver.start),
             "cut": (self._cut, self._reconnect),
             "slow": (self.handler_gate.close, self._catch_up),
         }
@@ -166,17 +166,17 @@ class PubSubScenario:
 
     async def _shorten_timeouts(self) -> None:
         """While a fault lasts, an acknowledgement that does not come soon does not come."""
-        if isinstance(self._sender, ConfirmedSender):
-            self._sender.confirm_within_s = SHORT_ACK_TIMEOUT_S
+        if isinstance(self._sender, AckedPublisher):
+            self._sender.ack_timeout_s = SHORT_ACK_TIMEOUT_S
 
     async def _restore_timeouts(self) -> None:
-        if isinstance(self._sender, ConfirmedSender):
-            self._sender.confirm_within_s = ACK_TIMEOUT_S
+        if isinstance(self._sender, AckedPublisher):
+            self._sender.ack_timeout_s = ACK_TIMEOUT_S
 
     async def _cut(self) -> None:
         await self.connection_gate.close()
         await cut_connections(self.server.url, "bob")
-        await wait_until(lambda: self.bob.lines_up == 0, "cutting bob's connections")
+        await wait_until(lambda: self.bob.open_connections == 0, "cutting bob's connections")
 
     async def _reconnect(self) -> None:
         self.connection_gate.open()
@@ -188,10 +188,12 @@ class PubSubScenario:
         await self._wait_all_connected()
 
     async def _is_bob_subscribed(self) -> bool:
-        return await self.alice.listeners(CHANNEL) > 0
+        return await self.alice.subscriber_count(CHANNEL) > 0
 
     async def _wait_all_disconnected(self) -> None:
-        await wait_until(lambda: self.alice.lines_up + self.bob.lines_up == 0, "the end of the connections")
+        await wait_until(
+            lambda: self.alice.open_connections + self.bob.open_connections == 0, "the end of the connections"
+        )
 
     async def _wait_all_connected(self) -> None:
         await wait_until(lambda: self.alice.is_connected and self.bob.is_connected, "the return of the connections")

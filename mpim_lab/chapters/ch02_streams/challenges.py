@@ -66,6 +66,6 @@ def survive_the_poison() -> Challenge:
         [
             "A handler that raises must not end your loop, nor may its order be acknowledged as if it were done.",
             "Count: after how many failures of one order have you seen enough?",
-            '`await group.bury(delivery, reason="…")` takes an order to the dead letters and acknowledges it, in one step.',
+            '`await group.dead_letter(delivery, reason="…")` dead-letters an order and acknowledges it, in one atomic step.',
         ],
     )

@@ -14,21 +14,21 @@ from mpim_lab.mq.streams.worker import Worker
 
 
 async def throughput_by_prefetch(
-    prefetches: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100
+    batch_sizes: Sequence[int], *, orders: int = 4_000, payload_bytes: int = 100
 ) -> pd.DataFrame:
-    """Measure each prefetch on a stream of its own, filled before the clock runs: one row each, yours, now."""
-    check_bounds(1, 1_000_000, prefetches=prefetches, orders=orders)
+    """Measure each batch size on a stream of its own, filled before the clock runs: one row each, yours, now."""
+    check_bounds(1, 1_000_000, batch_sizes=batch_sizes, orders=orders)
     check_bounds(0, 10_000_000, payload_bytes=payload_bytes)
     rows = []
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as mq:
-        for number, prefetch in enumerate(prefetches):
+        for number, batch_size in enumerate(batch_sizes):
             stream = mq.stream(f"cost-{number}")
             await asyncio.gather(*(stream.add(b"x" * payload_bytes) for _ in range(orders)))
-            rows.append((prefetch, orders / await _seconds_to_handle(mq, stream.name, prefetch, orders)))
-    return pd.DataFrame(rows, columns=["prefetch", "handled per second"])
+            rows.append((batch_size, orders / await _seconds_to_handle(mq, stream.name, batch_size, orders)))
+    return pd.DataFrame(rows, columns=["batch size", "handled per second"])
 
 
-async def _seconds_to_handle(mq: MessageQueue, name: str, prefetch: int, orders: int) -> float:
+async def _seconds_to_handle(mq: MessageQueue, name: str, batch_size: int, orders: int) -> float:
     handled, done = 0, asyncio.Event()
 
     def handle(_entry: Entry) -> None:
@@ -37,7 +37,7 @@ async def _seconds_to_handle(mq: MessageQueue, name: str, prefetch: int, orders:
         if handled == orders:
             done.set()
 
-    worker = Worker(await mq.stream(name).group("cost"), "w", handle, prefetch=prefetch)
+    worker = Worker(await mq.stream(name).group("cost"), "w", handle, batch_size=batch_size)
     begun = now()
     working = asyncio.create_task(worker.run())
     await done.wait()

@@ -13,8 +13,8 @@ import inspect
 from typing import Any
 
 from mpim_lab.events import EventKind
-from mpim_lab.mq.streams.consumer import WAIT_MS
-from mpim_lab.mq.streams.entries import Delivery, deliveries_of
+from mpim_lab.mq.streams.consumer import BLOCK_MS
+from mpim_lab.mq.streams.entries import Delivery, parse_deliveries
 from mpim_lab.mq.streams.group import ConsumerGroup
 from mpim_lab.mq.streams.worker import EntryHandler
 
@@ -26,7 +26,7 @@ class NaiveWorker:
 
     def __init__(self, group: ConsumerGroup, name: str, handler: EntryHandler) -> None:
         self._group, self._name, self._handler = group, name, handler
-        self._link = group.access.dedicated(name)
+        self._link = group.context.new_connection(name)
         self._stopping, self._ended = False, asyncio.Event()
 
     async def run(self) -> None:
@@ -47,9 +47,9 @@ class NaiveWorker:
         await self._ended.wait()
 
     async def _read(self) -> list[Delivery]:
-        words = ("GROUP", self._group.name, self._name, *self.read_options, "COUNT", "1", "BLOCK", str(WAIT_MS))
-        reply = await self._link.call("XREADGROUP", *words, "STREAMS", self._group.access.key, ">")
-        return deliveries_of(reply)
+        words = ("GROUP", self._group.name, self._name, *self.read_options, "COUNT", "1", "BLOCK", str(BLOCK_MS))
+        reply = await self._link.call("XREADGROUP", *words, "STREAMS", self._group.context.key, ">")
+        return parse_deliveries(reply)
 
     async def _work(self, delivery: Delivery) -> bool:
         try:
@@ -78,7 +78,7 @@ class AckFirstWorker(NaiveWorker):
     """Read, acknowledge, handle."""
 
     async def _take(self, delivery: Delivery) -> None:
-        await self._group.ack_soon(delivery, actor=self._name)
+        await self._group.ack_coalesced(delivery, actor=self._name)
         await self._work(delivery)
 
 
@@ -87,7 +87,7 @@ class NoClaimWorker(NaiveWorker):
 
     async def _take(self, delivery: Delivery) -> None:
         if await self._work(delivery):
-            await self._group.ack_soon(delivery, actor=self._name)
+            await self._group.ack_coalesced(delivery, actor=self._name)
 
 
 class EndlessRetryWorker(NaiveWorker):
@@ -96,6 +96,6 @@ class EndlessRetryWorker(NaiveWorker):
     async def _take(self, delivery: Delivery) -> None:
         while not self._stopping:
             if await self._work(delivery):
-                await self._group.ack_soon(delivery, actor=self._name)
+                await self._group.ack_coalesced(delivery, actor=self._name)
                 return
             await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from mpim_lab.lab.exercise.experiment import Run
 from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, wait_until
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.entries import Entry
@@ -26,7 +26,7 @@ STREAM, GROUP = "orders", "billing"
 IDLE_S = 0.2  # nothing happened for so long: nothing will
 NEVER_STARTED_AFTER_S = 1.0  # nobody has begun an order for so long: nobody will
 MAX_FAILURES = 12  # after so many failures of one order we have seen enough of an endless retry
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class StreamScenario:
@@ -43,7 +43,7 @@ class StreamScenario:
     ) -> None:
         self.server, self.run, self._design, self._duration = server, run, design, duration
         self._fault_of = {f"m{fault.at}": fault.kind for fault in planned}
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS, "observer": run.trace}
         self.alice = MessageQueue(server.url, name="alice", **common)
         self.workers = MessageQueue(server.unix_url or server.url, name="workers", **common)
         self.stream = self.alice.stream(STREAM)

@@ -20,7 +20,7 @@ class ClaimingWorker:
 
     async def run(self) -> None:
         """Process deliveries until `stop`."""
-        async with Consumer(self.group, self.name, prefetch=1, claim_idle_ms=self.claim_idle_ms) as self.consumer:
+        async with Consumer(self.group, self.name, batch_size=1, claim_idle_ms=self.claim_idle_ms) as self.consumer:
             while not self.stopping:
                 for delivery in await self.consumer.fetch():
                     await self.process(delivery)
@@ -47,8 +47,8 @@ class DeadLetteringWorker(ClaimingWorker):
                 await asyncio.sleep(0.001)
             else:
                 return
-        await self.group.bury(delivery, reason="nobody can handle it")
-        self.consumer.forget(delivery)
+        await self.group.dead_letter(delivery, reason="nobody can handle it")
+        self.consumer.discard(delivery)
 
 
 SOLUTIONS: dict[str, type[Any]] = {"lose_nothing": ClaimingWorker, "survive_the_poison": DeadLetteringWorker}

@@ -26,7 +26,7 @@ class LearnerStore:
         """One command, answered as RESP3 has it: `await store.call("SET", store.key("a"), "1", "NX")`."""
         words = [str(word) if isinstance(word, int) else word for word in command]
         with self.alive():
-            return await self._queue.access(SCOPE).commands.call(*words)
+            return await self._queue.context(SCOPE).connection.call(*words)
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:

@@ -52,7 +52,7 @@ class LibrarySender:
         # Redis(…) tries again by itself, 10 times by default; Redis.from_url(…) of the same redis-py 8.1 does not.
         address: dict[str, Any] = parse_url(url)  # type: ignore[assignment]
         self._client = Redis(**address, protocol=3, socket_timeout=timeout_s)
-        self._access = queue.access(name)
+        self._access = queue.context(name)
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> str:
         """Send once, as far as one can see from here."""
@@ -75,7 +75,7 @@ class _NaiveDeduplicator:
     """What the naive versions share: the effects are commands of their own, run as soon as the work has returned."""
 
     def __init__(self, queue: MessageQueue, scope: str) -> None:
-        self._queue, self._link = queue, queue.access(scope).commands
+        self._queue, self._link = queue, queue.context(scope).connection
         self._scope = scope
 
     async def _work(self, work: Work) -> bytes:

@@ -145,7 +145,7 @@ class LearnerKeys:
     async def call(self, *command: bytes | str | int) -> Any:
         """One command."""
         words = [str(word) if isinstance(word, int) else word for word in command]
-        return await self._queue.access(self._name).commands.call(*words)
+        return await self._queue.context(self._name).connection.call(*words)
 
     async def publish(self, number: int, payload: bytes) -> int:
         """Publish "<number> <payload>" by a command of its own."""

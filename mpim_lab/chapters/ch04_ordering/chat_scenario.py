@@ -21,9 +21,9 @@ from mpim_lab.lab.faults.injector import Gate, IdleDetector, check_available, wa
 from mpim_lab.lab.faults.server_admin import cut_connections
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.ordering.ordered_reader import OrderedReader
 from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
@@ -35,7 +35,7 @@ FaultHook = Callable[[tuple[bytes | str, ...]], Awaitable[bool]]
 class _FaultyConnection:
     """A connection that lets a fault be injected before a command; its answer may be lost on the way back."""
 
-    def __init__(self, link: Link, fault_hook: FaultHook) -> None:
+    def __init__(self, link: ReconnectingConnection, fault_hook: FaultHook) -> None:
         self._link, self._fault_hook = link, fault_hook
 
     async def call(self, *command: bytes | str) -> Any:
@@ -54,10 +54,10 @@ class FaultyGateway(MessageQueue):
 
     fault_hook: FaultHook
 
-    def access(self, name: Name) -> Access:
+    def context(self, name: Name) -> StreamContext:
         """Return the queue's own access, over a faulty connection."""
-        own = super().access(name)
-        return own._replace(commands=_FaultyConnection(own.commands, self.fault_hook))  # type: ignore[arg-type]
+        own = super().context(name)
+        return own._replace(connection=_FaultyConnection(own.connection, self.fault_hook))  # type: ignore[arg-type]
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
         """As the queue's own."""
@@ -71,7 +71,7 @@ class FaultyGateway(MessageQueue):
 
 NAME, CONVERSATION = "chat", "room"
 IDLE_S = 0.3
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.02))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.02))
 
 
 class ChatDesign(NamedTuple):
@@ -107,7 +107,7 @@ class ChatScenario:
     ) -> None:
         self.server, self.run, self._design, self._fault_of, self._duration = server, run, design, fault_of, duration
         self._hold, self._bob_hold = Gate(), Gate()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS}
         self._gateways = [FaultyGateway(server.url, name=f"gateway-{number}", **common) for number in (1, 2)]
         self._bob = MessageQueue(server.url, name="bob", sleep=self._bob_hold.sleep, **common)
         for queue in (*self._gateways, self._bob):  # by hand: what travels is "<number> <payload>", not the payload
@@ -139,7 +139,7 @@ class ChatScenario:
         self._open.push_async_callback(reader.stop)
 
         async def listens() -> bool:
-            return bool(await self._bob.listeners(live_channel(NAME, CONVERSATION))) or reading.done()
+            return bool(await self._bob.subscriber_count(live_channel(NAME, CONVERSATION))) or reading.done()
 
         await wait_until(listens, "bob's subscription")
 

@@ -40,7 +40,7 @@ class TwoStepConversations:
         reporter = self.queue.reporter
         reporter.message(EventKind.ACCEPTED, payload, self.name)
         counter = self.queue.keys.sequence(self.name, conversation)
-        number = int(await self.queue.access(self.name).commands.call("INCR", counter))
+        number = int(await self.queue.context(self.name).connection.call("INCR", counter))
         await self.queue.publish(live_channel(self.name, conversation), b"%d %b" % (number, payload))
         reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
         return AppendResult(number, is_new=True)

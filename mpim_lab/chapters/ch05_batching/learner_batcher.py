@@ -11,8 +11,8 @@ from mpim_lab.errors import CommandTimeout, InvalidMessage, MpimError, NotConnec
 from mpim_lab.events import EventKind, message_id
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.mq.batching.decoder import FrameDecoder
-from mpim_lab.mq.compression.framing import batch_frame
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.compression.framing import encode_batch
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 TIMEOUT_S = 2.0
@@ -64,8 +64,8 @@ class LearnerBatcherAdapter:
         if not messages or len(messages) > self._max_messages:
             self.problem = f"a batch of {len(messages)} was sent: from 1 to {self._max_messages} were wanted"
             raise InvalidMessage(self.problem)
-        frame = batch_frame(messages)
-        connection = self._queue.link.connection
+        frame = encode_batch(messages)
+        connection = self._queue.connection.connection
         if self._refuses and self._refuses in messages:
             self._refuses = b""
             raise QueueFull("too many commands wait for the server already; nothing was sent")
@@ -77,7 +77,7 @@ class LearnerBatcherAdapter:
             self._reporter.message(EventKind.BATCHED, payload, self._channel, count=len(messages))
         await self.connection_is_free.wait()
         try:
-            await connection.send(pack(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
+            await connection.send(encode_command(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
         except MpimError as error:
             if not error.definite:
                 self.unknown.update(map(message_id, messages))
@@ -104,7 +104,7 @@ async def adapt_learner(
     """Yield the learner's batcher on a server of its own, and a function that returns all that bob read in the end."""
     async with open_server() as server, MessageQueue(server.url, prefix=server.prefix) as queue:
         got: list[bytes] = []
-        await queue.subscribe("trial", lambda message: got.append(message.payload), unpack=FrameDecoder(queue))
+        await queue.subscribe("trial", lambda message: got.append(message.payload), decode=FrameDecoder(queue))
         own = LearnerBatcherAdapter(solution, queue, "trial", **options)
 
         async def what_bob_read() -> list[bytes]:

@@ -96,7 +96,7 @@ async def _in_flight(queue: MessageQueue, channel: str, window_ms: float, offere
         times.append(now() - float(message.payload))
         in_flight.change(-1)
 
-    await queue.subscribe(channel, handle, unpack=FrameDecoder(queue))
+    await queue.subscribe(channel, handle, decode=FrameDecoder(queue))
     policy = FixedWindow(max_messages=10_000, max_bytes=900_000, window_ms=window_ms)
     async with Batcher.to_channel(queue, channel, policy=policy) as batcher:
         begun, sent = now(), 0

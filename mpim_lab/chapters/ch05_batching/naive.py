@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from mpim_lab.errors import MpimError
 from mpim_lab.events import EventKind, now
-from mpim_lab.mq.compression.framing import batch_frame
-from mpim_lab.mq.connection.encoding import wire_payload
+from mpim_lab.mq.compression.framing import encode_batch
+from mpim_lab.mq.connection.encoding import encode_payload
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
@@ -53,7 +53,7 @@ class NaiveBatcher:
         for payload in batch:
             reporter.message(EventKind.BATCHED, payload, self._channel, count=len(batch))
         try:
-            receivers = await self._send(batch_frame(batch))
+            receivers = await self._send(encode_batch(batch))
         except MpimError as error:
             for payload in batch:
                 reporter.message(EventKind.FAILED, payload, self._channel, detail=f"{type(error).__name__}: {error}")
@@ -63,8 +63,8 @@ class NaiveBatcher:
 
     async def _send(self, frame: bytes) -> int:
         """What `MessageQueue.publish` does, which would report the frame as if it were one message."""
-        frame = wire_payload(frame, self._queue.max_payload_bytes)
-        return int(await self._queue.link.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
+        frame = encode_payload(frame, self._queue.max_payload_bytes)
+        return int(await self._queue.connection.call(b"PUBLISH", self._queue.keys.channel(self._channel), frame))
 
     async def close(self) -> None:
         """There is nothing of the kind in the naive version: what is held is forgotten with the process."""

@@ -18,14 +18,14 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.mq.batching.batcher import Batcher
 from mpim_lab.mq.batching.decoder import FrameDecoder
 from mpim_lab.mq.batching.policies import Adaptive, FixedWindow
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 CHANNEL = "user:1001"
 # A naive version gives a batch up after a second; a busy machine has five to connect.
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 BATCH = 4  # messages; small, so that a picture shows whole batches
 WINDOW_MS = 200.0  # far longer than a burst takes, so that only its last batch is closed by time
 LONG_WINDOW_MS = 1_000.0  # where no batch may be closed by time, however slow a fault is on a busy machine
@@ -46,7 +46,7 @@ class BatchingDesign:
 def _correct(rule: Any) -> BatchingDesign:
     return BatchingDesign(
         lambda queue, channel: Batcher.to_channel(
-            queue, channel, policy=rule, backoff=Backoff(first_s=0.005, most_s=0.05)
+            queue, channel, policy=rule, backoff=Backoff(initial_s=0.005, max_s=0.05)
         )
     )
 
@@ -87,7 +87,7 @@ class BatchingScenario:
     ) -> None:
         self.server, self.run, self._design, self._closed = server, run, design, closed
         self.connection_gate = Gate()
-        common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS, "observer": run.trace}
+        common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS, "observer": run.trace}
         self._proxy = FaultProxy(server.url)
         self._alice = {"name": "alice", "sleep": self.connection_gate.sleep, "max_payload_bytes": MAX_BYTES, **common}
         self.bob = MessageQueue(server.unix_url or server.url, name="bob", **common)
@@ -111,7 +111,7 @@ class BatchingScenario:
             if self._lost_answer is not None:
                 self._proxy.drop_reply(Match("PUBLISH", self._lost_answer))
             await self._open.enter_async_context(self.bob)
-            await self.bob.subscribe(CHANNEL, _handle, unpack=FrameDecoder(self.bob))
+            await self.bob.subscribe(CHANNEL, _handle, decode=FrameDecoder(self.bob))
             self.batcher = self._design.make(self.alice, CHANNEL)
             if hasattr(self.batcher, "__aenter__"):
                 await self._open.enter_async_context(self.batcher)
@@ -171,7 +171,7 @@ class BatchingScenario:
     async def _cut(self) -> None:
         await self.connection_gate.close()
         await cut_connections(self.server.url, "alice")
-        await wait_until(lambda: self.alice.lines_up == 0, "cutting alice's connections")
+        await wait_until(lambda: self.alice.open_connections == 0, "cutting alice's connections")
 
     async def _reconnect(self) -> None:
         if self._design.gives_up:  # what the fault has done to it must be over

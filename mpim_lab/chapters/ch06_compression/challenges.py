@@ -17,11 +17,18 @@ MAX_BYTES = 256 * 1024
 MAX_MEMORY_BYTES = 4 * MAX_BYTES
 
 
+class _LearnerCodec:
+    """The learner's codec under the names of the package's own."""
+
+    def __init__(self, codec: Any) -> None:
+        self.encode, self.decode = codec.pack, codec.unpack
+
+
 def _server_trial(fault: str, seed: int) -> Trial:
     """alice packs, bob unpacks, over a real server; some messages come from a sender that does not pack."""
 
     async def judge(solution: type[Any]) -> TrialFailure | None:
-        result = await CompressionExperiment(fault=fault, seed=seed, own=solution()).run()
+        result = await CompressionExperiment(fault=fault, seed=seed, own=_LearnerCodec(solution())).run()
         return first_violation(result, f"fault {fault!r}, seed {seed}")
 
     return judge

@@ -14,8 +14,8 @@ from mpim_lab.chapters.ch06_compression.scenario import chat_dictionary
 from mpim_lab.events import now
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.dictionary import Dictionary
-from mpim_lab.mq.compression.framing import batch_frame
+from mpim_lab.mq.compression.dictionary import ZstdDictionary
+from mpim_lab.mq.compression.framing import encode_batch
 from mpim_lab.mq.connection.bounds import check_bounds
 
 Row = dict[str, Any]
@@ -24,12 +24,12 @@ SIZES = (16, 32, 64, 128, 256, 512, 1_024, 4_096, 16_384, 65_536)
 MEASURE_S = 0.02
 
 
-def always(dictionary: Dictionary) -> dict[str, Callable[[bytes], bytes]]:
+def always(dictionary: ZstdDictionary) -> dict[str, Callable[[bytes], bytes]]:
     """Every algorithm without threshold and without mercy: also where it makes a message longer."""
-    return {name: Codec(name, dictionaries=[dictionary]).deflate for name in ALGORITHMS}
+    return {name: Codec(name, dictionaries=[dictionary]).compress_raw for name in ALGORITHMS}
 
 
-def message_table(count: int = 2_000, *, dictionary: Dictionary | None = None) -> pd.DataFrame:
+def message_table(count: int = 2_000, *, dictionary: ZstdDictionary | None = None) -> pd.DataFrame:
     """Chat messages, one by one, through every algorithm: what becomes of the median one, and how many grow.
 
     Columns: algorithm, median bytes, times smaller (at the median; below 1: larger), messages that grew %, all bytes %.
@@ -67,7 +67,7 @@ async def size_sweep(sizes: Sequence[int] = SIZES) -> AsyncIterator[Row]:
         for name, pack in always(dictionary).items():
             packed = [pack(text) for text in texts]
             left = sum(map(len, packed)) / sum(map(len, texts)) * 100
-            pack_us, unpack_us = _microseconds(pack, texts), _microseconds(reader.expand, packed)
+            pack_us, unpack_us = _microseconds(pack, texts), _microseconds(reader.decompress, packed)
             saved = size * (1 - left / 100) / (pack_us + unpack_us)
             yield {
                 "bytes": size,
@@ -93,7 +93,7 @@ def _microseconds(work: Callable[[bytes], bytes], inputs: Sequence[bytes]) -> fl
 
 
 def batched_table(
-    batch_sizes: Sequence[int] = (1, 4, 16, 64, 256), *, dictionary: Dictionary | None = None
+    batch_sizes: Sequence[int] = (1, 4, 16, 64, 256), *, dictionary: ZstdDictionary | None = None
 ) -> pd.DataFrame:
     """Chat messages in batches of so many, each batch compressed as one: bytes left in percent, by algorithm."""
     check_bounds(1, 1_024, batch_sizes=batch_sizes)
@@ -102,7 +102,7 @@ def batched_table(
     for name, pack in always(dictionary or chat_dictionary()).items():
         sizes = []
         for size in batch_sizes:
-            frames = [batch_frame(messages[start : start + size]) for start in range(0, len(messages), size)]
+            frames = [encode_batch(messages[start : start + size]) for start in range(0, len(messages), size)]
             sizes.append(sum(len(pack(frame)) for frame in frames) / sum(map(len, messages)) * 100)
         rows[name] = sizes
     return pd.DataFrame(rows, index=pd.Index(batch_sizes, name="messages in a batch"))

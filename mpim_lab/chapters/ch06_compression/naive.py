@@ -13,10 +13,10 @@ import zlib
 class NaiveCodec:
     """Compress as most candidates would write it."""
 
-    def pack(self, payload: bytes) -> bytes:
+    def encode(self, payload: bytes) -> bytes:
         """Compress."""
         return zlib.compress(payload)
 
-    def unpack(self, payload: bytes) -> bytes:
+    def decode(self, payload: bytes) -> bytes:
         """Decompress. Raises zlib.error for whatever is not compressed."""
         return zlib.decompress(payload)

@@ -12,8 +12,8 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.workload.corpus import Corpus
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.dictionary import Dictionary, train_dictionary
-from mpim_lab.mq.compression.framing import ZLIB, plain
+from mpim_lab.mq.compression.dictionary import ZstdDictionary, train_dictionary
+from mpim_lab.mq.compression.framing import ZLIB, encode_plain
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -24,7 +24,7 @@ SENDERS = {"old sender": "carol", "new sender": "dave", "cut off": "eve", "bomb"
 
 
 @functools.cache
-def chat_dictionary(id: int = 1) -> Dictionary:
+def chat_dictionary(id: int = 1) -> ZstdDictionary:
     """A dictionary of the lab's chat messages, trained when it is first asked for: it takes half a second."""
     return train_dictionary(Corpus().message_samples(), id=id)
 
@@ -49,7 +49,7 @@ class CompressionScenario:
         try:
             await self._open.enter_async_context(self._senders)
             await self._open.enter_async_context(self._bob)
-            await self._bob.subscribe(CHANNEL, _handle, unpack=self._unpack)
+            await self._bob.subscribe(CHANNEL, _handle, decode=self._unpack)
         except BaseException:  # whoever was opened must not be left behind
             await self._open.aclose()
             raise
@@ -75,18 +75,18 @@ class CompressionScenario:
 
     def _pack(self, payload: bytes, fault: str) -> bytes:
         if fault == "old sender":
-            return plain(payload)
+            return encode_plain(payload)
         if fault == "new sender":
             assert self._dictionary is not None
-            return Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[self._dictionary]).pack(payload)
+            return Codec("zstd-dictionary", threshold_bytes=0, dictionaries=[self._dictionary]).encode(payload)
         if fault == "cut off":
-            packed: bytes = self._codec.pack(payload * 20)
+            packed: bytes = self._codec.encode(payload * 20)
             return packed[:-4]
         if fault == "bomb":
             return self._bomb(payload)
         if fault == CHANGED:
             return self._change(payload * 20)
-        return self._codec.pack(payload)  # type: ignore[no-any-return]
+        return self._codec.encode(payload)  # type: ignore[no-any-return]
 
     def _bomb(self, payload: bytes) -> bytes:
         """64 MiB in 64 KB, as the receiver's own format wants it."""
@@ -98,13 +98,13 @@ class CompressionScenario:
 
     def _change(self, text: bytes) -> bytes:
         """One bit changed, where it does the most harm: it is read, as another text of the same name, if that can be."""
-        packed: bytes = self._codec.pack(text)
+        packed: bytes = self._codec.encode(text)
         name = text[: text.index(b" ") + 1]
         changed = packed
         for place in range(len(packed) - 1, 0, -1):
             changed = packed[:place] + bytes([packed[place] ^ 1]) + packed[place + 1 :]
             with contextlib.suppress(Exception):
-                got: bytes = self._codec.unpack(changed)
+                got: bytes = self._codec.decode(changed)
                 if got != text and got.startswith(name):
                     break
         self._changed[changed] = text
@@ -112,7 +112,7 @@ class CompressionScenario:
 
     def _unpack(self, packed: bytes) -> list[bytes]:
         try:
-            payload: bytes = self._codec.unpack(packed)
+            payload: bytes = self._codec.decode(packed)
         except Exception as error:
             sent = self._sent[packed]
             self._bob.reporter.message(EventKind.FAILED, sent, CHANNEL, detail=f"{_name_of(error)}: {error}")

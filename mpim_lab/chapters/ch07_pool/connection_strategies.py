@@ -12,7 +12,7 @@ from mpim_lab.chapters.ch07_pool.naive import NaivePool
 from mpim_lab.events import now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.pool import Pool
-from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.pool.raw_connection import RawConnection
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 Call = Callable[[], Awaitable[float]]  # does one command; returns the seconds until it had a connection
@@ -39,11 +39,11 @@ async def _connection_each(url: str, key: bytes, connections: int) -> AsyncItera
     address = Address.parse(url)
 
     async def call() -> float:
-        begun, wire = now(), Wire(address)
+        begun, wire = now(), RawConnection(address)
         await wire.open(WAIT_S)
         waited = now() - begun
         try:
-            await wire.exchange([("INCR", key)], WAIT_S)
+            await wire.execute([("INCR", key)], WAIT_S)
         finally:
             await wire.close()
         return waited
@@ -59,7 +59,7 @@ async def _naive(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
 
 @contextlib.asynccontextmanager
 async def _pool(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
-    async with Pool(url, max_connections=connections, wait_s=WAIT_S) as pool:
+    async with Pool(url, max_connections=connections, acquire_timeout_s=WAIT_S) as pool:
         yield _borrowing(pool, key)
 
 
@@ -94,7 +94,7 @@ async def _redis_py(url: str, key: bytes, connections: int) -> AsyncIterator[Cal
 @contextlib.asynccontextmanager
 async def _shared(url: str, key: bytes, connections: int) -> AsyncIterator[Call]:
     async with MessageQueue(url) as queue:
-        link = queue.link
+        link = queue.connection
 
         async def call() -> float:
             await link.call("INCR", key)

@@ -37,7 +37,7 @@ def _naive(context: PoolContext) -> NaivePool:
 
 
 def _pool(context: PoolContext) -> Pool:
-    return Pool(context.url, max_connections=context.connections, wait_s=context.wait_s, name=context.name)
+    return Pool(context.url, max_connections=context.connections, acquire_timeout_s=context.wait_s, name=context.name)
 
 
 def _as_offered(pool: Any) -> AbstractAsyncContextManager[Any]:

@@ -14,7 +14,7 @@ from mpim_lab.events import EventKind
 from mpim_lab.lab.exercise.challenge import TrialFailure, message_history
 from mpim_lab.lab.exercise.experiment import Result
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.pool.raw_connection import RawConnection
 
 CALL_TIMEOUT_S = 5.0
 
@@ -25,7 +25,7 @@ class UnguardedConnection(NaiveConnection):
     @property
     def unanswered(self) -> int:
         """Replies that are still to come."""
-        return self.wire.unanswered
+        return self.raw.pending_replies
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class BackingPool:
     def discard(self, connection: UnguardedConnection) -> None:
         """Close one; its place is free again. Raises InvalidParameter for one that is not out."""
         self._take_back(connection)
-        task = asyncio.create_task(connection.wire.close())
+        task = asyncio.create_task(connection.raw.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         self._slots.put_nowait(None)
 
-    def figures(self) -> BackingPoolStats:
+    def stats(self) -> BackingPoolStats:
         """Return the stats, as a pool's."""
         return BackingPoolStats(len(self._borrowed), self._waiting)
 
@@ -84,12 +84,12 @@ class BackingPool:
         """Close what is left."""
         while not self._slots.empty():
             if (connection := self._slots.get_nowait()) is not None:
-                await connection.wire.close()
+                await connection.raw.close()
         for borrowed in list(self._borrowed):
-            await borrowed.wire.close()
+            await borrowed.raw.close()
 
     async def _connect(self) -> UnguardedConnection:
-        wire = Wire(self._address, self._context.name)
+        wire = RawConnection(self._address, self._context.name)
         await wire.open(CALL_TIMEOUT_S)
         self.opened += 1
         return UnguardedConnection(wire, CALL_TIMEOUT_S)

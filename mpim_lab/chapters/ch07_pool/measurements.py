@@ -154,7 +154,7 @@ async def _blocking(way: str, url: str, keys: Sequence[bytes], block_s: float) -
     words = ("BLPOP", keys[1], f"{block_s:g}")
     if way == SHARED:
         async with MessageQueue(url) as queue:
-            link = queue.link
+            link = queue.connection
 
             async def call() -> float:
                 await link.call("INCR", keys[0])
@@ -166,7 +166,7 @@ async def _blocking(way: str, url: str, keys: Sequence[bytes], block_s: float) -
 
             yield call, block
         return
-    async with Pool(url, max_connections=16, wait_s=WAIT_S) as pool:
+    async with Pool(url, max_connections=16, acquire_timeout_s=WAIT_S) as pool:
 
         async def in_pool(*command: bytes | str) -> float:
             async with pool.connection() as connection:
@@ -209,7 +209,7 @@ async def size_sweep(
     check_bounds(0.001, 86_400.0, seconds=seconds)
     async with open_server() as server:
         for size in sizes:
-            async with Pool(server.url, max_connections=size, wait_s=WAIT_S) as pool:
+            async with Pool(server.url, max_connections=size, acquire_timeout_s=WAIT_S) as pool:
                 await _open_all(pool, size)
                 yield {"connections": size, **await _measure_pool(pool, Keys(server.prefix), callers, hold_ms, seconds)}
 
@@ -229,7 +229,7 @@ async def _measure_pool(pool: Pool, keys: Keys, callers: int, hold_ms: float, se
 
     async def look() -> None:
         while True:
-            figures = pool.figures()
+            figures = pool.stats()
             seen.append((figures.in_use, figures.waiting))
             await asyncio.sleep(SAMPLE_S)
 

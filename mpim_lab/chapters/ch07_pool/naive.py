@@ -21,8 +21,8 @@ from typing import Self
 from mpim_lab.events import now
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.pool.pooled_connection import PooledConnection
-from mpim_lab.mq.pool.raw_connection import Wire
-from mpim_lab.mq.pool.stats import LineFigures, PoolFigures, ServerFigures, Waits, pool_figures
+from mpim_lab.mq.pool.raw_connection import RawConnection
+from mpim_lab.mq.pool.stats import PoolStats, QueueStats, ServerStats, WaitHistogram, pool_stats
 
 
 class NaiveConnection(PooledConnection):
@@ -46,17 +46,17 @@ class NaivePool:
     ) -> None:
         self.name = name
         self._connect_timeout_s = connect_timeout_s
-        wires = [Wire(Address.parse(url), name) for _ in range(connections)]
+        wires = [RawConnection(Address.parse(url), name) for _ in range(connections)]
         self._all = [NaiveConnection(wire, call_timeout_s) for wire in wires]
         self._free: list[NaiveConnection] = []
         self._freed = asyncio.Condition()
         self._waiting = 0
-        self._waits = Waits()
+        self._waits = WaitHistogram()
 
     async def __aenter__(self) -> Self:
         try:
             for connection in self._all:
-                await connection.wire.open(self._connect_timeout_s)
+                await connection.raw.open(self._connect_timeout_s)
         except BaseException:
             await self.close()
             raise
@@ -76,7 +76,7 @@ class NaivePool:
                     await self._freed.wait()
             finally:
                 self._waiting -= 1
-            self._waits.note(now() - asked_at)
+            self._waits.record(now() - asked_at)
             return self._free.pop()
 
     async def put(self, connection: NaiveConnection) -> None:
@@ -92,14 +92,14 @@ class NaivePool:
         yield connection
         await self.put(connection)
 
-    def figures(self) -> PoolFigures:
+    def stats(self) -> PoolStats:
         """The figures of the correct pool, as far as there are any: it looks at nothing and replaces nothing."""
         in_use = len(self._all) - len(self._free)
-        server = ServerFigures(in_use, len(self._free), opened=len(self._all))
-        line = LineFigures(in_use, self._waiting, timed_out=0, refused=0)
-        return pool_figures(line, self._waits, {self._all[0].server: server})
+        server = ServerStats(in_use, len(self._free), opened=len(self._all))
+        line = QueueStats(in_use, self._waiting, timed_out=0, refused=0)
+        return pool_stats(line, self._waits, {self._all[0].server: server})
 
     async def close(self) -> None:
         """Close all; whoever waits goes on waiting."""
         for connection in self._all:
-            await connection.wire.close()
+            await connection.raw.close()

@@ -19,7 +19,7 @@ from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.server.embedded import open_server
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.address import Address
-from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.pool.raw_connection import RawConnection
 
 LIMIT = 2
 LONG_TIMEOUT_S, SHORT_TIMEOUT_S = 30.0, 0.2
@@ -58,7 +58,7 @@ class PoolHarness:
         self.fails = 0  # so many attempts to connect fail
         self._address = Address.parse(url)
         self._problem: Violation | None = None
-        self._wires: list[Wire] = []
+        self._wires: list[RawConnection] = []
         self._callers: dict[str, CallerState] = {}
         self._pool = solution(self.connect, LIMIT, wait_s)
 
@@ -74,12 +74,12 @@ class PoolHarness:
         for wire in self._wires:
             await wire.close()
 
-    async def connect(self) -> Wire:
+    async def connect(self) -> RawConnection:
         """What the learner's pool opens connections with. Raises NotConnected."""
         if self.opened >= LIMIT:
             self._problem = Violation(f"{LIMIT} connections are open, and the pool opened one more")
         self.opened += 1
-        wire = Wire(self._address)
+        wire = RawConnection(self._address)
         self._wires.append(wire)
         try:
             await self.connects.wait()

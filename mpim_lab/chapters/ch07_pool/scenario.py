@@ -22,8 +22,8 @@ from mpim_lab.lab.faults.injector import check_available, wait_until
 from mpim_lab.lab.faults.server_admin import rights_needed
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.address import wire_client_name
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.address import sanitize_client_name
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -63,7 +63,7 @@ class ReplyService:
     async def _clients(self, *, blocked: bool) -> list[str]:
         listed = bytes(await self._command("CLIENT", "LIST")).decode()
         clients = [dict(word.partition("=")[::2] for word in line.split()) for line in listed.splitlines()]
-        own = [client for client in clients if client["name"] == wire_client_name(self._pool_name)]
+        own = [client for client in clients if client["name"] == sanitize_client_name(self._pool_name)]
         return [client["id"] for client in own if ("b" in client["flags"]) == blocked]
 
     def _key(self, caller: str) -> bytes:
@@ -71,7 +71,7 @@ class ReplyService:
 
     async def _command(self, *words: str | bytes) -> Any:
         with rights_needed():
-            return await self._queue.access(self._pool_name).commands.call(*words)
+            return await self._queue.context(self._pool_name).connection.call(*words)
 
 
 def reply_to(caller: str) -> str:
@@ -85,7 +85,7 @@ def reply_to(caller: str) -> str:
 
 CALLERS, POOL = "callers", "pool"
 TIMEOUT_S = 10.0
-LIMITS = Limits(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=2.0, connect_timeout_s=2.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class SimulatedBug(Exception):
@@ -124,7 +124,7 @@ class PoolScenario:
         self.server, self.run, self.design = server, run, design
         self._fault_of = fault_of
         self._context = PoolContext(server.url, name=f"{POOL}-{secrets.token_hex(3)}", **context)
-        self._lab = MessageQueue(server.unix_url or server.url, name="lab", prefix=server.prefix, limits=LIMITS)
+        self._lab = MessageQueue(server.unix_url or server.url, name="lab", prefix=server.prefix, config=LIMITS)
         self.service = ReplyService(self._lab, self._context.name)
         self._wires: list[Any] = []
         self.callers: list[SimulatedCaller] = []
@@ -236,7 +236,7 @@ class PoolScenario:
             if caller.has_asked and not caller.is_answered:
                 await self._answer(caller)  # the service does not know that nobody waits for it any more
         waiting, holding = len(self._in_state("waiting")), len(self._in_state("holding"))
-        if self._pool.figures().waiting != waiting:
+        if self._pool.stats().waiting != waiting:
             return False
         answered = sum(caller.is_answered for caller in self._in_state("holding"))
         return not answered and len(await self.service.waiting()) == holding
@@ -283,7 +283,7 @@ class PoolScenario:
         """Take every connection that the pool has left and ask it something of its own."""
         usable = 0
         async with contextlib.AsyncExitStack() as borrowed:
-            for number in range(self._context.connections - self._pool.figures().in_use):
+            for number in range(self._context.connections - self._pool.stats().in_use):
                 with contextlib.suppress(MpimError):
                     connection = await borrowed.enter_async_context(self.design.borrow(self._pool))
                     token = f"probe {number}"
@@ -291,7 +291,7 @@ class PoolScenario:
         return usable
 
     def _name_of(self, connection: Any) -> str:
-        wire = getattr(connection, "wire", None)
+        wire = getattr(connection, "raw", None)
         if wire is None:
             raise InvalidParameter(f"{connection!r} is not one of the pool's connections")
         if wire not in self._wires:

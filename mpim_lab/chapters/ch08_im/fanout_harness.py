@@ -25,7 +25,7 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.trace.trace import Trace
 from mpim_lab.mq.connection.encoding import Message
 from mpim_lab.mq.connection.reconnecting import call_many
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 WORDS = ("pushed", "stored", "failed")
@@ -74,11 +74,11 @@ class FanoutHarness:
         self.round_trips += 1
         members = [_member_of(words) for words in wanted]
         packed = [
-            pack(*prefix_keys(words, self._commands.keys))
+            encode_command(*prefix_keys(words, self._commands.keys))
             for words, uid in zip(wanted, members, strict=True)
             if uid not in self.failing
         ]
-        answers = iter(await call_many(self._commands.access("group").commands, packed))
+        answers = iter(await call_many(self._commands.context("group").connection, packed))
         replies = [
             decode_reply(next(answers)) if uid not in self.failing else QueueFull("no room for it") for uid in members
         ]

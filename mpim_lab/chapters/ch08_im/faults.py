@@ -147,7 +147,7 @@ class ImFaults:
         await self._scenario.reconnect_gate.close()
         queue = self._scenario.system.gateways[RECEIVER].services.queue
         await cut_connections(self._scenario.server.url, RECEIVER)
-        await wait_until(lambda: queue.lines_up == 0, "the cut")
+        await wait_until(lambda: queue.open_connections == 0, "the cut")
 
     async def _reconnect_gateway(self) -> None:
         self._scenario.reconnect_gate.open()

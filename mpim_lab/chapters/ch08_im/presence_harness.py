@@ -43,7 +43,7 @@ class GatewayHarness:
 
     def __init__(self, name: str, queue: MessageQueue, solution: type[Any], log: list[str]) -> None:
         self.name, self._queue, self._log = name, queue, log
-        self._commands = queue.access("routes").commands
+        self._commands = queue.context("routes").connection
         self._left: int | None = None  # so many commands until it is held; None: it is not
         self.is_paused, self._go_on = asyncio.Event(), asyncio.Event()
         self.routes = solution(self.call, LIFETIME_S)

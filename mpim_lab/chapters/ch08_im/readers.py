@@ -13,7 +13,7 @@ from mpim_lab.lab.faults.injector import wait_until
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.mq.connection.retry import Backoff
 
-QUICK = Backoff(first_s=0.02, most_s=0.1)
+QUICK = Backoff(initial_s=0.02, max_s=0.1)
 
 
 class SimulatedReader:
@@ -65,7 +65,7 @@ class SimulatedReader:
         return lambda: not mine & gateway.connections
 
     async def _is_unsubscribed(self) -> bool:
-        return not await self._system.services.queue.listeners(user_channel(self.uid))
+        return not await self._system.services.queue.subscriber_count(user_channel(self.uid))
 
     async def _end(self) -> None:
         if self._client is not None:

@@ -22,12 +22,12 @@ from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.checker import Verdict, check
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 GROUP = "tea"
 _LIMITS = GatewayConfig(maintenance_interval_s=0.05, ack_timeout_s=0.5, ack_flush_interval_s=0.005, drain_timeout_s=1.0)
-_QUEUE_LIMITS = Limits(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
+_QUEUE_LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=5.0, backoff=QUICK)
 
 
 class ImScenario:

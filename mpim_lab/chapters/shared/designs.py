@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpim_lab.chapters.shared.worker_fleet import correct_worker
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.producer import IdempotentProducer
 from mpim_lab.mq.idempotency.store import IdempotencyStore
@@ -18,7 +18,7 @@ from mpim_lab.mq.streams.group import ConsumerGroup
 STREAM, GROUP, SCOPE = "orders", "billing", "payments"
 PARTITIONS = 4
 ATTEMPTS = 30  # of a sender, before it gives a message up
-RETRY = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
+RETRY = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.004, max_s=0.02))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def idempotent_sender(context: DesignContext) -> IdempotentProducer[str]:
     async def add(conversation: str, payload: bytes, id: str) -> str:
         return await stream.add({"data": payload, "id": id})
 
-    return IdempotentProducer(add, backoff=Backoff(first_s=0.005, most_s=0.1), max_attempts=ATTEMPTS)
+    return IdempotentProducer(add, backoff=Backoff(initial_s=0.005, max_s=0.1), max_attempts=ATTEMPTS)
 
 
 def partitioned_sender(attempts: int) -> SenderFactory:
@@ -67,7 +67,7 @@ def partitioned_sender(attempts: int) -> SenderFactory:
 
     def make(context: DesignContext) -> IdempotentProducer[Any]:
         append = partitioned(context.alice).append
-        return IdempotentProducer(append, backoff=Backoff(first_s=0.005, most_s=0.1), max_attempts=attempts)
+        return IdempotentProducer(append, backoff=Backoff(initial_s=0.005, max_s=0.1), max_attempts=attempts)
 
     return make
 
@@ -89,7 +89,7 @@ def group_worker(dedup: Callable[[MessageQueue, str], Any], worker: Callable[...
             known_as = entry.fields.get("id", b"").decode() or entry.id
             await deduplicator.run(known_as, lambda effects: work(entry.data, effects))
 
-        group = ConsumerGroup(queue.access(STREAM), GROUP)
+        group = ConsumerGroup(queue.context(STREAM), GROUP)
         if worker is not None:
             return worker(group, name, handle)
         return correct_worker(group, name, handle, claim_idle_ms=context.lease_ms)
@@ -97,7 +97,7 @@ def group_worker(dedup: Callable[[MessageQueue, str], Any], worker: Callable[...
     return make_worker
 
 
-def ordered_worker(kind: type[OrderedWorker], *, retry: RetryRule = RETRY, prefetch: int = 1) -> WorkerFactory:
+def ordered_worker(kind: type[OrderedWorker], *, retry: RetryPolicy = RETRY, prefetch: int = 1) -> WorkerFactory:
     """Return a factory of workers that own partitions, or believe it."""
 
     def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:

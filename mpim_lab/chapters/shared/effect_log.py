@@ -11,8 +11,8 @@ from typing import Any
 
 from mpim_lab.events import EventKind, Reporter
 from mpim_lab.keys import Name
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -29,14 +29,14 @@ class EffectLog:
     """The log of effects on the server: rows (worker, payload), each reported once, when it is first seen."""
 
     def __init__(self, queue: MessageQueue, reporter: Reporter, channel: str) -> None:
-        self._access, self._reporter, self._channel = queue.access(EFFECT_LOG), reporter, channel
+        self._access, self._reporter, self._channel = queue.context(EFFECT_LOG), reporter, channel
         self.rows: list[tuple[str, bytes]] = []
         self._reading = asyncio.Lock()
 
     async def read(self) -> list[tuple[str, bytes]]:
         """Return the rows that are new."""
         async with self._reading:
-            raws = await self._access.commands.call("LRANGE", self._access.key, str(len(self.rows)), "-1")
+            raws = await self._access.connection.call("LRANGE", self._access.key, str(len(self.rows)), "-1")
             new = [_row_of(raw) for raw in raws]
             for worker, payload in new:
                 self._reporter.message(EventKind.EFFECT, payload, self._channel, actor=worker)
@@ -52,7 +52,7 @@ def _row_of(raw: bytes) -> tuple[str, bytes]:
 class _RecordingConnection:
     """A connection that calls back when a command with rows has been answered; everything else is the link's own."""
 
-    def __init__(self, link: Link, on_effects: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, link: ReconnectingConnection, on_effects: Callable[[], Awaitable[None]]) -> None:
         self._link, self._on_effects = link, on_effects
 
     async def call(self, *command: bytes | str) -> Any:
@@ -70,7 +70,7 @@ class RecordingQueue(MessageQueue):
 
     on_effects: Callable[[], Awaitable[None]]
 
-    def access(self, name: Name) -> Access:
+    def context(self, name: Name) -> StreamContext:
         """Return the queue's own access, over a recording connection."""
-        own = super().access(name)
-        return own._replace(commands=_RecordingConnection(own.commands, self.on_effects))  # type: ignore[arg-type]
+        own = super().context(name)
+        return own._replace(connection=_RecordingConnection(own.connection, self.on_effects))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from mpim_lab.lab.faults.injector import Fault, IdleDetector, check_available, w
 from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
 from mpim_lab.lab.server.external import ExternalServer
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -34,9 +34,9 @@ class UnfinishedCounter:
     """A counter of the unfinished entries of a group, read on the server over the lab's own connection."""
 
     def __init__(self, queue: MessageQueue, is_partitioned: bool) -> None:
-        self._queue, self._link = queue, queue.access(STREAM).commands
+        self._queue, self._link = queue, queue.context(STREAM).connection
         self._partitions = partitioned(queue) if is_partitioned else None
-        self._group = ConsumerGroup(queue.access(STREAM), GROUP)
+        self._group = ConsumerGroup(queue.context(STREAM), GROUP)
 
     async def create(self) -> None:
         """Make the group, where there is one."""
@@ -62,7 +62,7 @@ class UnfinishedCounter:
 
     async def _of_the_group(self) -> list[Any]:
         """New ones are asked for first: what is handed out meanwhile is seen twice rather than not at all."""
-        key = self._group.access.key
+        key = self._group.context.key
         (group,) = await self._link.call("XINFO", "GROUPS", key)
         pending = {line.id.encode() for line in await self._group.pending(count=10_000)}
         found = dict(await self._link.call("XRANGE", key, b"(" + group[b"last-delivered-id"], "+"))
@@ -77,7 +77,7 @@ LEASE_MS, LONG_LEASE_MS = 90, 60_000
 SLOW = ("slow worker", "two at once")  # within its rights: its lease does not end
 IDLE_S = 0.3  # nothing happened for so long: nothing will
 MAX_FAILURES = 12
-LIMITS = Limits(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(first_s=0.005, most_s=0.05))
+LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(initial_s=0.005, max_s=0.05))
 
 
 class WorkerRunner:
@@ -104,7 +104,7 @@ class PipelineScenario:
     ) -> None:
         self.server, self.run, self.design, self._duration = server, run, design, duration
         self._fault_of = {f"m{fault.at}": fault.kind for fault in planned}
-        self._common: dict[str, Any] = {"prefix": server.prefix, "limits": LIMITS}
+        self._common: dict[str, Any] = {"prefix": server.prefix, "config": LIMITS}
         self.lease_ms = LONG_LEASE_MS if set(self._fault_of.values()) & set(SLOW) else LEASE_MS
         self.observer = MessageQueue(server.unix_url or server.url, name="lab", **self._common)
         self.proxy = FaultProxy(server.url)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mpim_lab.errors import ConnectionLost, MpimError
 from mpim_lab.events import EventKind, Reporter, message_id
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.streams.group import ConsumerGroup
 from mpim_lab.mq.streams.worker import EntryHandler, Worker
 
@@ -28,8 +28,8 @@ def correct_worker(
 
     Without a heartbeat: the lab's zombies stand for processes that are frozen, whose heartbeats stand still, too.
     """
-    retry = RetryRule(tries=3, backoff=Backoff(first_s=0.004, most_s=0.02))
-    return Worker(group, name, handler, retry=retry, prefetch=1, claim_idle_ms=claim_idle_ms, heartbeat=False)
+    retry = RetryPolicy(max_attempts=3, backoff=Backoff(initial_s=0.004, max_s=0.02))
+    return Worker(group, name, handler, retry=retry, batch_size=1, claim_idle_ms=claim_idle_ms, heartbeat=False)
 
 
 class RunningWorker(NamedTuple):

@@ -41,8 +41,8 @@ from mpim_lab.im.protocol.frames import (
 )
 from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import ChatMessage, checked_name, group_conversation
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.connection.handler import OneLoop, checked_handler, is_async
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
+from mpim_lab.mq.connection.handler import LoopAffinity, check_handler, is_async
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
 
@@ -114,13 +114,13 @@ class Client:
         checked_name("device", device)
         check_times(response_timeout_s=response_timeout_s, timeout_s=timeout_s)
         for callback in (on_broadcast, on_presence):
-            checked_handler(callback)
+            check_handler(callback)
             if is_async(callback):
                 raise InvalidParameter(f"{callback!r} is async: a plain function is called, and may begin a task")
-        self._home, self._is_opened, self._is_closed = OneLoop(f"client {name}"), False, False
+        self._home, self._is_opened, self._is_closed = LoopAffinity(f"client {name}"), False, False
         self.positions: MutableMapping[str, int] = {} if positions is None else positions
         for conversation, number in self.positions.items():
-            check_bounds(0, MOST, **{f"positions[{conversation!r}]": number})
+            check_bounds(0, MAX_INT, **{f"positions[{conversation!r}]": number})
         self._timeout_s, self._on_broadcast, self._on_presence = timeout_s, on_broadcast, on_presence
         self.connection = GatewayConnection(
             [gateways] if isinstance(gateways, str) else list(gateways), token, device,

@@ -18,8 +18,8 @@ from mpim_lab.events import now
 from mpim_lab.im.protocol.closing import close_or_abort
 from mpim_lab.im.protocol.frames import Close, ErrorFrame, FromGateway, Hello, Ping, Welcome, decode_gateway, encode
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import mark_of, messages_of
-from mpim_lab.mq.connection.handler import Cancellations, checked_handler
+from mpim_lab.mq.compression.framing import decode_messages, frame_type
+from mpim_lab.mq.connection.handler import TaskCancellation, check_handler
 from mpim_lab.mq.connection.retry import Backoff
 
 TokenSource = Callable[[], str] | Callable[[], Awaitable[str]]
@@ -60,7 +60,7 @@ class GatewayConnection:
             raise InvalidParameter("at least one gateway's address")
         for url in gateways:
             _check(url)
-        checked_handler(token)
+        check_handler(token)
         self._gateways, self._token, self._device = itertools.cycle(gateways), token, device
         self._on_welcome, self._on_frame = on_welcome, on_frame
         self._backoff, self._timeout_s = backoff, timeout_s
@@ -108,7 +108,7 @@ class GatewayConnection:
 
     async def run(self) -> None:
         """Connect, and reconnect, until cancelled."""
-        failures, cancellations = 0, Cancellations()
+        failures, cancellations = 0, TaskCancellation()
         while True:
             self._welcomed_at, said_bye = now(), False
             try:
@@ -121,14 +121,14 @@ class GatewayConnection:
                 Exception,
                 asyncio.CancelledError,
             ) as error:  # a mistake: it ends this connection, and not the client
-                if cancellations.are_ours:
+                if cancellations.was_requested:
                     self._ws = None
                     raise
                 self.last_error = f"{type(error).__name__}: {error}"
                 _log.exception("no connection")
             # A connection that lasted is no failure; one that ends at once, again and again, must not be made as fast as
             # it ends: two clients of the same device replace each other.
-            has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.most_s
+            has_lasted = self._ws is not None and now() - self._welcomed_at > self._backoff.max_s
             self._ws = None
             failures = (0 if said_bye else 1) if has_lasted else failures + 1
             if failures:
@@ -169,7 +169,7 @@ class GatewayConnection:
                 self._on_frame(frame)
 
     async def _new_token(self) -> str:
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             token = self._token()
             token = await token if inspect.isawaitable(token) else token
@@ -177,7 +177,7 @@ class GatewayConnection:
                 raise TypeError(f"a token is a str, not {type(token).__name__}")
             return token
         except (Exception, asyncio.CancelledError) as error:  # whatever makes tokens is not ours
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             raise NotConnected(f"no token: {type(error).__name__}: {error}") from error
 
@@ -191,9 +191,9 @@ class GatewayConnection:
         self._on_welcome(first)
 
     def _decode(self, raw: str | bytes) -> list[FromGateway]:
-        if isinstance(raw, str) or mark_of(raw) is None:
+        if isinstance(raw, str) or frame_type(raw) is None:
             return [decode_gateway(raw)]
-        frames = [decode_gateway(each) for each in messages_of(self._codec.expand(raw))]
+        frames = [decode_gateway(each) for each in decode_messages(self._codec.decompress(raw))]
         if not frames:
             raise CorruptPayload("a batch of nothing")
         return frames

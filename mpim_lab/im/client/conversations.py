@@ -10,7 +10,7 @@ from mpim_lab.errors import GatewayClosed, NoSuchGroup, NotAMember, TooFast
 from mpim_lab.im.client.sequencer import ConversationSequencer, MissingRange, UnknownStart
 from mpim_lab.im.protocol.frames import Ack, ErrorFrame, FromGateway, Page, Sent, Sync, SyncHint, Welcome
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
 _MAX_PENDING_SYNCS = 8  # conversations at once; who comes back to thousands would be refused for it
 _RATE_LIMIT_PAUSE_S = 1.0  # after a refusal nothing for so long, and then for as long one at a time
@@ -23,7 +23,7 @@ class ConversationInbox:
     """
 
     def __init__(self, positions: MutableMapping[str, int], max_buffered: int) -> None:
-        check_bounds(1, MOST, max_buffered=max_buffered)
+        check_bounds(1, MAX_INT, max_buffered=max_buffered)
         self._positions, self._max_buffered = positions, max_buffered
         self._sequencers: dict[str, ConversationSequencer] = {}
         self._maybe_behind: dict[str, None] = {}  # the others, which may be thousands, need not be looked at

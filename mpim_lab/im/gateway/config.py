@@ -7,7 +7,7 @@ from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.messages import MessageService
 from mpim_lab.im.services.presence import Presence
 from mpim_lab.im.services.tokens import TokenService
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
@@ -50,5 +50,5 @@ class GatewayConfig:
 
     def __post_init__(self) -> None:
         for name, field in self.__dataclass_fields__.items():
-            check = partial(check_bounds, 1, MOST) if field.type is int else check_times
+            check = partial(check_bounds, 1, MAX_INT) if field.type is int else check_times
             check(**{name: getattr(self, name)})

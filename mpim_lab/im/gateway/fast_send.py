@@ -17,7 +17,7 @@ from mpim_lab.im.protocol.frames import Send
 from mpim_lab.im.protocol.requests import SendMessageRequest, SendMessageResponse
 from mpim_lab.im.services.message_log import AppendResult, parse_append, sender_status
 from mpim_lab.im.services.messages import MessageService
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.handler import TaskCancellation
 
 _log = logging.getLogger(__name__)
 OnDone = Callable[[Session, Send, SendMessageResponse | BaseException], None]
@@ -93,13 +93,13 @@ class FastSender:
 
 
 async def _outcome(work: Awaitable[SendMessageResponse]) -> SendMessageResponse | Exception:
-    cancellations = Cancellations()
+    cancellations = TaskCancellation()
     try:
         return await work
     except Exception as error:
         return error
     except asyncio.CancelledError as error:
-        if cancellations.are_ours:
+        if cancellations.was_requested:
             raise
         return Unconfirmed(f"given up by what it waited for: {error!r}")
 

@@ -41,7 +41,7 @@ from mpim_lab.im.protocol.requests import (
     group_of,
     is_name,
 )
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.handler import TaskCancellation
 
 _log = logging.getLogger(__name__)
 _PONG = encode(Pong())
@@ -117,7 +117,7 @@ class FrameHandler:
         """Handle one frame. Raises TooManyViolations when the connection is to be closed."""
         self._metrics.received += 1
         session.last_received_at = now()
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             frame = decode_client(raw)
         except InvalidMessage as error:
@@ -135,7 +135,7 @@ class FrameHandler:
         try:
             await handler(session, frame)
         except (Exception, asyncio.CancelledError) as error:
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             self._send_error(session, frame, error)
         return None

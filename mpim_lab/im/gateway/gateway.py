@@ -34,7 +34,7 @@ from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.keys import BROADCAST_CHANNEL, gateway_channel
 from mpim_lab.mq.connection.bounds import check_bounds
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.handler import LoopAffinity
 
 _CLOSE_PER_CLIENT_S = 0.002
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Gateway:
             metrics=self.render_metrics,
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._home = OneLoop(f"gateway {name}")
+        self._home = LoopAffinity(f"gateway {name}")
         self._handlers: set[asyncio.Task[Any]] = set()  # one for each connection
         self._stack, self._pending_handshakes = contextlib.AsyncExitStack(), PendingHandshakes()
         self.connections: set[FastServerConnection] = set()  # also those before hello and after their session

@@ -19,7 +19,7 @@ from mpim_lab.im.gateway.rate_limit import TokenBucket
 from mpim_lab.im.protocol.frames import SyncHint, encode
 from mpim_lab.im.protocol.requests import BindRouteRequest
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import MOST_MESSAGES, batch_frame
+from mpim_lab.mq.compression.framing import MAX_MESSAGES, encode_batch
 
 _log = logging.getLogger(__name__)
 _COMPRESSION_THRESHOLD_BYTES = 1_024  # below it a few bytes are saved, and the time of a push is spent
@@ -184,8 +184,8 @@ class Session:
     def flush(self, codec: Codec) -> None:
         """Write what there is: to a client that can read it, many frames as one batch, compressed if that pays."""
         outgoing, self._outgoing = self._outgoing, []
-        if self.packed and 1 < len(outgoing) <= MOST_MESSAGES and sum(map(len, outgoing)) <= _MAX_BATCH_BYTES:
-            return self.ws.write_batch(codec.compress(batch_frame(outgoing)))
+        if self.packed and 1 < len(outgoing) <= MAX_MESSAGES and sum(map(len, outgoing)) <= _MAX_BATCH_BYTES:
+            return self.ws.write_batch(codec.compress(encode_batch(outgoing)))
         return self.ws.write(outgoing)
 
 

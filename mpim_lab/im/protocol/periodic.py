@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mpim_lab.errors import MpimError
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.handler import TaskCancellation
 
 _log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ async def run_periodically(name: str, work: Callable[[], Awaitable[object]], int
     | meets a CancelledError of another task       | the same: nobody has cancelled this |
     | is under way when this task is cancelled     | the end                             |
     """
-    cancellations = Cancellations()
+    cancellations = TaskCancellation()
     while True:
         await asyncio.sleep(interval_s)
         try:
@@ -28,6 +28,6 @@ async def run_periodically(name: str, work: Callable[[], Awaitable[object]], int
         except MpimError as error:
             _log.info("%s: held up: %s", name, error)
         except (Exception, asyncio.CancelledError):
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             _log.exception("%s goes on", name)

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from mpim_lab.errors import StoreFailed
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.handler import TaskCancellation
 
 Answer = TypeVar("Answer")
 
@@ -43,7 +43,7 @@ class BatchLoader(Generic[Answer]):
         return await asyncio.shield(answer)  # others may wait for the same
 
     async def _load_all(self) -> None:
-        self._cancellations = Cancellations()
+        self._cancellations = TaskCancellation()
         try:
             await asyncio.sleep(0)  # tasks that run in this iteration still join
             while self._waiting:
@@ -65,7 +65,7 @@ class BatchLoader(Generic[Answer]):
             raised = error if is_ours else StoreFailed(f"the query was given up: {type(error).__name__}")
             for answer in asked.values():
                 answer.set_exception(raised)
-            if not is_ours and self._cancellations.are_ours:
+            if not is_ours and self._cancellations.was_requested:
                 raise
         else:
             for name, answer in asked.items():

@@ -18,13 +18,13 @@ import msgspec
 
 from mpim_lab.errors import MpimError
 from mpim_lab.mq.connection.bounds import check_bounds
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _log = logging.getLogger(__name__)
 A_DAY_S = 86_400
-CACHE_MEMBERS = Script("im/services/lua/cache_members.lua")
-INVALIDATE_MEMBERS = Script("im/services/lua/invalidate_members.lua")
+CACHE_MEMBERS = LuaScript("im/services/lua/cache_members.lua")
+INVALIDATE_MEMBERS = LuaScript("im/services/lua/invalidate_members.lua")
 _decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -41,7 +41,7 @@ class GroupMembersCache:
     def __init__(self, queue: MessageQueue, cache_ttl_s: float) -> None:
         check_bounds(0.001, A_DAY_S, cache_ttl_s=cache_ttl_s)
         self._queue, self._ttl_ms = queue, str(int(cache_ttl_s * 1e3))
-        self._connection = queue.access("members").commands
+        self._connection = queue.context("members").connection
         self._is_away = False
 
     async def get(self, group: str) -> CacheEntry:

@@ -19,7 +19,7 @@ from mpim_lab.im.protocol.requests import checked_name
 from mpim_lab.im.services.batch_loader import BatchLoader
 from mpim_lab.im.services.group_cache import GroupMembersCache
 from mpim_lab.im.services.schema import VersionedTables
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -53,7 +53,7 @@ class GroupService:
     def __init__(
         self, store: SqlDatabase, queue: MessageQueue, *, cache_ttl_s: float = 60.0, max_members: int = 5_000
     ) -> None:
-        check_bounds(1, MOST, max_members=max_members)
+        check_bounds(1, MAX_INT, max_members=max_members)
         self._cache, self._max_members = GroupMembersCache(queue, cache_ttl_s), max_members
         self._tables = VersionedTables(store, "groups", VERSION, GROUPS, MEMBERS)
         self._invalidations: set[asyncio.Task[None]] = set()

@@ -14,9 +14,9 @@ from mpim_lab.errors import CorruptPayload, InvalidParameter
 from mpim_lab.im.protocol.frames import decode_gateway, encode
 from mpim_lab.im.protocol.requests import AckRequest, ChatMessage
 from mpim_lab.keys import joinable, user_channel
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.connection.reconnecting import call_many
-from mpim_lab.mq.connection.resp import Connection, Waits, pack
+from mpim_lab.mq.connection.resp import ReplySink, RespConnection, encode_command
 from mpim_lab.mq.ordering.sequenced_log import ttl_ms
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -32,7 +32,7 @@ class PreparedAppend:
     MESSAGE_ID_KEY, ID, AFTER = 1, 0, 4  # places among the keys; among the words
 
     def __init__(
-        self, script: Script, message: ChatMessage, keys: Sequence[bytes], words: Sequence[bytes | str]
+        self, script: LuaScript, message: ChatMessage, keys: Sequence[bytes], words: Sequence[bytes | str]
     ) -> None:
         first = len(keys)
         self._template = script.template(keys, words, (self.MESSAGE_ID_KEY, first + self.ID, first + self.AFTER))
@@ -50,7 +50,10 @@ LOG_NAME = "chat"  # the name of these conversations
 MESSAGE_ID_TTL_S = 3_600  # of the idempotency record of a message id: longer than any client retries
 TRIM_EVERY = 256  # messages
 _MAX_PREPARED = 16_384  # senders in conversations, of some 800 bytes
-APPEND_AND_PUSH, ACKNOWLEDGE = Script("im/services/lua/append_and_push.lua"), Script("im/services/lua/acknowledge.lua")
+APPEND_AND_PUSH, ACKNOWLEDGE = (
+    LuaScript("im/services/lua/append_and_push.lua"),
+    LuaScript("im/services/lua/acknowledge.lua"),
+)
 
 
 class AppendResult(NamedTuple):
@@ -86,10 +89,10 @@ class MessageLog:
         if trim_every < 1:
             raise InvalidParameter(f"trim_every={trim_every}: at least 1")
         self.queue, self._keys, self._trim_every = queue, queue.keys, str(trim_every)
-        self.commands = queue.access(LOG_NAME).commands
+        self.commands = queue.context(LOG_NAME).connection
         self.outbox = self._keys.outbox
         self._message_id_ttl_ms = ttl_ms(MESSAGE_ID_TTL_S)
-        self._script_loaded_on: Connection | None = None  # whose server has append_and_push.lua
+        self._script_loaded_on: RespConnection | None = None  # whose server has append_and_push.lua
         self._prepared: dict[tuple[str, str], PreparedAppend] = {}  # by sender and conversation
 
     async def append(self, message: ChatMessage, receivers: Sequence[str], *, is_group: bool) -> AppendResult:
@@ -100,17 +103,17 @@ class MessageLog:
         self._script_loaded_on = connection
         return appended
 
-    def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: Waits) -> bool:
+    def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink) -> bool:
         """Append a direct message without waiting. Return False if that is not possible now: then use `append`.
 
         `sink` gets the reply, which is for `parse_append`. On each new connection the first message goes by `append`,
         which loads the script.
         """
         connection = self.commands.connection
-        if connection.blocked or connection is not self._script_loaded_on:
+        if connection.is_blocked or connection is not self._script_loaded_on:
             return False
         prepared = self._prepared.get((message.sender, message.conversation)) or self._prepare(message, receivers)
-        connection.send_for(sink, prepared.pack(message))
+        connection.send_to(sink, prepared.pack(message))
         return True
 
     def _prepare(self, message: ChatMessage, receivers: Sequence[str]) -> PreparedAppend:
@@ -187,7 +190,7 @@ class MessageLog:
 
     async def positions_of(self, uids: Sequence[str], conversation: str) -> dict[str, int]:
         """Return how far each of several users has acknowledged one conversation."""
-        commands = [pack(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids]
+        commands = [encode_command(b"HGET", self._keys.acked(uid), conversation.encode()) for uid in uids]
         found = dict(zip(uids, await call_many(self.commands, commands) if commands else [], strict=True))
         for number in found.values():
             if isinstance(number, BaseException):

@@ -47,8 +47,8 @@ from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.message_log import AppendResult, MessageLog
 from mpim_lab.im.services.offline import MAX_PAGE, OfflineStore
 from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
-from mpim_lab.mq.connection.encoding import publish_head
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
+from mpim_lab.mq.connection.encoding import publish_prefix
 from mpim_lab.mq.connection.reconnecting import call_many
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
@@ -139,9 +139,9 @@ class MessageService:
         counts, channel = list[Any](), self.queue.keys.channel
         for begin in range(0, len(members), at_once):  # once, unless the text is long and the group is large
             some = members[begin : begin + at_once]
-            commands = [publish_head(channel(user_channel(uid))) + tail for uid in some]
+            commands = [publish_prefix(channel(user_channel(uid))) + tail for uid in some]
             try:
-                counts += await call_many(self.queue.link, commands)
+                counts += await call_many(self.queue.connection, commands)
             except MpimError as error:  # nothing was written
                 counts += [error] * len(some)
         failed = tuple(uid for uid, count in zip(members, counts, strict=True) if isinstance(count, BaseException))
@@ -195,7 +195,7 @@ class MessageService:
 
         Raises AccessDenied, NoSuchGroup, InvalidParameter.
         """
-        check_bounds(0, MOST, after=request.after)
+        check_bounds(0, MAX_INT, after=request.after)
         check_bounds(1, MAX_PAGE, limit=request.limit)
         await self._authorize(request.uid, request.conversation)
         last = await self.log.last_sequence(request.conversation)
@@ -213,7 +213,7 @@ class MessageService:
         Nothing is stored for a conversation of two other users: whatever a client sends, its data stays small.
         """
         for each in requests:
-            check_bounds(0, MOST, sequence=each.sequence)
+            check_bounds(0, MAX_INT, sequence=each.sequence)
         own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
         far = dict(zip(map(id, own), await self.log.ack(own), strict=True))
         return [AckResponse(far.get(id(each), 0)) for each in requests]

@@ -44,7 +44,7 @@ from mpim_lab.errors import InvalidMessage
 from mpim_lab.im.protocol.requests import MAX_TEXT_CHARS, ChatMessage
 from mpim_lab.im.services.batch_loader import BatchLoader
 from mpim_lab.im.services.schema import VersionedTables
-from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
+from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase, checked_name
 
 Each = TypeVar("Each")
@@ -174,8 +174,8 @@ class OfflineStore:
         retention_s: float = 30 * 86_400,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_bounds(1, MOST, max_per_user=max_per_user)
-        check_times(100 * LONGEST_S, retention_s=retention_s)
+        check_bounds(1, MAX_INT, max_per_user=max_per_user)
+        check_times(100 * MAX_WAIT_S, retention_s=retention_s)
         self._max_per_user, self._retention_s, self._clock = max_per_user, retention_s, clock
         self._tables = VersionedTables(store, "offline", VERSION, OFFLINE)
         self._pending_loader = BatchLoader(self._load_pending, max_batch=MAX_ROWS)

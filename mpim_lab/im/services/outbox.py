@@ -15,8 +15,8 @@ from mpim_lab.im.protocol.periodic import run_periodically
 from mpim_lab.im.protocol.requests import ChatMessage, group_of
 from mpim_lab.im.services.message_log import OutboxEntry
 from mpim_lab.im.services.messages import MessageService
-from mpim_lab.mq.connection.bounds import LONGEST_S, MOST, check_bounds, check_times
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.bounds import MAX_INT, MAX_WAIT_S, check_bounds, check_times
+from mpim_lab.mq.connection.handler import TaskCancellation
 
 MAX_LOG_LENGTH = 1_000  # messages in a conversation's log
 _PAGE = 500
@@ -47,8 +47,8 @@ class OutboxWorker:
         expire_interval_s: float = 3_600.0,
     ) -> None:
         check_times(interval_s=interval_s, expire_interval_s=expire_interval_s)
-        check_bounds(0.0, LONGEST_S, min_age_s=min_age_s)
-        check_bounds(1, MOST, max_log_length=max_log_length)
+        check_bounds(0.0, MAX_WAIT_S, min_age_s=min_age_s)
+        check_bounds(1, MAX_INT, max_log_length=max_log_length)
         self._messages, self._log = messages, messages.log
         self._interval_s, self._min_age_ms, self.max_log_length = interval_s, int(min_age_s * 1e3), max_log_length
         self._expire_interval_s = expire_interval_s
@@ -80,13 +80,13 @@ class OutboxWorker:
 
     async def _process(self, entry: OutboxEntry) -> bool:
         """Process one entry and remove it; one that fails stays in the outbox. Return whether it was done."""
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             if entry.action not in ("push", "trim"):
                 raise CorruptPayload("nobody wrote this")
             await (self.trim(entry.conversation) if entry.action == "trim" else self._push(entry))
         except (Exception, asyncio.CancelledError) as error:
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             trace = None if isinstance(error, MpimError) else error
             _log.warning("%s of %s %d: %s", entry.action, entry.conversation, entry.sequence, error, exc_info=trace)

@@ -31,12 +31,12 @@ from mpim_lab.im.protocol.requests import (
 )
 from mpim_lab.keys import gateway_channel, status_channel, user_channel
 from mpim_lab.mq.connection.bounds import check_times
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ROUTE_TTL_S = 3_600.0  # of the design notes; a gateway renews long before, and a system may choose less
-BIND_ROUTE, UNBIND = Script("im/services/lua/bind_route.lua"), Script("im/services/lua/unbind.lua")
-RENEW_ROUTES, LIST_ROUTES = Script("im/services/lua/renew_routes.lua"), Script("im/services/lua/list_routes.lua")
+BIND_ROUTE, UNBIND = LuaScript("im/services/lua/bind_route.lua"), LuaScript("im/services/lua/unbind.lua")
+RENEW_ROUTES, LIST_ROUTES = LuaScript("im/services/lua/renew_routes.lua"), LuaScript("im/services/lua/list_routes.lua")
 MAX_KEYS_PER_SCRIPT = 500  # keys in one script: it holds up the server for well under a millisecond
 
 
@@ -57,7 +57,7 @@ class Presence:
     def __init__(self, queue: MessageQueue, *, ttl_s: float = ROUTE_TTL_S) -> None:
         check_times(ttl_s=ttl_s)
         self.queue, self.ttl_s = queue, ttl_s
-        self._commands = queue.access("presence").commands
+        self._commands = queue.context("presence").connection
         self._ttl_ms = str(max(1, int(ttl_s * 1e3)))
         self._renewals: list[set[BindRouteRequest]] = []  # each in flight, with what was unbound meanwhile
         self._pending_unbinds: dict[BindRouteRequest, float] = {}  # and when their routes expire by themselves

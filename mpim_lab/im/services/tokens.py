@@ -55,7 +55,7 @@ class TokenService:
     async def redeem(self, token: str, queue: MessageQueue) -> str:
         """Use a token up; return its user. Raises InvalidToken, and what the connection raises."""
         uid, token_id, ends_at = self._verify(token)
-        key, commands = queue.keys.used_token(token_id), queue.access(_AUDIENCE).commands
+        key, commands = queue.keys.used_token(token_id), queue.context(_AUDIENCE).connection
         keep_ms = int((ends_at - self._clock() + _CLOCK_SKEW_S) * 1e3)
         if await commands.call("SET", key, uid, "NX", "PX", str(keep_ms)) is None:
             raise InvalidToken("this token was used before")

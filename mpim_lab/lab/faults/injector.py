@@ -163,11 +163,11 @@ class FaultyQueue:
     def __init__(self, queue: MessageQueue, faults: FaultInjector) -> None:
         self._queue, self._faults = queue, faults
 
-    async def listeners(self, channel: str) -> int:
+    async def subscriber_count(self, channel: str) -> int:
         """As the queue's own."""
         listeners = 0
         try:
-            listeners = await self._queue.listeners(channel)
+            listeners = await self._queue.subscriber_count(channel)
         finally:
             if not listeners:
                 await self._faults.before_attempt()

@@ -4,16 +4,16 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 from mpim_lab.errors import CommandRejected, FaultUnavailable
-from mpim_lab.mq.connection.address import Address, wire_client_name
-from mpim_lab.mq.connection.reconnecting import Link
+from mpim_lab.mq.connection.address import Address, sanitize_client_name
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
 
 _NEVER_SHARED_BYTES = str(2**30)
 
 
 @contextlib.asynccontextmanager
-async def controlling(url: str) -> AsyncIterator[Link]:
+async def controlling(url: str) -> AsyncIterator[ReconnectingConnection]:
     """A connection for control commands. Raises NotConnected, LoginRejected, or FaultUnavailable for want of a right."""
-    link = Link(Address.parse(url), name="control")
+    link = ReconnectingConnection(Address.parse(url), name="control")
     try:
         await link.open()
         with rights_needed():
@@ -38,7 +38,7 @@ async def cut_connections(url: str, name: str) -> int:
     async with controlling(url) as link:
         listed = bytes(await link.call("CLIENT", "LIST")).decode()
         found = [dict(word.partition("=")[::2] for word in line.split()) for line in listed.splitlines()]
-        ids = [client["id"] for client in found if client["name"] == wire_client_name(name)]
+        ids = [client["id"] for client in found if client["name"] == sanitize_client_name(name)]
         for number in ids:
             await link.call("CLIENT", "KILL", "ID", number)
         return len(ids)

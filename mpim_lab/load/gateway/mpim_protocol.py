@@ -30,7 +30,7 @@ from mpim_lab.im.protocol.requests import ChatMessage
 from mpim_lab.im.services.tokens import TokenService
 from mpim_lab.load.gateway.client_protocol import FrameKind, ReceivedEvent
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import messages_of
+from mpim_lab.mq.compression.framing import decode_messages
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 _NOTHING = ReceivedEvent(FrameKind.NOTHING)
@@ -82,7 +82,7 @@ class MpimProtocol:
     def unpack(self, batch: bytes) -> Sequence[bytes]:
         """The frames of a binary message. Raises CorruptPayload."""
         codec = self._codec or Codec(max_bytes=MAX_BATCH_BYTES)
-        return messages_of(codec.expand(batch))
+        return decode_messages(codec.decompress(batch))
 
     def receive(self, frame: bytes) -> Sequence[ReceivedEvent]:
         """Understand one frame; a message is handed on once, in the order of its number. Raises CorruptPayload."""

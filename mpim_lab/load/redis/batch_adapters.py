@@ -88,7 +88,7 @@ async def unpacking(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asy
     from mpim_lab.mq.pubsub.queue import MessageQueue
 
     async with MessageQueue(plan.url, prefix=plan.prefix) as mq:
-        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload), unpack=FrameDecoder(mq))
+        await mq.subscribe(plan.channel, lambda message: on_payload(message.payload), decode=FrameDecoder(mq))
         yield asyncio.get_running_loop().create_future()  # never done: it reconnects by itself
 
 

@@ -41,7 +41,7 @@ async def idempotent(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["as
             on_payload(entry.data)
 
         group = await mq.stream(plan.channel).group(GROUP)
-        worker = Worker(group, "w", handle, prefetch=PREFETCH, most_in_hand=4 * PREFETCH, parallel=PREFETCH)
+        worker = Worker(group, "w", handle, batch_size=PREFETCH, max_in_flight=4 * PREFETCH, concurrency=PREFETCH)
         async with working(worker) as failed:
             yield failed
 

@@ -81,7 +81,7 @@ async def connect(url: str, on_payload: Callable[[bytes], None] | None = None) -
     address = Address.parse(url)
     client = MinimalClient(on_payload)
     await address.connect(lambda: client)
-    for command in address.login("load"):
+    for command in address.handshake_commands("load"):
         reply = await client.command(*command)
         if isinstance(reply, Exception):
             raise reply

@@ -61,9 +61,9 @@ async def mpim_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator
             group,
             "w",
             lambda entry: on_payload(entry.data),
-            prefetch=PREFETCH,
-            most_in_hand=4 * PREFETCH,
-            read_ahead=True,
+            batch_size=PREFETCH,
+            max_in_flight=4 * PREFETCH,
+            prefetch=True,
         )
         async with working(worker) as failed:
             yield failed

@@ -22,11 +22,11 @@ from mpim_lab.mq.batching.flusher import BatchFlusher
 from mpim_lab.mq.batching.policies import Adaptive, BatchPolicy
 from mpim_lab.mq.batching.transports import BatchTransport, ChannelTransport, StreamTransport
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.connection.encoding import check_many, wire_payload
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
+from mpim_lab.mq.connection.encoding import encode_payload, reject_single_payload
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.connection.wait_queue import Callers
+from mpim_lab.mq.connection.wait_queue import WaitQueue
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
 
@@ -53,14 +53,14 @@ class Batcher:
         close_timeout_s: float = 5.0,
         backoff: Backoff | None = None,
     ) -> None:
-        check_bounds(1, MOST, max_pending_bytes=max_pending_bytes)
+        check_bounds(1, MAX_INT, max_pending_bytes=max_pending_bytes)
         check_times(enqueue_timeout_s=enqueue_timeout_s, close_timeout_s=close_timeout_s)
         check_times(delivery_timeout_s=delivery_timeout_s, attempt_timeout_s=attempt_timeout_s)
         self.policy = policy or Adaptive()
         self._transport, self._reporter, self._is_reporting = transport, transport.reporter, transport.reporter.is_on
         self._max_message_bytes, self._max_pending_bytes = transport.max_message_bytes, max_pending_bytes
-        self._buffer, self._wait_queue = PendingBuffer(), Callers(enqueue_timeout_s)
-        self._waiters = self._wait_queue.line  # looked at for each message
+        self._buffer, self._wait_queue = PendingBuffer(), WaitQueue(enqueue_timeout_s)
+        self._waiters = self._wait_queue.waiters  # looked at for each message
         self._flusher = BatchFlusher(
             transport,
             self.policy,
@@ -71,7 +71,7 @@ class Batcher:
             on_capacity=self._release_waiters,
         )
         self._flush_timeout_s, self._close_timeout_s = delivery_timeout_s + attempt_timeout_s, close_timeout_s
-        self._loop = OneLoop("this batcher")
+        self._loop = LoopAffinity("this batcher")
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._opening = self._closing = False
@@ -119,7 +119,7 @@ class Batcher:
             raise QueueClosed("the batcher was closed while it was opened")
         self._event_loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._flusher.run())
-        self._task.add_done_callback(lambda _: self._wait_queue.end(self._rejection_error()))
+        self._task.add_done_callback(lambda _: self._wait_queue.fail_all(self._rejection_error()))
 
     async def close(self) -> None:
         """Accept nothing more, flush everything pending, and wait for the outcomes. Idempotent.
@@ -130,7 +130,7 @@ class Batcher:
         self._loop.check()
         self._closing = True
         self._flusher.stop()
-        self._wait_queue.end(self._rejection_error())
+        self._wait_queue.fail_all(self._rejection_error())
         if self._task is None:
             return
         begun_at = now()
@@ -163,7 +163,7 @@ class Batcher:
         """
         self._loop.check()
         if type(payload) is not bytes or len(payload) > self._max_message_bytes:
-            payload = wire_payload(payload, self._max_message_bytes)
+            payload = encode_payload(payload, self._max_message_bytes)
         if self.is_full:
             await self._wait_for_capacity()
         return single_result(await self._enqueue((payload,), len(payload)))
@@ -175,10 +175,10 @@ class Batcher:
         PartlyAdded, which says which, once some have an error of their own.
         """
         self._loop.check()
-        check_many(payloads)
+        reject_single_payload(payloads)
         max_bytes = self._max_message_bytes
         checked = [
-            payload if type(payload) is bytes and len(payload) <= max_bytes else wire_payload(payload, max_bytes)
+            payload if type(payload) is bytes and len(payload) <= max_bytes else encode_payload(payload, max_bytes)
             for payload in payloads
         ]
         if not checked:
@@ -193,7 +193,7 @@ class Batcher:
         Raise InvalidMessage, QueueClosed, and QueueFull at once if there is no room.
         """
         self._loop.check()
-        payload = wire_payload(payload, self._max_message_bytes)
+        payload = encode_payload(payload, self._max_message_bytes)
         if self.is_full:
             raise self._rejection_error()
         return self._enqueue((payload,), len(payload))
@@ -257,7 +257,7 @@ class Batcher:
 
     def _release_waiters(self) -> None:
         if self._buffer.bytes < self._max_pending_bytes:
-            self._wait_queue.next()
+            self._wait_queue.wake_next()
 
     def _rejection_error(self) -> MpimError:
         if self._task is None:

@@ -1,14 +1,14 @@
 """FrameDecoder: the receiving half of batching and compression.
 
-Use it as `await mq.subscribe("chat", handler, unpack=FrameDecoder(mq))`.
+Use it as `await mq.subscribe("chat", handler, decode=FrameDecoder(mq))`.
 """
 
 import asyncio
 import os
 
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import BATCH, batch_of, confirmation, mark_of, messages_of
-from mpim_lab.mq.connection.resp import pack, retrieved
+from mpim_lab.mq.compression.framing import BATCH, decode_batch, decode_messages, encode_ack, frame_type
+from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 
@@ -24,19 +24,19 @@ class FrameDecoder:
     returns_payloads = True  # whoever subscribes need not look at each of them
 
     def __init__(self, queue: MessageQueue, codec: Codec | None = None) -> None:
-        self._commands = queue.link
-        self._expand = (codec or Codec()).expand
+        self._commands = queue.connection
+        self._expand = (codec or Codec()).decompress
         self._name = os.urandom(8)
         self._pending_acks: dict[bytes, int] = {}  # channel for acknowledgements → number of the last batch
 
     def __call__(self, payload: bytes) -> list[bytes]:
         """Return the messages in a payload, at least one. Raise CorruptPayload, OversizedPayload, UnknownFormat."""
-        if mark_of(payload) is None:
+        if frame_type(payload) is None:
             return [payload]
         framed = self._expand(payload)
-        if mark_of(framed) != BATCH:
-            return messages_of(framed)
-        batch = batch_of(framed)
+        if frame_type(framed) != BATCH:
+            return decode_messages(framed)
+        batch = decode_batch(framed)
         if batch.confirm_to:
             self._acknowledge(batch.confirm_to, batch.number)
         return batch.messages
@@ -50,6 +50,6 @@ class FrameDecoder:
         connection = self._commands.connection
         due, self._pending_acks = self._pending_acks, {}
         for channel, number in due.items():
-            if not connection.blocked:  # a later one acknowledges this, too; else the stall time-out
-                ack = confirmation(self._name, number)
-                connection.send(pack(b"PUBLISH", channel, ack)).add_done_callback(retrieved)
+            if not connection.is_blocked:  # a later one acknowledges this, too; else the stall time-out
+                ack = encode_ack(self._name, number)
+                connection.send(encode_command(b"PUBLISH", channel, ack)).add_done_callback(ignore_result)

@@ -7,7 +7,7 @@ by the receiver itself. This is credit-based flow control: AMQP's link credit (O
 
 from collections import deque
 
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
 
 
 class CreditWindow:
@@ -24,7 +24,7 @@ class CreditWindow:
     """
 
     def __init__(self, max_bytes: int = 512 * 1024, stall_timeout_s: float = 0.5) -> None:
-        check_bounds(1, MOST, max_bytes=max_bytes)
+        check_bounds(1, MAX_INT, max_bytes=max_bytes)
         check_times(stall_timeout_s=stall_timeout_s)
         self.max_bytes, self.stall_timeout_s = max_bytes, stall_timeout_s
         self.unacked_bytes = 0

@@ -25,7 +25,7 @@ from mpim_lab.events import EventKind, now
 from mpim_lab.mq.batching.buffer import PendingBuffer
 from mpim_lab.mq.batching.policies import BatchPolicy
 from mpim_lab.mq.batching.transports import BatchTransport
-from mpim_lab.mq.connection.handler import Cancellations
+from mpim_lab.mq.connection.handler import TaskCancellation
 from mpim_lab.mq.connection.retry import Backoff
 
 
@@ -171,14 +171,14 @@ class BatchFlusher:
 
     async def _attempt(self, batch: Sequence[bytes]) -> Sequence[Any]:
         """Return the outcomes of the first ones, whatever the transport and the codec do; if none was written, of all."""
-        cancellations = Cancellations()
+        cancellations = TaskCancellation()
         try:
             async with asyncio.timeout(self._attempt_timeout_s):
                 return await self._transport.send(batch)
         except MpimError as error:
             return [error] * len(batch)
         except asyncio.CancelledError as error:
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             return [_wrap_unexpected(error)] * len(batch)
         except Exception as error:  # a codec or transport with a bug, or one that hangs: fail the batch, go on

@@ -12,9 +12,9 @@ from mpim_lab.mq.batching.buffer import Outcome
 from mpim_lab.mq.batching.flow_control import CreditWindow
 from mpim_lab.mq.batching.policies import BatchPolicy
 from mpim_lab.mq.compression.codec import Codec
-from mpim_lab.mq.compression.framing import MOST_CHANNEL_BYTES, OVERHEAD_BYTES, batch_frame, confirmation_of
+from mpim_lab.mq.compression.framing import MAX_CHANNEL_BYTES, OVERHEAD_BYTES, decode_ack, encode_batch
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.pubsub.queue import MessageQueue
 from mpim_lab.mq.streams.stream import Stream
 
@@ -46,7 +46,7 @@ class ChannelTransport:
     def __init__(
         self, queue: MessageQueue, channel: Name, codec: Codec | None, credit: CreditWindow, policy: BatchPolicy
     ) -> None:
-        self._link, self._channel = queue.link, queue.keys.channel(channel)
+        self._link, self._channel = queue.connection, queue.keys.channel(channel)
         self.name, self.reporter = shown_name(channel), queue.reporter
         whose, limit = "queue", queue.max_payload_bytes
         if codec is not None and codec.max_bytes < limit:  # what it refuses would be a whole batch
@@ -57,7 +57,7 @@ class ChannelTransport:
         self._queue, self._codec, self._credit = queue, codec, credit
         self._ack_channel = batch_ack_channel(os.urandom(8).hex())
         self._ack_key = queue.keys.channel(self._ack_channel)
-        if len(self._ack_key) > MOST_CHANNEL_BYTES:
+        if len(self._ack_key) > MAX_CHANNEL_BYTES:
             raise InvalidParameter(
                 f"no batch can name its channel for acknowledgements: it has {len(self._ack_key)} bytes"
             )
@@ -77,14 +77,14 @@ class ChannelTransport:
         if not self._credit.has_credit(now()):
             await self._wait_for_credit()
         self._number += 1
-        frame = batch_frame(payloads, self._ack_key, self._number)
+        frame = encode_batch(payloads, self._ack_key, self._number)
         if self._codec is not None:
             frame = self._codec.compress(frame)
         connection = self._link.connection
-        if connection.blocked:
-            connection = await self._link.room()
+        if connection.is_blocked:
+            connection = await self._link.acquire_slot()
         self._credit.sent(self._number, len(frame), now())
-        reply = connection.send(pack(b"PUBLISH", self._channel, frame))
+        reply = connection.send(encode_command(b"PUBLISH", self._channel, frame))
         connection.flush()  # a batch has gathered enough: it need not wait for the end of the event-loop iteration
         try:
             receivers: int = await reply
@@ -106,7 +106,7 @@ class ChannelTransport:
                 timer.cancel()
 
     def _on_ack(self, message: Message) -> None:
-        receiver, number = confirmation_of(message.payload)
+        receiver, number = decode_ack(message.payload)
         self._credit.acked(receiver, number, now())
         self._wake()
 
@@ -130,4 +130,4 @@ class StreamTransport:
 
     async def send(self, payloads: Sequence[bytes]) -> Sequence[Outcome]:
         """Add as many as the connection has room for."""
-        return await self._stream.add_some(payloads)
+        return await self._stream.add_available(payloads)

@@ -1,6 +1,6 @@
-"""Codec: fewer bytes, when it pays. What a compressed payload looks like is in `frames.py`.
+"""Codec: fewer bytes, when it pays. What a compressed payload looks like is in `framing.py`.
 
-Whoever packs chooses the algorithm; whoever unpacks reads the mark and needs no setting, so that old and new senders can be
+The encoder chooses the algorithm; the decoder reads the type byte and needs no setting, so that old and new senders can be
 side by side. Below a threshold, and whenever the result would not be shorter, a payload stays plain.
 
 A few kilobytes may unpack to gigabytes (a bomb). The limit is therefore checked while unpacking, and a size that a frame
@@ -20,14 +20,14 @@ import lz4.frame
 import zstandard
 
 from mpim_lab.errors import CorruptPayload, InvalidMessage, InvalidParameter, UnknownFormat
-from mpim_lab.mq.compression.decompress import inflate_lz4, inflate_zlib, inflate_zstd
-from mpim_lab.mq.compression.dictionary import Dictionary
-from mpim_lab.mq.compression.framing import BATCH, LZ4, PLAIN, ZLIB, ZSTD, ZSTD_DICTIONARY, mark_of, plain
-from mpim_lab.mq.connection.bounds import MOST, check_bounds
+from mpim_lab.mq.compression.decompress import decompress_lz4, decompress_zlib, decompress_zstd
+from mpim_lab.mq.compression.dictionary import ZstdDictionary
+from mpim_lab.mq.compression.framing import BATCH, LZ4, PLAIN, ZLIB, ZSTD, ZSTD_DICTIONARY, encode_plain, frame_type
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 
 
 class Algorithm(StrEnum):
-    """What a codec packs with."""
+    """The algorithm that a codec encodes with."""
 
     NONE = "none"
     ZLIB = "zlib"
@@ -48,15 +48,15 @@ _SETTINGS: dict[Algorithm, tuple[int, int, int]] = {
 
 
 class Codec:
-    """Packs with one algorithm, unpacks them all. For the tasks of one event loop, not for several threads.
+    """A codec that encodes with one algorithm and decodes them all. For the tasks of one event loop, not for several threads.
 
     level: the algorithm's own; None chooses. threshold_bytes: shorter payloads stay plain; None chooses. max_bytes: no
-    payload is unpacked to more. dictionaries: the first one packs, all of them unpack, so that a new one can be brought in
+    payload is decoded to more. dictionaries: the first one encodes, all of them decode, so that a new one can be brought in
     while others still use the old. Raises InvalidParameter.
 
         >>> codec = Codec("zlib", threshold_bytes=20)
-        >>> packed = codec.pack(b"see you at eight! " * 5)
-        >>> len(packed), codec.unpack(packed) == b"see you at eight! " * 5, codec.pack(b"hi")
+        >>> packed = codec.encode(b"see you at eight! " * 5)
+        >>> len(packed), codec.decode(packed) == b"see you at eight! " * 5, codec.encode(b"hi")
         (30, True, b'hi')
     """
 
@@ -67,83 +67,85 @@ class Codec:
         level: int | None = None,
         threshold_bytes: int | None = None,
         max_bytes: int = 1024 * 1024,
-        dictionaries: Sequence[Dictionary] = (),
+        dictionaries: Sequence[ZstdDictionary] = (),
     ) -> None:
         if algorithm not in list(Algorithm):
             raise InvalidParameter(f"algorithm={algorithm!r}: must be one of {', '.join(Algorithm)}")
-        check_bounds(1, MOST, max_bytes=max_bytes)
-        check_bounds(0, MOST, threshold_bytes=0 if threshold_bytes is None else threshold_bytes)
+        check_bounds(1, MAX_INT, max_bytes=max_bytes)
+        check_bounds(0, MAX_INT, threshold_bytes=0 if threshold_bytes is None else threshold_bytes)
         self.algorithm, self.max_bytes = Algorithm(algorithm), max_bytes
-        self.dictionaries = _by_number(dictionaries)
+        self.dictionaries = _by_id(dictionaries)
         usual_level, usual_threshold, mark = _SETTINGS[self.algorithm]
         self.level = usual_level if level is None else level
         self.threshold_bytes = usual_threshold if threshold_bytes is None else threshold_bytes
-        self._mark = bytes([mark])
-        self._deflate = _deflater(self.algorithm, self.level, dictionaries)
+        self._type_byte = bytes([mark])
+        self._compress = _make_compressor(self.algorithm, self.level, dictionaries)
         self._decompressors = {number: _decompressor(each) for number, each in self.dictionaries.items()}
         self._decompressors[0] = _decompressor(None)
 
-    # Packing
+    # Encoding
 
-    def pack(self, payload: bytes) -> bytes:
-        """A payload as it is to travel: compressed if that makes it shorter, else plain. Raises InvalidMessage."""
+    def encode(self, payload: bytes) -> bytes:
+        """Return a payload as it is to travel: compressed if that makes it shorter, else plain. Raises InvalidMessage."""
         if type(payload) is not bytes:
             raise InvalidMessage(f"a payload to pack is bytes, not {type(payload).__name__}")
-        return self.compress(plain(payload))
+        return self.compress(encode_plain(payload))
 
     def compress(self, framed: bytes) -> bytes:
-        """The same for what is in its form already: a payload that `frames.plain` made, or a batch."""
+        """The same for what is in its form already: a payload that `framing.encode_plain` made, or a batch."""
         if len(framed) < self.threshold_bytes:
             return framed
         if len(framed) > self.max_bytes:
             raise InvalidMessage(
                 f"{len(framed):,} bytes to compress; a receiver would refuse more than {self.max_bytes:,}"
             )
-        packed = self.deflate(framed)
+        packed = self.compress_raw(framed)
         return packed if len(packed) < len(framed) else framed
 
-    def deflate(self, framed: bytes) -> bytes:
+    def compress_raw(self, framed: bytes) -> bytes:
         """Compress whatever comes of it, even if it grows: to see where the threshold belongs."""
-        return self._mark + self._deflate(framed)
+        return self._type_byte + self._compress(framed)
 
-    # Unpacking
+    # Decoding
 
-    def unpack(self, payload: bytes) -> bytes:
-        """The payload that was packed. Raises CorruptPayload, OversizedPayload, UnknownFormat; also for a batch."""
-        framed = self.expand(payload)
-        mark = mark_of(framed)
+    def decode(self, payload: bytes) -> bytes:
+        """Return the payload that was encoded. Raises CorruptPayload, OversizedPayload, UnknownFormat; also for a batch."""
+        framed = self.decompress(payload)
+        mark = frame_type(framed)
         if mark == BATCH:
             raise UnknownFormat("the payload is a batch of messages: a `FrameDecoder` gives them")
         return framed[1:] if mark == PLAIN else framed
 
-    def expand(self, payload: bytes) -> bytes:
+    def decompress(self, payload: bytes) -> bytes:
         """The same, but what is inside keeps its form: plain, behind F8, or a batch."""
-        mark = mark_of(payload)
+        mark = frame_type(payload)
         if mark is None or mark in (PLAIN, BATCH):
             return payload
         body = memoryview(payload)[1:]  # no copy of what may be large
         if mark == ZLIB:
-            framed = inflate_zlib(body, self.max_bytes)
+            framed = decompress_zlib(body, self.max_bytes)
         elif mark == LZ4:
-            framed = inflate_lz4(body, self.max_bytes)
+            framed = decompress_lz4(body, self.max_bytes)
         elif mark in (ZSTD, ZSTD_DICTIONARY):
-            framed = inflate_zstd(body, self.max_bytes, self._decompressors)
+            framed = decompress_zstd(body, self.max_bytes, self._decompressors)
         else:
             raise UnknownFormat(f"the payload begins with {mark:02X}, which this version does not know")
-        if (inner := mark_of(framed)) is not None and inner not in (PLAIN, BATCH):
+        if (inner := frame_type(framed)) is not None and inner not in (PLAIN, BATCH):
             raise CorruptPayload(f"a compressed payload holds one that begins with {inner:02X}: never compressed twice")
         return framed
 
 
-def _by_number(dictionaries: Sequence[Dictionary]) -> dict[int, Dictionary]:
-    known: dict[int, Dictionary] = {}
+def _by_id(dictionaries: Sequence[ZstdDictionary]) -> dict[int, ZstdDictionary]:
+    known: dict[int, ZstdDictionary] = {}
     for each in dictionaries:
         if known.setdefault(each.id, each).content != each.content:
             raise InvalidParameter(f"two dictionaries have the number {each.id}: a frame could mean either")
     return known
 
 
-def _deflater(algorithm: Algorithm, level: int, dictionaries: Sequence[Dictionary]) -> Callable[[bytes], bytes]:
+def _make_compressor(
+    algorithm: Algorithm, level: int, dictionaries: Sequence[ZstdDictionary]
+) -> Callable[[bytes], bytes]:
     """What compresses; made once. Raises InvalidParameter."""
     if algorithm is Algorithm.ZSTD_DICTIONARY and not dictionaries:
         raise InvalidParameter(f"{algorithm} needs at least one dictionary")
@@ -167,7 +169,7 @@ def _check_level(level: int, highest: int) -> None:
         raise ValueError(f"a whole number from -100 to {highest}")
 
 
-def _compressor(level: int, dictionary: Dictionary | None) -> zstandard.ZstdCompressor:
+def _compressor(level: int, dictionary: ZstdDictionary | None) -> zstandard.ZstdCompressor:
     """No magic number, as the mark says what it is, and no checksum, as TCP has one: 8 bytes of a short message."""
     _check_level(level, zstandard.MAX_COMPRESSION_LEVEL)
     parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -181,6 +183,6 @@ def _compressor(level: int, dictionary: Dictionary | None) -> zstandard.ZstdComp
     return zstandard.ZstdCompressor(compression_params=parameters, dict_data=prepared)
 
 
-def _decompressor(dictionary: Dictionary | None) -> zstandard.ZstdDecompressor:
+def _decompressor(dictionary: ZstdDictionary | None) -> zstandard.ZstdDecompressor:
     prepared = None if dictionary is None else dictionary.prepared
     return zstandard.ZstdDecompressor(dict_data=prepared, format=zstandard.FORMAT_ZSTD1_MAGICLESS)

@@ -1,4 +1,4 @@
-"""Inflate: undo one compression without ever making more than a limit, whatever the input says or is."""
+"""Bounded decompression: undo one compression without ever making more than a limit, whatever the input says or is."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,27 +13,29 @@ STEP_BYTES = 64 * 1024
 _MAGICLESS = zstandard.FORMAT_ZSTD1_MAGICLESS
 
 
-def inflate_zlib(data: memoryview, max_bytes: int) -> bytes:
+def decompress_zlib(data: memoryview, max_bytes: int) -> bytes:
     """Undo zlib. Raises CorruptPayload, OversizedPayload."""
     stream = zlib.decompressobj()
     try:
-        return _inflate(stream, lambda some, most: stream.decompress(some, most), data, max_bytes, "zlib stream")
+        return _decompress_bounded(
+            stream, lambda some, most: stream.decompress(some, most), data, max_bytes, "zlib stream"
+        )
     except zlib.error as error:
         raise CorruptPayload(f"no zlib stream: {error}") from error
 
 
-def inflate_lz4(data: memoryview, max_bytes: int) -> bytes:
+def decompress_lz4(data: memoryview, max_bytes: int) -> bytes:
     """Undo LZ4. Raises CorruptPayload, OversizedPayload."""
     stream = lz4.frame.LZ4FrameDecompressor()
     try:
-        return _inflate(
+        return _decompress_bounded(
             stream, lambda some, most: stream.decompress(some, max_length=most), data, max_bytes, "LZ4 frame"
         )
     except (RuntimeError, ValueError, EOFError) as error:
         raise CorruptPayload(f"no LZ4 frame: {error}") from error
 
 
-def _inflate(
+def _decompress_bounded(
     stream: Any, decompress: Callable[[memoryview, int], bytes], data: memoryview, max_bytes: int, what: str
 ) -> bytes:
     """Feed it in steps, as a stream that stops at a limit keeps a copy of all the input that it was given."""
@@ -52,7 +54,7 @@ def _inflate(
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def inflate_zstd(data: memoryview, max_bytes: int, decompressors: Mapping[int, zstandard.ZstdDecompressor]) -> bytes:
+def decompress_zstd(data: memoryview, max_bytes: int, decompressors: Mapping[int, zstandard.ZstdDecompressor]) -> bytes:
     """Undo Zstandard without magic number; `decompressors` by number of dictionary, 0 for none.
 
     Raises CorruptPayload, OversizedPayload, UnknownFormat.

@@ -1,4 +1,4 @@
-"""Dictionary: what chat lines have in common, learned once and known to both ends, so that each line need not repeat it.
+"""ZstdDictionary: what chat lines have in common, learned once and known to both ends, so that each line need not repeat it.
 
 A compressor finds repeats, and a line of 30 bytes has none within itself. With a dictionary its repeats are found in the
 samples from which that was trained. Both ends must have the same one: the frame names it by number.
@@ -14,17 +14,17 @@ import zstandard
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.mq.connection.bounds import check_bounds
 
-MOST_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024
 
 
-class Dictionary:
-    """A trained dictionary; `content` can be kept in a file and sent to whoever needs it.
+class ZstdDictionary:
+    """A trained Zstandard dictionary; `content` can be kept in a file and sent to whoever needs it.
 
     id: from 1 to 255 it takes one byte of every frame, above that two or four. Raises InvalidParameter.
     """
 
     def __init__(self, content: bytes) -> None:
-        if not 256 <= len(content) <= MOST_BYTES or content[:4] != b"\x37\xa4\x30\xec":
+        if not 256 <= len(content) <= MAX_BYTES or content[:4] != b"\x37\xa4\x30\xec":
             raise InvalidParameter("no Zstandard dictionary: those begin with 37 A4 30 EC and have 256 bytes to 1 MiB")
         self.content = content
         self.id = int.from_bytes(content[4:8], "little")
@@ -44,13 +44,13 @@ class Dictionary:
         return f"Dictionary {self.id}, {len(self.content):,} bytes"
 
 
-def train_dictionary(samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, id: int = 1) -> Dictionary:
+def train_dictionary(samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, id: int = 1) -> ZstdDictionary:
     """Learn a dictionary of about `size_bytes` from typical messages; the same samples give the same one.
 
     samples: some thousands, a hundred times the size of the dictionary in all if you have them. Raises InvalidParameter
     when there are too few to learn from.
     """
-    check_bounds(256, MOST_BYTES, size_bytes=size_bytes)
+    check_bounds(256, MAX_BYTES, size_bytes=size_bytes)
     check_bounds(1, 2**31 - 1, id=id)
     # Of ten samples of one byte, zstandard 0.25 divides by zero, which ends the process.
     if sum(map(len, samples)) < max(256, 8 * len(samples)):
@@ -59,4 +59,4 @@ def train_dictionary(samples: Sequence[bytes], *, size_bytes: int = 32 * 1024, i
         trained = zstandard.train_dictionary(size_bytes, list(samples), dict_id=id, level=19)
     except (zstandard.ZstdError, ValueError, TypeError) as error:
         raise InvalidParameter(f"{len(samples):,} samples are too few, or too short, to learn from: {error}") from error
-    return Dictionary(trained.as_bytes())
+    return ZstdDictionary(trained.as_bytes())

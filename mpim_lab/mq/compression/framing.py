@@ -2,11 +2,11 @@ r"""Frames: what a payload looks like on the wire once it is compressed or holds
 
 A payload whose first byte is below 0xF8 is plain: exactly what the sender gave. UTF-8 text, and so JSON, never begins
 with a higher byte, so that a plain client (`redis-cli SUBSCRIBE user:1001`) reads a plain message as it is. The eight
-bytes from 0xF8 on are marks:
+bytes from 0xF8 on are type bytes:
 
 | first byte | what follows                                                              | made by             |
 |------------|---------------------------------------------------------------------------|---------------------|
-| `F8`       | a plain payload whose own first byte is a mark                            | everybody           |
+| `F8`       | a plain payload whose own first byte is such                             | everybody           |
 | `F9`       | a zlib stream (RFC 1950)                                                  | `compression.Codec` |
 | `FA`       | an LZ4 frame                                                              | `compression.Codec` |
 | `FB`       | a Zstandard frame (RFC 8878) without its magic number                     | `compression.Codec` |
@@ -40,13 +40,13 @@ from typing import NamedTuple
 
 from mpim_lab.errors import CorruptPayload, UnknownFormat
 
-FIRST_MARK = 0xF8
-PLAIN, ZLIB, LZ4, ZSTD, ZSTD_DICTIONARY, BATCH = range(FIRST_MARK, 0xFE)
-MOST_MESSAGES = 65_536
+FIRST_TYPE_BYTE = 0xF8
+PLAIN, ZLIB, LZ4, ZSTD, ZSTD_DICTIONARY, BATCH = range(FIRST_TYPE_BYTE, 0xFE)
+MAX_MESSAGES = 65_536
 _HEAD = struct.Struct(">BBQI")
 _CONFIRMATION = struct.Struct(">8sQ")
-MOST_CHANNEL_BYTES = 255  # of the channel for confirmations: its length is one byte
-OVERHEAD_BYTES = _HEAD.size + MOST_CHANNEL_BYTES + 4  # how much longer than its one message a batch is at most
+MAX_CHANNEL_BYTES = 255  # of the channel for confirmations: its length is one byte
+OVERHEAD_BYTES = _HEAD.size + MAX_CHANNEL_BYTES + 4  # how much longer than its one message a batch is at most
 _PLAIN_MARK = bytes([PLAIN])
 
 
@@ -58,29 +58,29 @@ class Batch(NamedTuple):
     number: int = 0
 
 
-def mark_of(payload: bytes) -> int | None:
-    r"""The mark a payload begins with, None for a plain one.
+def frame_type(payload: bytes) -> int | None:
+    r"""Return the type byte a payload begins with, None for a plain one.
 
-    >>> mark_of("你好".encode()), mark_of(b""), mark_of(b"\xfd...") == BATCH
+    >>> frame_type("你好".encode()), frame_type(b""), frame_type(b"\xfd...") == BATCH
     (None, None, True)
     """
-    return payload[0] if payload and payload[0] >= FIRST_MARK else None
+    return payload[0] if payload and payload[0] >= FIRST_TYPE_BYTE else None
 
 
-def plain(payload: bytes) -> bytes:
+def encode_plain(payload: bytes) -> bytes:
     r"""A payload as it travels when nothing is done to it: itself, or behind F8 if it could be taken for a frame.
 
-    >>> plain(b"hello"), plain(b"\xfb\x00")
+    >>> encode_plain(b"hello"), encode_plain(b"\xfb\x00")
     (b'hello', b'\xf8\xfb\x00')
     """
-    return payload if mark_of(payload) is None else _PLAIN_MARK + payload
+    return payload if frame_type(payload) is None else _PLAIN_MARK + payload
 
 
-def batch_frame(messages: Sequence[bytes], confirm_to: bytes = b"", number: int = 0) -> bytes:
+def encode_batch(messages: Sequence[bytes], confirm_to: bytes = b"", number: int = 0) -> bytes:
     """Put messages into one frame. `confirm_to` has at most MOST_CHANNEL_BYTES.
 
-    >>> frame = batch_frame([b"hi", b"there"])
-    >>> len(frame), batch_of(frame).messages
+    >>> frame = encode_batch([b"hi", b"there"])
+    >>> len(frame), decode_batch(frame).messages
     (29, [b'hi', b'there'])
     """
     head = _HEAD.pack(BATCH, len(confirm_to), number, len(messages))
@@ -88,10 +88,10 @@ def batch_frame(messages: Sequence[bytes], confirm_to: bytes = b"", number: int 
     return b"".join((head, confirm_to, lengths, *messages))
 
 
-def batch_of(frame: bytes) -> Batch:
-    r"""Read a batch. Raises CorruptPayload for anything that `batch_frame` could not have made.
+def decode_batch(frame: bytes) -> Batch:
+    r"""Read a batch. Raises CorruptPayload for anything that `encode_batch` could not have made.
 
-    >>> batch_of(b"\xfd\x00")
+    >>> decode_batch(b"\xfd\x00")
     Traceback (most recent call last):
     mpim_lab.errors.CorruptPayload: a batch of 2 bytes is shorter than its head of 14
     """
@@ -102,7 +102,7 @@ def batch_of(frame: bytes) -> Batch:
         raise CorruptPayload(f"a batch begins with FD, not {mark:02X}")
     start = _HEAD.size + name_bytes
     body = start + 4 * count
-    if count > MOST_MESSAGES or len(frame) < body:
+    if count > MAX_MESSAGES or len(frame) < body:
         raise CorruptPayload(f"a batch of {len(frame):,} bytes cannot hold {count:,} messages")
     lengths = struct.unpack_from(f">{count}I", frame, start)
     if body + sum(lengths) != len(frame):
@@ -113,15 +113,15 @@ def batch_of(frame: bytes) -> Batch:
     return Batch(messages, frame[_HEAD.size : start], number)
 
 
-def confirmation(receiver: bytes, number: int) -> bytes:
+def encode_ack(receiver: bytes, number: int) -> bytes:
     """What a receiver, named by 8 bytes, publishes to say that it took in every batch up to `number`."""
     return _CONFIRMATION.pack(receiver, number)
 
 
-def confirmation_of(payload: bytes) -> tuple[bytes, int]:
+def decode_ack(payload: bytes) -> tuple[bytes, int]:
     """Read a confirmation: the receiver and the number. Raises CorruptPayload.
 
-    >>> confirmation_of(confirmation(b"receiver", 7))
+    >>> decode_ack(encode_ack(b"receiver", 7))
     (b'receiver', 7)
     """
     if len(payload) != _CONFIRMATION.size:
@@ -130,19 +130,19 @@ def confirmation_of(payload: bytes) -> tuple[bytes, int]:
     return receiver, number
 
 
-def messages_of(payload: bytes) -> list[bytes]:
+def decode_messages(payload: bytes) -> list[bytes]:
     r"""The messages in a payload that is not compressed: one, or a batch of them.
 
     Raises CorruptPayload, and UnknownFormat for a compressed payload, which a `compression.Codec` can read.
 
-    >>> messages_of(b"hello"), messages_of(b"\xf8\xfb\x00"), messages_of(batch_frame([b"a", b"b"]))
+    >>> decode_messages(b"hello"), decode_messages(b"\xf8\xfb\x00"), decode_messages(encode_batch([b"a", b"b"]))
     ([b'hello'], [b'\xfb\x00'], [b'a', b'b'])
     """
-    mark = mark_of(payload)
+    mark = frame_type(payload)
     if mark is None:
         return [payload]
     if mark == PLAIN:
         return [payload[1:]]
     if mark == BATCH:
-        return batch_of(payload).messages
+        return decode_batch(payload).messages
     raise UnknownFormat(f"the payload begins with {mark:02X}: it is compressed, or from a newer sender")

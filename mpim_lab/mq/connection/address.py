@@ -17,7 +17,7 @@ from mpim_lab.errors import InvalidParameter
 
 _WHERE = ("host", "port", "path", "username", "password", "db")
 # What redis-py's other options are called here. Any option that is in neither list is refused by name.
-_LIMITS = {
+_CONFIG_FIELDS = {
     "socket_timeout": "timeout_s",
     "socket_connect_timeout": "connect_timeout_s",
     "health_check_interval": "heartbeat_s",
@@ -43,7 +43,9 @@ class Address:
     db: int = 0
     tls: dict[str, Any] | None = field(default=None, compare=False)
     client_name: str = ""
-    limits: dict[str, Any] = field(default_factory=dict, compare=False)  # names and values of `Limits`
+    config_overrides: dict[str, Any] = field(
+        default_factory=dict, compare=False
+    )  # names and values of `ConnectionConfig`
 
     @classmethod
     def parse(cls, url: str) -> "Address":
@@ -66,23 +68,23 @@ class Address:
             ssl_context(tls)
         if options.pop("protocol", 3) != 3:
             raise InvalidParameter("protocol: only 3 (RESP3) is spoken here")
-        limits = {_LIMITS[name]: float(options.pop(name)) for name in list(options) if name in _LIMITS}
-        if limits.get("heartbeat_s") == 0:  # redis-py's word for never
-            limits["heartbeat_s"] = math.inf
-        if not all(seconds > 0 for seconds in limits.values()):
+        overrides = {_CONFIG_FIELDS[name]: float(options.pop(name)) for name in list(options) if name in _CONFIG_FIELDS}
+        if overrides.get("heartbeat_s") == 0:  # redis-py's word for never
+            overrides["heartbeat_s"] = math.inf
+        if not all(seconds > 0 for seconds in overrides.values()):
             raise InvalidParameter("times in the URL must be above 0")
         known = {name: options.pop(name) for name in (*_WHERE, "client_name") if name in options}
         if options:
             raise InvalidParameter(f"unknown option in the URL: {', '.join(sorted(options))}")
-        return cls(**known, tls=tls, limits=limits)
+        return cls(**known, tls=tls, config_overrides=overrides)
 
-    def login(self, client_name: str) -> list[tuple[bytes | str, ...]]:
+    def handshake_commands(self, client_name: str) -> list[tuple[bytes | str, ...]]:
         """The commands that begin every connection: protocol, user, name, database."""
         hello: tuple[bytes | str, ...] = (b"HELLO", b"3")
         if self.username or self.password:
             hello += (b"AUTH", self.username or "default", self.password or "")
         if name := self.client_name or client_name:
-            hello += (b"SETNAME", wire_client_name(name))
+            hello += (b"SETNAME", sanitize_client_name(name))
         return [hello, (b"SELECT", str(self.db))] if self.db else [hello]
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
@@ -107,10 +109,10 @@ class Address:
         return f"Address({self})"
 
 
-def wire_client_name(name: str) -> str:
+def sanitize_client_name(name: str) -> str:
     """A client's name as the server takes it: without spaces, and ASCII.
 
-    >>> wire_client_name("orders reader")
+    >>> sanitize_client_name("orders reader")
     'orders-reader'
     """
     return re.sub(r"[^!-~]", "-", name)

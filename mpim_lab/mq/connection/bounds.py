@@ -6,9 +6,9 @@ from numbers import Integral, Real
 
 from mpim_lab.errors import InvalidParameter
 
-MOST = 2**53  # as large as a whole number may be: what servers, databases and JSON all hold exactly
+MAX_INT = 2**53  # as large as a whole number may be: what servers, databases and JSON all hold exactly
 # As long as anything waits; what is meant to last for ever is infinite, where that is allowed.
-LONGEST_S = 366 * 86_400.0
+MAX_WAIT_S = 366 * 86_400.0
 
 
 def check_bounds(low: float, high: float, **given: float | Sequence[float]) -> None:
@@ -28,8 +28,8 @@ def check_bounds(low: float, high: float, **given: float | Sequence[float]) -> N
                 raise InvalidParameter(f"{name}={each!r:.60}: {what} from {low:,} to {high:,}")
 
 
-def check_times(longest_s: float = LONGEST_S, **given: float) -> None:
-    """Every time given, in seconds, is above 0 and at most `longest_s`; math.inf: it may be "never".
+def check_times(max_s: float = MAX_WAIT_S, **given: float) -> None:
+    """Every time given, in seconds, is above 0 and at most `max_s`; math.inf: it may be "never".
 
     Raises InvalidParameter, with the parameter's name.
 
@@ -40,14 +40,14 @@ def check_times(longest_s: float = LONGEST_S, **given: float) -> None:
     mpim_lab.errors.InvalidParameter: wait_s=inf: seconds, above 0 and at most 31,622,400; nothing waits for ever
     """
     for name, value in given.items():
-        if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= longest_s):
-            limit = "" if longest_s == math.inf else f" and at most {longest_s:,.0f}; nothing waits for ever"
+        if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value <= max_s):
+            limit = "" if max_s == math.inf else f" and at most {max_s:,.0f}; nothing waits for ever"
             raise InvalidParameter(f"{name}={value!r:.60}: seconds, above 0{limit}")
 
 
-def check_whole(least: int = 1, **given: object) -> None:
-    """Every number given is a whole one from `least` on, small enough to count with in thousandths on a server.
+def check_whole(minimum: int = 1, **given: object) -> None:
+    """Every number given is a whole one from `minimum` on, small enough to count with in thousandths on a server.
 
     Raises InvalidParameter, with the parameter's name.
     """
-    check_bounds(least, MOST // 2, **given)  # type: ignore[arg-type]
+    check_bounds(minimum, MAX_INT // 2, **given)  # type: ignore[arg-type]

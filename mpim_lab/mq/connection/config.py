@@ -1,4 +1,4 @@
-"""Limits: what a connection may hold and how long it may wait."""
+"""ConnectionConfig: what a connection may hold and how long it may wait."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from mpim_lab.mq.connection.retry import Backoff
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionConfig:
     """What a connection may hold and how long it may wait.
 
     `max_commands` and `max_bytes` count what is written or about to be and not yet answered or taken by the socket;

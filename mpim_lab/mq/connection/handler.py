@@ -8,7 +8,7 @@
 | meets a CancelledError of another task   | failed: whoever was cancelled, it was not the task that called it |
 | is called by a task that is cancelled    | been cancelled, and so is the caller                              |
 
-OneLoop: an object with sockets, tasks or futures belongs to one event loop of one process.
+LoopAffinity: an object with sockets, tasks or futures belongs to one event loop of one process.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-class OneLoop:
-    """The event loop and process of whoever called `check` first.
+class LoopAffinity:
+    """The affinity of an object to one event loop and process: those of whoever called `check` first.
 
     What waits in one loop is not woken from another one: a call from a second `asyncio.run`, from another thread or from a
     forked child would wait for ever, or break what it touches. So it is refused before it touches anything.
@@ -51,7 +51,7 @@ class OneLoop:
         self._forks = self._thread = 0
 
     @property
-    def is_over(self) -> bool:
+    def is_closed(self) -> bool:
         """Nothing can be begun in it any more: it was closed, or nobody has called `check` yet."""
         return self._loop is None or self._loop.is_closed()
 
@@ -71,11 +71,11 @@ class OneLoop:
         return running
 
 
-LEAVING = 0.2  # of the time that an end may take, what is kept for giving back and closing, after the handlers
+RELEASE_SHARE = 0.2  # of the time that an end may take, what is kept for giving back and closing, after the handlers
 _INSIDE: ContextVar[frozenset[object]] = ContextVar("mpim_lab handlers that this code runs in", default=frozenset())
 
 
-def checked_handler(handler: Any) -> None:
+def check_handler(handler: Any) -> None:
     """Refuse what can never be a handler: what is not callable, and generator functions. Raise InvalidParameter."""
     if not callable(handler):
         raise InvalidParameter(f"the handler must be callable, not {type(handler).__name__}")
@@ -89,15 +89,15 @@ def is_async(handler: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
 
 
-async def settled(result: Any) -> None:
+async def await_result(result: Any) -> None:
     """Await what a handler returned. Raise TypeError for what is neither None nor awaitable."""
     if inspect.isawaitable(result):
         await result
     else:
-        refuse(result)
+        reject_result(result)
 
 
-def refuse(result: Any) -> None:
+def reject_result(result: Any) -> None:
     """Raise TypeError if a handler that was to return None has returned something else."""
     if result is None:
         return
@@ -107,8 +107,8 @@ def refuse(result: Any) -> None:
     raise TypeError(f"a handler returns None, not {type(result).__name__}")
 
 
-class Cancellations:
-    """Whose a CancelledError is: made when a task begins its work, asked when it meets one."""
+class TaskCancellation:
+    """Tells whose a CancelledError is: made when a task begins its work, asked when it meets one."""
 
     __slots__ = ("_before", "_task")
 
@@ -117,12 +117,12 @@ class Cancellations:
         self._before = 0 if self._task is None else self._task.cancelling()
 
     @property
-    def are_ours(self) -> bool:
+    def was_requested(self) -> bool:
         """Somebody has cancelled this task since, as opposed to something that its handler awaited."""
         return self._task is None or self._task.cancelling() > self._before
 
 
-class inside:
+class handler_scope:
     """Mark what runs here, tasks begun here included, as a handler of `owner`."""
 
     __slots__ = ("_owner", "_token")
@@ -137,15 +137,15 @@ class inside:
         _INSIDE.reset(self._token)
 
 
-def is_inside(owner: object) -> bool:
+def is_in_handler(owner: object) -> bool:
     """Whether this code is run by a handler of `owner`, which must not wait for itself."""
     return owner in _INSIDE.get()
 
 
-class Loop:
-    """Whether a loop like `Worker.run` goes on, and a bounded wait for its end that never waits for itself.
+class StoppableLoop:
+    """The state of a loop like `Worker.run`: whether it goes on, and a bounded wait for its end that never waits for itself.
 
-    `with loop: await loop.repeat(...)`, or a loop of one's own that looks at `is_stopping`; `await loop.stop(timeout_s)`
+    `with loop: await loop.run(...)`, or a loop of one's own that looks at `is_stopping`; `await loop.stop(timeout_s)`
     elsewhere. It may be used again after its end.
     """
 
@@ -153,8 +153,8 @@ class Loop:
         self.is_stopping = False
         self._has_begun = self._overdue = False
         self._task: asyncio.Task[Any] | None = None
-        self._cancellations: Cancellations | None = None
-        self._asked, self._ended = asyncio.Event(), asyncio.Event()
+        self._cancellations: TaskCancellation | None = None
+        self._stop_requested, self._ended = asyncio.Event(), asyncio.Event()
         self._ended.set()  # it has not begun
         self._token: Any = None
 
@@ -165,13 +165,13 @@ class Loop:
 
     @property
     def is_cancelled(self) -> bool:
-        """Somebody has cancelled the task of the loop, be it `end`."""
-        return self._cancellations is not None and self._cancellations.are_ours
+        """Somebody has cancelled the task of the loop, be it `join`."""
+        return self._cancellations is not None and self._cancellations.was_requested
 
-    def __enter__(self) -> "Loop":
+    def __enter__(self) -> "StoppableLoop":
         if self.is_running:
             raise InvalidParameter("it runs already: make a second one, with a name of its own")
-        self._task, self._cancellations, self._overdue = asyncio.current_task(), Cancellations(), False
+        self._task, self._cancellations, self._overdue = asyncio.current_task(), TaskCancellation(), False
         self._has_begun = True
         self._ended.clear()
         self._token = _INSIDE.set(_INSIDE.get() | {self})
@@ -180,7 +180,7 @@ class Loop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         _INSIDE.reset(self._token)
         self.is_stopping = False
-        self._asked.clear()
+        self._stop_requested.clear()
         self._ended.set()
         if self._overdue and self._task is not None:
             is_ours_alone = self._task.uncancel() == 0
@@ -189,17 +189,17 @@ class Loop:
             )  # asked to stop: no news to who awaits it
         return False
 
-    async def repeat(
-        self, turn: Callable[[], Awaitable[None]], backoff: Backoff, on_error: Callable[[MpimError], None]
+    async def run(
+        self, step: Callable[[], Awaitable[None]], backoff: Backoff, on_error: Callable[[MpimError], None]
     ) -> None:
-        """Await one turn after the other until asked to stop; wait after an error, longer after each in a row.
+        """Await one step after the other until asked to stop; wait after an error, longer after each in a row.
 
         `on_error` is told the error, and raises it if it is no use to go on.
         """
         failures = 0
         while not self.is_stopping:
             try:
-                await turn()
+                await step()
                 failures = 0
             except MpimError as error:
                 if self.is_cancelled:
@@ -208,29 +208,29 @@ class Loop:
                 failures += 1
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff.delay_s(failures, random.random())):
-                        await self._asked.wait()
+                        await self._stop_requested.wait()
 
-    async def ask(self) -> None:
+    async def request_stop(self) -> None:
         """Ask it to stop. One that has never begun stops as soon as it begins."""
         if not self.is_running:
             await asyncio.sleep(0)  # the task that is to run it may not have had its first turn
         if self.is_running or not self._has_begun:
             self.is_stopping = True
-            self._asked.set()
+            self._stop_requested.set()
 
     async def stop(self, timeout_s: float) -> bool:
-        """Ask it to stop, and wait for its end; see `end`."""
-        await self.ask()
-        return await self.end(timeout_s)
+        """Ask it to stop, and wait for its end; see `join`."""
+        await self.request_stop()
+        return await self.join(timeout_s)
 
-    async def end(self, timeout_s: float) -> bool:
+    async def join(self, timeout_s: float) -> bool:
         """Wait until the loop has ended, at most `timeout_s`; cancel it shortly before that. Return whether it has ended.
 
         Returns False at once inside a handler of the loop: it ends when the handler has returned.
         """
-        if is_inside(self):
+        if is_in_handler(self):
             return False
-        for part, cancel in ((1 - LEAVING, False), (LEAVING, True)):
+        for part, cancel in ((1 - RELEASE_SHARE, False), (RELEASE_SHARE, True)):
             if self.is_running and cancel and self._task is not None:
                 self._overdue = True
                 self._task.cancel()

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from mpim_lab.errors import InvalidParameter, MpimError, Unconfirmed
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import Cancellations, OneLoop, inside, is_inside
+from mpim_lab.mq.connection.handler import LoopAffinity, TaskCancellation, handler_scope, is_in_handler
 from mpim_lab.mq.connection.ids import new_message_id
 from mpim_lab.mq.connection.retry import Backoff
 
@@ -25,7 +25,7 @@ class IdempotentProducer(Generic[Answer]):
     Only what is `transient` is retried. Raises the last error if no attempt can have been run, otherwise Unconfirmed.
 
     A send ends: it waits for those before it in its conversation, and then for at most `max_attempts` times what one call of
-    `append` may take, and as many pauses of at most `backoff.most_s`. The conversation's lock passes on however it ends.
+    `append` may take, and as many pauses of at most `backoff.max_s`. The conversation's lock passes on however it ends.
     """
 
     def __init__(
@@ -37,20 +37,20 @@ class IdempotentProducer(Generic[Answer]):
     ) -> None:
         check_whole(max_attempts=max_attempts)
         self._append, self._max_attempts, self._backoff = append, max_attempts, backoff or Backoff()
-        self._loop = OneLoop("this producer")
+        self._loop = LoopAffinity("this producer")
         self._locks: dict[str, asyncio.Lock] = {}
         self._senders: dict[str, int] = {}
 
     async def send(self, conversation: str, payload: bytes, *, id: str | None = None) -> Answer:
         """Send one message and return what `append` returns. `id`: the caller's own, if it has one already."""
         self._loop.check()
-        if is_inside(mine := (self, conversation)):
+        if is_in_handler(mine := (self, conversation)):
             raise InvalidParameter(f"`append` sends to {conversation!r} itself: that would wait for its own turn")
         lock = self._locks.setdefault(conversation, asyncio.Lock())
         self._senders[conversation] = self._senders.get(conversation, 0) + 1
         try:
             async with lock:
-                with inside(mine):
+                with handler_scope(mine):
                     return await self._send_with_retries(conversation, payload, id or new_message_id())
         finally:
             self._senders[conversation] -= 1
@@ -58,7 +58,7 @@ class IdempotentProducer(Generic[Answer]):
                 del self._senders[conversation], self._locks[conversation]
 
     async def _send_with_retries(self, conversation: str, payload: bytes, id: str) -> Answer:
-        may_be_done, cancellations = False, Cancellations()
+        may_be_done, cancellations = False, TaskCancellation()
         for attempt in range(1, self._max_attempts + 1):
             try:
                 return await self._append(conversation, payload, id)
@@ -69,7 +69,7 @@ class IdempotentProducer(Generic[Answer]):
                         raise
                     raise Unconfirmed(f"{id!r} was sent {attempt} times; it may have been taken") from error
             except asyncio.CancelledError as error:
-                if cancellations.are_ours:
+                if cancellations.was_requested:
                     raise
                 raise Unconfirmed(f"sending {id!r} was cancelled by somebody else; it may have been taken") from error
             await asyncio.sleep(self._backoff.delay_s(attempt, random.random()))

@@ -33,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from mpim_lab.errors import InvalidMessage, InvalidParameter, MpimError, StoreFailed, StoreUncertain
 from mpim_lab.mq.connection.bounds import check_bounds, check_times
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.handler import LoopAffinity
 
 LOCK_POLL_S = 0.02
 MAX_CHARACTERS = 255
@@ -70,7 +70,7 @@ class SqlDatabase:
         ) as error:  # the URL itself is not repeated: it may hold a password
             raise InvalidParameter(f"no database that can be used here: {error}") from error
         self._timeout_s, self._missing_tables, self._creation_lock = timeout_s, list[Table](), asyncio.Lock()
-        self._loop, self._ending = OneLoop("this store"), set[asyncio.Task[None]]()
+        self._loop, self._ending = LoopAffinity("this store"), set[asyncio.Task[None]]()
         self._running: dict[AsyncConnection, list[Callable[[], object]]] = {}
         self._memory_keeper: sqlite3.Connection | None = None  # a memory database lasts as long as a connection to it
         self._is_closed = False

@@ -42,9 +42,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mpim_lab.errors import InvalidParameter, StoreFailed, StoreUncertain, WorkCancelled
-from mpim_lab.mq.connection.bounds import LONGEST_S, check_bounds
-from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.connection.handler import Cancellations, checked_handler
+from mpim_lab.mq.connection.bounds import MAX_WAIT_S, check_bounds
+from mpim_lab.mq.connection.encoding import encode_payload
+from mpim_lab.mq.connection.handler import TaskCancellation, check_handler
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase, checked_name
 
 MAX_RACES = 3
@@ -96,7 +96,7 @@ class SqlInbox:
             if first is not None:
                 return first
             await self._insert_record(connection, message_id)
-            result = wire_payload(await _run_work(work, connection, message_id) or b"", MAX_RESULT_BYTES)
+            result = encode_payload(await _run_work(work, connection, message_id) or b"", MAX_RESULT_BYTES)
             await self._save_result(connection, message_id, result)
             return result
 
@@ -137,7 +137,7 @@ class SqlInbox:
         again, as if it were new. So keep records longer than any sender repeats, any stream is replayed or any dead letter
         waits. Without this the table grows for ever.
         """
-        check_bounds(0.0, 100 * LONGEST_S, older_than_s=older_than_s)
+        check_bounds(0.0, 100 * MAX_WAIT_S, older_than_s=older_than_s)
         oldest = self._now_ms() - int(older_than_s * 1e3)
         async with (
             self._database.transaction() as connection,
@@ -157,14 +157,14 @@ class SqlInbox:
 
 async def _run_work(work: Work, connection: AsyncConnection, message_id: str) -> bytes | None:
     """Do the work and return its result. A CancelledError that is not the caller's is the work's own failure."""
-    cancellations, begun = Cancellations(), work(connection)
+    cancellations, begun = TaskCancellation(), work(connection)
     if not inspect.isawaitable(begun):
-        checked_handler(work)
+        check_handler(work)
         raise InvalidParameter(f"the work {work!r} gave nothing to await; write `async def`")
     try:
         return await begun
     except asyncio.CancelledError as error:
-        if cancellations.are_ours:
+        if cancellations.was_requested:
             raise
         raise WorkCancelled(f"the work on {message_id!r} awaited what somebody else cancelled") from error
 

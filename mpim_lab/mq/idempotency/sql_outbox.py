@@ -43,10 +43,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from mpim_lab.errors import CommandRejected, InvalidMessage, MpimError
 from mpim_lab.events import now
-from mpim_lab.mq.connection.bounds import MOST, check_bounds, check_times
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.connection.handler import Loop
+from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds, check_times
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.encoding import encode_payload
+from mpim_lab.mq.connection.handler import StoppableLoop
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.sql_database import NAME, SqlDatabase, checked_name
 from mpim_lab.mq.pubsub.queue import MessageQueue
@@ -99,7 +99,7 @@ class SqlOutbox:
         row = {
             "stream_name": checked_name("stream name", stream_name),
             "message_id": checked_name("message id", message_id),
-            "payload": wire_payload(payload, MAX_PAYLOAD_BYTES),
+            "payload": encode_payload(payload, MAX_PAYLOAD_BYTES),
             "added_at": int(time.time() * 1e3),
         }
         async with self._database.translate_errors("the message cannot be written"):
@@ -108,7 +108,7 @@ class SqlOutbox:
 
     async def pending(self, *, count: int = 100, excluding: Collection[str] = ()) -> list[OutboxMessage]:
         """Return the oldest `count` rows not known to be sent, `excluding` those to some streams. Raise StoreFailed."""
-        check_bounds(1, MOST, count=count)
+        check_bounds(1, MAX_INT, count=count)
         columns = (OUTBOX.c.id, OUTBOX.c.stream_name, OUTBOX.c.message_id, OUTBOX.c.payload)
         async with (
             self._database.transaction() as connection,
@@ -157,9 +157,9 @@ class OutboxRelay:
         check_bounds(1, MAX_ROWS, batch_size=batch_size)
         check_times(poll_interval_s=poll_interval_s)
         self._outbox, self._queue, self._batch_size, self._poll_interval_s = outbox, queue, batch_size, poll_interval_s
-        self._backoff, self._close_timeout_s = Backoff(), Limits().close_timeout_s
+        self._backoff, self._close_timeout_s = Backoff(), ConnectionConfig().close_timeout_s
         self._refusals: dict[str, _Refusal] = {}
-        self._loop = Loop()
+        self._loop = StoppableLoop()
 
     async def relay_once(self, limit: int | None = None) -> int:
         """Send the oldest rows, at most `limit`, one after the other. Return how many.
@@ -169,7 +169,7 @@ class OutboxRelay:
         refused for itself. It and the later rows of its stream stay. StoreFailed or StoreUncertain when the rows that were
         sent could not be deleted: they will be sent again.
         """
-        check_bounds(1, MOST, limit=self._batch_size if limit is None else limit)
+        check_bounds(1, MAX_INT, limit=self._batch_size if limit is None else limit)
         done = _Round(self._batch_size if limit is None else limit)
         await self._relay(done)
         if done.refused:
@@ -211,7 +211,7 @@ class OutboxRelay:
         Raises QueueClosed or StoreFailed once queue or store are closed, and whatever else no repeat can change.
         """
         with self._loop:
-            await self._loop.repeat(self._poll_once, self._backoff, self._on_error)
+            await self._loop.run(self._poll_once, self._backoff, self._on_error)
 
     async def _poll_once(self) -> None:
         self._outbox.added.clear()  # before reading: what is committed while we read sets it again
@@ -243,9 +243,9 @@ class OutboxRelay:
 
         It may be run again then. A relay that has never run ends as soon as it begins.
         """
-        await self._loop.ask()
+        await self._loop.request_stop()
         self._outbox.added.set()
-        await self._loop.end(self._close_timeout_s)
+        await self._loop.join(self._close_timeout_s)
 
 
 @dataclass

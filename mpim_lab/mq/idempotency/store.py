@@ -51,22 +51,22 @@ from mpim_lab.errors import (
 from mpim_lab.events import now
 from mpim_lab.keys import Name, joinable, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.coalescer import Turn
-from mpim_lab.mq.connection.encoding import wire_payload
-from mpim_lab.mq.connection.handler import Cancellations, checked_handler, inside, is_inside
-from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.connection.resp import pack, retrieved
+from mpim_lab.mq.connection.coalescer import Coalescer
+from mpim_lab.mq.connection.encoding import encode_payload
+from mpim_lab.mq.connection.handler import TaskCancellation, check_handler, handler_scope, is_in_handler
+from mpim_lab.mq.connection.lua_script import LuaScript
+from mpim_lab.mq.connection.resp import encode_command, ignore_result
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.idempotency.effects import AtomicEffects, Command, encode_effects
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 MAX_AT_ONCE = 200
-_POLL_BACKOFF = Backoff(first_s=0.005, most_s=0.1)
+_POLL_BACKOFF = Backoff(initial_s=0.005, max_s=0.1)
 Work = Callable[[AtomicEffects], bytes | None] | Callable[[AtomicEffects], Awaitable[bytes | None]]
 CLAIM, COMPLETE, RELEASE = (
-    Script("mq/idempotency/lua/claim.lua"),
-    Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/complete.lua"),
-    Script("mq/idempotency/lua/release.lua"),
+    LuaScript("mq/idempotency/lua/claim.lua"),
+    LuaScript("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/idempotency/lua/complete.lua"),
+    LuaScript("mq/idempotency/lua/release.lua"),
 )
 
 
@@ -90,7 +90,7 @@ class IdempotencyStore:
     Claims of one event-loop iteration are sent as one command.
 
     lease_ms: longer than the work takes; a crashed worker's claim passes on after it. ttl_s: how long a record lives.
-    Raises what `Link` raises. After an error with `definite` False simply run it again, with the same id.
+    Raises what `ReconnectingConnection` raises. After an error with `definite` False simply run it again, with the same id.
     """
 
     def __init__(self, queue: MessageQueue, scope: Name, *, lease_ms: int = 30_000, ttl_s: int = 86_400) -> None:
@@ -100,13 +100,13 @@ class IdempotencyStore:
         name_bytes(scope, "scope", error=InvalidParameter)
         self.scope, self._queue = scope, queue
         self._tokens, self._key_prefix = queue.keys.fencing_tokens(scope), queue.keys.idempotency_record_prefix(scope)
-        self._link = queue.access(scope).commands
+        self._link = queue.context(scope).connection
         self._lease_ms, self._ttl_ms = lease_ms, str(ttl_s * 1_000)
         self._releases: set[asyncio.Future[Any]] = set()
-        self._claims: Turn[tuple[Name, bytes], Claim | bytes] = Turn(
-            self._send_claims, most=MAX_AT_ONCE, unwanted=self._release_nowait
+        self._claims: Coalescer[tuple[Name, bytes], Claim | bytes] = Coalescer(
+            self._send_claims, max_items=MAX_AT_ONCE, on_abandoned=self._release_nowait
         )
-        self._completions: Turn[_Completion, bytes] = Turn(self._send_completions, most=MAX_AT_ONCE)
+        self._completions: Coalescer[_Completion, bytes] = Coalescer(self._send_completions, max_items=MAX_AT_ONCE)
 
     async def run(self, id: Name, work: Work, *, wait_timeout_s: float | None = None) -> bytes:
         """Do the work if nobody has, and return its result; otherwise return the first result.
@@ -120,25 +120,25 @@ class IdempotencyStore:
         """
         wait_timeout_s = 2e-3 * self._lease_ms if wait_timeout_s is None else wait_timeout_s
         record_key = self._record_key(id)
-        if is_inside(record_key):  # the work asks for its own result: that cannot come while it waits
+        if is_in_handler(record_key):  # the work asks for its own result: that cannot come while it waits
             wait_timeout_s = 0.0
         claimed = await self._claim_or_wait(id, record_key, now() + wait_timeout_s)
         if isinstance(claimed, bytes):
             return claimed
-        effects, cancellations = AtomicEffects(self._queue.keys), Cancellations()
+        effects, cancellations = AtomicEffects(self._queue.keys), TaskCancellation()
         try:
-            with inside(record_key):
+            with handler_scope(record_key):
                 result: Any = work(effects)
                 if result is not None and inspect.isawaitable(result):
                     result = await result
                 elif result is not None and type(result) is not bytes and type(result) is not str:
-                    checked_handler(work)
+                    check_handler(work)
             return await self._complete(record_key, claimed, b"" if result is None else result, effects.commands)
         except LeaseLost:
             raise
         except asyncio.CancelledError as error:
             self._release_nowait(claimed)
-            if cancellations.are_ours:
+            if cancellations.was_requested:
                 raise
             raise WorkCancelled(f"the work on {id!r} awaited what somebody else cancelled") from error
         except Exception as error:
@@ -152,9 +152,9 @@ class IdempotencyStore:
     async def _claim_or_wait(self, id: Name, record_key: bytes, until: float) -> Claim | bytes:
         for attempt in itertools.count(1):
             try:
-                return await self._claims.add((id, record_key))
+                return await self._claims.submit((id, record_key))
             except InProgress as busy:
-                pause_s = min(busy.retry_in_s, _POLL_BACKOFF.delay_s(attempt, chance=1.0))
+                pause_s = min(busy.retry_in_s, _POLL_BACKOFF.delay_s(attempt, jitter=1.0))
                 if not now() + pause_s <= until:
                     raise
                 await asyncio.sleep(pause_s)
@@ -162,7 +162,7 @@ class IdempotencyStore:
 
     async def claim(self, id: Name) -> Claim | bytes:
         """Claim an id; return the first result if the work is done. Raise InProgress while another worker's lease lasts."""
-        return await self._claims.add((id, self._record_key(id)))
+        return await self._claims.submit((id, self._record_key(id)))
 
     async def complete(self, claim: Claim, result: bytes = b"", effects: AtomicEffects | None = None) -> bytes:
         """Run the effects and mark the id done, atomically. Return the first result: another worker's if that was faster.
@@ -175,10 +175,10 @@ class IdempotencyStore:
     def _complete(
         self, record_key: bytes, claim: Claim, result: bytes, commands: Sequence[Command]
     ) -> "asyncio.Future[bytes]":
-        result = wire_payload(
+        result = encode_payload(
             result, self._queue.max_payload_bytes
         )  # here: it is wrong for no other call of this batch
-        return self._completions.add(_Completion(record_key, claim, result, commands))
+        return self._completions.submit(_Completion(record_key, claim, result, commands))
 
     async def release(self, claim: Claim) -> bool:
         """Release a claim, so that the next attempt need not wait for the lease. Return False if it had passed on."""
@@ -192,14 +192,14 @@ class IdempotencyStore:
         if not isinstance(claimed, Claim):
             return
         connection = self._link.connection
-        if connection.blocked:
+        if connection.is_blocked:
             release: asyncio.Future[Any] = asyncio.ensure_future(self.release(claimed))
         else:
             words = (RELEASE.source, "1", self._record_key(claimed.id), str(claimed.token))
-            release = connection.send(pack("EVAL", *words))
+            release = connection.send(encode_command("EVAL", *words))
         self._releases.add(release)
         release.add_done_callback(self._releases.discard)
-        release.add_done_callback(retrieved)
+        release.add_done_callback(ignore_result)
 
     def _record_key(self, id: Name) -> bytes:
         if not id:

@@ -15,9 +15,9 @@ from mpim_lab.errors import CommandRejected, LeaseLost, MpimError, QueueClosed
 from mpim_lab.events import now, shown_name
 from mpim_lab.keys import Name, same_name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import LEAVING
+from mpim_lab.mq.connection.handler import RELEASE_SHARE
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.idempotency.effects import AtomicEffects, encode_effects
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry, parse_entry
 from mpim_lab.mq.streams.entries import Entry
@@ -25,8 +25,8 @@ from mpim_lab.mq.streams.entries import Entry
 MAX_HEARTBEAT_INTERVAL_S = 0.2  # however long the lease: a partition that was released is acquired as soon as that
 _log = logging.getLogger(__name__)
 HEARTBEAT, COMMIT = (
-    Script("mq/ordering/lua/heartbeat.lua"),
-    Script("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"),
+    LuaScript("mq/ordering/lua/heartbeat.lua"),
+    LuaScript("mq/connection/lua/call.lua", "mq/idempotency/lua/effects.lua", "mq/ordering/lua/commit.lua"),
 )
 
 
@@ -59,15 +59,15 @@ class CompletedEntry(NamedTuple):
 class PartitionAssignments:
     """The partitions assigned to one member. Use as a context; at its end they are free for others at once.
 
-    Raises what `Link` raises, and LeaseLost when a partition has passed on.
+    Raises what `ReconnectingConnection` raises, and LeaseLost when a partition has passed on.
     """
 
     def __init__(self, stream: PartitionedStream, group: Name, member: Name, *, lease_ms: int, prefetch: int) -> None:
         check_whole(3, lease_ms=lease_ms)
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
         self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
-        access = stream.queue.access(stream.name)
-        self._access, self._commands, self._reads = access, access.commands, access.dedicated(member)
+        access = stream.queue.context(stream.name)
+        self._access, self._commands, self._reads = access, access.connection, access.new_connection(member)
         self._keys = stream.assignment_keys(group)
         self._assigned: dict[int, PartitionLease] = {}
         self._heartbeat_at, self._heartbeat_interval_s, self._incarnation = (
@@ -76,7 +76,7 @@ class PartitionAssignments:
             "",
         )
         self.owns_name = True  # no later member has begun under the same name
-        self.limits = self._commands.limits
+        self.limits = self._commands.config
 
     @property
     def assigned(self) -> list[PartitionLease]:
@@ -103,7 +103,7 @@ class PartitionAssignments:
                 and self.owns_name
                 and (kind is None or issubclass(kind, Exception | asyncio.CancelledError))
             ):
-                async with asyncio.timeout(self.limits.close_timeout_s * LEAVING):
+                async with asyncio.timeout(self.limits.close_timeout_s * RELEASE_SHARE):
                     await self._send_heartbeat(0)
         except (MpimError, TimeoutError) as left:  # they pass on after the lease
             _log.warning("%s: leaving: %s", self.member, left or "no answer in time")
@@ -111,7 +111,7 @@ class PartitionAssignments:
             await self._close()
 
     async def _close(self) -> None:
-        reads, self._reads = self._reads, self._access.dedicated(self.member)
+        reads, self._reads = self._reads, self._access.new_connection(self.member)
         if reads.is_connected:
             reads.connection.abort(QueueClosed("the member has left"))  # a read that still waits ends here
         await reads.close()
@@ -220,7 +220,7 @@ class PartitionAssignments:
         """Dead-letter an entry and move past it, atomically. Raise LeaseLost, CommandRejected."""
         letters, effects = self._stream.dead_letters(self.group, lease.partition), AtomicEffects()
         raw = Entry(entry.entry_id.encode(), entry.parts)
-        letter = letters.letter(raw, reason=reason, error=error, deliveries=attempts)
+        letter = letters.encode_fields(raw, reason=reason, error=error, deliveries=attempts)
         effects.commands.append((b"XADD", letters.key, b"*", *letter))
         _, refused = await self.commit(lease, [CompletedEntry(entry, effects)])
         if refused:

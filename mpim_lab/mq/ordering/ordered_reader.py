@@ -29,7 +29,7 @@ from mpim_lab.errors import (
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name, live_channel
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, settled
+from mpim_lab.mq.connection.handler import StoppableLoop, TaskCancellation, await_result, check_handler
 from mpim_lab.mq.ordering.reorder_buffer import ReorderBuffer
 from mpim_lab.mq.ordering.sequenced_log import SequencedLog, SequencedMessage
 
@@ -66,7 +66,7 @@ class OrderedReader:
         poll_interval_s: float = 1.0,
         on_missing: Callable[[MissingRange], None] | None = None,
     ) -> None:
-        checked_handler(handler)
+        check_handler(handler)
         if not (gap_timeout_s >= 0 and poll_interval_s > 0):  # NaN is not, either
             raise InvalidParameter(
                 f"gap_timeout_s={gap_timeout_s!r}, poll_interval_s={poll_interval_s!r}: at least 0, and above 0"
@@ -80,7 +80,7 @@ class OrderedReader:
         self._delivery_lock = asyncio.Lock()
         self._is_handling = False
         self._ended: asyncio.Future[None] | None = None
-        self._loop = Loop()
+        self._loop = StoppableLoop()
 
     async def run(self) -> None:
         """Read until `stop`; lines that break are waited for. Raises InvalidParameter if it runs already."""
@@ -107,17 +107,17 @@ class OrderedReader:
 
     @property
     def _close_timeout_s(self) -> float:
-        return self._queue.access(self._sequenced_log.name).commands.limits.close_timeout_s
+        return self._queue.context(self._sequenced_log.name).connection.config.close_timeout_s
 
     async def stop(self) -> None:
         """Finish the handler that runs, read no more, and wait until `run` has returned.
 
-        Ends within `Limits.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
-        at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler
+        it returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
-        await self._loop.ask()
+        await self._loop.request_stop()
         self._end(None)
-        await self._loop.end(self._close_timeout_s)
+        await self._loop.join(self._close_timeout_s)
 
     def _end(self, error: BaseException | None) -> None:
         if self._ended is not None and not self._ended.done():
@@ -144,13 +144,13 @@ class OrderedReader:
         for message in released:
             if self._is_over():
                 return
-            self._is_handling, cancellations = True, Cancellations()
+            self._is_handling, cancellations = True, TaskCancellation()
             try:
                 result: Any = self._handler(message)
                 if result is not None:
-                    await settled(result)
+                    await await_result(result)
             except asyncio.CancelledError as error:
-                if cancellations.are_ours:
+                if cancellations.was_requested:
                     self._end(QueueClosed("the subscription was ended while the handler ran"))
                     raise
                 self._end_with(

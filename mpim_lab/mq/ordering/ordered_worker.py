@@ -32,12 +32,12 @@ from mpim_lab.errors import CommandRejected, CorruptPayload, LeaseLost, MpimErro
 from mpim_lab.events import EventKind, now, shown_name
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import Loop, checked_handler, settled
-from mpim_lab.mq.connection.retry import RetryRule
+from mpim_lab.mq.connection.handler import StoppableLoop, await_result, check_handler
+from mpim_lab.mq.connection.retry import RetryPolicy
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.ordering.assignments import CompletedEntry, PartitionAssignments, PartitionLease
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
-from mpim_lab.mq.streams.consumer import WAIT_MS
+from mpim_lab.mq.streams.consumer import BLOCK_MS
 
 OrderedHandler = (
     Callable[[PartitionEntry, AtomicEffects], None] | Callable[[PartitionEntry, AtomicEffects], Awaitable[None]]
@@ -63,28 +63,29 @@ class OrderedWorker:
         name: Name,
         handler: OrderedHandler,
         *,
-        retry: RetryRule | None = None,
+        retry: RetryPolicy | None = None,
         prefetch: int = 100,
         lease_ms: int = 5_000,
     ) -> None:
         check_whole(prefetch=prefetch)
-        checked_handler(handler)
+        check_handler(handler)
         self.name, self.assignments = (
             name,
             self.assignments_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch),
         )
-        self._stream, self._handler, self._retry = stream, handler, retry or RetryRule()
+        self._stream, self._handler, self._retry = stream, handler, retry or RetryPolicy()
         self._reporter = stream.queue.reporter
-        self._loop = Loop()
+        self._loop = StoppableLoop()
 
     async def run(self) -> None:
         """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
 
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `Link` raises.
+        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `ReconnectingConnection`
+        raises.
         """
         with self._loop:
             async with self.assignments:
-                await self._loop.repeat(self._poll_once, self._retry.backoff, self._on_error)
+                await self._loop.run(self._poll_once, self._retry.backoff, self._on_error)
 
     def _on_error(self, error: MpimError) -> None:
         if not (error.transient or (isinstance(error, LeaseLost) and self.assignments.owns_name)):
@@ -95,16 +96,16 @@ class OrderedWorker:
     async def stop(self) -> None:
         """Finish the handler that runs, commit, leave the partitions to others, and wait until `run` has returned.
 
-        Ends within `Limits.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler it returns
-        at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: a handler that is not done by then is cancelled. Inside the handler
+        it returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
         await self._loop.stop(self.assignments.limits.close_timeout_s)
 
     async def _poll_once(self) -> None:
         await self.assignments.heartbeat()
         due = [lease.retry_at for lease in self.assignments.assigned if lease.in_flight]
-        wait_ms = WAIT_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
-        await self.assignments.read(min(WAIT_MS, wait_ms))
+        wait_ms = BLOCK_MS if not due else max(0, int((min(due) - now()) * 1e3) + 1)
+        await self.assignments.read(min(BLOCK_MS, wait_ms))
         for lease in self.assignments.assigned:
             await self.assignments.heartbeat()  # the work on the partitions before may have taken long
             if (
@@ -119,7 +120,7 @@ class OrderedWorker:
         """Handle what is in flight, in order, until something fails or a heartbeat is due; then commit it."""
         done: list[CompletedEntry] = []
         failed: BaseException | None = None
-        if lease.attempts > self._retry.tries:  # it never raised: it killed whoever had it
+        if lease.attempts > self._retry.max_attempts:  # it never raised: it killed whoever had it
             return await self._dead_letter(lease, lease.in_flight[0], "delivered too often", "")
         await self.assignments.mark_started(lease)
         limit = 1 if lease.suspect_count else len(lease.in_flight)  # one of them may be a killer: find out which
@@ -145,7 +146,7 @@ class OrderedWorker:
             return CorruptPayload(f"{entry.entry_id} is no message: another program put it into the partition")
         try:
             if (result := self._handler(entry, effects)) is not None:
-                await settled(result)
+                await await_result(result)
         except Exception as error:
             return error
         except asyncio.CancelledError as error:
@@ -170,7 +171,7 @@ class OrderedWorker:
             await self.assignments.dead_letter(lease, entry, reason=reason, error=error_text, attempts=attempts)
         except CommandRejected as refused:  # it is neither done nor lost until that is put right
             _log.error("%s: %s", self.name, refused)
-            lease.retry_at = now() + self._retry.backoff.most_s
+            lease.retry_at = now() + self._retry.backoff.max_s
             return
         _log.error(
             "%s: %s %d is a dead letter: %r", self.name, entry.conversation, entry.sequence, error_text or reason

@@ -11,10 +11,10 @@ from zlib import crc32
 from mpim_lab.errors import InvalidParameter
 from mpim_lab.keys import Name, joinable, joined, name_bytes, name_text
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.encoding import wire_payload
+from mpim_lab.mq.connection.encoding import encode_payload
 from mpim_lab.mq.ordering.sequenced_log import ID_TTL_S, AppendResult, append, encode_message_id, ttl_ms
 from mpim_lab.mq.pubsub.queue import MessageQueue
-from mpim_lab.mq.streams.dead_letters import DeadLetters
+from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
 
 _FIELDS = (b"conversation", b"seq", b"id", b"data")
 
@@ -36,8 +36,9 @@ class PartitionEntry(NamedTuple):
 class PartitionedStream:
     """`PartitionedStream(mq, "orders", partitions=8)`: everybody who uses it must say the same number of partitions.
 
-    id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what `Link` raises; after
-    an error with `definite` False append again, with the same id (`IdempotentProducer` does).
+    id_ttl_s: how long a message's id is remembered, so that a repeat is not appended again. Raises what
+    `ReconnectingConnection` raises; after an error with `definite` False append again, with the same id, as
+    `IdempotentProducer` does.
     """
 
     def __init__(self, queue: MessageQueue, name: Name, *, partitions: int = 8, id_ttl_s: int = ID_TTL_S) -> None:
@@ -48,7 +49,7 @@ class PartitionedStream:
         self.queue, self.name, self.partitions, self._id_ttl_ms = queue, name, partitions, ttl_ms(id_ttl_s)
         self.keys = [queue.keys.partition(name, number) for number in range(partitions)]
         self._prefixes = [queue.keys.partition_prefixes(name, number) for number in range(partitions)]
-        self._access = queue.access(name)
+        self._access = queue.context(name)
 
     def partition_of(self, conversation: Name) -> int:
         """Return the partition of a conversation: the same for everybody, for ever."""
@@ -56,7 +57,7 @@ class PartitionedStream:
 
     async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
         """Give a message its sequence number and append it, unless its id has been sent before: atomically."""
-        data = wire_payload(payload, self.queue.max_payload_bytes)
+        data = encode_payload(payload, self.queue.max_payload_bytes)
         raw, message_id = name_bytes(conversation, "conversation"), encode_message_id(id)
         partition = crc32(raw) % self.partitions
         counters, records = self._prefixes[partition]
@@ -69,13 +70,13 @@ class PartitionedStream:
         assignments = [keys.assignment(self.name, number, group) for number in range(self.partitions)]
         return [keys.members(self.name, group), *assignments]
 
-    def dead_letters(self, group: Name, partition: int) -> DeadLetters:
+    def dead_letters(self, group: Name, partition: int) -> DeadLetterQueue:
         """Return the dead letters of a group from one partition."""
-        return DeadLetters(self.queue.access(self.name)._replace(key=self.keys[partition]), group)
+        return DeadLetterQueue(self.queue.context(self.name)._replace(key=self.keys[partition]), group)
 
     async def lag(self, group: Name) -> int:
         """Return how many entries the group has not done yet, in all partitions."""
-        link, behind = self.queue.access(self.name).commands, 0
+        link, behind = self.queue.context(self.name).connection, 0
         for key, assignment in zip(self.keys, self.assignment_keys(group)[1:], strict=True):
             after = await link.call("HGET", assignment, "offset") or b"0"
             while page := await link.call("XRANGE", key, b"(" + after, "+", "COUNT", "1000"):

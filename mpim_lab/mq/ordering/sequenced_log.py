@@ -16,14 +16,14 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
 from mpim_lab.keys import Name, name_bytes
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.encoding import wire_payload
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.encoding import encode_payload
 from mpim_lab.mq.connection.ids import new_message_id
-from mpim_lab.mq.connection.lua_script import Script
+from mpim_lab.mq.connection.lua_script import LuaScript
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 ID_TTL_S = 86_400
-APPEND = Script("mq/ordering/lua/append.lua")
+APPEND = LuaScript("mq/ordering/lua/append.lua")
 
 
 class AppendResult(NamedTuple):
@@ -45,17 +45,17 @@ class SequencedLog:
     """A message log with sequence numbers for each conversation: `SequencedLog(mq, "chat")`.
 
     id_ttl_s: how long a message's id is remembered, so that a repeat gets the same number; longer than a sender repeats.
-    Raises what `Link` raises; after an error with `definite` False append again, with the same id.
+    Raises what `ReconnectingConnection` raises; after an error with `definite` False append again, with the same id.
     """
 
     def __init__(self, queue: MessageQueue, name: Name, *, id_ttl_s: int = ID_TTL_S) -> None:
         name_bytes(name, "name of conversations", error=InvalidParameter)
         self.queue, self.name, self._id_ttl_ms = queue, name, ttl_ms(id_ttl_s)
-        self._access = queue.access(name)
+        self._access = queue.context(name)
 
     async def append(self, conversation: Name, payload: bytes | str, id: Name | None = None) -> AppendResult:
         """Give a message its sequence number, append it, and publish it, atomically."""
-        data = wire_payload(payload, self.queue.max_payload_bytes)
+        data = encode_payload(payload, self.queue.max_payload_bytes)
         message_id, keys = encode_message_id(id), self.queue.keys
         names = [
             keys.sequence(self.name, conversation),
@@ -73,7 +73,7 @@ class SequencedLog:
         check_whole(count=count)
         key = self._log_key(conversation)
         end = "+" if last is None else f"{last}-0"
-        raws = await self._access.commands.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
+        raws = await self._access.connection.call("XRANGE", key, f"{first}-0", end, "COUNT", str(count))
         return [
             SequencedMessage(conversation, int(raw_id.partition(b"-")[0]), parts[3])
             for raw_id, parts in raws
@@ -83,13 +83,13 @@ class SequencedLog:
     async def last_sequence(self, conversation: Name) -> int:
         """Return the last sequence number of a conversation; 0 if there is none."""
         key = self.queue.keys.sequence(self.name, conversation)
-        return int(await self._access.commands.call("GET", key) or 0)
+        return int(await self._access.connection.call("GET", key) or 0)
 
     async def trim(self, conversation: Name, *, max_entries: int) -> int:
         """Delete all but the last `max_entries` of a conversation. Return how many were deleted."""
         check_whole(0, max_entries=max_entries)
         key = self._log_key(conversation)
-        return int(await self._access.commands.call("XTRIM", key, "MAXLEN", "=", str(max_entries)))
+        return int(await self._access.connection.call("XTRIM", key, "MAXLEN", "=", str(max_entries)))
 
     def _log_key(self, conversation: Name) -> bytes:
         return self.queue.keys.log(self.name, conversation)
@@ -106,13 +106,13 @@ def encode_message_id(id: Name | None) -> bytes:
     return new_message_id().encode() if id is None else name_bytes(id, "message id")
 
 
-async def append(access: Access, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> AppendResult:
+async def append(access: StreamContext, payload: bytes, keys: Sequence[bytes], *words: bytes | str) -> AppendResult:
     """Run append.lua and report what became of the message."""
     reporter, name = access.reporter, access.name
     if reporter.is_on:
         reporter.message(EventKind.ACCEPTED, payload, name)
     try:
-        sequence, is_new = await APPEND.run(access.commands, keys, *words)
+        sequence, is_new = await APPEND.run(access.connection, keys, *words)
     except Exception as error:
         reporter.message(EventKind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
         raise

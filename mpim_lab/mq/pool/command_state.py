@@ -1,8 +1,8 @@
 """What the pool must know about commands: which have no reply, which leave something behind, for how long they block.
 
 A server keeps state for each connection, and the next one to have the connection would be in it: commands queued by a
-MULTI, watched keys, another database or user, tracking. `Leftovers` follows, by the commands' names, what one user leaves
-behind; the pool closes a connection that is not as it was. RESET would clear it, too, but takes the login with it, and
+MULTI, watched keys, another database or user, tracking. `ConnectionState` follows, by the commands' names, what one user
+leaves behind; the pool closes a connection that is not as it was. RESET would clear it, too, but takes the login with it, and
 would cost everybody a round trip for what few do.
 
 Lua scripts and functions leave nothing: the server restores the database itself. Commands of modules are not known here.
@@ -28,35 +28,35 @@ _READ_OPTION_WORDS = {"GROUP": 3, "COUNT": 2, "CLAIM": 2}  # of XREAD and XREADG
 _BLOCKING = _BLOCKS_LAST_S | _BLOCKS_FIRST_S | _BLOCKS_LAST_MS | {"XREAD", "XREADGROUP"}
 
 
-def command_words(words: Sequence[Word]) -> list[str]:
+def normalized_words(words: Sequence[Word]) -> list[str]:
     """The words of a command in capitals; the first one may hold two ("CLIENT ID"), as redis-py takes it.
 
-    >>> command_words(["client id"]), command_words([b"get", b"k"])
+    >>> normalized_words(["client id"]), normalized_words([b"get", b"k"])
     (['CLIENT', 'ID'], ['GET', 'K'])
     """
     text = [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words]
     return [word.upper() for word in [*(text[0].split() if text else []), *text[1:]]]
 
 
-def check_has_reply(words: Sequence[Word]) -> None:
+def require_single_reply(words: Sequence[Word]) -> None:
     """Raises InvalidMessage for what is not answered by one reply of its own: whoever waited would wait in vain."""
     if not words or not isinstance(words[0], str | bytes) or not words[0].strip():
         raise InvalidMessage(f"a command begins with its name: {words[:1]}")
-    head = command_words(words[:2])
+    head = normalized_words(words[:2])
     if head[0] in _NO_REPLY or head[:2] == ["CLIENT", "REPLY"]:
         advice = "MessageQueue.subscribe is for that" if "SUBSCRIBE" in head[0] else "use a connection outside the pool"
         raise InvalidMessage(f"{' '.join(head[:2])} is not answered by one reply: {advice}")
 
 
-class Leftovers:
-    """What the commands of one user have left on the connection; `what` is empty while it is as it was.
+class ConnectionState:
+    """The state that the commands of one user have left on the connection; `dirty_reason` is empty while it is as it was.
 
-    >>> left = Leftovers()
-    >>> left.note(["WATCH", "k"]); left.note(["MULTI"]); left.what
+    >>> state = ConnectionState()
+    >>> state.observe(["WATCH", "k"]); state.observe(["MULTI"]); state.dirty_reason
     'MULTI without EXEC'
-    >>> left.note(["EXEC"]); left.what
+    >>> state.observe(["EXEC"]); state.dirty_reason
     ''
-    >>> left.note(["select", 3]); left.what
+    >>> state.observe(["select", 3]); state.dirty_reason
     'SELECT'
     """
 
@@ -65,13 +65,13 @@ class Leftovers:
         self._multi = self._watch = False
 
     @property
-    def what(self) -> str:
+    def dirty_reason(self) -> str:
         """What it is not to be handed on with."""
         return self._changed or ("MULTI without EXEC" if self._multi else "WATCH without EXEC" if self._watch else "")
 
-    def note(self, words: Sequence[Word]) -> None:
+    def observe(self, words: Sequence[Word]) -> None:
         """A command that is about to be sent. An error in reply may mean that it left nothing: that is not relied upon."""
-        name, *rest = [*command_words(words[:2]), ""]
+        name, *rest = [*normalized_words(words[:2]), ""]
         if name in ("EXEC", "DISCARD"):
             self._multi = self._watch = False
         elif name == "MULTI":
@@ -84,19 +84,19 @@ class Leftovers:
             self._changed = f"{name} {rest[0]}"
 
 
-def blocks_for_s(words: Sequence[Word]) -> float:
+def blocking_seconds(words: Sequence[Word]) -> float:
     """For how many seconds a command may hold its reply back; inf: for ever; 0: it does not block.
 
-    >>> blocks_for_s(["BLPOP", "k", "1.5"]), blocks_for_s(["XREAD", "BLOCK", 500, "STREAMS", "s", "$"])
+    >>> blocking_seconds(["BLPOP", "k", "1.5"]), blocking_seconds(["XREAD", "BLOCK", 500, "STREAMS", "s", "$"])
     (1.5, 0.5)
-    >>> blocks_for_s(["BLPOP", "k", 0]), blocks_for_s(["GET", "k"])
+    >>> blocking_seconds(["BLPOP", "k", 0]), blocking_seconds(["GET", "k"])
     (inf, 0.0)
-    >>> blocks_for_s([b"xreadgroup", "group", "block", "streams", "block", b"500", "streams", "s", ">"])
+    >>> blocking_seconds([b"xreadgroup", "group", "block", "streams", "block", b"500", "streams", "s", ">"])
     0.5
     """
-    if command_words(words[:1])[0] not in _BLOCKING:  # most are not: do not read through their payloads
+    if normalized_words(words[:1])[0] not in _BLOCKING:  # most are not: do not read through their payloads
         return 0.0
-    name, *rest = command_words(words)
+    name, *rest = normalized_words(words)
     try:
         if name in _BLOCKS_LAST_S:
             return float(rest[-1]) or float("inf")

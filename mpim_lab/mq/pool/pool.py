@@ -5,25 +5,25 @@ What must not share one: a blocking read (BLPOP, XREAD BLOCK: whatever is sent a
 and anything that changes the connection itself.
 
 a caller ...                                  raises, if that cannot be
-joins the line                                QueueFull (`max_waiting`), QueueClosed
-waits for a place, at most `wait_s`           PoolTimeout: who has been out for how long
+joins the queue                               QueueFull (`max_waiting`), QueueClosed
+waits for a slot, at most `acquire_timeout_s` PoolTimeout: who has been out for how long
 is given an idle connection, or a new one     NotConnected, LoginRejected, after `connect_timeout_s` a server at most
 has it until it leaves the context            see PooledConnection
 gives it back, or it is closed                never: this step cannot fail, nor be cancelled
 
 | what is taken   | is given back when                                                                              |
 |-----------------|-------------------------------------------------------------------------------------------------|
-| a turn in line  | its caller has a place, is cancelled, has waited for `wait_s`; the pool is closed               |
-| a place         | the caller leaves the context, is cancelled as it is given it, or cannot be given a connection  |
+| a turn in line  | its caller has a slot, is cancelled, has waited too long; the pool is closed                    |
+| a slot          | the caller leaves the context, is cancelled as it is given it, or cannot be given a connection  |
 | a connection    | the same; closed if broken, dirty, too old, in the middle of a reply, or the pool is closed     |
 | a socket        | its connection is closed; opening it fails, is cancelled, or takes over `connect_timeout_s`     |
-| the keeper task | the pool is closed                                                                              |
+| maintenance task| the pool is closed                                                                              |
 
-What is handed on is a place (`pool_line.py`); which connection goes with it is decided by who has the place, so
+What is handed on is a slot (`wait_queue.py`); which connection goes with it is decided by who has the slot, so
 that looking at one, or connecting, holds up nobody else.
 
-A caller does not wait for a server to come back: while all are passed over (`pool_rules.Outage`) it hears NotConnected at
-once, which is definite, and may try again. Else callers of a dead server would hold the places that callers of others need.
+A caller does not wait for a server to come back: while all are passed over (`policies.CircuitBreaker`) it hears NotConnected
+at once, which is definite, and may try again. Else callers of a dead server would hold the slots that callers of others need.
 """
 
 import asyncio
@@ -35,14 +35,14 @@ from typing import Self
 
 from mpim_lab.errors import InvalidParameter, MpimError, NotConnected, PoolTimeout, QueueClosed
 from mpim_lab.events import now
-from mpim_lab.mq.connection.bounds import LONGEST_S, check_bounds, check_times
-from mpim_lab.mq.connection.handler import OneLoop
+from mpim_lab.mq.connection.bounds import MAX_WAIT_S, check_bounds, check_times
+from mpim_lab.mq.connection.handler import LoopAffinity
 from mpim_lab.mq.connection.retry import Backoff
-from mpim_lab.mq.pool.policies import Ageing
+from mpim_lab.mq.pool.policies import IdlePolicy
 from mpim_lab.mq.pool.pooled_connection import PooledConnection
-from mpim_lab.mq.pool.servers import Servers
-from mpim_lab.mq.pool.stats import LineFigures, Out, PoolFigures, Waits, pool_figures
-from mpim_lab.mq.pool.wait_queue import Ticket, WaitingLine
+from mpim_lab.mq.pool.servers import ServerSelector
+from mpim_lab.mq.pool.stats import CheckedOut, PoolStats, QueueStats, WaitHistogram, pool_stats
+from mpim_lab.mq.pool.wait_queue import SlotQueue, Ticket
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Pool:
     `urls`: one server or several, whose options (socket_timeout, ...) stand above those here; never more than
     `max_connections` are open to all of them together. Connections are opened when they are needed. One that was idle for
     `check_idle_after_s` is asked for a sign of life before it is lent; after `max_idle_s` without use, or at the age of
-    `max_lifetime_s`, it is closed when nobody has it. What is out for longer than `warn_after_s` is named in the figures and
+    `max_lifetime_s`, it is closed when nobody has it. What is out for longer than `leak_warning_s` is named in the stats and
     the log.
     """
 
@@ -63,35 +63,39 @@ class Pool:
         *,
         max_connections: int = 16,
         max_waiting: int = 1_000,
-        wait_s: float = 1.0,
+        acquire_timeout_s: float = 1.0,
         call_timeout_s: float = 5.0,
         connect_timeout_s: float = 2.0,
         check_idle_after_s: float = 5.0,
         max_idle_s: float = 60.0,
         max_lifetime_s: float = 1800.0,
-        warn_after_s: float = 30.0,
-        close_within_s: float = 5.0,
+        leak_warning_s: float = 30.0,
+        close_timeout_s: float = 5.0,
         name: str = "pool",
         backoff: Backoff | None = None,
     ) -> None:
-        check_times(wait_s=wait_s, call_timeout_s=call_timeout_s, connect_timeout_s=connect_timeout_s)
-        check_times(math.inf, warn_after_s=warn_after_s)
-        check_bounds(0.0, LONGEST_S, close_within_s=close_within_s)  # 0: cut at once
+        check_times(
+            acquire_timeout_s=acquire_timeout_s, call_timeout_s=call_timeout_s, connect_timeout_s=connect_timeout_s
+        )
+        check_times(math.inf, leak_warning_s=leak_warning_s)
+        check_bounds(0.0, MAX_WAIT_S, close_timeout_s=close_timeout_s)  # 0: cut at once
         self.name = name
-        self._wait_s, self._call_timeout_s = wait_s, call_timeout_s
-        self._warn_after_s, self._close_within_s = warn_after_s, close_within_s
-        ageing = Ageing(check_idle_after_s, max_idle_s, max_lifetime_s)
-        self._servers = Servers(urls, max_connections, name, ageing, backoff or Backoff(), connect_timeout_s)
-        self._line = WaitingLine(max_connections, max_waiting)
+        self._acquire_timeout_s, self._call_timeout_s = acquire_timeout_s, call_timeout_s
+        self._leak_warning_s, self._close_timeout_s = leak_warning_s, close_timeout_s
+        idle_policy = IdlePolicy(check_idle_after_s, max_idle_s, max_lifetime_s)
+        self._servers = ServerSelector(
+            urls, max_connections, name, idle_policy, backoff or Backoff(), connect_timeout_s
+        )
+        self._slots = SlotQueue(max_connections, max_waiting)
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
-        self._lent: dict[Ticket, PooledConnection] = {}
-        self._waits = Waits()
+        self._connections: dict[Ticket, PooledConnection] = {}
+        self._wait_histogram = WaitHistogram()
         self._timed_out = self._refused = 0
-        self._tick_s = min(5.0, max_idle_s / 4, max_lifetime_s / 4, warn_after_s / 4)
+        self._tick_s = min(5.0, max_idle_s / 4, max_lifetime_s / 4, leak_warning_s / 4)
         self._opened = self._closed = False
-        self._loop = OneLoop("this pool")
-        self._somebody_left = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._loop = LoopAffinity("this pool")
+        self._slot_freed = asyncio.Event()
+        self._maintenance_task: asyncio.Task[None] | None = None
 
     # Lending
 
@@ -101,74 +105,74 @@ class Pool:
 
         Raises QueueFull, PoolTimeout, NotConnected, LoginRejected, QueueClosed; in each case nothing was sent.
         """
-        wanted = None if server is None else self._servers.known(server)
-        ticket = await self._place()
+        wanted = None if server is None else self._servers.resolve(server)
+        ticket = await self._acquire_slot()
         try:
-            connection = await self._find(ticket, wanted)
+            connection = await self._checkout(ticket, wanted)
             yield connection
         finally:
-            self._give_back(ticket)
+            self._release(ticket)
 
-    async def _place(self) -> Ticket:
+    async def _acquire_slot(self) -> Ticket:
         """Stand in line. When this returns or raises, nobody has been overtaken and no place is lost."""
         self._loop.check()
         if not self._opened or self._closed:
-            raise self._why_not_open()
+            raise self._not_open_error()
         try:
             caller = asyncio.current_task()
-            ticket = self._line.ask(caller.get_name() if caller is not None else "no task", now())
+            ticket = self._slots.acquire(caller.get_name() if caller is not None else "no task", now())
             ticket.caller = caller
         except MpimError:
             self._refused += 1
             raise
-        if ticket.placed_at is None:
-            await self._turn(ticket)
-        self._waits.note(ticket.waited_s)
+        if ticket.acquired_at is None:
+            await self._wait_turn(ticket)
+        self._wait_histogram.record(ticket.waited_s)
         return ticket
 
-    async def _turn(self, ticket: Ticket) -> None:
+    async def _wait_turn(self, ticket: Ticket) -> None:
         turn = self._turns[ticket] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(self._acquire_timeout_s):
                 await turn
         except TimeoutError:
-            self._leave(ticket)
+            self._free_slot(ticket)
             self._timed_out += 1
-            raise PoolTimeout(self._why_no_place()) from None
+            raise PoolTimeout(self._timeout_text()) from None
         except BaseException:  # cancelled, perhaps at the very moment of being given the place; or the pool was closed
-            self._leave(ticket)
+            self._free_slot(ticket)
             raise
         finally:
             del self._turns[ticket]
 
-    async def _find(self, ticket: Ticket, wanted: str | None) -> PooledConnection:
-        wire = await self._servers.take(ticket, wanted)
-        call_timeout_s = wire.address.limits.get("timeout_s", self._call_timeout_s)
-        connection = PooledConnection(wire, call_timeout_s, ticket, loop=self._loop)
-        self._lent[ticket] = connection
+    async def _checkout(self, ticket: Ticket, wanted: str | None) -> PooledConnection:
+        raw = await self._servers.acquire(ticket, wanted)
+        call_timeout_s = raw.address.config_overrides.get("timeout_s", self._call_timeout_s)
+        connection = PooledConnection(raw, call_timeout_s, ticket, loop=self._loop)
+        self._connections[ticket] = connection
         if self._closed:
             raise QueueClosed("the pool was closed")
         return connection
 
-    def _give_back(self, ticket: Ticket) -> None:
+    def _release(self, ticket: Ticket) -> None:
         """Without awaiting anything: it cannot be cancelled half way."""
-        connection = self._lent.pop(ticket, None)
+        connection = self._connections.pop(ticket, None)
         if connection is not None:
             connection.is_returned = True
-            why = "pool closed" if self._closed else connection.why_not_reusable
-            self._servers.put(connection.wire, why)
-        self._leave(ticket)
+            why = "pool closed" if self._closed else connection.dirty_reason
+            self._servers.release(connection.raw, why)
+        self._free_slot(ticket)
 
-    def _leave(self, ticket: Ticket) -> None:
-        following = self._line.leave(ticket, now())
+    def _free_slot(self, ticket: Ticket) -> None:
+        following = self._slots.release(ticket, now())
         if following is not None and not (turn := self._turns[following]).done():
             turn.set_result(None)  # if it is done, its task is on its way to leave, and will pass the place on
-        self._somebody_left.set()
+        self._slot_freed.set()
 
     # The end
 
     async def close(self) -> None:
-        """Send waiters away (QueueClosed); those out may finish within `close_within_s`, then they are cut (ConnectionLost).
+        """Send waiters away (QueueClosed); those out may finish within `close_timeout_s`, then they are cut (ConnectionLost).
 
         A connection that the caller itself has is not waited for. Twice is harmless.
         """
@@ -176,66 +180,67 @@ class Pool:
             return
         self._loop.check()
         self._closed = True
-        if self._keeper is not None:
-            self._keeper.cancel()
-        for ticket in self._line.dismiss():
+        if self._maintenance_task is not None:
+            self._maintenance_task.cancel()
+        for ticket in self._slots.cancel_waiters():
             if not (turn := self._turns[ticket]).done():
                 turn.set_exception(QueueClosed("the pool was closed"))
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._close_within_s):
-                    await self._others_have_left()
+                async with asyncio.timeout(self._close_timeout_s):
+                    await self._all_returned()
         finally:
-            self._servers.close([connection.wire for connection in self._lent.values()])
+            self._servers.close([connection.raw for connection in self._connections.values()])
         await self._servers.all_closed()
 
-    async def _others_have_left(self) -> None:
+    async def _all_returned(self) -> None:
         caller = asyncio.current_task()
-        while any(ticket.caller is not caller for ticket in self._line.placed):
-            self._somebody_left.clear()
-            await self._somebody_left.wait()
+        while any(ticket.caller is not caller for ticket in self._slots.holders):
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
 
     async def __aenter__(self) -> Self:
         self._loop.check()
         if self._opened:
-            raise self._why_not_open() if self._closed else InvalidParameter("the pool is open already")
+            raise self._not_open_error() if self._closed else InvalidParameter("the pool is open already")
         self._opened = True
-        self._keeper = asyncio.create_task(self._keep())
+        self._maintenance_task = asyncio.create_task(self._maintain())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def _keep(self) -> None:
+    async def _maintain(self) -> None:
         """Retire what is too old also when nobody comes, and say who has been out for too long, once each."""
         named: set[Ticket] = set()
         while True:
             await asyncio.sleep(self._tick_s)
-            self._servers.retire(now())
-            named &= set(self._line.placed)
-            for ticket in self._line.placed:
-                if ticket not in named and ticket.held_s(now()) >= self._warn_after_s:
+            self._servers.expire_idle(now())
+            named &= set(self._slots.holders)
+            for ticket in self._slots.holders:
+                if ticket not in named and ticket.held_s(now()) >= self._leak_warning_s:
                     named.add(ticket)
                     _log.warning("%s: %r has had a connection for %.0f s", self.name, ticket.who, ticket.held_s(now()))
 
     # What can be seen
 
-    def figures(self) -> PoolFigures:
-        """The state of this moment. See PoolFigures."""
+    def stats(self) -> PoolStats:
+        """Return the state of this moment. See PoolStats."""
         at = now()
-        overdue = tuple(out for out in self._out(at) if out.seconds >= self._warn_after_s)
-        line = LineFigures(self._line.in_use, self._line.waiting, self._timed_out, self._refused, overdue)
-        return pool_figures(line, self._waits, self._servers.figures(at))
+        overdue = tuple(out for out in self._checked_out(at) if out.seconds >= self._leak_warning_s)
+        line = QueueStats(self._slots.in_use, self._slots.waiting, self._timed_out, self._refused, overdue)
+        return pool_stats(line, self._wait_histogram, self._servers.stats(at))
 
-    def _out(self, at: float) -> list[Out]:
-        return [Out(ticket.who, ticket.held_s(at), ticket.server) for ticket in self._line.placed]
+    def _checked_out(self, at: float) -> list[CheckedOut]:
+        return [CheckedOut(ticket.who, ticket.held_s(at), ticket.server) for ticket in self._slots.holders]
 
-    def _why_no_place(self) -> str:
-        longest = next(iter(self._out(now())), None)
+    def _timeout_text(self) -> str:
+        longest = next(iter(self._checked_out(now())), None)
         who = f"; longest out: {longest.task!r} for {longest.seconds:.1f} s" if longest else ""
-        return f"waited {self._wait_s:g} s; {self._line.in_use} of {self._line.places} connections are in use{who}"
+        taken = f"{self._slots.in_use} of {self._slots.slots} connections are in use"
+        return f"waited {self._acquire_timeout_s:g} s; {taken}{who}"
 
-    def _why_not_open(self) -> MpimError:
+    def _not_open_error(self) -> MpimError:
         if self._closed:
             return QueueClosed("the pool is closed")
         return NotConnected("not opened yet: write `async with Pool(url) as pool:`")

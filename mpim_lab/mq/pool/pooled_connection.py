@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError, NotConnected, PartlyAdded, WatchFailed
-from mpim_lab.mq.connection.handler import OneLoop
-from mpim_lab.mq.pool.command_state import Leftovers, Word, blocks_for_s, check_has_reply
-from mpim_lab.mq.pool.raw_connection import Wire
+from mpim_lab.mq.connection.handler import LoopAffinity
+from mpim_lab.mq.pool.command_state import ConnectionState, Word, blocking_seconds, require_single_reply
+from mpim_lab.mq.pool.raw_connection import RawConnection
 from mpim_lab.mq.pool.wait_queue import Ticket
 
 
@@ -19,27 +19,32 @@ class PooledConnection:
     """
 
     def __init__(
-        self, wire: Wire, call_timeout_s: float, ticket: Ticket | None = None, *, loop: OneLoop | None = None
+        self,
+        raw: RawConnection,
+        call_timeout_s: float,
+        ticket: Ticket | None = None,
+        *,
+        loop: LoopAffinity | None = None,
     ) -> None:
-        self.wire, self.ticket = wire, ticket
-        self._loop = loop or OneLoop("this connection")
-        self.server = str(wire.address)
+        self.raw, self.ticket = raw, ticket
+        self._loop = loop or LoopAffinity("this connection")
+        self.server = str(raw.address)
         self.waited_s = 0.0 if ticket is None else ticket.waited_s
         self.is_returned = False
         self._call_timeout_s = call_timeout_s
-        self._leftovers = Leftovers()
+        self._state = ConnectionState()
 
     @property
     def is_broken(self) -> bool:
         """The line ended, or the reply to a command is still to come: nothing more can be sent."""
-        return bool(self.wire.unanswered) or not self.wire.is_up
+        return bool(self.raw.pending_replies) or not self.raw.is_open
 
     @property
-    def why_not_reusable(self) -> str:
+    def dirty_reason(self) -> str:
         """Why nobody else may have it; "" if it is as it was when it was lent."""
-        if not self.wire.is_up:
+        if not self.raw.is_open:
             return "broken in use"
-        return "in the middle of a reply" if self.wire.unanswered else self._leftovers.what
+        return "in the middle of a reply" if self.raw.pending_replies else self._state.dirty_reason
 
     async def call(self, *words: Word, timeout_s: float | None = None) -> Any:
         """Send one command and await its reply.
@@ -49,11 +54,11 @@ class PooledConnection:
         blocking read may then have taken something from the server that nobody gets. Nothing was sent: NotConnected,
         InvalidMessage (SUBSCRIBE, MONITOR, CLIENT REPLY have no reply of their own), InvalidParameter (blocks for ever).
         """
-        check_has_reply(words)
-        limit_s = self._limit_s(words, timeout_s)
+        require_single_reply(words)
+        limit_s = self._timeout_s(words, timeout_s)
         self._check_usable()
-        self._leftovers.note(words)
-        (reply,) = await self.wire.exchange([words], limit_s)
+        self._state.observe(words)
+        (reply,) = await self.raw.execute([words], limit_s)
         if isinstance(reply, MpimError):
             raise reply
         return reply
@@ -66,18 +71,18 @@ class PooledConnection:
         """
         commands = [tuple(words) for words in commands]
         for words in commands:
-            check_has_reply(words)
-        limit_s = self._limit_s(("MULTI",), timeout_s)
+            require_single_reply(words)
+        limit_s = self._timeout_s(("MULTI",), timeout_s)
         self._check_usable()
         for words in commands:
-            self._leftovers.note(words)
+            self._state.observe(words)
         framed = [("MULTI",), *commands, ("EXEC",)]
-        self._leftovers.note(("EXEC",))
-        *queued, outcome = await self.wire.exchange(framed, limit_s)
+        self._state.observe(("EXEC",))
+        *queued, outcome = await self.raw.execute(framed, limit_s)
         return _outcome(queued, outcome)
 
-    def _limit_s(self, words: Sequence[Word], timeout_s: float | None) -> float:
-        limit_s = self._call_timeout_s + max(0.0, blocks_for_s(words)) if timeout_s is None else timeout_s
+    def _timeout_s(self, words: Sequence[Word], timeout_s: float | None) -> float:
+        limit_s = self._call_timeout_s + max(0.0, blocking_seconds(words)) if timeout_s is None else timeout_s
         if not 0 < limit_s < math.inf:
             raise InvalidParameter(
                 f"{words[0]!r} may block for {limit_s:g} s: give a timeout_s that is above 0 and not infinite"
@@ -89,7 +94,7 @@ class PooledConnection:
         self._loop.check()
         if self.is_returned:
             raise NotConnected("this connection was given back to the pool; nothing was sent")
-        if self.wire.unanswered:
+        if self.raw.pending_replies:
             raise NotConnected(
                 "this connection is in the middle of a reply, and of no use until then; nothing was sent"
             )

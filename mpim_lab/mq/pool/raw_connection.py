@@ -1,4 +1,4 @@
-"""Wire: one dedicated connection, redis-py's, as the pool needs it: no retries, no silent reconnecting, errors of ours.
+"""RawConnection: one dedicated connection, redis-py's: no retries, no silent reconnecting, errors of ours.
 
 redis-py connects again by itself when it is to send and is not connected; for a connection with state (WATCH, MULTI) the
 second half of a transaction would then run without the first. Here a connection that is broken stays broken.
@@ -21,46 +21,46 @@ from mpim_lab.errors import (
     MpimError,
     NotConnected,
 )
-from mpim_lab.mq.connection.address import Address, wire_client_name
+from mpim_lab.mq.connection.address import Address, sanitize_client_name
 from mpim_lab.mq.pool.command_state import Word
 
 
-class Wire:
+class RawConnection:
     """One connection to one server. It belongs to one task at a time; whose turn it is is not known here.
 
-    `unanswered`: replies that are still to come. Whoever reads next reads the first of them, whoever asked for it.
+    `pending_replies`: replies that are still to come. Whoever reads next reads the first of them, whoever asked for it.
     """
 
     def __init__(self, address: Address, name: str = "") -> None:
         self.address = address
-        self.unanswered = 0
+        self.pending_replies = 0
         self.opened_at = self.idle_since = 0.0
         self._is_lost = False
         self._redis = _redis_connection(address, name)
 
     @property
-    def is_up(self) -> bool:
+    def is_open(self) -> bool:
         """Connected, as far as anybody here knows."""
         return bool(self._redis.is_connected) and not self._is_lost
 
-    async def open(self, within_s: float) -> None:
+    async def open(self, timeout_s: float) -> None:
         """Connect and log in. Raises NotConnected or LoginRejected; whatever is raised, nothing stays open."""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 await self._redis.connect()  # type: ignore[no-untyped-call]
         except BaseException as error:
             await self.close()
             if isinstance(error, TimeoutError):
-                raise NotConnected(f"{self.address} did not answer within {within_s:g} s") from error
+                raise NotConnected(f"{self.address} did not answer within {timeout_s:g} s") from error
             if isinstance(error, AuthenticationError | AuthorizationError | ResponseError):
                 raise LoginRejected(f"{self.address} refused the login: {error}") from error
             if isinstance(error, Exception):  # also a host's name that cannot be one, or what a TLS library says
                 raise NotConnected(f"cannot reach {self.address}: {error or type(error).__name__}") from error
             raise
 
-    async def find_fault(self) -> str:
-        """Why it is not fit to be lent, as far as one can see without a round trip; "" if nothing is seen."""
-        if not self.is_up:
+    async def health_check(self) -> str:
+        """Return why it is not fit to be lent, as far as one can see without a round trip; "" if nothing is seen."""
+        if not self.is_open:
             return "ended by the server"
         try:
             if not await self._redis.can_read():
@@ -71,19 +71,19 @@ class Wire:
             return "unasked reply" if isinstance(error, ResponseError) else "ended by the server"
         return "unasked reply"
 
-    async def exchange(self, commands: Sequence[Sequence[Word]], timeout_s: float) -> list[Any]:
-        """Write the commands at once, read as many replies; gives a reply or CommandRejected for each.
+    async def execute(self, commands: Sequence[Sequence[Word]], timeout_s: float) -> list[Any]:
+        """Write the commands at once, read as many replies; return a reply or CommandRejected for each.
 
         Raises InvalidMessage or NotConnected: nothing was written. ConnectionLost or CommandTimeout: some or all may have
         been run, and the line is of no use any more. Cancelled in the middle of a reply, likewise.
         """
-        if not self.is_up:
+        if not self.is_open:
             raise NotConnected(f"the connection to {self.address} is broken; nothing was sent")
         try:
             packed = self._redis.pack_commands(commands)
         except (DataError, TypeError, UnicodeError) as error:
             raise InvalidMessage(f"not a command: {error}") from error
-        self.unanswered += len(commands)
+        self.pending_replies += len(commands)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._redis.send_packed_command(packed, check_health=False)
@@ -103,9 +103,9 @@ class Wire:
         except RedisError as error:
             if getattr(error, "status_code", None) is None and not isinstance(error, ResponseError):
                 raise
-            self.unanswered -= 1
+            self.pending_replies -= 1
             return _rejected(error)
-        self.unanswered -= 1
+        self.pending_replies -= 1
         if isinstance(reply, list):  # EXEC's
             return [_rejected(item) if isinstance(item, RedisError) else item for item in reply]
         return reply
@@ -129,7 +129,7 @@ def _redis_connection(address: Address, name: str) -> AbstractConnection:
         "db": address.db,
         "username": address.username,
         "password": address.password,
-        "client_name": wire_client_name(address.client_name or name) or None,
+        "client_name": sanitize_client_name(address.client_name or name) or None,
         "protocol": 3,
         "socket_timeout": None,  # our own time-outs; redis-py's turns a blocking read that takes long into an error
         "socket_connect_timeout": None,

@@ -1,6 +1,6 @@
 """MessageQueue: publish to channels, subscribe with a handler. At most once: whoever is away misses it.
 
-A published message passes `publish` here, `Connection.send`, the server, `Connection.data_received` at the other end,
+A published message passes `publish` here, `RespConnection.send`, the server, `RespConnection.data_received` at the other end,
 `Subscriptions.on_push`, and the handler.
 
 Source: https://valkey.io/topics/pubsub/ and RESP3, https://github.com/redis/redis-specifications/blob/master/protocol/RESP3.md
@@ -16,18 +16,26 @@ from mpim_lab.events import EventKind, Observer, Reporter, shown_name
 from mpim_lab.keys import Keys, Name
 from mpim_lab.mq.connection.address import Address
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.encoding import Message, publish_head, wire_payload
-from mpim_lab.mq.connection.handler import checked_handler, is_async
-from mpim_lab.mq.connection.layout_check import KeyLink, Layout
-from mpim_lab.mq.connection.reconnecting import Link
-from mpim_lab.mq.connection.resp import retrieved
-from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
-from mpim_lab.mq.pubsub.subscriptions import Handler, Messages, Subscription, Subscriptions, Unpack, direct, unpacked
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.encoding import Message, encode_payload, publish_prefix
+from mpim_lab.mq.connection.handler import check_handler, is_async
+from mpim_lab.mq.connection.layout_check import LayoutCheck, LayoutCheckedConnection
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection
+from mpim_lab.mq.connection.resp import ignore_result
+from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
+from mpim_lab.mq.pubsub.subscriptions import (
+    Decode,
+    Handler,
+    MessageIterator,
+    Subscription,
+    Subscriptions,
+    call_inline,
+    decode_then,
+)
 from mpim_lab.mq.streams.stream import Stream
 
-_MAX_HEADS = 4_096
+_MAX_PREFIXES = 4_096
 
 
 class MessageQueue:
@@ -45,7 +53,7 @@ class MessageQueue:
         *,
         name: str = "mq",
         prefix: Name = "",
-        limits: Limits | None = None,
+        config: ConnectionConfig | None = None,
         max_payload_bytes: int = 1024 * 1024,
         observer: Observer | None = None,
         on_gap: Callable[[float], None] | None = None,
@@ -53,19 +61,19 @@ class MessageQueue:
     ) -> None:
         check_whole(0, max_payload_bytes=max_payload_bytes)
         self._address = address = Address.parse(url)
-        self._limits, self._observer, self._sleep = limits, observer, sleep
+        self._config, self._observer, self._sleep = config, observer, sleep
         self.name, self.max_payload_bytes = name, max_payload_bytes
         self.reporter, self._is_reporting = Reporter(name, observer), observer is not None
         self.prefix, self.keys = prefix, Keys(prefix)
-        self._heads: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
+        self._publish_prefixes: dict[Name, bytes] = {}  # channel → what every PUBLISH to it begins with
         self._subscriptions = table = Subscriptions(self.keys, self.reporter)
-        common: dict[str, Any] = {"name": name, "limits": limits, "observer": observer, "sleep": sleep}
+        common: dict[str, Any] = {"name": name, "config": config, "observer": observer, "sleep": sleep}
         self._closing: asyncio.Task[None] | None = None
-        self._commands = Link(address, **common)
-        self._layout = Layout(self._commands, self.keys)
-        self._key_commands = KeyLink(self._commands, self._layout)
-        self._messages = table.link = Link(
-            address, on_push=table.on_push, greeting=table.greeting, on_gap=on_gap, **common
+        self._commands = ReconnectingConnection(address, **common)
+        self._layout_check = LayoutCheck(self._commands, self.keys)
+        self._key_commands = LayoutCheckedConnection(self._commands, self._layout_check)
+        self._subscriber_link = table.link = ReconnectingConnection(
+            address, on_push=table.on_push, resubscribe_commands=table.resubscribe_commands, on_gap=on_gap, **common
         )
 
     # Life
@@ -83,19 +91,19 @@ class MessageQueue:
         self._commands.check_loop()
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-            self._closing.add_done_callback(retrieved)
-        elif self._subscriptions.are_asking:  # another handler closes, and waits for this one
+            self._closing.add_done_callback(ignore_result)
+        elif self._subscriptions.is_called_by_handler:  # another handler closes, and waits for this one
             return
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         clock = asyncio.get_running_loop().time
-        until = clock() + self._commands.limits.close_timeout_s
+        until = clock() + self._commands.config.close_timeout_s
         try:
-            await self._subscriptions.end_all(until)
+            await self._subscriptions.close(until)
         finally:
             left_s = until - clock()
-            await asyncio.gather(self._commands.close(left_s), self._messages.close(left_s))
+            await asyncio.gather(self._commands.close(left_s), self._subscriber_link.close(left_s))
 
     async def __aenter__(self) -> Self:
         try:
@@ -112,49 +120,49 @@ class MessageQueue:
     @property
     def is_connected(self) -> bool:
         """Every connection in use is up, as far as anybody on this side knows."""
-        return self.lines_up == 1 + self._messages.is_open
+        return self.open_connections == 1 + self._subscriber_link.is_open
 
     @property
-    def lines_up(self) -> int:
+    def open_connections(self) -> int:
         """How many of its two connections are up."""
-        return self._commands.is_connected + self._messages.is_connected
+        return self._commands.is_connected + self._subscriber_link.is_connected
 
     # Publishing
 
     async def publish(self, channel: Name, payload: bytes | str) -> int:
-        """Publish and give the number of subscribers the server handed the message to.
+        """Publish, and return the number of subscribers the server handed the message to.
 
-        Raises InvalidMessage (nothing was sent) and what `Link` raises; look at the error's `definite`.
+        Raises InvalidMessage (nothing was sent) and what `ReconnectingConnection` raises; look at the error's `definite`.
         """
         try:
-            head = self._heads[channel]
+            prefix = self._publish_prefixes[channel]
         except (KeyError, TypeError):
-            head = self._new_head(channel)
+            prefix = self._make_publish_prefix(channel)
         if type(payload) is not bytes or len(payload) > self.max_payload_bytes:
-            payload = wire_payload(payload, self.max_payload_bytes)
-        packed = b"%b%d\r\n%b\r\n" % (head, len(payload), payload)
+            payload = encode_payload(payload, self.max_payload_bytes)
+        packed = b"%b%d\r\n%b\r\n" % (prefix, len(payload), payload)
         if self._is_reporting:
             return await self._publish_reporting(channel, payload, packed)
         connection = self._commands.connection
-        if connection.blocked:
-            connection = await self._commands.room()
+        if connection.is_blocked:
+            connection = await self._commands.acquire_slot()
         receivers: int = await connection.send(packed)
         return receivers
 
-    def _new_head(self, channel: Name) -> bytes:
-        head = publish_head(self.keys.channel(channel))
-        if len(self._heads) >= _MAX_HEADS:
-            self._heads.clear()
+    def _make_publish_prefix(self, channel: Name) -> bytes:
+        prefix = publish_prefix(self.keys.channel(channel))
+        if len(self._publish_prefixes) >= _MAX_PREFIXES:
+            self._publish_prefixes.clear()
         with contextlib.suppress(TypeError):  # a text of a class of its own may have no hash
-            self._heads[channel] = head
-        return head
+            self._publish_prefixes[channel] = prefix
+        return prefix
 
     async def _publish_reporting(self, channel: Name, payload: bytes, packed: bytes) -> int:
         self.reporter.message(EventKind.ACCEPTED, payload, channel)
         try:
             connection = self._commands.connection
-            if connection.blocked:
-                connection = await self._commands.room()
+            if connection.is_blocked:
+                connection = await self._commands.acquire_slot()
             receivers: int = await connection.send(packed)
         except MpimError as error:
             self.reporter.message(EventKind.FAILED, payload, channel, detail=f"{type(error).__name__}: {error}")
@@ -162,8 +170,8 @@ class MessageQueue:
         self.reporter.message(EventKind.PUBLISHED, payload, channel, count=receivers)
         return receivers
 
-    async def listeners(self, channel: Name) -> int:
-        """How many connections are subscribed to the channel now (patterns not counted); true when the server said it."""
+    async def subscriber_count(self, channel: Name) -> int:
+        """Return how many connections are subscribed to the channel now, patterns not counted."""
         reply = await self._commands.call(b"PUBSUB", b"NUMSUB", self.keys.channel(channel))
         return int(reply[1])
 
@@ -171,24 +179,24 @@ class MessageQueue:
 
     def stream(self, name: Name, *, max_entries: int | None = None) -> Stream:
         """A stream of this queue (chapter 2); nothing is sent yet. `max_entries`: keep about so many, forget the oldest."""
-        return Stream(self.access(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
+        return Stream(self.context(name), max_payload_bytes=self.max_payload_bytes, max_entries=max_entries)
 
-    def access(self, name: Name) -> Access:
-        """What the parts that build on this queue share: the key called `name`, and the connections."""
+    def context(self, name: Name) -> StreamContext:
+        """Return what the parts that build on this queue share: the key called `name`, and the connections."""
         key = self.keys.stream(name)
-        return Access(name, key, self._key_commands, self._dedicated, self.reporter, self.keys)
+        return StreamContext(name, key, self._key_commands, self._new_connection, self.reporter, self.keys)
 
     @property
-    def link(self) -> Link:
+    def connection(self) -> ReconnectingConnection:
         """The connection for commands that use no keys: those of Pub/Sub."""
         return self._commands
 
-    def _dedicated(self, name: Name) -> KeyLink:
+    def _new_connection(self, name: Name) -> LayoutCheckedConnection:
         """A connection for reads that wait; the queue that reads closes it."""
-        own = Link(
-            self._address, name=shown_name(name), limits=self._limits, observer=self._observer, sleep=self._sleep
+        own = ReconnectingConnection(
+            self._address, name=shown_name(name), config=self._config, observer=self._observer, sleep=self._sleep
         )
-        return KeyLink(own, self._layout)
+        return LayoutCheckedConnection(own, self._layout_check)
 
     # Subscribing
 
@@ -198,36 +206,36 @@ class MessageQueue:
         handler: Handler,
         *,
         pattern: bool = False,
-        limit: int = 1_000,
-        when_full: WhenFull | str = WhenFull.WAIT,
-        unpack: Unpack | None = None,
+        max_buffered: int = 1_000,
+        overflow_policy: OverflowPolicy | str = OverflowPolicy.WAIT,
+        decode: Decode | None = None,
     ) -> None:
         """Have `handler(message)` called for each message; returns once the server has confirmed.
 
-        A plain handler is called at once, an async one from an inbox of at most `limit` messages; `when_full` says what
-        then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `unpack`: gives the
-        messages that a payload holds, for senders that batch or compress (`FrameDecoder`).
-        Raises InvalidMessage, AlreadySubscribed, and what `Link` raises.
+        A plain handler is called at once, an async one from a buffer of at most `max_buffered` messages; `overflow_policy`
+        says what then. A handler that raises is reported; the next message comes. `pattern`: a glob (`user:*`). `decode`:
+        gives the messages that a payload holds, for senders that batch or compress (`FrameDecoder`).
+        Raises InvalidMessage, AlreadySubscribed, and what `ReconnectingConnection` raises.
         """
-        checked_handler(handler)
-        inbox = self._subscriptions.new_inbox(limit, when_full) if is_async(handler) else None
-        take = direct(handler, self.reporter) if inbox is None else inbox.put
-        await self._subscriptions.begin(self._subscription(channel, take, inbox, handler, unpack, pattern))
+        check_handler(handler)
+        buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy) if is_async(handler) else None
+        deliver = call_inline(handler, self.reporter) if buffer is None else buffer.put
+        await self._subscriptions.add(self._subscription(channel, deliver, buffer, handler, decode, pattern))
 
     def _subscription(
         self,
         channel: Name,
-        take: Callable[[Message], bool],
-        inbox: Inbox | None,
+        deliver: Callable[[Message], bool],
+        buffer: SubscriberBuffer | None,
         handler: Handler | None,
-        unpack: Unpack | None,
+        decode: Decode | None,
         pattern: bool,
     ) -> Subscription:
         self._commands.check_loop()
-        if unpack is not None:
-            take = unpacked(take, unpack, self.reporter)
-        handler = handler if inbox is not None else None
-        return Subscription(channel, take, inbox, handler, pattern=pattern, unpacks=unpack is not None)
+        if decode is not None:
+            deliver = decode_then(deliver, decode, self.reporter)
+        handler = handler if buffer is not None else None
+        return Subscription(channel, deliver, buffer, handler, pattern=pattern, decodes=decode is not None)
 
     async def unsubscribe(self, channel: Name, *, pattern: bool = False) -> None:
         """Stop: what has arrived is still handled, nothing after that. A channel without a handler is no error.
@@ -235,7 +243,7 @@ class MessageQueue:
         Returns after `timeout_s` for the server's answer and `close_timeout_s` for the handler at the latest.
         """
         self._commands.check_loop()
-        await self._subscriptions.end(channel, pattern=pattern)
+        await self._subscriptions.remove(channel, pattern=pattern)
 
     async def drain(self) -> None:
         """Wait until everything the server has sent to this queue's handlers so far is handled.
@@ -250,25 +258,25 @@ class MessageQueue:
         self,
         *channels: Name,
         patterns: Sequence[Name] = (),
-        limit: int = 1_000,
-        when_full: WhenFull | str = WhenFull.WAIT,
-        unpack: Unpack | None = None,
+        max_buffered: int = 1_000,
+        overflow_policy: OverflowPolicy | str = OverflowPolicy.WAIT,
+        decode: Decode | None = None,
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """Give the messages of several channels and patterns as one async iterator.
 
         It ends when the queue is closed, or the last of them is unsubscribed. Raises as `subscribe` does; with
-        `when_full="disconnect"` the iterator raises SlowSubscriber.
+        `overflow_policy="disconnect"` the iterator raises SlowSubscriber.
         """
         wanted = [(name, False) for name in channels] + [(name, True) for name in patterns]
         if not wanted:
             raise InvalidParameter("listen to what? Give at least one channel or pattern")
-        inbox = self._subscriptions.new_inbox(limit, when_full)
+        buffer = self._subscriptions.new_buffer(max_buffered, overflow_policy)
         begun: list[Subscription] = []
         try:
             for name, pattern in wanted:
-                subscription = self._subscription(name, inbox.put, inbox, None, unpack, pattern)
-                await self._subscriptions.begin(subscription)
+                subscription = self._subscription(name, buffer.put, buffer, None, decode, pattern)
+                await self._subscriptions.add(subscription)
                 begun.append(subscription)
-            yield Messages(inbox, self.reporter, self._commands.check_loop)
+            yield MessageIterator(buffer, self.reporter, self._commands.check_loop)
         finally:
-            await self._subscriptions.end_listen(begun, inbox)
+            await self._subscriptions.remove_all(begun, buffer)

@@ -3,7 +3,7 @@
 A subscriber that is slow, or that the server cuts off for it, must not hold up or lose anybody's commands; so a queue has
 one connection for commands and this one for messages, opened by the first subscription.
 
-Subscription: one channel or pattern, and who takes its messages.
+Subscription: one channel or pattern, and who gets its messages.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from mpim_lab.errors import AlreadySubscribed, CommandRejected, HandlerTimeout, 
 from mpim_lab.events import EventKind, Reporter
 from mpim_lab.keys import Keys, Name, same_name
 from mpim_lab.mq.connection.encoding import Message
-from mpim_lab.mq.connection.handler import Cancellations, inside, is_async, is_inside, refuse
-from mpim_lab.mq.connection.reconnecting import Greeting, Link
-from mpim_lab.mq.connection.resp import pack
-from mpim_lab.mq.pubsub.buffer import Inbox, WhenFull
+from mpim_lab.mq.connection.handler import TaskCancellation, handler_scope, is_async, is_in_handler, reject_result
+from mpim_lab.mq.connection.reconnecting import ReconnectingConnection, ResubscribeCommand
+from mpim_lab.mq.connection.resp import encode_command
+from mpim_lab.mq.pubsub.buffer import OverflowPolicy, SubscriberBuffer
 
-Unpack = Callable[[bytes], Sequence[bytes]]
+Decode = Callable[[bytes], Sequence[bytes]]
 Handler = Callable[[Message], None] | Callable[[Message], Awaitable[None]]
 _log = logging.getLogger(__name__)
 _new = tuple.__new__
@@ -38,14 +38,14 @@ def report_dropped(reporter: Reporter, message: Message, why: str) -> None:
     reporter.message(EventKind.DROPPED, message.payload, message.channel, detail=why)
 
 
-def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[Message], bool]:
+def call_inline(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[Message], bool]:
     """Call a plain handler at once, within the loop turn in which the message arrived."""
     is_on = reporter.is_on
 
-    def take(message: Message) -> bool:
+    def deliver(message: Message) -> bool:
         try:
             if (result := handler(message)) is not None:
-                refuse(result)
+                reject_result(result)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -55,19 +55,19 @@ def direct(handler: Callable[[Message], Any], reporter: Reporter) -> Callable[[M
             reporter.message(EventKind.HANDLED, message.payload, message.channel)
         return True
 
-    return take
+    return deliver
 
 
-def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter) -> Callable[[Message], bool]:
-    """Hand over each message that a payload holds. A payload that cannot be read is reported; the next one comes."""
-    if not callable(unpack) or is_async(unpack):
-        raise InvalidParameter(f"unpack={unpack!r}: a plain function from a payload to a list of payloads")
-    is_on, is_sure = reporter.is_on, getattr(unpack, "returns_payloads", False)
+def decode_then(deliver: Callable[[Message], bool], decode: Decode, reporter: Reporter) -> Callable[[Message], bool]:
+    """Return a function that delivers each message of a payload. A payload that cannot be read is reported."""
+    if not callable(decode) or is_async(decode):
+        raise InvalidParameter(f"decode={decode!r}: a plain function from a payload to a list of payloads")
+    is_on, is_sure = reporter.is_on, getattr(decode, "returns_payloads", False)
 
-    def take_all(packed: Message) -> bool:
+    def deliver_all(packed: Message) -> bool:
         channel, payload, pattern = packed
         try:
-            payloads = unpack(payload)
+            payloads = decode(payload)
             if not is_sure:
                 payloads = _payloads(payloads)
         except (KeyboardInterrupt, SystemExit):
@@ -79,31 +79,33 @@ def unpacked(take: Callable[[Message], bool], unpack: Unpack, reporter: Reporter
             for payload in payloads:
                 reporter.message(EventKind.RECEIVED, payload, channel)
         for number, payload in enumerate(payloads):
-            if not take(_new(Message, (channel, payload, pattern))):
+            if not deliver(_new(Message, (channel, payload, pattern))):
                 for rest in payloads[number + 1 :]:
                     report_dropped(reporter, Message(channel, rest, pattern), "the subscription was ended")
                 return False
         return True
 
-    return take_all
+    return deliver_all
 
 
 def _payloads(given: Iterable[bytes]) -> list[bytes]:
-    """What a user's `unpack` gave, if it is what it must be. Raises TypeError, and what a generator raises."""
+    """What a user's `decode` gave, if it is what it must be. Raises TypeError, and what a generator raises."""
     if not isinstance(given, str | bytes | Mapping):
         payloads = list(given)
         if all(isinstance(each, bytes) for each in payloads):
             return payloads
-    raise TypeError(f"unpack gives a list of payloads in bytes, not {given!r:.100}")
+    raise TypeError(f"decode gives a list of payloads in bytes, not {given!r:.100}")
 
 
-async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object) -> None:
-    """Call an async handler on one message after the other until the inbox ends."""
-    cancellations = Cancellations()
-    with inside(owner):
+async def run_handler(
+    buffer: SubscriberBuffer, handler: Callable[[Message], Awaitable[None]], reporter: Reporter, owner: object
+) -> None:
+    """Call an async handler on one message after the other until the buffer ends."""
+    cancellations = TaskCancellation()
+    with handler_scope(owner):
         while True:
             try:
-                message = await inbox.get()
+                message = await buffer.get()
             except MpimError:
                 return
             try:
@@ -111,7 +113,7 @@ async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], repo
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
-                if isinstance(error, asyncio.CancelledError) and cancellations.are_ours:
+                if isinstance(error, asyncio.CancelledError) and cancellations.was_requested:
                     report_dropped(reporter, message, "the handler did not finish in time")
                     raise
                 report_failed(reporter, message, error)
@@ -119,14 +121,14 @@ async def work(inbox: Inbox, handler: Callable[[Message], Awaitable[None]], repo
                 reporter.message(EventKind.HANDLED, message.payload, message.channel)
 
 
-class Messages(AsyncIterator[Message]):
-    """What `listen` gives: messages, one after the other, until its channels or the queue are closed.
+class MessageIterator(AsyncIterator[Message]):
+    """The iterator that `listen` returns: messages, one after the other, until its channels or the queue are closed.
 
     One counts as handled when the next is asked for. A time-out around `anext` takes nothing, and several tasks may ask.
     """
 
-    def __init__(self, inbox: Inbox, reporter: Reporter, check: Callable[[], None]) -> None:
-        self._inbox, self._reporter, self._check = inbox, reporter, check
+    def __init__(self, buffer: SubscriberBuffer, reporter: Reporter, check: Callable[[], None]) -> None:
+        self._buffer, self._reporter, self._check = buffer, reporter, check
         self._last: Message | None = None
 
     async def __anext__(self) -> Message:
@@ -135,73 +137,73 @@ class Messages(AsyncIterator[Message]):
             self._last = None
             self._reporter.message(EventKind.HANDLED, last.payload, last.channel)
         try:
-            self._last = await self._inbox.get()
+            self._last = await self._buffer.get()
         except QueueClosed:
             raise StopAsyncIteration from None
         return self._last
 
 
 class Subscription:
-    """One channel or pattern of a queue. `take` gets each message and gives False when that ended the subscription.
+    """One channel or pattern of a queue. `deliver` gets each message and returns False when that ended the subscription.
 
-    `unpacks`: a message may hold several, which `take` reports one by one.
+    `decodes`: a message may hold several, which `deliver` reports one by one.
 
     | state   | from ... on                                       | messages                                  |
     |---------|---------------------------------------------------|-------------------------------------------|
-    | begun   | SUBSCRIBE is about to be written                  | are taken                                 |
+    | added   | SUBSCRIBE is about to be written                  | are taken                                 |
     | leaving | UNSUBSCRIBE was written (or there is no line)     | that the server had sent before are taken |
-    | gone    | the server's answer, or its time-out; a refusal   | are nobody's; the handler finishes its own |
+    | removed | the server's answer, or its time-out; a refusal   | are nobody's; the handler finishes its own |
     |         | to subscribe again on a new connection            |                                            |
     """
 
     def __init__(
         self,
         channel: Name,
-        take: Callable[[Message], bool],
-        inbox: Inbox | None = None,
+        deliver: Callable[[Message], bool],
+        buffer: SubscriberBuffer | None = None,
         handler: Handler | None = None,
         *,
         pattern: bool = False,
-        unpacks: bool = False,
+        decodes: bool = False,
     ) -> None:
         self.channel = channel if isinstance(channel, str) else same_name(channel, "channel")
-        self.take, self.unpacks, self.pattern = take, unpacks, pattern
-        self.inbox, self._handler = inbox, handler
-        if inbox is not None:
-            inbox.feeders += 1
-        self.is_leaving = False
-        self.gone = asyncio.Event()
+        self.deliver, self.decodes, self.pattern = deliver, decodes, pattern
+        self.buffer, self._handler = buffer, handler
+        if buffer is not None:
+            buffer.subscription_count += 1
+        self.is_unsubscribing = False
+        self.removed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     def start(self, reporter: Reporter) -> None:
         """Start the worker of an async handler."""
-        if self.inbox is not None and self._handler is not None:
-            self._worker = asyncio.create_task(work(self.inbox, cast(Any, self._handler), reporter, self))
+        if self.buffer is not None and self._handler is not None:
+            self._worker = asyncio.create_task(run_handler(self.buffer, cast(Any, self._handler), reporter, self))
 
     @property
     def is_full(self) -> bool:
-        """Its own inbox is why nothing is read."""
-        return self.inbox is not None and self.inbox.is_paused
+        """Its own buffer is why nothing is read."""
+        return self.buffer is not None and self.buffer.is_paused
 
     @property
-    def done(self) -> int:
+    def handled_count(self) -> int:
         """How many messages its handler is done with."""
-        return 0 if self.inbox is None else self.inbox.done
+        return 0 if self.buffer is None else self.buffer.handled_count
 
-    async def handled(self, stall_s: float) -> None:
+    async def join(self, stall_timeout_s: float) -> None:
         """Wait until the handler is done with what has arrived; not for the handler that asks. Raises HandlerTimeout."""
-        if self._worker is not None and self.inbox is not None and not is_inside(self):
-            await self.inbox.handled(stall_s)
+        if self._worker is not None and self.buffer is not None and not is_in_handler(self):
+            await self.buffer.join(stall_timeout_s)
 
-    def leave(self, error: MpimError | None = None) -> None:
+    def close(self, error: MpimError | None = None) -> None:
         """Take nothing more in. What has arrived is still handled; then whoever listens gets the error, if there is one."""
-        self.gone.set()
-        if self.inbox is not None:
-            self.inbox.feeders -= 1
-            if error is not None or not self.inbox.feeders:
-                self.inbox.end(error or QueueClosed("unsubscribed"))
+        self.removed.set()
+        if self.buffer is not None:
+            self.buffer.subscription_count -= 1
+            if error is not None or not self.buffer.subscription_count:
+                self.buffer.close(error or QueueClosed("unsubscribed"))
 
-    def when_finished(self, callback: Callable[[], None]) -> None:
+    def on_finished(self, callback: Callable[[], None]) -> None:
         """Call back when the handler runs no more; at once if it is called as messages arrive."""
         if self._worker is None:
             callback()
@@ -210,39 +212,37 @@ class Subscription:
 
     async def finish(self, timeout_s: float) -> list[Message]:
         """Let the handler finish what has arrived, at most `timeout_s`; gives what it could not finish."""
-        if self._worker is None or self.inbox is None or is_inside(self):  # a handler does not wait for itself
+        if self._worker is None or self.buffer is None or is_in_handler(self):  # a handler does not wait for itself
             return []
         await asyncio.wait([self._worker], timeout=max(0.0, timeout_s))
         if not self._worker.done():
             self._worker.cancel()
             _log.warning("the handler of %r did not finish in time and was cancelled", self.channel)
             await asyncio.sleep(0)  # it sees that it was
-        return self.inbox.empty()
+        return self.buffer.drain()
 
-    def abandon(self) -> list[Message]:
+    def abort(self) -> list[Message]:
         """End at once, without waiting for anything; gives what is not handled."""
-        self.leave()
-        if self._worker is not None and not is_inside(self):
+        self.close()
+        if self._worker is not None and not is_in_handler(self):
             self._worker.cancel()
-        return self.inbox.empty() if self.inbox is not None and not self.inbox.feeders else []
+        return self.buffer.drain() if self.buffer is not None and not self.buffer.subscription_count else []
 
 
 Table = dict[bytes, Subscription]
-_log = logging.getLogger(__name__)
-_new = tuple.__new__
 
 
 class Subscriptions:
-    """Channels and patterns of one queue; `on_push` and `greeting` are for its Link."""
+    """The subscriptions of one queue; `on_push` and `resubscribe_commands` are for its connection."""
 
     def __init__(self, keys: Keys, reporter: Reporter) -> None:
-        self.link: Link  # set once by the queue: the link needs `on_push`, this needs the link
+        self.link: ReconnectingConnection  # set once by the queue: the link needs `on_push`, this needs the link
         self._keys, self._reporter, self._is_reporting = keys, reporter, reporter.is_on
         self._channels: Table = {}
         self._patterns: Table = {}
         self._finishing: set[Subscription] = set()  # gone, and their handlers still run
-        self._full: set[Inbox] = set()
-        self._endings: set[asyncio.Task[None]] = set()
+        self._full: set[SubscriberBuffer] = set()
+        self._removals: set[asyncio.Task[None]] = set()
         self._is_closing = False
 
     # Arriving messages
@@ -263,11 +263,11 @@ class Subscriptions:
         if table is self._patterns:
             channel, pattern = self._keys.channel_name(push[2]), channel
         message = _new(Message, (channel, payload, pattern))  # half the time of Message(...)
-        if self._is_reporting and not subscription.unpacks:
+        if self._is_reporting and not subscription.decodes:
             self._reporter.message(EventKind.RECEIVED, payload, channel)
-        if not subscription.take(message):
-            self._dropped(message)
-            self._end_later(subscription)
+        if not subscription.deliver(message):
+            self._on_overflow(message)
+            self._remove_later(subscription)
         return True
 
     # Beginning and ending
@@ -277,175 +277,174 @@ class Subscriptions:
             return self._keys.pattern(channel), self._patterns
         return self._keys.channel(channel), self._channels
 
-    async def begin(self, subscription: Subscription) -> None:
-        """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what `Link` raises.
+    async def add(self, subscription: Subscription) -> None:
+        """Subscribe, and return once the server has confirmed. Raises AlreadySubscribed and what the connection raises.
 
         If that fails, or its caller is cancelled, the server is told to forget it, and nothing more is handled.
         """
         channel = subscription.channel
         name, table = self._find(channel, subscription.pattern)
         while (other := table.get(name)) is not None:
-            if not other.is_leaving:
+            if not other.is_unsubscribing:
                 raise AlreadySubscribed(f"{channel!r} has a handler in this queue; unsubscribe it first")
-            await other.gone.wait()  # until its UNSUBSCRIBE is answered, or overdue
+            await other.removed.wait()  # until its UNSUBSCRIBE is answered, or overdue
         if self._is_closing:
             raise QueueClosed("the queue is closed")
         table[name] = subscription  # before the server is asked: messages may follow its answer at once
         subscription.start(self._reporter)
         try:
             await self.link.open()
-            await self.link.reading()
+            await self.link.wait_until_reading()
             await self.link.call(b"PSUBSCRIBE" if subscription.pattern else b"SUBSCRIBE", name)
             if name not in table:  # ended while this was on its way: the server hears of that last
-                self._take_back(subscription)
+                self._send_unsubscribe(subscription)
         except BaseException:
-            if not subscription.is_leaving:  # otherwise whoever ends it does the rest
-                self._take_back(subscription)
-                self._drop(subscription.abandon(), "it could not be subscribed")
+            if not subscription.is_unsubscribing:  # otherwise whoever ends it does the rest
+                self._send_unsubscribe(subscription)
+                self._report_dropped(subscription.abort(), "it could not be subscribed")
             raise
         self._reporter.system(EventKind.SUBSCRIBED, channel=channel)
 
-    async def end(self, channel: Name, *, pattern: bool) -> None:
+    async def remove(self, channel: Name, *, pattern: bool) -> None:
         """Unsubscribe; what has arrived is still handled. Nothing happens if there is no subscription."""
         name, table = self._find(channel, pattern)
         subscription = table.get(name)
-        if subscription is not None and not subscription.is_leaving:
-            return await self._end(subscription)
+        if subscription is not None and not subscription.is_unsubscribing:
+            return await self._remove(subscription)
         if subscription is not None:
-            await subscription.gone.wait()
+            await subscription.removed.wait()
         for each in list(self._finishing):  # whoever began to end it need not have waited
             if each.pattern == pattern and self._find(each.channel, pattern)[0] == name:
-                await self._finish(each, self.link.limits.close_timeout_s)
+                await self._finish(each, self.link.config.close_timeout_s)
         return None
 
-    async def end_listen(self, subscriptions: Sequence[Subscription], inbox: Inbox) -> None:
+    async def remove_all(self, subscriptions: Sequence[Subscription], buffer: SubscriberBuffer) -> None:
         """Leave several channels whose messages nobody will read any more."""
-        inbox.end(QueueClosed("no longer listened to"))  # first: a full inbox would keep the answers from being read
-        self._drop(inbox.empty(), "no longer listened to")
-        endings = [asyncio.ensure_future(self._end(each)) for each in subscriptions if not each.is_leaving]
+        buffer.close(
+            QueueClosed("no longer listened to")
+        )  # first: a full buffer would keep the answers from being read
+        self._report_dropped(buffer.drain(), "no longer listened to")
+        endings = [asyncio.ensure_future(self._remove(each)) for each in subscriptions if not each.is_unsubscribing]
         if endings:
             await asyncio.gather(*endings)
 
-    async def _end(self, subscription: Subscription) -> None:
-        limits = self.link.limits
+    async def _remove(self, subscription: Subscription) -> None:
+        config = self.link.config
         try:
-            answer = self._take_back(subscription, at_once=False)
+            answer = self._send_unsubscribe(subscription, at_once=False)
             if answer is not None and (self.link.is_reading or subscription.is_full):
-                await asyncio.wait([answer], timeout=limits.timeout_s)
+                await asyncio.wait([answer], timeout=config.timeout_s)
         finally:
-            self._leave(subscription)
-        await self._finish(subscription, limits.close_timeout_s)
+            self._detach(subscription)
+        await self._finish(subscription, config.close_timeout_s)
         self._reporter.system(EventKind.UNSUBSCRIBED, channel=subscription.channel)
 
     async def _finish(self, subscription: Subscription, timeout_s: float) -> None:
         """Let its handler finish what has arrived; one that asks for it itself is left to finish."""
-        self._drop(await subscription.finish(timeout_s), "the handler did not finish in time")
+        self._report_dropped(await subscription.finish(timeout_s), "the handler did not finish in time")
 
-    def _take_back(self, subscription: Subscription, *, at_once: bool = True) -> "asyncio.Future[Any] | None":
+    def _send_unsubscribe(self, subscription: Subscription, *, at_once: bool = True) -> "asyncio.Future[Any] | None":
         """Write UNSUBSCRIBE; gives the answer to come, None if there is no line: it will not be subscribed again then."""
-        subscription.is_leaving = True
+        subscription.is_unsubscribing = True
         if at_once:
-            self._forget(subscription)
+            self._delete(subscription)
         command = b"PUNSUBSCRIBE" if subscription.pattern else b"UNSUBSCRIBE"
         name, _ = self._find(subscription.channel, subscription.pattern)
         return self.link.post(command, name)
 
-    def _leave(self, subscription: Subscription, error: CommandRejected | None = None) -> None:
-        self._forget(subscription)
-        subscription.leave(error)
+    def _detach(self, subscription: Subscription, error: CommandRejected | None = None) -> None:
+        self._delete(subscription)
+        subscription.close(error)
         self._finishing.add(subscription)
-        subscription.when_finished(lambda: self._finishing.discard(subscription))
+        subscription.on_finished(lambda: self._finishing.discard(subscription))
 
-    def _forget(self, subscription: Subscription) -> None:
+    def _delete(self, subscription: Subscription) -> None:
         name, table = self._find(subscription.channel, subscription.pattern)
         if table.get(name) is subscription:
             del table[name]
 
-    async def end_all(self, until: float) -> None:
+    async def close(self, until: float) -> None:
         """Unsubscribe from everything; handlers may finish what has arrived `until` then, by the loop's clock."""
         self._is_closing = True
         loop, begun = asyncio.get_running_loop(), asyncio.get_running_loop().time()
         leaving = [each for table in (self._channels, self._patterns) for each in table.values()]
-        answers = [answer for each in leaving if (answer := self._take_back(each, at_once=False)) is not None]
+        answers = [answer for each in leaving if (answer := self._send_unsubscribe(each, at_once=False)) is not None]
         try:
-            if answers:  # full inboxes must be worked off first; half of the time is for that
+            if answers:  # full buffers must be worked off first; half of the time is for that
                 await asyncio.wait(answers, timeout=(until - begun) / 2)
         finally:
             for each in leaving:
-                self._forget(each)
-                each.leave()
+                self._delete(each)
+                each.close()
         finishing = {*leaving, *self._finishing}
         await asyncio.gather(*(self._finish(each, until - loop.time()) for each in finishing))
         for each in leaving:
             self._reporter.system(EventKind.UNSUBSCRIBED, channel=each.channel)
 
     @property
-    def are_asking(self) -> bool:
+    def is_called_by_handler(self) -> bool:
         """Whether this code is run by a handler of this queue."""
-        return any(is_inside(each) for table in (self._channels, self._patterns) for each in table.values()) or any(
-            is_inside(each) for each in self._finishing
-        )
+        return any(map(is_in_handler, [*self._channels.values(), *self._patterns.values(), *self._finishing]))
 
-    def _end_later(self, subscription: Subscription) -> None:
-        _log.error(
-            "%s: %r: its handler fell too far behind and its subscription ends",
-            self._reporter.actor,
-            subscription.channel,
-        )
-        ending = asyncio.create_task(self._end(subscription))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+    def _remove_later(self, subscription: Subscription) -> None:
+        who, channel = self._reporter.actor, subscription.channel
+        _log.error("%s: %r: its handler fell too far behind and its subscription ends", who, channel)
+        ending = asyncio.create_task(self._remove(subscription))
+        self._removals.add(ending)
+        ending.add_done_callback(self._removals.discard)
 
-    def _drop(self, messages: Iterable[Message], why: str) -> None:
+    def _report_dropped(self, messages: Iterable[Message], why: str) -> None:
         for message in messages:
             report_dropped(self._reporter, message, why)
 
-    def greeting(self) -> Iterator[Greeting]:
+    def resubscribe_commands(self) -> Iterator[ResubscribeCommand]:
         """The commands that subscribe everything again on a new connection."""
         for command, table in ((b"SUBSCRIBE", self._channels), (b"PSUBSCRIBE", self._patterns)):
             for name, each in table.items():
-                if not each.is_leaving:
-                    yield pack(command, name), partial(self._refused, each)
+                if not each.is_unsubscribing:
+                    yield encode_command(command, name), partial(self._on_refused, each)
 
-    def _refused(self, subscription: Subscription, error: CommandRejected) -> None:
+    def _on_refused(self, subscription: Subscription, error: CommandRejected) -> None:
         """End what the server does not take again, so that whoever listens is told instead of waiting for ever."""
         _log.error("%s: %r: not subscribed again: %s", self._reporter.actor, subscription.channel, error)
         self._reporter.system(EventKind.FAILED, channel=subscription.channel, detail=f"not subscribed again: {error}")
-        if not subscription.is_leaving:
-            subscription.is_leaving = True
-            self._leave(subscription, error)
+        if not subscription.is_unsubscribing:
+            subscription.is_unsubscribing = True
+            self._detach(subscription, error)
 
     # Slow handlers
 
-    def new_inbox(self, limit: int, when_full: WhenFull | str) -> Inbox:
-        """An inbox that stops this connection's reading when it is full (policy "wait")."""
-        return Inbox(limit, when_full, pause=self._pause, resume=self._resume, dropped=self._dropped)
+    def new_buffer(self, max_messages: int, overflow_policy: OverflowPolicy | str) -> SubscriberBuffer:
+        """An buffer that stops this connection's reading when it is full (policy "wait")."""
+        return SubscriberBuffer(
+            max_messages, overflow_policy, pause=self._pause, resume=self._resume, dropped=self._on_overflow
+        )
 
     async def drain(self) -> None:
         """Wait until everything the server has sent so far is handled. Raises HandlerTimeout when nothing goes on."""
-        stall_s = self.link.limits.timeout_s
+        stall_timeout_s = self.link.config.timeout_s
         while (answer := self.link.post(b"PING")) is not None:  # answered after every message that was sent before it
-            before = self._done
-            await asyncio.wait([answer], timeout=stall_s)
+            before = self._handled_count
+            await asyncio.wait([answer], timeout=stall_timeout_s)
             if answer.done() and answer.exception() is None:
                 break
-            if self._done == before:
-                raise HandlerTimeout(f"for {stall_s:g} s nothing was handled, or the server was silent")
+            if self._handled_count == before:
+                raise HandlerTimeout(f"for {stall_timeout_s:g} s nothing was handled, or the server was silent")
         for subscription in [*self._channels.values(), *self._patterns.values()]:
-            await subscription.handled(stall_s)
+            await subscription.join(stall_timeout_s)
 
     @property
-    def _done(self) -> int:
-        return sum(each.done for table in (self._channels, self._patterns) for each in table.values())
+    def _handled_count(self) -> int:
+        return sum(each.handled_count for table in (self._channels, self._patterns) for each in table.values())
 
-    def _dropped(self, message: Message) -> None:
-        report_dropped(self._reporter, message, "the inbox was full")
+    def _on_overflow(self, message: Message) -> None:
+        report_dropped(self._reporter, message, "the buffer was full")
 
-    def _pause(self, inbox: Inbox) -> None:
-        self._full.add(inbox)
+    def _pause(self, buffer: SubscriberBuffer) -> None:
+        self._full.add(buffer)
         self.link.pause_reading()
 
-    def _resume(self, inbox: Inbox) -> None:
-        self._full.discard(inbox)
+    def _resume(self, buffer: SubscriberBuffer) -> None:
+        self._full.discard(buffer)
         if not self._full:
             self.link.resume_reading()

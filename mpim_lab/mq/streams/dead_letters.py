@@ -1,4 +1,4 @@
-"""DeadLetters: what a group gave up, with the reason; to be read, replayed or dropped by a person.
+"""DeadLetterQueue: what a group gave up, with the reason; to be read, redriven or deleted by a person.
 
 A dead letter is an entry of a stream of its own. First come six fields of ours, then the entry's own, byte for byte and
 in their order: repeated names, names that are not UTF-8, thousands of them. Which are ours is said by their place, not by
@@ -8,20 +8,20 @@ their names, so an entry may have fields called "id" or "reason", too:
 
 What becomes of an entry that is given up:
 
-| `bury` ...                       | then the entry is ...                                                        |
+| `move` ...                       | then the entry is ...                                                        |
 |----------------------------------|------------------------------------------------------------------------------|
-| gives True                       | a dead letter, and not pending any more: both in one step                    |
-| gives False                      | finished by somebody else: no dead letter was made                           |
+| returns True                     | a dead letter, and not pending any more: both in one step                    |
+| returns False                    | finished by somebody else: no dead letter was made                           |
 | raises, `definite`               | pending as before: try again later, if the error is `transient`              |
-| raises, not `definite`           | one or the other; a repeat gives False if it is a dead letter already        |
-| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in hand                   |
+| raises, not `definite`           | one or the other; a repeat returns False if it is a dead letter already        |
+| finds it trimmed from its stream | a dead letter: its fields come from whoever has it in flight               |
 
-| `replay` ...                     | then the dead letter is ...                                                  |
+| `redrive` ...                    | then the dead letter is ...                                                  |
 |----------------------------------|------------------------------------------------------------------------------|
-| gives an id                      | gone, and the entry is the last of its stream: both in one step              |
-| gives None                       | not here: replayed or dropped before                                         |
+| returns an id                    | gone, and the entry is the last of its stream: both in one step              |
+| returns None                     | not here: redriven or deleted before                                         |
 | raises, `definite`               | here as before                                                               |
-| raises, not `definite`           | one or the other; a repeat gives None if it is in its stream already         |
+| raises, not `definite`           | one or the other; a repeat returns None if it is in its stream already         |
 
 An entry of 50,000 fields keeps the server busy for 0.1 s in either step, one of 200,000 for a second, one of 500,000 for
 some ten: then the answer comes too late, CommandTimeout is raised, and the step is done all the same.
@@ -31,16 +31,16 @@ from typing import NamedTuple
 
 from mpim_lab.keys import Name, name_text
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.streams.entries import Entry, Pairs, entry_of, fields_of
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.lua_script import LuaScript
+from mpim_lab.mq.streams.entries import Entry, Pairs, decode_fields, parse_entry
 
-_BURY, _REPLAY = (
-    Script("mq/connection/lua/call.lua", "mq/streams/lua/bury.lua"),
-    Script("mq/connection/lua/call.lua", "mq/streams/lua/replay.lua"),
+DEAD_LETTER, REDRIVE = (
+    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/dead_letter.lua"),
+    LuaScript("mq/connection/lua/call.lua", "mq/streams/lua/redrive.lua"),
 )
-_OURS = (b"stream", b"group", b"id", b"reason", b"error", b"deliveries")
-_MOST_ERROR = 500
+_HEADER = (b"stream", b"group", b"id", b"reason", b"error", b"deliveries")
+_MAX_ERROR_CHARS = 500
 
 
 class DeadLetter(NamedTuple):
@@ -62,51 +62,51 @@ class DeadLetter(NamedTuple):
     @property
     def fields(self) -> dict[str, bytes]:
         """Name → value, as in `Entry.fields`; `pairs` is what loses nothing."""
-        return fields_of(self.pairs)
+        return decode_fields(self.pairs)
 
 
-class DeadLetters:
-    """The dead letters of one group, a stream of their own, in the same slot as the group's stream."""
+class DeadLetterQueue:
+    """The dead-letter queue of one group: a stream of its own, in the same slot as the group's stream."""
 
-    def __init__(self, access: Access, group: Name) -> None:
-        self._access, self._group, self._link = access, group, access.commands
+    def __init__(self, access: StreamContext, group: Name) -> None:
+        self._context, self._group, self._link = access, group, access.connection
         self.key = access.keys.dead_letters(access.key, group)
 
-    async def bury(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
-        """Take an entry from the group and put it here, in one step; False if it was not pending any more.
+    async def move(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> bool:
+        """Move an entry from the group to here, in one atomic step; return False if it was not pending any more.
 
-        Raises what `Link` raises, as the table above says: CommandRejected, say, when the key is no stream.
+        Raises what `ReconnectingConnection` raises, as the table above says: CommandRejected, say, when the key is no stream.
         """
-        letter = self.letter(entry, reason=reason, error=error, deliveries=deliveries)
-        keys = [self._access.key, self.key]
-        return await _BURY.run(self._link, keys, self._group, entry.raw_id, b"*", *letter) is not None
+        fields = self.encode_fields(entry, reason=reason, error=error, deliveries=deliveries)
+        keys = [self._context.key, self.key]
+        return await DEAD_LETTER.run(self._link, keys, self._group, entry.raw_id, b"*", *fields) is not None
 
-    def letter(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> list[bytes]:
-        """Give the fields of a dead letter, name and value in turn: ours, then the entry's own."""
-        about = (reason, error[:_MOST_ERROR], str(deliveries))
-        ours = (self._access.key, _encoded(self._group), entry.raw_id, *map(_encoded, about))
-        return [part for pair in (*zip(_OURS, ours, strict=True), *entry.pairs) for part in pair]
+    def encode_fields(self, entry: Entry, *, reason: str, error: str, deliveries: int) -> list[bytes]:
+        """Return the fields of a dead letter, name and value in turn: ours, then the entry's own."""
+        about = (reason, error[:_MAX_ERROR_CHARS], str(deliveries))
+        ours = (self._context.key, _encoded(self._group), entry.raw_id, *map(_encoded, about))
+        return [part for pair in (*zip(_HEADER, ours, strict=True), *entry.pairs) for part in pair]
 
     async def list(self, *, count: int = 100, after: str = "-") -> list[DeadLetter]:
-        """The oldest `count` of them, from the id `after` on ("(id": above it)."""
+        """Return the oldest `count` of them, from the id `after` on ("(id": above it)."""
         check_whole(count=count)
         raws = await self._link.call("XRANGE", self.key, after, "+", "COUNT", str(count))
-        return [_letter_of(entry_of(raw)) for raw in raws]
+        return [_parse(parse_entry(raw)) for raw in raws]
 
-    async def replay(self, id: str) -> str | None:
-        """Put one back at the end of its stream, as a new entry whose id this gives; None if it is not here.
+    async def redrive(self, id: str) -> str | None:
+        """Put one back at the end of its stream, as a new entry; return its id, or None if it is not here.
 
         The stream's other groups get it as well, once more: their handlers must be idempotent.
         """
-        new = await _REPLAY.run(self._link, [self._access.key, self.key], id, *_OURS)
+        new = await REDRIVE.run(self._link, [self._context.key, self.key], id, *_HEADER)
         return None if new is None else str(new, "ascii")
 
-    async def drop(self, *ids: str) -> int:
-        """Forget some for good; gives how many there were."""
+    async def delete(self, *ids: str) -> int:
+        """Delete some for good; return how many there were."""
         return int(await self._link.call("XDEL", self.key, *ids)) if ids else 0
 
     async def count(self) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return int(await self._link.call("XLEN", self.key))
 
 
@@ -115,9 +115,9 @@ def _encoded(word: Name) -> bytes:
     return word if isinstance(word, bytes) else word.encode(errors="backslashreplace")
 
 
-def _letter_of(entry: Entry) -> DeadLetter:
-    pairs, ours = entry.pairs, len(_OURS)
-    if len(pairs) <= ours or any(pair[0] != name for pair, name in zip(pairs, _OURS, strict=False)):
+def _parse(entry: Entry) -> DeadLetter:
+    pairs, ours = entry.pairs, len(_HEADER)
+    if len(pairs) <= ours or any(pair[0] != name for pair, name in zip(pairs, _HEADER, strict=False)):
         return DeadLetter(entry.id, "", "", "", "put here by another program", "", 0, pairs)
     stream, group, *about, deliveries = (value for _, value in pairs[:ours])
     origin, reason, error = (value.decode(errors="backslashreplace") for value in about)

@@ -46,7 +46,7 @@ class Entry:
             >>> Entry(b"1-0", [b"\xff", b"1", b"\xfe", b"2", b"\xfe", b"3"]).fields
             {'\udcff': b'1', '\udcfe': b'3'}
         """
-        return fields_of(self.pairs)
+        return decode_fields(self.pairs)
 
     @property
     def pairs(self) -> Pairs:
@@ -79,7 +79,7 @@ class Entry:
 
 
 class Delivery(Entry):
-    """An entry that one consumer has in hand, for the `deliveries`-th time in all.
+    """An entry that one consumer has in flight, for the `deliveries`-th time in all.
 
     One object and not two: a consumer makes one for each entry it reads.
     """
@@ -110,33 +110,33 @@ class Delivery(Entry):
         return f"{super().__repr__()[:-1]}, deliveries={self._deliveries})"
 
 
-def raw_ids_of(entries: Iterable[Entry]) -> list[bytes]:
+def raw_ids(entries: Iterable[Entry]) -> list[bytes]:
     """The ids as the server has them."""
     return [entry._id for entry in entries]  # not raw_id: this runs twice for each entry that is consumed
 
 
-def entries_of(reply: Any) -> list[Entry]:
+def parse_entries(reply: Any) -> list[Entry]:
     """The entries of one stream in an answer to XREAD; None when there are none."""
     return [Entry(raw[0], raw[1]) for raws in (reply or {}).values() for raw in raws]
 
 
-def deliveries_of(reply: Any) -> list[Delivery]:
+def parse_deliveries(reply: Any) -> list[Delivery]:
     """The new entries of one stream in an answer to XREADGROUP; None when there are none."""
     return [Delivery(raw[0], raw[1]) for raws in (reply or {}).values() for raw in raws]
 
 
-def entry_of(raw: Any) -> Entry:
+def parse_entry(raw: Any) -> Entry:
     """An entry as the server sends it: [id, [name, value, name, value, …]]."""
     return Entry(raw[0], raw[1])
 
 
-def fields_of(pairs: Pairs) -> dict[str, bytes]:
+def decode_fields(pairs: Pairs) -> dict[str, bytes]:
     """Name → value, of pairs; see `Entry.fields`."""
     known = _FIELD_NAMES
-    return {known.get(name) or _spell(name): value for name, value in pairs}
+    return {known.get(name) or _decode_field(name): value for name, value in pairs}
 
 
-def _spell(name: bytes) -> str:
+def _decode_field(name: bytes) -> str:
     spelled = name.decode(errors="surrogateescape")
     if len(_FIELD_NAMES) < 1_024:
         _FIELD_NAMES[name] = spelled

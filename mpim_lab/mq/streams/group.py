@@ -5,22 +5,22 @@
 | new               | `Stream.add`           | in the stream                                                      |
 | pending           | `Consumer.fetch`       | in the pending list: its consumer, idle time and delivery count    |
 | acknowledged      | `ack`                  | in the stream only                                                 |
-| dead              | `bury`                 | in the dead letters                                                |
+| dead              | `dead_letter`          | in the dead letters                                                |
 
 A consumer that dies leaves its entries pending. The server gives them to nobody: another consumer must claim what has
 been idle for too long. The first may not be dead but slow, so an entry may be handled twice: at least once.
 
 What a consumer does to its own entries it does only as long as they are its own: in its name, and delivered as often as it
-was told (own.lua). Whoever claimed one since, a later life of the same name too, has made that number higher.
+was told (own_entries.lua). Whoever claimed one since, a later life of the same name too, has made that number higher.
 
 A group that the server has lost (NOGROUP: destroyed, or a restart without persistence) is made again where it was: at the
 last id that it was given as far as its members know. What was delivered before is not delivered again; what its members
-have in hand is pending again; what a dead member had in hand is lost with the list. In another stream of the same name,
+have in flight is pending again; what a dead member had in flight is lost with the list. In another stream of the same name,
 whose ids are lower, everything is new.
 
 Source: https://valkey.io/topics/streams-intro/#consumer-groups
 
-Acks: acknowledgements of one loop turn leave as one command.
+AckCoalescer: acknowledgements of one event-loop iteration leave as one command.
 """
 
 import asyncio
@@ -31,40 +31,40 @@ from mpim_lab.errors import CommandRejected, MpimError
 from mpim_lab.events import EventKind, shown_name
 from mpim_lab.keys import Name, name_bytes, name_text, same_name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.coalescer import Turn
-from mpim_lab.mq.connection.context import Access
-from mpim_lab.mq.connection.lua_script import Script
-from mpim_lab.mq.connection.reconnecting import Commands
-from mpim_lab.mq.streams.dead_letters import DeadLetters
-from mpim_lab.mq.streams.entries import Delivery, raw_ids_of
+from mpim_lab.mq.connection.coalescer import Coalescer
+from mpim_lab.mq.connection.context import StreamContext
+from mpim_lab.mq.connection.lua_script import LuaScript
+from mpim_lab.mq.connection.reconnecting import CommandConnection
+from mpim_lab.mq.streams.dead_letters import DeadLetterQueue
+from mpim_lab.mq.streams.entries import Delivery, raw_ids
 
-MOST_IDS = 1_000
+MAX_IDS = 1_000
 
 
-class Acks:
-    """Collects the ids that one group acknowledges."""
+class AckCoalescer:
+    """The acknowledgements of one group, joined into one command a loop iteration."""
 
-    def __init__(self, link: Commands, key: bytes, group: bytes) -> None:
+    def __init__(self, link: CommandConnection, key: bytes, group: bytes) -> None:
         self._link, self._key, self._group = link, key, group
-        self._turn: Turn[str, None] = Turn(self._send, most=MOST_IDS)
+        self._coalescer: Coalescer[str, None] = Coalescer(self._send, max_items=MAX_IDS)
 
-    def add(self, id: str) -> "asyncio.Future[None]":
+    def submit(self, id: str) -> "asyncio.Future[None]":
         """Acknowledge at the end of this loop turn; the future is done when the server has done it."""
-        return self._turn.add(id)
+        return self._coalescer.submit(id)
 
     async def _send(self, ids: Sequence[str]) -> Sequence[None]:
         await self._link.call("XACK", self._key, self._group, *ids)
         return [None] * len(ids)
 
 
-_TAKE_OWN, _REJOIN = (
-    Script("mq/streams/lua/own.lua", "mq/streams/lua/take_own.lua"),
-    Script("mq/streams/lua/rejoin.lua"),
+REDELIVER_OR_RELEASE, RECREATE_GROUP = (
+    LuaScript("mq/streams/lua/own_entries.lua", "mq/streams/lua/redeliver_or_release.lua"),
+    LuaScript("mq/streams/lua/recreate_group.lua"),
 )
 
 
-class Pending(NamedTuple):
-    """One line of the pending list. `deliveries` counts how often it was handed to somebody."""
+class PendingEntry(NamedTuple):
+    """One entry of the pending list. `deliveries` counts how often it was handed to somebody."""
 
     id: str
     consumer: Name
@@ -73,39 +73,39 @@ class Pending(NamedTuple):
 
 
 class ConsumerGroup:
-    """One group of one stream: `await stream.group("billing")`. Raises what `Link` raises."""
+    """One group of one stream: `await stream.group("billing")`. Raises what `ReconnectingConnection` raises."""
 
-    def __init__(self, access: Access, name: Name) -> None:
+    def __init__(self, access: StreamContext, name: Name) -> None:
         name = same_name(name, "group")
-        self.access, self.name, self.dead_letters = access, name, DeadLetters(access, name)
+        self.context, self.name, self.dead_letters = access, name, DeadLetterQueue(access, name)
         self.raw_name = name_bytes(name, "group")
-        self._link, self._acks = access.commands, Acks(access.commands, access.key, self.raw_name)
-        self._delivered = b"0-0"  # the last id that it was given, as far as anybody here knows
+        self._link, self._ack_coalescer = access.connection, AckCoalescer(access.connection, access.key, self.raw_name)
+        self._last_delivered_id = b"0-0"  # the last id that it was given, as far as anybody here knows
 
     async def create(self, start: str = "0") -> bool:
         """Make it, and the stream; False if it was there already, wherever it stands."""
         try:
-            await self._link.call("XGROUP", "CREATE", self.access.key, self.raw_name, start, "MKSTREAM")
+            await self._link.call("XGROUP", "CREATE", self.context.key, self.raw_name, start, "MKSTREAM")
             is_new = True
         except CommandRejected as error:
             if error.code != "BUSYGROUP":
                 raise
             is_new = False
-        self.delivered((await self._info()).get(b"last-delivered-id", b"0-0"))
+        self.record_delivered((await self._info()).get(b"last-delivered-id", b"0-0"))
         return is_new
 
-    def delivered(self, raw_id: bytes) -> None:
+    def record_delivered(self, raw_id: bytes) -> None:
         """Note that the group was given all up to this id; if it must be made again, it begins after that."""
-        if _order(raw_id) > _order(self._delivered):
-            self._delivered = raw_id
+        if _order(raw_id) > _order(self._last_delivered_id):
+            self._last_delivered_id = raw_id
 
-    async def rejoin(self, consumer: Name, in_hand: Sequence[Delivery]) -> None:
-        """Make a group again that the server has lost, where it was, with what a consumer has in hand."""
-        words = (self.raw_name, name_bytes(consumer), self._delivered)
-        await _REJOIN.run(self._link, [self.access.key], *words, *counted(in_hand))
+    async def recreate(self, consumer: Name, in_flight: Sequence[Delivery]) -> None:
+        """Make a group again that the server has lost, where it was, with what a consumer has in flight."""
+        words = (self.raw_name, name_bytes(consumer), self._last_delivered_id)
+        await RECREATE_GROUP.run(self._link, [self.context.key], *words, *with_delivery_counts(in_flight))
 
     async def _info(self) -> dict[bytes, Any]:
-        for raw in await self._link.call("XINFO", "GROUPS", self.access.key):
+        for raw in await self._link.call("XINFO", "GROUPS", self.context.key):
             if raw[b"name"] == self.raw_name:
                 return dict(raw)
         return {}
@@ -114,16 +114,16 @@ class ConsumerGroup:
 
     async def ack(self, *ids: str | bytes) -> int:
         """Say that these are handled; gives how many were pending, whoever had them."""
-        return int(await self._link.call("XACK", self.access.key, self.raw_name, *ids)) if ids else 0
+        return int(await self._link.call("XACK", self.context.key, self.raw_name, *ids)) if ids else 0
 
-    def ack_soon(self, delivery: Delivery, *, actor: Name) -> "asyncio.Future[None]":
+    def ack_coalesced(self, delivery: Delivery, *, actor: Name) -> "asyncio.Future[None]":
         """Acknowledge with all others of this loop turn in one command; the future is done when the server has done it."""
-        answer = self._acks.add(delivery.entry.id)
-        if self.access.reporter.is_on:
-            answer.add_done_callback(lambda done: self._acked(delivery, done, actor))
+        answer = self._ack_coalescer.submit(delivery.entry.id)
+        if self.context.reporter.is_on:
+            answer.add_done_callback(lambda done: self._on_acked(delivery, done, actor))
         return answer
 
-    def _acked(self, delivery: Delivery, done: "asyncio.Future[None]", actor: Name) -> None:
+    def _on_acked(self, delivery: Delivery, done: "asyncio.Future[None]", actor: Name) -> None:
         if not done.cancelled() and done.exception() is None:
             self.report(EventKind.ACKED, delivery, actor=actor)
 
@@ -131,7 +131,7 @@ class ConsumerGroup:
 
     async def pending(
         self, *, count: int = 100, idle_ms: int = 0, consumer: Name | None = None, first: str = "-"
-    ) -> list[Pending]:
+    ) -> list[PendingEntry]:
         """Unacknowledged entries, oldest first: idle for at least `idle_ms`, of one consumer or of all.
 
         first: from this id on ("(id": above it), so that one page may follow the other.
@@ -140,66 +140,70 @@ class ConsumerGroup:
         check_whole(0, idle_ms=idle_ms)
         idle = ("IDLE", str(idle_ms)) if idle_ms else ()
         whose = () if consumer is None else (name_bytes(consumer),)
-        raws = await self._link.call("XPENDING", self.access.key, self.raw_name, *idle, first, "+", str(count), *whose)
-        return [Pending(raw[0].decode(), name_text(raw[1]), int(raw[2]), int(raw[3])) for raw in raws]
+        raws = await self._link.call("XPENDING", self.context.key, self.raw_name, *idle, first, "+", str(count), *whose)
+        return [PendingEntry(raw[0].decode(), name_text(raw[1]), int(raw[2]), int(raw[3])) for raw in raws]
 
-    async def claim(self, consumer: Name, *, idle_ms: int, count: int = 100, of: Name | None = None) -> list[Delivery]:
+    async def claim(
+        self, consumer: Name, *, idle_ms: int, count: int = 100, owner: Name | None = None
+    ) -> list[Delivery]:
         """Take over what has been idle for at least `idle_ms`: its consumer is dead, or slow beyond what you allow.
 
         Two that claim at once do not get the same entry: claiming ends its idleness. Entries that were deleted
         meanwhile are dropped from the pending list.
         """
-        lines = await self.pending(count=count, idle_ms=idle_ms, consumer=of)
-        return await self.take(consumer, lines, idle_ms=idle_ms)
+        lines = await self.pending(count=count, idle_ms=idle_ms, consumer=owner)
+        return await self.claim_ids(consumer, lines, idle_ms=idle_ms)
 
-    async def take(self, consumer: Name, found: Sequence[Pending], *, idle_ms: int) -> list[Delivery]:
+    async def claim_ids(self, consumer: Name, found: Sequence[PendingEntry], *, idle_ms: int) -> list[Delivery]:
         """Claim what was found in the pending list, as far as it is still idle enough."""
         if not found:
             return []
         who, ids = name_bytes(consumer), [line.id for line in found]
-        raws = await self._link.call("XCLAIM", self.access.key, self.raw_name, who, str(idle_ms), *ids)
+        raws = await self._link.call("XCLAIM", self.context.key, self.raw_name, who, str(idle_ms), *ids)
         return await self._claimed(raws, {line.id.encode(): line.deliveries for line in found})
 
-    async def again(self, consumer: Name, lines: Sequence[Pending] | Sequence[Delivery]) -> list[Delivery]:
+    async def redeliver(self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]) -> list[Delivery]:
         """Deliver a consumer's own entries once more, as far as they are its own and there."""
         if not lines:
             return []
-        raws = await self._own("again", consumer, counted(lines))
+        raws = await self._run_own_entries("again", consumer, with_delivery_counts(lines))
         return await self._claimed(raws, {line.id.encode(): line.deliveries for line in lines})
 
     async def _claimed(self, raws: list[Any], before: dict[bytes, int]) -> list[Delivery]:
         claimed = [Delivery(raw[0], raw[1], before[raw[0]] + 1) for raw in raws if raw is not None]
         if len(claimed) < len(raws):  # before version 7 the server leaves it to us to finish what was trimmed
-            there = set(raw_ids_of(claimed))
+            there = set(raw_ids(claimed))
             await self._finish_trimmed([raw_id for raw_id in before if raw_id not in there])
         return claimed
 
     async def _finish_trimmed(self, ids: list[bytes]) -> None:
-        gone = [raw_id for raw_id in ids if not await self._link.call("XRANGE", self.access.key, raw_id, raw_id)]
+        gone = [raw_id for raw_id in ids if not await self._link.call("XRANGE", self.context.key, raw_id, raw_id)]
         await self.ack(*gone)
 
-    async def release(self, consumer: Name, lines: Sequence[Pending] | Sequence[Delivery]) -> set[bytes]:
+    async def release(self, consumer: Name, lines: Sequence[PendingEntry] | Sequence[Delivery]) -> set[bytes]:
         """Give a consumer's own entries back: they count as idle for long, so that the next claim takes them at once.
 
         Gives the ids of those that were still its own.
         """
         released: set[bytes] = set()
-        for first in range(0, len(lines), MOST_IDS):
-            released.update(await self._own("release", consumer, counted(lines[first : first + MOST_IDS])))
+        for first in range(0, len(lines), MAX_IDS):
+            released.update(
+                await self._run_own_entries("release", consumer, with_delivery_counts(lines[first : first + MAX_IDS]))
+            )
         return released
 
-    async def _own(self, what: str, consumer: Name, counted: list[bytes | str]) -> list[Any]:
-        words = (self.raw_name, name_bytes(consumer), what, *counted)
-        return list(await _TAKE_OWN.run(self._link, [self.access.key], *words))
+    async def _run_own_entries(self, what: str, consumer: Name, counted_ids: list[bytes | str]) -> list[Any]:
+        words = (self.raw_name, name_bytes(consumer), what, *counted_ids)
+        return list(await REDELIVER_OR_RELEASE.run(self._link, [self.context.key], *words))
 
-    async def bury(self, delivery: Delivery, *, reason: str, error: str = "") -> bool:
-        """Give an entry up: to the dead letters, in one step; False if somebody else finished it meanwhile."""
-        buried = await self.dead_letters.bury(
+    async def dead_letter(self, delivery: Delivery, *, reason: str, error: str = "") -> bool:
+        """Move an entry to the dead-letter queue, in one atomic step; return False if somebody else finished it meanwhile."""
+        is_moved = await self.dead_letters.move(
             delivery.entry, reason=reason, error=error, deliveries=delivery.deliveries
         )
-        if buried:
+        if is_moved:
             self.report(EventKind.DEAD_LETTERED, delivery, detail=f"{reason}: {error}" if error else reason)
-        return buried
+        return is_moved
 
     async def lag(self) -> int | None:
         """How many entries nobody in this group has been given yet; None where the server cannot tell (deletions)."""
@@ -208,15 +212,15 @@ class ConsumerGroup:
         if not lag:
             return None if lag is None else 0
         after = b"(" + info[b"last-delivered-id"]  # Redis 7.0 counts what was trimmed before it was given, for ever
-        is_behind = await self._link.call("XRANGE", self.access.key, after, "+", "COUNT", "1")
-        return min(int(lag), int(await self._link.call("XLEN", self.access.key))) if is_behind else 0
+        is_behind = await self._link.call("XRANGE", self.context.key, after, "+", "COUNT", "1")
+        return min(int(lag), int(await self._link.call("XLEN", self.context.key))) if is_behind else 0
 
     def report(
         self, kind: EventKind, delivery: Delivery, *, actor: Name = "", detail: str = "", count: int | None = None
     ) -> None:
         """Report what happened to a delivery, under its first field's value."""
-        self.access.reporter.message(
-            kind, delivery.first_value, self.access.name, detail=detail, count=count, actor=shown_name(actor)
+        self.context.reporter.message(
+            kind, delivery.first_value, self.context.name, detail=detail, count=count, actor=shown_name(actor)
         )
 
 
@@ -230,6 +234,6 @@ def _order(raw_id: bytes) -> tuple[int, int]:
     return int(ms), int(number or 0)
 
 
-def counted(lines: Iterable[Pending] | Iterable[Delivery]) -> list[bytes | str]:
-    """Ids, each with how often the entry was delivered, as own.lua wants them."""
+def with_delivery_counts(lines: Iterable[PendingEntry] | Iterable[Delivery]) -> list[bytes | str]:
+    """Ids, each with how often the entry was delivered, as own_entries.lua wants them."""
     return [word for line in lines for word in (line.id, str(line.deliveries))]

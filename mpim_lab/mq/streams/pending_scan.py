@@ -3,7 +3,7 @@
 from collections.abc import Container
 
 from mpim_lab.keys import Name
-from mpim_lab.mq.streams.group import ConsumerGroup, Pending
+from mpim_lab.mq.streams.group import ConsumerGroup, PendingEntry
 
 PAGE = 100
 
@@ -11,19 +11,21 @@ PAGE = 100
 class PendingScan:
     """Goes through what is pending, of one consumer or of all, and begins anew when it has reached the end.
 
-    One page is not the whole: what is in hand already does not hide what stands behind it in the list.
+    One page is not the whole: what is in flight already does not hide what stands behind it in the list.
     """
 
-    def __init__(self, group: ConsumerGroup, *, idle_ms: int, of: Name | None) -> None:
+    def __init__(self, group: ConsumerGroup, *, idle_ms: int, owner: Name | None) -> None:
         self.idle_ms, self.at_end = idle_ms, False
-        self._group, self._of, self._from = group, of, "-"
+        self._group, self._owner, self._from = group, owner, "-"
 
-    async def next(self, most: int, *, but: Container[bytes]) -> list[Pending]:
-        """The next ones that are not in `but`, at most `most`; nothing at all only at the end of the list."""
+    async def next_page(self, max_entries: int, *, exclude: Container[bytes]) -> list[PendingEntry]:
+        """The next ones that are not in `exclude`, at most `max_entries`; nothing at all only at the end of the list."""
         while True:
-            lines = await self._group.pending(count=PAGE, idle_ms=self.idle_ms, consumer=self._of, first=self._from)
-            found = [line for line in lines if line.id.encode() not in but]
-            self.at_end = len(lines) < PAGE and len(found) <= most
-            self._from = "-" if self.at_end else f"({(found[most - 1] if len(found) > most else lines[-1]).id}"
+            lines = await self._group.pending(count=PAGE, idle_ms=self.idle_ms, consumer=self._owner, first=self._from)
+            found = [line for line in lines if line.id.encode() not in exclude]
+            self.at_end = len(lines) < PAGE and len(found) <= max_entries
+            self._from = (
+                "-" if self.at_end else f"({(found[max_entries - 1] if len(found) > max_entries else lines[-1]).id}"
+            )
             if found or self.at_end:
-                return found[:most]
+                return found[:max_entries]

@@ -1,13 +1,13 @@
-"""Worker: a consumer with a handler. Acknowledges what was handled, retries what failed, buries what cannot be handled.
+"""Worker: a consumer with a handler. Acknowledges what was handled, retries what failed, dead-letters what cannot be handled.
 
 | the handler ...                          | then the entry is ...                                                    |
 |------------------------------------------|--------------------------------------------------------------------------|
 | returns None                             | acknowledged                                                             |
 | raises, or returns anything else         | retried after a delay, until its tries are used up, then a dead letter   |
 | meets a CancelledError of something else | the same: nobody has cancelled the worker                                |
-| is cancelled with the worker             | given back, for another member to take at once                           |
-| is not done when a stop is overdue       | cancelled, and given back                                                |
-| cannot be buried: the server refuses it  | kept, and tried again later, until that is put right                     |
+| is cancelled with the worker             | released, for another member to take at once                             |
+| is not done when a stop is overdue       | cancelled, and released                                                  |
+| cannot be dead-lettered: it is refused   | kept, and tried again later, until that is put right                     |
 | kills its process                        | claimed by another member; after too many deliveries a dead letter       |
 
 | `run` ...                                | after                                                                    |
@@ -17,7 +17,7 @@
 | raises                                   | any other error, NotConnected at its beginning, its own cancellation;    |
 |                                          | LeaseLost when another worker has begun under the same name              |
 
-Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it had in hand is given
+Never acknowledged before it was handled, never lost, never tried for ever. However it ends, what it had in flight is given
 back, its tasks have ended, and it may be run again.
 """
 
@@ -33,9 +33,9 @@ from mpim_lab.errors import CommandRejected, InvalidParameter, MpimError
 from mpim_lab.events import EventKind, now
 from mpim_lab.keys import Name
 from mpim_lab.mq.connection.bounds import check_whole
-from mpim_lab.mq.connection.handler import Cancellations, Loop, checked_handler, refuse
-from mpim_lab.mq.connection.retry import RetryRule
-from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
+from mpim_lab.mq.connection.handler import StoppableLoop, TaskCancellation, check_handler, reject_result
+from mpim_lab.mq.connection.retry import RetryPolicy
+from mpim_lab.mq.streams.consumer import BLOCK_MS, Consumer
 from mpim_lab.mq.streams.entries import Delivery, Entry
 from mpim_lab.mq.streams.group import ConsumerGroup, group_is_gone
 
@@ -47,8 +47,8 @@ class Worker:
     """Run a handler on what one member of a group gets: `await worker.run()`, and `await worker.stop()` from elsewhere.
 
     name: no other living worker's. The later one of two goes on, the earlier one's `run` raises LeaseLost once it has
-    finished what it had in hand.
-    handler: plain or async. parallel: how many async handlers at once; 1 keeps the order in which entries were read.
+    finished what it had in flight.
+    handler: plain or async. concurrency: how many async handlers at once; 1 keeps the order in which entries were read.
     The other options are Consumer's. What waits for its next try is kept alive by the consumer's heartbeat; without one
     the delays are shorter than `claim_idle_ms`.
     """
@@ -59,21 +59,21 @@ class Worker:
         name: Name,
         handler: EntryHandler,
         *,
-        retry: RetryRule | None = None,
-        parallel: int = 1,
+        retry: RetryPolicy | None = None,
+        concurrency: int = 1,
         **options: Any,
     ) -> None:
-        check_whole(parallel=parallel)
-        checked_handler(handler)
+        check_whole(concurrency=concurrency)
+        check_handler(handler)
         self.consumer = Consumer(group, name, **options)
-        self._group, self._handler, self._retry = group, handler, retry or RetryRule()
-        self._parallel, self._is_reporting = parallel, group.access.reporter.is_on
-        self._refuse_delays_beyond_idleness()
-        self._later: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
-        self._loop = Loop()
+        self._group, self._handler, self._retry = group, handler, retry or RetryPolicy()
+        self._concurrency, self._is_reporting = concurrency, group.context.reporter.is_on
+        self._check_retry_delays()
+        self._retry_heap: list[tuple[float, str, Delivery]] = []  # a heap: when a failed delivery is due again
+        self._loop = StoppableLoop()
 
-    def _refuse_delays_beyond_idleness(self) -> None:
-        idle_ms, longest_s = self.consumer.claim_idle_ms, self._retry.longest_s
+    def _check_retry_delays(self) -> None:
+        idle_ms, longest_s = self.consumer.claim_idle_ms, self._retry.max_delay_s
         if not self.consumer.heartbeat and idle_ms is not None and longest_s * 1e3 >= idle_ms:
             said = f"a retry after up to {longest_s:g} s, but claim_idle_ms={idle_ms}"
             raise InvalidParameter(f"{said}: without a heartbeat others would claim what waits")
@@ -81,58 +81,59 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`. Raises NotConnected if there is no first connection; a line that breaks later is waited for.
 
-        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `Link` raises.
+        Raises InvalidParameter if it runs already, LeaseLost, and what is not `transient` of what `ReconnectingConnection`
+        raises.
         """
         with self._loop:
             try:
                 async with self.consumer:
-                    await self._loop.repeat(self._turn, self._retry.backoff, self._on_error)
+                    await self._loop.run(self._poll_once, self._retry.backoff, self._on_error)
             finally:
-                self._later.clear()
+                self._retry_heap.clear()
 
     async def stop(self) -> None:
         """Finish the handlers that run, give back the rest, and wait until `run` has returned.
 
-        Ends within `Limits.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it returns
-        at once, and `run` ends after it. Before the first `run`, that one ends at once.
+        Ends within `ConnectionConfig.close_timeout_s`: handlers that are not done by then are cancelled. Inside a handler it
+        returns at once, and `run` ends after it. Before the first `run`, that one ends at once.
         """
-        await self._loop.stop(self._group.access.commands.limits.close_timeout_s)
+        await self._loop.stop(self._group.context.connection.config.close_timeout_s)
 
-    async def _turn(self) -> None:
+    async def _poll_once(self) -> None:
         await self._handle_all(await self._next())
 
     def _on_error(self, error: MpimError) -> None:
         if not (error.transient or group_is_gone(error)):
             raise error
         _log.warning("%s: %s", self.consumer.shown_name, error)
-        self.consumer.start_over(keep=[delivery for _, _, delivery in self._later])
+        self.consumer.reset(keep=[delivery for _, _, delivery in self._retry_heap])
 
     async def _next(self) -> list[Delivery]:
-        if self._later and self._later[0][0] <= now():
-            _, _, failed = heapq.heappop(self._later)
-            again = await self.consumer.again(failed) if self.consumer.has(failed) else None
+        if self._retry_heap and self._retry_heap[0][0] <= now():
+            _, _, failed = heapq.heappop(self._retry_heap)
+            again = await self.consumer.redeliver(failed) if self.consumer.holds(failed) else None
             if again is None:
                 return []
             self._group.report(EventKind.RETRIED, again, count=again.deliveries, actor=self.consumer.shown_name)
             return [again]
-        due_ms = WAIT_MS if not self._later else int((self._later[0][0] - now()) * 1e3) + 1
-        return await self.consumer.fetch(min(WAIT_MS, due_ms))
+        due_ms = BLOCK_MS if not self._retry_heap else int((self._retry_heap[0][0] - now()) * 1e3) + 1
+        return await self.consumer.fetch(min(BLOCK_MS, due_ms))
 
     async def _handle_all(self, deliveries: Sequence[Delivery]) -> None:
         acks: list[asyncio.Future[None]] = []
-        if self._parallel == 1:
-            await self._one_by_one(deliveries, acks)
+        if self._concurrency == 1:
+            await self._handle_in_order(deliveries, acks)
         else:
-            for first in range(0, len(deliveries), self._parallel):
+            for first in range(0, len(deliveries), self._concurrency):
                 if self._loop.is_stopping:
                     break
-                at_once = deliveries[first : first + self._parallel]
-                await _all([self._one_by_one([each], acks) for each in at_once])
+                at_once = deliveries[first : first + self._concurrency]
+                await _all([self._handle_in_order([each], acks) for each in at_once])
         for answer in acks:
             await answer
 
-    async def _one_by_one(self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]) -> None:
-        """Handle in order. What a plain handler did is acknowledged together at the end, the rest as soon as it is done."""
+    async def _handle_in_order(self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]) -> None:
+        """Handle in order. What a plain flightler did is acknowledged together at the end, the rest as soon as it is done."""
         done: list[Delivery] = []
         try:
             await self._handle_each(deliveries, done, acks)
@@ -144,14 +145,14 @@ class Worker:
     async def _handle_each(
         self, deliveries: Sequence[Delivery], done: list[Delivery], acks: list["asyncio.Future[None]"]
     ) -> None:
-        handler, consumer, loop, cancellations = self._handler, self.consumer, self._loop, Cancellations()
+        handler, consumer, loop, cancellations = self._handler, self.consumer, self._loop, TaskCancellation()
         for delivery in deliveries:
             if loop.is_stopping:
                 break
-            if consumer.has_lost and not consumer.has(delivery):
+            if consumer.has_lost and not consumer.holds(delivery):
                 continue  # claimed by another while those before it were handled
-            if delivery.deliveries > self._retry.tries:  # it never raised: it killed whoever had it
-                await self._bury(delivery, "delivered too often", "")
+            if delivery.deliveries > self._retry.max_attempts:  # it never raised: it killed whoever had it
+                await self._dead_letter(delivery, "delivered too often", "")
                 continue
             try:
                 result: Any = handler(delivery.entry)
@@ -159,9 +160,9 @@ class Worker:
                 if is_async:
                     await result
                 elif result is not None:
-                    refuse(result)
+                    reject_result(result)
             except asyncio.CancelledError as error:
-                if cancellations.are_ours or loop.is_cancelled:
+                if cancellations.was_requested or loop.is_cancelled:
                     raise
                 await self._failed(delivery, error)
                 continue
@@ -172,7 +173,7 @@ class Worker:
                 self._group.report(EventKind.HANDLED, delivery, actor=consumer.shown_name)
             if is_async:
                 acks.append(consumer.ack(delivery))
-                if cancellations.are_ours:  # the handler has kept it from us
+                if cancellations.was_requested:  # the handler has kept it from us
                     raise asyncio.CancelledError
             else:
                 done.append(delivery)
@@ -183,23 +184,23 @@ class Worker:
         self._group.report(EventKind.FAILED, delivery, detail=said, actor=who)
         delay_s = self._retry.delay_s(delivery.deliveries, random.random())
         if delay_s is None:
-            await self._bury(delivery, "tries used up", said)
+            await self._dead_letter(delivery, "tries used up", said)
         else:
-            heapq.heappush(self._later, (now() + delay_s, delivery.entry.id, delivery))
+            heapq.heappush(self._retry_heap, (now() + delay_s, delivery.entry.id, delivery))
 
-    async def _bury(self, delivery: Delivery, reason: str, error: str) -> None:
+    async def _dead_letter(self, delivery: Delivery, reason: str, error: str) -> None:
         who = self.consumer.shown_name
         try:
-            buried = await self._group.bury(delivery, reason=reason, error=error)
+            is_moved = await self._group.dead_letter(delivery, reason=reason, error=error)
         except CommandRejected as refused:
             if refused.transient or group_is_gone(refused):
                 raise
-            _log.error("%s: entry %s cannot be buried: %s", who, delivery.entry.id, refused)
-            heapq.heappush(self._later, (now() + self._retry.backoff.most_s, delivery.entry.id, delivery))
+            _log.error("%s: entry %s cannot be dead-lettered: %s", who, delivery.entry.id, refused)
+            heapq.heappush(self._retry_heap, (now() + self._retry.backoff.max_s, delivery.entry.id, delivery))
             return
-        if buried:
+        if is_moved:
             _log.error("%s: entry %s is a dead letter: %s %r", who, delivery.entry.id, reason, error)
-        self.consumer.forget(delivery)
+        self.consumer.discard(delivery)
 
 
 async def _all(works: Sequence[Coroutine[Any, Any, None]]) -> None:

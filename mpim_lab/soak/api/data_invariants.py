@@ -189,7 +189,7 @@ async def pool(w: World, bounded: Bounded) -> None:
         return
 
     def is_idle() -> Any:
-        figures = pool.figures()
+        figures = pool.stats()
         return (figures.in_use, figures.waiting) == (0, 0) or str(figures)
 
     await eventually(w, "pool", "at rest", is_idle, 3.0)

@@ -55,7 +55,7 @@ async def _works(w: World, bounded: Bounded) -> None:
     for slot in w.open_slots():
 
         async def answers(slot: QueueSlot = slot) -> Any:
-            outcome = await bounded(Call(f"{slot.name}.listeners() at rest", slot.queue.listeners("x")))
+            outcome = await bounded(Call(f"{slot.name}.subscriber_count() at rest", slot.queue.subscriber_count("x")))
             return outcome.is_ok or str(outcome)
 
         await eventually(w, "works", f"{slot.name} at rest", answers)
@@ -115,12 +115,12 @@ async def _probe(w: World, alive: list[api_pubsub.Sub]) -> None:
 
 async def _connections(w: World, bounded: Bounded) -> None:
     async def agree() -> Any:
-        expected = Counter({slot.name: slot.queue.lines_up for slot in w.open_slots()})
+        expected = Counter({slot.name: slot.queue.open_connections for slot in w.open_slots()})
         members: list[Any] = [*api_streams.part_of(w).members, *api_work.part_of(w).members]
         expected.update(each.name for each in members if each.state == "running")
         senders = api_senders.part_of(w)
         if senders.pool is not None and senders.pool_state == "open":
-            expected[f"pool{senders.pool_life}"] += senders.pool.figures().idle
+            expected[f"pool{senders.pool_life}"] += senders.pool.stats().idle
         actual = Counter(line["name"] for line in await clients(w) if line["name"])
         return +expected == actual or f"the server has {dict(actual)}, the model {dict(+expected)}"
 

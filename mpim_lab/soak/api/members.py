@@ -7,8 +7,8 @@ from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
 from mpim_lab.events import now
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
-from mpim_lab.mq.streams.consumer import WAIT_MS, Consumer
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
+from mpim_lab.mq.streams.consumer import BLOCK_MS, Consumer
 from mpim_lab.mq.streams.entries import Entry
 from mpim_lab.mq.streams.worker import Worker
 from mpim_lab.soak.api.streams import FETCH_MS, GROUPS, Group, Member, id_key, part_of
@@ -26,7 +26,7 @@ from mpim_lab.soak.api.world import (
 
 NAMES = ("ann", "ben")
 CLAIM_IDLE_MS = 150
-RETRY = RetryRule(tries=4, backoff=Backoff(0.02, 0.1))
+RETRY = RetryPolicy(max_attempts=4, backoff=Backoff(0.02, 0.1))
 
 
 def _handler(w: World, group: Group, is_async: bool) -> Callable[[Entry], Any]:
@@ -76,13 +76,13 @@ def work(w: World, rng: random.Random) -> Call | None:
     group: Group | None = pick(rng, made)
     if slot is None or group is None:
         return None
-    name, is_async, parallel = rng.choice(NAMES), rng.random() < 0.6, rng.choice((1, 1, 4))
+    name, is_async, concurrency = rng.choice(NAMES), rng.random() < 0.6, rng.choice((1, 1, 4))
     if not is_free(w, group, name):
         return None
     in_hand = rng.choice((1, 2, 5, 100))
-    options = {"prefetch": rng.choice((1, 5, 100)), "most_in_hand": in_hand, "read_ahead": rng.random() < 0.3}
-    running = start_worker(w, slot, group, name, is_async=is_async, parallel=parallel, **options)
-    shown = f"{'async' if is_async else 'plain'}, parallel={parallel}, {options}"
+    options = {"batch_size": rng.choice((1, 5, 100)), "max_in_flight": in_hand, "prefetch": rng.random() < 0.3}
+    running = start_worker(w, slot, group, name, is_async=is_async, concurrency=concurrency, **options)
+    shown = f"{'async' if is_async else 'plain'}, concurrency={concurrency}, {options}"
     return Call(f"{slot.name}: Worker({group.stream.name}/{group.name}, {name!r}, {shown})", running, CALL_S)
 
 
@@ -139,7 +139,7 @@ def stop(w: World, rng: random.Random) -> Call | None:
     cancel = rng.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'stop'} worker {member.name} of {member.group.stream.name}/{member.group.name}"
-    limit_s = END_S + 2 * CALL_S + WAIT_MS / 1e3
+    limit_s = END_S + 2 * CALL_S + BLOCK_MS / 1e3
     return Call(text, end_member(w, member, cancel=cancel), limit_s, modes=("wait", "aside"))
 
 
@@ -179,7 +179,7 @@ def consume(w: World, rng: random.Random) -> Call | None:
 
     async def starting() -> None:
         handle = await slot.queue.stream(group.stream.name).group(group.name, start=GROUPS[group.name])
-        consumer = Consumer(handle, name, prefetch=5, most_in_hand=in_hand, claim_idle_ms=CLAIM_IDLE_MS)
+        consumer = Consumer(handle, name, batch_size=5, max_in_flight=in_hand, claim_idle_ms=CLAIM_IDLE_MS)
         member = Member(
             "consumer", name, group, slot, slot.life, consumer, actor=(actor := Actor(name)), faults=w.faults
         )
@@ -187,7 +187,7 @@ def consume(w: World, rng: random.Random) -> Call | None:
         w.names.add(name)
         member.task = actor.task = w.own(_lead(w, member), f"consumer {name}")
 
-    text = f"{slot.name}: Consumer({group.stream.name}/{group.name}, {name!r}, most_in_hand={in_hand})"
+    text = f"{slot.name}: Consumer({group.stream.name}/{group.name}, {name!r}, max_in_flight={in_hand})"
     return Call(text, starting(), CALL_S)
 
 

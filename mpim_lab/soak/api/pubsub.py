@@ -140,9 +140,11 @@ def subscribe(w: World, rng: random.Random) -> Call | None:
     _part(w).subs.append(sub)
     (gate := w.gate(sub.key)).begin()
     handler = _async(w, sub, slot) if is_async else _plain(w, sub)
-    running = slot.queue.subscribe(channel, handler, pattern=pattern, limit=rng.choice((2, 100)), when_full=policy)
+    running = slot.queue.subscribe(
+        channel, handler, pattern=pattern, max_buffered=rng.choice((2, 100)), overflow_policy=policy
+    )
     kind = "async" if is_async else "plain"
-    text = f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, when_full={policy!r})"
+    text = f"{slot.name}.subscribe({channel!r}, {kind}, pattern={pattern}, overflow_policy={policy!r})"
     return Call(text, running, 2 * CALL_S, lambda outcome: _subscribed(w, [sub], taken, outcome, [gate]))
 
 
@@ -210,7 +212,7 @@ def listen(w: World, rng: random.Random) -> Call | None:
     """Begin to listen to one, two or three names."""
     slot = pick(rng, w.open_slots())
     names = rng.sample(CHANNELS, rng.choice((1, 2, 2, 3)))
-    limit, policy = rng.choice((2, 2, 100)), rng.choice(("wait", "wait", "drop oldest", "disconnect"))
+    max_buffered, policy = rng.choice((2, 2, 100)), rng.choice(("wait", "wait", "drop oldest", "disconnect"))
     if slot is None:
         return None
     listener = Listener(slot, [Sub((slot.number, slot.life, *name), policy) for name in names])
@@ -224,13 +226,15 @@ def listen(w: World, rng: random.Random) -> Call | None:
     for gate in gates:
         gate.begin()
     channels, patterns = [n for n, p in names if not p], [n for n, p in names if p]
-    context = slot.queue.listen(*channels, patterns=patterns, limit=limit, when_full=policy)
+    context = slot.queue.listen(*channels, patterns=patterns, max_buffered=max_buffered, overflow_policy=policy)
 
     def done(outcome: Outcome) -> None:
         listener.state = "open" if outcome.is_ok else "closed"
         _subscribed(w, listener.subs, taken, outcome, gates)
 
-    text = f"{slot.name}.listen({', '.join(channels + patterns)}, limit={limit}, when_full={policy!r})"
+    text = (
+        f"{slot.name}.listen({', '.join(channels + patterns)}, max_buffered={max_buffered}, overflow_policy={policy!r})"
+    )
     return Call(text, _begin_listening(w, listener, context), (len(names) + 1) * CALL_S, done)
 
 

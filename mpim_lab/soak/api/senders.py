@@ -141,11 +141,11 @@ def new_pool(w: World) -> Pool:
         w.server.url,
         max_connections=POOL_MAX,
         max_waiting=3,
-        wait_s=POOL_WAIT_S,
+        acquire_timeout_s=POOL_WAIT_S,
         call_timeout_s=LIMITS.timeout_s,
         connect_timeout_s=LIMITS.connect_timeout_s,
         check_idle_after_s=0.05,
-        close_within_s=LIMITS.close_timeout_s,
+        close_timeout_s=LIMITS.close_timeout_s,
         name=name,
         backoff=Backoff(0.01, 0.1),
     )

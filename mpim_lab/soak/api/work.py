@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpim_lab.errors import NotConnected, QueueClosed
-from mpim_lab.mq.connection.retry import Backoff, RetryRule
+from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.idempotency.effects import AtomicEffects
 from mpim_lab.mq.idempotency.store import IdempotencyStore
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 from mpim_lab.mq.ordering.partitioned_stream import PartitionedStream, PartitionEntry
-from mpim_lab.mq.streams.consumer import WAIT_MS
+from mpim_lab.mq.streams.consumer import BLOCK_MS
 from mpim_lab.soak.api.world import (
     CALL_S,
     END_S,
@@ -30,7 +30,7 @@ from mpim_lab.soak.api.world import (
 
 LEASE_MS = 300
 BEHAVIOURS = ("ok",) * 6 + ("raise", "cancelled", "slow", "hang")
-RETRY = RetryRule(tries=4, backoff=Backoff(0.02, 0.1))
+RETRY = RetryPolicy(max_attempts=4, backoff=Backoff(0.02, 0.1))
 TALKS = ("t:1", "t", "1")
 PARTITIONS = 2
 
@@ -214,7 +214,7 @@ def stop_in_order(w: World, rng: random.Random) -> Call | None:
     cancel = rng.random() < 0.4
     member.state = "ending"
     text = f"{'cancel' if cancel else 'stop'} {member.name}"
-    limit_s = END_S + 2 * CALL_S + WAIT_MS / 1e3
+    limit_s = END_S + 2 * CALL_S + BLOCK_MS / 1e3
     return Call(text, end_in_order(member, cancel=cancel), limit_s, modes=("wait", "aside"))
 
 

@@ -17,13 +17,13 @@ import hiredis
 from mpim_lab.errors import MpimError
 from mpim_lab.lab.faults.proxy import FaultProxy
 from mpim_lab.lab.server.embedded import EmbeddedServer
-from mpim_lab.mq.connection.config import Limits
-from mpim_lab.mq.connection.resp import pack
+from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.resp import encode_command
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 TIMEOUT_S = 0.5
-LIMITS = Limits(
+LIMITS = ConnectionConfig(
     timeout_s=TIMEOUT_S, close_timeout_s=0.5, connect_timeout_s=0.5, heartbeat_s=0.5, backoff=Backoff(0.01, 0.1)
 )
 CALL_S = 2 * TIMEOUT_S  # a place in line, then an answer
@@ -85,7 +85,7 @@ class Admin:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_unix_connection(self._path)
             with contextlib.closing(writer):
-                writer.write(pack(*map(_as_word, words)))
+                writer.write(encode_command(*map(_as_word, words)))
                 parser = hiredis.Reader()
                 while (reply := parser.gets()) is False:
                     if not (data := await reader.read(65_536)):
@@ -192,7 +192,7 @@ class World:
         """A queue that is not open yet; the second one speaks to the server through the proxy."""
         self.names.add(name := f"q{number}.{life}")
         url = self.proxy.url if number else self.server.url
-        return MessageQueue(url, name=name, prefix=self.prefix, limits=LIMITS)
+        return MessageQueue(url, name=name, prefix=self.prefix, config=LIMITS)
 
     def behaviour(self, rng: random.Random, behaviours: Sequence[str]) -> str:
         """How a handler is to behave."""

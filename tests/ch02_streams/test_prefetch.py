@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mpim_lab.lab.faults.server_admin import cut_connections
-from mpim_lab.mq.connection.config import Limits
+from mpim_lab.mq.connection.config import ConnectionConfig
 from mpim_lab.mq.connection.retry import Backoff
 from mpim_lab.mq.streams.consumer import Consumer
 from tests.streams import AN_HOUR_MS, data, dies_with, everything_done, fetched, shop, working
@@ -16,7 +16,7 @@ async def test_everything_is_handled_once_and_in_order(server):
     """With many there and with few, to the last one."""
     got = []
     async with shop(server) as (group, stream):
-        async with working(group, lambda entry: got.append(int(entry.data)), read_ahead=True, prefetch=7):
+        async with working(group, lambda entry: got.append(int(entry.data)), prefetch=True, batch_size=7):
             for first in range(0, 1_000, 100):
                 await stream.add_many([str(number) for number in range(first, first + 100)])
             await everything_done(group)
@@ -27,17 +27,17 @@ async def test_everything_is_handled_once_and_in_order(server):
 async def test_what_was_read_ahead_is_given_back_too(server):
     """Another member takes it at once, though it would have to be idle for an hour."""
     async with shop(server, *"abcdefgh") as (group, _):
-        async with Consumer(group, "first", prefetch=3, read_ahead=True) as first:
+        async with Consumer(group, "first", batch_size=3, prefetch=True) as first:
             assert data(await fetched(first, 3)) == ["a", "b", "c"]
-            await wait_until(lambda: first._ahead.done())
+            await wait_until(lambda: first._requested.done())
             assert len(await group.pending()) == 6
         async with Consumer(group, "second", claim_idle_ms=AN_HOUR_MS) as second:
             assert sorted(data(await fetched(second, 8))) == [*"abcdefgh"]
 
 
 async def test_what_was_read_ahead_counts_as_in_hand(server):
-    """most_in_hand bounds both together."""
-    options = {"prefetch": 2, "most_in_hand": 3, "read_ahead": True}
+    """max_in_flight bounds both together."""
+    options = {"batch_size": 2, "max_in_flight": 3, "prefetch": True}
     async with shop(server, *"abcdefgh") as (group, _), Consumer(group, "c", **options) as consumer:
         held = await fetched(consumer, 3)
         assert await consumer.fetch(20) == []
@@ -48,7 +48,7 @@ async def test_what_was_read_ahead_counts_as_in_hand(server):
 
 async def test_a_question_that_is_still_open_is_waited_for_no_longer_than_asked(server):
     """And what it brings comes with a later fetch."""
-    async with shop(server, *"ab") as (group, stream), Consumer(group, "c", prefetch=2, read_ahead=True) as consumer:
+    async with shop(server, *"ab") as (group, stream), Consumer(group, "c", batch_size=2, prefetch=True) as consumer:
         assert data(await fetched(consumer, 2)) == ["a", "b"]
         assert await consumer.fetch(1) == []
         await stream.add("c")
@@ -61,7 +61,7 @@ async def test_whoever_reads_ahead_claims_from_the_dead_as_well(server):
         await dies_with(group)
         await stream.add_many([str(number) for number in range(2_000)])
         seen = []
-        async with Consumer(group, "heir", claim_idle_ms=5, prefetch=10, read_ahead=True) as heir:
+        async with Consumer(group, "heir", claim_idle_ms=5, batch_size=10, prefetch=True) as heir:
             while not {"a", "b"} <= set(seen):
                 found = await fetched(heir, 1)
                 seen += data(found)
@@ -73,11 +73,11 @@ async def test_whoever_reads_ahead_claims_from_the_dead_as_well(server):
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_broken_line_or_a_cancelled_fetch_loses_nothing(server, cancelled):
     """What the broken line swallowed is picked up; what a cancelled fetch left is there for the next one."""
-    limits = Limits(backoff=Backoff(first_s=0.002, most_s=0.01))
-    async with shop(server, limits=limits) as (group, stream):
+    limits = ConnectionConfig(backoff=Backoff(initial_s=0.002, max_s=0.01))
+    async with shop(server, config=limits) as (group, stream):
         await stream.add_many([str(number) for number in range(300)])
         seen = []
-        async with Consumer(group, "c 1", prefetch=3, read_ahead=True) as consumer:
+        async with Consumer(group, "c 1", batch_size=3, prefetch=True) as consumer:
             while len(set(seen)) < 300:
                 found = await fetched(consumer, 1)
                 seen += [int(delivery.entry.data) for delivery in found]

@@ -1,8 +1,8 @@
--- Put a dead letter back at the end of its stream and take it from the dead letters, in one step.
+-- Put a dead letter back at the end of its stream and take it from the dead letters, in one atomic step.
 -- KEYS[1]  stream, where it goes        write
 -- KEYS[2]  stream, the dead letters     read, write
 -- ARGV     the dead letter's id, the names of the fields that come before the entry's own
--- Gives the new entry's id; false when there is no such dead letter (somebody else replayed or dropped it).
+-- Gives the new entry's id; false when there is no such dead letter (somebody else redrove or deleted it).
 -- What does not begin with those names was put here by another program: all of it is the entry's own.
 local found = redis.call("XRANGE", KEYS[2], ARGV[1], ARGV[1])
 if #found == 0 then return false end

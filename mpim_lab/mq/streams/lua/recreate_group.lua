@@ -1,6 +1,6 @@
--- Make a group again that the server has lost, where it was, with what one of its members has in hand.
+-- Make a group again that the server has lost, where it was, with what one of its members has in flight.
 -- KEYS[1]  stream                                                      read, write
--- ARGV     group, consumer, the last id that the group was given as far as this member knows, then for each entry in hand: its
+-- ARGV     group, consumer, the last id that the group was given as far as this member knows, then for each entry in flight: its
 --          id, how often it was delivered
 -- A member that comes later and knows more moves the group on: what it knows was given to somebody. A stream whose last id is
 -- below that is another one, and all that it holds is new.
