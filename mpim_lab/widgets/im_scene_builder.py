@@ -1,4 +1,4 @@
-"""IM scene builder: from a trace of MPIM to what a picture shows: a message's way over clients, gateways, channels and stores.
+"""IM scene builder: from a trace of MPIM to a picture: a message's way over clients, gateways, channels and stores.
 
 Every hop is an event of its own (`EventKind.HOP`). Time is counted in steps, as in `scene_builder.py`: two for each time
 that a message comes from its sender to a gateway; one that is sent again takes two more. Within them a message goes from

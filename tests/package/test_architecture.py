@@ -12,16 +12,16 @@ ROOT = Path(mpim_lab.__file__).parent
 ALLOWED = {
     "errors": set(),
     "events": set(),
-    "plain": {"errors"},
+    "terminal": {"errors"},
     "keys": {"errors"},
     "mq": {"errors", "events", "keys"},
     "im": {"errors", "events", "keys", "mq"},
-    "lab": {"errors", "events", "plain", "keys", "mq", "im"},
-    "load": {"errors", "events", "plain", "keys", "mq", "im", "lab"},
-    "chapters": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load"},
-    "soak": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load", "chapters"},
+    "lab": {"errors", "events", "terminal", "keys", "mq", "im"},
+    "load": {"errors", "events", "terminal", "keys", "mq", "im", "lab"},
+    "chapters": {"errors", "events", "terminal", "keys", "mq", "im", "lab", "load"},
+    "soak": {"errors", "events", "terminal", "keys", "mq", "im", "lab", "load", "chapters"},
     "widgets": {"errors", "events", "keys", "lab"},
-    "demo": {"errors", "events", "plain", "keys", "mq", "im", "lab", "load", "chapters"},
+    "demo": {"errors", "events", "terminal", "keys", "mq", "im", "lab", "load", "chapters"},
     "bench": {"errors", "events", "keys", "mq", "lab", "load", "chapters", "widgets"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py"))
