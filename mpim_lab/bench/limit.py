@@ -11,7 +11,7 @@ from mpim_lab.mq.connection.address import Address
 
 PROGRAM = "redis-benchmark"
 LIMIT = "limit"
-_MOST_PIPELINED = 64
+_MAX_PIPELINED = 64
 _LIMIT_S = 30.0
 
 
@@ -29,7 +29,7 @@ async def measure_limit(url: str, case: Case, seconds: float, payload_bytes: int
     """
     if case.is_open:
         raise LoadFailed(f"{PROGRAM} has no open loop")
-    pipelined = min(case.tasks, _MOST_PIPELINED)
+    pipelined = min(case.tasks, _MAX_PIPELINED)
     command = [*_program(url), "-c", str(case.tasks // pipelined), "-P", str(pipelined)]
     publish = ["PUBLISH", f"{prefix}load:limit", "x" * payload_bytes]
     rough_per_s = await _run([*command, "-n", str(2_000 * pipelined), *publish])

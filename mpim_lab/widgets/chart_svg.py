@@ -8,7 +8,7 @@ from mpim_lab.widgets.static_picture import escape
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 WIDTH, HEIGHT = 780, 320
 LEFT, RIGHT, TOP, BOTTOM = 90, 24, 64, 54
-MOST_MARKS = 60
+MAX_MARKS = 60
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#57606a}.t{font-size:14px;font-weight:600;fill:#1f2328}"
     ".card{fill:#fff;stroke:#d0d7de}"
@@ -113,7 +113,7 @@ def _x_label(x: float, text: str) -> str:
 
 def _line(points: Sequence[tuple[float, float]], colour: str, name: str, left: int) -> Iterable[str]:
     """One line with its marks, if they are few, and its name above the picture."""
-    if len(points) <= MOST_MARKS:
+    if len(points) <= MAX_MARKS:
         yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{colour}"/>' for x, y in points)
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>'

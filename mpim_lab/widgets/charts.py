@@ -18,7 +18,7 @@ from mpim_lab.widgets.chart_svg import bars_svg, lines_svg
 from mpim_lab.widgets.plot import PALETTE, Plot, styled
 
 POLL_S = 0.25
-MOST_POINTS = 240
+MAX_POINTS = 240
 _LOG: dict[str, Any] = {"type": "log", "rangemode": "normal", "dtick": 1}
 
 
@@ -74,7 +74,7 @@ def samples(trace: Trace) -> pd.DataFrame:
     begun = rates[0].at if rates else 0.0
     rows = [(rate.at - begun, rate.messages / max(rate.seconds, 1e-9), rate.p50_ms, rate.p99_ms) for rate in rates]
     frame = pd.DataFrame(rows, columns=["seconds", "messages_per_s", "p50_ms", "p99_ms"])
-    return frame.iloc[:: len(frame) // MOST_POINTS + 1]
+    return frame.iloc[:: len(frame) // MAX_POINTS + 1]
 
 
 def _plain(column: "pd.Series[Any]") -> list[float | None]:

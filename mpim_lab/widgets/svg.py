@@ -15,8 +15,8 @@ COLOURS = {
     "confirmation": "#0072B2",
 }
 STEP, LANE, LOW_LANE, LEFT, TOP = 30, 82, 50, 132, 74
-MOST_LANES = 6  # at their full height
-MOST_STEPS = 40
+MAX_LANES = 6  # at their full height
+MAX_STEPS = 40
 
 _STYLE = """
 .card{fill:#fff;stroke:#d0d7de}.t{fill:#1f2328;font:13px system-ui,sans-serif}.s{fill:#57606a;font:12px system-ui,sans-serif}
@@ -31,7 +31,7 @@ def space_time_svg(scene: Scene, title: str) -> str:
     """Draw the scene: time to the right in steps, a line for everybody, messages as slanted lines between them."""
     first, last = _window(scene)
     nodes = [*scene.producers, *scene.channels, *scene.consumers]
-    lane = LANE if len(nodes) <= MOST_LANES else LOW_LANE
+    lane = LANE if len(nodes) <= MAX_LANES else LOW_LANE
     lanes = {node: TOP + 46 + lane * index for index, node in enumerate(nodes)}
     width = max(LEFT + STEP * (last - first + 1) + 40, 780)
     height = TOP + lane * max(len(nodes), 1) + 34 + (LANE - lane) // 2
@@ -51,15 +51,15 @@ def space_time_svg(scene: Scene, title: str) -> str:
 
 def _window(scene: Scene) -> tuple[int, int]:
     """Which steps are shown: all, or as many as can be read, around the first loss or repeat."""
-    if scene.steps <= MOST_STEPS:
+    if scene.steps <= MAX_STEPS:
         return 1, max(scene.steps, 1)
     odd = [
         story.legs[0].begin
         for story in scene.stories
         if story.legs and story.fate in ("lost", "duplicated", "dead-lettered")
     ]
-    first = max(1, min(int(min(odd, default=1)) - 5, scene.steps - MOST_STEPS + 1))
-    return first, first + MOST_STEPS - 1
+    first = max(1, min(int(min(odd, default=1)) - 5, scene.steps - MAX_STEPS + 1))
+    return first, first + MAX_STEPS - 1
 
 
 def _heading(scene: Scene, title: str, first: int, last: int, width: int) -> Iterable[str]:

@@ -62,7 +62,7 @@ def test_the_floor_plan_shows_the_floors_of_the_contracts():
         "contracts"
     ]
     floors = {room.strip() for each in contracts for floor in each.get("layers", []) for room in floor.split("|")}
-    assert floors - {"plain", "__main__"} <= drawn
+    assert floors - {"terminal", "__main__"} <= drawn
 
 
 def test_readme_teaches_one_import():

@@ -10,7 +10,7 @@ from mpim_lab.errors import InvalidParameter
 from mpim_lab.events import EventKind
 from mpim_lab.lab.trace.trace import RateSample, Trace
 from mpim_lab.widgets import LiveCharts, ladder_chart, sweep_chart
-from mpim_lab.widgets.charts import MOST_POINTS, samples
+from mpim_lab.widgets.charts import MAX_POINTS, samples
 from tests.pictures import assert_is_static, fake_run
 from tests.traces import BOB_LISTENS, CONFIRM, by_bob, delivered, fill, handled, sent, told, trace_of
 
@@ -54,7 +54,7 @@ def test_live_charts_stay_small():
     """A few hundred points at the most, whatever was counted."""
     trace = Trace()
     trace.rates += [RateSample(float(at), "r", 1.0, at, 1.0, 1.0) for at in range(10_000)]
-    assert MOST_POINTS / 2 < len(drawn(LiveCharts(trace))[0]) <= MOST_POINTS
+    assert MAX_POINTS / 2 < len(drawn(LiveCharts(trace))[0]) <= MAX_POINTS
 
 
 async def test_live_charts_follow_a_run_to_its_end():

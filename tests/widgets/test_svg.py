@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpim_lab.lab.trace.trace import Trace
-from mpim_lab.widgets.chart_svg import MOST_MARKS, PALETTE, bars_svg, lines_svg, ticks
+from mpim_lab.widgets.chart_svg import MAX_MARKS, PALETTE, bars_svg, lines_svg, ticks
 from mpim_lab.widgets.scene import FATES, Band, Leg, MessageHistory, Scene
 from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.svg import LANE, LEFT, STEP, TOP, shape, space_time_svg
@@ -169,7 +169,7 @@ def test_one_point_is_seen():
 
 def test_many_points_are_not_marked_each():
     """The line is enough."""
-    assert "<circle" not in lines_svg({"a": (range(MOST_MARKS + 1), range(MOST_MARKS + 1))}, "t", "x", "y")
+    assert "<circle" not in lines_svg({"a": (range(MAX_MARKS + 1), range(MAX_MARKS + 1))}, "t", "x", "y")
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])

@@ -28,7 +28,7 @@ from mpim_lab.soak.api.world import Admin, Call, Clock, Outcome, Violation, Worl
 
 SLACK_S = 1.5
 _BEAT_S = 0.02
-_MOST_TURNS = 40  # of the loop, until a call is cancelled
+_MAX_TURNS = 40  # of the loop, until a call is cancelled
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Runner:
             self.played.steps.append(step)
             mode = step.mode if step.mode in call.modes else call.modes[0]
             self.played.said.append(f"{step!s:<28}{call.text}" + {"wait": "", "cancel": " ✗", "aside": " …"}[mode])
-            await self._begin(call, mode, step.number % _MOST_TURNS)
+            await self._begin(call, mode, step.number % _MAX_TURNS)
             self._look(w)
         self.played.said.append("-- rest")
         for task, call, begun in self._aside:
