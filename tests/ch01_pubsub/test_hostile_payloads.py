@@ -65,7 +65,7 @@ def test_10_000_mutated_frames_give_messages_or_a_named_error():
     chance = random.Random(6)
     senders = [sender(each) for each in Algorithm]
     frames = [each.compress(encode_batch(LINES[:many], b"confirm", 3)) for each in senders for many in (1, 9, 48)]
-    frames += [each.encode_command(line * 3) for each in senders for line in LINES[:4]]
+    frames += [each.encode(line * 3) for each in senders for line in LINES[:4]]
     reader, outcomes = Codec(max_bytes=4_000, dictionaries=[DICTIONARY]), Counter()
     for _ in range(10_000):
         payload = mutated(chance.choice(frames), chance)
@@ -82,7 +82,7 @@ def test_10_000_mutated_frames_give_messages_or_a_named_error():
 @pytest.mark.parametrize("algorithm", PACKING)
 def test_a_small_bomb_is_refused_whatever_packed_it(algorithm):
     """32 MiB of zeros in some kilobytes; the limit is that of the receiver, not of the sender."""
-    packed = sender(algorithm, max_bytes=64 * MIB).encode_command(bytes(32 * MIB))
+    packed = sender(algorithm, max_bytes=64 * MIB).encode(bytes(32 * MIB))
     assert len(packed) < 300_000
     with pytest.raises(OversizedPayload, match="1,048,576"):
         READER.decode(packed)
@@ -92,7 +92,7 @@ def test_a_small_bomb_is_refused_whatever_packed_it(algorithm):
 @pytest.mark.parametrize("inner", PACKING)
 def test_a_bomb_within_a_bomb_is_not_unpacked_a_second_time(outer, inner):
     """The inner one is looked at by its mark alone."""
-    bomb = sender(inner, max_bytes=64 * MIB).encode_command(bytes(8 * MIB))
+    bomb = sender(inner, max_bytes=64 * MIB).encode(bytes(8 * MIB))
     nested = sender(outer).compress_raw(bomb)
     with pytest.raises(CorruptPayload, match="never compressed twice"):
         READER.decode(nested)
@@ -155,7 +155,7 @@ def test_zlib_with_a_dictionary_of_its_own_is_refused():
 @pytest.mark.parametrize("algorithm", PACKING)
 def test_after_a_hostile_payload_the_same_codec_reads_the_next_one(algorithm):
     """Its decompressors are used again; none keeps anything of the one before."""
-    packed = sender(algorithm).encode_command(LINES[0] * 10)
+    packed = sender(algorithm).encode(LINES[0] * 10)
     for hostile in (
         packed[:-3],
         packed + b"x",
@@ -187,7 +187,7 @@ def test_a_changed_byte_is_noticed_where_the_frame_has_a_checksum():
         3, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_checksum=True
     )
     checked = bytes([ZSTD]) + zstandard.ZstdCompressor(compression_params=options).compress(text)
-    for packed in (sender("zlib").encode_command(text), checked):
+    for packed in (sender("zlib").encode(text), checked):
         for place in range(1, len(packed)):
             changed = bytearray(packed)
             changed[place] ^= 0x01

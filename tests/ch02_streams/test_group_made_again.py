@@ -46,7 +46,7 @@ async def test_a_stream_that_began_anew_is_read_from_its_first_entry(server, how
 
 
 async def test_what_waits_for_its_retry_is_pending_again_and_retried(server):
-    """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries with_delivery_counts."""
+    """It was in the list that is gone; whoever has it in hand brings it back, with its deliveries counted."""
     async with shop(server, "a") as (group, stream), Consumer(group, "w") as consumer:
         (delivery,) = await fetched(consumer, 1)
         (delivery,) = [await consumer.redeliver(delivery)]

@@ -15,7 +15,7 @@ BACKOFFS = st.builds(Backoff, initial_s=st.floats(0.001, 1), max_s=st.floats(1, 
 
 @given(TRIES, BACKOFFS, st.integers(1, 10_000), CHANCES)
 def test_there_is_another_try_exactly_while_tries_are_left(max_attempts, backoff, deliveries, jitter):
-    """Deliveries are with_delivery_counts whoever got them; the last one's failure has no delay after it."""
+    """Deliveries are counted whoever got them; the last one's failure has no delay after it."""
     delay_s = RetryPolicy(max_attempts, backoff).delay_s(deliveries, jitter)
     assert (delay_s is None) == (deliveries >= max_attempts)
 

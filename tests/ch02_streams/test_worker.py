@@ -54,7 +54,7 @@ async def test_a_handler_that_raises_is_retried_up_to_the_limit_and_then_buried(
 
 
 async def test_a_handler_that_works_the_second_time_leaves_no_letter(server):
-    """Between the tries it is pending, with its deliveries with_delivery_counts."""
+    """Between the tries it is pending, with its deliveries counted."""
     tried = []
 
     async def shaky(entry):

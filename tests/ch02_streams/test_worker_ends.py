@@ -260,7 +260,7 @@ async def test_an_entry_that_cannot_be_buried_is_kept_and_the_others_go_on(serve
 
 
 async def test_a_fetch_may_wait_longer_than_a_command_and_be_cancelled_at_once(server):
-    """Its time is its own; what was on its way when it was cancelled comes with the next one, with_delivery_counts once."""
+    """Its time is its own; what was on its way when it was cancelled comes with the next one, counted once."""
     limits = ConnectionConfig(timeout_s=0.4)
     async with (
         MessageQueue(server.url, config=limits) as mq,

@@ -73,8 +73,8 @@ async def test_one_caller_that_is_cancelled_and_the_naive_version_is_empty_for_e
 
 @pytest.mark.parametrize("design", DESIGNS)
 async def test_the_naive_version_waits_without_a_limit(server, design):
-    """The flaw: no time limit, no limit on the line. The pool says after `wait_s` who has it."""
-    async with made(design, server, wait_s=0.05, max_waiting=20) as pool, pool.connection():
+    """The flaw: no time limit, no limit on the line. The pool says after `acquire_timeout_s` who has it."""
+    async with made(design, server, acquire_timeout_s=0.05, max_waiting=20) as pool, pool.connection():
         tasks = [asyncio.create_task(echo(pool, str(number))) for number in range(50)]
         _, waiting = await asyncio.wait(tasks, timeout=0.3)
         assert len(waiting) == (50 if design == "naive" else 0)
@@ -187,7 +187,7 @@ async def test_the_naive_version_hands_on_what_the_one_before_left(server, desig
 
 async def test_the_error_of_the_pool_says_what_the_naive_version_keeps_to_itself(server):
     """Who has the connection, and for how long: the leak has a name."""
-    async with made("pool", server, wait_s=0.05) as pool:
+    async with made("pool", server, acquire_timeout_s=0.05) as pool:
 
         async def forgetful():
             context = pool.connection()

@@ -32,10 +32,10 @@ class Queue:
     def __init__(self, prefix):
         self.keys = Keys(prefix)
 
-    def access(self, name):
+    def context(self, name):
         return self
 
-    commands = None
+    connection = None
 
 
 @given(prefixes, names, names, st.lists(st.tuples(ids, texts), min_size=1, max_size=5))

@@ -61,7 +61,7 @@ class ServerPool:
         return ServerLoad(self.url, self.in_use, 0 < crowded <= self.live + 1 and not self._idle, self.last_acquired)
 
     def stats(self, at: float) -> ServerStats:
-        """See ServerFigures."""
+        """See ServerStats."""
         passed_over = self.breaker.is_open(at)
         return ServerStats(self.in_use, self.idle, self.opened, dict(self.closed), self.failed, passed_over)
 
