@@ -31,7 +31,7 @@ from mpim_lab.mq.pubsub.queue import MessageQueue
 URL, DATABASE = "redis://127.0.0.1:1", "sqlite+aiosqlite://"
 NO_NUMBERS = ["5", True, None]
 # Infinite may be: "never", and nothing else waits for it.
-NEVER = {"check_idle_after_s", "max_idle_s", "max_lifetime_s", "warn_after_s"}
+NEVER = {"check_idle_after_s", "max_idle_s", "max_lifetime_s", "leak_warning_s"}
 ALLOWED_NONE = {"threshold_bytes", "level"}
 
 
