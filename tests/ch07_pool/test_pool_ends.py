@@ -117,7 +117,7 @@ async def test_a_host_that_cannot_be_one_is_not_connected(host, in_time):
 
 
 async def test_closing_inside_a_connection_does_not_wait_for_its_own_end(server):
-    """The caller's connection is of no use afterwards; the others may finish within `close_within_s`."""
+    """The caller's connection is of no use afterwards; the others may finish within `close_timeout_s`."""
     async with asyncio.timeout(IN_TIME_S), Pool(server.url, close_timeout_s=60, **QUICK) as pool:
         async with pool.connection() as connection:
             await pool.close()
