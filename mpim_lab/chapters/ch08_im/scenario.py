@@ -23,6 +23,7 @@ from mpim_lab.lab.server.external import ExternalServer
 from mpim_lab.lab.system.embedded import MpimSystem
 from mpim_lab.lab.trace.checker import Verdict, check
 from mpim_lab.mq.connection.config import ConnectionConfig
+from mpim_lab.mq.connection.resp import ReplySink
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 GROUP = "tea"
@@ -213,6 +214,10 @@ class _FaultyMessages(MessageService):
     def __init__(self, scenario: ImScenario, *services: Any, **options: Any) -> None:
         super().__init__(*services, **options)
         self._scenario = scenario
+
+    def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink) -> bool:
+        """Each step is waited for: a fault may come before it."""
+        return False
 
     async def append(self, message: ChatMessage, receivers: Sequence[str] = ()) -> Any:
         await self._scenario.at("checked", message.id, self.queue.name)

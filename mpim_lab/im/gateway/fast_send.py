@@ -26,21 +26,18 @@ OnDone = Callable[[Session, Send, SendMessageResponse | BaseException], None]
 class FastSender:
     """The fast path of a gateway. `on_done(session, frame, response or error)` is called once for each message."""
 
-    def __init__(self, messages: MessageService, on_done: OnDone, *, is_observed: bool) -> None:
-        self._messages, self.on_done = messages, on_done
-        # an observer, or a subclass with steps of its own, gets them one by one
-        is_observed = is_observed or messages.reporter.is_on
-        self._is_enabled = messages.ordered and not is_observed and type(messages).append is MessageService.append
+    def __init__(self, messages: MessageService, on_done: OnDone) -> None:
+        self.messages, self.on_done = messages, on_done
         self._retries: dict[Session, deque[PendingSend]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def try_send(self, session: Session, frame: Send) -> bool:
         """Send a message to one user. Return False if not possible now: then `wait_for_retries`, and `send_message`."""
-        if not self._is_enabled or frame.to is None or session in self._retries:
+        if not self.messages.ordered or frame.to is None or session in self._retries:
             return False
         request = SendMessageRequest(frame.id, session.route.uid, frame.to, frame.text)
         pending = PendingSend(self, session, frame, request)
-        return self._messages.log.append_nowait(pending.message, (request.to, request.sender), pending)
+        return self.messages.append_nowait(pending.message, (request.to, request.sender), pending)
 
     async def wait_for_retries(self, session: Session) -> None:
         """Wait until no message of a client is to be sent again."""
@@ -70,7 +67,7 @@ class FastSender:
         queue.append(pending)
 
     async def _finish(self, pending: "PendingSend", appended: AppendResult) -> None:
-        outcome = await _outcome(self._messages.complete_send(pending.request, appended))
+        outcome = await _outcome(self.messages.complete_send(pending.request, appended))
         self.on_done(pending.session, pending.frame, outcome)
 
     async def _retry_in_order(self, session: Session, queue: "deque[PendingSend]") -> None:
@@ -80,7 +77,7 @@ class FastSender:
             while queue:
                 pending = queue.popleft()
                 if not isinstance(outcome, Exception):
-                    outcome = await _outcome(self._messages.send_message(pending.request))
+                    outcome = await _outcome(self.messages.send_message(pending.request))
                 result = pending.error_for_sender(outcome) if isinstance(outcome, Exception) else outcome
                 self.on_done(session, pending.frame, result)
         finally:
@@ -132,6 +129,7 @@ class PendingSend:
             self._sender.schedule_retry(self)
 
     def _on_appended(self, sequence: int, is_new: int, subscriber_count: int, outbox_entry: bytes, at_ms: int) -> None:
+        self._sender.messages.report_appended(self.message, self.request.to, is_new, subscriber_count)
         status = sender_status(is_new, subscriber_count)
         if status == "stored":
             self._sender.finish_in_task(

@@ -38,8 +38,7 @@ from mpim_lab.im.protocol.requests import (
     SendMessageRequest,
     SendMessageResponse,
     group_conversation,
-    group_of,
-    is_name,
+    takes_part,
 )
 from mpim_lab.mq.connection.handler import TaskCancellation
 
@@ -67,7 +66,7 @@ class FrameHandler:
         self._reporter = reporter
         self._services, self._acks = services, acks
         self._metrics, self._config, self._presence_watcher = metrics, config, presence_watcher
-        self.fast_sender = FastSender(services.messages, self._on_send_done, is_observed=reporter.is_on)
+        self.fast_sender = FastSender(services.messages, self._on_send_done)
         self._handlers: dict[type, Callable[[Session, Any], Awaitable[None]]] = {
             Send: self._send, Sync: self._sync, WatchPresence: self._watch, Group: self._group, Ping: self._ping
         }  # fmt: skip
@@ -102,7 +101,7 @@ class FrameHandler:
 
     def _try_ack_sync(self, session: Session, frame: Ack) -> bool:
         conversation, sequence = frame.conversation, frame.sequence
-        if session.ack_count >= self._config.max_acks or not _takes_part(session.route.uid, conversation):
+        if session.ack_count >= self._config.max_acks or not takes_part(session.route.uid, conversation):
             return False
         session.ack_count += 1
         session.on_ack(conversation, sequence)
@@ -174,6 +173,8 @@ class FrameHandler:
         if session.in_flight >= _MAX_IN_FLIGHT or not self.fast_sender.try_send(session, frame):
             return False
         session.in_flight += 1
+        if self._reporter.is_on:
+            self._trace(frame, session.route.uid)
         return True
 
     def _on_send_done(self, session: Session, frame: Send, outcome: SendMessageResponse | BaseException) -> None:
@@ -245,12 +246,3 @@ class FrameHandler:
 
     async def _ping(self, session: Session, frame: Ping) -> None:
         session.enqueue(_PONG)
-
-
-def _takes_part(uid: str, conversation: str) -> bool:
-    """Return whether it is the name of a group, or of a direct conversation of this user."""
-    group = group_of(conversation)
-    if group is not None:
-        return is_name(group)
-    one, _, other = conversation.partition(":")
-    return uid in (one, other) and one <= other and is_name(one) and is_name(other)

@@ -242,3 +242,20 @@ def group_of(conversation: str) -> str | None:
     ('tea', None)
     """
     return conversation[1:] if conversation.startswith("#") else None
+
+
+def takes_part(uid: str, conversation: str) -> bool:
+    """Return whether it is a group's, or a direct conversation of this user: the one rule of who may read and acknowledge.
+
+    Whether a user is a member of the group is for `GroupService` to say.
+
+    >>> takes_part("bob", "alice:bob"), takes_part("eve", "alice:bob"), takes_part("bob", "bob:alice")
+    (True, False, False)
+    >>> takes_part("eve", "#tea")
+    True
+    """
+    group = group_of(conversation)
+    if group is not None:
+        return is_name(group)
+    one, _, other = conversation.partition(":")
+    return uid in (one, other) and one <= other and is_name(one) and is_name(other)

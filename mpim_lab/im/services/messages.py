@@ -42,6 +42,7 @@ from mpim_lab.im.protocol.requests import (
     checked_text,
     group_conversation,
     group_of,
+    takes_part,
 )
 from mpim_lab.im.services.groups import GroupService
 from mpim_lab.im.services.message_log import AppendResult, MessageLog
@@ -50,6 +51,7 @@ from mpim_lab.keys import BROADCAST_CHANNEL, user_channel
 from mpim_lab.mq.connection.bounds import MAX_INT, check_bounds
 from mpim_lab.mq.connection.encoding import publish_prefix
 from mpim_lab.mq.connection.reconnecting import call_many
+from mpim_lab.mq.connection.resp import ReplySink
 from mpim_lab.mq.pubsub.queue import MessageQueue
 
 _MAX_PIPELINE_BYTES = 4 * 1024 * 1024  # of a group's pushes
@@ -126,10 +128,19 @@ class MessageService:
         checked_id(message.id)
         checked_text(message.text)
         appended = await self.log.append(message, receivers, is_group=not receivers)
-        self.reporter.hop(message.id, CHAT_LOG)
-        if receivers and appended.is_new:
-            self.reporter.hop(message.id, user_channel(receivers[0]), count=appended.subscriber_count)
+        self.report_appended(message, receivers[0] if receivers else "", appended.is_new, appended.subscriber_count)
         return appended
+
+    def append_nowait(self, message: ChatMessage, receivers: Sequence[str], sink: ReplySink) -> bool:
+        """Do step 1 of a direct message without waiting; `sink` gets the reply. Return False if not possible now."""
+        return self.log.append_nowait(message, receivers, sink)
+
+    def report_appended(self, message: ChatMessage, receiver: str, is_new: object, subscriber_count: int) -> None:
+        """Report step 1 to the observer: where the message is now. A group's message has no `receiver` yet."""
+        if self.reporter.is_on:
+            self.reporter.hop(message.id, CHAT_LOG)
+            if receiver and is_new:
+                self.reporter.hop(message.id, user_channel(receiver), count=subscriber_count)
 
     async def fan_out(self, message: ChatMessage, members: Sequence[str]) -> FanOutResult:
         """Push to many in one pipeline: each reply says how many gateways were subscribed, at that moment."""
@@ -214,7 +225,7 @@ class MessageService:
         """
         for each in requests:
             check_bounds(0, MAX_INT, sequence=each.sequence)
-        own = [each for each in requests if _may_take_part(each.uid, each.conversation)]
+        own = [each for each in requests if takes_part(each.uid, each.conversation)]
         far = dict(zip(map(id, own), await self.log.ack(own), strict=True))
         return [AckResponse(far.get(id(each), 0)) for each in requests]
 
@@ -238,17 +249,8 @@ class MessageService:
         group = group_of(conversation)
         if group is not None and uid not in await self.groups.members(group):
             raise NotAMember(f"{uid} is not in the group {group}")
-        if not _may_take_part(uid, conversation):
+        if not takes_part(uid, conversation):
             raise AccessDenied(f"{uid} does not take part in {conversation}")
-
-
-def _may_take_part(uid: str, conversation: str) -> bool:
-    """Return whether it is a group's, or the user is one of the two.
-
-    >>> _may_take_part("bob", "alice:bob"), _may_take_part("eve", "alice:bob"), _may_take_part("eve", "#tea")
-    (True, False, True)
-    """
-    return group_of(conversation) is not None or uid in conversation.split(":")
 
 
 def _contiguous_prefix(
