@@ -11,13 +11,15 @@ from mpim_lab.mq.connection.retry import Backoff, RetryPolicy
 from mpim_lab.mq.ordering.ordered_worker import OrderedWorker
 
 ATTEMPTS = 5  # of a sender, before it gives a message up
-PREFETCH = 3  # entries in hand at once: a commit may be of several
+BATCH_SIZE = 3  # entries in hand at once: a commit may be of several
 LENIENT_RETRY = RetryPolicy(max_attempts=20, backoff=Backoff(initial_s=0.004, max_s=0.02))  # no message here is poison
 
 
 def _in_order(kind: type[OrderedWorker]) -> Design:
     return Design(
-        partitioned_sender(ATTEMPTS), ordered_worker(kind, retry=LENIENT_RETRY, prefetch=PREFETCH), is_partitioned=True
+        partitioned_sender(ATTEMPTS),
+        ordered_worker(kind, retry=LENIENT_RETRY, batch_size=BATCH_SIZE),
+        is_partitioned=True,
     )
 
 

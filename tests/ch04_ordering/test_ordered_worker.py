@@ -107,7 +107,7 @@ async def assignment(stream, partition=0):
 async def dies(stream, name, *, lease_ms=20, reads=False, waits=True):
     """A member that takes its share, perhaps reads, and is gone without a word; `waits` until its lease is over."""
     with pytest.raises(Power):
-        async with PartitionAssignments(stream, "billing", name, lease_ms=lease_ms, prefetch=10) as assignments:
+        async with PartitionAssignments(stream, "billing", name, lease_ms=lease_ms, batch_size=10) as assignments:
             await assignments.heartbeat()
             if reads:
                 await assignments.read(10)
@@ -156,7 +156,7 @@ async def test_options_out_of_their_bounds_are_refused(server):
         stream = PartitionedStream(mq, "orders")
         with pytest.raises(InvalidMessage, match="a conversation is a non-empty text"):
             await stream.append("", "x")
-        for options in ({"prefetch": 0}, {"lease_ms": 2}):
+        for options in ({"batch_size": 0}, {"lease_ms": 2}):
             with pytest.raises(InvalidParameter, match="a whole number from"):
                 hired(stream, enter, **options)
 
@@ -167,7 +167,7 @@ async def test_lag_counts_what_the_group_has_not_done(server):
         assert await stream.lag("billing") == 0
         await asyncio.gather(*(stream.append(f"c{number % 10}", b"x") for number in range(5_000)))
         assert await stream.lag("billing") == 5_000
-        async with working(stream, enter, prefetch=1_000):
+        async with working(stream, enter, batch_size=1_000):
             await all_done(stream)
         await stream.append("bob", b"x")
         assert (await stream.lag("billing"), await stream.lag("mails")) == (1, 5_001)
@@ -185,7 +185,7 @@ async def test_each_conversation_is_worked_on_in_order_and_each_effect_happens_o
         enter(entry, effects)
 
     async with orders(server) as stream:
-        async with working(stream, later if is_async else enter, prefetch=7):
+        async with working(stream, later if is_async else enter, batch_size=7):
             for number in range(60):
                 await asyncio.gather(*(stream.append(f"c{name}", f"{number}") for name in range(6)))
             await all_done(stream)
@@ -550,7 +550,7 @@ async def test_a_clean_leave_counts_against_no_entry(server):
 async def test_a_worker_that_begins_anew_under_its_name_goes_on_at_once(server):
     """It need not wait for its own lease; what its earlier life still tries to commit is refused."""
     async with orders(server, "a", "b", partitions=1) as stream, asyncio.timeout(10):
-        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, prefetch=10) as earlier:
+        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, batch_size=10) as earlier:
             await earlier.heartbeat()
             await earlier.read(100)
             (old,) = earlier.assigned
@@ -615,7 +615,7 @@ async def test_a_commit_that_is_not_answered_has_its_effects_exactly_once(server
 async def test_a_commit_comes_once_even_from_the_same_lease(server):
     """The same entries with the same token, again: refused by the offset, nothing changes."""
     async with orders(server, "a", "b", partitions=1) as stream:
-        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, prefetch=10) as assignments:
+        async with PartitionAssignments(stream, "billing", "w", lease_ms=LONG_MS, batch_size=10) as assignments:
             await assignments.heartbeat()
             await assignments.read(100)
             (mine,) = assignments.assigned
@@ -633,7 +633,7 @@ async def test_a_commit_comes_once_even_from_the_same_lease(server):
 async def test_lines_that_are_cut_while_working_are_waited_for(server):
     """Both of the worker's connections, again and again."""
     async with orders(server, name="cut-me") as stream, orders(server) as control:
-        async with working(stream, enter, "cut-me", prefetch=5, retry=PATIENT):
+        async with working(stream, enter, "cut-me", batch_size=5, retry=PATIENT):
             for number in range(100):
                 await control.append(f"c{number % 5}", str(number))
                 if number % 20 == 10:
@@ -648,7 +648,7 @@ async def test_exactly_once_holds_when_the_server_is_killed_and_restarted(lab_se
     """With appendfsync always, while a producer sends and a worker works."""
     async with EmbeddedServer(persistence="always") as server, orders(server) as stream:
         producer = IdempotentProducer(stream.append, max_attempts=200, backoff=QUICK)
-        async with working(stream, enter, retry=PATIENT, prefetch=7):
+        async with working(stream, enter, retry=PATIENT, batch_size=7):
             for number in range(60):
                 if number % 25 == 20:
                     server.kill()
@@ -733,7 +733,7 @@ async def random_fates(server, seed):
         async def hire(post):
             name = f"{seed}-{post}{chance.choice('xy')}"
             own = await stack.enter_async_context(orders(server, name=name, prefix=prefix))
-            worker = hired(own, handler(name), name, lease_ms=SHORT_MS, prefetch=9, retry=PATIENT)
+            worker = hired(own, handler(name), name, lease_ms=SHORT_MS, batch_size=9, retry=PATIENT)
             posts[post] = (name, worker, asyncio.create_task(worker.run()))
 
         async def write():

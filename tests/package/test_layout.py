@@ -56,7 +56,7 @@ async def test_another_layout_is_not_touched(server, raw, other):
             lambda: SequencedLog(mq, "chat").append("bob", b"hi"),
             lambda: orders.append("bob", b"hi"),
             Consumer(group, "c").__aenter__,
-            PartitionAssignments(orders, "g", "m", lease_ms=1_000, prefetch=1).__aenter__,
+            PartitionAssignments(orders, "g", "m", lease_ms=1_000, batch_size=1).__aenter__,
         ):
             with pytest.raises(WrongLayout, match="another prefix") as refused:
                 await call()

@@ -52,7 +52,7 @@ MAKERS = [
     ("ttl_s", lambda **option: IdempotencyStore(queue(), "s", **option)),
     ("id_ttl_s", lambda **option: SequencedLog(queue(), "s", **option)),
     ("partitions", lambda **option: PartitionedStream(queue(), "s", **option)),
-    ("prefetch", ordered),
+    ("batch_size", ordered),
     ("lease_ms", ordered),
     ("limit", reader),
 ]

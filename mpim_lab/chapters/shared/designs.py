@@ -97,14 +97,14 @@ def group_worker(dedup: Callable[[MessageQueue, str], Any], worker: Callable[...
     return make_worker
 
 
-def ordered_worker(kind: type[OrderedWorker], *, retry: RetryPolicy = RETRY, prefetch: int = 1) -> WorkerFactory:
+def ordered_worker(kind: type[OrderedWorker], *, retry: RetryPolicy = RETRY, batch_size: int = 1) -> WorkerFactory:
     """Return a factory of workers that own partitions, or believe it."""
 
     def make_worker(context: DesignContext, queue: MessageQueue, name: str, work: Work) -> OrderedWorker:
         async def handle(entry: PartitionEntry, effects: AtomicEffects) -> None:
             await work(entry.data, effects)
 
-        options: dict[str, Any] = {"retry": retry, "prefetch": prefetch, "lease_ms": context.lease_ms}
+        options: dict[str, Any] = {"retry": retry, "batch_size": batch_size, "lease_ms": context.lease_ms}
         return kind(partitioned(queue), GROUP, name, handle, **options)
 
     return make_worker

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.load.redis.stream_adapters import GROUP, PREFETCH, OnPayload, Publish
+from mpim_lab.load.redis.stream_adapters import BATCH_SIZE, GROUP, OnPayload, Publish
 
 AT_ONCE = 100  # taskiq's own choice
 CANCEL_EVERY_S = 0.5
@@ -39,7 +39,9 @@ async def faststream_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIt
     from faststream.redis import StreamSub
 
     broker = _faststream_broker(plan.url)
-    stream = StreamSub(plan.channel, group=GROUP, consumer="w", batch=True, max_records=PREFETCH, polling_interval=200)
+    stream = StreamSub(
+        plan.channel, group=GROUP, consumer="w", batch=True, max_records=BATCH_SIZE, polling_interval=200
+    )
 
     @broker.subscriber(stream=stream)  # type: ignore[untyped-decorator, unused-ignore]
     async def handle(batch: list[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mpim_lab.load.redis.plan import LoadPlan
-from mpim_lab.load.redis.stream_adapters import GROUP, PREFETCH, OnPayload, Publish, working
+from mpim_lab.load.redis.stream_adapters import BATCH_SIZE, GROUP, OnPayload, Publish, working
 
 BOOKED = "load:booked"
 
@@ -41,7 +41,7 @@ async def idempotent(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["as
             on_payload(entry.data)
 
         group = await mq.stream(plan.channel).group(GROUP)
-        worker = Worker(group, "w", handle, batch_size=PREFETCH, max_in_flight=4 * PREFETCH, concurrency=PREFETCH)
+        worker = Worker(group, "w", handle, batch_size=BATCH_SIZE, max_in_flight=4 * BATCH_SIZE, concurrency=BATCH_SIZE)
         async with working(worker) as failed:
             yield failed
 
@@ -79,5 +79,5 @@ async def ordered(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["async
             on_payload(entry.data)
 
         stream = PartitionedStream(mq, plan.channel, partitions=1)
-        async with working(OrderedWorker(stream, GROUP, "w", handle, prefetch=PREFETCH)) as failed:
+        async with working(OrderedWorker(stream, GROUP, "w", handle, batch_size=BATCH_SIZE)) as failed:
             yield failed

@@ -12,7 +12,7 @@ from typing import Any
 from mpim_lab.load.redis.plan import LoadPlan
 
 GROUP = "load"
-PREFETCH = 500
+BATCH_SIZE = 500
 OnPayload = Callable[[bytes], Any]
 Publish = Callable[[str, Any], Awaitable[Any]]
 
@@ -61,8 +61,8 @@ async def mpim_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator
             group,
             "w",
             lambda entry: on_payload(entry.data),
-            batch_size=PREFETCH,
-            max_in_flight=4 * PREFETCH,
+            batch_size=BATCH_SIZE,
+            max_in_flight=4 * BATCH_SIZE,
             prefetch=True,
         )
         async with working(worker) as failed:
@@ -88,7 +88,7 @@ async def mpim_reading(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["
     async def read(stream: Any) -> None:
         last = "0"
         while True:
-            entries = await stream.read(last, count=PREFETCH)
+            entries = await stream.read(last, count=BATCH_SIZE)
             for entry in entries:
                 on_payload(entry.data)
             last = entries[-1].id if entries else last
@@ -143,7 +143,7 @@ async def redis_py_pipelined(plan: LoadPlan) -> AsyncIterator[Publish]:
 @asynccontextmanager
 async def redis_py_consuming(plan: LoadPlan, on_payload: OnPayload) -> AsyncIterator["asyncio.Future[Exception]"]:
     """xreadgroup of many, one xack for all of them: as fast as its user can make it."""
-    async with _redis_py_loop(plan, on_payload, PREFETCH) as failed:
+    async with _redis_py_loop(plan, on_payload, BATCH_SIZE) as failed:
         yield failed
 
 

@@ -62,10 +62,10 @@ class PartitionAssignments:
     Raises what `ReconnectingConnection` raises, and LeaseLost when a partition has passed on.
     """
 
-    def __init__(self, stream: PartitionedStream, group: Name, member: Name, *, lease_ms: int, prefetch: int) -> None:
+    def __init__(self, stream: PartitionedStream, group: Name, member: Name, *, lease_ms: int, batch_size: int) -> None:
         check_whole(3, lease_ms=lease_ms)
         self.group, self.member = same_name(group, "group"), same_name(member, "name of a member")
-        self._stream, self._lease_ms, self._prefetch = stream, lease_ms, prefetch
+        self._stream, self._lease_ms, self._batch_size = stream, lease_ms, batch_size
         access = stream.queue.context(stream.name)
         self._access, self._commands, self._reads = access, access.connection, access.new_connection(member)
         self._keys = stream.assignment_keys(group)
@@ -136,7 +136,7 @@ class PartitionAssignments:
             known = before.get(partition)
             if known is None or known.token != token:
                 known = PartitionLease(partition, token, offset.decode(), attempts)
-                known.suspect_count = self._prefetch if attempts > 1 else 0
+                known.suspect_count = self._batch_size if attempts > 1 else 0
             self._assigned[partition] = known
 
     async def mark_started(self, lease: PartitionLease) -> None:
@@ -182,7 +182,7 @@ class PartitionAssignments:
         blocks_s = max(1, timeout_ms) / 1e3 if must_wait else 0.0
         words = (
             "COUNT",
-            str(self._prefetch),
+            str(self._batch_size),
             *block,
             "STREAMS",
             *empty,

@@ -51,7 +51,7 @@ class OrderedWorker:
     handler(entry, effects): plain or async. lease_ms: longer than one call of the handler takes; a silent member's
     partitions pass on after it. name: no other living worker's; the later one of two goes on, the earlier one's `run` raises
     LeaseLost.
-    prefetch: entries read at once from a partition, and at most in one commit.
+    batch_size: entries read at once from a partition, and at most in one commit.
     """
 
     assignments_type = PartitionAssignments
@@ -64,14 +64,14 @@ class OrderedWorker:
         handler: OrderedHandler,
         *,
         retry: RetryPolicy | None = None,
-        prefetch: int = 100,
+        batch_size: int = 100,
         lease_ms: int = 5_000,
     ) -> None:
-        check_whole(prefetch=prefetch)
+        check_whole(batch_size=batch_size)
         check_handler(handler)
         self.name, self.assignments = (
             name,
-            self.assignments_type(stream, group, name, lease_ms=lease_ms, prefetch=prefetch),
+            self.assignments_type(stream, group, name, lease_ms=lease_ms, batch_size=batch_size),
         )
         self._stream, self._handler, self._retry = stream, handler, retry or RetryPolicy()
         self._reporter = stream.queue.reporter

@@ -175,11 +175,11 @@ def work_in_order(w: World, rng: random.Random) -> Call | None:
     return Call(text, start_in_order(w, slot, name, rng.choice((1, 5, 100))), CALL_S, modes=("wait",))
 
 
-async def start_in_order(w: World, slot: QueueSlot, name: str, prefetch: int) -> OrderedMember:
+async def start_in_order(w: World, slot: QueueSlot, name: str, batch_size: int) -> OrderedMember:
     """Start an ordered worker."""
     part = part_of(w)
     worker = OrderedWorker(
-        stream_of(slot), "readers", name, _handler(w, part), retry=RETRY, prefetch=prefetch, lease_ms=LEASE_MS
+        stream_of(slot), "readers", name, _handler(w, part), retry=RETRY, batch_size=batch_size, lease_ms=LEASE_MS
     )
     member = OrderedMember(name, slot, slot.life, worker)
     part.members.append(member)
