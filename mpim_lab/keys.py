@@ -6,7 +6,7 @@
 | `confirm:<uid>` | channel | none | the queue of that user | who sends to that user |
 | `batches:<sender>` | channel | none | receivers of batches | the batcher of that sender |
 | `<stream>` | stream | until trimmed | `Stream.add` | its consumer groups |
-| `stream:{<stream>}:dead:<group>` | stream | redriven or dropped | `ConsumerGroup.bury` | a person |
+| `stream:{<stream>}:dead:<group>` | stream | redriven or dropped | `ConsumerGroup.dead_letter` | a person |
 | `stream:{<stream>}:life:<group>:<consumer>` | string | its heartbeats | `Consumer` | `Consumer` |
 | `once:{<scope>}:id:<id>` | hash | `ttl_s` | `IdempotencyStore` | `IdempotencyStore` |
 | `once:{<scope>}:tokens` | string | for ever | `IdempotencyStore` (a counter) | `IdempotencyStore` |

@@ -89,8 +89,9 @@ def _draw(
     look: Look,
     texts: Sequence[str],
 ) -> None:
-    """One candidate on one side: a point a case, and a line from one end to the other. An axis of logarithms has no
-    zero for a bar to stand on.
+    """Draw one candidate on one side: a point a case, and a line from one end to the other.
+
+    An axis of logarithms has no zero for a bar to stand on.
     """
     if not rows:
         return

@@ -77,7 +77,7 @@ async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
 
 @pytest.mark.parametrize("fault", sorted(PUBSUB_FAULTS))
 async def test_the_same_seed_gives_the_same_verdict(lab_server, fault):
-    """Whatever the machine does meanwhile. (`tests/load` has the hundred repeats.)"""
+    """Whatever the machine does meanwhile; `tests/load` has the hundred repeats."""
     verdicts = [
         (await PubSubDelivery(design="naive", fault=fault, duration=duration_of(fault), messages=16).run()).verdict
         for _ in range(max(2, REPEATS))

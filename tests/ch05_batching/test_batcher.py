@@ -271,8 +271,9 @@ FAULTS = st.lists(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([Adaptive(max_messages=3), FixedWindow(4, 100, 0.5), SizeOnly(max_messages=5)]), FAULTS)
 def test_nothing_is_lost_or_reordered_on_a_real_server(policy, steps):
-    """Connections are cut, callers cancelled, batches flushed, at any point. What was told as added is there; what was told
-    as certainly not added is not; the entries are in the order of the calls, each once.
+    """Connections are cut, callers cancelled, batches flushed, at any point.
+
+    What was acknowledged is there; what was certainly refused is not; the entries are in the order of the calls, each once.
     """
     asyncio.run(_play(policy, steps))
 

@@ -116,8 +116,9 @@ def outcomes_of(task, names):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(STEPS, max_size=12), CALLS, RULES)
 def test_nothing_is_lost_or_reordered_whatever_fails(script, calls, policy):
-    """Every message has one outcome: its own, or an error that says whether it may have been sent; those that went out
-    did so once, in the order of the calls; what was told as sent was.
+    """Every message has one outcome: its own, or an error that says whether it may have been sent.
+
+    Those that went out did so once, in the order of the calls; what was acknowledged was sent.
     """
     transport, numbers = ScriptedTransport(list(script)), iter(range(1_000))
     batcher = Batcher(transport, policy=policy, backoff=AT_ONCE)

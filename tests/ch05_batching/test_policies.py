@@ -39,8 +39,9 @@ def test_a_window_ends_so_long_after_the_oldest_message(oldest_at, window_ms):
     st.integers(1, 60),
 )
 def test_batches_keep_the_order_and_the_limits(calls, max_messages, max_bytes):
-    """Everything comes out once, in order; a batch is above its bytes only if it is one large message; none is smaller
-    than it must be; and every call gets exactly its own outcomes.
+    """Everything comes out once, in order, and every call gets exactly its own outcomes.
+
+    A batch is above its bytes only if it is one large message; none is smaller than it must be.
     """
     loop, buffer, limits = asyncio.new_event_loop(), PendingBuffer(), FixedWindow(max_messages, max_bytes)
     numbers = iter(range(1_000))

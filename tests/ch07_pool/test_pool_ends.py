@@ -31,7 +31,7 @@ IN_TIME_S = 10
 
 @pytest.fixture
 def in_time():
-    """Everything inside ends in time: `async with in_time(): ...`."""
+    """Bound what is inside; a wait without an end fails here."""
     return lambda: asyncio.timeout(IN_TIME_S)
 
 

@@ -315,8 +315,10 @@ async def test_whoever_joins_begins_with_what_comes_next(messages):
 
 
 async def test_a_group_of_500_costs_as_many_round_trips_as_one_of_10(one_server, monkeypatch):
-    """Counted: writes to the command connection, each with everything that waits for an answer (one round trip), and the
-    server's own count of commands other than PUBLISH, of which there is one a member.
+    """One round trip, however many members.
+
+    Counted: writes to the command connection, each with everything that waits for an answer, and the server's own count of
+    commands other than PUBLISH, of which there is one a member.
     """
     writes, flush = [], RespConnection.flush
     monkeypatch.setattr(

@@ -75,7 +75,9 @@ LIMITS = ConnectionConfig(timeout_s=1.0, connect_timeout_s=1.0, backoff=Backoff(
 
 
 class ChatDesign(NamedTuple):
-    """`conversations(queue, name)` has `append(conversation, payload, id)`; `reader(conversations, conversation, handler)`
+    """A design of chapter 4: how a conversation is written, and how it is read.
+
+    `conversations(queue, name)` has `append(conversation, payload, id)`; `reader(conversations, conversation, handler)`
     has `run` and `stop`.
     """
 

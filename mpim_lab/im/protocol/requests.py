@@ -88,8 +88,9 @@ class SendMessageRequest(Struct, frozen=True):
 
 
 class SendMessageResponse(Struct, frozen=True):
-    """What became of a message. `status`: "pushed" (a gateway of the receiver has it), "stored" (it waits), "known"
-    (the id was sent before).
+    """The outcome of a direct message.
+
+    `status`: "pushed" (a gateway of the receiver has it), "stored" (it waits), "known" (the id was sent before).
     """
 
     id: str

@@ -175,7 +175,7 @@ class FaultyQueue:
         return listeners
 
     async def publish(self, channel: str, payload: bytes | str) -> int:
-        """Publish once the faults that are due have struck."""
+        """Publish once the faults that are due have begun."""
         await self._faults.before_attempt()
         try:
             return await self._queue.publish(channel, payload)

@@ -75,12 +75,12 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """redis://127.0.0.1:PORT/0"""
+        """The address over TCP: redis://127.0.0.1:PORT/0."""
         return f"redis://127.0.0.1:{self._port}/0"
 
     @property
     def unix_url(self) -> str:
-        """unix://PATH?db=0"""
+        """The address of the Unix socket: unix://PATH?db=0."""
         return f"unix://{self._socket}?db=0"
 
     @property

@@ -57,8 +57,9 @@ class Traffic:
         return send
 
     async def count(self, whole: bool = False) -> Found:
-        """How many messages of the phase arrived, and were answered; `whole`: and how late. Raises LoadFailed if a client
-        was cut off.
+        """Return how many messages of the phase arrived, and were answered; `whole`: and how late.
+
+        Raises LoadFailed if a client was cut off.
         """
         self._swarm.check()
         return self._counter.found() if whole else {"received": self._counter.received, "answered": self._answered}

@@ -48,7 +48,6 @@ NAME = String(MAX_CHARACTERS).with_variant(
 class SqlDatabase:
     """An SQL database, for one event loop: `async with SqlDatabase("sqlite+aiosqlite:///shop.db") as database`.
 
-
     timeout_s: how long to wait for a free connection, for a lock, for an answer to one of our own statements or to a commit.
     max_connections: SQLite has one. Raises InvalidParameter.
     """

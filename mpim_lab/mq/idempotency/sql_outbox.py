@@ -164,7 +164,6 @@ class OutboxRelay:
     async def relay_once(self, limit: int | None = None) -> int:
         """Send the oldest rows, at most `limit`, one after the other. Return how many.
 
-
         Raises what `Stream.add` raises for the first row that fails, after the rows of other streams were sent, if it was
         refused for itself. It and the later rows of its stream stay. StoreFailed or StoreUncertain when the rows that were
         sent could not be deleted: they will be sent again.

@@ -48,7 +48,9 @@ _log = logging.getLogger(__name__)
 
 
 class Pool:
-    """`async with Pool(url) as pool: async with pool.connection() as connection: await connection.call("BLPOP", "jobs", 1)`
+    """A pool of connections that are borrowed, one caller at a time.
+
+    `async with Pool(url) as pool: async with pool.connection() as connection: await connection.call("BLPOP", "jobs", 1)`
 
     `urls`: one server or several, whose options (socket_timeout, ...) stand above those here; never more than
     `max_connections` are open to all of them together. Connections are opened when they are needed. One that was idle for
