@@ -37,7 +37,7 @@ async def dies_with(group, consumer="dead", **options):
     """What a consumer has in hand that dies: it stays pending."""
     reader = Consumer(group, consumer, **options)
     await reader._link.open()
-    deliveries = await reader.fetch()
+    deliveries = await reader.fetch(5_000)
     await reader._link.close()
     return deliveries
 

@@ -46,7 +46,7 @@ async def test_what_a_leaving_consumer_had_is_given_back_for_the_next_claim(serv
     async with shop(server, *"abc") as (group, _):
         with pytest.raises(ValueError, match="enough"):
             async with Consumer(group, "first") as first:
-                done, *_ = await first.fetch()
+                done, *_ = await first.fetch(5_000)
                 await first.ack(done)
                 raise ValueError("enough")
         async with Consumer(group, "second", claim_idle_ms=AN_HOUR_MS) as second:
@@ -58,7 +58,7 @@ async def test_a_consumer_of_the_same_name_picks_up_its_earlier_life(server):
     async with shop(server, *"ab") as (group, _):
         await dies_with(group, "c")
         async with Consumer(group, "c", claim_idle_ms=None) as consumer:
-            found = await consumer.fetch()
+            found = await consumer.fetch(5_000)
         assert (data(found), [delivery.deliveries for delivery in found]) == (["a", "b"], [2, 2])
 
 

@@ -40,7 +40,7 @@ async def test_two_groups_each_get_everything(server):
     async with shop(server, "a", "b") as (billing, stream):
         audit = await stream.group("audit")
         async with Consumer(billing, "c") as one, Consumer(audit, "c") as two:
-            mine = await one.fetch()
+            mine = await one.fetch(5_000)
             assert data(mine) == data(await two.fetch()) == ["a", "b"]
             await one.ack(mine[0])
             assert (len(await billing.pending()), len(await audit.pending())) == (1, 2)
@@ -70,7 +70,7 @@ async def test_the_pending_list_says_who_has_what_for_how_long_and_how_often(ser
         await dies_with(group, "dead")
         await stream.add("c")
         async with Consumer(group, "w", claim_idle_ms=None) as consumer:
-            (third,) = await consumer.fetch()
+            (third,) = await consumer.fetch(5_000)
             assert [(line.consumer, line.deliveries) for line in await group.pending()] == [
                 ("dead", 1),
                 ("dead", 1),
@@ -102,7 +102,7 @@ async def test_acknowledgements_of_one_loop_turn_leave_as_one_command(server):
     async with shop(server) as (group, stream):
         await asyncio.gather(*(stream.add(str(number)) for number in range(2_510)))
         async with Consumer(group, "c", batch_size=5_000, max_in_flight=5_000) as consumer:
-            deliveries = await consumer.fetch()
+            deliveries = await consumer.fetch(5_000)
             await asyncio.gather(*(consumer.ack(delivery) for delivery in deliveries[:10]))
             assert await times_run(server, "xack") == 1
             await asyncio.gather(*(consumer.ack(delivery) for delivery in deliveries[10:]))

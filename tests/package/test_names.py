@@ -82,7 +82,7 @@ async def test_streams_groups_and_consumers_of_any_name(mq):
         await stream.add(b"%d" % number)
         group = await stream.group(name)
         async with Consumer(group, name) as consumer:
-            (delivery,) = await consumer.fetch()
+            (delivery,) = await consumer.fetch(5_000)
             assert delivery.entry.data == b"%d" % number
             (line,) = await group.pending()
             assert line.consumer == name and await group.lag() == 0
