@@ -1,7 +1,7 @@
-"""Designs that are soaked: the sound one, and naive ones with the faults that bite them wherever they are injected.
+"""Designs that are soaked: the correct one, and naive ones with the faults that bite them wherever they are injected.
 
 Other faults may bite them, too, if other messages happen to come at the wrong moment: `any worker` loses the order only where
-a later message of the same conversation is done before the struck one.
+a later message of the same conversation is done before the one that was hit.
 """
 
 from mpim_lab.chapters.ch04_ordering.designs import DELIVERY_MODES, ORDERING_DESIGNS
@@ -24,7 +24,7 @@ def _in_order(kind: type[OrderedWorker]) -> Design:
 
 
 DESIGNS = {
-    "sound": _in_order(OrderedWorker),
+    "correct": _in_order(OrderedWorker),
     "no fence": _in_order(UnfencedWorker),
     "any worker": ORDERING_DESIGNS["any worker"],
     "at least once": DELIVERY_MODES["at least once"],

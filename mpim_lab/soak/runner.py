@@ -1,4 +1,4 @@
-"""Soak: many random schedules of faults, played on real servers and judged by the ledger; the sound design fails in none.
+"""Soak: many random schedules of faults, played on real servers and judged by the ledger; the correct design fails in none.
 
 `python -m mpim_lab.soak.runner --schedules 1000`; `--seed 17` plays that one schedule again and shows its trace.
 """
@@ -47,7 +47,7 @@ class ScheduleResult(NamedTuple):
 
     @property
     def conclusive(self) -> frozenset[str]:
-        """The faults whose end is certain: the senders heard that the struck messages are in, so that they are judged.
+        """The faults whose end is certain: the senders heard that the messages that were hit are in, so that they are judged.
 
         None, if the server was killed (that may end a fault early) or a worker died of an error of its own (a machine that
         stood still is a fault that nobody planned).
@@ -98,7 +98,7 @@ class SoakReport:
 
 
 async def run_schedule(
-    seed: int, design: str | Design = "sound", *, server: EmbeddedServer | ExternalServer | None = None
+    seed: int, design: str | Design = "correct", *, server: EmbeddedServer | ExternalServer | None = None
 ) -> ScheduleResult:
     """Run one seed's schedule, on `server`, or on a server of its own."""
     schedule, trace = Schedule.from_seed(seed), Trace(sample_above_per_s=None)
@@ -120,7 +120,7 @@ async def soak(
     schedules: int,
     *,
     first_seed: int = 1,
-    design: str = "sound",
+    design: str = "correct",
     at_once: int = 4,
     on_progress: Callable[[SoakReport], None] | None = None,
 ) -> SoakReport:
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mpim_lab.soak.runner", description=__doc__.splitlines()[0])
     parser.add_argument("--schedules", type=int, default=1_000)
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--design", choices=tuple(DESIGNS), default="sound")
+    parser.add_argument("--design", choices=tuple(DESIGNS), default="correct")
     parser.add_argument("--at-once", type=int, default=8, help="schedules at the same time")
     parser.add_argument("--seed", type=int, help="play this one again and show its trace")
     given = parser.parse_args(argv)
@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = asyncio.run(soak(given.schedules, **options, on_progress=_print_progress))
         print(result)
         failed = bool(result.failures)
-    return int(failed and given.design == "sound")
+    return int(failed and given.design == "correct")
 
 
 if __name__ == "__main__":

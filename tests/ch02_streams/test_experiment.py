@@ -119,8 +119,8 @@ async def test_what_survives_a_killed_server_depends_on_its_persistence(lab_serv
         )
     )
     waited = hit("server kill", "correct")
-    sound, no_claim = (ends(result.verdict) for result in results)
-    assert sound == ({} if kept else {"lost": waited})
+    correct, no_claim = (ends(result.verdict) for result in results)
+    assert correct == ({} if kept else {"lost": waited})
     assert no_claim == ({"stalled": waited[:1]} if kept else {"lost": waited})
 
 

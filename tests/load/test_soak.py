@@ -1,4 +1,4 @@
-"""Random fault schedules, several faults in each: the sound design comes through all of them, the naive ones do not."""
+"""Random fault schedules, several faults in each: the correct design comes through all of them, the naive ones do not."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_a_schedule_is_the_same_in_every_run_of_its_seed():
         assert {planned.sender for planned in schedule.messages} == {0, 1}
 
 
-async def test_the_sound_design_comes_through_every_schedule(lab_server):
+async def test_the_correct_design_comes_through_every_schedule(lab_server):
     """What was acknowledged has its effect once and in order; what was given up at most once; every kind of fault struck."""
     result = await soak(SCHEDULES, at_once=8)
     assert result.failures == {}
@@ -53,9 +53,9 @@ async def test_a_naive_design_is_caught_wherever_a_fault_struck_that_bites_it(la
     assert len(result.failures) >= SCHEDULES / 3
 
 
-def test_the_naive_designs_are_all_but_the_sound_one():
+def test_the_naive_designs_are_all_but_the_correct_one():
     """None is left out of the tables."""
-    assert set(NAIVE_DESIGNS) == set(DESIGNS) - {"sound"} >= set(DETECTABLE_FAULTS)
+    assert set(NAIVE_DESIGNS) == set(DESIGNS) - {"correct"} >= set(DETECTABLE_FAULTS)
 
 
 async def test_a_schedule_that_failed_can_be_played_again_with_its_trace(lab_server):
@@ -67,7 +67,7 @@ async def test_a_schedule_that_failed_can_be_played_again_with_its_trace(lab_ser
 
 
 def test_the_command_says_what_it_did_and_fails_only_where_nothing_may(lab_server, capsys):
-    """Exit status 0 for the sound design; the naive ones are expected to fail."""
+    """Exit status 0 for the correct design; the naive ones are expected to fail."""
     assert main(["--schedules", "3"]) == 0
     assert "schedules that failed                      0" in capsys.readouterr().out
     assert main(["--schedules", "2", "--design", "at least once"]) == 0
