@@ -6,6 +6,8 @@ left to right, whatever the clock said: two connections hear of it in any order.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import ClassVar
 
 from mpim_lab.events import CHAT_LOG, OFFLINE_STORE, SERVICE, Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
@@ -72,6 +74,18 @@ def _columns(trace: Trace) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(each) for each in columns)
 
 
+HANDLED_BY_ADD = frozenset({EventKind.FAULT_BEGAN, EventKind.FAULT_ENDED})
+# A message's way is drawn from its hops; what the queue below reports of it is not.
+IGNORED = frozenset(
+    {
+        EventKind.CHECKED, EventKind.BATCHED, EventKind.PUBLISHED, EventKind.RECEIVED, EventKind.HANDLED, EventKind.DROPPED,
+        EventKind.FAILED, EventKind.ADDED, EventKind.CLAIMED, EventKind.RETRIED, EventKind.ACKED, EventKind.RELEASED,
+        EventKind.DEAD_LETTERED, EventKind.CRASHED, EventKind.CONFIRMED, EventKind.CONNECTED, EventKind.DISCONNECTED,
+        EventKind.RESUBSCRIBED, EventKind.SUBSCRIBED, EventKind.UNSUBSCRIBED,
+    }
+)  # fmt: skip
+
+
 class _SceneBuilder:
     """Builder that takes events in order and makes the scene."""
 
@@ -96,7 +110,9 @@ class _SceneBuilder:
             self._bands.append((event.detail, self._faults.pop(event.detail, 0.0), self.step + STEPS - 0.05))
         elif event.message_id:
             story = self.stories.setdefault(event.message_id, MessageHistory(event.message_id))
-            getattr(self, f"_{event.kind.name.lower()}", lambda *_: None)(story, event)
+            handle = self.HANDLERS.get(event.kind)
+            if handle is not None:
+                handle(self, story, event)
 
     def _accepted(self, story: MessageHistory, event: Event) -> None:
         kind, _, name = event.channel.partition(":")
@@ -137,6 +153,14 @@ class _SceneBuilder:
     def _stalled(self, story: MessageHistory, event: Event) -> None:
         story.is_stalled = True
         story.log.append(event.detail)
+
+    HANDLERS: ClassVar[dict[EventKind, Callable[["_SceneBuilder", MessageHistory, Event], None]]] = {
+        EventKind.ACCEPTED: _accepted,
+        EventKind.HOP: _hop,
+        EventKind.EFFECT: _effect,
+        EventKind.OUTCOME: _outcome,
+        EventKind.STALLED: _stalled,
+    }
 
     def scene(self, finished: bool, note: str) -> Scene:
         """Return the scene of all events so far."""

@@ -6,7 +6,8 @@ seeded run is the same every time. Within its step a message leaves at 0, is at 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 from mpim_lab import errors
 from mpim_lab.events import Event, EventKind
@@ -50,6 +51,13 @@ def _senders_first(events: list[Event]) -> list[Event]:
     return [event for _, _, event in sorted(keyed, key=lambda each: each[:2])]
 
 
+# Of no message, or drawn by another builder; faults and subscriptions are handled by `add` itself.
+IGNORED = frozenset(
+    {EventKind.HOP, EventKind.CONNECTED, EventKind.DISCONNECTED, EventKind.RESUBSCRIBED, EventKind.UNSUBSCRIBED}
+)
+HANDLED_BY_ADD = frozenset({EventKind.FAULT_BEGAN, EventKind.FAULT_ENDED, EventKind.SUBSCRIBED})
+
+
 class _SceneBuilder:
     """Builder that takes events in order and makes the scene."""
 
@@ -75,8 +83,9 @@ class _SceneBuilder:
         elif event.kind is EventKind.SUBSCRIBED and not is_ack_channel(event.channel):
             self.channels[event.channel] = self.consumers[event.actor] = None
         elif event.message_id and not is_ack_channel(event.channel):
-            story = self.stories.setdefault(event.message_id, MessageHistory(event.message_id))
-            getattr(self, f"_{event.kind.name.lower()}", self._other)(story, event)
+            handle = self.HANDLERS.get(event.kind)
+            if handle is not None:
+                handle(self, self.stories.setdefault(event.message_id, MessageHistory(event.message_id)), event)
 
     def _other(self, story: MessageHistory, event: Event) -> None:
         story.log.append(f"{event.actor}: {event.kind}")
@@ -200,6 +209,28 @@ class _SceneBuilder:
             story.legs.append(Leg(event.actor, event.actor, self.step, self.step + 0.1, "lost"))
         story.silently_lost = event.detail in ACKNOWLEDGEMENTS
         self.acknowledgement = event.detail if story.silently_lost else self.acknowledgement
+
+    HANDLERS: ClassVar[dict[EventKind, Callable[["_SceneBuilder", MessageHistory, Event], None]]] = {
+        EventKind.CHECKED: _checked,
+        EventKind.ACCEPTED: _accepted,
+        EventKind.BATCHED: _batched,
+        EventKind.PUBLISHED: _published,
+        EventKind.FAILED: _failed,
+        EventKind.RECEIVED: _received,
+        EventKind.HANDLED: _handled,
+        EventKind.EFFECT: _effect,
+        EventKind.ADDED: _added,
+        EventKind.CRASHED: _crashed,
+        EventKind.STALLED: _stalled,
+        EventKind.DEAD_LETTERED: _dead_lettered,
+        EventKind.ACKED: _acked,
+        EventKind.CLAIMED: _claimed,
+        EventKind.RETRIED: _retried,
+        EventKind.DROPPED: _dropped,
+        EventKind.CONFIRMED: _confirmed,
+        EventKind.OUTCOME: _outcome,
+        EventKind.RELEASED: _other,
+    }
 
     def scene(self, finished: bool, note: str) -> Scene:
         """Return the scene of all events so far."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mpim_lab.events import Event, EventKind
 from mpim_lab.lab.trace.trace import Trace
+from mpim_lab.widgets import im_scene_builder, scene_builder
 from mpim_lab.widgets.scene import Band, Leg
 from mpim_lab.widgets.scene_builder import build_scene
 from mpim_lab.widgets.svg import space_time_svg
@@ -218,3 +219,11 @@ def test_the_picture_does_not_depend_on_which_connection_heard_first(seed):
         assert sorted(story.log) == sorted(other.log)
         assert replace(story, log=[]) == replace(other, log=[])
     assert replace(scene, stories=[]) == replace(expected, stories=[])
+
+
+@pytest.mark.parametrize("builder", [scene_builder, im_scene_builder], ids=lambda each: each.__name__.split(".")[-1])
+def test_every_kind_of_event_is_drawn_or_ignored_on_purpose(builder):
+    """A kind that is new, or renamed, does not vanish from the pictures in silence."""
+    tables = [set(builder._SceneBuilder.HANDLERS), builder.HANDLED_BY_ADD, builder.IGNORED]
+    assert set().union(*tables) == set(EventKind)
+    assert sum(map(len, tables)) == len(EventKind)
