@@ -23,8 +23,8 @@ class EventKind(StrEnum):
     HANDLED = "handled"  # the subscriber's handler returned
     EFFECT = "effect"  # the work that a message asks for was done: money moved, a line was shown
     DROPPED = "dropped"  # a full buffer threw it away
-    FAILED = "failed"  # publish or handler raised; `detail` = the error
-    ADDED = "added"  # the server appended it to a stream; `detail` = the entry's id
+    FAILED = "failed"  # publish or handler raised; `error` = its class, `detail` = all of it
+    ADDED = "added"  # the server appended it to a stream; `detail` = the entry's id, or `sequence` = its number
     CLAIMED = "claimed"  # a consumer took it over from another; `count` = deliveries so far
     RETRIED = "retried"  # the same consumer tries again; `count` = deliveries so far
     ACKED = "acked"  # the group will not deliver it again
@@ -34,7 +34,7 @@ class EventKind(StrEnum):
     CRASHED = "crashed"  # the consumer that had it died; `detail` = when
     CONFIRMED = "confirmed"  # the receiver's end-to-end acknowledgement came back to the sender
     HOP = "hop"  # it went on from `actor` to `channel`, which are nodes of MPIM here
-    OUTCOME = "outcome"  # what `send` returned or raised: `detail`, e.g. the acknowledgement "delivered"
+    OUTCOME = "outcome"  # what `send` returned or raised: `outcome`, e.g. the acknowledgement "delivered"
 
     CONNECTED = "connected"  # `count` = how many times this connection has been made
     DISCONNECTED = "disconnected"  # `detail` = why
@@ -65,6 +65,9 @@ class Event:
     detail: str = ""
     count: int | None = None
     seconds: float | None = None
+    sequence: int | None = None  # the number in its conversation
+    error: str = ""  # of what FAILED: the class of the error
+    outcome: str = ""  # of an OUTCOME
 
 
 Observer = Callable[[Event], None]
@@ -119,11 +122,17 @@ class Reporter:
         detail: str = "",
         count: int | None = None,
         actor: str = "",
+        sequence: int | None = None,
+        error: BaseException | None = None,
+        outcome: str = "",
     ) -> None:
         """Report what happened to a message, here or at another `actor` that reports through us."""
         if self._observer is not None:
             who, where = actor or self.actor, shown_name(channel)
-            self._report(Event(kind, now(), who, message_id(payload), where, detail, count))
+            name = "" if error is None else error_name(error)
+            text = detail if error is None else f"{name}: {error}"
+            event = Event(kind, now(), who, message_id(payload), where, text, count, None, sequence, name, outcome)
+            self._report(event)
 
     def hop(self, id: str, to: str, *, source: str = "", count: int | None = None, detail: str = "") -> None:
         """Report that a message went on from here, or from `source`, to another node."""
@@ -159,6 +168,17 @@ def call_safely(callback: Callable[..., object], *arguments: object) -> None:
         raise
     except BaseException:
         _log.exception("the callback %r raised; nothing else happens", callback)
+
+
+def error_name(error: BaseException) -> str:
+    """Return the class of an error, with its module where that is what names it.
+
+    >>> import zlib
+    >>> error_name(ValueError()), error_name(zlib.error())
+    ('ValueError', 'zlib.error')
+    """
+    kind = type(error)
+    return f"{kind.__module__}.{kind.__name__}" if kind.__name__ == "error" else kind.__name__
 
 
 def shown_name(name: str | bytes) -> str:

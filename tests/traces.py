@@ -27,7 +27,7 @@ def sent(message, receivers=1):
 
 def told(message, what="delivered"):
     """What alice is told."""
-    return [by_alice(message, EventKind.OUTCOME, detail=what)]
+    return [by_alice(message, EventKind.OUTCOME, outcome=what)]
 
 
 def handled(message):

@@ -112,7 +112,7 @@ async def run_schedule(
     except Exception as error:
         error.add_note(str(schedule))
         raise
-    told = {event.message_id: event.detail for event in trace.by_kind(EventKind.OUTCOME)}
+    told = {event.message_id: event.outcome for event in trace.by_kind(EventKind.OUTCOME)}
     return ScheduleResult(schedule, verdict, stage.injected, sum(detail != "added" for detail in told.values()), trace)
 
 

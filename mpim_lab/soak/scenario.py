@@ -77,7 +77,7 @@ class SoakSender:
             told = "added"
         except MpimError as error:
             told = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.queue.reporter.message(EventKind.OUTCOME, planned.payload, STREAM, detail=told)
+        self.queue.reporter.message(EventKind.OUTCOME, planned.payload, STREAM, outcome=told)
 
     async def release(self) -> None:
         """What is held back goes on its way now."""

@@ -147,8 +147,8 @@ class _SceneBuilder:
             story.log.append(f"{event.actor} reads it")
 
     def _outcome(self, story: MessageHistory, event: Event) -> None:
-        self._outcomes[story.id] = event.detail
-        story.log.append(f"{event.actor} gets the outcome: {event.detail}")
+        self._outcomes[story.id] = event.outcome
+        story.log.append(f"{event.actor} gets the outcome: {event.outcome}")
 
     def _stalled(self, story: MessageHistory, event: Event) -> None:
         story.is_stalled = True

@@ -124,7 +124,7 @@ class _SceneBuilder:
                 story.legs[index] = Leg(leg.source, leg.target, leg.begin, leg.end, "lost")
 
     def _failed(self, story: MessageHistory, event: Event) -> None:
-        name = event.detail.partition(":")[0]
+        name = event.error
         story.log.append(f"{event.actor} failed: {name}")
         if (story.is_kept or event.channel == POOL) and event.actor in self.consumers:
             if not any(leg.target == event.actor for leg in story.legs):
@@ -202,13 +202,13 @@ class _SceneBuilder:
             story.legs.append(Leg(receiver, event.actor, self.step + ARRIVES, self.step + CONFIRMED_AT, "confirmation"))
 
     def _outcome(self, story: MessageHistory, event: Event) -> None:
-        story.log.append(f"{event.actor} got the outcome: {event.detail}")
+        story.log.append(f"{event.actor} got the outcome: {event.outcome}")
         if not story.legs:  # given up before publishing
             self.step += 1
             self.producers[event.actor] = None
             story.legs.append(Leg(event.actor, event.actor, self.step, self.step + 0.1, "lost"))
-        story.silently_lost = event.detail in ACKNOWLEDGEMENTS
-        self.acknowledgement = event.detail if story.silently_lost else self.acknowledgement
+        story.silently_lost = event.outcome in ACKNOWLEDGEMENTS
+        self.acknowledgement = event.outcome if story.silently_lost else self.acknowledgement
 
     HANDLERS: ClassVar[dict[EventKind, Callable[["_SceneBuilder", MessageHistory, Event], None]]] = {
         EventKind.CHECKED: _checked,

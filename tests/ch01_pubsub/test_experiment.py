@@ -70,7 +70,7 @@ async def test_a_repeat_may_arrive_twice(lab_server):
 async def test_a_publish_that_timed_out_was_done_all_the_same(lab_server):
     """alice was told "failed, perhaps sent"; the stopped server went on and handed the message over."""
     result = await PubSubDelivery(design="naive", fault="pause", duration=2).run()
-    told = {event.message_id: event.detail for event in result.trace.by_kind(EventKind.OUTCOME)}
+    told = {event.message_id: event.outcome for event in result.trace.by_kind(EventKind.OUTCOME)}
     (perhaps,) = [message for message, detail in told.items() if detail.startswith("failed, perhaps sent")]
     assert perhaps not in result.verdict.lost
 

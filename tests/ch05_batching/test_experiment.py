@@ -92,7 +92,7 @@ async def test_after_a_lost_answer_a_whole_batch_is_told_that_nobody_knows(lab_s
     perhaps = [
         event.message_id
         for event in result.trace.by_kind(EventKind.OUTCOME)
-        if event.detail.startswith("failed, perhaps")
+        if event.outcome.startswith("failed, perhaps")
     ]
     assert len(perhaps) == 4
     assert result.verdict.delivered == result.verdict.sent

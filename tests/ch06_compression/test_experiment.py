@@ -51,7 +51,7 @@ async def test_what_is_cut_off_has_a_named_error(lab_server):
     """It cannot be read by anybody; its neighbours can."""
     for design in CORRECT:
         result = await CompressionExperiment(design=design, fault="cut off").run()
-        errors = [event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)]
+        errors = [event.error for event in result.trace.by_kind(EventKind.FAILED)]
         assert errors == ["CorruptPayload"] * 3
         assert len(result.verdict.lost) == 3
 

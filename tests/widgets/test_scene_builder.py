@@ -106,7 +106,7 @@ def test_a_message_nobody_listened_to_ends_at_the_server():
 @pytest.mark.parametrize(("error", "outcome"), [("NotConnected", "lost"), ("CommandTimeout", "arrived")])
 def test_only_a_definite_failure_ends_an_attempt(error, outcome):
     """After a time-out the message may be there all the same, and may still be handled."""
-    failure = by_alice("m1", EventKind.FAILED, detail=f"{error}: no luck")
+    failure = by_alice("m1", EventKind.FAILED, error=error, detail=f"{error}: no luck")
     (story,) = build_scene(trace_of(BOB_LISTENS, by_alice("m1", EventKind.ACCEPTED), failure), finished=False).stories
     assert [leg.outcome for leg in story.legs] == [outcome]
     assert f"alice failed: {error}" in story.log

@@ -20,7 +20,7 @@ def added(message):
     return [
         event(EventKind.ACCEPTED, "alice", message),
         event(EventKind.ADDED, "alice", message, detail="1-0"),
-        event(EventKind.OUTCOME, "alice", message, detail="added"),
+        event(EventKind.OUTCOME, "alice", message, outcome="added"),
     ]
 
 
@@ -47,7 +47,7 @@ def ended(detail="crash before work"):
 
 def failed(message, worker="worker-1"):
     """A handler raises."""
-    return [event(EventKind.FAILED, worker, message, detail="ValueError: cannot be read")]
+    return [event(EventKind.FAILED, worker, message, error="ValueError", detail="ValueError: cannot be read")]
 
 
 def told_of(*events, **options):

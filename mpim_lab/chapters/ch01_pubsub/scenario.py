@@ -123,7 +123,7 @@ class PubSubScenario:
             if isinstance(error, NotConnected) and not self.faults.active:
                 await self._check_server()
             reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, detail=str(reported))
+        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, outcome=str(reported))
         if not self.faults.active:
             await self.wait_idle()
 

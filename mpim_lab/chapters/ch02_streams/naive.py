@@ -57,7 +57,7 @@ class NaiveWorker:
             if inspect.isawaitable(result):
                 await result
         except Exception as error:
-            self._group.report(EventKind.FAILED, delivery, actor=self._name, detail=f"{type(error).__name__}: {error}")
+            self._group.report(EventKind.FAILED, delivery, actor=self._name, error=error)
             return False
         return True
 

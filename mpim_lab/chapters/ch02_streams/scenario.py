@@ -107,7 +107,7 @@ class StreamScenario:
             reported = "added"
         except MpimError as error:
             reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, detail=reported)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, outcome=reported)
         self._missed = 0 if is_worked_on else self._missed + 1
         if is_worked_on:
             await self._wait_idle()

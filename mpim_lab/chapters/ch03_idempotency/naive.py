@@ -61,7 +61,7 @@ class LibrarySender:
         try:
             added: Any = await self._client.xadd(self._access.key, {"data": payload})
         except RedisError as error:
-            reporter.message(EventKind.FAILED, payload, self._access.name, detail=f"{type(error).__name__}: {error}")
+            reporter.message(EventKind.FAILED, payload, self._access.name, error=error)
             raise CommandTimeout(str(error)) from error
         reporter.message(EventKind.ADDED, payload, self._access.name)
         return str(added, "ascii")

@@ -162,7 +162,7 @@ def _gateway_trial(fault: str, seed: int) -> Trial:
                 reporter = self.queue.reporter
                 reporter.message(EventKind.ACCEPTED, payload, self.name)
                 number = int(await solution(LearnerKeys(self.queue, self.name, conversation)).send(id, payload))
-                reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
+                reporter.message(EventKind.ADDED, payload, self.name, sequence=number)
                 return AppendResult(number, is_new=True)
 
         result = await ChatOrdering(fault=fault, seed=seed, messages=10, own=ChatDesign(Own, PatientReader)).run()

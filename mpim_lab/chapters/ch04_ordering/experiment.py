@@ -79,7 +79,7 @@ def check_reading_order(trace: Trace) -> Verdict:
     """
     numbers: dict[str, int] = {}
     for event in trace.by_kind(EventKind.ADDED):
-        numbers.setdefault(event.message_id, int(event.detail.split()[1].rstrip(",")))
+        numbers.setdefault(event.message_id, event.sequence or 0)
     accepted = list(dict.fromkeys(event.message_id for event in trace.by_kind(EventKind.ACCEPTED)))
     sent = sorted(accepted, key=lambda name: numbers.get(name, len(accepted)))
     stalled = [event.message_id for event in trace.by_kind(EventKind.STALLED)]

@@ -42,7 +42,7 @@ class TwoStepConversations:
         counter = self.queue.keys.sequence(self.name, conversation)
         number = int(await self.queue.context(self.name).connection.call("INCR", counter))
         await self.queue.publish(live_channel(self.name, conversation), b"%d %b" % (number, payload))
-        reporter.message(EventKind.ADDED, payload, self.name, detail=f"number {number}")
+        reporter.message(EventKind.ADDED, payload, self.name, sequence=number)
         return AppendResult(number, is_new=True)
 
 

@@ -43,7 +43,7 @@ def _burst_trial(fault: str, seed: int, messages: int = 14) -> Trial:
 def _check_acknowledgements(trace: Any, unknown: set[str], trial: str) -> TrialFailure | None:
     """Check that after a lost answer no message of the batch is acknowledged as "accepted": nobody knows."""
     for event in trace.by_kind(EventKind.OUTCOME):
-        if event.message_id in unknown and event.detail == "accepted":
+        if event.message_id in unknown and event.outcome == "accepted":
             complaint = (
                 f'{event.message_id} was acknowledged as "accepted", although nobody knows what became of its batch'
             )

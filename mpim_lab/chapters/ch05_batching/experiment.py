@@ -72,9 +72,11 @@ class BurstExperiment(Experiment):
 def check_burst(trace: Trace) -> Verdict:
     """Judge what bob handled against what alice handed over and what was acknowledged to her."""
 
-    def ids(kind: EventKind, actor: str, detail: str | None = None) -> list[str]:
+    def ids(kind: EventKind, actor: str, outcome: str | None = None) -> list[str]:
         return [
-            event.message_id for event in trace.by_kind(kind) if event.actor == actor and detail in (None, event.detail)
+            event.message_id
+            for event in trace.by_kind(kind)
+            if event.actor == actor and outcome in (None, event.outcome)
         ]
 
     sent = list(dict.fromkeys(event.message_id for event in trace.by_kind(EventKind.ACCEPTED, EventKind.OUTCOME)))

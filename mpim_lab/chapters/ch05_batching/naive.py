@@ -56,7 +56,7 @@ class NaiveBatcher:
             receivers = await self._send(encode_batch(batch))
         except MpimError as error:
             for payload in batch:
-                reporter.message(EventKind.FAILED, payload, self._channel, detail=f"{type(error).__name__}: {error}")
+                reporter.message(EventKind.FAILED, payload, self._channel, error=error)
             raise
         for payload in batch:
             reporter.message(EventKind.PUBLISHED, payload, self._channel, count=receivers)

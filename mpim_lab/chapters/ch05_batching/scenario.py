@@ -142,7 +142,7 @@ class BatchingScenario:
             reported = "accepted" if outcome else "nobody was there"
         except MpimError as error:
             reported = f"failed{'' if error.definite else ', perhaps sent'}: {type(error).__name__}"
-        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, detail=reported)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, CHANNEL, outcome=reported)
 
     async def _wait_delivered(self) -> None:
         """Wait until every message is acknowledged to alice, or has failed, and bob has what the server was given."""

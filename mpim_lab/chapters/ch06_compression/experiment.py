@@ -73,7 +73,7 @@ async def decode_table(seed: int = 7) -> pd.DataFrame:
     for fault in SENDERS:
         for design in DESIGNS:
             result = await CompressionExperiment(design=design, fault=fault, seed=seed).run()
-            errors = sorted({event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)})
+            errors = sorted({event.error for event in result.trace.by_kind(EventKind.FAILED)})
             made = result.metrics["most_bytes"] / 1024 / 1024
             lost = len(result.verdict.lost)
             rows.append((fault, design, lost, ", ".join(errors), f"{made:.0f} MiB" if made >= 1 else "below 1 MiB"))
@@ -89,6 +89,6 @@ async def corruption_table(seed: int = 7) -> pd.DataFrame:
     rows = []
     for design in DESIGNS:
         result = await CompressionExperiment(design=design, fault=CHANGED, seed=seed).run()
-        errors = sorted({event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)})
+        errors = sorted({event.error for event in result.trace.by_kind(EventKind.FAILED)})
         rows.append((design, len(result.verdict.lost), ", ".join(errors), int(result.metrics["misread"])))
     return pd.DataFrame(rows, columns=["design", "refused", "bob's error", "read as another text"]).set_index("design")

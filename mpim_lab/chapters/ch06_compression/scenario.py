@@ -115,18 +115,12 @@ class CompressionScenario:
             payload: bytes = self._codec.decode(packed)
         except Exception as error:
             sent = self._sent[packed]
-            self._bob.reporter.message(EventKind.FAILED, sent, CHANNEL, detail=f"{_name_of(error)}: {error}")
+            self._bob.reporter.message(EventKind.FAILED, sent, CHANNEL, error=error)
             return []
         self.most_bytes = max(self.most_bytes, len(payload))
         if payload != self._changed.get(packed, payload):
             self.misread.append(message_id(payload))
         return [payload]
-
-
-def _name_of(error: Exception) -> str:
-    """zlib calls its own just "error"."""
-    kind = type(error)
-    return f"{kind.__module__}.{kind.__name__}" if kind.__name__ == "error" else kind.__name__
 
 
 def _handle(message: Message) -> None:

@@ -67,9 +67,9 @@ def evaluate(trace: Trace, usable: int, connections: int) -> PoolVerdict:
     def ids(*kinds: EventKind) -> list[str]:
         return [event.message_id for event in trace.by_kind(*kinds)]
 
-    failed = [(event.message_id, event.detail) for event in trace.by_kind(EventKind.FAILED)]
-    wrong = tuple(name for name, why in failed if why.startswith("WrongReply"))
-    refused = Counter(why.partition(":")[0] for name, why in failed if name not in wrong)
+    failed = [(event.message_id, event.error) for event in trace.by_kind(EventKind.FAILED)]
+    wrong = tuple(name for name, why in failed if why == "WrongReply")
+    refused = Counter(why for name, why in failed if name not in wrong)
     base = check(
         ids(EventKind.ACCEPTED),
         ids(EventKind.HANDLED),

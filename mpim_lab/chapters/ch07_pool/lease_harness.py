@@ -120,7 +120,7 @@ class BackingPool:
         verdict = result.verdict
         assert isinstance(verdict, PoolVerdict)
         hit = _hit_callers(result) if verdict.sent else set()
-        failed = {event.message_id: event.detail.partition(":")[0] for event in result.trace.by_kind(EventKind.FAILED)}
+        failed = {event.message_id: event.error for event in result.trace.by_kind(EventKind.FAILED)}
         refused = [name for name in failed if name not in hit and name not in verdict.wrong]
         violations = [
             *((name, f"{name} was given somebody else's reply") for name in verdict.wrong),

@@ -173,7 +173,7 @@ class PoolHarness:
             return
         except Exception as error:
             caller.outcome = type(error).__name__
-            self._report(EventKind.FAILED, caller.name, CALLERS, caller.outcome)
+            self._report(EventKind.FAILED, caller.name, CALLERS, error=caller.outcome)
             return
         if connection not in self._wires:
             self._problem = Violation(
@@ -223,8 +223,8 @@ class PoolHarness:
     def _name_of(self, connection: Any) -> str:
         return f"connection {self._wires.index(connection) + 1}"
 
-    def _report(self, kind: EventKind, name: str, actor: str, detail: str = "") -> None:
-        self.trace(Event(kind, now(), actor, name, POOL, detail))
+    def _report(self, kind: EventKind, name: str, actor: str, *, error: str = "") -> None:
+        self.trace(Event(kind, now(), actor, name, POOL, error, error=error))
 
 
 def pool_trial(title: str, script: Callable[[PoolHarness], Awaitable[None]], wait_s: float = LONG_TIMEOUT_S) -> Trial:

@@ -206,10 +206,10 @@ class PoolScenario:
                 self._judge(caller, await connection.call(*self.service.question(caller.name)))
         except asyncio.CancelledError:
             if caller.has_asked:
-                self._report(EventKind.FAILED, caller, caller.at, "Cancelled: gave up in the middle of a reply")
+                self._report(EventKind.FAILED, caller, caller.at, "Cancelled", "gave up in the middle of a reply")
         except (MpimError, SimulatedBug) as error:
-            said = "" if isinstance(error, MpimError) else f": {error}"  # ours name addresses and seconds
-            self._report(EventKind.FAILED, caller, caller.at, type(error).__name__ + said)
+            text = "" if isinstance(error, MpimError) else str(error)  # ours name addresses and seconds
+            self._report(EventKind.FAILED, caller, caller.at, type(error).__name__, text)
         finally:
             caller.state = "ended"
 
@@ -219,7 +219,7 @@ class PoolScenario:
         if said == reply_to(caller.name):
             self._report(EventKind.HANDLED, caller, caller.at)
         else:
-            self._report(EventKind.FAILED, caller, caller.at, f"WrongReply: read the {said}")
+            self._report(EventKind.FAILED, caller, caller.at, "WrongReply", f"read the {said}")
 
     async def _answer(self, caller: SimulatedCaller) -> None:
         caller.is_answered = True
@@ -298,5 +298,6 @@ class PoolScenario:
             self._wires.append(wire)  # kept, so that no other one can be mistaken for it
         return f"connection {self._wires.index(wire) + 1}"
 
-    def _report(self, kind: EventKind, caller: SimulatedCaller, actor: str, detail: str = "") -> None:
-        self.run.trace(Event(kind, now(), actor, caller.name, POOL, detail))
+    def _report(self, kind: EventKind, caller: SimulatedCaller, actor: str, error: str = "", text: str = "") -> None:
+        detail = f"{error}: {text}" if text else error
+        self.run.trace(Event(kind, now(), actor, caller.name, POOL, detail, error=error))

@@ -195,7 +195,7 @@ class PipelineScenario:
             reported = "added"
         except MpimError as error:
             reported = f"failed{'' if error.definite else ', perhaps added'}: {type(error).__name__}"
-        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, detail=reported)
+        self.alice.reporter.message(EventKind.OUTCOME, payload, STREAM, outcome=reported)
 
     async def finish(self) -> None:
         """Release what is held, restart a worker if none is alive, report what is never processed all the same."""

@@ -59,12 +59,12 @@ class ClientTracer:
 
     def on_outcome(self, frame: Send, what: str) -> None:
         """Trace what the application learned of it: a status, or the name of an error."""
-        self._trace(EventKind.OUTCOME, frame, what)
+        self._trace(EventKind.OUTCOME, frame, outcome=what)
 
-    def _trace(self, kind: EventKind, frame: Send, detail: str = "") -> None:
+    def _trace(self, kind: EventKind, frame: Send, *, outcome: str = "") -> None:
         if self._reporter.is_on:
             channel = f"user:{frame.to}" if frame.to is not None else f"group:{frame.group}"
-            self._reporter.message(kind, frame.id.encode(), channel, detail=detail)
+            self._reporter.message(kind, frame.id.encode(), channel, outcome=outcome)
 
     def on_received(self, frame: FromGateway, gateway: str, sent_ids: Container[str]) -> None:
         """Trace a push or a page that arrived, without the messages that were sent from here."""

@@ -110,7 +110,9 @@ def message_history(result: Result, message_id: str) -> tuple[str, ...]:
     for event in result.trace.history(message_id):
         count = "" if event.count is None else f" ({event.count})"
         detail = (
-            f": {event.detail}" if event.detail and event.kind is not EventKind.ADDED else ""
+            f": {event.detail or event.outcome}"
+            if (event.detail or event.outcome) and event.kind is not EventKind.ADDED
+            else ""
         )  # ids are the server's clock
         line = f"{event.actor}: {event.kind}{count}{detail}"
         if lines[-MAX_EQUAL_LINES:] == [line] * MAX_EQUAL_LINES:

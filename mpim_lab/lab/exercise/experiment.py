@@ -60,7 +60,7 @@ class Result:
     @property
     def outcomes(self) -> dict[str, str]:
         """Return the last outcome that each message's sender got, by message id."""
-        return {event.message_id: event.detail for event in self.trace.by_kind(EventKind.OUTCOME)}
+        return {event.message_id: event.outcome for event in self.trace.by_kind(EventKind.OUTCOME)}
 
     def __repr__(self) -> str:
         return f"{self.experiment!r}\n{self.verdict}"

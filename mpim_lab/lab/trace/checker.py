@@ -116,15 +116,15 @@ def _late(handled: Sequence[str], position: Mapping[str, int], conversation_of: 
 def check_trace(trace: Trace, receiver: str, channel: str) -> Verdict:
     """Judge one receiver's messages in a trace: begun by any sender for `channel`, handled by `receiver`."""
 
-    def ids(*kinds: EventKind, actor: str | None = None, detail: str | None = None) -> list[str]:
+    def ids(*kinds: EventKind, actor: str | None = None, outcome: str | None = None) -> list[str]:
         return [
             event.message_id
             for event in trace.by_kind(*kinds)
-            if event.channel == channel and actor in (None, event.actor) and detail in (None, event.detail)
+            if event.channel == channel and actor in (None, event.actor) and outcome in (None, event.outcome)
         ]
 
     sent = list(dict.fromkeys(ids(EventKind.CHECKED, EventKind.ACCEPTED, EventKind.OUTCOME)))
-    return check(sent, ids(EventKind.HANDLED, actor=receiver), ids(EventKind.OUTCOME, detail="delivered"))
+    return check(sent, ids(EventKind.HANDLED, actor=receiver), ids(EventKind.OUTCOME, outcome="delivered"))
 
 
 def check_effects(trace: Trace, channel: str) -> Verdict:

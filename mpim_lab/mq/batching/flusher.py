@@ -203,7 +203,7 @@ class BatchFlusher:
         elif isinstance(outcome, str):
             self._reporter.message(EventKind.ADDED, payload, name, detail=outcome)
         else:
-            self._reporter.message(EventKind.FAILED, payload, name, detail=f"{type(outcome).__name__}: {outcome}")
+            self._reporter.message(EventKind.FAILED, payload, name, error=outcome)
 
 
 def _count_retryable(outcomes: Sequence[Any]) -> int:

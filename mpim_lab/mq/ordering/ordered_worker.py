@@ -27,6 +27,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from mpim_lab.errors import CommandRejected, CorruptPayload, LeaseLost, MpimError
 from mpim_lab.events import EventKind, now, shown_name
@@ -139,7 +140,7 @@ class OrderedWorker:
                 self._report(EventKind.HANDLED, entry)
                 self._report(EventKind.ACKED, entry)
         if refused or failed is not None:
-            await self._on_failure(lease, lease.in_flight[0], refused or f"{type(failed).__name__}: {failed}")
+            await self._on_failure(lease, lease.in_flight[0], failed or CommandRejected(refused))
 
     async def _handle(self, entry: PartitionEntry, effects: AtomicEffects) -> BaseException | None:
         if not entry.sequence:
@@ -155,10 +156,11 @@ class OrderedWorker:
             return error  # nobody cancelled this worker: the handler awaited something that was cancelled
         return None
 
-    async def _on_failure(self, lease: PartitionLease, entry: PartitionEntry, error_text: str) -> None:
+    async def _on_failure(self, lease: PartitionLease, entry: PartitionEntry, error: BaseException) -> None:
+        error_text = f"{type(error).__name__}: {error}"
         _log.info("%s: %s %d: %r", self.name, entry.conversation, entry.sequence, error_text)
         lease.failures += 1
-        self._report(EventKind.FAILED, entry, detail=error_text)
+        self._report(EventKind.FAILED, entry, error=error)
         delay_s = self._retry.delay_s(lease.attempts + lease.failures - 1, random.random())
         if delay_s is None:
             await self._dead_letter(lease, entry, "tries used up", error_text)
@@ -178,8 +180,6 @@ class OrderedWorker:
         )
         self._report(EventKind.DEAD_LETTERED, entry, detail=f"{reason}: {error_text}" if error_text else reason)
 
-    def _report(self, kind: EventKind, entry: PartitionEntry, *, detail: str = "", count: int | None = None) -> None:
+    def _report(self, kind: EventKind, entry: PartitionEntry, **details: Any) -> None:
         if self._reporter.is_on:
-            self._reporter.message(
-                kind, entry.data, self._stream.name, detail=detail, count=count, actor=shown_name(self.name)
-            )
+            self._reporter.message(kind, entry.data, self._stream.name, actor=shown_name(self.name), **details)

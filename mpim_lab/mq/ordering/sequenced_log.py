@@ -114,8 +114,8 @@ async def append(access: StreamContext, payload: bytes, keys: Sequence[bytes], *
     try:
         sequence, is_new = await APPEND.run(access.connection, keys, *words)
     except Exception as error:
-        reporter.message(EventKind.FAILED, payload, name, detail=f"{type(error).__name__}: {error}")
+        reporter.message(EventKind.FAILED, payload, name, error=error)
         raise
     if reporter.is_on:
-        reporter.message(EventKind.ADDED, payload, name, detail=f"number {sequence}" + ("" if is_new else ", known"))
+        reporter.message(EventKind.ADDED, payload, name, sequence=sequence, detail="" if is_new else "known")
     return AppendResult(sequence, bool(is_new))

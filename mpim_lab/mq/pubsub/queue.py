@@ -165,7 +165,7 @@ class MessageQueue:
                 connection = await self._commands.acquire_slot()
             receivers: int = await connection.send(packed)
         except MpimError as error:
-            self.reporter.message(EventKind.FAILED, payload, channel, detail=f"{type(error).__name__}: {error}")
+            self.reporter.message(EventKind.FAILED, payload, channel, error=error)
             raise
         self.reporter.message(EventKind.PUBLISHED, payload, channel, count=receivers)
         return receivers

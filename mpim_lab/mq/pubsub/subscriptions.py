@@ -30,7 +30,7 @@ _new = tuple.__new__
 def report_failed(reporter: Reporter, message: Message, error: BaseException) -> None:
     """Report that a handler raised: to the log and to the observer. The next message is handled all the same."""
     _log.error("%s: the handler of %r raised", reporter.actor, message.channel, exc_info=error)
-    reporter.message(EventKind.FAILED, message.payload, message.channel, detail=f"{type(error).__name__}: {error}")
+    reporter.message(EventKind.FAILED, message.payload, message.channel, error=error)
 
 
 def report_dropped(reporter: Reporter, message: Message, why: str) -> None:

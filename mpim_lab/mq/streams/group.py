@@ -216,11 +216,24 @@ class ConsumerGroup:
         return min(int(lag), int(await self._link.call("XLEN", self.context.key))) if is_behind else 0
 
     def report(
-        self, kind: EventKind, delivery: Delivery, *, actor: Name = "", detail: str = "", count: int | None = None
+        self,
+        kind: EventKind,
+        delivery: Delivery,
+        *,
+        actor: Name = "",
+        detail: str = "",
+        count: int | None = None,
+        error: BaseException | None = None,
     ) -> None:
         """Report what happened to a delivery, under its first field's value."""
         self.context.reporter.message(
-            kind, delivery.first_value, self.context.name, detail=detail, count=count, actor=shown_name(actor)
+            kind,
+            delivery.first_value,
+            self.context.name,
+            detail=detail,
+            count=count,
+            actor=shown_name(actor),
+            error=error,
         )
 
 

@@ -124,9 +124,10 @@ class Stream:
         return [outcome if isinstance(outcome, MpimError) else outcome.decode() for outcome in await outcomes]
 
     def _report_outcome(self, first_value: bytes, outcome: bytes | Exception) -> None:
-        kind = EventKind.ADDED if isinstance(outcome, bytes) else EventKind.FAILED
-        detail = outcome.decode() if isinstance(outcome, bytes) else f"{type(outcome).__name__}: {outcome}"
-        self._reporter.message(kind, first_value, self.name, detail=detail)
+        if isinstance(outcome, bytes):
+            self._reporter.message(EventKind.ADDED, first_value, self.name, detail=outcome.decode())
+        else:
+            self._reporter.message(EventKind.FAILED, first_value, self.name, error=outcome)
 
     def _encode(self, payload: Payload, id: str | None) -> tuple[bytes, bytes]:
         """The first field's value, by which a trace knows the entry, and the command."""

@@ -181,7 +181,7 @@ class Worker:
     async def _failed(self, delivery: Delivery, error: BaseException) -> None:
         said, who = f"{type(error).__name__}: {error}", self.consumer.shown_name
         _log.info("%s: entry %s, delivery %d: %s", who, delivery.entry.id, delivery.deliveries, said)
-        self._group.report(EventKind.FAILED, delivery, detail=said, actor=who)
+        self._group.report(EventKind.FAILED, delivery, error=error, actor=who)
         delay_s = self._retry.delay_s(delivery.deliveries, random.random())
         if delay_s is None:
             await self._dead_letter(delivery, "tries used up", said)
