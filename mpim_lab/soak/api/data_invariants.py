@@ -9,7 +9,7 @@ from mpim_lab.soak.api import members as api_members
 from mpim_lab.soak.api import senders as api_senders
 from mpim_lab.soak.api import streams as api_streams
 from mpim_lab.soak.api import work as api_work
-from mpim_lab.soak.api.world import CALL_S, END_S, Call, Outcome, Violation, World
+from mpim_lab.soak.api.world import CALL_S, END_S, LIMITS, Call, Outcome, Violation, World
 
 Bounded = Callable[[Call], Awaitable[Outcome]]
 SOON_S = 5.0  # for what comes by itself: reconnecting, claims, retries
@@ -185,6 +185,10 @@ async def pool(w: World, bounded: Bounded) -> None:
     """Nobody is out, and every connection is of use."""
     part = api_senders.part_of(w)
     pool = part.pool
+    if pool is not None and part.pool_state == "closing":  # its close was cancelled, perhaps before it began
+        running = pool.close()
+        await bounded(Call(f"pool{part.pool_life}.close() at rest", running, LIMITS.close_timeout_s + CALL_S))
+        part.pool_state = "closed"
     if pool is None or part.pool_state != "open":
         return
 
