@@ -77,7 +77,7 @@ def encode_plain(payload: bytes) -> bytes:
 
 
 def encode_batch(messages: Sequence[bytes], confirm_to: bytes = b"", number: int = 0) -> bytes:
-    """Put messages into one frame. `confirm_to` has at most MOST_CHANNEL_BYTES.
+    """Put messages into one frame. `confirm_to` has at most MAX_CHANNEL_BYTES.
 
     >>> frame = encode_batch([b"hi", b"there"])
     >>> len(frame), decode_batch(frame).messages

@@ -133,7 +133,7 @@ class Worker:
             await answer
 
     async def _handle_in_order(self, deliveries: Sequence[Delivery], acks: list["asyncio.Future[None]"]) -> None:
-        """Handle in order. What a plain flightler did is acknowledged together at the end, the rest as soon as it is done."""
+        """Handle in order. What a plain handler did is acknowledged together at the end, the rest as soon as it is done."""
         done: list[Delivery] = []
         try:
             await self._handle_each(deliveries, done, acks)
