@@ -28,10 +28,13 @@ class NotebookFailed(MpimError):
     """A notebook cannot be read or written, or one of its cells raised; nothing was stored."""
 
 
+def _chosen(paths: Sequence[str]) -> list[Path]:
+    return [Path(path) for path in paths] or sorted(FOLDER.glob("[0-9]*.ipynb"))
+
+
 def store_all(paths: Sequence[str]) -> int:
     """Run and store the given notebooks, or all of them; gives the exit status."""
-    chosen = [Path(path) for path in paths] or sorted(FOLDER.glob("[0-9]*.ipynb"))
-    for path in chosen:
+    for path in _chosen(paths):
         print(f"running {path.name} ...", flush=True)
         store(path)
     return 0
@@ -39,8 +42,7 @@ def store_all(paths: Sequence[str]) -> int:
 
 def check_all(paths: Sequence[str]) -> int:
     """Say which of the given notebooks, or of all, are not stored as they should be; return the exit status."""
-    chosen = [Path(path) for path in paths] or sorted(FOLDER.glob("[0-9]*.ipynb"))
-    wrong = {path: found for path in chosen if (found := complaint(path))}
+    wrong = {path: found for path in _chosen(paths) if (found := complaint(path))}
     for path, found in wrong.items():
         print(f"{path}: {found}; `mpim-lab notebooks {path}` runs and stores it")
     return 1 if wrong else 0

@@ -10,7 +10,7 @@ import pandas as pd
 from mpim_lab.bench.medians import rounded
 from mpim_lab.bench.rows import Row
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.lab.exercise.questions import data_path
+from mpim_lab.lab.exercise.data_files import data_path
 
 FILE = "reference.json"
 

@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 import yaml
 
-from mpim_lab.lab.exercise.questions import data_path
+from mpim_lab.lab.exercise.data_files import data_path
 from mpim_lab.lab.workload.corpus import LANGUAGES, TEST_SPLIT, TRAINING_SPLIT, Corpus, _load_templates, _split
 from mpim_lab.mq.compression.codec import Codec
 from mpim_lab.mq.compression.dictionary import train_dictionary

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.lab.exercise.questions import Question, data_path, load_questions, questions_of
+from mpim_lab.lab.exercise.data_files import data_path
+from mpim_lab.lab.exercise.questions import Question, load_questions, questions_of
 from mpim_lab.widgets import Quiz
 from mpim_lab.widgets.static_picture import WIDGET_VIEW
 

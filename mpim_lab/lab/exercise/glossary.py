@@ -1,13 +1,11 @@
 """Glossary: the vocabulary of the lab in English and Chinese, read from `data/glossary.yaml`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mpim_lab.errors import InvalidParameter
-from mpim_lab.lab.exercise.questions import data_path
+from mpim_lab.lab.exercise.data_files import checked_fields, data_path, read_list
 
 LAST_CHAPTER = 12
 
@@ -29,13 +27,7 @@ def load_glossary(path: Path | None = None) -> list[Term]:
 
     Raise InvalidParameter, naming the term, if a field is missing or empty, or if a name stands for two terms.
     """
-    path = path or data_path("glossary.yaml")
-    try:
-        records = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidParameter(f"{path.name} is no YAML in UTF-8: {error}") from error
-    if not isinstance(records, list):
-        raise InvalidParameter("the glossary is a list of terms")
+    records = read_list(path or data_path("glossary.yaml"), "glossary is a list of terms")
     terms = [_term(record) for record in records]
     owners: dict[str, str] = {}
     for term in terms:
@@ -48,11 +40,7 @@ def load_glossary(path: Path | None = None) -> list[Term]:
 
 def _term(record: Any) -> Term:
     name = record.get("en", record) if isinstance(record, dict) else record
-    wanted = {field.name for field in fields(Term)}
-    if not isinstance(record, dict) or set(record) != wanted:
-        given = set(record) if isinstance(record, dict) else set()
-        missing, unknown = sorted(wanted - given), sorted(given - wanted, key=str)
-        raise InvalidParameter(f"term {name!r}: missing {missing}, unknown {unknown}")
+    record = checked_fields(record, Term, f"term {name!r}")
     texts = [record[field] for field in ("en", "zh", "definition_en", "definition_zh")]
     if not isinstance(record["synonyms"], list):
         raise InvalidParameter(f"term {name!r}: synonyms is a list, which may be empty")

@@ -5,11 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mpim_lab.errors import InvalidParameter
+from mpim_lab.lab.exercise.data_files import checked_fields, data_path, read_list
 
-PACKAGE = Path(__file__).parents[2]
 DIFFICULTIES = ("junior", "middle", "senior")
 
 
@@ -27,23 +25,9 @@ class Question:
     cell: str
 
 
-def data_path(name: str) -> Path:
-    """A file of `data/`: beside the package in a checkout, inside it when installed as a wheel."""
-    for folder in (PACKAGE.parent / "data", PACKAGE / "data"):
-        if (folder / name).exists():
-            return folder / name
-    raise InvalidParameter(f"there is no data file {name!r}")
-
-
 def load_questions(path: Path | None = None) -> list[Question]:
     """Read the bank. Raises InvalidParameter, naming the question, for a missing field, a double id and the like."""
-    path = path or data_path("questions.yaml")
-    try:
-        records = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidParameter(f"{path.name} is no YAML in UTF-8: {error}") from error
-    if not isinstance(records, list):
-        raise InvalidParameter("the question bank is a list of questions")
+    records = read_list(path or data_path("questions.yaml"), "question bank is a list of questions")
     questions = [_question(record) for record in records]
     seen: set[str] = set()
     for question in questions:
@@ -55,11 +39,7 @@ def load_questions(path: Path | None = None) -> list[Question]:
 
 def _question(record: Any) -> Question:
     name = record.get("id", record) if isinstance(record, dict) else record
-    wanted = {field.name for field in fields(Question)}
-    if not isinstance(record, dict) or set(record) != wanted:
-        given = set(record) if isinstance(record, dict) else set()
-        missing, unknown = sorted(wanted - given), sorted(given - wanted, key=str)
-        raise InvalidParameter(f"question {name!r}: missing {missing}, unknown {unknown}")
+    record = checked_fields(record, Question, f"question {name!r}")
     wrong = [field.name for field in fields(Question) if type(record[field.name]) is not field.type]
     if wrong:
         raise InvalidParameter(

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from mpim_lab.lab.exercise.questions import data_path
+from mpim_lab.lab.exercise.data_files import data_path
 
 LANGUAGES = ("en", "zh")
 MAX_SENTENCES = 48
