@@ -129,8 +129,7 @@ class Reporter:
         """Report what happened to a message, here or at another `actor` that reports through us."""
         if self._observer is not None:
             who, where = actor or self.actor, shown_name(channel)
-            name = "" if error is None else error_name(error)
-            text = detail if error is None else f"{name}: {error}"
+            name, text = _name_and_text(error, detail)
             event = Event(kind, now(), who, message_id(payload), where, text, count, None, sequence, name, outcome)
             self._report(event)
 
@@ -147,10 +146,12 @@ class Reporter:
         detail: str = "",
         count: int | None = None,
         seconds: float | None = None,
+        error: BaseException | None = None,
     ) -> None:
         """Report what happened to no message in particular: to a connection, a subscription, a server."""
         if self._observer is not None:
-            self._report(Event(kind, now(), self.actor, "", shown_name(channel), detail, count, seconds))
+            name, text = _name_and_text(error, detail)
+            self._report(Event(kind, now(), self.actor, "", shown_name(channel), text, count, seconds, error=name))
 
     def _report(self, event: Event) -> None:
         assert self._observer is not None
@@ -179,6 +180,11 @@ def error_name(error: BaseException) -> str:
     """
     kind = type(error)
     return f"{kind.__module__}.{kind.__name__}" if kind.__name__ == "error" else kind.__name__
+
+
+def _name_and_text(error: BaseException | None, detail: str) -> tuple[str, str]:
+    name = "" if error is None else error_name(error)
+    return name, detail if error is None else f"{name}: {error}"
 
 
 def shown_name(name: str | bytes) -> str:

@@ -106,7 +106,7 @@ class SoakFleet:
         del self._alive[name]
         if task.cancelled() or (error := task.exception()) is None or isinstance(error, SimulatedCrash):
             return self.top_up()
-        self._trace.record(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
+        self._trace.record(EventKind.FAILED, name, error=error)
         if not isinstance(error, MpimError):
             self._broken.append(error)
         asyncio.get_running_loop().call_later(RESTART_AFTER_S, self.top_up)

@@ -92,7 +92,7 @@ class WorkerFleet:
         if self.alive is not None and self.alive.task.done():
             name, _, task = self.alive
             if not task.cancelled() and (error := task.exception()) is not None:
-                self._trace.record(EventKind.FAILED, name, f"{type(error).__name__}: {error}")
+                self._trace.record(EventKind.FAILED, name, error=error)
             self._begin(DIED)
 
     async def kill_after_ack(self) -> None:

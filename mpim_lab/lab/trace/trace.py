@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pandas as pd
 
-from mpim_lab.events import Event, EventKind, now
+from mpim_lab.events import Event, EventKind, Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,9 @@ class Trace:
         self.dropped += len(self.events) - len(kept)
         self.events = kept
 
-    def record(self, kind: EventKind, actor: str, detail: str = "") -> None:
-        """Record something that happened to no message, now: a fault, a connection."""
-        self(Event(kind, now(), actor, detail=detail))
+    def record(self, kind: EventKind, actor: str, detail: str = "", *, error: BaseException | None = None) -> None:
+        """Record something that happened to no message, now: a fault, a connection, an error."""
+        Reporter(actor, self).system(kind, detail=detail, error=error)
 
     def by_kind(self, *kinds: EventKind) -> Iterator[Event]:
         """Yield the events of these kinds, in the order they were recorded."""
