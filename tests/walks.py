@@ -30,10 +30,14 @@ class Walk(NamedTuple):
         return "\n".join(lines)
 
 
-async def walk(work: Callable[[], Awaitable[object]]) -> Walk:
-    """Do it a few times, and then once with the hook: housekeeping of the package that falls in between is counted, too."""
+async def walk(work: Callable[[], Awaitable[object]], *, times: int = 10) -> Walk:
+    """Walk a few times and return the shortest walk: into the others some periodic task of the package fell."""
     for _ in range(3):
         await work()
+    return min([await _walk_once(work) for _ in range(times)], key=lambda each: each.calls)
+
+
+async def _walk_once(work: Callable[[], Awaitable[object]]) -> Walk:
     await asyncio.sleep(0.02)
     seen: dict[tuple[str, str], None] = {}
     calls = 0
