@@ -239,6 +239,64 @@ async def test_whoever_unsubscribes_waits_for_the_handler_also_when_another_has_
         assert len(mq._subscriptions._finishing) == 0
 
 
+async def test_whoever_unsubscribes_waits_for_an_earlier_handler_too_that_fell_behind(server):
+    """A subscription that was ended for its slowness finishes what it has, while the channel has another handler."""
+    got, goes_on, has_ended = [], asyncio.Event(), asyncio.Event()
+
+    def ends(event):
+        if event.kind is EventKind.DROPPED:
+            has_ended.set()
+
+    async with MessageQueue(server.url, observer=ends) as mq, MessageQueue(server.url) as other:
+
+        async def slow(message):
+            await goes_on.wait()
+            got.append(message.text)
+
+        await mq.subscribe("a", slow, max_buffered=2, overflow_policy="disconnect")
+        for number in range(5):
+            await other.publish("a", str(number))
+        await asyncio.wait_for(has_ended.wait(), 10)
+        await mq.subscribe("a", lambda message: None)
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)
+        await mq.unsubscribe("a")
+        seen = list(got)
+        await asyncio.sleep(0.05)
+        assert seen == got == ["0", "1", "2"]
+
+
+async def test_a_subscribe_that_is_cancelled_handles_nothing_more_also_when_it_fell_behind(server, monkeypatch):
+    """Messages may follow the server's answer at once, and be too many, before its caller is told."""
+    got, goes_on = [], asyncio.Event()
+    async with MessageQueue(server.url) as mq:
+        await mq.subscribe("b", lambda message: None)  # the connection is there
+        subscriptions = mq._subscriptions
+        call = subscriptions.link.call
+
+        async def answered_and_overrun(command, name):
+            await call(command, name)
+            for number in range(4):
+                subscriptions.on_push([b"message", name, b"%d" % number])
+            subscribing.cancel()
+            await asyncio.sleep(0)
+
+        async def handler(message):
+            await goes_on.wait()
+            got.append(message.text)
+
+        monkeypatch.setattr(subscriptions.link, "call", answered_and_overrun)
+        subscribing = asyncio.create_task(mq.subscribe("a", handler, max_buffered=2, overflow_policy="disconnect"))
+        with pytest.raises(asyncio.CancelledError):
+            await subscribing
+        monkeypatch.undo()
+        goes_on.set()
+        await asyncio.sleep(0.05)
+        await mq.subscribe("a", handler)
+        await mq.publish("a", b"new")
+        await mq.drain()
+        assert got == ["new"]
+
+
 async def test_to_leave_one_of_two_channels_leaves_the_other(server):
     """A listen ends with the last of its channels."""
     async with MessageQueue(server.url) as mq, mq.listen("a", "b") as messages:

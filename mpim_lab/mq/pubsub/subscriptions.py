@@ -197,6 +197,8 @@ class Subscription:
 
     def close(self, error: MpimError | None = None) -> None:
         """Take nothing more in. What has arrived is still handled; then whoever listens gets the error, if there is one."""
+        if self.removed.is_set():
+            return
         self.removed.set()
         if self.buffer is not None:
             self.buffer.subscription_count -= 1
@@ -299,9 +301,9 @@ class Subscriptions:
             if name not in table:  # ended while this was on its way: the server hears of that last
                 self._send_unsubscribe(subscription)
         except BaseException:
-            if not subscription.is_unsubscribing:  # otherwise whoever ends it does the rest
+            if not subscription.is_unsubscribing:  # otherwise the server is told already
                 self._send_unsubscribe(subscription)
-                self._report_dropped(subscription.abort(), "it could not be subscribed")
+            self._report_dropped(subscription.abort(), "it could not be subscribed")
             raise
         self._reporter.system(EventKind.SUBSCRIBED, channel=channel)
 
@@ -313,10 +315,7 @@ class Subscriptions:
             return await self._remove(subscription)
         if subscription is not None:
             await subscription.removed.wait()
-        for each in list(self._finishing):  # whoever began to end it need not have waited
-            if each.pattern == pattern and self._find(each.channel, pattern)[0] == name:
-                await self._finish(each, self.link.config.close_timeout_s)
-        return None
+        return await self._finish_all(channel, pattern)
 
     async def remove_all(self, subscriptions: Sequence[Subscription], buffer: SubscriberBuffer) -> None:
         """Leave several channels whose messages nobody will read any more."""
@@ -336,8 +335,14 @@ class Subscriptions:
                 await asyncio.wait([answer], timeout=config.timeout_s)
         finally:
             self._detach(subscription)
-        await self._finish(subscription, config.close_timeout_s)
+        await self._finish_all(subscription.channel, subscription.pattern)
         self._reporter.system(EventKind.UNSUBSCRIBED, channel=subscription.channel)
+
+    async def _finish_all(self, channel: Name, pattern: bool) -> None:
+        """Let every handler of a channel finish: one that fell behind may be at work when the next is unsubscribed."""
+        name, _ = self._find(channel, pattern)
+        of_name = [e for e in self._finishing if e.pattern == pattern and self._find(e.channel, pattern)[0] == name]
+        await asyncio.gather(*(self._finish(each, self.link.config.close_timeout_s) for each in of_name))
 
     async def _finish(self, subscription: Subscription, timeout_s: float) -> None:
         """Let its handler finish what has arrived; one that asks for it itself is left to finish."""
@@ -415,7 +420,7 @@ class Subscriptions:
     # Slow handlers
 
     def new_buffer(self, max_messages: int, overflow_policy: OverflowPolicy | str) -> SubscriberBuffer:
-        """An buffer that stops this connection's reading when it is full (policy "wait")."""
+        """A buffer that stops this connection's reading when it is full (policy "wait")."""
         return SubscriberBuffer(
             max_messages, overflow_policy, pause=self._pause, resume=self._resume, dropped=self._on_overflow
         )
